@@ -1,0 +1,1 @@
+"""The merge methods SeMe is compared with, one module per method."""

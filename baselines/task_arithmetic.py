@@ -1,0 +1,44 @@
+"""Task arithmetic: add the scaled sum of the task vectors to the pre-trained model.
+
+Ilharco et al., 2023, https://arxiv.org/abs/2212.04089, section 2.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from baselines.task_vector import checked_weights, weighted_sum
+from seme.blockwise import add_to_pivot
+from seme.checks import check_finite
+from seme.types import Site
+
+
+def merge(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    _site: Site,
+    /,
+    *,
+    lam: float,
+    weights: Sequence[float] | None,
+) -> Tensor:
+    """Add ``lam`` times the weighted sum of the task vectors to the pivot.
+
+    A sum, not a mean: nothing is divided by the number of sources or by the weights (mergekit
+    divides when ``normalize`` is set). Nothing is trimmed.
+
+    Args:
+        pivot: Pre-trained float32 weights, any shape. Never written to.
+        sources: Fine-tuned float32 weights, each shaped like ``pivot``.
+        lam: Scale of the summed task vectors (the paper's lambda); negative values negate.
+        weights: One finite number per source (ours; the paper's are 1); None is 1 for all.
+
+    Returns:
+        float32 weights of the pivot's shape.
+
+    Raises:
+        ValueError: If ``lam`` is not finite, or the weights are not one number per source.
+    """
+    check_finite("lam", lam)
+    checked = checked_weights(weights, len(sources))
+    return add_to_pivot(pivot, sources, lambda tv, _: lam * weighted_sum(tv, checked))

@@ -1,0 +1,63 @@
+"""Steps the baselines share: weights, the weighted sum and the disjoint mean of task vectors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seme.blockwise import agrees_in_sign
+from seme.checks import check_finite
+
+
+def checked_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
+    """Give every source its weight: the number stated for it, or 1 where none are stated.
+
+    Args:
+        weights: One finite number per source in configuration order, or None.
+        n_sources: Number of sources.
+
+    Raises:
+        ValueError: If there are more or fewer weights than sources, or one is not finite.
+    """
+    if weights is None:
+        return [1.0] * n_sources
+    if len(weights) != n_sources:
+        raise ValueError(
+            f"weights must hold one number per source: expected {n_sources}, "
+            f"got {len(weights)}: {list(weights)}"
+        )
+    for index, weight in enumerate(weights):
+        check_finite(f"weights[{index}]", weight)
+    return [float(weight) for weight in weights]
+
+
+def checked_mean_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
+    """Give every source its weight in a mean, not yet divided by their sum.
+
+    Raises:
+        ValueError: As :func:`checked_weights`, and if the weights sum to zero.
+    """
+    checked = checked_weights(weights, n_sources)
+    if math.fsum(checked) == 0:
+        raise ValueError(f"weights of a mean must not sum to zero, got {checked}")
+    return checked
+
+
+def weighted_sum(tv: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sum task vectors (n_sources, n_block), each times its weight."""
+    column = torch.tensor(weights, dtype=tv.dtype, device=tv.device)[:, None]
+    return (tv * column).sum(dim=0)
+
+
+def disjoint_mean(tv: Tensor) -> Tensor:
+    """Average, per element, the values that carry the elected sign (TIES, steps 2 and 3).
+
+    The elected sign is that of the unweighted sum; the divisor is the count of the values
+    that carry it. Zeros elect nothing and are not counted; a zero sum gives zero.
+
+    Args:
+        tv: Sparsified task vectors, (n_sources, n_block).
+    """
+    agrees = agrees_in_sign(tv)
+    return (tv * agrees).sum(dim=0) / agrees.sum(dim=0).clamp_(min=1)

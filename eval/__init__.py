@@ -1,0 +1,1 @@
+"""Scores a model folder, keeps the record, compares records. Knows nothing about merging."""

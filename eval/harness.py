@@ -1,0 +1,260 @@
+"""Score a model folder on a suite, in process, through lm-eval."""
+
+import logging
+import math
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from eval.offline import go_offline
+
+go_offline()  # the libraries below read their switches when they are imported
+
+import torch  # noqa: E402
+from lm_eval import evaluator  # noqa: E402
+from lm_eval.api import task as lm_eval_task  # noqa: E402
+from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
+from lm_eval.models.huggingface import HFLM  # noqa: E402
+from lm_eval.models.utils import has_bos_prefix  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+from rich.progress import (  # noqa: E402
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+from eval.model import load_model, load_tokenizer  # noqa: E402
+from eval.results import Sample, Score  # noqa: E402
+from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score  # noqa: E402
+from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
+
+_BOOTSTRAP_ITERS = 1
+"""lm-eval writes "N/A" at 0; its standard errors are not used, ours come from the samples."""
+
+_NO_TQDM = partial(lm_eval_task.tqdm, disable=True)
+_EXPECTED_WARNINGS = (
+    "Custom kwargs can be passed",
+    "`pretrained` model kwarg is not of type",
+    "Passed an already-initialized model",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a suite says of a model; both mappings follow the suite's order."""
+
+    scores: dict[str, Score]
+    samples: dict[str, list[Sample]]
+
+
+def evaluate(
+    model: Path, suite: Suite, *, device: str, seed: int, progress: bool
+) -> Evaluation:
+    """Score a model folder on every task of a suite.
+
+    Args:
+        model: Folder with weights, configuration and tokenizer.
+        suite: The tasks; they are built once per process.
+        device: A torch device; on the CPU the model runs in float32.
+        seed: Seed of few-shot draws and of sampled generation.
+        progress: Whether to show a bar; silent otherwise.
+
+    Raises:
+        ValueError: If the model folder is incomplete or not finite, a task or metric is
+            unknown, or a score is not a fraction.
+    """
+    _quieten()
+    folder = model.resolve()
+    tasks = _tasks(suite, suite.fingerprint())
+    for task in tasks.values():
+        task.set_fewshot_seed(seed)
+    with _bar(enabled=progress) as bar, torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        lm = _SuiteLM(folder, device=device, batch_size=suite.batch_size, bar=bar)
+        results = evaluator.evaluate(
+            lm=lm,
+            task_dict={"tasks": tasks},
+            limit=suite.limit,
+            bootstrap_iters=_BOOTSTRAP_ITERS,
+            log_samples=True,
+        )
+    samples = {t.task: _samples(t, results["samples"][t.task]) for t in suite.tasks}
+    scores = {t.task: _score(t, samples[t.task], results) for t in suite.tasks}
+    return Evaluation(scores=scores, samples=samples)
+
+
+class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
+    """lm-eval's model, with texts tokenised in one batch and progress on our bar."""
+
+    def __init__(self, folder: Path, *, device: str, batch_size: int, bar: Progress) -> None:
+        self._encoded: dict[str, list[int]] = {}
+        self._bar = bar
+        self._row = bar.add_task("loading", total=None)
+        super().__init__(
+            pretrained=load_model(folder, device=device),
+            tokenizer=load_tokenizer(folder),
+            batch_size=batch_size,
+        )
+
+    def loglikelihood(self, requests: list[Any], **_options: object) -> list[Any]:
+        contexts = {request.args[0].rstrip() for request in requests}
+        with self._announced(requests, contexts | {"".join(r.args) for r in requests}):
+            return list(super().loglikelihood(requests, disable_tqdm=True))
+
+    def loglikelihood_rolling(self, requests: list[Any], **_options: object) -> list[Any]:
+        with self._announced(requests, {request.args[0] for request in requests}):
+            return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
+
+    def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
+        with self._announced(requests, {request.args[0] for request in requests}):
+            return list(super().generate_until(requests, disable_tqdm=True))
+
+    def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
+        """Look the text up among those tokenised in one batch."""
+        if not args and not options and string in self._encoded:
+            return self._encoded[string]
+        return list(super().tok_encode(string, *args, **options))
+
+    @contextmanager
+    def _announced(self, requests: list[Any], texts: Iterable[str]) -> Iterator[None]:
+        """Tokenise the texts for the duration of these requests, count them on the bar."""
+        prefix = self.tokenizer.decode(self.prefix_token_id)
+        plain = sorted(t for t in texts if t and not has_bos_prefix(t, prefix))
+        if plain:
+            self._encoded = dict(zip(plain, self.tokenizer(plain)["input_ids"], strict=True))
+        kind = requests[0].request_type.replace("_", " ")
+        self._bar.reset(self._row, total=len(requests), description=kind)
+        yield
+        self._bar.update(self._row, completed=len(requests))
+        self._encoded = {}
+
+    def _loglikelihood_tokens(self, requests: list[Any], **options: object) -> list[Any]:
+        options["disable_tqdm"] = True
+        return list(super()._loglikelihood_tokens(requests, **options))
+
+    def _model_call(self, inps: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        self._bar.advance(self._row, len(inps))
+        logits: torch.Tensor = super()._model_call(inps, *args, **options)
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, **options: object) -> torch.Tensor:
+        self._bar.advance(self._row, len(context))
+        tokens: torch.Tensor = super()._model_generate(context=context, **options)
+        return tokens
+
+
+@cache
+def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
+    """Build a suite's tasks, once per process and content of their files."""
+    manager = TaskManager(
+        include_defaults=suite.include_path is None,
+        include_path=None if suite.include_path is None else str(suite.include_path),
+    )
+    return {task.task: _build(task, manager, suite.split) for task in suite.tasks}
+
+
+def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # noqa: ANN401
+    """Build one lm-eval task, checked before and after, with the suite's changes."""
+    _check_entry(task, manager)
+    built = manager.load([task.task])["tasks"][task.task]
+    if TASK_KINDS[task.kind] != built.OUTPUT_TYPE:
+        raise ValueError(
+            f"{task.task} must be {TASK_KINDS[task.kind]}, it is {built.OUTPUT_TYPE}"
+        )
+    if split is not None:
+        if split not in built.dataset:
+            raise ValueError(f"{task.task} has splits {sorted(built.dataset)}, got {split!r}")
+        built.set_config("test_split", split)
+    if task.num_fewshot is not None:
+        built.set_config("num_fewshot", task.num_fewshot)
+    return built
+
+
+def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
+    """Refuse groups, unknown tasks and unknown metrics before anything asks the network."""
+    if task.task not in manager.all_subtasks:
+        kind = "a group or tag: name its tasks" if task.task in manager.all_tasks else "unknown"
+        where = manager.include_path or "lm-eval's own tasks"
+        raise ValueError(
+            f"every task of a suite must be one task of {where}, {task.task} is {kind}"
+        )
+    config = manager.task_index[task.task].cfg or {}
+    if "process_results" in config:
+        return
+    names = [str(metric["metric"]) for metric in config.get("metric_list") or []]
+    if unknown := [n for n in names if n not in METRIC_REGISTRY and "/" not in n]:
+        raise ValueError(
+            f"{task.task} has metrics {unknown} that lm-eval does not know; "
+            f"expected some of {sorted(METRIC_REGISTRY)}"
+        )
+
+
+def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
+    """Keep what a score needs of lm-eval's own samples, in document order."""
+    of_filter = [sample for sample in logged if sample["filter"] == task.filter]
+    if not of_filter or task.metric not in of_filter[0]:
+        filters = sorted({sample["filter"] for sample in logged})
+        raise ValueError(
+            f"{task.task} must report {task.metric} under filter {task.filter}; "
+            f"it has filters {filters} and metrics {logged[0]['metrics']}"
+        )
+    return [_sample(task, sample) for sample in sorted(of_filter, key=lambda s: s["doc_id"])]
+
+
+def _sample(task: SuiteTask, logged: Mapping[str, Any]) -> Sample:
+    found, rolling = logged[task.metric], task.score == "byte_likelihood"
+    if not rolling and not isinstance(found, numbers.Real):
+        raise ValueError(f"{task.task}: {task.metric} must be a number, got {found!r}")
+    log, n_bytes = (float(found[0]), int(found[1])) if rolling else (None, None)
+    return Sample(
+        doc_id=int(logged["doc_id"]),
+        doc_hash=str(logged["doc_hash"]),
+        value=float(found) if log is None or n_bytes is None else byte_likelihood(log, n_bytes),
+        loglikelihood=log,
+        n_bytes=n_bytes,
+    )
+
+
+def _score(task: SuiteTask, samples: list[Sample], results: Mapping[str, Any]) -> Score:
+    """Score a task from its samples, and hold it against lm-eval's own aggregate."""
+    if not results["higher_is_better"][task.task][task.metric] and task.score == "raw":
+        raise ValueError(f"{task.task}: {task.metric} must be better when higher to be a score")
+    if task.score == "raw":
+        score = mean_score(samples, metric=task.metric)
+    else:
+        score = byte_likelihood_score(samples)
+    reported = float(results["results"][task.task][f"{task.metric},{task.filter}"])
+    if not math.isclose(score.raw, reported, rel_tol=1e-9, abs_tol=1e-12):
+        raise ValueError(
+            f"{task.task}: {task.metric} must be aggregated over documents by its mean, "
+            f"which is {score.raw}; lm-eval reports {reported}"
+        )
+    return score
+
+
+@contextmanager
+def _bar(*, enabled: bool) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled) as bar:
+        yield bar
+
+
+def _quieten() -> None:
+    """Keep lm-eval to warnings, less those that say what we do on purpose, and its bars off."""
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    for name in ("lm_eval.api.task", "lm_eval.models.huggingface"):
+        logger = logging.getLogger(name)
+        logger.addFilter(_is_unexpected)  # added once, however often this is called
+    lm_eval_task.tqdm = _NO_TQDM
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _EXPECTED_WARNINGS)

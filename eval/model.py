@@ -1,0 +1,95 @@
+"""Load a model folder for scoring: all of it and nothing else, or an error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def load_model(folder: Path, *, device: str) -> PreTrainedModel:
+    """Load a causal language model from a folder, in evaluation mode.
+
+    Args:
+        folder: Absolute path of a model folder with safetensors weights.
+        device: A torch device. On the CPU weights become float32, elsewhere they keep the
+            checkpoint's dtype.
+
+    Raises:
+        ValueError: If the weights and the configuration do not name the same tensors, if an
+            output head that should be tied is not, or if a weight is not finite.
+    """
+    load: Any = AutoModelForCausalLM.from_pretrained  # its types forget the loading info
+    model, loading = load(
+        folder,
+        dtype=torch.float32 if device == "cpu" else "auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    _check_complete(folder, loading)
+    _check_tied(folder, model)
+    _check_finite(folder, model)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder exactly as its files describe it.
+
+    AutoTokenizer may pick the class of the model's family and with it another pre-tokenizer,
+    so a folder that names the generic class gets the generic class.
+
+    Raises:
+        ValueError: If the folder has no ``tokenizer_config.json``.
+    """
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} must hold tokenizer_config.json to be evaluated; it is absent"
+        )
+    named = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
+    cls = PreTrainedTokenizerFast if named in _GENERIC_CLASSES else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = cls.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    return tokenizer
+
+
+def _check_complete(folder: Path, loading: dict[str, Any]) -> None:
+    """Refuse a checkpoint that left a parameter at random or was read in part."""
+    wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+    if wrong:
+        raise ValueError(
+            f"{folder}: weights and config.json must name the same tensors, got "
+            + "; ".join(f"{kind}: {names[:5]}" for kind, names in sorted(wrong.items()))
+        )
+
+
+def _check_tied(folder: Path, model: Any) -> None:  # noqa: ANN401 (its accessors are untyped)
+    """Refuse a head of its own under ``tie_word_embeddings``: lm-eval would tie it again."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is not None and not torch.equal(head.weight, embedding.weight):
+        raise ValueError(
+            f"{folder}: config.json says tie_word_embeddings but the output head differs from "
+            "the embeddings; write tie_word_embeddings: false"
+        )
+
+
+def _check_finite(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse NaN and infinity: such a model scores like chance."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"{folder}: {name} must be finite, it holds NaN or infinity")

@@ -1,0 +1,280 @@
+"""The record of a run: its schema, reading it, writing it whole or not at all."""
+
+import gzip
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "record.json"
+SAMPLES_NAME = "samples.jsonl.gz"
+_KINDS = ("merge", "reference")
+_STATUSES = ("done", "failed")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One task's headline number."""
+
+    value: float
+    """Fraction in [0, 1], higher is better."""
+    stderr: float
+    """One standard error of ``value``, from the samples."""
+    n: int
+    """Number of samples behind it."""
+    raw: float
+    """The metric as the task reports it, in its own unit."""
+    raw_metric: str
+    higher_is_better: bool
+    """Whether more of ``raw`` is better; more of ``value`` always is."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"a score must be in [0, 1], got {self.value} ({self.raw_metric})")
+        if not (math.isfinite(self.stderr) and self.stderr >= 0 and math.isfinite(self.raw)):
+            raise ValueError(f"a score's stderr and raw value must be finite, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One document's share of a score."""
+
+    doc_id: int
+    doc_hash: str
+    """Hash of the document's content: what two runs' samples are matched by."""
+    value: float
+    """Score of this document alone, in [0, 1] like the task's."""
+    loglikelihood: float | None = None
+    """Natural logarithm, summed over the document; rolling tasks only."""
+    n_bytes: int | None = None
+    """UTF-8 bytes of the document; rolling tasks only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """Time and memory of one stage of a run."""
+
+    seconds: float
+    peak_rss_bytes: int
+    base_rss_bytes: int
+    """Resident memory just before the stage, after a collection."""
+    peak_anon_bytes: int | None
+    """Peak without memory-mapped files, sampled; None where the system does not tell."""
+    peak_gpu_bytes: int | None
+    """Peak allocated by torch on the device; None without one."""
+    source: str
+    """``VmHWM`` (the kernel's own peak) or ``sampled``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Everything needed to place a run on the leaderboard and to repeat it."""
+
+    fingerprint: str
+    """Hash of what defines the run's numbers."""
+    kind: str
+    """``merge`` or ``reference`` (an unmerged model)."""
+    status: str
+    """``done`` or ``failed``."""
+    name: str
+    """Method of a merge, short name of a reference."""
+    settings: Mapping[str, Any]
+    models: Mapping[str, Any]
+    """``pool``, ``pivot`` and ``sources``: name, location, revision, content_hash each."""
+    suite: Mapping[str, Any] | None
+    """``name``, ``split``, ``fingerprint``, ``held_out``; None when only merged."""
+    seed: int
+    dtype: str | None
+    scores: Mapping[str, Score]
+    """Task name to headline score, in the suite's order."""
+    domains: Mapping[str, str]
+    """Task name to domain."""
+    merge_cost: StageCost | None
+    evaluation_cost: StageCost | None
+    merge: Mapping[str, Any]
+    """The engine's report."""
+    error: str | None
+    provenance: Mapping[str, Any]
+    started_at: str
+    """ISO 8601, UTC."""
+    seconds_total: float
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS or self.status not in _STATUSES:
+            raise ValueError(
+                f"kind must be one of {_KINDS} and status one of {_STATUSES}, "
+                f"got {self.kind!r} and {self.status!r}"
+            )
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError(f"a failed record, and no other, has an error, got {self.error!r}")
+        if not _SAFE_NAME.fullmatch(self.name):
+            raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
+
+
+def run_folder(root: Path, name: str, fingerprint: str) -> Path:
+    """Where the run with this name and fingerprint keeps its files."""
+    return root / "runs" / f"{name}-{fingerprint[:12]}"
+
+
+def write_record(
+    root: Path, record: Record, samples: Mapping[str, Iterable[Sample]] | None
+) -> Path:
+    """Write a run's samples, then its record, each whole or not at all.
+
+    Args:
+        root: The results folder.
+        record: What to write; replaces an earlier record of the same fingerprint.
+        samples: Task name to its samples; None leaves no sample file.
+
+    Returns:
+        Path of the record.
+
+    Raises:
+        ValueError: If the record or a sample holds NaN or something JSON cannot express.
+    """
+    folder = run_folder(root, record.name, record.fingerprint)
+    text = _record_json(record)
+    packed = None if samples is None else _pack(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    if packed is None:
+        (folder / SAMPLES_NAME).unlink(missing_ok=True)
+    else:
+        write_whole(folder / SAMPLES_NAME, packed)
+    write_whole(folder / RECORD_NAME, text.encode())
+    return folder / RECORD_NAME
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it: readers never see half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_records(root: Path) -> list[Record]:
+    """Read every record under a results folder.
+
+    Returns:
+        Records sorted by kind, name and fingerprint; empty if there are none.
+
+    Raises:
+        ValueError: If a record is damaged or of another schema; names the file.
+    """
+    records = [read_record(path) for path in sorted(root.glob(f"runs/*/{RECORD_NAME}"))]
+    return sorted(records, key=lambda r: (r.kind, r.name, r.fingerprint))
+
+
+def find_done(root: Path, name: str, fingerprint: str) -> Record | None:
+    """Return the finished record of this run, None if it never ran or failed.
+
+    Raises:
+        ValueError: If the record is damaged or of another schema; names the file.
+    """
+    path = run_folder(root, name, fingerprint) / RECORD_NAME
+    if not path.exists():
+        return None
+    record = read_record(path)
+    done = record.status == "done" and record.fingerprint == fingerprint
+    return record if done else None
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        ValueError: If it is damaged or of another schema; names the file and what to do.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return _record_from(found)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a readable record: {error}; "
+            "delete its folder to run it again, or restore the file"
+        ) from error
+
+
+def read_samples(path: Path) -> dict[str, list[Sample]]:
+    """Read the samples of a run, by task.
+
+    Args:
+        path: The ``samples.jsonl.gz`` of a run, or the run's folder.
+
+    Raises:
+        ValueError: If the file is damaged; names it.
+    """
+    path = path / SAMPLES_NAME if path.is_dir() else path
+    samples: dict[str, list[Sample]] = {}
+    try:
+        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+            found = json.loads(line)
+            samples.setdefault(found.pop("task"), []).append(Sample(**found))
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold readable samples: {error}") from error
+    return samples
+
+
+def _record_json(record: Record) -> str:
+    """JSON text of a record; scores become a list, as sorted keys would lose their order."""
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    values["scores"] = [{"task": task, **asdict(s)} for task, s in record.scores.items()]
+    for cost in ("merge_cost", "evaluation_cost"):
+        values[cost] = None if values[cost] is None else asdict(values[cost])
+    try:
+        return json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the record of {record.name} cannot be written as JSON: {error}"
+        ) from error
+
+
+def _record_from(found: dict[str, Any]) -> Record:
+    """Build a record from parsed JSON."""
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {type(found).__name__}")
+    if found.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version must be {SCHEMA_VERSION}, got {found.get('schema_version')!r}"
+        )
+    expected = {f.name for f in fields(Record)}
+    if expected != found.keys():
+        raise ValueError(
+            f"unknown keys {sorted(found.keys() - expected)}, "
+            f"missing keys {sorted(expected - found.keys())}"
+        )
+    scores = {s["task"]: Score(**{k: s[k] for k in s if k != "task"}) for s in found["scores"]}
+    costs = {
+        key: None if found[key] is None else StageCost(**found[key])
+        for key in ("merge_cost", "evaluation_cost")
+    }
+    return Record(**{**found, **costs, "scores": scores})
+
+
+def _pack(samples: Mapping[str, Iterable[Sample]]) -> bytes:
+    """Compress samples, one JSON object a line; the same samples give the same bytes."""
+    lines = [
+        json.dumps({"task": task, **_without_none(sample)}, sort_keys=True, allow_nan=False)
+        for task, of_task in samples.items()
+        for sample in of_task
+    ]
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+
+
+def _without_none(sample: Sample) -> dict[str, Any]:
+    return {key: value for key, value in asdict(sample).items() if value is not None}

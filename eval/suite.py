@@ -1,0 +1,162 @@
+"""Which tasks a model is scored on, and how each becomes a fraction."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+TASK_KINDS = {
+    "generate": "generate_until",
+    "loglikelihood": "loglikelihood",
+    "multiple_choice": "multiple_choice",
+    "rolling": "loglikelihood_rolling",
+}
+"""Our name for a kind of task, and lm-eval's output type."""
+
+SCORES = ("byte_likelihood", "raw")
+"""How a metric becomes a score: ``raw`` is the mean metric itself; ``byte_likelihood`` (ours)
+is ``2 ** -bits_per_byte``, the geometric mean probability per byte, in (0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteTask:
+    """One lm-eval task and its headline metric."""
+
+    task: str
+    metric: str
+    domain: str
+    kind: str
+    """One of ``TASK_KINDS``."""
+    score: str
+    """One of ``SCORES``."""
+    filter: str = "none"
+    """The lm-eval filter whose metric counts."""
+    num_fewshot: int | None = None
+    """None leaves the task's own number."""
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
+        _one_of("score", self.score, list(SCORES), self.task)
+        if (self.score == "byte_likelihood") != (self.metric == "bits_per_byte"):
+            raise ValueError(
+                f"score byte_likelihood goes with metric bits_per_byte and with no other, "
+                f"got score {self.score} and metric {self.metric} in task {self.task}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A set of tasks, evaluated together and shown as one table."""
+
+    name: str
+    split: str | None
+    """Split of the data every task is scored on; None leaves each task's own."""
+    include_path: Path | None
+    """Absolute folder of the tasks' YAML files; None for the tasks that come with lm-eval."""
+    batch_size: int
+    limit: int | None
+    """Score only the first so many documents of each task."""
+    tasks: tuple[SuiteTask, ...]
+    held_out: tuple[str, ...]
+    """Domains that no source was tuned for."""
+
+    def __post_init__(self) -> None:
+        names = [task.task for task in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"suite {self.name} has tasks twice: {twice}")
+        if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
+            raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
+        _whole_number("batch_size", self.batch_size, at_least=1)
+        if self.limit is not None:  # one document has no standard error
+            _whole_number("limit", self.limit, at_least=2)
+
+    @property
+    def domains(self) -> dict[str, str]:
+        """Task name to domain, in order."""
+        return {task.task: task.domain for task in self.tasks}
+
+    def fingerprint(self) -> str:
+        """Hash of everything that defines the suite's numbers, as 32 hexadecimal digits.
+
+        That is the definition (but not the batch size, which changes speed only, nor where the
+        folder lies), the content of every file beside the tasks, and lm-eval's version.
+        """
+        definition = asdict(self) | {"include_path": self.include_path is not None}
+        del definition["batch_size"]
+        parts = [json.dumps(definition, sort_keys=True), version("lm_eval")]
+        if self.include_path is not None:
+            parts += _contents(self.include_path)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def suite_from_config(mapping: Mapping[str, Any], *, root: Path) -> Suite | None:
+    """Build a suite from its YAML.
+
+    Args:
+        mapping: The parsed file of ``conf/suite``.
+        root: Folder a relative ``include_path`` starts from, the repository's.
+
+    Returns:
+        The suite; None if ``tasks`` is empty: merge only.
+
+    Raises:
+        ValueError: If a key is unknown or missing, a task stands twice, or a value is not
+            one of the choices.
+    """
+    _check_keys(Suite, mapping, where=f"suite {mapping.get('name')}")
+    if not mapping["tasks"]:
+        return None
+    include_path = mapping["include_path"]
+    return Suite(
+        name=mapping["name"],
+        split=mapping["split"],
+        include_path=None if include_path is None else _folder(root, include_path),
+        batch_size=mapping["batch_size"],
+        limit=mapping["limit"],
+        tasks=tuple(_task(task) for task in mapping["tasks"]),
+        held_out=tuple(mapping["held_out"]),
+    )
+
+
+def _task(mapping: Mapping[str, Any]) -> SuiteTask:
+    _check_keys(SuiteTask, mapping, where=f"task {mapping.get('task')}")
+    return SuiteTask(**mapping)
+
+
+def _folder(root: Path, include_path: str) -> Path:
+    folder = (root / include_path).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"include_path must be a folder of lm-eval tasks, got {folder}")
+    return folder
+
+
+def _contents(folder: Path) -> list[str]:
+    """Relative name and content hash of every file but caches and hidden ones, sorted."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        f"{name.as_posix()}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}"
+        for name in names
+        if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+    ]
+
+
+def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> None:
+    known = {f.name for f in fields(cls)}
+    required = {f.name for f in fields(cls) if f.default is MISSING}
+    if unknown := sorted(set(mapping) - known):
+        raise ValueError(f"{where}: unknown keys {unknown}, expected some of {sorted(known)}")
+    if missing := sorted(required - set(mapping)):
+        raise ValueError(f"{where}: missing keys {missing}")
+
+
+def _one_of(key: str, value: str, choices: list[str], task: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
+
+
+def _whole_number(key: str, value: Any, *, at_least: int) -> None:  # noqa: ANN401 (any YAML)
+    if type(value) is not int or value < at_least:
+        raise ValueError(f"{key} must be a whole number of at least {at_least}, got {value!r}")

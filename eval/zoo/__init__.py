@@ -1,0 +1,1 @@
+"""The embedded benchmark: small trained models, their texts and their lm-eval tasks."""

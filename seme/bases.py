@@ -1,0 +1,98 @@
+"""Semantic bases: one direction of the latent space per token, from the output head alone.
+
+SeMe, https://arxiv.org/abs/2505.20144, section on semantic bases; notation of
+https://arxiv.org/abs/2401.16184.
+
+Paper: with the head W = H^T, the basis of token i is s_i = e_i W^+, here S = H (H^T H)^-1.
+Ours: the final norm's gain is folded into H first (only then do two models that differ by a
+rotation get bases that differ by it); the Gram matrix is summed over row blocks in float64; a
+head without full column rank is solved with a stated ridge; S is computed block by block when it
+is needed and never stored, for it is four times as large as a bfloat16 head.
+
+Shape suffixes: V tokens, B tokens of one block, D residual width.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_CONDITION = 1e6
+"""Condition number of H diag(g) above which the head counts as rank-deficient."""
+
+_RIDGE_SHARE = 1e-8
+"""Ridge over the Gram matrix's largest eigenvalue: far above float64's rounding (2e-16), so that
+a direction no token has stays negligible after the division by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bases:
+    """The semantic bases of one model, S = H solver, computed in blocks of rows."""
+
+    head_VD: Tensor
+    """Output head as stored, any floating dtype, one row per token."""
+    solver_DD: Tensor
+    """diag(g) (G + ridge I)^-1 in float64, G the Gram matrix of H diag(g)."""
+    condition: float
+    """Condition number of H diag(g), at most 2**26: float64's Gram matrix shows no more."""
+    ridge: float
+    """What was added to the diagonal of G, in G's own unit; 0 when it could be inverted."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Compute the bases of the tokens ``start`` to ``stop``, float64, (tokens, D)."""
+        return self.head_VD[start:stop].double() @ self.solver_DD
+
+    def unit_rows(self, start: int, stop: int) -> Tensor:
+        """Compute the same rows at length one; a token whose head row is zero stays zero."""
+        tiny = torch.finfo(torch.float64).tiny
+        return torch.nn.functional.normalize(self.rows(start, stop), dim=1, eps=tiny)
+
+
+def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases:
+    """Solve for the semantic bases of a model.
+
+    Args:
+        head_VD: Output head, (tokens, width), any floating dtype. Kept, never written to.
+        gain_D: Gain of the final norm as it multiplies (1 + g where that is the convention).
+        block_rows: Rows taken to float64 at a time, at least 1; bounds the working memory.
+
+    Returns:
+        The bases. A ridge is used when the condition number of H diag(g) exceeds
+        ``MAX_CONDITION``, as it does with fewer tokens than dimensions.
+
+    Raises:
+        ValueError: If the head with its gain is zero or not finite.
+    """
+    gain_D = gain_D.double()
+    gram_DD = gain_D[:, None] * _gram(head_VD, block_rows) * gain_D
+    if not gram_DD.isfinite().all():
+        raise ValueError(
+            f"the output head {tuple(head_VD.shape)} and the final norm's gain must be finite "
+            "for semantic bases, got NaN or infinity"
+        )
+    values_D, vectors_DD = torch.linalg.eigh(gram_DD)
+    largest = float(values_D[-1])
+    if largest <= 0:
+        raise ValueError("the output head has no semantic bases: all of H diag(gain) is zero")
+    condition = math.sqrt(largest / max(float(values_D[0]), largest * 2.0**-52))
+    ridge = largest * _RIDGE_SHARE if condition > MAX_CONDITION else 0.0
+    inverse_DD = (vectors_DD / (values_D + ridge)) @ vectors_DD.T
+    solver_DD = gain_D[:, None] * inverse_DD
+    return Bases(head_VD=head_VD, solver_DD=solver_DD, condition=condition, ridge=ridge)
+
+
+def row_blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks: yield each block's first row and the row behind its last."""
+    for start in range(0, n_rows, block_rows):
+        yield start, min(start + block_rows, n_rows)
+
+
+def _gram(head_VD: Tensor, block_rows: int) -> Tensor:
+    n_tokens, width = head_VD.shape
+    gram_DD = torch.zeros(width, width, dtype=torch.float64, device=head_VD.device)
+    for start, stop in row_blocks(n_tokens, block_rows):
+        block_BD = head_VD[start:stop].double()
+        gram_DD.addmm_(block_BD.T, block_BD)
+    return gram_DD

@@ -1,0 +1,272 @@
+"""Checkpoints on disk: opened from their headers, read one tensor at a time."""
+
+import json
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from seme.hash_cache import remembered
+from seme.location import locate
+from seme.shard import StoredTensor, TensorSpec, read_header
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+)
+_NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+_UNTIED_BY_DEFAULT = frozenset(  # transformers 5, for a config.json that does not say
+    {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox", "phi", "phi3"}
+)
+
+
+class Checkpoint:
+    """A folder of safetensors; implements :class:`seme.types.Weights`."""
+
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+    ) -> None:
+        self.path = path
+        """The folder."""
+        self.config = config
+        """The parsed ``config.json``."""
+        self.dropped = _tied_copies(config, stored)
+        """Stored tensors that are no tensors of their own, with the reason."""
+        self.bytes_read = 0
+        """Bytes of tensors read through :meth:`read` so far."""
+        self._stored = {
+            name: stored[name] for name in sorted(stored) if name not in self.dropped
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors on disk, sorted; a tied tensor stands once."""
+        return tuple(self._stored)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(stored.spec.nbytes for stored in self._stored.values())
+
+    def spec(self, name: str) -> TensorSpec:
+        """Return dtype and shape of a tensor, from the header."""
+        return self._stored[name].spec
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, from the header."""
+        return self.spec(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype of a tensor on disk, from the header."""
+        return self.spec(name).dtype
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor from disk in its own dtype, on the CPU; nothing is cached."""
+        tensor = self._stored[name].read()
+        self.bytes_read += self.spec(name).nbytes
+        return tensor
+
+    def model_files(self) -> tuple[Path, ...]:
+        """Return config, tokenizer and chat template: the files beside the weights, sorted."""
+        return files_like(self.path, _MODEL_FILES)
+
+    def content_hash(self) -> str:
+        """Hash what the model is: tensors, config, tokenizer; not how they lie in files.
+
+        Returns:
+            xxh3_128 in hexadecimal over names, dtypes, shapes and bytes of all tensors in the
+            order of their names, then over the model files. Cached until a file changes.
+        """
+        shards = {stored.path for stored in self._stored.values()}
+        return remembered([*sorted(shards), *self.model_files()], self._compute_hash)
+
+    def _compute_hash(self) -> str:
+        digest = xxhash.xxh3_128()
+        for name, stored in self._stored.items():
+            digest.update(f"{name}\0{stored.spec.dtype}\0{stored.spec.shape}\0".encode())
+            for block in stored.blocks():
+                digest.update(block)
+        for file in self.model_files():
+            content = file.read_bytes()
+            digest.update(f"{file.name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def open_checkpoint(
+    location: str | Path, *, revision: str | None = None, root: Path
+) -> Checkpoint:
+    """Open a checkpoint: headers and configuration are read and checked, weights are not.
+
+    Args:
+        location: A folder, relative to ``root`` or absolute, or a Hub id such as ``org/name``.
+        revision: Branch, tag or commit; for Hub ids only.
+        root: Folder that relative paths start from: the repository's root.
+
+    Returns:
+        The checkpoint, ready to be read.
+
+    Raises:
+        ValueError: If there is no such model, or its files are missing, stale, pickled,
+            quantised, damaged or in contradiction; the message says which and what to do.
+    """
+    folder = locate(location, revision=revision, root=root)
+    config = _read_object(folder / "config.json")
+    stored = _read_headers(folder)
+    _refuse_quantised(folder, config, stored)
+    _refuse_missing_head(folder, config, stored)
+    return Checkpoint(folder, config, stored)
+
+
+def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
+    """Return a folder's own files matching a pattern, sorted; never weights, code or cards."""
+    return tuple(
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and any(fnmatchcase(file.name, pattern) for pattern in patterns)
+        and not any(fnmatchcase(file.name, pattern) for pattern in _NEVER)
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}: it is not a model folder")
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be parsed: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {parsed!r:.40}")
+    return parsed
+
+
+def _read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Read the headers of all the weights of a folder."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.exists() and index.exists():
+        raise ValueError(
+            f"{folder} holds both {SINGLE_FILE} and {INDEX_FILE}; one of them is stale: delete "
+            "the one that is not the model"
+        )
+    if single.exists():
+        return read_header(single)
+    if index.exists():
+        return _read_sharded(folder, _read_object(index))
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise ValueError(_how_to_convert(folder, pickles))
+    raise ValueError(f"{folder} has no weights: expected {SINGLE_FILE} or {INDEX_FILE}")
+
+
+def _how_to_convert(folder: Path, pickles: list[str]) -> str:
+    """Say why pickled weights are refused and how to convert them."""
+    return (
+        f"{folder} holds pickled weights ({', '.join(pickles[:3])}), which can run code when "
+        "read. If you trust them, convert them and use the new folder:\n"
+        '  python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}-safetensors', "
+        f"safe_serialization=True); T.from_pretrained('{folder}')"
+        f".save_pretrained('{folder}-safetensors')\""
+    )
+
+
+def _read_sharded(folder: Path, index: dict[str, Any]) -> dict[str, StoredTensor]:
+    """Read the headers of the shards an index names, and check them against it."""
+    placed = index.get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
+        raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
+    stored: dict[str, StoredTensor] = {}
+    for shard in sorted(set(placed.values())):
+        found = read_header(_confined(folder, shard))
+        expected = {name for name, place in placed.items() if place == shard}
+        if expected != set(found):
+            differing = ", ".join(sorted(expected ^ set(found))[:3])
+            raise ValueError(
+                f"{INDEX_FILE} and the header of {shard} in {folder} disagree about {differing}"
+            )
+        stored |= found
+    return stored
+
+
+def _confined(folder: Path, shard: str) -> Path:
+    """Return the path of a shard, which must lie in the model's own folder."""
+    parts = PurePosixPath(shard.replace("\\", "/"))
+    if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
+        raise ValueError(
+            f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined to "
+            "the model folder"
+        )
+    path = folder / shard
+    if not path.is_file():
+        raise ValueError(f"{INDEX_FILE} in {folder} names {shard}, which is absent")
+    return path
+
+
+def _refuse_quantised(
+    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> None:
+    """Refuse weights that stand for others: their numbers cannot be merged."""
+    quantisation = config.get("quantization_config")
+    if quantisation is None:
+        return
+    packed = [name for name in sorted(stored) if not stored[name].spec.dtype.is_floating_point]
+    raise ValueError(
+        f"{folder} is quantised (quantization_config in config.json), for example "
+        f"{(packed or sorted(stored))[0]}: merge the checkpoint it was quantised from"
+    )
+
+
+def _refuse_missing_head(
+    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> None:
+    """Refuse a language model without a head of its own or a tied one: it would be random."""
+    classes = config.get("architectures") or ()
+    generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
+    untied_by_default = config.get("model_type") in _UNTIED_BY_DEFAULT
+    tied = config.get("tie_word_embeddings", not untied_by_default)
+    if generates and not tied and not any(name.endswith(_HEADS) for name in stored):
+        raise ValueError(
+            f"{folder} has no {_HEADS[0]} though its embeddings are not tied: the checkpoint is "
+            "incomplete; set tie_word_embeddings to true in config.json only if they are"
+        )
+
+
+def _tied_copies(
+    config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> dict[str, str]:
+    """Find heads stored beside the embedding they are tied to, equal to it byte for byte."""
+    if config.get("tie_word_embeddings") is not True:
+        return {}
+    return {
+        head: f"tied to {embedding}, which is written once"
+        for head in stored
+        if head.endswith(_HEADS)
+        for embedding in stored
+        if embedding.endswith(_EMBEDDINGS)
+        and stored[head].spec == stored[embedding].spec
+        and all(
+            one == other
+            for one, other in zip(
+                stored[head].blocks(), stored[embedding].blocks(), strict=True
+            )
+        )
+    }

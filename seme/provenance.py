@@ -1,0 +1,188 @@
+"""What produced a number: the code of a method, the libraries, the machine."""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_OURS = {"seme", "baselines"}
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "lm_eval",
+    "safetensors",
+    "numpy",
+    "hydra-core",
+)
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def code_version(method: Callable[..., Any]) -> str:
+    """Hash the code that defines a method's numbers; docstrings and comments do not count.
+
+    Args:
+        method: The merge function, or a ``functools.partial`` of it.
+
+    Returns:
+        16 hexadecimal digits over the module that defines the method and the modules of
+        ``seme``, ``baselines`` and the method's own package that it imports, transitively.
+
+    Raises:
+        ValueError: If the source of the method's module cannot be found.
+    """
+    function = method.func if isinstance(method, functools.partial) else method
+    sources = _imported_sources(function.__module__)
+    if function.__module__ not in sources:
+        raise ValueError(
+            f"no source file for the module {function.__module__} of the method: define methods "
+            "in importable modules"
+        )
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(sources):
+        digest.update(f"{name}\0{_skeleton(_without_docstrings(sources[name]))!r}\0".encode())
+    return digest.hexdigest()
+
+
+def collect() -> dict[str, Any]:
+    """Describe the software and the machine, without names of hosts, users or folders.
+
+    Returns:
+        JSON-ready; the version of a library that is not installed is None.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "git": git_state(_ROOT),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it; the architecture where it does not."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Return revision and state of a checkout; results do not make it dirty.
+
+    Args:
+        root: The folder that would be the top of the checkout.
+
+    Returns:
+        ``revision``, None before the first commit, and ``dirty``; None outside a checkout.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return {"revision": _git(root, "rev-parse", "--verify", "HEAD"), "dirty": changes != ""}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what git prints; None where it fails or is not installed."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=own,  # inside a hook, GIT_DIR would point to another repository
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _imported_sources(module: str) -> dict[str, ast.Module]:
+    """Parse a module and those of ours that it imports, transitively, by name."""
+    packages = _OURS | {module.partition(".")[0]}
+    found: dict[str, ast.Module] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.partition(".")[0] not in packages:
+            continue
+        source = _source(name)
+        if source is not None:
+            found[name] = ast.parse(source)
+            waiting.extend(_imports(found[name], name))
+    return found
+
+
+def _imports(tree: ast.Module, module: str) -> Iterator[str]:
+    """Yield the names of everything a module imports that may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            package = module.rpartition(".")[0]
+            parent = importlib.util.resolve_name(origin, package) if node.level else origin
+            yield parent
+            yield from (f"{parent}.{alias.name}" for alias in node.names)
+
+
+def _source(module: str) -> str | None:
+    """Return a module's source; None where the name is no module."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # the parent is a module, not a package: a name within it
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """Remove every string that stands alone: docstrings, also those below attributes."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_text(line: ast.AST) -> bool:
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
+
+
+def _skeleton(node: object) -> object:
+    """Return a syntax tree as nested tuples.
+
+    Unlike ``ast.dump`` it leaves out empty fields, which come and go between versions of
+    Python: the same code has the same hash in all of them.
+    """
+    if isinstance(node, ast.AST):
+        fields = [(key, _skeleton(value)) for key, value in ast.iter_fields(node)]
+        return type(node).__name__, tuple(f for f in fields if f[1] not in (None, ()))
+    if isinstance(node, list):
+        return tuple(_skeleton(item) for item in node)
+    return node

@@ -1,0 +1,257 @@
+"""Write a merged checkpoint: streamed tensor by tensor, and there whole or not at all."""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import torch
+import xxhash
+from torch import Tensor
+
+from seme.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
+from seme.shard import StoredTensor, TensorSpec, lay_out
+
+_PREFIX = ".seme-writing-"
+_LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def refuse_existing(destination: Path) -> None:
+    """Refuse a destination that exists: nothing is ever overwritten.
+
+    Raises:
+        ValueError: If ``destination`` exists.
+    """
+    if destination.exists() or destination.is_symlink():
+        raise ValueError(
+            f"{destination} already exists: a merge writes a new folder; delete it or choose "
+            "another destination"
+        )
+
+
+class CheckpointWriter:
+    """Writes the tensors of a new checkpoint, in any order, beside copies of the pivot's files.
+
+    A context manager: the tensors go to a temporary folder beside the destination, which takes
+    the destination's name when the block ends. When it ends by an error, nothing is left.
+    """
+
+    def __init__(
+        self,
+        destination: Path,
+        *,
+        pivot: Checkpoint,
+        layout: Mapping[str, TensorSpec],
+        dtype: torch.dtype | None,
+        max_shard_bytes: int = 5_000_000_000,
+    ) -> None:
+        """Plan the files; nothing is written before the block is entered.
+
+        Args:
+            destination: The new folder; its parents are created.
+            pivot: Model whose configuration and tokenizer files are copied.
+            layout: Every tensor that will be written.
+            dtype: What config.json is to state; None leaves it as it is.
+            max_shard_bytes: Size above which the tensors are split into several files; a
+                single tensor is never split.
+        """
+        self.bytes_written = 0
+        """Bytes of tensors written so far."""
+        self._destination = destination
+        self._pivot = pivot
+        self._dtype = dtype
+        self._shards = split_into_shards(layout, max_shard_bytes)
+        self._temporary = destination.parent / f"{_temporary_prefix(destination)}{_own_mark()}"
+        self._files: dict[str, BinaryIO] = {}
+        self._waiting: dict[str, tuple[str, StoredTensor]] = {}
+
+    def __enter__(self) -> Self:
+        refuse_existing(self._destination)
+        self._destination.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(self._destination)
+        try:
+            self._temporary.mkdir()
+            self._copy_model_files()
+            self._start_shards()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor to its place.
+
+        Args:
+            name: A name of the layout that has not been written yet.
+            tensor: The values, on any device.
+
+        Raises:
+            ValueError: If the name is not in the layout or was written before, or if shape or
+                dtype are not those of the layout.
+        """
+        if name not in self._waiting:
+            raise ValueError(f"{name} is not in the layout, or was written before")
+        shard, place = self._waiting[name]
+        found = TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
+        if found != place.spec:
+            raise ValueError(f"{name} must be written as {place.spec}, got {found}")
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        self._files[shard].seek(place.offset)
+        self._files[shard].write(flat.numpy().data)
+        self.bytes_written += place.spec.nbytes
+        del self._waiting[name]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._discard()
+
+    def _copy_model_files(self) -> None:
+        """Copy the pivot's files byte for byte, but for the dtype that config.json states."""
+        licences = files_like(self._pivot.path, _LICENCES)
+        for file in (*self._pivot.model_files(), *licences):
+            shutil.copyfile(file, self._temporary / file.name)
+        config = with_dtype(self._pivot.config, self._dtype)
+        if config != self._pivot.config:
+            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            (self._temporary / "config.json").write_text(text, encoding="utf-8")
+
+    def _start_shards(self) -> None:
+        """Write the headers, give the files their size, and the index if there are several."""
+        for shard, specs in self._shards.items():
+            path = self._temporary / shard
+            prefix, places = lay_out(path, specs)
+            self._files[shard] = path.open("w+b")
+            self._files[shard].write(prefix)
+            size = len(prefix) + sum(spec.nbytes for spec in specs.values())
+            self._files[shard].truncate(size)
+            self._waiting |= {name: (shard, place) for name, place in places.items()}
+        if len(self._shards) > 1:
+            text = json.dumps(_index(self._shards), indent=2) + "\n"
+            (self._temporary / INDEX_FILE).write_text(text)
+
+    def _publish(self) -> None:
+        """Check that the checkpoint is complete, flush it to disk and give it its name."""
+        if self._waiting:
+            raise ValueError(f"never written: {', '.join(sorted(self._waiting)[:3])}")
+        for file in self._files.values():
+            file.close()
+        for path in (*sorted(self._temporary.iterdir()), self._temporary):
+            _flush(path)
+        refuse_existing(self._destination)
+        self._temporary.rename(self._destination)
+        _flush(self._destination.parent)
+
+    def _discard(self) -> None:
+        """Close the files and remove what is left of the temporary folder."""
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # a full disk, when closing writes what is left
+                file.close()
+        if self._temporary.exists():
+            shutil.rmtree(self._temporary)
+
+
+def split_into_shards(
+    layout: Mapping[str, TensorSpec], max_shard_bytes: int
+) -> dict[str, dict[str, TensorSpec]]:
+    """Group tensors in the order of their names into files of at most ``max_shard_bytes``.
+
+    Returns:
+        File name to its tensors; one ``model.safetensors`` where all fit into it.
+    """
+    groups: list[dict[str, TensorSpec]] = [{}]
+    size = 0
+    for name in sorted(layout):
+        if groups[-1] and size + layout[name].nbytes > max_shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = layout[name]
+        size += layout[name].nbytes
+    if len(groups) == 1:
+        return {SINGLE_FILE: groups[0]}
+    return {
+        f"model-{i:05d}-of-{len(groups):05d}.safetensors": group
+        for i, group in enumerate(groups, start=1)
+    }
+
+
+def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mapping[str, object]:
+    """Return a configuration that states ``dtype``, in the keys it uses for that.
+
+    Args:
+        config: The parsed ``config.json``.
+        dtype: The dtype of the weights; None changes nothing.
+    """
+    if dtype is None:
+        return config
+    keys = [key for key in _DTYPE_KEYS if key in config] or [_DTYPE_KEYS[0]]
+    return {**config, **dict.fromkeys(keys, str(dtype).removeprefix("torch."))}
+
+
+def remove_stale(destination: Path) -> None:
+    """Remove what killed merges into ``destination`` left behind on this machine.
+
+    A folder is stale when the process that made it is gone, or had this process' own id (as
+    it happens in containers): one process merges into one destination once at a time.
+    """
+    pattern = re.compile(re.escape(_temporary_prefix(destination)) + r"(\d+)-[0-9a-f]{8}")
+    for folder in destination.parent.iterdir():
+        found = pattern.fullmatch(folder.name)
+        if found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
+            shutil.rmtree(folder)
+
+
+def _temporary_prefix(destination: Path) -> str:
+    """Return how this machine's temporary folders for a destination begin.
+
+    Process ids mean nothing on another machine that shares the disk: hence the mark of this one.
+    """
+    machine = xxhash.xxh32_hexdigest(platform.node().encode())
+    return f"{_PREFIX}{destination.name}-{machine}-"
+
+
+def _own_mark() -> str:
+    """Return this process' id and a token that makes the folder its own."""
+    return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _index(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, object]:
+    """Return the index of a sharded checkpoint."""
+    total = sum(spec.nbytes for specs in shards.values() for spec in specs.values())
+    placed = {name: shard for shard, specs in shards.items() for name in specs}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+
+
+def _flush(path: Path) -> None:
+    """Force a file or a folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,199 @@
+"""The role of every tensor, and the laws of who may import what."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seme.architecture import gain_in_front_of, readout_of, roles_of
+from seme.types import Role
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("seme", "baselines", "eval", "scripts", "run")
+MAY_IMPORT = {
+    "seme": {"seme"},
+    "baselines": {"baselines", "seme"},
+    "eval": {"eval"},
+    "run": {"seme", "baselines", "eval"},
+    "scripts": {"seme", "baselines", "eval", "scripts"},
+}
+DOORS = {
+    "safetensors": "seme/checkpoint.py",
+    "lm_eval": "eval/harness.py",
+    "wandb": "eval/tracking.py",
+    "hydra": "run.py",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("model.embed_tokens.weight", Role.EMBEDDING),
+        ("model.layers.0.input_layernorm.weight", Role.NORM),
+        ("model.layers.31.self_attn.v_proj.weight", Role.READER),
+        ("model.layers.1.self_attn.o_proj.weight", Role.WRITER),
+        ("model.layers.1.self_attn.o_proj.bias", Role.WRITER_BIAS),
+        ("model.layers.1.mlp.up_proj.bias", Role.INNER_BIAS),
+        ("model.layers.1.mlp.down_proj.bias", Role.WRITER_BIAS),
+        ("lm_head.weight", Role.HEAD),
+    ],
+)
+def test_a_llama_tensor_has_the_role_its_place_gives_it(name, role):
+    assert roles_of({"model_type": "llama"}, [name]) == {name: role}
+
+
+def test_the_norms_inside_a_qwen3_head_are_not_on_the_residual_stream():
+    name = "model.layers.2.self_attn.q_norm.weight"
+    assert roles_of({"model_type": "qwen3"}, [name])[name] is Role.INNER_NORM
+
+
+def test_stored_rotary_frequencies_are_left_alone_like_inner_biases():
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    assert roles_of({"model_type": "llama"}, [name])[name] is Role.INNER_BIAS
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", None])
+def test_an_unsupported_architecture_is_refused_with_the_supported_ones_sorted(model_type):
+    with pytest.raises(ValueError, match=r"\['llama', 'mistral', 'qwen2', 'qwen3'\].*got "):
+        roles_of({"model_type": model_type}, ["lm_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("mistral", "model.layers.0.self_attn.q_proj.bias"),
+        ("llama", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama", "model.layers.x.input_layernorm.weight"),
+        ("qwen2", "visual.model.layers.0.input_layernorm.weight"),
+    ],
+)
+def test_a_tensor_without_a_role_is_named(model_type, name):
+    with pytest.raises(ValueError, match=rf"{model_type} model needs a role, 1 have.*{name}"):
+        roles_of({"model_type": model_type}, ["model.norm.weight", name])
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("model.layers.12.self_attn.k_proj.weight", "model.layers.12.input_layernorm.weight"),
+        (
+            "model.layers.3.mlp.gate_proj.weight",
+            "model.layers.3.post_attention_layernorm.weight",
+        ),
+        ("lm_head.weight", "model.norm.weight"),
+        ("model.layers.3.mlp.down_proj.weight", None),
+        ("model.layers.3.self_attn.k_proj.bias", None),
+        ("model.embed_tokens.weight", None),
+    ],
+)
+def test_a_gain_is_folded_into_what_reads_behind_its_norm_and_nothing_else(name, norm):
+    assert gain_in_front_of(name) == norm
+
+
+def test_every_reader_and_head_has_a_norm_in_front_of_it():
+    kinds = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj")
+    names = [f"model.layers.0.{kind}.weight" for kind in (*kinds, "mlp.up_proj")]
+    roles = roles_of({"model_type": "llama"}, [*names, "lm_head.weight"])
+    assert all(gain_in_front_of(name) for name in roles)
+
+
+def test_a_missing_or_tied_head_is_the_embedding():
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    assert readout_of({}, names).tied
+    assert readout_of({}, names).head == "model.embed_tokens.weight"
+    assert readout_of({"tie_word_embeddings": True}, [*names, "lm_head.weight"]).tied
+    assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
+
+
+def test_gemma_stores_its_gain_less_one():
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
+    assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
+
+
+def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
+    with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
+        readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
+
+
+def our_files() -> list[Path]:
+    folders = (path for name in OURS for path in (ROOT / name).rglob("*.py"))
+    visible = [p for p in folders if not any(part.startswith(".") for part in p.parts)]
+    return [*visible, *ROOT.glob("run.py")]
+
+
+def imports_of(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+
+
+def modules_of(path: Path) -> set[str]:
+    modules = set()
+    for node in imports_of(path):
+        if isinstance(node, ast.ImportFrom):
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            modules |= {alias.name for alias in node.names}
+    return modules
+
+
+def packages_of(path: Path) -> set[str]:
+    return {module.split(".")[0] for module in modules_of(path)}
+
+
+def test_no_package_of_ours_imports_one_above_it():
+    breaches = [
+        f"{path.relative_to(ROOT)} imports {package}"
+        for path in our_files()
+        for package in packages_of(path) & set(OURS)
+        if package not in MAY_IMPORT[path.relative_to(ROOT).parts[0].removesuffix(".py")]
+    ]
+    assert breaches == []
+
+
+def test_every_foreign_library_has_one_door():
+    breaches = [
+        f"{path.relative_to(ROOT)} imports {library}"
+        for path in our_files()
+        for library in packages_of(path) & set(DOORS)
+        if path != ROOT / DOORS[library]
+    ]
+    assert breaches == []
+
+
+def test_merging_needs_neither_transformers_nor_an_evaluation_library():
+    heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
+    files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]
+    assert [p.name for p in files if packages_of(p) & heavy] == []
+
+
+def test_run_names_no_method():
+    for path in ROOT.glob("run.py"):
+        assert not [m for m in modules_of(path) if m.startswith(("baselines", "seme.method"))]
+
+
+def test_eval_is_never_imported_by_its_bare_name():
+    # `import eval.harness` rebinds the builtin; only `from eval.harness import ...` does not.
+    breaches = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (*our_files(), *(ROOT / "tests").glob("*.py"))
+        for node in imports_of(path)
+        if isinstance(node, ast.Import)
+        and any(alias.name.split(".")[0] == "eval" for alias in node.names)
+    ]
+    assert breaches == []
+
+
+def test_no_folder_of_tests_can_stand_in_for_the_package_eval():
+    assert not (ROOT / "tests" / "eval").exists()
+    assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+def test_the_packages_are_listed_one_by_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent for path in our_files() if path.name == "__init__.py"}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == found

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from mergekit.merge_methods.api import merge_tensors
+
+from baselines.average import merge
+from seme.types import Site
+
+SITE = Site(name="w")
+
+
+def average(sources, weights=None):
+    tensors = [torch.tensor(source) for source in sources]
+    return merge(torch.zeros_like(tensors[0]), tensors, SITE, weights=weights).tolist()
+
+
+def test_the_mean_of_the_sources_is_taken_without_the_pivot():
+    pivot, sources = torch.tensor([100.0]), [torch.tensor([1.0]), torch.tensor([5.0])]
+    assert merge(pivot, sources, SITE, weights=None).tolist() == [3.0]
+
+
+def test_weights_are_divided_by_their_sum():
+    # a quarter of 2 and three quarters of 6
+    assert average([[2.0], [6.0]], weights=[1.0, 3.0]) == [5.0]
+
+
+def test_negative_weights_extrapolate():
+    # twice 5 less once 2, divided by 2 - 1
+    assert average([[5.0], [2.0]], weights=[2, -1]) == [8.0]
+
+
+@pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.7], [3.0, 1e-9, 5.0]])
+def test_equal_sources_are_returned_to_the_last_bit(weights):
+    torch.manual_seed(0)
+    source = torch.randn(50_000)
+    assert torch.equal(merge(source, [source] * 3, SITE, weights=weights), source)
+
+
+def test_mergekits_linear_agrees_up_to_its_float32_sum():
+    torch.manual_seed(0)
+    sources = [torch.randn(20, 30) for _ in range(3)]
+    theirs = merge_tensors(sources, "linear", parameters={"weight": [1.0, 2.0, 0.5]})
+    ours = merge(torch.zeros(20, 30), sources, SITE, weights=[1.0, 2.0, 0.5])
+    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_permuting_equally_weighted_sources_changes_no_bit():
+    torch.manual_seed(0)
+    sources = [torch.randn(1000) for _ in range(4)]
+    pivot = torch.zeros(1000)
+    forwards = merge(pivot, sources, SITE, weights=None)
+    assert torch.equal(forwards, merge(pivot, sources[::-1], SITE, weights=None))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0,), (200, 300)])
+def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
+    sources = [torch.randn(shape) for _ in range(2)]
+    before = [source.clone() for source in sources]
+    merged = merge(torch.zeros(shape), sources, SITE, weights=[1.0, 3.0])
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(before, sources, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"one number per source: expected 2, got 1: \[1.0\]"),
+        ([1.0, float("nan")], r"weights\[1\] must be a finite number, got nan"),
+        ([1.0, -1.0], r"weights of a mean must not sum to zero, got \[1.0, -1.0\]"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(weights, message):
+    with pytest.raises(ValueError, match=message):
+        average([[1.0], [2.0]], weights=weights)

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from mergekit.merge_methods.api import merge_tensors
+from peft.utils import merge_utils
+
+from baselines import dare_ties, task_arithmetic
+from baselines.dare import merge
+from seme.types import Site
+
+SITE = Site(name="w", seed=3)
+
+
+def dare(pivot, sources, *, site=SITE, density=0.5, lam=1.0, weights=None):
+    return merge(pivot, sources, site, density=density, lam=lam, weights=weights)
+
+
+def with_ties(pivot, sources, *, site=SITE, density=0.5, lam=1.0):
+    return dare_ties.merge(pivot, sources, site, density=density, lam=lam)
+
+
+def masks(n_sources, shape, density, site=SITE):
+    return [site.uniform(index, shape) < density for index in range(n_sources)]
+
+
+def random_models(shape=(40, 50), n_sources=3):
+    rng = torch.Generator().manual_seed(0)
+    pivot = torch.randn(shape, generator=rng)
+    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
+
+
+def test_survivors_are_divided_by_the_density_and_the_others_dropped():
+    # a task vector of ones at density 1/4: every survivor is 4
+    merged = dare(torch.zeros(1000), [torch.ones(1000)], density=0.25)
+    assert set(merged.tolist()) == {0.0, 4.0}
+    assert torch.equal(merged > 0, masks(1, (1000,), 0.25)[0])
+
+
+def test_the_share_that_survives_and_the_mean_are_what_the_density_says():
+    merged = dare(torch.zeros(100_000), [torch.ones(100_000)], density=0.1)
+    assert (merged > 0).float().mean().item() == pytest.approx(0.1, abs=0.004)
+    assert merged.mean().item() == pytest.approx(1.0, abs=0.04)
+
+
+def test_the_sparse_task_vectors_are_weighted_summed_and_scaled():
+    ones = torch.ones(8)
+    first, second = masks(2, (8,), 0.5)
+    merged = dare(ones, [2 * ones, 4 * ones], lam=0.5, weights=[1.0, -2.0])
+    # task vectors 1 and 3 doubled, times weights 1 and -2, times lam: +1 and -6
+    assert merged.tolist() == (1 + 1.0 * first - 6.0 * second).tolist()
+    assert 0 < first.sum() < 8
+
+
+@pytest.mark.parametrize("method", [dare, with_ties])
+def test_the_same_site_gives_the_same_bits_in_any_order_of_visits(method):
+    pivot, sources = random_models()
+    sites = [Site(name=name, seed=1) for name in ("a", "b")]
+    forwards = [method(pivot, sources, site=site) for site in sites]
+    backwards = [method(pivot, sources, site=site) for site in reversed(sites)]
+    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards[::-1], strict=True))
+    assert not torch.equal(forwards[0], forwards[1])
+
+
+def test_another_seed_and_another_source_index_give_another_drop():
+    pivot, sources = random_models(n_sources=1)
+    reseeded = dare(pivot, sources, site=Site(name="w", seed=4))
+    assert not torch.equal(dare(pivot, sources), reseeded)
+    first, second = masks(2, (1000,), 0.5)
+    assert (first == second).float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_full_density_is_task_arithmetic():
+    pivot, sources = random_models()
+    expected = task_arithmetic.merge(pivot, sources, SITE, lam=0.4, weights=None)
+    assert torch.equal(dare(pivot, sources, density=1.0, lam=0.4), expected)
+    assert torch.equal(dare(pivot, sources[:1], density=1.0), sources[0])
+
+
+def test_peft_rescales_alike(monkeypatch):
+    pivot, sources = random_models()
+    tv = [source - pivot for source in sources]
+    drawn = iter(masks(3, pivot.shape, 0.3) * 2)
+    monkeypatch.setattr(torch, "bernoulli", lambda _: next(drawn).float())
+    linear = pivot + merge_utils.dare_linear(tv, torch.ones(3), 0.3)
+    ties = pivot + merge_utils.dare_ties(tv, torch.ones(3), 0.3)
+    assert torch.allclose(dare(pivot, sources, density=0.3), linear, atol=1e-6)
+    assert torch.allclose(with_ties(pivot, sources, density=0.3), ties, atol=1e-6)
+
+
+def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
+    pivot, sources = torch.zeros(4), [torch.tensor([1.0, 1.0, 1.0, 5.0])]
+    survives = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    monkeypatch.setattr(torch, "bernoulli", lambda _: survives)
+    monkeypatch.setattr(Site, "uniform", lambda *_: 1 - survives)
+    parameters = {"weight": 1.0, "density": 0.5, "rescale": True, "normalize": False}
+    theirs = merge_tensors(
+        [pivot, *sources], "dare_linear", parameters=parameters, base_index=0
+    )
+    # the L1 norm is 8, two ones survive: times 4; the paper's rescaling is times 1 / 0.5
+    assert theirs.tolist() == [4.0, 4.0, 0.0, 0.0]
+    assert dare(pivot, sources, density=0.5).tolist() == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_dare_ties_averages_the_survivors_that_carry_the_elected_sign(monkeypatch):
+    # survivors, doubled: [8, 0], [4, -6], [-2, 4]; elected signs [+, -]
+    keeps = [torch.tensor(mask) for mask in ([1.0, 0.0], [1.0, 1.0], [1.0, 1.0])]
+    monkeypatch.setattr(Site, "uniform", lambda _self, index, _shape: 1 - keeps[index])
+    sources = [torch.tensor(tv) for tv in ([4.0, -1.0], [2.0, -3.0], [-1.0, 2.0])]
+    assert with_ties(torch.zeros(2), sources).tolist() == [6.0, -6.0]
+    assert with_ties(torch.zeros(2), sources, lam=0.5).tolist() == [3.0, -3.0]
+
+
+def test_dare_ties_trims_nothing_after_the_drop():
+    merged = with_ties(torch.zeros(1000), [torch.arange(1.0, 1001.0)], density=0.5)
+    assert torch.equal(merged != 0, masks(1, (1000,), 0.5)[0])
+
+
+def test_dare_ties_in_full_returns_one_source_to_the_last_bit():
+    pivot, sources = random_models(n_sources=1)
+    assert torch.equal(with_ties(pivot, sources, density=1.0), sources[0])
+
+
+@pytest.mark.parametrize("method", [dare, with_ties])
+def test_lam_zero_and_task_vectors_of_zero_return_the_pivot(method):
+    pivot, sources = random_models()
+    assert torch.equal(method(pivot, sources, lam=0.0), pivot)
+    assert torch.equal(method(pivot, [pivot, pivot]), pivot)
+
+
+@pytest.mark.parametrize("method", [dare, with_ties])
+@pytest.mark.parametrize("shape", [(), (5,), (0,), (200, 300)])
+def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(method, shape):
+    pivot, sources = random_models(shape)
+    before = [tensor.clone() for tensor in (pivot, *sources)]
+    merged = method(pivot, sources, density=0.5)
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
+
+
+@pytest.mark.parametrize("method", [dare, with_ties])
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.5])
+def test_density_outside_the_unit_interval_is_named(method, density):
+    with pytest.raises(ValueError, match=rf"density must be in \(0, 1\], got {density}"):
+        method(torch.zeros(1), [torch.ones(1)], density=density)
+
+
+def test_other_bad_parameters_are_named():
+    pivot, sources = torch.zeros(1), [torch.ones(1)]
+    with pytest.raises(ValueError, match="lam must be a finite number, got inf"):
+        dare(pivot, sources, lam=float("inf"))
+    with pytest.raises(ValueError, match="lam must be a finite number, got nan"):
+        with_ties(pivot, sources, lam=float("nan"))
+    with pytest.raises(ValueError, match="expected 1, got 2"):
+        dare(pivot, sources, weights=[1.0, 1.0])

@@ -1,0 +1,162 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from eval.leaderboard import leaderboard, print_summary, to_csv, to_markdown, write_leaderboard
+from eval.results import Record, Score, StageCost, write_record
+from scripts.leaderboard import main
+
+MIB = 2**20
+SUITE = {"name": "zoo", "split": "test", "fingerprint": "s", "held_out": ["spanish"]}
+COST = StageCost(
+    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+
+
+def score(value, stderr):
+    return Score(
+        value=value, stderr=stderr, n=200, raw=value, raw_metric="acc", higher_is_better=True
+    )
+
+
+def record(name, first=None, second=None, **changes):
+    found = {"code": first, "spanish": second}
+    return replace(
+        Record(
+            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
+            settings={"lam": 1.0, "tau": 0.1}, models={"pool": "zoo"}, suite=SUITE, seed=0,
+            dtype="bfloat16", scores={t: score(v, 0.03) for t, v in found.items() if v is not None},
+            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
+            evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
+            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
+TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
+PARTIAL = record("sce", 0.99)
+FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
+ALL = [FAILED, TIES, PARTIAL, SEME, BASE]
+
+
+def test_merges_are_ranked_by_mean_and_references_stand_first_unranked():
+    (board,) = leaderboard(ALL)
+    order = [(row.rank, row.record.name) for row in board.rows]
+    assert order == [(None, "base"), (1, "seme"), (2, "ties"), (None, "sce"), (None, "dare")]
+
+
+def test_the_table_is_exactly_this():
+    table = [line for line in to_markdown(leaderboard(ALL)).splitlines() if line[:1] == "|"]
+    # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
+    assert table == [
+        "| rank | method | settings | mean | code | spanish | merge s | merge MiB"
+        " | evaluation s | status |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "|  | base |  | 30.00 ± 2.12 | 20.0 | 40.0 |  |  | 7.0 | done |",
+        "| 1 | seme | lam=1 tau=0.1 | 55.00 ± 2.12 | 60.0 | 50.0 | 0.25 | 50 | 7.0 | done |",
+        "| 2 | ties | lam=1 tau=0.1 | 45.00 ± 2.12 | 50.0 | 40.0 | 0.25 | 50 | 7.0 | done |",
+        "|  | sce | lam=1 tau=0.1 | incomplete | 99.0 | missing | 0.25 | 50 | 7.0 | done |",
+        "|  | dare | lam=1 tau=0.1 | failed | failed | failed | 0.25 | 50 |"
+        "  | failed: NaN in a\\|b |",
+    ]
+
+
+def test_the_header_says_what_was_measured_and_what_a_rank_means():
+    text = to_markdown(leaderboard(ALL))
+    assert "## zoo on suite zoo, split test" in text
+    assert "code (code, n = 200), spanish (spanish, n = 200)" in text
+    assert "Tuned for by no source: spanish." in text
+    assert "± is one standard error" in text
+    assert "does not test differences" in text
+
+
+def test_the_order_of_the_records_does_not_matter():
+    assert to_markdown(leaderboard(ALL)) == to_markdown(leaderboard(reversed(ALL)))
+    assert to_csv(leaderboard(ALL)) == to_csv(leaderboard(reversed(ALL)))
+
+
+def test_equal_means_share_a_rank():
+    (board,) = leaderboard([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
+    assert [row.rank for row in board.merges] == [1, 2, 2, 4]
+
+
+def test_several_seeds_are_rows_of_their_own_and_say_so():
+    (board,) = leaderboard([TIES, replace(TIES, seed=1, fingerprint="f1")])
+    assert [row.settings for row in board.merges] == [
+        "lam=1 tau=0.1 seed=1",
+        "lam=1 tau=0.1 seed=0",
+    ]
+
+
+def test_pools_and_suites_have_boards_of_their_own():
+    other_suite = replace(TIES, suite={**SUITE, "fingerprint": "t"})
+    other_pool = replace(TIES, models={"pool": "alps"})
+    boards = leaderboard([TIES, other_suite, other_pool])
+    assert [(board.pool, board.fingerprint) for board in boards] == [
+        ("alps", "s"),
+        ("zoo", "s"),
+        ("zoo", "t"),
+    ]
+
+
+def test_a_merge_that_was_not_evaluated_shows_its_cost_only():
+    merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
+    text = to_markdown(leaderboard([merged]))
+    assert "Merged only, not evaluated." in text
+    assert text.splitlines()[-1] == "|  | ties | lam=1 tau=0.1 | 0.25 | 50 | done |"
+
+
+def test_the_csv_holds_fractions_and_bytes():
+    header, base, seme, *_ = to_csv(leaderboard(ALL)).splitlines()
+    row = dict(zip(header.split(","), seme.split(","), strict=True))
+    assert (row["rank"], row["method"], row["mean"]) == ("1", "seme", "0.55")
+    assert (row["code"], row["code_stderr"]) == ("0.6", "0.03")
+    assert row["merge_peak_bytes"] == str(50 * MIB)
+    assert ",reference,," in base
+
+
+def test_the_summary_fits_a_terminal_of_100_columns():
+    console = Console(width=100, record=True, file=sys.stderr)
+    print_summary(leaderboard(ALL), console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "55.00 ± 2.12" in text
+    assert "failed: NaN in a|b" in text
+
+
+def test_files_are_the_same_bytes_on_every_run(tmp_path):
+    for found in ALL:
+        write_record(tmp_path, found, None)
+    write_leaderboard(tmp_path)
+    before = [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")]
+    command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
+    assert before[0].decode() == to_markdown(leaderboard(ALL))
+
+
+def test_no_records_give_an_empty_board(tmp_path):
+    assert write_leaderboard(tmp_path) == []
+    assert (tmp_path / "leaderboard.md").read_text() == "# Leaderboard\n\nNo records yet.\n"
+
+
+def test_the_script_names_a_damaged_record_and_leaves_the_board_alone(tmp_path, capsys):
+    path = write_record(tmp_path, TIES, None)
+    assert main([f"output={tmp_path}"]) == 0
+    before = (tmp_path / "leaderboard.md").read_bytes()
+    path.write_text("{")
+    assert main([f"output={tmp_path}"]) == 1
+    assert str(path) in capsys.readouterr().err
+    assert (tmp_path / "leaderboard.md").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [["results"], ["output="], ["output=a", "output=b"]])
+def test_the_script_says_how_it_is_used(arguments, capsys):
+    assert main(arguments) == 2
+    assert "usage: python -m scripts.leaderboard" in capsys.readouterr().err

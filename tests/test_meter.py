@@ -1,0 +1,74 @@
+import time
+
+import pytest
+import torch
+
+from eval import meter
+from eval.meter import metered
+
+MIB = 2**20
+
+
+def touch(n_mib):
+    return torch.ones(n_mib * MIB, dtype=torch.uint8)[0].item()
+
+
+def test_a_stage_shows_the_memory_it_touched_and_gave_back():
+    with metered("cpu") as stage:
+        touch(64)
+    grown = stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes
+    assert 60 * MIB < grown < 100 * MIB
+    assert stage.cost.peak_gpu_bytes is None
+
+
+def test_a_stage_does_not_inherit_the_peak_of_the_one_before():
+    with metered("cpu") as large:
+        touch(96)
+    with metered("cpu") as small:
+        touch(8)
+    assert small.cost.peak_rss_bytes < large.cost.peak_rss_bytes - 60 * MIB
+
+
+def test_memory_that_no_file_backs_is_sampled_while_the_stage_runs():
+    with metered("cpu") as stage:
+        kept = torch.ones(64 * MIB, dtype=torch.uint8)
+        time.sleep(0.1)
+        del kept
+    assert stage.cost.peak_anon_bytes >= 64 * MIB
+
+
+def test_seconds_are_wall_clock():
+    with metered("cpu") as stage:
+        time.sleep(0.05)
+    assert 0.05 <= stage.cost.seconds < 5
+
+
+def test_a_stage_that_fails_has_a_cost_all_the_same():
+    with pytest.raises(RuntimeError, match="inner"), metered("cpu") as stage:
+        raise RuntimeError("inner")
+    assert stage.cost.seconds >= 0
+    with metered("cpu"):  # and the next one can start
+        pass
+
+
+def test_stages_cannot_be_nested():
+    with metered("cpu"), pytest.raises(ValueError, match="stages cannot be nested"):  # noqa: SIM117
+        with metered("cpu"):
+            pass
+
+
+def test_the_cost_of_a_running_stage_is_refused():
+    with metered("cpu") as stage, pytest.raises(ValueError, match="when its with block has"):
+        _ = stage.cost
+
+
+def test_without_the_kernels_peak_samples_are_used_and_the_record_says_so(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(meter, "_CLEAR_REFS", tmp_path)  # a folder cannot be written to
+    with metered("cpu") as stage:
+        kept = torch.ones(64 * MIB, dtype=torch.uint8)
+        time.sleep(0.1)
+        del kept
+    assert stage.cost.source == "sampled"
+    assert stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes > 60 * MIB

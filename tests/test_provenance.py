@@ -1,0 +1,128 @@
+"""Provenance: what changes the version of a method's code, and what a record says."""
+
+import functools
+import getpass
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from seme.provenance import code_version, collect, git_state
+
+METHOD = '''"""A method."""
+from house.steps import SCALE
+
+
+def merge(pivot):
+    """Scale it."""
+    # why
+    return pivot * SCALE
+'''
+STEPS = '"""Steps."""\nSCALE = 2\n"""The scale."""\n'
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A package of two modules; returns a function that edits one and gives the version."""
+    folder = tmp_path / "house"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "method.py").write_text(METHOD)
+    (folder / "steps.py").write_text(STEPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    merge = importlib.import_module("house.method").merge
+
+    def version(module="method", old="", new=""):
+        file = folder / f"{module}.py"
+        file.write_text(file.read_text().replace(old, new, 1))
+        return code_version(merge)
+
+    yield version
+    for name in [name for name in sys.modules if name.partition(".")[0] == "house"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("method", "# why", "# because"),
+        ("method", '"""Scale it."""', '"""Multiply."""'),
+        ("method", '    """Scale it."""\n', ""),
+        ("method", '"""A method."""', '"""Another."""'),
+        ("method", "pivot * SCALE", "pivot*SCALE"),
+        ("steps", '"""The scale."""', '"""Number."""'),
+    ],
+)
+def test_what_is_only_for_readers_does_not_change_the_version(house, module, old, new):
+    assert house() == house(module, old, new)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("method", "*", "+"),
+        ("method", "pivot * SCALE", "SCALE * pivot"),
+        ("steps", "SCALE = 2", "SCALE = 3"),
+        ("steps", "SCALE = 2", "SCALE = 2.0"),
+        ("steps", "SCALE = 2", "SCALE = None"),
+    ],
+)
+def test_code_changes_the_version_also_in_an_imported_module(house, module, old, new):
+    assert house() != house(module, old, new)
+
+
+def test_a_module_that_is_not_imported_does_not_count(house, tmp_path):
+    before = house()
+    (tmp_path / "house/other.py").write_text("SCALE = 9\n")
+    assert house() == before
+    assert house("steps", "SCALE = 2", "from house import other\nSCALE = 2") != before
+
+
+def test_hyper_parameters_are_not_code(house):
+    merge = sys.modules["house.method"].merge
+    assert code_version(functools.partial(merge, pivot=1)) == code_version(merge) == house()
+    assert len(house()) == 16
+
+
+def test_a_method_without_a_source_file_is_refused():
+    with pytest.raises(ValueError, match="no source file for the module nowhere"):
+        code_version(type("Made", (), {"__module__": "nowhere"}))
+
+
+def test_a_record_says_what_ran_and_not_where(repository):
+    facts = collect()
+    text = json.dumps(facts)
+    assert facts["python"] == platform.python_version()
+    assert facts["libraries"]["torch"].startswith("2.")
+    assert set(facts["libraries"]) >= {"transformers", "lm_eval", "safetensors", "hydra-core"}
+    assert facts["threads"] >= 1
+    assert str(repository) not in text
+    assert f'"{getpass.getuser()}"' not in text
+    assert platform.node() not in text
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "-C", folder, *identity, *arguments]
+    subprocess.run(command, check=True, capture_output=True, env=own)
+
+
+def test_a_checkout_is_dirty_when_code_changed_and_not_when_results_did(tmp_path):
+    assert git_state(tmp_path) is None
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("1")
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "-m", "one", "--no-verify")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "record.json").write_text("{}")
+    state = git_state(tmp_path)
+    assert (len(state["revision"]), state["dirty"]) == (40, False)
+    (tmp_path / "code.py").write_text("2")
+    assert git_state(tmp_path) == {"revision": state["revision"], "dirty": True}
+    assert git_state(tmp_path / "results") is None

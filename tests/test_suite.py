@@ -1,0 +1,100 @@
+import pytest
+
+from eval.suite import suite_from_config
+
+TASK = {
+    "task": "a",
+    "metric": "acc",
+    "domain": "code",
+    "kind": "multiple_choice",
+    "score": "raw",
+}
+BITS = {
+    "task": "b", "metric": "bits_per_byte", "domain": "english", "kind": "rolling",
+    "score": "byte_likelihood",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "a.yaml").write_text("task: a")
+    return {
+        "name": "s", "split": "test", "include_path": "tasks", "batch_size": 8, "limit": None,
+        "tasks": [TASK, BITS], "held_out": ["english"],
+    }  # fmt: skip
+
+
+def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tmp_path):
+    suite = suite_from_config(config, root=tmp_path)
+    assert suite.domains == {"a": "code", "b": "english"}
+    assert suite.include_path == tmp_path / "tasks"
+    assert suite.tasks[0].filter == "none"
+    assert suite.tasks[0].num_fewshot is None
+
+
+def test_no_tasks_means_no_suite(config, tmp_path):
+    assert suite_from_config(config | {"tasks": []}, root=tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batchsize": 3}, r"suite s: unknown keys \['batchsize'\]"),
+        ({"tasks": [TASK, TASK]}, r"suite s has tasks twice: \['a'\]"),
+        (
+            {"tasks": [TASK | {"score": "mean"}]},
+            r"score must be one of .*, got 'mean' in task a",
+        ),
+        (
+            {"tasks": [TASK | {"kind": "choice"}]},
+            "kind must be one of .*, got 'choice' in task a",
+        ),
+        ({"tasks": [TASK | {"shots": 3}]}, r"task a: unknown keys \['shots'\]"),
+        (
+            {"tasks": [BITS | {"score": "raw"}]},
+            "byte_likelihood goes with metric bits_per_byte",
+        ),
+        ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
+        ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
+        ({"limit": 1}, "limit must be a whole number of at least 2, got 1"),
+        (
+            {"include_path": "nowhere"},
+            "include_path must be a folder of lm-eval tasks, got .*no",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_suite_is_named(config, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        suite_from_config(config | change, root=tmp_path)
+
+
+def test_a_missing_key_is_named(config, tmp_path):
+    del config["split"]
+    with pytest.raises(ValueError, match=r"suite s: missing keys \['split'\]"):
+        suite_from_config(config, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 5}, {"split": "validation"}, {"tasks": [TASK], "held_out": []}]
+)
+def test_the_fingerprint_follows_the_definition(config, tmp_path, change):
+    before = suite_from_config(config, root=tmp_path).fingerprint()
+    assert suite_from_config(config | change, root=tmp_path).fingerprint() != before
+
+
+def test_the_fingerprint_follows_the_files_beside_the_tasks_but_not_caches(config, tmp_path):
+    suite = suite_from_config(config, root=tmp_path)
+    before = suite.fingerprint()
+    (tmp_path / "tasks" / "__pycache__").mkdir()
+    (tmp_path / "tasks" / "__pycache__" / "load.pyc").write_bytes(b"x")
+    assert suite.fingerprint() == before
+    (tmp_path / "tasks" / "a.yaml").write_text("task: a ")
+    assert suite.fingerprint() != before
+
+
+def test_the_fingerprint_ignores_batch_size_and_where_the_folder_lies(config, tmp_path):
+    before = suite_from_config(config, root=tmp_path).fingerprint()
+    (tmp_path / "tasks").rename(tmp_path / "moved")
+    moved = config | {"include_path": "moved", "batch_size": 1}
+    assert suite_from_config(moved, root=tmp_path).fingerprint() == before

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from mergekit.merge_methods.api import merge_tensors
+from peft.utils import merge_utils
+
+from baselines.task_arithmetic import merge
+from seme.types import Site
+
+SITE = Site(name="w")
+
+
+def add(pivot, sources, *, lam=1.0, weights=None):
+    tensors = [torch.tensor(source) for source in sources]
+    return merge(torch.tensor(pivot), tensors, SITE, lam=lam, weights=weights).tolist()
+
+
+def random_models(shape=(20, 30)):
+    torch.manual_seed(0)
+    pivot = torch.randn(shape)
+    return pivot, [pivot + 0.01 * torch.randn(shape) for _ in range(3)]
+
+
+def test_the_scaled_sum_of_the_task_vectors_is_added():
+    # task vectors [2, -1], [4, 3], sum [6, 2]; half of it on [1, 1]
+    assert add([1.0, 1.0], [[3.0, 0.0], [5.0, 4.0]], lam=0.5) == [4.0, 2.0]
+
+
+def test_weights_multiply_and_are_not_divided_by_their_sum():
+    # 1 + 2 * 2 - 1 * 4
+    assert add([1.0], [[3.0], [5.0]], weights=[2.0, -1.0]) == [1.0]
+
+
+def test_a_negative_lam_negates():
+    assert add([1.0], [[3.0]], lam=-1.0) == [-1.0]
+
+
+def test_mergekit_agrees_without_its_normalisation_and_not_with_it():
+    pivot, sources = random_models()
+    ours = merge(pivot, sources, SITE, lam=0.4, weights=None)
+    theirs = [
+        merge_tensors(
+            [pivot, *sources],
+            "task_arithmetic",
+            parameters={"weight": 1.0, "lambda": 0.4, "normalize": normalize},
+            base_index=0,
+        )
+        for normalize in (False, True)
+    ]
+    assert torch.allclose(ours, theirs[0], rtol=0, atol=1e-6)
+    assert torch.allclose(ours - pivot, 3 * (theirs[1] - pivot), rtol=0, atol=1e-6)
+
+
+def test_peft_agrees():
+    pivot, sources = random_models()
+    tv = [source - pivot for source in sources]
+    weights = [0.5, 1.0, -2.0]
+    theirs = pivot + 0.4 * merge_utils.task_arithmetic(tv, torch.tensor(weights))
+    ours = merge(pivot, sources, SITE, lam=0.4, weights=weights)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_one_source_at_lam_one_is_returned_to_the_last_bit():
+    pivot, sources = random_models((300, 200))
+    assert torch.equal(merge(pivot, sources[:1], SITE, lam=1.0, weights=None), sources[0])
+
+
+def test_lam_zero_returns_the_pivot():
+    pivot, sources = random_models()
+    assert torch.equal(merge(pivot, sources, SITE, lam=0.0, weights=None), pivot)
+
+
+def test_permuting_the_sources_changes_no_bit():
+    pivot, sources = random_models((300, 200))
+    forwards = merge(pivot, sources, SITE, lam=0.4, weights=None)
+    assert torch.equal(forwards, merge(pivot, sources[::-1], SITE, lam=0.4, weights=None))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0,), (200, 300)])
+def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
+    pivot, sources = random_models(shape)
+    before = [tensor.clone() for tensor in (pivot, *sources)]
+    merged = merge(pivot, sources, SITE, lam=0.4, weights=None)
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"lam": float("nan")}, "lam must be a finite number, got nan"),
+        ({"lam": "big"}, "lam must be a finite number, got 'big'"),
+        ({"weights": [1.0, 2.0]}, r"expected 1, got 2: \[1.0, 2.0\]"),
+        ({"weights": [float("inf")]}, r"weights\[0\] must be a finite number, got inf"),
+    ],
+)
+def test_bad_parameters_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        add([0.0], [[1.0]], **bad)

@@ -1,0 +1,243 @@
+import pytest
+import torch
+from mergekit.merge_methods.api import merge_tensors
+from peft.utils import merge_utils
+
+from baselines.ties import merge, prepare
+from seme.types import Models, Site
+
+
+class InMemory:
+    """A checkpoint made of tensors."""
+
+    config = {}  # noqa: RUF012
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+        self.names = tuple(sorted(tensors))
+        self.n_reads = 0
+
+    def shape(self, name):
+        return tuple(self.tensors[name].shape)
+
+    def read(self, name):
+        self.n_reads += 1
+        return self.tensors[name]
+
+
+def models(pivot, *sources):
+    pivot, *sources = (InMemory(tensors) for tensors in (pivot, *sources))
+    return Models(
+        pivot=pivot,
+        sources=tuple(sources),
+        merged_names=pivot.names,
+        device=torch.device("cpu"),
+    )
+
+
+def merge_model(pivot, *sources, density, lam=1.0, trim_ties="exact"):
+    """The whole path: the pass over the model, then every tensor."""
+    trim = {"density": density, "scope": "model", "trim_ties": trim_ties}
+    prepared = prepare(models(pivot, *sources), **trim)
+    return {
+        name: merge(
+            pivot[name],
+            [source[name] for source in sources],
+            Site(name=name, prepared=prepared.at(name)),
+            lam=lam,
+            **trim,
+        )
+        for name in pivot
+    }
+
+
+def ties(pivot, sources, *, density=1.0, lam=1.0, scope="tensor", trim_ties="exact"):
+    pivot = torch.as_tensor(pivot)
+    sources = [torch.as_tensor(source) for source in sources]
+    options = {"density": density, "lam": lam, "scope": scope, "trim_ties": trim_ties}
+    return merge(pivot, sources, Site(name="w"), **options)
+
+
+def random_models(shape=(20, 30), n_sources=3):
+    rng = torch.Generator().manual_seed(0)
+    pivot = torch.randn(shape, generator=rng)
+    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
+
+
+def mergekit_ties(pivot, sources, *, density, weight=1.0):
+    parameters = {"density": density, "weight": weight, "normalize": True}
+    return merge_tensors([pivot, *sources], "ties", parameters=parameters, base_index=0)
+
+
+def test_majority_sign_wins_and_losers_are_left_out_of_the_mean():
+    # task vectors [4, -1], [2, -3], [-1, 2]: elected signs [+, -]
+    merged = ties([0.0, 0.0], [[4.0, -1.0], [2.0, -3.0], [-1.0, 2.0]])
+    assert merged.tolist() == [3.0, -2.0]
+
+
+def test_trimmed_values_neither_elect_nor_count():
+    # density 1/2 keeps [4, -3, 0, 0] and [0, 0, -2, 6]; every mean is of one value
+    sources = [[5.0, -2.0, 2.0, 2.0], [2.0, 0.0, -1.0, 7.0]]
+    merged = ties([1.0, 1.0, 1.0, 1.0], sources, density=0.5, lam=2.0)
+    assert merged.tolist() == [9.0, -5.0, -3.0, 13.0]
+
+
+def test_the_trim_ranks_over_the_whole_model_and_not_each_tensor():
+    # task vector a [9, 8], b [1, 2]: the model's larger half is all of a, the tensors' is not
+    pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    source = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}
+    merged = merge_model(pivot, source, density=0.5)
+    assert (merged["a"].tolist(), merged["b"].tolist()) == ([9.0, 8.0], [0.0, 0.0])
+    per_tensor = {name: ties(pivot[name], [source[name]], density=0.5) for name in "ab"}
+    assert per_tensor["a"].tolist() == [9.0, 0.0]
+    assert per_tensor["b"].tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
+def test_a_model_merges_as_its_flattened_task_vectors_do(density):
+    pivot, sources = random_models((1000,))
+    whole = ties(pivot, sources, density=density)
+    sizes = {"a": 10, "b": 900, "c": 90}
+
+    def split(t):
+        return dict(zip(sizes, t.split(list(sizes.values())), strict=True))
+
+    merged = merge_model(split(pivot), *map(split, sources), density=density)
+    assert torch.equal(torch.cat(list(merged.values())), whole)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.999])
+def test_mergekit_and_peft_agree_on_the_trim_of_one_tensor(density):
+    pivot, sources = random_models()
+    ours = ties(pivot, sources, density=density)
+    tv = [source - pivot for source in sources]
+    peft = pivot + merge_utils.ties(tv, torch.ones(3), density)
+    # 600 * 0.999 is 599.4: int() of theirs and round() of ours agree here
+    assert torch.allclose(ours, mergekit_ties(pivot, sources, density=density), atol=1e-6)
+    assert torch.allclose(ours, peft, atol=1e-6)
+
+
+def test_mergekit_trims_each_tensor_and_so_keeps_what_the_whole_model_trims():
+    pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    source = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}
+    theirs = mergekit_ties(pivot["b"], [source["b"]], density=0.5)
+    assert theirs.tolist() == [0.0, 2.0]
+    assert merge_model(pivot, source, density=0.5)["b"].tolist() == [0.0, 0.0]
+
+
+def test_mergekit_elects_with_weighted_values_and_ours_has_no_weights():
+    # task vectors 3 and -2: unweighted + wins; with weights 1 and 2 it is 3 - 4, so - wins
+    pivot, sources = torch.tensor([0.0]), [torch.tensor([3.0]), torch.tensor([-2.0])]
+    assert ties(pivot, sources).tolist() == [3.0]
+    theirs = mergekit_ties(pivot, sources, density=1.0, weight=[1.0, 2.0])
+    assert theirs.tolist() == [-2.0]
+
+
+def test_a_sum_of_zero_elects_nothing_where_mergekit_and_peft_elect_plus():
+    pivot, sources = torch.tensor([1.0]), [torch.tensor([3.0]), torch.tensor([-1.0])]
+    assert ties(pivot, sources).tolist() == [1.0]
+    assert mergekit_ties(pivot, sources, density=1.0).tolist() == [3.0]
+    tv = [source - pivot for source in sources]
+    with pytest.warns(UserWarning, match="no pruning"):
+        assert merge_utils.ties(tv, torch.ones(2), 1.0).tolist() == [2.0]
+
+
+def test_keeping_all_ties_inflates_the_share_kept_of_a_bfloat16_model():
+    rng = torch.Generator().manual_seed(0)
+    pivot = (0.02 * torch.randn(50_000, generator=rng)).bfloat16()
+    source = (pivot.float() + 1e-4 * torch.randn(50_000, generator=rng)).bfloat16()
+    trim = {"density": 0.2, "scope": "model"}
+    tuned = models({"w": pivot}, {"w": source})
+    exact = prepare(tuned, trim_ties="exact", **trim).diagnostics()
+    keep_all = prepare(tuned, trim_ties="keep_all", **trim).diagnostics()
+    assert exact["share_kept"] == [0.2]
+    assert keep_all["share_kept"][0] > 0.3
+
+
+def test_keeping_all_ties_is_what_the_authors_code_does():
+    # int(6 * 0.4) = 2, kthvalue(6 - 2) = 1: everything of at least 1 stays, five values of six
+    tv = torch.tensor([2.0, 1.0, -1.0, 1.0, 0.5, 3.0])
+    assert ties(torch.zeros(6), [tv], density=0.4).tolist() == [2, 0, 0, 0, 0, 3]
+    kept = ties(torch.zeros(6), [tv], density=0.4, trim_ties="keep_all")
+    assert kept.tolist() == [2, 1, -1, 1, 0, 3]
+
+
+def test_the_diagnostics_give_threshold_and_share_of_each_source():
+    pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    first = {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([2.0, -3.0])}
+    same = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    trim = {"density": 0.5, "scope": "model", "trim_ties": "exact"}
+    diagnostics = prepare(models(pivot, first, same), **trim).diagnostics()
+    assert diagnostics == {"threshold": [3.0, 0.0], "share_kept": [0.5, 0.0]}
+
+
+def test_a_density_that_keeps_nothing_leaves_the_pivot_and_has_no_threshold():
+    pivot, source = {"a": torch.zeros(4)}, {"a": torch.ones(4)}
+    assert merge_model(pivot, source, density=0.1)["a"].tolist() == [0.0] * 4
+    trim = {"density": 0.1, "scope": "model", "trim_ties": "exact"}
+    diagnostics = prepare(models(pivot, source), **trim).diagnostics()
+    assert diagnostics == {"threshold": [None], "share_kept": [0.0]}
+
+
+def test_trimming_each_tensor_reads_nothing_beforehand():
+    tuned = models({"a": torch.zeros(2)}, {"a": torch.ones(2)})
+    prepared = prepare(tuned, density=0.5, scope="tensor", trim_ties="exact")
+    assert (tuned.pivot.n_reads, prepared.at("a")) == (0, ())
+
+
+def test_one_source_in_full_is_returned_to_the_last_bit():
+    pivot, sources = random_models((300, 200), n_sources=1)
+    assert torch.equal(ties(pivot, sources), sources[0])
+    assert torch.equal(
+        merge_model({"w": pivot}, {"w": sources[0]}, density=1.0)["w"], sources[0]
+    )
+
+
+def test_equal_sources_are_returned_to_the_last_bit():
+    pivot, sources = random_models(n_sources=1)
+    assert torch.equal(ties(pivot, sources * 3), sources[0])
+
+
+def test_lam_zero_and_task_vectors_of_zero_return_the_pivot():
+    pivot, sources = random_models()
+    assert torch.equal(ties(pivot, sources, lam=0.0), pivot)
+    assert torch.equal(ties(pivot, [pivot, pivot], density=0.2), pivot)
+
+
+def test_permuting_the_sources_changes_no_bit():
+    pivot, sources = random_models((300, 200), n_sources=4)
+    forwards = ties(pivot, sources, density=0.3)
+    assert torch.equal(forwards, ties(pivot, sources[::-1], density=0.3))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0,), (200, 300)])
+def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
+    pivot, sources = random_models(shape)
+    before = [tensor.clone() for tensor in (pivot, *sources)]
+    merged = ties(pivot, sources, density=0.5)
+    merge_model({"w": pivot}, *({"w": source} for source in sources), density=0.5)
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
+        ({"density": -0.1}, r"density must be in \(0, 1\], got -0.1"),
+        ({"density": 1.5}, r"density must be in \(0, 1\], got 1.5"),
+        ({"lam": float("inf")}, "lam must be a finite number, got inf"),
+        ({"scope": "layer"}, "scope must be one of model, tensor, got 'layer'"),
+        ({"trim_ties": "all"}, "trim_ties must be one of exact, keep_all, got 'all'"),
+    ],
+)
+def test_bad_parameters_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        ties([0.0], [[1.0]], **bad)
+
+
+def test_bad_parameters_stop_the_pass_before_anything_is_read():
+    tuned = models({"a": torch.zeros(2)}, {"a": torch.ones(2)})
+    with pytest.raises(ValueError, match="density must be in"):
+        prepare(tuned, density=2.0, scope="model", trim_ties="exact")
+    assert tuned.pivot.n_reads == 0
