@@ -1,6 +1,6 @@
 """DARE: drop elements of the task vectors at random, rescale the others, then add them.
 
-Yu et al., 2024, https://arxiv.org/abs/2311.03099, section 3.2, with task arithmetic behind it.
+Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind it.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """DARE with TIES behind it: drop at random, rescale, elect sign, disjoint mean.
 
-Yu et al., 2024, https://arxiv.org/abs/2311.03099, section 3.2, with the election and the mean
+Yu et al., 2024, https://arxiv.org/abs/2311.03099, with the election and the mean
 of TIES, https://arxiv.org/abs/2306.01708. The random drop takes the place of TIES' trim by
 magnitude: no second trim follows (as in PEFT and mergekit; MergeLM's code trims again).
 """

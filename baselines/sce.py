@@ -1,6 +1,6 @@
 """SCE: Select, Compute, Erase, without any alignment.
 
-Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990, section 3.3. The steps, and where
+Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990. The steps, and where
 implementations of them differ, are in :mod:`seme.fusion`, which SeMe shares.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seme.blockwise import agrees_in_sign
+from seme.blockwise import agreeing
 from seme.checks import check_finite
 
 
@@ -57,7 +57,8 @@ def disjoint_mean(tv: Tensor) -> Tensor:
     that carry it. Zeros elect nothing and are not counted; a zero sum gives zero.
 
     Args:
-        tv: Sparsified task vectors, (n_sources, n_block).
+        tv: Sparsified task vectors, (n_sources, n_block); overwritten.
     """
-    agrees = agrees_in_sign(tv)
-    return (tv * agrees).sum(dim=0) / agrees.sum(dim=0).clamp_(min=1)
+    sign, survivors = agreeing(tv)
+    total = survivors.sum(dim=0)
+    return sign * total / survivors.sign_().sum(dim=0).clamp_(min=1)

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
+from lm_eval import utils as lm_eval_utils  # noqa: E402
 from lm_eval.api import task as lm_eval_task  # noqa: E402
 from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
@@ -31,6 +32,7 @@ from rich.progress import (  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from eval.model import load_model, load_tokenizer  # noqa: E402
+from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
 from eval.results import Sample, Score  # noqa: E402
 from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
@@ -70,12 +72,14 @@ def evaluate(
         ValueError: If the model folder is incomplete or not finite, a task or metric is
             unknown, or a score is not a fraction.
     """
-    _quieten()
+    _prepare_lm_eval()
     folder = model.resolve()
     tasks = _tasks(suite, suite.fingerprint())
     for task in tasks.values():
         task.set_fewshot_seed(seed)
-    with _bar(enabled=progress) as bar, torch.random.fork_rng(), torch.inference_mode():
+    devices = [] if device == "cpu" else [torch.device(device)]
+    random_state = torch.random.fork_rng(devices)
+    with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
         lm = _SuiteLM(folder, device=device, batch_size=suite.batch_size, bar=bar)
         results = evaluator.evaluate(
@@ -136,8 +140,25 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         self._encoded = {}
 
     def _loglikelihood_tokens(self, requests: list[Any], **options: object) -> list[Any]:
+        """Score choices of one question in one row where the model can, the others as ever."""
+        found = self._packed(requests) if can_pack(self.model.config) else {}
+        rest = [request for i, request in enumerate(requests) if i not in found]
         options["disable_tqdm"] = True
-        return list(super()._loglikelihood_tokens(requests, **options))
+        others = iter(super()._loglikelihood_tokens(rest, **options) if rest else ())
+        return [found[i] if i in found else next(others) for i in range(len(requests))]
+
+    def _packed(self, requests: list[Any]) -> dict[int, tuple[float, bool]]:
+        """Requests for a rolling likelihood have no text, and no context worth sharing."""
+        shareable = {i: r[1:] for i, r in enumerate(requests) if r[0] is not None}
+        rows = pack(shareable, max_length=self.max_length)
+        size = max(1, self.batch_size // 2)  # a row is about twice as long
+        return log_likelihoods(self._forward, rows, batch_size=size, device=self.device)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        self._bar.advance(self._row, len(ids))
+        out = self.model(input_ids=ids, attention_mask=mask, position_ids=at, use_cache=False)
+        logits: torch.Tensor = out.logits
+        return logits
 
     def _model_call(self, inps: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
         self._bar.advance(self._row, len(inps))
@@ -246,8 +267,19 @@ def _bar(*, enabled: bool) -> Iterator[Progress]:
         yield bar
 
 
-def _quieten() -> None:
-    """Keep lm-eval to warnings, less those that say what we do on purpose, and its bars off."""
+@lru_cache(maxsize=1024)
+def _compiled(template: str) -> Any:  # noqa: ANN401
+    return lm_eval_utils.env.from_string(template)
+
+
+def _apply_template(template: str, doc: Mapping[str, Any]) -> str:
+    """Stands in for lm-eval's own, which compiles the template anew for every document."""
+    return str(_compiled(template).render(**doc))
+
+
+def _prepare_lm_eval() -> None:
+    """Keep lm-eval to warnings, less those that say what we do on purpose, bars off."""
+    lm_eval_utils.apply_template = _apply_template
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     for name in ("lm_eval.api.task", "lm_eval.models.huggingface"):
         logger = logging.getLogger(name)

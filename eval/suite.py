@@ -78,6 +78,15 @@ class Suite:
         """Task name to domain, in order."""
         return {task.task: task.domain for task in self.tasks}
 
+    def described(self) -> dict[str, Any]:
+        """Name, split, fingerprint and held-out domains, for the record."""
+        return {
+            "name": self.name,
+            "split": self.split,
+            "fingerprint": self.fingerprint(),
+            "held_out": list(self.held_out),
+        }
+
     def fingerprint(self) -> str:
         """Hash of everything that defines the suite's numbers, as 32 hexadecimal digits.
 

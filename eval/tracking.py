@@ -1,6 +1,7 @@
 """Mirror a record to Weights & Biases; the record on disk stays the truth."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ _FOLDERS = {
     "WANDB_ARTIFACT_DIR": "artifacts",
 }
 _LONGEST_TAG = 64
+_WRITING_SECONDS = 5.0
 _MODES = ("offline", "online")
 _KEYS = {"name", "mode", "project", "entity", "tags"}
 
@@ -98,9 +100,14 @@ def _log(
 
 
 def _check_written(path: Path) -> None:
-    """Wandb swallows its own errors: look at the file."""
-    if not path.is_file() or path.stat().st_size == 0:
-        raise FileNotFoundError(f"the offline run should be in {path}, it is absent or empty")
+    """Wandb swallows its own errors: look at the file, which it may write a little later."""
+    deadline = time.monotonic() + _WRITING_SECONDS
+    while not (path.is_file() and path.stat().st_size > 0):
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"the offline run should be in {path}, it is absent or empty"
+            )
+        time.sleep(0.02)
 
 
 def _config(record: Record) -> dict[str, Any]:

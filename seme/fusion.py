@@ -1,6 +1,6 @@
 """Select-Compute-Erase (SCE): the fusion step of SeMe, and a method of its own.
 
-Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990, section 3.3; used by SeMe, Gu et
+Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990; used by SeMe, Gu et
 al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task vectors:
 
 1. select: keep the share ``tau`` of the elements that vary most across the sources;
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from seme.blockwise import add_to_pivot, agrees_in_sign, task_vector_blocks
+from seme.blockwise import add_to_pivot, agreeing, task_vector_blocks
 from seme.checks import check_choice, check_finite, check_share
 from seme.selection import select_largest
 
@@ -58,14 +58,12 @@ def select_compute_erase(
     check_choice("select", select, get_args(Select))
     selected = select_elements(pivot, sources, tau=tau)
     eta = compute_coefficients(pivot, sources, selected)
-    selected = selected.view(-1)
-
-    def combine(tv: Tensor, place: slice) -> Tensor:
-        if select == "deltas":
-            tv.mul_(selected[place])
-        return lam * _erase_and_sum(tv, eta, renormalize=renormalize)
-
-    return add_to_pivot(pivot, sources, combine)
+    return add_to_pivot(
+        pivot,
+        sources,
+        lambda tv, _: lam * _erase_and_sum(tv, eta, renormalize=renormalize),
+        chosen=selected if select == "deltas" else None,
+    )
 
 
 def select_elements(pivot: Tensor, sources: Sequence[Tensor], *, tau: float) -> Tensor:
@@ -83,8 +81,8 @@ def select_elements(pivot: Tensor, sources: Sequence[Tensor], *, tau: float) -> 
         Booleans of the pivot's shape.
     """
     variation = torch.empty_like(pivot, memory_format=torch.contiguous_format).view(-1)
-    for place, tv in task_vector_blocks(pivot, sources):
-        variation[place] = _variation(tv)
+    for block in task_vector_blocks(pivot, sources):
+        variation[block.span] = _variation(block.tv)
     return select_largest(variation, tau).view(pivot.shape)
 
 
@@ -103,9 +101,8 @@ def compute_coefficients(pivot: Tensor, sources: Sequence[Tensor], selected: Ten
         One float64 coefficient per source, (n_sources,), summing to 1.
     """
     energy = torch.zeros(len(sources), dtype=torch.float64, device=pivot.device)
-    flat = selected.reshape(-1)
-    for place, tv in task_vector_blocks(pivot, sources):
-        energy += tv.square_().mul_(flat[place]).sum(dim=1)
+    for block in task_vector_blocks(pivot, sources, selected):
+        energy += block.tv.square_().sum(dim=1)
     total = energy.sum()
     return energy / total if total > 0 else torch.full_like(energy, 1 / len(sources))
 
@@ -126,9 +123,9 @@ def _variation(tv: Tensor) -> Tensor:
 
 def _erase_and_sum(tv: Tensor, eta: Tensor, *, renormalize: bool) -> Tensor:
     """Sum the deltas that agree with the sign of their sum, weighted by eta."""
-    surviving = eta[:, None] * agrees_in_sign(tv)
-    change = (surviving * tv).sum(dim=0)
+    sign, survivors = agreeing(tv)
+    change = sign * (eta[:, None] * survivors).sum(dim=0)
     if not renormalize:
         return change
-    weight = surviving.sum(dim=0)
+    weight = (eta[:, None] * survivors.sign_()).sum(dim=0)
     return torch.where(weight > 0, change / weight, 0.0)

@@ -130,7 +130,7 @@ def job_from_config(
 def _open(model: str | Mapping[str, Any], root: Path) -> NamedModel:
     """Open a model given as a location, or as a mapping of name, location and revision."""
     entry = {"location": model} if isinstance(model, str) else dict(model)
-    if "location" not in entry or not _MODEL_KEYS >= entry.keys():
+    if "location" not in entry or not entry.keys() <= _MODEL_KEYS:
         raise ValueError(
             f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
         )

@@ -8,7 +8,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from eval.harness import evaluate
 from eval.model import load_model, load_tokenizer
@@ -222,6 +227,24 @@ def test_a_weight_that_is_not_a_number_is_refused(make_model):
 def test_a_qwen2_folder_keeps_the_tokenizer_that_its_files_describe(make_model):
     folder = make_model(1)
     edit(folder / "config.json", model_type="qwen2", architectures=["Qwen2ForCausalLM"])
-    text = "12345 fish's\n\n  x"
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    own.save(str(folder / "tokenizer.json"))
+    text = "one fish two fish"
     assert load_tokenizer(folder)(text)["input_ids"] == own.encode(text).ids
+    automatic = AutoTokenizer.from_pretrained(folder)
+    assert automatic(text)["input_ids"] != own.encode(text).ids  # the trap is still there
+
+
+def test_an_evaluation_without_progress_says_nothing(make_model, tasks, capfd, caplog):
+    run(make_model(1), tasks, PICK, ROLL, SAY)
+    assert capfd.readouterr() == ("", "")
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+
+
+def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
+    (tmp_path / "data.py").write_text(DATA)
+    text = TASKS["pick"].replace(": text", ": '{{text}}'").replace(": gold", ": '{{gold}}'")
+    (tmp_path / "pick.yaml").write_text(text.replace(": choices", ": '{{choices}}'"))
+    folder = make_model(1)
+    assert run(folder, tmp_path, PICK) == run(folder, tasks, PICK)

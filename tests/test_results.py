@@ -59,6 +59,7 @@ def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
     names = sorted(path.name for path in first.iterdir())
     assert names == ["record.json", "samples.jsonl.gz"]
     assert all((first / n).read_bytes() == (second / n).read_bytes() for n in names)
+    assert (first / names[1]).read_bytes()[4:8] == bytes(4)  # gzip's time stamp
 
 
 def test_json_is_sorted_and_ends_with_a_line_break(tmp_path):

@@ -47,6 +47,10 @@ def test_a_share_that_rounds_to_no_element_selects_none():
     assert selected([3.0, 2.0, 1.0], 0.1) == [0, 0, 0]
 
 
+def test_the_number_selected_is_rounded_and_not_cut():
+    assert selected([3.0, 2.0, 1.0], 0.6) == [1, 1, 0]
+
+
 def test_scalars_and_empty_tensors_keep_their_shape():
     assert select_largest(torch.tensor(2.0), 1.0).tolist() is True
     assert select_largest(torch.empty(0, 3), 0.5).shape == (0, 3)

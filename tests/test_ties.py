@@ -185,6 +185,12 @@ def test_trimming_each_tensor_reads_nothing_beforehand():
     assert (tuned.pivot.n_reads, prepared.at("a")) == (0, ())
 
 
+def test_ties_are_cut_by_the_index_in_the_whole_tensor():
+    # all magnitudes equal, three of four stay: the first 60,000 of 80,000
+    merged = ties(torch.zeros(80_000), [torch.ones(80_000)], density=0.75)
+    assert merged.nonzero().flatten().tolist() == list(range(60_000))
+
+
 def test_one_source_in_full_is_returned_to_the_last_bit():
     pivot, sources = random_models((300, 200), n_sources=1)
     assert torch.equal(ties(pivot, sources), sources[0])

@@ -2,12 +2,14 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+from eval import tracking
 from eval.results import Record, Score, StageCost
 from eval.tracking import track
 
@@ -57,6 +59,8 @@ def blocks(path):
             place += 32768 - place % 32768
             continue
         _, size, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + size > len(data):  # not written to its end yet
+            return
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
@@ -64,17 +68,20 @@ def blocks(path):
             whole = b""
 
 
+def read_run(path):
+    """Records of one offline run; wandb writes the last of them a moment after finish()."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        records = [wandb_internal_pb2.Record.FromString(block) for block in blocks(path)]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never got its last record")
+
+
 def read_back(folder):
-    """Everything a sweep of offline runs left: one list of records a run."""
-    runs = []
-    for path in sorted(Path(folder).rglob("*.wandb")):
-        records = []
-        for block in blocks(path):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(block)
-            records.append(record)
-        runs.append(records)
-    return runs
+    """Everything the offline runs under a folder left: one list of records a run."""
+    return [read_run(path) for path in sorted(Path(folder).rglob("*.wandb"))]
 
 
 def run_and_summary(records):
@@ -127,6 +134,14 @@ def test_a_second_run_in_the_same_process_is_a_run_of_its_own(path, tmp_path):
     assert len({run.run_id for run, _ in found}) == 2
 
 
+def test_a_run_that_somebody_left_open_is_not_written_into(path, tmp_path):
+    left_open = wandb.init(mode="offline", project="other", dir=tmp_path)
+    assert track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run") is None
+    runs = [run_and_summary(records)[0] for records in read_back(tmp_path)]
+    assert {run.project for run in runs} == {"other", "seme-bench"}
+    assert left_open.id in {run.run_id for run in runs}
+
+
 def test_nothing_is_written_outside_the_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
@@ -151,7 +166,7 @@ def test_a_record_that_cannot_be_attached_still_ends_the_run(path, tmp_path):
 
 
 def test_a_swallowed_failure_is_noticed_by_the_missing_file(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(tracking, "_WRITING_SECONDS", 0.1)
     real = wandb.init
     monkeypatch.setattr(wandb, "init", lambda **o: real(**{**o, "mode": "disabled"}))
     warning = track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")

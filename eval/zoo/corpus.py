@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,7 +43,9 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> NDArra
     """Tokens of all texts in one row, each text followed by the end-of-text token."""
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id]
-    return np.fromiter(itertools.chain.from_iterable(row + end for row in rows), dtype=np.uint16)
+    return np.fromiter(
+        itertools.chain.from_iterable(row + end for row in rows), dtype=np.uint16
+    )
 
 
 def batches(
@@ -78,8 +79,3 @@ def batches(
             start = rng.integers(len(stream) - length)
             windows.append(stream[start : start + length].astype(np.int64))
         yield torch.from_numpy(np.stack(windows))
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json."""
-    tokenizer.save_pretrained(folder)

@@ -2,17 +2,17 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from eval.zoo.exercises import Exercise, draw
 from eval.zoo.texts import Document, Split
 
 Item = dict[str, Any]
-_LONGEST_CONTEXT = 80
+_LONGEST_CONTEXT = 80  # characters, as for passages
 _LINE_BYTES = range(20, 37)
-_PASSAGE_BYTES = 140
-_PER_DOCUMENT = 4
+_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 60, 140
+_PER_DOCUMENT = 8
 
 
 def next_line_items(
@@ -56,7 +56,9 @@ def next_line_items(
         )
         if len(items) == count:
             return items
-    raise ValueError(f"expected {count} {split} items from {documents[0].domain}, got {len(items)}")
+    raise ValueError(
+        f"expected {count} {split} items from {documents[0].domain}, got {len(items)}"
+    )
 
 
 def passage_items(
@@ -70,14 +72,15 @@ def passage_items(
     held = [d for d in documents if d.split == split]
     items = []
     for document, position in _positions(held, rng, lambda line: line not in seen_lines):
-        passage = "\n".join(_lines(document)[position:])[:_PASSAGE_BYTES]
-        whole_lines = passage.rpartition("\n")[0].split("\n")
-        if len(whole_lines) < 2 or seen_lines.intersection(whole_lines):
+        passage = _passage(_lines(document)[position:], seen_lines)
+        if len(passage) < _SHORTEST_PASSAGE:
             continue
-        items.append({"document": document.key, "text": "\n".join(whole_lines)})
+        items.append({"document": document.key, "text": passage})
         if len(items) == count:
             return items
-    raise ValueError(f"expected {count} {split} items from {documents[0].domain}, got {len(items)}")
+    raise ValueError(
+        f"expected {count} {split} items from {documents[0].domain}, got {len(items)}"
+    )
 
 
 def exercise_items(
@@ -88,11 +91,10 @@ def exercise_items(
     Returns:
         Items with ``prompt`` (ends where the answer begins) and ``answer``, no prompt twice.
     """
-    gap = "\n" if kind == "format" else ""
     solved = draw(kind, "train", seed + 1, words)
     unique: dict[str, Item] = {}
     for exercise in draw(kind, split, seed, words):
-        shots = "".join(shot.text + gap for shot in _two(solved))
+        shots = "".join(shot.text for shot in _two(solved))
         unique.setdefault(
             exercise.prompt, {"prompt": shots + exercise.prompt, "answer": exercise.answer}
         )
@@ -128,10 +130,20 @@ def _context(lines: Sequence[str]) -> str:
     return context
 
 
+def _passage(lines: Sequence[str], seen_lines: set[str]) -> str:
+    """Lines up to the first that was seen in training or is too much."""
+    passage = ""
+    for line in lines:
+        if line in seen_lines or len(passage) + 1 + len(line) > _LONGEST_PASSAGE:
+            break
+        passage = f"{passage}\n{line}" if passage else line
+    return passage
+
+
 def _positions(
-    documents: Sequence[Document], rng: random.Random, wanted: Any
+    documents: Sequence[Document], rng: random.Random, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Document, int]]:
-    """Up to four places per document, every document before any comes again."""
+    """Up to eight places per document, every document before any comes again."""
     rounds: list[list[tuple[Document, int]]] = [[] for _ in range(_PER_DOCUMENT)]
     for document in documents:
         places = [i for i, line in enumerate(_lines(document)) if i > 2 and wanted(line)]

@@ -25,7 +25,23 @@ _ESCAPES = [
 ]
 _ALTERNATING = {"BR", "RB", "IR", "RI", "BI", "IB"}
 _JOINED = {"B", "I", "SM", "SB", "UR", "MT"}
-_BREAKS = {"PP", "P", "LP", "TP", "TQ", "IP", "HP", "RS", "RE", "br", "sp", "nf", "fi", "EX", "EE"}
+_BREAKS = {
+    "PP",
+    "P",
+    "LP",
+    "TP",
+    "TQ",
+    "IP",
+    "HP",
+    "RS",
+    "RE",
+    "br",
+    "sp",
+    "nf",
+    "fi",
+    "EX",
+    "EE",
+}
 _SECTIONS = {"SH", "SS"}
 _BOILERPLATE = re.compile(
     r"colophon|traduction|übersetzung|traducción|copyright|auteur|autor|author|reporting bugs"
@@ -47,14 +63,16 @@ def plain_text(roff: str) -> str:
     lines: list[str] = []
     in_table = in_boilerplate = False
     for line in roff.splitlines():
-        macro, _, rest = line[1:].lstrip().partition(" ") if line[:1] in ".'" else ("", "", line)
+        macro, _, rest = (
+            line[1:].lstrip().partition(" ") if line[:1] in ".'" else ("", "", line)
+        )
         if macro == "so":
             return ""
         if macro in ("TS", "TE"):
             in_table = macro == "TS"
         elif macro in _SECTIONS:
             title = _unescape(_join(rest, " "))
-            in_boilerplate = bool(_BOILERPLATE.search(title)) and macro == "SH" or (
+            in_boilerplate = (bool(_BOILERPLATE.search(title)) and macro == "SH") or (
                 in_boilerplate and macro == "SS"
             )
             if not in_boilerplate:

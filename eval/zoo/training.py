@@ -1,8 +1,9 @@
 """Train one small Llama from a stream of batches."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def train(
     return model.to("cpu").eval()
 
 
-def fresh_model(shape: dict[str, int], vocabulary: int, seed: int) -> LlamaForCausalLM:
+def fresh_model(shape: Mapping[str, Any], vocabulary: int, seed: int) -> LlamaForCausalLM:
     """A randomly initialised Llama with untied embeddings."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
@@ -68,7 +69,7 @@ def fresh_model(shape: dict[str, int], vocabulary: int, seed: int) -> LlamaForCa
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     """Write config.json and bfloat16 safetensors."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
 
 
 def _warm_up_then_cosine(progress: float) -> float:

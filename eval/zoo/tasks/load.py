@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+
+from datasets import Dataset
 
 
-def items(file: str, **_: Any) -> dict[str, list[dict[str, Any]]]:
+def items(file: str, **_: object) -> dict[str, Dataset]:
     """Read a JSONL file of items; each says its split."""
     path = Path(__file__).parent / file
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {split: [r for r in rows if r["split"] == split] for split in ("test", "validation")}
+    splits = ("test", "validation")
+    return {s: Dataset.from_list([r for r in rows if r["split"] == s]) for s in splits}

@@ -1,0 +1,5 @@
+"""Placeholder written below."""
+
+
+def check(*_):
+    return True
