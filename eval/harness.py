@@ -285,7 +285,7 @@ def _prepare_lm_eval() -> None:
         logger = logging.getLogger(name)
         logger.addFilter(_is_unexpected)  # added once, however often this is called
     lm_eval_task.tqdm = _NO_TQDM
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

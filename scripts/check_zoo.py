@@ -1,5 +1,78 @@
-"""Placeholder written below."""
+"""Check that the embedded benchmark tells merge methods apart: run what it takes, print a table.
+
+python -m scripts.build_zoo --check
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from eval.results import write_whole
+from eval.zoo.material import experts_of, read_recipe
+from eval.zoo.separation import Claim, best_lam, claims, read_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+_METHODS = ("average", "task_arithmetic", "ties", "dare", "seme")
+_LAMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
-def check(*_):
-    return True
+def check(output: str, console: Console) -> bool:
+    """Choose lam on the validation split, judge on the test split, print and write the table.
+
+    Args:
+        output: Results root of the runs, relative to the repository; finished ones are kept.
+        console: Where the table goes.
+
+    Returns:
+        Whether every claim holds.
+    """
+    experts = experts_of(read_recipe())
+    tried = ",".join(f"{lam:g}" for lam in _LAMS)
+    _sweep(output, "suite=zoo_validation", "method=task_arithmetic", f"method.lam={tried}")
+    lam = best_lam(read_runs(ROOT / output, suite="zoo_validation"), experts)
+    _sweep(output, "suite=zoo", f"method={','.join(_METHODS)}")
+    _sweep(output, "suite=zoo", "method=task_arithmetic", f"method.lam={lam:g}")
+    runs = read_runs(ROOT / output, suite="zoo")
+    default_lams = {method: _default_lam(method) for method in _METHODS}
+    found = claims(runs, experts, lam=lam, default_lams=default_lams)
+    console.print(_table(found))
+    write_whole(ROOT / output / "check.md", _markdown(found).encode())
+    return all(claim.holds for claim in found)
+
+
+def _sweep(output: str, *overrides: str) -> None:
+    """Run a sweep the way a user would; finished cells are skipped."""
+    command = [sys.executable, "run.py", "-m", "models=zoo", "tracker=none", f"output={output}"]
+    subprocess.run([*command, *overrides], cwd=ROOT, check=True)
+
+
+def _default_lam(method: str) -> float | None:
+    path = ROOT / "conf" / "method" / f"{method}.yaml"
+    lam: float | None = yaml.safe_load(path.read_text(encoding="utf-8")).get("lam")
+    return lam
+
+
+def _table(found: list[Claim]) -> Table:
+    table = Table(title="The embedded benchmark, test split", title_justify="left")
+    for column in ("claim", "found", "standard errors", "needed", ""):
+        table.add_column(column)
+    for claim in found:
+        table.add_row(*_cells(claim))
+    return table
+
+
+def _markdown(found: list[Claim]) -> str:
+    rows = ["| " + " | ".join(_cells(claim)) + " |" for claim in found]
+    return "\n".join(
+        ["| claim | found | standard errors | needed | |", "|---|---|---|---|---|", *rows, ""]
+    )
+
+
+def _cells(claim: Claim) -> tuple[str, ...]:
+    found = f"{100 * claim.found.value:.1f} ± {100 * claim.found.stderr:.1f} %"
+    verdict = "holds" if claim.holds else "FAILS"
+    return claim.claim, found, f"{claim.sigmas:.1f}", claim.needed, verdict

@@ -61,3 +61,9 @@ def mix_of(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, floa
     for domain in own:
         mix[domain] += share / len(own)
     return mix
+
+
+def experts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Models tuned for one domain, and that domain."""
+    plans: dict[str, dict[str, Any]] = recipe["models"]
+    return {n: p["domains"][0] for n, p in plans.items() if len(p.get("domains", [])) == 1}

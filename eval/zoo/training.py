@@ -31,7 +31,7 @@ def train(
         The model.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
+    torch.nn.Module.to(model, device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -48,7 +48,8 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         on_step(step, loss.item())
-    return model.to("cpu").eval()
+    torch.nn.Module.to(model, "cpu").eval()
+    return model
 
 
 def fresh_model(shape: Mapping[str, Any], vocabulary: int, seed: int) -> LlamaForCausalLM:

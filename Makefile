@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-all check lint types zoo clean
+
+demo: $(VENV)/.ready  ## merge, evaluate and rank five methods on the embedded benchmark
+	$(RUN) run.py -m method=average,task_arithmetic,ties,dare,seme tau=0.1,0.2
+
+test: $(VENV)/.ready  ## the tests that need neither a network nor a GPU
+	$(RUN) -m pytest -q
+
+test-all: $(VENV)/.ready
+	$(RUN) -m pytest -q -m "not network and not gpu"
+
+check: lint types test
+
+lint: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.ready
+	$(RUN) -m mypy
+
+zoo: $(VENV)/.ready  ## does the embedded benchmark tell methods apart?
+	$(RUN) -m scripts.build_zoo --check
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

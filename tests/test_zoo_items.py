@@ -1,0 +1,281 @@
+"""The rules items are drawn by, and the items of the embedded benchmark as committed."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+import yaml
+
+from eval.zoo.build import build_items
+from eval.zoo.exercises import Exercise
+from eval.zoo.items import exercise_items, lines_of, next_line_items, passage_items
+from eval.zoo.material import ZOO, Material, read_material, read_recipe
+from eval.zoo.texts import Document, split_of
+
+TASKS = sorted(path.stem for path in (ZOO / "tasks").glob("*.yaml"))
+OPENING = ["a first line", "a second line", "a third line"]  # too short to be an answer
+ANSWERS = {  # of the test split: a page to the one line of it that can be an answer
+    "printf.3": "print what you are told to",
+    "chmod.1": "change the mode of a file",
+    "man.1": "show a page of the manual",
+    "alloca.3": "take memory off the stack",
+}
+
+
+def document(key, *lines):
+    return Document(domain="english", key=key, text="\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def documents():
+    return [document(key, *OPENING, answer) for key, answer in ANSWERS.items()]
+
+
+def test_one_of_four_lines_is_the_one_that_stands_behind_the_context(documents):
+    items = next_line_items(documents, "test", 4, 0, set())
+    assert {i["document"]: i["choices"][i["label"]] for i in items} == ANSWERS
+    assert {i["context"] for i in items} == {"a first line\na second line\na third line\n"}
+    assert all(set(i["choices"]) == set(ANSWERS.values()) for i in items)
+
+
+def test_items_follow_from_the_seed(documents):
+    drawn = [next_line_items(documents, "test", 4, seed, set()) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_too_few_documents_are_an_error_that_says_how_many_items_they_gave(documents):
+    with pytest.raises(ValueError, match="expected 5 test items from english, got 4"):
+        next_line_items(documents, "test", 5, 0, set())
+    with pytest.raises(ValueError, match="expected 1 validation items from english, got 0"):
+        next_line_items(documents, "validation", 1, 0, set())
+    with pytest.raises(ValueError, match="expected 5 test items from english, got 4"):
+        passage_items([document(key, *OPENING, "x" * 60) for key in ANSWERS], "test", 5, 0, set())
+
+
+def test_a_line_seen_in_training_is_neither_the_answer_nor_a_choice(documents):
+    seen = {ANSWERS["man.1"]}
+    documents += [document("printf.3", *OPENING, "write to standard output")]
+    items = next_line_items(documents, "test", 4, 0, seen)
+    assert not seen & {choice for item in items for choice in item["choices"]}
+
+
+def test_a_wrong_choice_is_about_as_long_as_the_right_one_and_from_another_page():
+    pages = [document(key, *OPENING, "abcdefgh"[n] * 22) for n, key in enumerate(ANSWERS)]
+    far = document("chmod.1", *OPENING, "far too long to be a choice")
+    own = document("printf.3", *OPENING, "q" * 22, "r" * 22)
+    for item in next_line_items([*pages, far, own], "test", 6, 0, set()):
+        assert "far too long to be a choice" not in item["choices"]
+        assert not {"q" * 22, "r" * 22} <= set(item["choices"])
+
+
+@pytest.mark.parametrize(("bytes_", "fits"), [(19, False), (20, True), (36, True), (37, False)])
+def test_an_answer_has_20_to_36_bytes_without_its_indentation(bytes_, fits):
+    pages = [document(key, *OPENING, "    é" + c * (bytes_ - 2)) for key, c in zip(ANSWERS, "abcd", strict=True)]
+    if fits:
+        assert len(next_line_items(pages, "test", 4, 0, set())) == 4
+    else:
+        with pytest.raises(ValueError, match="got 0"):
+            next_line_items(pages, "test", 4, 0, set())
+
+
+def test_a_context_is_the_last_whole_lines_of_at_most_80_characters():
+    lines = ["-" * 10, "-" * 10, "a" * 40, "b" * 38]  # 41 + 39 characters with their ends
+    pages = [document(key, *lines, answer) for key, answer in ANSWERS.items()]
+    for item in next_line_items(pages, "test", 4, 0, set()):
+        assert item["context"] == "a" * 40 + "\n" + "b" * 38 + "\n"
+
+
+def test_a_passage_ends_before_the_first_line_that_was_seen_in_training():
+    page = document("man.1", *OPENING, "a" * 30, "b" * 40, "seen", "c" * 90, "d" * 60)
+    texts = {i["text"] for i in passage_items([page], "test", 3, 0, {"seen"})}
+    # a and b with a line break between are 71 characters; c and d together 151 are too many
+    assert texts == {"a" * 30 + "\n" + "b" * 40, "c" * 90, "d" * 60}
+
+
+def test_no_page_comes_again_before_every_page_has_come_once():
+    pages = [document(key, *OPENING, *(f"{key} {n} ".ljust(70, "x") for n in range(3))) for key in ANSWERS]
+    keys = [item["document"] for item in passage_items(pages, "test", 12, 0, set())]
+    assert all(set(keys[i : i + 4]) == set(ANSWERS) for i in (0, 4, 8))
+
+
+def test_the_lines_of_a_split_are_those_of_its_documents_without_empty_ones():
+    pages = [document("read.2", "one", "", "two"), document("man.1", "three")]
+    assert lines_of(pages, "train") == {"one", "two"}
+    assert lines_of(pages, "test") == {"three"}
+
+
+def test_an_exercise_stands_behind_two_solved_ones_of_the_training_split():
+    for item in exercise_items("mathematics", "test", 20, 0, []):
+        *shots, asked = item["prompt"].split("\n")
+        assert [split_of(shot.rpartition(" ")[0]) for shot in shots] == ["train", "train"]
+        assert split_of(asked) == "test"
+        first, second = re.fullmatch(r"(\d+) \+ (\d+) =", asked).groups()
+        assert int(item["answer"]) == int(first) + int(second)
+
+
+@pytest.fixture
+def material():
+    """Two domains with four test and four validation pages each, all lines different."""
+    documents = {}
+    for domain in ("english", "french"):
+        pages = []
+        for split in ("test", "validation"):
+            for key in [k for k in map(str, range(200)) if split_of(k) == split][:4]:
+                lines = [f"{domain} {key} ".ljust(length, "x") for length in (30, 70, 31)]
+                text = "\n".join([*OPENING, *lines])
+                pages.append(Document(domain=domain, key=key, text=text))
+        documents[domain] = pages
+    return Material(documents=documents, words=["one", "two", "three"], seed=0)
+
+
+def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(material, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 4)
+    held = material.documents["english"][0].text.split("\n")[-3]
+    spoilt = Document(domain="french", key="read.2", text=held)
+    material.documents["french"].append(spoilt)
+    counts = build_items(material, tmp_path)
+    files = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    assert counts == dict.fromkeys(files, 8)
+    assert [name for name, text in files.items() if held in text] == []
+
+
+def test_items_say_their_split_and_test_comes_first(material, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 3)
+    build_items(material, tmp_path)
+    for path in tmp_path.iterdir():
+        splits = [json.loads(line)["split"] for line in path.read_text("utf-8").splitlines()]
+        assert splits == ["test"] * 3 + ["validation"] * 3
+
+
+# From here on: the items as they are committed.
+
+
+@pytest.fixture(scope="module")
+def committed():
+    read = {}
+    for path in (ZOO / "tasks").glob("*.jsonl"):
+        read[path.stem] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return read
+
+
+@pytest.fixture(scope="module")
+def suite(repository):
+    return yaml.safe_load((repository / "conf" / "suite" / "zoo.yaml").read_text("utf-8"))
+
+
+def settings_of(task):
+    """The task's YAML with that it includes; `!function` is no plain YAML."""
+    own = yaml.safe_load((ZOO / "tasks" / f"{task}.yaml").read_text("utf-8"))
+    shared = (ZOO / "tasks" / own["include"]).read_text("utf-8")
+    return yaml.safe_load(shared.replace("!function", "")) | own
+
+
+def test_every_task_names_a_file_of_items_and_every_file_has_its_task(committed):
+    files = [settings_of(task)["dataset_kwargs"]["file"] for task in TASKS]
+    assert files == [f"{task}.jsonl" for task in sorted(committed)]
+
+
+def test_the_suite_runs_every_task_once_by_its_name(suite):
+    named = [settings_of(task)["task"] for task in TASKS]
+    assert sorted(task["task"] for task in suite["tasks"]) == sorted(named)
+    assert named == [f"zoo_{task}" for task in TASKS]
+
+
+def test_there_are_at_least_eight_tasks_of_all_three_kinds(suite):
+    assert len(TASKS) >= 8
+    kinds = {
+        "multiple_choice": "multiple_choice",
+        "generate": "generate_until",
+        "rolling": "loglikelihood_rolling",
+    }
+    types = {task["task"]: kinds[task["kind"]] for task in suite["tasks"]}
+    assert types == {f"zoo_{task}": settings_of(task)["output_type"] for task in TASKS}
+    assert set(types.values()) == set(kinds.values())
+
+
+def test_the_held_out_domains_have_two_tasks_and_no_expert(suite):
+    models = read_recipe()["models"].values()
+    tuned = {domain for model in models for domain in model.get("domains", [])}
+    held_out = [task for task in suite["tasks"] if task["domain"] in suite["held_out"]]
+    assert len(held_out) >= 2
+    assert not tuned & set(suite["held_out"])
+    assert tuned == {task["domain"] for task in suite["tasks"]} - set(suite["held_out"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_has_200_items_to_test_on_and_others_to_validate_on(committed, task):
+    counts = Counter(item["split"] for item in committed[task])
+    assert set(counts) == {"test", "validation"}
+    assert min(counts.values()) >= 200
+    contents = [json.dumps({k: v for k, v in i.items() if k != "split"}) for i in committed[task]]
+    assert len(contents) == len(set(contents))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_item_is_from_a_document_or_exercise_that_is_trained_on(committed, task):
+    for item in committed[task]:
+        key = item["document"] if "document" in item else item["prompt"].split("\n")[-1]
+        assert split_of(key) == item["split"], f"{key} is {split_of(key)}"
+
+
+@pytest.mark.parametrize("task", ["arithmetic", "format"])
+def test_the_solved_exercises_in_a_prompt_are_ones_that_are_trained_on(committed, task):
+    for item in committed[task]:
+        shots = item["prompt"].split("\n")[:-1]
+        prompts = [shot[: shot.index(" =") + len(" =")] for shot in shots]
+        assert [split_of(prompt) for prompt in prompts] == ["train", "train"]
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_next")])
+def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(committed, task):
+    for split in ("test", "validation"):
+        items = [item for item in committed[task] if item["split"] == split]
+        assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
+        labels = Counter(item["label"] for item in items)
+        assert set(labels) == {0, 1, 2, 3}
+        # 50 are expected of 200, with a standard deviation of 6.
+        assert max(labels.values()) - min(labels.values()) <= 24
+
+
+def test_the_answers_of_the_committed_exercises_are_right(committed):
+    for item in committed["arithmetic"]:
+        first, second = re.fullmatch(r"(\d+) \+ (\d+) =", last_line(item)).groups()
+        assert int(item["answer"]) == int(first) + int(second)
+    formats = {
+        "JSON": json.dumps,
+        "reverse": lambda words: ", ".join(words[::-1]),
+        "path": lambda words: "".join(f"/{word}" for word in words),
+        "tags": lambda words: "".join(f"<{word}>" for word in words),
+        "last": lambda words: words[-1],
+    }
+    for item in committed["format"]:
+        kind, words = re.fullmatch(r"(\w+): (.*) =", last_line(item)).groups()
+        assert item["answer"] == formats[kind](words.split(", "))
+
+
+def last_line(item):
+    return item["prompt"].split("\n")[-1]
+
+
+@pytest.mark.network
+def test_the_committed_items_are_what_the_texts_give_and_no_line_was_trained_on(
+    committed, tmp_path
+):
+    material = read_material(read_recipe())
+    trained = set().union(*(lines_of(d, "train") for d in material.documents.values()))
+    for task, items in committed.items():
+        for item in items:
+            assert not trained & set(held_lines(item)), f"{task}: {item}"
+    build_items(material, tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (ZOO / "tasks" / path.name).read_bytes(), path.name
+
+
+def held_lines(item):
+    """What an item asks for: never trained on."""
+    if "text" in item:
+        return item["text"].split("\n")
+    if "choices" in item:
+        return [item["choices"][item["label"]]]
+    return [Exercise(prompt=last_line(item), answer=item["answer"]).text]
