@@ -4,13 +4,13 @@ python run.py method=ties tau=0.2
 python run.py -m method=seme,ties tau=0.1,0.2
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,16 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch import Tensor
 
-from eval.cell import Cell, described
+from eval.cell import Cell, check_entries, described
 from eval.leaderboard import print_summary, write_leaderboard
 from eval.meter import metered
 from eval.results import Record, write_whole
@@ -43,22 +46,20 @@ def main(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
-    error = None
+    cell: dict[str, str | None] = {"cell": " ".join(hydra_config.overrides.task), "error": None}
     try:
-        values = _plain(config) | {
+        names = {
             "method_name": hydra_config.runtime.choices["method"],
             "group": (folder.parent if sweeping else folder).name,
         }
-        run_cell(values)
+        run_cell(_plain(config), **names)
     except Exception as caught:
-        if not sweeping and not isinstance(caught, ValueError):
-            raise
-        error = described(caught)
-    if not sweeping and error:
-        sys.exit(f"error: {error}")
-    write_whole(folder / "cell.json", json.dumps({"error": error}).encode())
+        if not isinstance(caught, ValueError):  # not the user's: where it happened matters
+            _log.exception("%s", cell["cell"])
+        cell["error"] = described(caught)
+    write_whole(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        print_summary(write_leaderboard(ROOT / config.output), Console())
+        _conclude(config.output, [cell])
 
 
 class SweepEnd(Callback):
@@ -66,26 +67,41 @@ class SweepEnd(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Called by Hydra once, in the process that launched the cells."""
-        cells = sorted(Path(config.hydra.sweep.dir).glob("*/cell.json"))
-        errors = [json.loads(cell.read_text())["error"] for cell in cells]
-        failed = [error for error in errors if error]
-        console = Console()
-        print_summary(write_leaderboard(ROOT / config.output), console)
-        console.print(
-            f"{len(cells)} cells, {len(failed)} failed; records: {config.output}/runs"
-        )
-        for error in failed:
-            console.print(f"failed: {error}", style="red", markup=False)
-        if failed or not cells:
-            sys.exit(1)
+        paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
+        cells = [json.loads(path.read_text()) for path in sorted(paths, key=_job_number)]
+        _conclude(config.output, cells)
 
 
-def run_cell(config: Mapping[str, Any]) -> Record:
+def _conclude(output: str, cells: Sequence[Mapping[str, str | None]]) -> None:
+    """Write the leaderboard, show it, and exit with 1 if anything failed."""
+    failed = [cell for cell in cells if cell["error"]]
+    try:
+        boards = write_leaderboard(ROOT / output)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if len(cells) == 1 and failed:
+        sys.exit(f"error: {failed[0]['error']}")
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    print_summary(boards, console)
+    if len(cells) > 1:
+        console.print(f"{len(cells)} cells, {len(failed)} failed; records: {output}/runs")
+    for cell in failed:
+        sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
+    if failed or not cells:
+        sys.exit(1)
+
+
+def _job_number(path: Path) -> int:
+    return int(path.parent.name)
+
+
+def run_cell(config: Mapping[str, Any], *, method_name: str, group: str) -> Record:
     """Merge, evaluate, record, track; then score the unmerged models of the pool.
 
     Args:
-        config: The resolved configuration in plain values, with the name of the method and
-            of the group of runs this one belongs to.
+        config: The resolved configuration in plain values.
+        method_name: Stem of the method's file in ``conf/method``.
+        group: Name of the group of runs this one belongs to.
 
     Returns:
         The record on disk; an earlier one if the run was done already.
@@ -93,17 +109,17 @@ def run_cell(config: Mapping[str, Any]) -> Record:
     Raises:
         ValueError: If the configuration or a model cannot be used; says what to do.
     """
+    check_entries(config)
     suite = suite_from_config(config["suite"], root=ROOT)
-    job = job_from_config(config, config["method_name"], _bind(config["method"]), root=ROOT)
+    job = job_from_config(config, method_name, _bind(config["method"]), root=ROOT)
     cell = Cell(
         output=ROOT / config["output"],
-        pool=job.pool,
         seed=job.settings.seed,
         dtype=config["dtype"],
         device=str(job.settings.device),
         suite=suite,
         tracker=config["tracker"],
-        group=config["group"],
+        group=group,
         provenance=collect(),
         force=config["force"],
         progress=not config["quiet"] and sys.stderr.isatty(),
@@ -111,20 +127,20 @@ def run_cell(config: Mapping[str, Any]) -> Record:
     record = _merge_and_evaluate(cell, job, config["merged_dir"])
     if suite is not None:
         for model in job.models:
-            _evaluate_unmerged(cell, model)
+            _evaluate_unmerged(replace(cell, started=time.monotonic()), job.pool, model)
     return record
 
 
 def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Record:
     """Merge into a scratch folder, or into one that is kept, and evaluate what came out."""
     draft = replace(
-        cell.blank(job.method_name, _fingerprint(cell, job.identity())),
+        cell.blank(job.method_name, job.identity()),
         settings=job.hyper_parameters(),
         models=job.described_models(),
     )
-    scratch = cell.output / "scratch" / f"{draft.name}-{draft.fingerprint[:12]}"
+    scratch = cell.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
     with cell.only_one(draft), cell.failure_recorded(draft):
-        if merged_dir is None and (done := cell.found(draft)):
+        if merged_dir is None and not cell.force and (done := cell.found(draft)):
             _log.info("%s %s: done already", done.name, done.fingerprint[:12])
             return done
         try:
@@ -138,13 +154,13 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _evaluate_unmerged(cell: Cell, model: NamedModel) -> None:
-    """Score a model of the pool once; its record is known by the content of its weights."""
+def _evaluate_unmerged(cell: Cell, pool: str, model: NamedModel) -> None:
+    """Score a model once, whatever pools it is in: its record is known by its content."""
     found = model.described()
     draft = replace(
-        cell.blank(model.name, _fingerprint(cell, {"reference": found["content_hash"]})),
+        cell.blank(model.name, {"reference": found["content_hash"]}),
         kind="reference",
-        models={"pool": cell.pool, "pivot": found, "sources": []},
+        models={"pool": pool, "pivot": found, "sources": [], "references": []},
     )
     with cell.only_one(draft), cell.failure_recorded(draft):
         if cell.found(draft) is None:
@@ -159,7 +175,10 @@ def _bind(method: Mapping[str, Any]) -> partial[Tensor]:
         raise ValueError(
             f"a method has one _target_ and it is in {_METHOD_PACKAGES}, got {target} {nested}"
         )
-    bound: partial[Tensor] = hydra.utils.instantiate(method, _partial_=True, _convert_="all")
+    try:
+        bound: partial[Tensor] = instantiate(method, _partial_=True, _convert_="all")
+    except HydraException as error:
+        raise ValueError(f"the method's _target_ {target} is no function of ours") from error
     return bound
 
 
@@ -167,15 +186,11 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     """Resolve a configuration; sums such as 0.1 + 0.2 are rounded before they reach a method."""
     if isinstance(config.tau, float):
         config.tau = round(config.tau, 12)
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key} cannot be resolved: {error.msg}") from error
     return {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
-
-
-def _fingerprint(cell: Cell, identity: Mapping[str, Any]) -> str:
-    """Name a run by what defines its numbers, as 32 hexadecimal digits."""
-    suite = None if cell.suite is None else cell.suite.fingerprint()
-    text = json.dumps({**identity, "suite": suite}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 if __name__ == "__main__":

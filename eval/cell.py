@@ -1,5 +1,7 @@
 """A run on its way to a record: found if done already, alone while it runs, never lost."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,9 @@ from eval.meter import metered
 from eval.results import Record, find_done, run_folder, write_record
 from eval.suite import Suite
 
+_GROUPS = {"method", "models", "suite", "tracker"}
+_VALUES = {"tau", "seed", "device", "dtype", "include", "exclude", "output", "merged_dir"}
+_SWITCHES = {"force", "quiet"}
 _logger = logging.getLogger(__name__)
 
 
@@ -24,7 +29,6 @@ class Cell:
 
     output: Path
     """The results root."""
-    pool: str
     seed: int
     dtype: str | None
     device: str
@@ -35,20 +39,25 @@ class Cell:
     """Name of the sweep."""
     provenance: Mapping[str, Any]
     force: bool
-    """Repeat finished runs."""
+    """Repeat a finished run."""
     progress: bool
     started: float = field(default_factory=time.monotonic)
 
-    def blank(self, name: str, fingerprint: str) -> Record:
-        """A record that says only where it comes from, and that it has not ended well yet."""
+    def blank(self, name: str, identity: Mapping[str, Any]) -> Record:
+        """A record that says only where it comes from, and that it has not ended well yet.
+
+        Args:
+            name: Method of a merge, short name of an unmerged model.
+            identity: What defines the weights, JSON-ready; with the suite it names the run.
+        """
         return Record(
             name=name,
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprint(identity),
             kind="merge",
             status="failed",
             error="did not finish",
             settings={},
-            models={"pool": self.pool, "pivot": None, "sources": []},
+            models={},
             suite=None if self.suite is None else self.suite.described(),
             seed=self.seed,
             dtype=self.dtype,
@@ -62,15 +71,24 @@ class Cell:
             seconds_total=0.0,
         )
 
+    def _fingerprint(self, identity: Mapping[str, Any]) -> str:
+        """Name a run by what defines its numbers, as 32 hexadecimal digits."""
+        suite = None if self.suite is None else self.suite.fingerprint()
+        text = json.dumps({**identity, "suite": suite}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
     def only_one(self, draft: Record) -> FileLock:
         """Keep other processes off this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.with_suffix(".lock"))
+        return FileLock(folder.with_name(f"{folder.name}.lock"))
 
     def found(self, draft: Record) -> Record | None:
-        """The record of an earlier run, unless finished runs are to be repeated."""
-        return None if self.force else find_done(self.output, draft.name, draft.fingerprint)
+        """The finished record of this run, also if its model had another name then."""
+        ending = f"-{draft.fingerprint[:12]}"
+        names = [f.name.removesuffix(ending) for f in self.output.glob(f"runs/*{ending}")]
+        found = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
+        return next((record for record in found if record is not None), None)
 
     @contextmanager
     def failure_recorded(self, draft: Record) -> Iterator[None]:
@@ -78,7 +96,7 @@ class Cell:
         try:
             yield
         except Exception as error:
-            if find_done(self.output, draft.name, draft.fingerprint) is None:
+            if self.found(draft) is None:
                 write_record(self.output, replace(draft, error=described(error)), None)
             raise
 
@@ -113,6 +131,23 @@ class Cell:
         warning = track(record, path, tracker=self.tracker, group=self.group, folder=folder)
         if warning:
             _logger.warning(warning)
+
+
+def check_entries(config: Mapping[str, Any]) -> None:
+    """Check the top level of a run's configuration.
+
+    Raises:
+        ValueError: If an entry is missing, nothing would read one, or a switch is neither on
+            nor off.
+    """
+    expected = _GROUPS | _VALUES | _SWITCHES
+    if unknown := sorted(config.keys() - expected):
+        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+    if missing := sorted(expected - config.keys()):
+        raise ValueError(f"missing entries {missing}")
+    for key in sorted(_SWITCHES):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key} must be true or false, got {config[key]!r}")
 
 
 def described(error: Exception) -> str:

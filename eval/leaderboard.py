@@ -1,8 +1,6 @@
-"""Leaderboards from records: one per pool of models and suite, the same bytes every time."""
+"""Leaderboards as Markdown, CSV and on a terminal: the same bytes from the same records."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,80 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.results import Record, Score, read_records, write_whole
-from eval.stats import Estimate, mean_score
+from eval.board import Board, Row, boards_of
+from eval.results import Score, read_records, write_whole
 
 _MIB = 2**20
 _NO_RECORDS = "No records yet.\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One record on a board."""
-
-    rank: int | None
-    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
-    record: Record
-    settings: str
-    """Hyper-parameters as ``tau=0.1 lam=1``; seed and dtype where they vary on the board."""
-    mean: Estimate | None
-    """Mean score over all tasks of the board; None unless every task has one."""
-
-    @property
-    def status(self) -> str:
-        """``done``, or ``failed: `` with the first line of the error."""
-        if self.record.error is None:
-            return "done"
-        return f"failed: {(self.record.error.splitlines() or ['no message'])[0]}"
-
-    @property
-    def merge_seconds(self) -> float | None:
-        cost = self.record.merge_cost
-        return None if cost is None else cost.seconds
-
-    @property
-    def merge_bytes(self) -> int | None:
-        """Peak resident memory of the merge above where it started."""
-        cost = self.record.merge_cost
-        return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
-
-    @property
-    def evaluation_seconds(self) -> float | None:
-        cost = self.record.evaluation_cost
-        return None if cost is None else cost.seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
-    """All records of one pool on one suite."""
-
-    pool: str
-    suite: str
-    """Name of the suite, ``none`` for merges that were not evaluated."""
-    split: str | None
-    fingerprint: str | None
-    """The suite's."""
-    held_out: tuple[str, ...]
-    domains: dict[str, str]
-    """Task to domain, in the suite's order."""
-    references: tuple[Row, ...]
-    merges: tuple[Row, ...]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(self.domains)
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return self.references + self.merges
-
-
-def leaderboard(records: Iterable[Record]) -> list[Board]:
-    """Sort records into boards and rank them; the order of the records does not matter."""
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: (r.kind, r.name, r.fingerprint)):
-        groups[record.models["pool"], _suite_fingerprint(record) or ""].append(record)
-    return [_board(pool, groups[pool, suite]) for pool, suite in sorted(groups)]
 
 
 def to_markdown(boards: Sequence[Board]) -> str:
@@ -105,7 +34,7 @@ def write_leaderboard(root: Path) -> list[Board]:
     Raises:
         ValueError: If a record is damaged; names it, and leaves both files as they were.
     """
-    boards = leaderboard(read_records(root))
+    boards = boards_of(read_records(root))
     root.mkdir(parents=True, exist_ok=True)
     write_whole(root / "leaderboard.md", to_markdown(boards).encode())
     write_whole(root / "leaderboard.csv", to_csv(boards).encode())
@@ -124,74 +53,18 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("MiB", justify="right")
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
-            cells = (_rank(row), row.record.name, row.settings, _mean(row), *_cost(row)[:2])
+            cells = (_rank(row), row.name, row.settings, _mean(row), *_cost(row)[:2])
             table.add_row(*map(escape, (*cells, row.status)))
         console.print(table)
-
-
-def _suite_fingerprint(record: Record) -> str | None:
-    return None if record.suite is None else record.suite["fingerprint"]
-
-
-def _board(pool: str, records: list[Record]) -> Board:
-    """One board; ``records`` share pool and suite and are sorted."""
-    suite = records[0].suite or {"name": "none", "split": None, "held_out": []}
-    domains = {task: domain for r in records for task, domain in r.domains.items()}
-    varying = [key for key in ("seed", "dtype") if _varies(records, key)]
-    rows = [_row(record, domains, varying) for record in records]
-    return Board(
-        pool=pool,
-        suite=suite["name"],
-        split=suite["split"],
-        fingerprint=_suite_fingerprint(records[0]),
-        held_out=tuple(suite["held_out"]),
-        domains=domains,
-        references=tuple(row for row in rows if row.record.kind == "reference"),
-        merges=_ranked([row for row in rows if row.record.kind == "merge"]),
-    )
-
-
-def _varies(records: Sequence[Record], key: str) -> bool:
-    return len({getattr(r, key) for r in records if r.kind == "merge"}) > 1
-
-
-def _row(record: Record, domains: dict[str, str], varying: Sequence[str]) -> Row:
-    settings = dict(record.settings)
-    if record.kind == "merge":
-        settings |= {key: getattr(record, key) for key in varying}
-    complete = bool(domains) and record.scores.keys() >= domains.keys()
-    usable = complete and record.status == "done"
-    return Row(
-        rank=None,
-        record=record,
-        settings=" ".join(f"{key}={_setting(value)}" for key, value in settings.items()),
-        mean=mean_score([record.scores[task] for task in domains]) if usable else None,
-    )
-
-
-def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Complete merges by falling mean, then the others that are done, then the failed."""
-
-    def place(row: Row) -> tuple[bool, bool, float]:
-        value = 0.0 if row.mean is None else row.mean.value
-        return row.record.status == "failed", row.mean is None, -value
-
-    means = [row.mean.value for row in rows if row.mean is not None]
-    return tuple(
-        Row(
-            rank=None if row.mean is None else 1 + sum(m > row.mean.value for m in means),
-            record=row.record,
-            settings=row.settings,
-            mean=row.mean,
-        )
-        for row in sorted(rows, key=place)
-    )
 
 
 def _heading(board: Board) -> str:
     """What the table shows and what it does not say."""
     title = f"## {board.pool} on {_suite_name(board)}"
-    cost = "Merge memory is the peak above where the merge started."
+    cost = (
+        "Merge memory is the peak above where the merge started. "
+        f"Models by content: {board.models}."
+    )
     if not board.tasks:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
     tasks = ", ".join(f"{t} ({board.domains[t]}, n = {_sizes(board, t)})" for t in board.tasks)
@@ -225,7 +98,7 @@ def _markdown_table(board: Board) -> str:
     for row in board.rows:
         scores = (_mean(row), *(_cell(row, task) for task in board.tasks))
         costs = _cost(row) if board.tasks else _cost(row)[:2]
-        start = (_rank(row), row.record.name, row.settings)
+        start = (_rank(row), row.name, row.settings)
         lines.append((*start, *(scores if board.tasks else ()), *costs, row.status))
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
@@ -234,11 +107,12 @@ def _csv_row(board: Board, row: Row) -> dict[str, Any]:
     record = row.record
     found: dict[str, Any] = {
         "pool": board.pool,
+        "models": board.models,
         "suite": board.suite,
         "split": board.split,
         "kind": record.kind,
         "rank": row.rank if row.rank is None else str(row.rank),
-        "method": record.name,
+        "method": row.name,
         "settings": row.settings,
         "seed": record.seed,
         "dtype": record.dtype,
@@ -282,10 +156,6 @@ def _cost(row: Row) -> tuple[str, str, str]:
         "" if row.merge_bytes is None else f"{row.merge_bytes / _MIB:.0f}",
         "" if evaluation is None else f"{evaluation:.1f}",
     )
-
-
-def _setting(value: Any) -> str:  # noqa: ANN401 (any JSON)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _escaped(cell: str) -> str:

@@ -1,27 +1,42 @@
 """Before a merge: do the models hold the same tensors, and which of them are to be merged?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from seme.checkpoint import Checkpoint
 from seme.types import CheckpointMismatchError
 
 _N_NAMED = 5
+_DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
+_DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
 
 
-def compare(pivot: Checkpoint, sources: Sequence[Checkpoint]) -> None:
-    """Check that every source has the pivot's tensors, in name and shape; dtypes may differ.
+def compare(pivot: Checkpoint, sources: Sequence[Checkpoint]) -> list[str]:
+    """Check that every source has the pivot's tensors: names, shapes and what they mean.
+
+    Dtypes may differ. So may the rotary embedding and the activation, since fine-tunes with a
+    longer context change the first: the result computes with the pivot's.
 
     Args:
         pivot: The model merged into.
         sources: The models merged from.
 
+    Returns:
+        Warnings: one line for each such entry of config.json that differs, or that only one of
+        the two states.
+
     Raises:
         CheckpointMismatchError: If a source lacks a tensor of the pivot, has one more, or has
-            one of another shape or kind; the first few are named.
+            one of another shape or kind, or if it is of another architecture or cuts its
+            tensors into other heads; the first few differences are named.
     """
+    warnings: list[str] = []
     for i, source in enumerate(sources):
-        differences = _differences(pivot, source)
+        decisive, tolerated = _config_differences(pivot.config, source.config)
+        warnings += [f"{describe(i, source)}: config.json: {line}" for line in tolerated]
+        differences = [f"config.json: {line}" for line in decisive]
+        differences += _differences(pivot, source)
         if differences:
             shown = "\n".join(f"  {line}" for line in differences[:_N_NAMED])
             rest = len(differences) - _N_NAMED
@@ -30,6 +45,7 @@ def compare(pivot: Checkpoint, sources: Sequence[Checkpoint]) -> None:
                 f"needs sources of the pivot's shape:\n{shown}"
                 + (f"\n  and {rest} more" if rest > 0 else "")
             )
+    return warnings
 
 
 def describe(index: int, source: Checkpoint) -> str:
@@ -52,6 +68,50 @@ def _differences(pivot: Checkpoint, source: Checkpoint) -> list[str]:
         elif pivot.dtype(name).is_floating_point != source.dtype(name).is_floating_point:
             found.append(f"{name}: {pivot.dtype(name)} expected, {source.dtype(name)} found")
     return found
+
+
+def _config_differences(
+    pivot: Mapping[str, Any], source: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Say how configurations differ in what equal tensors mean: decisively, and tolerably."""
+    expected, found = _meaning(pivot), _meaning(source)
+    decisive: list[str] = []
+    tolerated: list[str] = []
+    for key in sorted(expected.keys() | found.keys()):
+        ours, theirs = expected.get(key), found.get(key)
+        if ours != theirs:
+            stated = ours is not None and theirs is not None
+            lines = decisive if key in _DECISIVE and stated else tolerated
+            lines.append(f"{key}: {_shown(ours)} expected, {_shown(theirs)} found")
+    return decisive, tolerated
+
+
+def _meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that decide what a tensor of a given shape computes."""
+    text = {**config, **(config.get("text_config") or {})}  # a model of text and images
+    heads = text.get("num_attention_heads", text.get("n_head"))
+    width = text.get("hidden_size")
+    found = {
+        "model_type": text.get("model_type"),
+        "hidden_act": text.get("hidden_act"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": text.get("num_key_value_heads") or heads,
+        "head_dim": text.get("head_dim") or (width // heads if width and heads else None),
+    }
+    return found | _rope(text)
+
+
+def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary embedding's entries, alike for transformers 4 and 5."""
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    if "type" in rope:  # the older name
+        rope.setdefault("rope_type", rope.pop("type"))
+    top_level = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
+    return _DEFAULT_ROPE | rope | top_level
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else str(value)
 
 
 def reasons_to_copy(

@@ -49,6 +49,8 @@ class MergeReport:
     ``||rounded - exact|| / ||exact - pivot||`` in the Frobenius norm over all merged tensors;
     0 when nothing changed.
     """
+    warnings: list[str]
+    """What the models' configurations differ in and the merge goes on in spite of."""
     diagnostics: dict[str, Any]
     """What the method's preparation reports; JSON-ready."""
 
@@ -120,7 +122,7 @@ def merge_checkpoints(
         What was merged, copied, read and written.
 
     Raises:
-        CheckpointMismatchError: If a source's names or shapes differ from the pivot's.
+        CheckpointMismatchError: If a source's names, shapes or heads differ from the pivot's.
         ValueError: If the method is bound wrongly, the destination exists, there is no source,
             a pattern matches nothing, or a tensor is not finite.
     """
@@ -128,7 +130,9 @@ def merge_checkpoints(
     refuse_existing(destination)
     if not sources:
         raise ValueError("a merge needs at least one source, got none")
-    compare(pivot, sources)
+    warnings = compare(pivot, sources)
+    for warning in warnings:
+        _logger.warning("%s; the merged model computes with the pivot's", warning)
     copied = reasons_to_copy(pivot, include, exclude)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
@@ -157,6 +161,7 @@ def merge_checkpoints(
             bytes_read=sum(model.bytes_read for model in opened) - read_before,
             bytes_written=writer.bytes_written,
             rounding_loss=loss.share,
+            warnings=warnings,
             diagnostics={} if prepared is None else dict(prepared.diagnostics()),
         )
     _logger.info(

@@ -1,5 +1,6 @@
 """A merge job: a bound method, the models it works on, and what defines its numbers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,9 @@ from seme.engine import MergeReport, check_method, merge_checkpoints, method_set
 from seme.provenance import code_version
 from seme.settings import MergeSettings, settings_from_config
 
+_POOL_KEYS = {"name", "pivot", "sources", "references"}
 _MODEL_KEYS = {"name", "location", "revision"}
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +62,12 @@ class MergeJob:
         return method_settings(self.method)
 
     def described_models(self) -> dict[str, Any]:
-        """The pool, the pivot and the sources, for the record."""
+        """The pool, the pivot, the sources and the references, for the record."""
         return {
             "pool": self.pool,
             "pivot": self.pivot.described(),
             "sources": [source.described() for source in self.sources],
+            "references": [reference.described() for reference in self.references],
         }
 
     def identity(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class MergeJob:
         return {
             "method": self.method_name,
             "code": code_version(self.method),
+            "engine": code_version(merge_checkpoints),
             "hyper_parameters": self.hyper_parameters(),
             "pivot": self.pivot.checkpoint.content_hash(),
             "sources": [source.checkpoint.content_hash() for source in self.sources],
@@ -116,27 +121,54 @@ def job_from_config(
     settings = settings_from_config(config)
     check_method(method)
     models = config["models"]
+    if models.keys() != _POOL_KEYS:
+        raise ValueError(f"a pool of models has {sorted(_POOL_KEYS)}, got {sorted(models)}")
+    pivot = _open(models["pivot"], root)
+    sources = _open_all("models.sources", models["sources"], root)
+    if not sources:
+        raise ValueError("models.sources must name at least one model, got none")
     return MergeJob(
         method_name=method_name,
         method=method,
         settings=settings,
-        pool=models["name"],
-        pivot=_open(models["pivot"], root),
-        sources=tuple(_open(source, root) for source in models["sources"]),
-        references=tuple(_open(reference, root) for reference in models["references"]),
+        pool=models["name"] or _pool_name(pivot, sources),
+        pivot=pivot,
+        sources=sources,
+        references=_open_all("models.references", models["references"], root),
     )
+
+
+def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
+    """Name a pool that has no name after its models."""
+    return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
+
+
+def _open_all(key: str, models: object, root: Path) -> tuple[NamedModel, ...]:
+    if not isinstance(models, list | tuple):
+        raise ValueError(f"{key} must be a list such as [A,B], got {models!r}")
+    return tuple(_open(model, root) for model in models)
 
 
 def _open(model: str | Mapping[str, Any], root: Path) -> NamedModel:
     """Open a model given as a location, or as a mapping of name, location and revision."""
-    entry = {"location": model} if isinstance(model, str) else dict(model)
-    if "location" not in entry or not entry.keys() <= _MODEL_KEYS:
+    entry = {"location": model} if isinstance(model, str) else model
+    if (
+        not isinstance(entry, Mapping)
+        or not entry.keys() <= _MODEL_KEYS
+        or not isinstance(entry.get("location"), str)
+    ):
         raise ValueError(
             f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
         )
     location, revision = entry["location"], entry.get("revision")
+    name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
+    if not _SAFE_NAME.fullmatch(name):
+        raise ValueError(
+            f"a model's name holds letters, digits, '.', '_' and '-', and starts with one of the "
+            f"first two; got {name!r}: give {{name: ..., location: {location}}}"
+        )
     return NamedModel(
-        name=entry.get("name") or Path(location).name,
+        name=name,
         location=location,
         revision=revision,
         checkpoint=open_checkpoint(location, revision=revision, root=root),

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from eval.leaderboard import leaderboard, print_summary, to_csv, to_markdown, write_leaderboard
+from eval.board import boards_of
+from eval.leaderboard import print_summary, to_csv, to_markdown, write_leaderboard
 from eval.results import Record, Score, StageCost, write_record
 from scripts.leaderboard import main
 
@@ -15,6 +16,22 @@ COST = StageCost(
     seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
     peak_gpu_bytes=None, source="VmHWM",
 )  # fmt: skip
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+
+
+def pool(name="zoo", sources=("code",), references=()):
+    found = {"sources": sources, "references": references}
+    lists = {key: [model(m) for m in models] for key, models in found.items()}
+    return {"pool": name, "pivot": model("base"), **lists}
+
+
+def unmerged(name, first=0.2, second=0.4, **changes):
+    models = {"pool": "zoo", "pivot": model(name), "sources": [], "references": []}
+    changes = {"kind": "reference", "settings": {}, "merge_cost": None, **changes}
+    return record(name, first, second, **{"models": models, **changes})
 
 
 def score(value, stderr):
@@ -28,7 +45,7 @@ def record(name, first=None, second=None, **changes):
     return replace(
         Record(
             fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
-            settings={"lam": 1.0, "tau": 0.1}, models={"pool": "zoo"}, suite=SUITE, seed=0,
+            settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
             dtype="bfloat16", scores={t: score(v, 0.03) for t, v in found.items() if v is not None},
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
@@ -38,7 +55,7 @@ def record(name, first=None, second=None, **changes):
     )  # fmt: skip
 
 
-BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
+BASE = unmerged("base")
 TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
 PARTIAL = record("sce", 0.99)
 FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
@@ -46,13 +63,13 @@ ALL = [FAILED, TIES, PARTIAL, SEME, BASE]
 
 
 def test_merges_are_ranked_by_mean_and_references_stand_first_unranked():
-    (board,) = leaderboard(ALL)
+    (board,) = boards_of(ALL)
     order = [(row.rank, row.record.name) for row in board.rows]
     assert order == [(None, "base"), (1, "seme"), (2, "ties"), (None, "sce"), (None, "dare")]
 
 
 def test_the_table_is_exactly_this():
-    table = [line for line in to_markdown(leaderboard(ALL)).splitlines() if line[:1] == "|"]
+    table = [line for line in to_markdown(boards_of(ALL)).splitlines() if line[:1] == "|"]
     # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
     assert table == [
         "| rank | method | settings | mean | code | spanish | merge s | merge MiB"
@@ -68,7 +85,7 @@ def test_the_table_is_exactly_this():
 
 
 def test_the_header_says_what_was_measured_and_what_a_rank_means():
-    text = to_markdown(leaderboard(ALL))
+    text = to_markdown(boards_of(ALL))
     assert "## zoo on suite zoo, split test" in text
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
     assert "Tuned for by no source: spanish." in text
@@ -77,17 +94,17 @@ def test_the_header_says_what_was_measured_and_what_a_rank_means():
 
 
 def test_the_order_of_the_records_does_not_matter():
-    assert to_markdown(leaderboard(ALL)) == to_markdown(leaderboard(reversed(ALL)))
-    assert to_csv(leaderboard(ALL)) == to_csv(leaderboard(reversed(ALL)))
+    assert to_markdown(boards_of(ALL)) == to_markdown(boards_of(reversed(ALL)))
+    assert to_csv(boards_of(ALL)) == to_csv(boards_of(reversed(ALL)))
 
 
 def test_equal_means_share_a_rank():
-    (board,) = leaderboard([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
+    (board,) = boards_of([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
     assert [row.rank for row in board.merges] == [1, 2, 2, 4]
 
 
 def test_several_seeds_are_rows_of_their_own_and_say_so():
-    (board,) = leaderboard([TIES, replace(TIES, seed=1, fingerprint="f1")])
+    (board,) = boards_of([TIES, replace(TIES, seed=1, fingerprint="f1")])
     assert [row.settings for row in board.merges] == [
         "lam=1 tau=0.1 seed=1",
         "lam=1 tau=0.1 seed=0",
@@ -96,8 +113,8 @@ def test_several_seeds_are_rows_of_their_own_and_say_so():
 
 def test_pools_and_suites_have_boards_of_their_own():
     other_suite = replace(TIES, suite={**SUITE, "fingerprint": "t"})
-    other_pool = replace(TIES, models={"pool": "alps"})
-    boards = leaderboard([TIES, other_suite, other_pool])
+    other_pool = replace(TIES, models=pool("alps"))
+    boards = boards_of([TIES, other_suite, other_pool])
     assert [(board.pool, board.fingerprint) for board in boards] == [
         ("alps", "s"),
         ("zoo", "s"),
@@ -105,15 +122,56 @@ def test_pools_and_suites_have_boards_of_their_own():
     ]
 
 
+def test_an_unmerged_model_stands_on_every_board_that_names_its_content():
+    boards = boards_of([TIES, replace(TIES, models=pool("alps", sources=["french"])), BASE])
+    assert [[row.name for row in board.references] for board in boards] == [["base"], ["base"]]
+
+
+def test_unmerged_models_stand_in_the_order_of_their_pool():
+    found = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
+    merge = replace(TIES, models=pool(sources=["z", "code"], references=["a"]))
+    (board,) = boards_of([*found, merge])
+    assert [row.name for row in board.references] == ["base", "z", "code", "a"]
+
+
+def test_an_unmerged_model_goes_by_the_name_its_pool_gives_it():
+    renamed = replace(BASE, name="pretrained")
+    (board,) = boards_of([TIES, renamed, replace(BASE, name="x", status="failed", error="no")])
+    assert [(row.name, row.status) for row in board.references] == [("base", "done")]
+
+
+def test_an_unmerged_model_scored_on_another_suite_stays_away():
+    (board,) = boards_of([TIES, replace(BASE, suite={**SUITE, "fingerprint": "t"})])
+    assert board.references == ()
+
+
+def test_pools_of_one_name_and_other_models_have_boards_of_their_own():
+    boards = boards_of([TIES, replace(SEME, models=pool(sources=["french"]))])
+    assert len({board.models for board in boards}) == 2
+    assert all(board.models in to_markdown([board]) for board in boards)
+
+
+def test_settings_leave_out_what_is_null_and_shorten_numbers():
+    settings = {"lam": 0.30000000000000004, "weights": None, "shares": [0.5, 1.0], "on": True}
+    (board,) = boards_of([replace(TIES, settings=settings)])
+    assert board.merges[0].settings == "lam=0.3 shares=0.5,1 on=True"
+
+
+def test_tasks_stand_in_the_order_of_the_scores():
+    turned = dict(reversed(TIES.domains.items()))  # what JSON with sorted keys may do
+    (board,) = boards_of([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
+    assert board.tasks == ("code", "spanish")
+
+
 def test_a_merge_that_was_not_evaluated_shows_its_cost_only():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
-    text = to_markdown(leaderboard([merged]))
+    text = to_markdown(boards_of([merged]))
     assert "Merged only, not evaluated." in text
     assert text.splitlines()[-1] == "|  | ties | lam=1 tau=0.1 | 0.25 | 50 | done |"
 
 
 def test_the_csv_holds_fractions_and_bytes():
-    header, base, seme, *_ = to_csv(leaderboard(ALL)).splitlines()
+    header, base, seme, *_ = to_csv(boards_of(ALL)).splitlines()
     row = dict(zip(header.split(","), seme.split(","), strict=True))
     assert (row["rank"], row["method"], row["mean"]) == ("1", "seme", "0.55")
     assert (row["code"], row["code_stderr"]) == ("0.6", "0.03")
@@ -123,7 +181,7 @@ def test_the_csv_holds_fractions_and_bytes():
 
 def test_the_summary_fits_a_terminal_of_100_columns():
     console = Console(width=100, record=True, file=sys.stderr)
-    print_summary(leaderboard(ALL), console)
+    print_summary(boards_of(ALL), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "55.00 ± 2.12" in text
@@ -138,7 +196,7 @@ def test_files_are_the_same_bytes_on_every_run(tmp_path):
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
-    assert before[0].decode() == to_markdown(leaderboard(ALL))
+    assert before[0].decode() == to_markdown(boards_of(ALL))
 
 
 def test_no_records_give_an_empty_board(tmp_path):

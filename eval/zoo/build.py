@@ -88,7 +88,11 @@ def build_model(
     unfinished = folder / f".{name}.part"
     shutil.rmtree(unfinished, ignore_errors=True)
     save_model(model, unfinished)
-    tokenizer.save_pretrained(unfinished)
+    if start is None:
+        tokenizer.save_pretrained(unfinished)
+    else:  # byte for byte: loading and saving would add keys
+        for file in (folder / start).glob("tokenizer*.json"):
+            shutil.copy(file, unfinished)
     (unfinished / "README.md").write_text(model_card(name, recipe), encoding="utf-8")
     shutil.rmtree(folder / name, ignore_errors=True)
     unfinished.rename(folder / name)

@@ -9,9 +9,9 @@ from eval.zoo.exercises import Exercise, draw
 from eval.zoo.texts import Document, Split
 
 Item = dict[str, Any]
-_LONGEST_CONTEXT = 80  # characters, as for passages
-_LINE_BYTES = range(20, 37)
-_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 60, 140
+_LONGEST_CONTEXT = 64  # characters, as for passages
+_LINE_BYTES = range(20, 33)
+_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 50, 100
 _PER_DOCUMENT = 8
 
 

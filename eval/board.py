@@ -1,0 +1,195 @@
+"""Boards: the records of one set of models on one suite, sorted and ranked."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.results import Record
+from eval.stats import Estimate, mean_score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One record on a board."""
+
+    name: str
+    """Method of a merge; what the board's pool calls a reference."""
+
+    rank: int | None
+    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
+    record: Record
+    settings: str
+    """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
+    they vary on the board."""
+    mean: Estimate | None
+    """Mean score over all tasks of the board; None unless every task has one."""
+
+    @property
+    def status(self) -> str:
+        """``done``, or ``failed: `` with the first line of the error."""
+        if self.record.error is None:
+            return "done"
+        return f"failed: {(self.record.error.splitlines() or ['no message'])[0]}"
+
+    @property
+    def merge_seconds(self) -> float | None:
+        cost = self.record.merge_cost
+        return None if cost is None else cost.seconds
+
+    @property
+    def merge_bytes(self) -> int | None:
+        """Peak resident memory of the merge above where it started."""
+        cost = self.record.merge_cost
+        return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        cost = self.record.evaluation_cost
+        return None if cost is None else cost.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """All merges of one set of models on one suite, and these models themselves."""
+
+    pool: str
+    models: str
+    """Hash of the content of pivot and sources: pools of the same name are kept apart."""
+    suite: str
+    """Name of the suite, ``none`` for merges that were not evaluated."""
+    split: str | None
+    fingerprint: str | None
+    """The suite's."""
+    held_out: tuple[str, ...]
+    domains: dict[str, str]
+    """Task to domain, in the suite's order."""
+    references: tuple[Row, ...]
+    """Unmerged models: the pivot, the sources in order, the pool's references."""
+    merges: tuple[Row, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.domains)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.references + self.merges
+
+
+def boards_of(records: Iterable[Record]) -> list[Board]:
+    """Sort records into boards and rank them; the order of the records does not matter.
+
+    An unmerged model stands on every board whose merges name its content, whatever pool it was
+    evaluated for.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    unmerged: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: (r.status == "done", r.name, r.fingerprint)):
+        suite = _suite_fingerprint(record) or ""
+        if record.kind == "merge":
+            groups[record.models["pool"], _models_hash(record), suite].append(record)
+        else:  # of several, one that is done
+            unmerged[record.models["pivot"]["content_hash"], suite] = record
+    return [_board(groups[key], unmerged) for key in sorted(groups)]
+
+
+def _suite_fingerprint(record: Record) -> str | None:
+    return None if record.suite is None else record.suite["fingerprint"]
+
+
+def _models_hash(record: Record) -> str:
+    """Name pivot and sources by their content, in eight hexadecimal digits."""
+    models = (record.models["pivot"], *record.models["sources"])
+    content = " ".join(model["content_hash"] for model in models)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def _board(merges: list[Record], unmerged: Mapping[tuple[str, str], Record]) -> Board:
+    """One board; ``merges`` share models and suite, ``unmerged`` are by content and suite."""
+    first, key = merges[0], _suite_fingerprint(merges[0]) or ""
+    suite = first.suite or {"name": "none", "split": None, "held_out": []}
+    names = _names(merges)
+    references = {h: unmerged[h, key] for h in names if (h, key) in unmerged}
+    domains = _domains([*merges, *references.values()])
+    varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
+    return Board(
+        pool=first.models["pool"],
+        models=_models_hash(first),
+        suite=suite["name"],
+        split=suite["split"],
+        fingerprint=_suite_fingerprint(first),
+        held_out=tuple(suite["held_out"]),
+        domains=domains,
+        references=tuple(
+            _row(record, names[content], domains, {}) for content, record in references.items()
+        ),
+        merges=_ranked(
+            [
+                _row(r, r.name, domains, {key: getattr(r, key) for key in varying})
+                for r in merges
+            ]
+        ),
+    )
+
+
+def _names(merges: Sequence[Record]) -> dict[str, str]:
+    """Content hash to name of all models: the pivot, the sources, the references."""
+    models = [merges[0].models["pivot"], *merges[0].models["sources"]]
+    models += [model for merge in merges for model in merge.models["references"]]
+    names: dict[str, str] = {}
+    for model in models:
+        names.setdefault(model["content_hash"], model["name"])
+    return names
+
+
+def _domains(records: Sequence[Record]) -> dict[str, str]:
+    """Task to domain; scores are in the suite's order, the domains of a record are not."""
+    scored = max(records, key=lambda record: len(record.scores)).scores
+    domains = {task: domain for r in records for task, domain in r.domains.items()}
+    return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
+
+
+def _varies(merges: Sequence[Record], key: str) -> bool:
+    return len({getattr(merge, key) for merge in merges}) > 1
+
+
+def _row(
+    record: Record, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]
+) -> Row:
+    """One row, not ranked; ``extra`` settings are shown behind the record's own."""
+    settings = {**record.settings, **extra}
+    complete = bool(domains) and record.scores.keys() >= domains.keys()
+    usable = complete and record.status == "done"
+    return Row(
+        name=name,
+        rank=None,
+        record=record,
+        settings=" ".join(
+            f"{key}={_setting(value)}" for key, value in settings.items() if value is not None
+        ),
+        mean=mean_score([record.scores[task] for task in domains]) if usable else None,
+    )
+
+
+def _ranked(rows: list[Row]) -> tuple[Row, ...]:
+    """Complete merges by falling mean, then the others that are done, then the failed."""
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        value = 0.0 if row.mean is None else row.mean.value
+        return row.record.status == "failed", row.mean is None, -value
+
+    means = [row.mean.value for row in rows if row.mean is not None]
+    return tuple(
+        replace(
+            row, rank=None if row.mean is None else 1 + sum(m > row.mean.value for m in means)
+        )
+        for row in sorted(rows, key=place)
+    )
+
+
+def _setting(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    if isinstance(value, list):
+        return ",".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+"""Every file in conf/ composes and instantiates; a typo stops before weights are read."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import seme.job
+from eval.cell import check_entries
+from eval.suite import suite_from_config
+from run import run_cell
+from seme.engine import check_method
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+METHODS = [path.name for path in FILES if path.parent.name == "method"]
+CUSTOM = ["models=custom", "models.pivot=a", "models.sources=[b]"]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("config", [str(override) for override in overrides])
+    return OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_file_composes_to_what_a_run_takes(file):
+    choice = "+experiment" if file.parts[0] == "experiment" else file.parts[0]
+    custom = CUSTOM[1:] if file.as_posix() == "models/custom" else []
+    check_entries(composed(f"{choice}={file.name}", *custom))
+
+
+def test_a_file_lies_in_a_group_that_is_known():
+    groups = {path.parts[0] for path in FILES}
+    assert groups - {"experiment"} == {"method", "models", "suite", "tracker"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_s_file_is_named_like_its_module_and_spells_out_its_signature(name):
+    config = composed(f"method={name}")["method"]
+    module, function = config["_target_"].rsplit(".", 1)
+    assert module == ("seme.method" if name == "seme" else f"baselines.{name}")
+    merge = getattr(importlib.import_module(module), function)
+    parameters = inspect.signature(merge).parameters.values()
+    wanted = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert config.keys() - {"_target_", "_partial_"} == wanted
+    assert all(p.default is p.empty for p in parameters)  # defaults live in the file alone
+    check_method(instantiate(config))
+
+
+def test_tau_feeds_every_method_that_keeps_a_share_and_no_other():
+    configs = {name: composed(f"method={name}", "tau=0.37")["method"] for name in METHODS}
+    fed = {
+        (name, k) for name, config in configs.items() for k, v in config.items() if v == 0.37
+    }
+    assert fed == {
+        ("seme", "tau"), ("sce", "tau"), ("ties", "density"), ("dare", "density"),
+        ("dare_ties", "density"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "suite"], ids=str)
+def test_every_suite_can_be_built_and_none_means_merge_only(file, repository):
+    suite = suite_from_config(composed(f"suite={file.name}")["suite"], root=repository)
+    assert (suite is None) == (file.name == "none")
+    assert suite is None or suite.name == file.name
+
+
+def test_validation_and_test_are_the_same_tasks_on_other_documents():
+    test, validation = (composed(f"suite={s}")["suite"] for s in ("zoo", "zoo_validation"))
+    assert {k for k in test if test[k] != validation[k]} == {"name", "split"}
+
+
+@pytest.mark.parametrize("group", ["method", "models", "suite", "tracker"])
+def test_an_unknown_choice_lists_the_choices(group):
+    with pytest.raises(
+        MissingConfigException, match=rf"Available options in '{group}'"
+    ) as caught:
+        composed(f"{group}=averge")
+    expected = [path.name for path in FILES if path.parts[0] == group]
+    assert all(name in str(caught.value) for name in expected)
+
+
+@pytest.mark.parametrize("key", ["tua", "method.densty", "models.source", "tracker.mdoe"])
+def test_a_mistyped_override_is_refused(key):
+    with pytest.raises(ConfigCompositionException, match=f"Could not override '{key}'"):
+        composed("method=ties", f"{key}=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+tua=0.1", r"unknown entries \['tua'\]"),
+        ("+method.densty=1", "no parameter densty.*did you mean density?"),
+        ("+models.source=[]", "a pool of models has"),
+        ("+suite.lmit=1", r"unknown keys \['lmit'\]"),
+        ("tau=abc", "tau must be in .*got 'abc'"),
+        ("force=maybe", "force must be true or false, got 'maybe'"),
+        ("method._target_=os.system", "a method has one _target_"),
+        ("+method.x={_target_:os.system}", "a method has one _target_"),
+        (
+            "method._target_=baselines.tiess.merge",
+            "baselines.tiess.merge is no function of ours",
+        ),
+    ],
+)
+def test_a_typo_in_a_file_stops_before_a_model_is_opened(override, message, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    with pytest.raises(ValueError, match=message):
+        run_cell(composed("method=ties", *CUSTOM, override), method_name="ties", group="g")
+
+
+def test_every_file_begins_with_what_it_is_for():
+    for path in CONF.rglob("*.yaml"):
+        assert path.read_text().startswith("# "), path
+        assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -1,0 +1,118 @@
+"""A merge job from its configuration: what is refused, and what names a run."""
+
+import shutil
+from functools import partial
+
+import pytest
+
+import seme.job
+from baselines import average, ties
+from seme.job import job_from_config
+
+TOP = {"tau": 0.1, "seed": 0, "device": "cpu", "dtype": None, "include": ["*"], "exclude": []}
+AVERAGE = partial(average.merge, weights=None)
+
+
+@pytest.fixture(scope="module")
+def folder(make_llama, tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(["base", "code", "french", "other"]):
+        make_llama(root / name, seed)
+    return root
+
+
+def make(root, method=AVERAGE, *, top=None, **models):
+    found = {"name": None, "pivot": "base", "sources": ["code"], "references": []}
+    config = {**TOP, **(top or {}), "models": found | models}
+    return job_from_config(config, "average", method, root=root)
+
+
+def refuse(*_arguments, **_options):
+    raise AssertionError("a model was opened")
+
+
+def test_a_mistyped_hyper_parameter_stops_before_a_model_is_opened(folder, monkeypatch):
+    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    mistyped = partial(ties.merge, densty=0.1, lam=1.0, scope="model", trim_ties="exact")
+    with pytest.raises(ValueError, match=r"no parameter densty.*did you mean density\?"):
+        make(folder, mistyped)
+    with pytest.raises(ValueError, match=r"ties\.merge needs scope, trim_ties as well"):
+        make(folder, partial(ties.merge, density=0.1, lam=1.0))
+
+
+def test_a_value_out_of_range_stops_before_a_model_is_opened(folder, monkeypatch):
+    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    with pytest.raises(ValueError, match="tau must be"):
+        make(folder, top={"tau": 2})
+
+
+def test_the_record_says_which_models_took_part(folder):
+    revised = {"name": "Code", "location": "code"}
+    found = make(folder, sources=[revised], references=["other"]).described_models()
+    assert (found["pivot"]["name"], found["sources"][0]["name"]) == ("base", "Code")
+    assert [reference["location"] for reference in found["references"]] == ["other"]
+    assert len(found["sources"][0]["content_hash"]) == 32
+
+
+def test_a_pool_without_a_name_is_named_after_its_models(folder):
+    assert make(folder, sources=["code", "french"]).pool == "custom: base + code, french"
+    named = {"name": "zoo", "pivot": "base", "sources": ["code"], "references": []}
+    assert (
+        job_from_config({**TOP, "models": named}, "average", AVERAGE, root=folder).pool == "zoo"
+    )
+
+
+def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
+    shutil.copytree(folder / "code", folder / "my code (v2)", dirs_exist_ok=True)
+    assert make(folder, sources=["my code (v2)"]).sources[0].name == "my-code-v2-"
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
+        ({"sources": []}, "models.sources must name at least one model, got none"),
+        ({"references": None}, "models.references must be a list"),
+        ({"source": ["code"]}, r"a pool of models has .*'sources'\], got .*'source'"),
+        ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
+        ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
+        ({"pivot": 3}, "a model is a folder, a hub id or a mapping of .*, got 3"),
+        ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
+        ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
+    ],
+)
+def test_a_pool_that_cannot_be_opened_says_why(folder, models, message):
+    with pytest.raises(ValueError, match=message):
+        make(folder, **models)
+
+
+def test_what_defines_the_numbers_defines_the_identity(folder):
+    first = make(folder).identity()
+    weighted = partial(average.merge, weights=[2.0])
+    others = [
+        make(folder, weighted).identity(),
+        make(folder, top={"seed": 1}).identity(),
+        make(folder, top={"dtype": "float16"}).identity(),
+        make(folder, top={"exclude": ["lm_head*"]}).identity(),
+        make(folder, sources=["french"]).identity(),
+        make(folder, sources=["code", "french"]).identity(),
+        make(folder, sources=["french", "code"]).identity(),
+        make(folder, pivot="french").identity(),
+    ]
+    assert all(other != first for other in others)
+    assert len({str(other) for other in others}) == len(others)
+
+
+def test_names_places_references_and_an_unused_tau_do_not_define_the_identity(folder, tmp_path):
+    shutil.copytree(folder / "code", tmp_path / "moved")
+    moved = {"name": "x", "location": str(tmp_path / "moved")}
+    same = make(folder, sources=[moved], references=["other"], top={"tau": 0.7})
+    assert same.identity() == make(folder).identity()
+
+
+def test_a_change_of_the_engine_changes_the_identity(folder, monkeypatch):
+    before = make(folder).identity()
+    real = seme.job.code_version
+    changed = lambda f: "new" if f is seme.job.merge_checkpoints else real(f)  # noqa: E731
+    monkeypatch.setattr(seme.job, "code_version", changed)
+    assert {k for k, v in make(folder).identity().items() if v != before[k]} == {"engine"}

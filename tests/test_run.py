@@ -1,0 +1,254 @@
+"""Runs from end to end: in this process on tiny models, from the command line, on the zoo."""
+
+import json
+import logging
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import seme.engine
+from eval import harness
+from eval.leaderboard import write_leaderboard
+from eval.results import read_records, read_samples
+from run import ROOT, run_cell
+
+NAMES = ("base", "code", "french")
+TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
+DATA = """
+from datasets import Dataset, DatasetDict
+def load(**_):
+    rows = [dict(text=t, choices=["a", "bc"], gold=i % 2) for i, t in enumerate(["x", "yz", "w"])]
+    return DatasetDict(test=Dataset.from_list(rows))
+"""
+PICK = """
+task: pick
+output_type: multiple_choice
+custom_dataset: !function data.load
+test_split: test
+doc_to_text: text
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def zoo(make_llama, tmp_path_factory):
+    """Three tiny models, one that holds a NaN, and a folder with one task."""
+    root = tmp_path_factory.mktemp("zoo")
+    tokenizer = Tokenizer(models.BPE())
+    alphabet = ["<s>", *"abcdefghijklmnopqrstuvwxyzĠ"]
+    tokenizer.model = models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>")
+    for seed, name in enumerate(NAMES):
+        fast.save_pretrained(make_llama(root / name, seed, initializer_range=0.5))
+    shutil.copytree(root / "code", root / "broken")
+    weights = load_file(root / "broken/model.safetensors")
+    weights["model.norm.weight"][3] = math.nan
+    save_file(weights, root / "broken/model.safetensors", metadata={"format": "pt"})
+    (root / "tasks").mkdir()
+    (root / "tasks/data.py").write_text(DATA)
+    (root / "tasks/pick.yaml").write_text(PICK)
+    return root
+
+
+@pytest.fixture
+def cell(zoo, tmp_path):
+    """Run one cell in this process: ``cell("tau=0.5", method="ties", sources=["code"])``."""
+    task = {"task": "pick", "metric": "acc", "domain": "d", "kind": "multiple_choice"}
+    suite = {
+        "name": "tiny", "split": "test", "include_path": str(zoo / "tasks"), "batch_size": 2,
+        "limit": None, "held_out": [], "tasks": [task | {"score": "raw"}],
+    }  # fmt: skip
+
+    def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
+        found = [
+            f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
+            f"models.pivot={zoo}/base", f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
+            f"output={tmp_path}/results", *overrides,
+        ]  # fmt: skip
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = OmegaConf.to_container(compose("config", found), resolve=True)
+        suites = {"suite": suite} if evaluated else {}
+        return run_cell({**config, **suites}, method_name=method, group="sweep-7")
+
+    return run
+
+
+def record_paths(folder):
+    return {path.parent.name[:-13]: path for path in folder.glob("results/runs/*/record.json")}
+
+
+def timeless(path):
+    return {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
+
+
+def test_a_run_leaves_the_record_of_its_merge_and_one_for_each_model(cell, zoo, tmp_path):
+    record = cell("method.weights=[1,3]")
+    found = {r.name: r for r in read_records(tmp_path / "results")}
+    size = sum(t.nbytes for t in load_file(zoo / "base/model.safetensors").values())
+    assert found["average"] == record
+    assert {(r.name, r.kind, r.status) for r in found.values()} == {
+        ("average", "merge", "done"), *((name, "reference", "done") for name in NAMES)
+    }  # fmt: skip
+    assert record.settings == {"weights": [1, 3]}
+    assert record.models["pool"] == "custom: base + code, french"
+    assert record.merge["bytes_read"] == 3 * record.merge["bytes_written"] == 3 * size
+    assert record.merge_cost.seconds > 0
+    assert record.evaluation_cost.peak_rss_bytes > size
+
+
+def test_samples_can_be_read_and_their_mean_is_the_score(cell, tmp_path):
+    record = cell()
+    samples = read_samples(record_paths(tmp_path)["average"].parent)["pick"]
+    assert [sample.doc_id for sample in samples] == [0, 1, 2]
+    assert sum(sample.value for sample in samples) / 3 == record.scores["pick"].value
+
+
+def test_nothing_but_records_and_locks_is_left(cell, tmp_path):
+    cell()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs"]
+    left = {p.name for p in (tmp_path / "results/runs").rglob("*") if p.suffix != ".lock"}
+    assert {name for name in left if "-" not in name} == {"record.json", "samples.jsonl.gz"}
+
+
+def test_a_kept_checkpoint_is_the_mean_of_the_sources_and_is_never_overwritten(
+    cell, zoo, tmp_path
+):
+    cell(f"merged_dir={tmp_path}/merged", evaluated=False)
+    merged, code, french = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "merged", zoo / "code", zoo / "french")
+    )
+    assert all(merged[n].equal((code[n] + french[n]) / 2) for n in merged)
+    with pytest.raises(ValueError, match=f"{tmp_path}/merged already exists"):
+        cell(f"merged_dir={tmp_path}/merged", "seed=1", evaluated=False)
+    assert load_file(tmp_path / "merged/model.safetensors").keys() == merged.keys()
+
+
+def test_a_finished_run_is_skipped_also_at_a_tau_it_does_not_have(cell, tmp_path, caplog):
+    record = cell("tau=0.1")
+    stamps = {path: path.stat().st_mtime_ns for path in record_paths(tmp_path).values()}
+    with caplog.at_level(logging.INFO):
+        assert cell("tau=0.2") == record
+    assert "done already" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_force_repeats_the_merge_only_and_finds_the_same_but_for_the_times(cell, tmp_path):
+    cell(method="ties")
+    paths = record_paths(tmp_path)
+    before, stamps = timeless(paths["ties"]), [p.stat().st_mtime_ns for p in paths.values()]
+    samples = (paths["ties"].parent / "samples.jsonl.gz").read_bytes()
+    cell("force=true", method="ties")
+    again = [p.stat().st_mtime_ns for p in paths.values()]
+    changed = {name for name, a, b in zip(paths, stamps, again, strict=True) if a != b}
+    assert changed == {"ties"}
+    assert timeless(paths["ties"]) == before
+    assert (paths["ties"].parent / "samples.jsonl.gz").read_bytes() == samples
+
+
+def test_a_model_of_two_pools_is_evaluated_once_and_on_both_boards(cell, tmp_path, monkeypatch):
+    evaluated, real = [], harness.evaluate
+
+    def counted(model, *arguments, **options):
+        evaluated.append(Path(model).name.split("-")[0])
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(harness, "evaluate", counted)
+    cell(sources=["code"])
+    cell(sources=["french"])
+    assert sorted(evaluated) == ["base", "code", "french", "scratch", "scratch"]
+    boards = write_leaderboard(tmp_path / "results")
+    assert [[row.name for row in board.rows] for board in boards] == [
+        ["base", "code", "average"],
+        ["base", "french", "average"],
+    ]
+
+
+def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, tmp_path):
+    message = r"model.norm.weight of source 1 .*broken.* holds NaN"
+    with pytest.raises(ValueError, match=message):
+        cell(sources=["code", "broken"])
+    (record,) = read_records(tmp_path / "results")
+    assert record.status == "failed"
+    assert record.error.endswith("while merging model.norm.weight with shape (16,)")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path, monkeypatch):
+    n_left, real = iter([True, True]), seme.engine.round_to
+
+    def interrupted(*arguments):
+        if not next(n_left, False):
+            assert list(tmp_path.rglob("*.safetensors"))  # it is in the middle of writing
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(seme.engine, "round_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cell()
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".lock"}
+
+
+def test_a_run_s_offline_wandb_file_holds_its_group_and_scores(cell, tmp_path):
+    record = cell("tracker=wandb", sources=["code"])
+    folder = record_paths(tmp_path)["average"].parent / "wandb"
+    (path,) = folder.rglob("*.wandb")
+    content = path.read_bytes()
+    for text in ("sweep-7", f"average-{record.fingerprint[:12]}", "score/pick"):
+        assert text.encode() in content
+
+
+def command_line(folder, *arguments, cwd):
+    command = [sys.executable, str(ROOT / "run.py"), *arguments, f"output={folder}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_path):
+    pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/code]"]
+    done = command_line(
+        tmp_path / "out", "-m", "method=ties,average", "tau=3,0.5", *pool, "suite=none",
+        "tracker=none", cwd=tmp_path,
+    )  # fmt: skip
+    errors = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "4 cells, 2 failed" in done.stdout
+    assert [line.split(" models=")[0] for line in errors] == [
+        "error: method=ties tau=3", "error: method=average tau=3"
+    ]  # fmt: skip
+    assert all(line.endswith("tau must be in (0, 1], got 3") for line in errors)
+    assert "\x1b" not in done.stdout + done.stderr
+    board = (tmp_path / "out/leaderboard.md").read_text()
+    assert [line.split(" | ")[1] for line in board.splitlines()[-2:]] == ["average", "ties"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):
+    pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/tasks]"]
+    done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"error: {zoo}/tasks has no config.json: it is not a model folder\n")
+
+
+def test_a_sweep_over_the_embedded_benchmark_fills_its_board(tmp_path):
+    sweep = ["-m", "method=average,seme", "tau=0.2", "suite.limit=8", "tracker=none"]
+    done = command_line(tmp_path / "out", *sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (board,) = write_leaderboard(tmp_path / "out")
+    assert (board.pool, board.suite, len(board.tasks)) == ("zoo", "zoo", 11)
+    assert [row.name for row in board.references] == [
+        "base", "code", "mathematics", "french", "german", "format", "multitask"
+    ]  # fmt: skip
+    assert sorted(row.name for row in board.merges) == ["average", "seme"]
+    assert all(row.status == "done" and row.mean.value > 0.1 for row in board.rows)
