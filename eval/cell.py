@@ -137,8 +137,8 @@ def check_entries(config: Mapping[str, Any]) -> None:
     """Check the top level of a run's configuration.
 
     Raises:
-        ValueError: If an entry is missing, nothing would read one, or a switch is neither on
-            nor off.
+        ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
+            off, or the tracker cannot be used.
     """
     expected = _GROUPS | _VALUES | _SWITCHES
     if unknown := sorted(config.keys() - expected):
@@ -148,6 +148,10 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    if config["tracker"].get("name") != "none":
+        from eval.tracking import check_tracker  # noqa: PLC0415 (wandb is slow to load)
+
+        check_tracker(config["tracker"])
 
 
 def described(error: Exception) -> str:

@@ -46,7 +46,7 @@ def track(
     """
     if tracker.get("name") == "none":
         return None
-    _check(tracker)
+    check_tracker(tracker)
     try:
         with _folders_under(folder):
             _log(record, record_path, tracker, group, folder)
@@ -58,7 +58,15 @@ def track(
     return None
 
 
-def _check(tracker: Mapping[str, Any]) -> None:
+def check_tracker(tracker: Mapping[str, Any]) -> None:
+    """Check a tracker's configuration before any work is done.
+
+    Args:
+        tracker: The parsed file of ``conf/tracker``, not ``none``.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or the mode is not one of the choices.
+    """
     if tracker.get("name") != "wandb" or tracker.keys() != _KEYS:
         raise ValueError(
             f"a tracker is `name: none` or wandb with keys {sorted(_KEYS)}, got {dict(tracker)}"

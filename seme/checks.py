@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 
 def check_share(name: str, value: object) -> None:
@@ -10,7 +11,7 @@ def check_share(name: str, value: object) -> None:
     Raises:
         ValueError: If ``value`` is anything else, a string or NaN included.
     """
-    if not isinstance(value, int | float) or not 0 < value <= 1:
+    if not _is_number(value) or not 0 < value <= 1:
         raise ValueError(f"{name} must be in (0, 1], got {value!r}")
 
 
@@ -20,7 +21,7 @@ def check_finite(name: str, value: object) -> None:
     Raises:
         ValueError: If ``value`` is infinite, NaN or not a number.
     """
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
@@ -32,3 +33,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """
     if value not in (known := sorted(choices)):
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

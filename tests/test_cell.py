@@ -13,7 +13,7 @@ from eval.results import read_record, read_records
 MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
 MODELS = {"pool": "p", "pivot": MODEL, "sources": [MODEL], "references": []}
 ENTRIES = [
-    "method", "models", "suite", "tracker", "tau", "seed", "device", "dtype", "include",
+    "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "force", "quiet",
 ]  # fmt: skip
 
@@ -126,9 +126,15 @@ def test_an_error_that_is_not_the_user_s_says_its_kind(error, text):
     ],
 )
 def test_an_entry_that_nothing_reads_is_refused(change, message):
-    config = dict.fromkeys(ENTRIES, False)
+    config = dict.fromkeys(ENTRIES, False) | {"tracker": {"name": "none"}}
     check_entries(config)
     with pytest.raises(ValueError, match=message):
         check_entries(config | change)
     with pytest.raises(ValueError, match=r"missing entries \['seed'\]"):
         check_entries({k: v for k, v in config.items() if k != "seed"})
+
+
+def test_a_tracker_that_cannot_work_is_refused_before_any_work():
+    tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
+    with pytest.raises(ValueError, match="tracker.mode must be one of"):
+        check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})

@@ -62,10 +62,20 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others():
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
-def test_the_last_step_is_taken_at_a_learning_rate_of_zero():
-    # Step 1 of 1 ends the cosine; step 1 of 30 is a third of the way up the warm-up.
-    start = fresh_model(SHAPE, 32, 0).state_dict()
-    assert all(torch.equal(start[name], after) for name, after in trained(1)[0].items())
+def test_the_rate_is_never_zero_before_the_last_step_and_is_zero_there():
+    model, after = fresh_model(SHAPE, 32, 0), []
+    before = model.lm_head.weight.detach().clone()
+    train(
+        model,
+        batches(
+            {"a": np.arange(320, dtype=np.uint16) % 32}, {"a": 1}, rows=4, length=16, seed=0
+        ),
+        steps=2,
+        learning_rate=0.02,
+        on_step=lambda *_: after.append(model.lm_head.weight.detach().clone()),
+    )
+    assert not torch.equal(before, after[0])
+    assert torch.equal(after[0], after[1])
 
 
 def test_a_fresh_model_has_the_shape_it_is_given_and_embeddings_of_its_own():
@@ -111,7 +121,7 @@ def material(monkeypatch):
     monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 4)
     monkeypatch.setattr("eval.zoo.material._EXERCISE_DOCUMENTS", 2)
     pages = [
-        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(30 + i, "x") for i in range(9)))
+        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
         for n in range(60)
     ]  # fmt: skip
     assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}

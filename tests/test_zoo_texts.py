@@ -46,6 +46,7 @@ def test_escapes_become_characters(roff, text):
         (".BR read (2),", "read(2),"),
         ('.RB [ \\-a " file" ]', "[-a file]"),
         ('.IR "say ""it"" now" .', 'say "it" now.'),
+        (".SM A\n.SB B", "A\nB"),
         (r".B one\ two", "one two"),
         ("'br\nx", "x"),
         ("a\n.PP\nb", "a\n\nb"),

@@ -64,17 +64,18 @@ def next_line_items(
 def passage_items(
     documents: Sequence[Document], split: Split, count: int, seed: int, seen_lines: set[str]
 ) -> list[Item]:
-    """Passages to measure bits per byte on: whole lines, none of them seen in training.
+    """Passages to measure bits per byte on: whole lines, none seen in training, none twice.
 
     Args and errors as for :func:`next_line_items`; items hold ``document`` and ``text``.
     """
     rng = random.Random(f"{seed}/passage/{documents[0].domain}/{split}")
     held = [d for d in documents if d.split == split]
-    items = []
+    items, quoted = [], set[str]()
     for document, position in _positions(held, rng, lambda line: line not in seen_lines):
-        passage = _passage(_lines(document)[position:], seen_lines)
+        passage = _passage(_lines(document)[position:], seen_lines, quoted)
         if len(passage) < _SHORTEST_PASSAGE:
             continue
+        quoted.update(passage.split("\n"))
         items.append({"document": document.key, "text": passage})
         if len(items) == count:
             return items
@@ -93,14 +94,16 @@ def exercise_items(
     """
     solved = draw(kind, "train", seed + 1, words)
     unique: dict[str, Item] = {}
-    for exercise in draw(kind, split, seed, words):
+    for exercise in itertools.islice(draw(kind, split, seed, words), 100 * count):
         shots = "".join(shot.text for shot in _two(solved))
         unique.setdefault(
             exercise.prompt, {"prompt": shots + exercise.prompt, "answer": exercise.answer}
         )
         if len(unique) == count:
-            break
-    return list(unique.values())
+            return list(unique.values())
+    raise ValueError(
+        f"expected {count} different {split} exercises in {kind}, got {len(unique)}"
+    )
 
 
 def lines_of(documents: Sequence[Document], split: Split) -> set[str]:
@@ -130,11 +133,15 @@ def _context(lines: Sequence[str]) -> str:
     return context
 
 
-def _passage(lines: Sequence[str], seen_lines: set[str]) -> str:
-    """Lines up to the first that was seen in training or is too much."""
+def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> str:
+    """Lines up to the first that was seen in training, is quoted already, or is too much."""
     passage = ""
     for line in lines:
-        if line in seen_lines or len(passage) + 1 + len(line) > _LONGEST_PASSAGE:
+        if (
+            line in seen_lines
+            or line in quoted
+            or len(passage) + 1 + len(line) > _LONGEST_PASSAGE
+        ):
             break
         passage = f"{passage}\n{line}" if passage else line
     return passage

@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def _download(package: Mapping[str, Any], kind: str, cached: Path) -> None:
         command += ["--only-binary=:all:", f"{package['wheel']}=={package['version']}"]
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        next(folder.iterdir()).replace(cached)
+        [file] = folder.iterdir()
+        file.replace(cached)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         raise ValueError(
@@ -115,7 +117,9 @@ def _entries(package: Path) -> Iterator[tuple[str, str]]:
 def _manual_pages(package: Path) -> Iterator[tuple[str, str]]:
     unpacked = package.with_suffix(".unpacked")
     if not unpacked.is_dir():
-        subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
+        partial = Path(tempfile.mkdtemp(dir=package.parent))
+        subprocess.run(["dpkg-deb", "-x", package, partial], check=True)
+        partial.rename(unpacked)
     for page in sorted(unpacked.rglob("*.gz")):
         if "man" in page.parts and not page.is_symlink():
             with gzip.open(page, "rt", encoding="utf-8", errors="replace") as source:

@@ -1,0 +1,65 @@
+"""The README says what is so: its commands compose, its tables are the committed ones."""
+
+import re
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+MARKERS = {
+    "leaderboard": "results/published/leaderboard.md",
+    "check": "results/published/zoo_check/check.md",
+}
+COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def readme(repository):
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def block(readme, name):
+    return re.search(rf"<!-- {name}.*?-->\n(.*?)<!-- end -->", readme, re.DOTALL).group(1)
+
+
+@pytest.mark.parametrize("name", sorted(MARKERS))
+def test_every_row_of_a_table_stands_in_the_committed_one(readme, repository, name):
+    published = (repository / MARKERS[name]).read_text(encoding="utf-8")
+    rows = [line for line in block(readme, name).splitlines() if line.startswith("|")]
+    assert len(rows) > 5
+    assert [row for row in rows if row not in published.splitlines()] == []
+
+
+def test_it_stays_short(readme):
+    assert len(readme.splitlines()) < 200
+
+
+def test_every_command_composes(readme, repository):
+    commands = COMMANDS.findall(readme)
+    assert len(commands) >= 4
+    with initialize_config_dir(version_base="1.3", config_dir=str(repository / "conf")):
+        for command in commands:
+            overrides = [word.split(",")[0] if "[" not in word else word
+                         for word in shlex.split(command) if word != "-m"]  # fmt: skip
+            config = compose("config", overrides)
+            assert OmegaConf.to_container(config, resolve=True)["method"]["_target_"]
+
+
+def test_every_module_has_a_line_in_the_tree(readme, repository):
+    for package in ("seme", "baselines", "eval", "eval/zoo", "scripts"):
+        for module in (repository / package).glob("*.py"):
+            if module.name != "__init__.py":
+                assert f"    {package}/{module.name} " in readme, module
+
+
+def test_every_file_of_the_tree_is_there(readme, repository):
+    names = re.findall(r"^    ([\w/.]+(?:\.py|\.md|\.yaml|/)) {2,}\S", readme, re.MULTILINE)
+    assert len(names) > 50
+    assert [name for name in names if not (repository / name).exists()] == []
+
+
+def test_links_lead_somewhere(readme, repository):
+    targets = [t for t in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in t]
+    assert targets
+    assert [target for target in targets if not (repository / target).exists()] == []
