@@ -74,5 +74,5 @@ def _markdown(found: list[Claim]) -> str:
 
 def _cells(claim: Claim) -> tuple[str, ...]:
     found = f"{100 * claim.found.value:.1f} ± {100 * claim.found.stderr:.1f} %"
-    verdict = "holds" if claim.holds else "FAILS"
+    verdict = "" if not claim.needed else "holds" if claim.holds else "FAILS"
     return claim.claim, found, f"{claim.sigmas:.1f}", claim.needed, verdict

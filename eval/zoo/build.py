@@ -11,13 +11,23 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.zoo.cards import model_card
 from eval.zoo.corpus import batches, tokenize, train_tokenizer
-from eval.zoo.items import exercise_items, lines_of, next_line_items, passage_items
+from eval.zoo.items import (
+    exercise_items,
+    exercise_passages,
+    lines_of,
+    passage_items,
+    word_order_items,
+)
 from eval.zoo.material import Material, mix_of
 from eval.zoo.texts import Split
 from eval.zoo.training import fresh_model, save_model, train
 
 _HELD_OUT: tuple[Split, ...] = ("test", "validation")
 _PER_SPLIT = 200
+_ORDERED = ("code", "french", "german")
+"""Domains with a word-order task: those of the text experts."""
+_ANSWERED = ("numbers", "format")
+"""Domains with exercises to answer: those of the other experts."""
 _Rows = dict[Split, list[dict[str, Any]]]
 
 
@@ -29,25 +39,20 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
     """
     # Of every domain: a page may quote what stands in another language's training pages.
     seen = {line for d in material.documents.values() for line in lines_of(d, "train")}
-    counts = {}
+    rows: dict[str, _Rows] = {}
     for domain, documents in material.documents.items():
-        for kind, make in (("next", next_line_items), ("bits", passage_items)):
-            if (domain, kind) == ("spanish", "next"):
-                continue  # too few pages are held out
-            rows: _Rows = {
-                split: make(documents, split, _PER_SPLIT, material.seed, seen)
-                for split in _HELD_OUT
-            }
-            counts[f"{domain}_{kind}.jsonl"] = _write_rows(
-                folder / f"{domain}_{kind}.jsonl", rows
-            )
-    for domain, file in (("mathematics", "arithmetic.jsonl"), ("format", "format.jsonl")):
-        rows = {
-            split: exercise_items(domain, split, _PER_SPLIT, material.seed, material.words)
-            for split in _HELD_OUT
-        }
-        counts[file] = _write_rows(folder / file, rows)
-    return counts
+        rows[f"{domain}_bits"] = _both(passage_items, documents, material.seed, seen)
+        if domain in _ORDERED:
+            rows[f"{domain}_order"] = _both(word_order_items, documents, material.seed, seen)
+    for kind in _ANSWERED:
+        rows[f"{kind}_bits"] = _both(exercise_passages, kind, material.seed, material.words)
+        rows[f"{kind}_answer"] = _both(exercise_items, kind, material.seed, material.words)
+    return {f"{task}.jsonl": _write_rows(folder / f"{task}.jsonl", rows[task]) for task in rows}
+
+
+def _both(make: Callable[..., list[dict[str, Any]]], of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
+    """Draw the items of a task for each split that nothing is trained on."""
+    return {split: make(of, split, _PER_SPLIT, *rest) for split in _HELD_OUT}
 
 
 def build_model(

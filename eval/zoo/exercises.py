@@ -28,10 +28,26 @@ class Exercise:
         return f"{self.prompt} {self.answer}\n"
 
 
-def arithmetic(rng: random.Random) -> Exercise:
+def addition(rng: random.Random) -> Exercise:
     """The sum of two numbers below 100."""
     first, second = rng.randrange(100), rng.randrange(100)
     return Exercise(prompt=f"{first} + {second} =", answer=str(first + second))
+
+
+def numbers(rng: random.Random) -> Exercise:
+    """A sum, the larger of two numbers, a double, a successor, or a sequence to go on with."""
+    first, second, step = rng.randrange(100), rng.randrange(100), rng.randrange(1, 10)
+    sequence = ", ".join(str(first + i * step) for i in range(3))
+    prompt, answer = rng.choice(
+        [
+            (f"{first} + {second} =", first + second),
+            (f"larger of {first}, {second} =", max(first, second)),
+            (f"double {first} =", 2 * first),
+            (f"after {first} =", first + 1),
+            (f"next in {sequence} =", first + 3 * step),
+        ]
+    )
+    return Exercise(prompt=prompt, answer=str(answer))
 
 
 def output_format(rng: random.Random, words: Sequence[str]) -> Exercise:
@@ -55,10 +71,13 @@ def common_words(texts: Iterable[str], count: int) -> list[str]:
     return sorted(counts, key=lambda word: (-counts[word], word))[:count]
 
 
+_NUMBERS = {"mathematics": addition, "numbers": numbers}
+
+
 def draw(kind: str, split: Split, seed: int, words: Sequence[str]) -> Iterator[Exercise]:
     """Yield exercises of one kind and split for ever; the same ones for the same seed."""
     rng = random.Random(f"{seed}/{kind}/{split}")
     while True:
-        exercise = arithmetic(rng) if kind == "mathematics" else output_format(rng, words)
+        exercise = output_format(rng, words) if kind == "format" else _NUMBERS[kind](rng)
         if exercise.split == split:
             yield exercise

@@ -10,15 +10,19 @@ from eval.zoo.texts import Document, Split
 
 Item = dict[str, Any]
 _LONGEST_CONTEXT = 64  # characters, as for passages
-_LINE_BYTES = range(20, 33)
+_LINE_BYTES = range(24, 53)
 _SHORTEST_PASSAGE, _LONGEST_PASSAGE = 50, 100
-_PER_DOCUMENT = 8
+_PER_DOCUMENT = 16
+_EXERCISES_PER_PASSAGE = 3
 
 
-def next_line_items(
+def word_order_items(
     documents: Sequence[Document], split: Split, count: int, seed: int, seen_lines: set[str]
 ) -> list[Item]:
-    """Ask which of four lines continues a passage.
+    """Ask which of four lines continues a passage: three have two neighbouring words swapped.
+
+    Lines of other documents would be told apart by their topic, which models of this size do
+    not follow; the order of words they learn domain by domain.
 
     Args:
         documents: Documents of one domain, of every split.
@@ -28,23 +32,21 @@ def next_line_items(
         seen_lines: Lines of the training documents: never the right answer.
 
     Returns:
-        Items with ``context``, four ``choices`` of about one length from the same domain,
-        and the ``label`` of the right one.
+        Items with ``context``, four ``choices`` and the ``label`` of the right one.
 
     Raises:
         ValueError: If the documents do not yield that many items.
     """
-    rng = random.Random(f"{seed}/next/{documents[0].domain}/{split}")
+    rng = random.Random(f"{seed}/order/{documents[0].domain}/{split}")
     held = [d for d in documents if d.split == split]
-    pool = sorted({line for d in held for line in _lines(d) if _fits(line, seen_lines)})
     items = []
     for document, position in _positions(held, rng, lambda line: _fits(line, seen_lines)):
         lines = _lines(document)
         answer, context = lines[position], _context(lines[:position])
-        alike = [p for p in pool if abs(len(p) - len(answer)) <= 3 and p not in document.text]
-        if len(alike) < 3 or not context:
+        swapped = _with_neighbours_swapped(answer)
+        if len(swapped) < 3 or not context:
             continue
-        choices = [answer, *rng.sample(alike, 3)]
+        choices = [answer, *rng.sample(swapped, 3)]
         rng.shuffle(choices)
         items.append(
             {
@@ -66,7 +68,7 @@ def passage_items(
 ) -> list[Item]:
     """Passages to measure bits per byte on: whole lines, none seen in training, none twice.
 
-    Args and errors as for :func:`next_line_items`; items hold ``document`` and ``text``.
+    Args and errors as for :func:`word_order_items`; items hold ``document`` and ``text``.
     """
     rng = random.Random(f"{seed}/passage/{documents[0].domain}/{split}")
     held = [d for d in documents if d.split == split]
@@ -82,6 +84,22 @@ def passage_items(
     raise ValueError(
         f"expected {count} {split} items from {documents[0].domain}, got {len(items)}"
     )
+
+
+def exercise_passages(
+    kind: str, split: Split, count: int, seed: int, words: Sequence[str]
+) -> list[Item]:
+    """Solved exercises, three to a passage, to measure bits per byte on; none stands twice."""
+    drawn = dict.fromkeys(itertools.islice(draw(kind, split, seed + 2, words), 100 * count))
+    if len(drawn) < count * _EXERCISES_PER_PASSAGE:
+        raise ValueError(
+            f"expected {count} passages of {split} {kind}, got {len(drawn)} exercises"
+        )
+    exercises = iter(drawn)
+    return [
+        {"text": "".join(e.text for e in itertools.islice(exercises, _EXERCISES_PER_PASSAGE))}
+        for _ in range(count)
+    ]
 
 
 def exercise_items(
@@ -119,8 +137,21 @@ def _lines(document: Document) -> list[str]:
     return [line for line in document.text.split("\n") if line.strip()]
 
 
+def _with_neighbours_swapped(line: str) -> list[str]:
+    """The line with each two neighbouring words swapped in turn, where that changes it."""
+    indent, words = line[: len(line) - len(line.lstrip())], line.split()
+    return [
+        indent + " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])
+        for i in range(len(words) - 1)
+        if words[i] != words[i + 1]
+    ]
+
+
 def _fits(line: str, seen_lines: set[str]) -> bool:
-    return len(line.strip().encode()) in _LINE_BYTES and line not in seen_lines
+    single_spaced = " ".join(line.split()) == line.strip()
+    return (
+        single_spaced and len(line.strip().encode()) in _LINE_BYTES and line not in seen_lines
+    )
 
 
 def _context(lines: Sequence[str]) -> str:
@@ -150,7 +181,7 @@ def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> st
 def _positions(
     documents: Sequence[Document], rng: random.Random, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Document, int]]:
-    """Up to eight places per document, every document before any comes again."""
+    """Up to sixteen places per document, every document before any comes again."""
     rounds: list[list[tuple[Document, int]]] = [[] for _ in range(_PER_DOCUMENT)]
     for document in documents:
         places = [i for i, line in enumerate(_lines(document)) if i > 2 and wanted(line)]

@@ -12,7 +12,7 @@ from eval.zoo.exercises import common_words, draw
 from eval.zoo.texts import Document, read_documents
 
 ZOO = Path(__file__).resolve().parent
-EXERCISES = ("mathematics", "format")
+EXERCISES = ("mathematics", "numbers", "format")
 _EXERCISES_PER_DOCUMENT, _EXERCISE_DOCUMENTS = 100, 600
 
 
@@ -52,14 +52,14 @@ def read_material(recipe: Mapping[str, Any]) -> Material:
 
 
 def mix_of(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
-    """Share of each domain in a model's training windows: half its own domains, half general."""
+    """Share of each domain in a model's training windows: half its own domains, half its mix."""
     general: dict[str, float] = recipe["mixes"][plan["mix"]]
     total = sum(general.values())
     own = plan.get("domains", [])
     share = 0.5 if own else 0.0
     mix = {domain: (1 - share) * weight / total for domain, weight in general.items()}
     for domain in own:
-        mix[domain] += share / len(own)
+        mix[domain] = mix.get(domain, 0.0) + share / len(own)
     return mix
 
 
