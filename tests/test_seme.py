@@ -362,4 +362,4 @@ def test_the_configuration_names_every_setting_and_no_other():
     keys = inspect.signature(merge).parameters.values()
     named = {parameter.name for parameter in keys if parameter.kind is parameter.KEYWORD_ONLY}
     assert set(written) == named | {"_target_", "_partial_"}
-    assert written["identity_tolerance"] == SETTINGS["identity_tolerance"]
+    assert written["identity_tolerance"] == 0.1

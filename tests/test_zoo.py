@@ -104,8 +104,8 @@ MINIATURE = {
     "training": {"rows": 2, "length": 8},
     "models": {
         "child": {
-            "about": "Expert for sums.", "start": "base", "mix": "general",
-            "domains": ["mathematics"], "steps": 3, "learning_rate": 1e-3, "seed": 2,
+            "about": "Expert for numbers.", "start": "base", "mix": "general",
+            "domains": ["numbers"], "steps": 3, "learning_rate": 1e-3, "seed": 2,
         },
         "base": {
             "about": "The ancestor.", "tokenizer": "zoo", "shape": "tiny", "mix": "general",
@@ -196,8 +196,10 @@ def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp
     said = build_here()
     assert said.index("trained base") < said.index("child: step 1, loss ")
     assert all(f"{n}: step {k}, loss " in said for n in ("base", "child") for k in (1, 2, 3))
-    assert "wrote 32 items for 4 tasks" in said  # 4 test and 4 validation items a task
-    assert len(list((tmp_path / "tasks").glob("*.jsonl"))) == 4
+    assert "wrote 40 items for 5 tasks" in said  # 4 test and 4 validation items a task
+    written = {path.stem for path in (tmp_path / "tasks").glob("*.jsonl")}
+    exercises = {"numbers_bits", "numbers_answer", "format_bits", "format_answer"}
+    assert written == {"english_bits"} | exercises
     assert (
         "| english | pages 1 | Debian 12 | Free-1 |" in (tmp_path / "DATA_CARD.md").read_text()
     )
@@ -338,7 +340,7 @@ def test_a_data_card_counts_documents_and_characters_of_each_split(material):
 def test_a_model_card_tells_the_start_and_the_shares_of_the_mix():
     card = model_card("child", MINIATURE)
     assert "fine-tuned from `base`: 3 steps of 2\nwindows of 8 tokens" in card
-    assert "| english | 37.5% |\n| mathematics | 62.5% |" in card
+    assert "| english | 37.5% |\n| mathematics | 12.5% |\n| numbers | 50.0% |\n" in card
     assert "Their licences: Free-1." in card
     assert "trained from scratch" in model_card("base", MINIATURE)
 

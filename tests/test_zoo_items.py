@@ -3,13 +3,20 @@
 import json
 import re
 from collections import Counter
+from itertools import permutations
 
 import pytest
 import yaml
 
 from eval.zoo.build import build_items
 from eval.zoo.exercises import Exercise
-from eval.zoo.items import exercise_items, lines_of, next_line_items, passage_items
+from eval.zoo.items import (
+    exercise_items,
+    exercise_passages,
+    lines_of,
+    passage_items,
+    word_order_items,
+)
 from eval.zoo.material import ZOO, Material, read_material, read_recipe
 from eval.zoo.texts import Document, split_of
 
@@ -28,11 +35,6 @@ def document(key, *lines):
 
 
 @pytest.fixture
-def documents():
-    return [document(key, *OPENING, answer) for key, answer in ANSWERS.items()]
-
-
-@pytest.fixture
 def limits(monkeypatch):
     """Limits of the tests' own: the benchmark's are tuned to its texts."""
     monkeypatch.setattr("eval.zoo.items._LONGEST_CONTEXT", 80)
@@ -41,58 +43,113 @@ def limits(monkeypatch):
     monkeypatch.setattr("eval.zoo.items._LONGEST_PASSAGE", 140)
 
 
-def test_one_of_four_lines_is_the_one_that_stands_behind_the_context(documents):
-    items = next_line_items(documents, "test", 4, 0, set())
+@pytest.fixture
+def documents(limits):  # noqa: ARG001
+    return [document(key, *OPENING, answer) for key, answer in ANSWERS.items()]
+
+
+@pytest.mark.usefixtures("limits")
+def test_three_choices_are_the_right_line_with_two_neighbouring_words_swapped():
+    page = document("man.1", *OPENING, "manual pages describe commands")
+    [item] = word_order_items([page], "test", 1, 0, set())
+    assert item["document"] == "man.1"
+    assert item["context"] == "a first line\na second line\na third line\n"
+    assert item["choices"][item["label"]] == "manual pages describe commands"
+    assert sorted(item["choices"]) == [
+        "manual describe pages commands",
+        "manual pages commands describe",
+        "manual pages describe commands",
+        "pages manual describe commands",
+    ]
+
+
+def test_every_page_is_asked_for_its_own_line(documents):
+    items = word_order_items(documents, "test", 4, 0, set())
     assert {i["document"]: i["choices"][i["label"]] for i in items} == ANSWERS
-    assert {i["context"] for i in items} == {"a first line\na second line\na third line\n"}
-    assert all(set(i["choices"]) == set(ANSWERS.values()) for i in items)
+    assert all(len(set(i["choices"])) == 4 for i in items)
+    for item in items:
+        assert all(is_one_swap(c, item) for c in wrong_choices(item))
+
+
+def wrong_choices(item):
+    return [c for place, c in enumerate(item["choices"]) if place != item["label"]]
+
+
+def is_one_swap(choice, item):
+    """Whether a choice is the right one but for two neighbouring words, which are swapped."""
+    answer = item["choices"][item["label"]]
+    right, wrong = answer.split(), choice.split()
+    first, *rest = [i for i in range(len(right)) if right[i] != wrong[i]]
+    swapped = rest == [first + 1] and right[first : first + 2] == wrong[first : first + 2][::-1]
+    return swapped and indent(choice) == indent(answer)
+
+
+def indent(line):
+    return line[: len(line) - len(line.lstrip())]
+
+
+@pytest.mark.usefixtures("limits")
+def test_every_choice_keeps_the_indentation_of_the_right_line():
+    page = document("man.1", *OPENING, "\t    return manual pages here")
+    [item] = word_order_items([page], "test", 1, 0, set())
+    assert len(set(item["choices"])) == 4
+    assert {indent(choice) for choice in item["choices"]} == {"\t    "}
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("three different wordsssss", False),  # two pairs of neighbours
+        ("manual pages pages describe", False),  # three pairs, of which one is of equal words
+        ("manual pages pages describe it", True),
+        ("manual  pages describe commands", False),  # two spaces: the choices would have one
+    ],
+)
+def test_a_line_is_asked_for_only_if_three_swaps_change_it(line, asked):
+    page = document("man.1", *OPENING, line)
+    if asked:
+        [item] = word_order_items([page], "test", 1, 0, set())
+        assert len(set(item["choices"])) == 4
+    else:
+        with pytest.raises(ValueError, match="expected 1 test items from english, got 0"):
+            word_order_items([page], "test", 1, 0, set())
 
 
 def test_items_follow_from_the_seed(documents):
-    drawn = [next_line_items(documents, "test", 4, seed, set()) for seed in (0, 0, 1)]
+    drawn = [word_order_items(documents, "test", 4, seed, set()) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_too_few_documents_are_an_error_that_says_how_many_items_they_gave(documents):
     with pytest.raises(ValueError, match="expected 5 test items from english, got 4"):
-        next_line_items(documents, "test", 5, 0, set())
+        word_order_items(documents, "test", 5, 0, set())
     with pytest.raises(ValueError, match="expected 1 validation items from english, got 0"):
-        next_line_items(documents, "validation", 1, 0, set())
+        word_order_items(documents, "validation", 1, 0, set())
     with pytest.raises(ValueError, match="expected 5 test items from english, got 4"):
         passage_items(
             [document(key, *OPENING, f"{key:x<60}") for key in ANSWERS], "test", 5, 0, set()
         )
 
 
-def test_a_line_seen_in_training_is_neither_the_answer_nor_a_choice(documents):
+def test_a_line_seen_in_training_is_never_the_answer(documents):
     seen = {ANSWERS["man.1"]}
-    documents += [document("printf.3", *OPENING, "write to standard output")]
-    items = next_line_items(documents, "test", 4, 0, seen)
-    assert not seen & {choice for item in items for choice in item["choices"]}
-
-
-def test_a_wrong_choice_is_about_as_long_as_the_right_one_and_from_another_page():
-    pages = [document(key, *OPENING, "abcdefgh"[n] * 22) for n, key in enumerate(ANSWERS)]
-    far = document("chmod.1", *OPENING, "far too long to be a choice")
-    own = document("printf.3", *OPENING, "q" * 22, "r" * 22)
-    for item in next_line_items([*pages, far, own], "test", 6, 0, set()):
-        assert "far too long to be a choice" not in item["choices"]
-        if item["choices"][item["label"]] == "q" * 22:
-            assert "r" * 22 not in item["choices"]
+    items = word_order_items(documents, "test", 3, 0, seen)
+    assert "man.1" not in {item["document"] for item in items}
+    with pytest.raises(ValueError, match="expected 4 test items from english, got 3"):
+        word_order_items(documents, "test", 4, 0, seen)
 
 
 @pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(("bytes_", "fits"), [(19, False), (20, True), (36, True), (37, False)])
 def test_an_answer_has_20_to_36_bytes_without_its_indentation(bytes_, fits):
-    pages = [
-        document(key, *OPENING, "    é" + c * (bytes_ - 2))
-        for key, c in zip(ANSWERS, "abcd", strict=True)
-    ]
+    line = "é b c ".ljust(bytes_ - 1, "d")  # é has two bytes
+    page = document("man.1", *OPENING, f"    {line}")
     if fits:
-        assert len(next_line_items(pages, "test", 4, 0, set())) == 4
+        assert len(word_order_items([page], "test", 1, 0, set())) == 1
     else:
         with pytest.raises(ValueError, match="got 0"):
-            next_line_items(pages, "test", 4, 0, set())
+            word_order_items([page], "test", 1, 0, set())
 
 
 @pytest.mark.usefixtures("limits")
@@ -102,7 +159,14 @@ def test_a_context_is_the_last_whole_lines_of_at_most_80_characters(longer, fits
     lines = ["-" * 10, "-" * 10, "a" * longer, "b" * 38]
     pages = [document(key, *lines, answer) for key, answer in ANSWERS.items()]
     expected = ("a" * longer + "\n") * fits + "b" * 38 + "\n"
-    assert {i["context"] for i in next_line_items(pages, "test", 4, 0, set())} == {expected}
+    assert {i["context"] for i in word_order_items(pages, "test", 4, 0, set())} == {expected}
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_line_behind_one_too_long_for_a_context_is_not_asked_for():
+    page = document("man.1", *OPENING, "x" * 80, ANSWERS["man.1"])
+    with pytest.raises(ValueError, match="got 0"):
+        word_order_items([page], "test", 1, 0, set())
 
 
 @pytest.mark.usefixtures("limits")
@@ -111,6 +175,23 @@ def test_a_passage_ends_before_the_first_line_that_was_seen_in_training():
     texts = {i["text"] for i in passage_items([page], "test", 3, 0, {"seen"})}
     # a and b with a line break between are 71 characters; c and d together 151 are too many
     assert texts == {"a" * 30 + "\n" + "b" * 40, "c" * 90, "d" * 60}
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_line_on_two_pages_is_quoted_once():
+    pages = [document(key, *OPENING, "a" * 70) for key in ("man.1", "chmod.1")]
+    with pytest.raises(ValueError, match="expected 2 test items from english, got 1"):
+        passage_items(pages, "test", 2, 0, set())
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("seed", range(4))
+def test_passages_of_one_page_do_not_overlap(seed):
+    # all that fit together are a and b: c follows alone, whatever is drawn first
+    page = document("man.1", *OPENING, "a" * 60, "b" * 70, "c" * 80)
+    items = passage_items([page], "test", 2, seed, set())
+    lines = Counter(line for item in items for line in item["text"].split("\n"))
+    assert set(lines.values()) == {1}
 
 
 @pytest.mark.usefixtures("limits")
@@ -129,17 +210,78 @@ def test_the_lines_of_a_split_are_those_of_its_documents_without_empty_ones():
     assert lines_of(pages, "test") == {"three"}
 
 
-def test_an_exercise_stands_behind_two_solved_ones_of_the_training_split():
-    for item in exercise_items("mathematics", "test", 20, 0, []):
+@pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
+def test_an_exercise_stands_behind_two_solved_ones_of_the_training_split(kind):
+    for item in exercise_items(kind, "test", 20, 0, list("abcdefgh")):
         *shots, asked = item["prompt"].split("\n")
-        assert [split_of(shot.rpartition(" ")[0]) for shot in shots] == ["train", "train"]
+        assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
         assert split_of(asked) == "test"
-        first, second = re.fullmatch(r"(\d+) \+ (\d+) =", asked).groups()
-        assert int(item["answer"]) == int(first) + int(second)
+        assert item["answer"] == solve(asked)
+
+
+def prompt_of(exercise):
+    """A solved exercise up to its equals sign."""
+    return exercise[: exercise.index(" =") + len(" =")]
+
+
+def solve(prompt):
+    """The right answer to an exercise, found from its prompt alone."""
+    kind, _, words = prompt.removesuffix(" =").partition(": ")
+    if words:
+        return FORMATS[kind](words.split(", "))
+    asked = [int(number) for number in re.findall(r"\d+", prompt)]
+    return str(NUMBERS[re.sub(r"\d+", "N", prompt)](*asked))
+
+
+FORMATS = {
+    "JSON": json.dumps,
+    "reverse": lambda words: ", ".join(words[::-1]),
+    "path": lambda words: "".join(f"/{word}" for word in words),
+    "tags": lambda words: "".join(f"<{word}>" for word in words),
+    "last": lambda words: words[-1],
+}
+NUMBERS = {
+    "N + N =": lambda first, second: first + second,
+    "larger of N, N =": lambda first, second: first if first > second else second,
+    "double N =": lambda number: number + number,
+    "after N =": lambda number: number + 1,
+    "next in N, N, N =": lambda first, second, third: third + (second - first),
+}
+
+
+@pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_passage_of_exercises_is_three_of_its_split_and_none_stands_twice(kind, split):
+    passages = exercise_passages(kind, split, 20, 0, list("abcdefgh"))
+    lines = [passage["text"].splitlines() for passage in passages]
+    assert [len(exercises) for exercises in lines] == [3] * 20
+    solved = [exercise for exercises in lines for exercise in exercises]
+    assert len(set(solved)) == 60
+    for exercise in solved:
+        prompt = prompt_of(exercise)
+        assert split_of(prompt) == split
+        assert exercise == f"{prompt} {solve(prompt)}"
+
+
+def test_too_few_different_exercises_are_an_error_that_says_how_many_there_are():
+    words = ["ab", "cd", "ef"]
+    lists = [*permutations(words, 2), *permutations(words, 3)]
+    prompts = {f"{kind}: {', '.join(chosen)} =" for kind in FORMATS for chosen in lists}
+    there = sum(split_of(prompt) == "test" for prompt in prompts)
+    assert 3 <= there < 30
+    assert len(exercise_passages("format", "test", there // 3, 0, words)) == there // 3
+    with pytest.raises(
+        ValueError, match=f"expected 10 passages of test format, got {there} exercises"
+    ):
+        exercise_passages("format", "test", 10, 0, words)
+    with pytest.raises(
+        ValueError, match=f"expected 30 different test exercises in format, got {there}"
+    ):
+        exercise_items("format", "test", 30, 0, words)
 
 
 @pytest.fixture
-def material():
+def material(limits):  # noqa: ARG001
     """Two domains with four test and four validation pages each, all lines different."""
     documents = {}
     for domain in ("english", "french"):
@@ -159,11 +301,12 @@ def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(
     material, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 4)
-    held = material.documents["english"][0].text.split("\n")[-3]
-    spoilt = Document(domain="french", key="read.2", text=held)
-    material.documents["french"].append(spoilt)
+    held = material.documents["french"][0].text.split("\n")[-3]
+    spoilt = Document(domain="english", key="read.2", text=held)
+    material.documents["english"].append(spoilt)
     counts = build_items(material, tmp_path)
     assert counts.keys() == {path.name for path in tmp_path.iterdir()}
+    assert {"french_order.jsonl", "french_bits.jsonl"} < counts.keys()
     for path in tmp_path.iterdir():
         for line in path.read_text("utf-8").splitlines():
             assert held not in held_lines(json.loads(line)), path.name
@@ -211,8 +354,8 @@ def test_the_suite_runs_every_task_once_by_its_name(suite):
     assert named == [f"zoo_{task}" for task in TASKS]
 
 
-def test_there_are_at_least_eight_tasks_of_all_three_kinds(suite):
-    assert len(TASKS) >= 8
+def test_there_are_twelve_tasks_of_all_three_kinds(suite):
+    assert len(TASKS) == 12
     kinds = {
         "multiple_choice": "multiple_choice",
         "generate": "generate_until",
@@ -246,19 +389,35 @@ def test_a_task_has_200_items_to_test_on_and_others_to_validate_on(committed, ta
 @pytest.mark.parametrize("task", TASKS)
 def test_no_item_is_from_a_document_or_exercise_that_is_trained_on(committed, task):
     for item in committed[task]:
-        key = item["document"] if "document" in item else item["prompt"].split("\n")[-1]
-        assert split_of(key) == item["split"], f"{key} is {split_of(key)}"
+        for key in keys_of(item):
+            assert split_of(key) == item["split"], f"{key} is {split_of(key)}"
 
 
-@pytest.mark.parametrize("task", ["arithmetic", "format"])
+def keys_of(item):
+    """What decides an item's split: its document, or the prompts of its exercises."""
+    if "document" in item:
+        return [item["document"]]
+    if "prompt" in item:
+        return [last_line(item)]
+    return [prompt_of(exercise) for exercise in item["text"].splitlines()]
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_bits")])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_no_two_passages_share_a_line(committed, task, split):
+    texts = [item["text"] for item in committed[task] if item["split"] == split]
+    lines = Counter(line for text in texts for line in set(text.splitlines()))
+    assert [line for line, count in lines.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("task", ["numbers_answer", "format_answer"])
 def test_the_solved_exercises_in_a_prompt_are_ones_that_are_trained_on(committed, task):
     for item in committed[task]:
         shots = item["prompt"].split("\n")[:-1]
-        prompts = [shot[: shot.index(" =") + len(" =")] for shot in shots]
-        assert [split_of(prompt) for prompt in prompts] == ["train", "train"]
+        assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_next")])
+@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
 def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(committed, task):
     for split in ("test", "validation"):
         items = [item for item in committed[task] if item["split"] == split]
@@ -269,20 +428,22 @@ def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(commit
         assert all(0.15 < count / len(items) < 0.35 for count in labels.values())
 
 
-def test_the_answers_of_the_committed_exercises_are_right(committed):
-    for item in committed["arithmetic"]:
-        first, second = re.fullmatch(r"(\d+) \+ (\d+) =", last_line(item)).groups()
-        assert int(item["answer"]) == int(first) + int(second)
-    formats = {
-        "JSON": json.dumps,
-        "reverse": lambda words: ", ".join(words[::-1]),
-        "path": lambda words: "".join(f"/{word}" for word in words),
-        "tags": lambda words: "".join(f"<{word}>" for word in words),
-        "last": lambda words: words[-1],
-    }
-    for item in committed["format"]:
-        kind, words = re.fullmatch(r"(\w+): (.*) =", last_line(item)).groups()
-        assert item["answer"] == formats[kind](words.split(", "))
+@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
+def test_every_wrong_choice_is_the_right_line_with_two_neighbours_swapped(committed, task):
+    for item in committed[task]:
+        assert all(is_one_swap(choice, item) for choice in wrong_choices(item)), item
+        assert all(choice == choice.rstrip() for choice in item["choices"]), item
+
+
+@pytest.mark.parametrize("kind", ["numbers", "format"])
+def test_the_answers_of_the_committed_exercises_are_right(committed, kind):
+    for item in committed[f"{kind}_answer"]:
+        assert item["answer"] == solve(last_line(item))
+    for item in committed[f"{kind}_bits"]:
+        exercises = item["text"].splitlines()
+        assert len(exercises) == 3
+        for exercise in exercises:
+            assert exercise == f"{prompt_of(exercise)} {solve(prompt_of(exercise))}"
 
 
 def last_line(item):

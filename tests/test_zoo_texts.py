@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import random
+import re
 import subprocess
 import zipfile
 from collections import Counter
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from eval.zoo.corpus import END_OF_TEXT, batches, tokenize, train_tokenizer
-from eval.zoo.exercises import Exercise, arithmetic, common_words, draw, output_format
-from eval.zoo.material import Material, mix_of
+from eval.zoo.exercises import Exercise, addition, common_words, draw, numbers, output_format
+from eval.zoo.material import Material, experts_of, mix_of
 from eval.zoo.roff import plain_text
 from eval.zoo.texts import Document, fetch, read_documents, split_of
 
@@ -198,11 +199,36 @@ def test_about_12_percent_are_for_testing_and_8_for_validation():
 
 def test_sums_are_right():
     rng = random.Random(0)
-    for exercise in (arithmetic(rng) for _ in range(100)):
+    for exercise in (addition(rng) for _ in range(100)):
         first, plus, second, equals = exercise.prompt.split(" ")
         assert (plus, equals) == ("+", "=")
         assert int(exercise.answer) == int(first) + int(second)
     assert Exercise(prompt="1 + 2 =", answer="3").text == "1 + 2 = 3\n"
+
+
+def test_each_of_the_five_kinds_of_number_exercise_has_its_right_answer():
+    rng = random.Random(0)
+    drawn = [numbers(rng) for _ in range(500)]
+    kinds = Counter(re.sub(r"\d+", "N", exercise.prompt) for exercise in drawn)
+    assert kinds.keys() == RIGHT.keys()
+    assert min(kinds.values()) > 60  # 100 of each are expected, with a standard deviation of 9
+    for exercise in drawn:
+        asked = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
+        assert int(exercise.answer) == RIGHT[re.sub(r"\d+", "N", exercise.prompt)](*asked)
+
+
+RIGHT = {
+    "N + N =": lambda first, second: first + second,
+    "larger of N, N =": lambda first, second: first if first > second else second,
+    "double N =": lambda number: number + number,
+    "after N =": lambda number: number + 1,
+    "next in N, N, N =": lambda first, second, third: third + (second - first),
+}
+
+
+def test_sums_are_the_only_number_exercises_of_mathematics():
+    prompts = [exercise.prompt for exercise in islice(draw("mathematics", "train", 0, []), 50)]
+    assert all(re.fullmatch(r"\d+ \+ \d+ =", prompt) for prompt in prompts)
 
 
 def test_each_format_is_written_as_its_name_says():
@@ -218,7 +244,7 @@ def test_each_format_is_written_as_its_name_says():
     assert answers["last: ab, ef, cd ="] == "cd"
 
 
-@pytest.mark.parametrize("kind", ["mathematics", "format"])
+@pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
 def test_exercises_follow_from_the_seed_and_splits_share_none(kind):
     def first(split, seed):
         return list(islice(draw(kind, split, seed, ["one", "two", "three", "four"]), 50))
@@ -240,9 +266,10 @@ def test_only_training_documents_are_trained_on():
     ]
     material = Material(documents={"english": pages}, words=["one", "two", "three"], seed=0)
     assert material.training_texts("english") == ["read.2"]
-    lines = material.training_texts("mathematics")[0].splitlines()
-    assert len(lines) == 100
-    assert {split_of(line[: line.index("=") + 1]) for line in lines} == {"train"}
+    for domain in ("mathematics", "numbers", "format"):
+        lines = material.training_texts(domain)[0].splitlines()
+        assert len(lines) == 100
+        assert {split_of(line[: line.index("=") + 1]) for line in lines} == {"train"}
 
 
 def test_half_of_an_experts_windows_are_of_its_own_domains():
@@ -250,6 +277,19 @@ def test_half_of_an_experts_windows_are_of_its_own_domains():
     assert mix_of(recipe, {"mix": "general"}) == {"english": 0.6, "code": 0.2, "format": 0.2}
     own = mix_of(recipe, {"mix": "general", "domains": ["code", "format"]})
     assert own == pytest.approx({"english": 0.3, "code": 0.35, "format": 0.35})
+
+
+def test_a_domain_that_the_mix_does_not_have_gets_its_share_of_the_own_half():
+    recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0}}}
+    one = mix_of(recipe, {"mix": "general", "domains": ["numbers"]})
+    assert one == {"english": 0.375, "code": 0.125, "numbers": 0.5}
+    two = mix_of(recipe, {"mix": "general", "domains": ["numbers", "code"]})
+    assert two == {"english": 0.375, "code": 0.375, "numbers": 0.25}
+
+
+def test_experts_are_the_models_of_exactly_one_domain():
+    plans = {"a": {"domains": ["numbers"]}, "b": {}, "c": {"domains": ["numbers", "code"]}}
+    assert experts_of({"models": plans}) == {"a": "numbers"}
 
 
 @pytest.fixture(scope="module")

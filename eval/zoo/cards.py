@@ -40,10 +40,10 @@ translation of a test page is trained on. Documents and millions of characters:
 |---|---|---|---|
 {sizes}
 
-`mathematics` and `format` are generated (`exercises.py`); an exercise belongs to a split by the
+`mathematics`, `numbers` and `format` are generated (`exercises.py`); an exercise belongs to a split by the
 hash of its prompt. Items of the tasks (`tasks/*.jsonl`) are drawn from validation and test
 documents only, and a line that also stands in a training document is never the right answer of a
-next-line item nor part of a passage (`items.py`; held by a test).
+word-order item nor part of a passage (`items.py`; held by a test).
 
 The items quote short passages of the packages above, each under its own licence.
 """

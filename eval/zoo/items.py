@@ -9,9 +9,9 @@ from eval.zoo.exercises import Exercise, draw
 from eval.zoo.texts import Document, Split
 
 Item = dict[str, Any]
-_LONGEST_CONTEXT = 64  # characters, as for passages
+_LONGEST_CONTEXT = 48  # characters, as for passages
 _LINE_BYTES = range(24, 53)
-_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 50, 100
+_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 40, 80
 _PER_DOCUMENT = 16
 _EXERCISES_PER_PASSAGE = 3
 
