@@ -6,6 +6,7 @@ python -m scripts.build_zoo --check
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from eval.results import write_whole
 from eval.zoo.material import experts_of, read_recipe
-from eval.zoo.separation import Claim, best_lam, claims, read_runs
+from eval.zoo.separation import Claim, Run, best_lam, claims, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 _METHODS = ("average", "task_arithmetic", "ties", "dare", "seme")
@@ -36,7 +37,7 @@ def check(output: str, console: Console) -> bool:
     lam = best_lam(read_runs(ROOT / output, suite="zoo_validation"), experts)
     _sweep(output, "suite=zoo", f"method={','.join(_METHODS)}")
     _sweep(output, "suite=zoo", "method=task_arithmetic", f"method.lam={lam:g}")
-    runs = read_runs(ROOT / output, suite="zoo")
+    runs = [run for run in read_runs(ROOT / output, suite="zoo") if _at_default_tau(run)]
     default_lams = {method: _default_lam(method) for method in _METHODS}
     found = claims(runs, experts, lam=lam, default_lams=default_lams)
     console.print(_table(found))
@@ -50,10 +51,21 @@ def _sweep(output: str, *overrides: str) -> None:
     subprocess.run([*command, *overrides], cwd=ROOT, check=True)
 
 
+def _at_default_tau(run: Run) -> bool:
+    """Whether a run keeps the default share; true of what keeps no share."""
+    settings, tau = run.record.settings, _read("config.yaml")["tau"]
+    return all(settings.get(key, tau) == tau for key in ("tau", "density"))
+
+
 def _default_lam(method: str) -> float | None:
-    path = ROOT / "conf" / "method" / f"{method}.yaml"
-    lam: float | None = yaml.safe_load(path.read_text(encoding="utf-8")).get("lam")
+    lam: float | None = _read(f"method/{method}.yaml").get("lam")
     return lam
+
+
+def _read(name: str) -> dict[str, Any]:
+    """A configuration file, interpolations left as they are."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "conf" / name).read_text(encoding="utf-8"))
+    return found
 
 
 def _table(found: list[Claim]) -> Table:

@@ -136,5 +136,5 @@ def test_an_entry_that_nothing_reads_is_refused(change, message):
 
 def test_a_tracker_that_cannot_work_is_refused_before_any_work():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
-    with pytest.raises(ValueError, match="tracker.mode must be one of"):
+    with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
         check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 MARKERS = {
     "leaderboard": "results/published/leaderboard.md",
-    "check": "results/published/zoo_check/check.md",
+    "check": "results/published/check.md",
 }
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 

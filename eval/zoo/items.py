@@ -9,9 +9,9 @@ from eval.zoo.exercises import Exercise, draw
 from eval.zoo.texts import Document, Split
 
 Item = dict[str, Any]
-_LONGEST_CONTEXT = 48  # characters, as for passages
+_LONGEST_CONTEXT = 40  # characters, as for passages
 _LINE_BYTES = range(24, 53)
-_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 40, 80
+_SHORTEST_PASSAGE, _LONGEST_PASSAGE = 36, 72
 _PER_DOCUMENT = 16
 _EXERCISES_PER_PASSAGE = 3
 
@@ -168,11 +168,8 @@ def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> st
     """Lines up to the first that was seen in training, is quoted already, or is too much."""
     passage = ""
     for line in lines:
-        if (
-            line in seen_lines
-            or line in quoted
-            or len(passage) + 1 + len(line) > _LONGEST_PASSAGE
-        ):
+        repeated = line in quoted or line in passage.split("\n")
+        if line in seen_lines or repeated or len(passage) + 1 + len(line) > _LONGEST_PASSAGE:
             break
         passage = f"{passage}\n{line}" if passage else line
     return passage

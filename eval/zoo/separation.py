@@ -47,12 +47,24 @@ class Run:
 
 
 def read_runs(root: Path, *, suite: str) -> list[Run]:
-    """Read every finished run of a suite under a results root."""
-    return [
-        Run(record=record, values=_values(read_samples(_folder(root, record))))
-        for record in read_records(root)
-        if record.status == "done" and record.suite and record.suite["name"] == suite
-    ]
+    """Read every finished run of a suite under a results root.
+
+    Raises:
+        ValueError: If two runs were not scored on the same documents.
+    """
+    runs, documents = [], dict[str, list[str]]()
+    for record in read_records(root):
+        if record.status == "done" and record.suite and record.suite["name"] == suite:
+            samples = read_samples(run_folder(root, record.name, record.fingerprint))
+            for task, rows in samples.items():
+                hashes = sorted(row.doc_hash for row in rows)
+                if documents.setdefault(task, hashes) != hashes:
+                    raise ValueError(
+                        f"{record.name} {record.fingerprint[:12]} was scored on other documents of "
+                        f"{task} than the runs before it; remove the runs of the older items"
+                    )
+            runs.append(Run(record=record, values=_values(samples)))
+    return runs
 
 
 def best_lam(runs: Sequence[Run], experts: Mapping[str, str]) -> float:
@@ -118,7 +130,7 @@ def claims(
         Claim(
             claim=f"share of the gap closed by task arithmetic, lam {lam:g} from validation",
             found=closed,
-            needed=f">= {_SMALLEST_GAP_SHARE:.0%} and > {_GAP_SIGMAS:g} standard errors",
+            needed=f">= {_SMALLEST_GAP_SHARE:.0%} and {_GAP_SIGMAS:g} standard errors",
             holds=closed.value >= max(_SMALLEST_GAP_SHARE, _GAP_SIGMAS * closed.stderr),
         )
     )
@@ -157,12 +169,20 @@ def _difference(first: Run, second: Run, tasks: Sequence[str]) -> Estimate:
 
 
 def _reference(runs: Sequence[Run], name: str) -> Run:
-    return next(r for r in runs if r.record.kind == "reference" and r.record.name == name)
+    for run in runs:
+        if run.record.kind == "reference" and run.record.name == name:
+            return run
+    raise ValueError(f"no finished run of the unmerged model {name}: run the sweep first")
 
 
 def _merge(runs: Sequence[Run], method: str, lam: float | None) -> Run:
-    merges = (run for run in runs if run.record.kind == "merge" and run.record.name == method)
-    return next(run for run in merges if run.record.settings.get("lam") == lam)
+    for run in runs:
+        record = run.record
+        if (record.kind, record.name) == ("merge", method) and record.settings.get(
+            "lam"
+        ) == lam:
+            return run
+    raise ValueError(f"no finished run of {method} with lam {lam}: run the sweep first")
 
 
 def _bits_task(run: Run, domain: str) -> str:
@@ -188,7 +208,3 @@ def _mean(values: _Values) -> float:
 
 def _stderr(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _folder(root: Path, record: Record) -> Path:
-    return run_folder(root, record.name, record.fingerprint)
