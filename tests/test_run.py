@@ -246,7 +246,7 @@ def test_a_sweep_over_the_embedded_benchmark_fills_its_board(tmp_path):
     done = command_line(tmp_path / "out", *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (board,) = write_leaderboard(tmp_path / "out")
-    assert (board.pool, board.suite, len(board.tasks)) == ("zoo", "zoo", 11)
+    assert (board.pool, board.suite, len(board.tasks)) == ("zoo", "zoo", 12)
     assert [row.name for row in board.references] == [
         "base", "code", "mathematics", "french", "german", "format", "multitask"
     ]  # fmt: skip
