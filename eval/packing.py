@@ -1,9 +1,10 @@
 """Score several continuations of one context in one sequence, each blind to the others (ours).
 
 lm-eval runs the model on context + continuation once for every choice of a question, and so
-reads the context as often. Here a row is the context followed by all its continuations; a mask
-lets each continuation see the context and itself, and positions start over behind the context.
-The numbers are the same up to rounding.
+reads the context as often. Here a row is a tree of tokens: the context, and behind it every
+continuation, which share their common beginnings too. A mask lets each token see itself and
+what it follows from, and a token's position is its depth. The numbers are the same up to
+rounding.
 """
 
 import itertools
@@ -23,17 +24,16 @@ _LONGEST_ROW = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One context and some of its continuations, as token ids."""
+    """One context and some of its continuations: a tree of the tokens that the model reads."""
 
-    context: tuple[int, ...]
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    """Column of the token each one follows, always to its left; -1 for the first."""
     continuations: tuple[tuple[int, ...], ...]
+    columns: tuple[tuple[int, ...], ...]
+    """Per continuation the column that predicts each of its tokens."""
     requests: tuple[int, ...]
     """Index of the request behind each continuation."""
-
-    @property
-    def length(self) -> int:
-        """Tokens the model reads; the last of a continuation is only predicted."""
-        return len(self.context) + sum(len(c) - 1 for c in self.continuations)
 
 
 def can_pack(config: Any) -> bool:  # noqa: ANN401 (any transformers configuration)
@@ -63,7 +63,7 @@ def pack(
         if len(context) + len(continuation) - 1 <= max_length:
             groups[tuple(context)].append((index, tuple(continuation)))
     rows = [row for context, members in groups.items() for row in _rows(context, members)]
-    return sorted((r for r in rows if len(r.requests) > 1), key=lambda r: -r.length)
+    return sorted((r for r in rows if len(r.requests) > 1), key=lambda r: -len(r.tokens))
 
 
 def log_likelihoods(
@@ -88,8 +88,8 @@ def log_likelihoods(
     found: dict[int, tuple[float, bool]] = {}
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        ids, segments, positions = (t.to(device) for t in _tensors(batch))
-        logits = forward(ids, _mask(segments), positions)
+        ids, mask, positions = (t.to(device) for t in _tensors(batch))
+        logits = forward(ids, mask, positions)
         found |= _read_off(batch, logits)
     return found
 
@@ -110,36 +110,44 @@ def _rows(
 
 
 def _row(context: tuple[int, ...], members: Sequence[tuple[int, tuple[int, ...]]]) -> Row:
-    indices, continuations = zip(*members, strict=True)
-    return Row(context=context, continuations=continuations, requests=indices)
+    """Grow the tree; the last token of a continuation is only predicted, never read."""
+    tokens, parents = list(context), list(range(-1, len(context) - 1))
+    children: dict[tuple[int, int], int] = {}
+    columns = []
+    for _, continuation in members:
+        path = [len(context) - 1]
+        for token in continuation[:-1]:
+            child = children.setdefault((path[-1], token), len(tokens))
+            if child == len(tokens):
+                tokens.append(token)
+                parents.append(path[-1])
+            path.append(child)
+        columns.append(tuple(path))
+    requests, continuations = zip(*members, strict=True)
+    return Row(
+        tokens=tuple(tokens),
+        parents=tuple(parents),
+        continuations=continuations,
+        columns=tuple(columns),
+        requests=requests,
+    )
 
 
 def _tensors(batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, segments (0: context, from 1: continuations, -1: padding), positions."""
-    longest = max(row.length for row in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    segments = torch.full((len(batch), longest), -1)
-    positions = torch.zeros(len(batch), longest, dtype=torch.long)
-    for b, row in enumerate(batch):
-        parts = [row.context, *(c[:-1] for c in row.continuations)]
-        starts = [0, *(len(row.context) for _ in row.continuations)]
-        ids[b, : row.length] = torch.tensor([token for part in parts for token in part])
-        segments[b, : row.length] = torch.tensor([s for s, p in enumerate(parts) for _ in p])
-        positions[b, : row.length] = torch.cat(
-            [
-                torch.arange(start, start + len(p))
-                for start, p in zip(starts, parts, strict=True)
-            ]
-        )
-    return ids, segments, positions
+    """Token ids (batch, length), mask (batch, 1, length, length), positions (batch, length)."""
+    rows, longest = torch.arange(len(batch)), max(len(row.tokens) for row in batch)
+    ids = _padded([row.tokens for row in batch], longest, 0)
+    parents = _padded([row.parents for row in batch], longest, 0)
+    sees = torch.zeros(len(batch), longest, longest, dtype=torch.bool)
+    for column in range(longest):
+        if column:  # what the token it follows sees, and itself
+            sees[:, column] = sees[rows, parents[:, column]]
+        sees[:, column, column] = True
+    return ids, sees[:, None], sees.sum(dim=-1) - 1
 
 
-def _mask(segments: Tensor) -> Tensor:
-    """True where a query (third axis) may see a key (fourth): context and own segment, before."""
-    query, key = segments[:, None, :, None], segments[:, None, None, :]
-    length = segments.shape[1]
-    past = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    return past & ((key == 0) | (key == query))
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
 def _read_off(batch: Sequence[Row], logits: Tensor) -> dict[int, tuple[float, bool]]:
@@ -165,8 +173,6 @@ def _read_off(batch: Sequence[Row], logits: Tensor) -> dict[int, tuple[float, bo
 
 def _places(b: int, row: Row, first_owner: int) -> Iterator[tuple[int, int, int, int]]:
     """(row, column of the prediction, predicted token, number of the continuation)."""
-    start = len(row.context)
-    for owner, continuation in enumerate(row.continuations, first_owner):
-        columns = [len(row.context) - 1, *range(start, start + len(continuation) - 1)]
-        yield from ((b, c, t, owner) for c, t in zip(columns, continuation, strict=True))
-        start += len(continuation) - 1
+    for owner, columns in enumerate(row.columns, first_owner):
+        targets = row.continuations[owner - first_owner]
+        yield from ((b, c, t, owner) for c, t in zip(columns, targets, strict=True))

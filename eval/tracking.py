@@ -90,7 +90,12 @@ def _log(
         dir=str(folder),
         reinit="finish_previous",
         settings=wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, disable_git=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_job_creation=True,
+            x_disable_stats=True,
+            x_save_requirements=False,  # the record's provenance names the versions
         ),
     )
     failed = True

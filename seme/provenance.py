@@ -40,10 +40,16 @@ def code_version(method: Callable[..., Any]) -> str:
         ValueError: If the source of the method's module cannot be found.
     """
     function = method.func if isinstance(method, functools.partial) else method
-    sources = _imported_sources(function.__module__)
-    if function.__module__ not in sources:
+    return _code_version(function.__module__)
+
+
+@functools.cache
+def _code_version(module: str) -> str:
+    """What a process has imported does not change, so each module is hashed once."""
+    sources = _imported_sources(module)
+    if module not in sources:
         raise ValueError(
-            f"no source file for the module {function.__module__} of the method: define methods "
+            f"no source file for the module {module} of the method: define methods "
             "in importable modules"
         )
     digest = hashlib.blake2b(digest_size=8)

@@ -21,6 +21,7 @@ REQUESTS = {
     5: ([5, 6, 7], [11, 12, 13, 14]),
     7: ([1, 2], [3, 4, 6]),
     8: ([30], [31, 32]),
+    9: ([1, 2], [3, 4, 6, 3, 4]),
 }
 
 
@@ -38,16 +39,23 @@ def forward_of(model):
 
 
 def test_requests_of_one_context_share_a_row_and_the_longest_row_comes_first():
-    rows = pack(REQUESTS, max_length=64)
-    assert rows == [
-        Row(
-            context=(5, 6, 7),
-            continuations=((8, 9), (10,), (11, 12, 13, 14)),
-            requests=(0, 3, 5),
-        ),
-        Row(context=(1, 2), continuations=((3, 4, 5), (3, 4, 6)), requests=(4, 7)),
-    ]
-    assert [row.length for row in rows] == [3 + 1 + 0 + 3, 2 + 2 + 2]
+    first, second = pack(REQUESTS, max_length=64)
+    assert first == Row(
+        tokens=(5, 6, 7, 8, 11, 12, 13),
+        parents=(-1, 0, 1, 2, 2, 4, 5),
+        continuations=((8, 9), (10,), (11, 12, 13, 14)),
+        columns=((2, 3), (2,), (2, 4, 5, 6)),
+        requests=(0, 3, 5),
+    )
+    assert second.requests == (4, 7, 9)
+
+
+def test_continuations_share_their_common_beginning():
+    requests = {0: ([1, 2], [3, 4, 5]), 1: ([1, 2], [3, 4, 6]), 2: ([1, 2], [3, 5, 4, 7])}
+    (row,) = pack(requests, max_length=64)
+    assert row.tokens == (1, 2, 3, 4, 5, 4)  # 3 once, 4 once behind 3 and once behind 3, 5
+    assert row.parents == (-1, 0, 1, 2, 2, 4)
+    assert row.columns == ((1, 2, 3), (1, 2, 3), (1, 2, 4, 5))
 
 
 def test_what_the_model_cannot_read_is_left_out():
@@ -60,7 +68,7 @@ def test_a_row_does_not_grow_without_bound():
     requests = {i: ([1] * 300, [i % 40] * 101) for i in range(5)}
     rows = pack(requests, max_length=1000)
     assert [row.requests for row in rows] == [(0, 1), (2, 3)]  # and 4 is left alone
-    assert max(row.length for row in rows) <= 512
+    assert max(len(row.tokens) for row in rows) <= 512
 
 
 @pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config, Qwen3Config])
@@ -72,7 +80,7 @@ def test_packed_continuations_score_as_they_do_alone(config, batch_size):
     found = log_likelihoods(
         forward_of(model), rows, batch_size=batch_size, device=torch.device("cpu")
     )
-    assert found.keys() == {0, 3, 4, 5, 7}
+    assert found.keys() == {0, 3, 4, 5, 7, 9}
     for index, (log, greedy) in found.items():
         context, continuation = REQUESTS[index]
         with torch.no_grad():

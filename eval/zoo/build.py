@@ -45,8 +45,14 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
         if domain in _ORDERED:
             rows[f"{domain}_order"] = _both(word_order_items, documents, material.seed, seen)
     for kind in _ANSWERED:
-        rows[f"{kind}_bits"] = _both(exercise_passages, kind, material.seed, material.words)
-        rows[f"{kind}_answer"] = _both(exercise_items, kind, material.seed, material.words)
+        answers = _both(exercise_items, kind, material.seed, material.words)
+        rows[f"{kind}_answer"] = answers
+        rows[f"{kind}_bits"] = {
+            split: exercise_passages(
+                kind, split, _PER_SPLIT, material.seed, material.words, answers[split]
+            )
+            for split in _HELD_OUT
+        }
     return {f"{task}.jsonl": _write_rows(folder / f"{task}.jsonl", rows[task]) for task in rows}
 
 

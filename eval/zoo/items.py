@@ -13,7 +13,7 @@ _LONGEST_CONTEXT = 40  # characters, as for passages
 _LINE_BYTES = range(24, 53)
 _SHORTEST_PASSAGE, _LONGEST_PASSAGE = 36, 72
 _PER_DOCUMENT = 16
-_EXERCISES_PER_PASSAGE = 3
+_EXERCISES_PER_PASSAGE = 2
 
 
 def word_order_items(
@@ -87,17 +87,26 @@ def passage_items(
 
 
 def exercise_passages(
-    kind: str, split: Split, count: int, seed: int, words: Sequence[str]
+    kind: str, split: Split, count: int, seed: int, words: Sequence[str], items: Sequence[Item]
 ) -> list[Item]:
-    """Solved exercises, three to a passage, to measure bits per byte on; none stands twice."""
-    drawn = dict.fromkeys(itertools.islice(draw(kind, split, seed + 2, words), 100 * count))
+    """Solved exercises, two to a passage, to measure bits per byte on; none stands twice.
+
+    Args and errors as for :func:`exercise_items`, whose ``items`` of the same kind and split
+    are left out: the two tasks are two samples of the domain.
+    """
+    asked = {item["prompt"].split("\n")[-1] for item in items}
+    drawn = dict.fromkeys(
+        exercise.text
+        for exercise in itertools.islice(draw(kind, split, seed + 2, words), 100 * count)
+        if exercise.prompt not in asked
+    )
     if len(drawn) < count * _EXERCISES_PER_PASSAGE:
         raise ValueError(
             f"expected {count} passages of {split} {kind}, got {len(drawn)} exercises"
         )
     exercises = iter(drawn)
     return [
-        {"text": "".join(e.text for e in itertools.islice(exercises, _EXERCISES_PER_PASSAGE))}
+        {"text": "".join(itertools.islice(exercises, _EXERCISES_PER_PASSAGE))}
         for _ in range(count)
     ]
 
@@ -108,7 +117,8 @@ def exercise_items(
     """Exercises to be answered by generation, each after two solved ones from training.
 
     Returns:
-        Items with ``prompt`` (ends where the answer begins) and ``answer``, no prompt twice.
+        Items with ``prompt`` (its last line is the exercise and ends where the answer begins)
+        and ``answer``, no exercise twice.
     """
     solved = draw(kind, "train", seed + 1, words)
     unique: dict[str, Item] = {}

@@ -34,8 +34,8 @@ class Claim:
 
     @property
     def sigmas(self) -> float:
-        """The finding in standard errors from zero."""
-        return self.found.value / self.found.stderr if self.found.stderr else math.inf
+        """The finding in standard errors from zero; NaN where nothing varies."""
+        return self.found.value / self.found.stderr if self.found.stderr else math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
