@@ -40,21 +40,15 @@ def code_version(method: Callable[..., Any]) -> str:
         ValueError: If the source of the method's module cannot be found.
     """
     function = method.func if isinstance(method, functools.partial) else method
-    return _code_version(function.__module__)
-
-
-@functools.cache
-def _code_version(module: str) -> str:
-    """What a process has imported does not change, so each module is hashed once."""
-    sources = _imported_sources(module)
-    if module not in sources:
+    modules = _imported_modules(function.__module__)
+    if function.__module__ not in modules:
         raise ValueError(
-            f"no source file for the module {module} of the method: define methods "
+            f"no source file for the module {function.__module__} of the method: define methods "
             "in importable modules"
         )
     digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(sources):
-        digest.update(f"{name}\0{_skeleton(_without_docstrings(sources[name]))!r}\0".encode())
+    for name in sorted(modules):
+        digest.update(f"{name}\0{modules[name]}\0".encode())
     return digest.hexdigest()
 
 
@@ -123,10 +117,10 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _imported_sources(module: str) -> dict[str, ast.Module]:
-    """Parse a module and those of ours that it imports, transitively, by name."""
+def _imported_modules(module: str) -> dict[str, str]:
+    """Code of a module and of those of ours that it imports, transitively, by name."""
     packages = _OURS | {module.partition(".")[0]}
-    found: dict[str, ast.Module] = {}
+    found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
@@ -134,9 +128,17 @@ def _imported_sources(module: str) -> dict[str, ast.Module]:
             continue
         source = _source(name)
         if source is not None:
-            found[name] = ast.parse(source)
-            waiting.extend(_imports(found[name], name))
+            found[name], imported = _parsed(source, name)
+            waiting.extend(imported)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(source: str, module: str) -> tuple[str, tuple[str, ...]]:
+    """A module's code without docstrings and comments, and what it imports."""
+    tree = ast.parse(source)
+    imported = tuple(_imports(tree, module))
+    return repr(_skeleton(_without_docstrings(tree))), imported
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:
