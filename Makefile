@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all check lint types zoo clean
+.PHONY: demo test test-all test-browser check lint types zoo clean
 
 demo: $(VENV)/.ready  ## merge, evaluate and rank five methods on the embedded benchmark
 	$(RUN) run.py -m method=average,task_arithmetic,ties,dare,seme tau=0.1,0.2
@@ -11,7 +11,10 @@ test: $(VENV)/.ready  ## the tests that need neither a network nor a GPU
 	$(RUN) -m pytest -q
 
 test-all: $(VENV)/.ready
-	$(RUN) -m pytest -q -m "not network and not gpu"
+	$(RUN) -m pytest -q -m "not network and not gpu and not browser"
+
+test-browser: $(VENV)/.ready  ## the leaderboard page in headless Chromium
+	$(RUN) -m pytest -q -m browser
 
 check: lint types test
 

@@ -32,8 +32,13 @@ from eval.leaderboard import print_summary, write_leaderboard
 from eval.meter import metered
 from eval.results import Record, write_whole
 from eval.suite import suite_from_config
+from seme.alignment.diagnosis import source_table
+from seme.engine import MergeReport
 from seme.job import MergeJob, NamedModel, job_from_config
+from seme.plan import plan_table
 from seme.provenance import collect
+from seme.storage.outline import open_outline
+from seme.types import CheckpointMismatchError
 
 ROOT = Path(__file__).resolve().parent
 _METHOD_PACKAGES = ("seme.", "baselines.")
@@ -46,17 +51,21 @@ def main(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
-    cell: dict[str, str | None] = {"cell": " ".join(hydra_config.overrides.task), "error": None}
+    cell: dict[str, Any] = {"cell": " ".join(hydra_config.overrides.task), "error": None}
     try:
         names = {
             "method_name": hydra_config.runtime.choices["method"],
             "group": (folder.parent if sweeping else folder).name,
         }
+        if config.plan:
+            _plan(_plain(config), names["method_name"])
+            return
         run_cell(_plain(config), **names)
     except Exception as caught:
         if not isinstance(caught, ValueError):  # not the user's: where it happened matters
             _log.exception("%s", cell["cell"])
         cell["error"] = described(caught)
+        cell["refused"] = isinstance(caught, CheckpointMismatchError)
     write_whole(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
         _conclude(config.output, [cell])
@@ -67,13 +76,18 @@ class SweepEnd(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Called by Hydra once, in the process that launched the cells."""
+        if config.plan:
+            return
         paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
         cells = [json.loads(path.read_text()) for path in sorted(paths, key=_job_number)]
         _conclude(config.output, cells)
 
 
-def _conclude(output: str, cells: Sequence[Mapping[str, str | None]]) -> None:
-    """Write the leaderboard, show it, and exit with 1 if anything failed."""
+def _conclude(output: str, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Write the leaderboard, show it, and exit with 1 if anything failed.
+
+    In a sweep, a method that refused models of another shape has not failed: its row says so.
+    """
     failed = [cell for cell in cells if cell["error"]]
     try:
         boards = write_leaderboard(ROOT / output)
@@ -83,8 +97,11 @@ def _conclude(output: str, cells: Sequence[Mapping[str, str | None]]) -> None:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
     print_summary(boards, console)
+    refused = [cell for cell in failed if cell["refused"]]
+    failed = [cell for cell in failed if not cell["refused"]]
     if len(cells) > 1:
-        console.print(f"{len(cells)} cells, {len(failed)} failed; records: {output}/runs")
+        told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
+        console.print(f"{told}; records: {output}/runs")
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
     if failed or not cells:
@@ -93,6 +110,15 @@ def _conclude(output: str, cells: Sequence[Mapping[str, str | None]]) -> None:
 
 def _job_number(path: Path) -> int:
     return int(path.parent.name)
+
+
+def _plan(config: Mapping[str, Any], method_name: str) -> None:
+    """Print what a merge would do and cost; no weights are read, nothing is written."""
+    check_entries(config)
+    method = _bind(config["method"])
+    job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
+    kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
+    Console(width=None if sys.stdout.isatty() else 100).print(plan_table(job.plan(ROOT / kept)))
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str) -> Record:
@@ -139,7 +165,10 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
         models=job.described_models(),
     )
     scratch = cell.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
-    with cell.only_one(draft), cell.failure_recorded(draft):
+    with (
+        cell.only_one(draft),
+        cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
+    ):
         if merged_dir is None and not cell.force and (done := cell.found(draft)):
             _log.info("%s %s: done already", done.name, done.fingerprint[:12])
             return done
@@ -148,10 +177,19 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
             shutil.rmtree(scratch, ignore_errors=True)
             with metered(cell.device) as merging:
                 report = job.run(merged, progress=cell.progress)
+            _tell(report, job)
             draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
             return cell.finish(draft, merged)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tell(report: MergeReport, job: MergeJob) -> None:
+    """Show how SeMe aligned the sources."""
+    if "fusion" in report.diagnostics:
+        names = [source.name for source in job.sources]
+        console = Console(width=None if sys.stdout.isatty() else 100)
+        console.print(source_table(report.diagnostics, names))
 
 
 def _evaluate_unmerged(cell: Cell, pool: str, model: NamedModel) -> None:

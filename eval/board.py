@@ -23,15 +23,22 @@ class Row:
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
+    own_settings: str
+    """Those of the settings in which the board's rows of this method differ."""
     mean: Estimate | None
     """Mean score over all tasks of the board; None unless every task has one."""
 
     @property
     def status(self) -> str:
-        """``done``, or ``failed: `` with the first line of the error."""
+        """``done``, or what else it is with the first line of the error."""
         if self.record.error is None:
             return "done"
-        return f"failed: {(self.record.error.splitlines() or ['no message'])[0]}"
+        return f"{self.record.status}: {(self.record.error.splitlines() or ['no message'])[0]}"
+
+    @property
+    def absent(self) -> str:
+        """What stands where a score is not there."""
+        return {"failed": "failed", "not applicable": "n/a"}.get(self.record.status, "missing")
 
     @property
     def merge_seconds(self) -> float | None:
@@ -68,6 +75,12 @@ class Board:
     references: tuple[Row, ...]
     """Unmerged models: the pivot, the sources in order, the pool's references."""
     merges: tuple[Row, ...]
+
+    @property
+    def shared_settings(self) -> dict[str, str]:
+        """Method to the settings that all its rows have in common, for those that have any."""
+        found = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        return {name: settings for name, settings in sorted(found.items()) if settings}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -126,10 +139,12 @@ def _board(merges: list[Record], unmerged: Mapping[tuple[str, str], Record]) -> 
             _row(record, names[content], domains, {}) for content, record in references.items()
         ),
         merges=_ranked(
-            [
-                _row(r, r.name, domains, {key: getattr(r, key) for key in varying})
-                for r in merges
-            ]
+            _with_own_settings(
+                [
+                    _row(r, r.name, domains, {key: getattr(r, key) for key in varying})
+                    for r in merges
+                ]
+            )
         ),
     )
 
@@ -166,19 +181,41 @@ def _row(
         name=name,
         rank=None,
         record=record,
-        settings=" ".join(
-            f"{key}={_setting(value)}" for key, value in settings.items() if value is not None
-        ),
+        settings=_shown(settings),
+        own_settings="",
         mean=mean_score([record.scores[task] for task in domains]) if usable else None,
     )
 
 
+def _with_own_settings(rows: list[Row]) -> list[Row]:
+    """Give each row what tells it from the others of its method."""
+    return [
+        replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
+        for row in rows
+        for same in [_shown(_in_common(rows, row.name)).split(" ")]
+    ]
+
+
+def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
+    """Settings that have one value in all rows of a method."""
+    first, *others = [row.record.settings for row in rows if row.name == method]
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_setting(v)}" for key, v in settings.items() if v is not None)
+
+
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Complete merges by falling mean, then the others that are done, then the failed."""
+    """Complete merges by falling mean, then the others that are done, then those that are not."""
 
     def place(row: Row) -> tuple[bool, bool, float]:
         value = 0.0 if row.mean is None else row.mean.value
-        return row.record.status == "failed", row.mean is None, -value
+        return row.record.status != "done", row.mean is None, -value
 
     means = [row.mean.value for row in rows if row.mean is not None]
     return tuple(

@@ -19,7 +19,7 @@ from eval.suite import Suite
 
 _GROUPS = {"method", "models", "suite", "tracker"}
 _VALUES = {"tau", "seed", "device", "dtype", "include", "exclude", "output", "merged_dir"}
-_SWITCHES = {"force", "quiet"}
+_SWITCHES = {"force", "plan", "quiet"}
 _logger = logging.getLogger(__name__)
 
 
@@ -91,13 +91,23 @@ class Cell:
         return next((record for record in found if record is not None), None)
 
     @contextmanager
-    def failure_recorded(self, draft: Record) -> Iterator[None]:
-        """Record what goes wrong in the block, unless a finished record would be lost by it."""
+    def failure_recorded(
+        self, draft: Record, *, not_applicable: type[Exception] | None = None
+    ) -> Iterator[None]:
+        """Record what goes wrong in the block, unless a finished record would be lost by it.
+
+        Args:
+            draft: The record of the run.
+            not_applicable: What a method raises that cannot merge such models.
+        """
         try:
             yield
         except Exception as error:
+            refused = not_applicable is not None and isinstance(error, not_applicable)
+            status = "not applicable" if refused else "failed"
             if self.found(draft) is None:
-                write_record(self.output, replace(draft, error=described(error)), None)
+                told = replace(draft, status=status, error=described(error))
+                write_record(self.output, told, None)
             raise
 
     def finish(self, draft: Record, model: Path) -> Record:

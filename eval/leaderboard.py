@@ -53,15 +53,19 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("MiB", justify="right")
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
-            cells = (_rank(row), row.name, row.settings, _mean(row), *_cost(row)[:2])
+            cells = (_rank(row), row.name, row.own_settings, _mean(row), *_cost(row)[:2])
             table.add_row(*map(escape, (*cells, row.status)))
         console.print(table)
+        for method, settings in board.shared_settings.items():
+            console.print(f"[bold]{method}[/]: {escape(settings)}", highlight=False)
 
 
 def _heading(board: Board) -> str:
     """What the table shows and what it does not say."""
     title = f"## {board.pool} on {_suite_name(board)}"
+    shared = "; ".join(f"{m}: {settings}" for m, settings in board.shared_settings.items())
     cost = (
+        f"{f'Settings of all rows: {shared}. ' if shared else ''}"
         "Merge memory is the peak above where the merge started. "
         f"Models by content: {board.models}."
     )
@@ -98,7 +102,7 @@ def _markdown_table(board: Board) -> str:
     for row in board.rows:
         scores = (_mean(row), *(_cell(row, task) for task in board.tasks))
         costs = _cost(row) if board.tasks else _cost(row)[:2]
-        start = (_rank(row), row.name, row.settings)
+        start = (_rank(row), row.name, row.own_settings)
         lines.append((*start, *(scores if board.tasks else ()), *costs, row.status))
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
@@ -137,7 +141,7 @@ def _mean(row: Row) -> str:
     if row.mean is None and row.record.suite is None:
         return ""
     if row.mean is None:
-        return "failed" if row.record.status == "failed" else "incomplete"
+        return "incomplete" if row.record.status == "done" else row.absent
     return f"{100 * row.mean.value:.2f} ± {100 * row.mean.stderr:.2f}"
 
 
@@ -145,7 +149,7 @@ def _cell(row: Row, task: str) -> str:
     score: Score | None = row.record.scores.get(task)
     if score is not None:
         return f"{100 * score.value:.1f}"
-    return "failed" if row.record.status == "failed" else "missing"
+    return row.absent
 
 
 def _cost(row: Row) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
 SAMPLES_NAME = "samples.jsonl.gz"
 _KINDS = ("merge", "reference")
-_STATUSES = ("done", "failed")
+_STATUSES = ("done", "failed", "not applicable")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -82,7 +82,7 @@ class Record:
     kind: str
     """``merge`` or ``reference`` (an unmerged model)."""
     status: str
-    """``done`` or ``failed``."""
+    """``done``, ``failed``, or ``not applicable``: the method refused such models."""
     name: str
     """Method of a merge, short name of a reference."""
     settings: Mapping[str, Any]
@@ -113,8 +113,10 @@ class Record:
                 f"kind must be one of {_KINDS} and status one of {_STATUSES}, "
                 f"got {self.kind!r} and {self.status!r}"
             )
-        if (self.status == "failed") != (self.error is not None):
-            raise ValueError(f"a failed record, and no other, has an error, got {self.error!r}")
+        if (self.status == "done") == (self.error is not None):
+            raise ValueError(
+                f"a record that is not done, and no other, has an error, got {self.error!r}"
+            )
         if not _SAFE_NAME.fullmatch(self.name):
             raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
 

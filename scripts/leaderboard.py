@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 from eval.leaderboard import write_leaderboard
+from eval.page import write_page
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
 
 def main(arguments: list[str]) -> int:
-    """Write ``leaderboard.md`` and ``leaderboard.csv``.
+    """Write ``leaderboard.md``, ``.csv`` and ``.html``, and the figures of the latter.
 
     Args:
         arguments: Nothing, or ``output=FOLDER`` (default ``results``).
@@ -30,11 +31,14 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         boards = write_leaderboard(root)
+        write_page(root, boards)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     n_rows = sum(len(board.rows) for board in boards)
-    print(f"{n_rows} records in {root / 'leaderboard.md'} and {root / 'leaderboard.csv'}")
+    print(
+        f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
+    )
     return 0
 
 

@@ -4,56 +4,68 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from seme.checkpoint import Checkpoint
-from seme.types import CheckpointMismatchError
+from seme.storage.adapter import AnyCheckpoint
+from seme.storage.checkpoint import Checkpoint
+from seme.types import CheckpointMismatchError, Weights
 
 _N_NAMED = 5
 _DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
 _DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
 
 
-def compare(pivot: Checkpoint, sources: Sequence[Checkpoint]) -> list[str]:
+def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> None:
     """Check that every source has the pivot's tensors: names, shapes and what they mean.
 
-    Dtypes may differ. So may the rotary embedding and the activation, since fine-tunes with a
-    longer context change the first: the result computes with the pivot's.
-
-    Args:
-        pivot: The model merged into.
-        sources: The models merged from.
-
-    Returns:
-        Warnings: one line for each such entry of config.json that differs, or that only one of
-        the two states.
-
     Raises:
-        CheckpointMismatchError: If a source lacks a tensor of the pivot, has one more, or has
-            one of another shape or kind, or if it is of another architecture or cuts its
-            tensors into other heads; the first few differences are named.
+        CheckpointMismatchError: If a source is not laid out like the pivot, see
+            :func:`differences`; the first few are named.
     """
-    warnings: list[str] = []
     for i, source in enumerate(sources):
-        decisive, tolerated = _config_differences(pivot.config, source.config)
-        warnings += [f"{describe(i, source)}: config.json: {line}" for line in tolerated]
-        differences = [f"config.json: {line}" for line in decisive]
-        differences += _differences(pivot, source)
-        if differences:
-            shown = "\n".join(f"  {line}" for line in differences[:_N_NAMED])
-            rest = len(differences) - _N_NAMED
+        found = differences(pivot, source)
+        if found:
+            shown = "\n".join(f"  {line}" for line in found[:_N_NAMED])
+            rest = len(found) - _N_NAMED
             raise CheckpointMismatchError(
                 f"{describe(i, source)} does not fit the pivot ({pivot.path}), and this method "
                 f"needs sources of the pivot's shape:\n{shown}"
                 + (f"\n  and {rest} more" if rest > 0 else "")
             )
-    return warnings
 
 
-def describe(index: int, source: Checkpoint) -> str:
+def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> list[str]:
+    """Find the entries of config.json that differ and change what equal tensors compute.
+
+    The rotary embedding and the activation: fine-tunes with a longer context change the first.
+    The result computes with the pivot's.
+
+    Returns:
+        One line for each entry that differs, or that only one of the two states.
+    """
+    return [
+        f"{describe(i, source)}: config.json: {line}"
+        for i, source in enumerate(sources)
+        for line in _config_differences(pivot.config, source.config)[1]
+    ]
+
+
+def differences(pivot: Weights, source: Weights) -> list[str]:
+    """Say in one line each how a source is not laid out like the pivot; dtypes may differ.
+
+    Returns:
+        Tensors that one of the two lacks, or that are of another shape or kind, and the entries
+        of config.json by which it is of another architecture or cuts its tensors into other
+        heads; none where every tensor of the source means what the pivot's means.
+    """
+    decisive, _ = _config_differences(pivot.config, source.config)
+    return [f"config.json: {line}" for line in decisive] + _tensor_differences(pivot, source)
+
+
+def describe(index: int, source: AnyCheckpoint) -> str:
     """Name a source in a message: its place in the configuration and its folder."""
     return f"source {index} ({source.path})"
 
 
-def _differences(pivot: Checkpoint, source: Checkpoint) -> list[str]:
+def _tensor_differences(pivot: Weights, source: Weights) -> list[str]:
     """Say in one line each how a source's tensors differ from the pivot's."""
     found: list[str] = []
     for name in sorted({*pivot.names, *source.names}):

@@ -19,12 +19,18 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from seme.checkpoint import Checkpoint
-from seme.comparison import compare, describe, reasons_to_copy
+from seme.comparison import (
+    demand_same_tensors,
+    describe,
+    reasons_to_copy,
+    tolerated_differences,
+)
 from seme.rounding import RoundingLoss, is_finite, round_to
-from seme.shard import TensorSpec
-from seme.types import Models, Preparation, Prepared, Site
-from seme.writing import CheckpointWriter, refuse_existing
+from seme.storage.adapter import AnyCheckpoint
+from seme.storage.checkpoint import Checkpoint
+from seme.storage.shard import TensorSpec
+from seme.storage.writing import CheckpointWriter, refuse_existing
+from seme.types import Models, Preparation, Prepared, Realigned, Site, Weights
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +100,7 @@ def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
 def merge_checkpoints(
     method: functools.partial[Tensor],
     pivot: Checkpoint,
-    sources: Sequence[Checkpoint],
+    sources: Sequence[AnyCheckpoint],
     destination: Path,
     *,
     seed: int,
@@ -109,7 +115,8 @@ def merge_checkpoints(
     Args:
         method: The merge function, its hyper-parameters bound.
         pivot: Model that gives the result its tensors, configuration and tokenizer.
-        sources: Models merged from, at least one, with the pivot's names and shapes.
+        sources: Models merged from, at least one, with the pivot's names and shapes unless the
+            method's preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
         seed: Seed of the method's random draws.
         device: Where the arithmetic is done.
@@ -130,18 +137,29 @@ def merge_checkpoints(
     refuse_existing(destination)
     if not sources:
         raise ValueError("a merge needs at least one source, got none")
-    warnings = compare(pivot, sources)
+    if not getattr(method.func, "any_shape", False):
+        demand_same_tensors(pivot, sources)
+    warnings = tolerated_differences(pivot, sources)
     for warning in warnings:
         _logger.warning("%s; the merged model computes with the pivot's", warning)
     copied = reasons_to_copy(pivot, include, exclude)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
-    inputs = _Inputs(pivot=pivot, sources=tuple(sources), device=device)
-    prepared = _prepare(method, inputs, tuple(n for n in pivot.names if n not in copied))
-    layout = {name: _output_spec(pivot.spec(name), dtype) for name in pivot.names}
+    models = Models(
+        pivot=pivot,
+        sources=tuple(sources),
+        merged_names=tuple(n for n in pivot.names if n not in copied),
+        device=device,
+    )
+    prepared = _prepare(method, models)
+    models = prepared.models if isinstance(prepared, Realigned) else models
+    inputs = _Inputs(models, pivot=pivot, sources=tuple(sources))
+    layout = {name: _output_spec(models.pivot, name, dtype) for name in models.pivot.names}
     loss = RoundingLoss()
     with (
-        CheckpointWriter(destination, pivot=pivot, layout=layout, dtype=dtype) as writer,
+        CheckpointWriter(
+            destination, pivot=pivot, layout=layout, config=models.pivot.config, dtype=dtype
+        ) as writer,
         _progress_bar(progress) as bar,
     ):
         task = bar.add_task("merging", total=_n_parameters(layout))
@@ -170,41 +188,35 @@ def merge_checkpoints(
     return report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Inputs:
-    """The models of a merge, and where their tensors go."""
+    """The models of a merge as the walk reads them."""
 
-    pivot: Checkpoint
-    sources: tuple[Checkpoint, ...]
-    device: torch.device
+    def __init__(
+        self, models: Models, *, pivot: Checkpoint, sources: tuple[AnyCheckpoint, ...]
+    ) -> None:
+        self._device = models.device
+        self._pivot = models.pivot, f"the pivot ({pivot.path})"
+        self._sources = [
+            (model, describe(i, source))
+            for i, (model, source) in enumerate(zip(models.sources, sources, strict=True))
+        ]
 
     def read(self, name: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Read a tensor of every model in float32 onto the device; all must be finite."""
-        pivot = self._read_one(self.pivot, name, f"the pivot ({self.pivot.path})")
-        return pivot, tuple(
-            self._read_one(source, name, describe(i, source))
-            for i, source in enumerate(self.sources)
-        )
+        pivot = self._read_one(name, *self._pivot)
+        return pivot, tuple(self._read_one(name, *source) for source in self._sources)
 
-    def _read_one(self, model: Checkpoint, name: str, owner: str) -> Tensor:
-        tensor = model.read(name).to(self.device, torch.float32)
+    def _read_one(self, name: str, model: Weights, owner: str) -> Tensor:
+        tensor = model.read(name).to(self._device, torch.float32)
         _demand_finite(tensor, f"{name} of {owner}")
         return tensor
 
 
-def _prepare(
-    method: functools.partial[Tensor], inputs: _Inputs, merged_names: tuple[str, ...]
-) -> Prepared | None:
+def _prepare(method: functools.partial[Tensor], models: Models) -> Prepared | None:
     """Run the pass over the whole model that the method names, if it names one."""
     preparation = _preparation(method)
     if preparation is None:
         return None
-    models = Models(
-        pivot=inputs.pivot,
-        sources=inputs.sources,
-        merged_names=merged_names,
-        device=inputs.device,
-    )
     keys = sorted(_keyword_only(preparation))
     return preparation(models, **{key: method.keywords[key] for key in keys})
 
@@ -250,11 +262,13 @@ def _demand_finite(tensor: Tensor, what: str) -> None:
         raise ValueError(f"{what} holds NaN or an infinity")
 
 
-def _output_spec(spec: TensorSpec, dtype: torch.dtype | None) -> TensorSpec:
+def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:
     """Return what a tensor will be on disk; only floating-point tensors change dtype."""
-    if dtype is None or not spec.dtype.is_floating_point:
-        return spec
-    return TensorSpec(dtype=dtype, shape=spec.shape)
+    own = pivot.dtype(name)
+    return TensorSpec(
+        dtype=dtype if dtype is not None and own.is_floating_point else own,
+        shape=pivot.shape(name),
+    )
 
 
 def _n_parameters(layout: Mapping[str, TensorSpec]) -> int:

@@ -13,7 +13,7 @@ before the erasure) unless ``renormalize``. No rescaling for the elements left o
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ def select_compute_erase(
     lam: float,
     renormalize: bool,
     select: Select,
+    tally: "FusionTally | None" = None,
 ) -> Tensor:
     """Add the selected, weighted and sign-consistent task vectors to the pivot.
 
@@ -46,6 +47,7 @@ def select_compute_erase(
             (FuseChat's code) instead of leaving the sum as it is (paper).
         select: ``deltas`` erases and adds the selected elements only (paper);
             ``coefficients`` uses the selection for the coefficients only (FuseChat's code).
+        tally: Counts what was selected and erased, if given.
 
     Returns:
         Merged float32 weights of the pivot's shape.
@@ -58,12 +60,55 @@ def select_compute_erase(
     check_choice("select", select, get_args(Select))
     selected = select_elements(pivot, sources, tau=tau)
     eta = compute_coefficients(pivot, sources, selected)
+    if tally is not None:
+        tally.select(selected, eta)
+
+    def combine(tv: Tensor, _: slice) -> Tensor:
+        sign, survivors = agreeing(tv) if tally is None else tally.erase(tv)
+        return lam * _weighted_sum(sign, survivors, eta, renormalize=renormalize)
+
     return add_to_pivot(
-        pivot,
-        sources,
-        lambda tv, _: lam * _erase_and_sum(tv, eta, renormalize=renormalize),
-        chosen=selected if select == "deltas" else None,
+        pivot, sources, combine, chosen=selected if select == "deltas" else None
     )
+
+
+class FusionTally:
+    """What Select, Compute and Erase did, counted over the tensors of a merge."""
+
+    def __init__(self, n_sources: int) -> None:
+        self._elements = 0
+        self._selected = 0
+        self._energy = torch.zeros(n_sources, dtype=torch.float64)
+        self._deltas = 0
+        self._erased = 0
+
+    def select(self, selected: Tensor, eta: Tensor) -> None:
+        """Count a tensor's selected elements, and its coefficients by them."""
+        n_selected = int(selected.count_nonzero())
+        self._elements += selected.numel()
+        self._selected += n_selected
+        self._energy += n_selected * eta.cpu()
+
+    def erase(self, tv: Tensor) -> tuple[Tensor, Tensor]:
+        """Elect signs as :func:`seme.blockwise.agreeing` does, and count who loses."""
+        before = int(tv.count_nonzero())
+        sign, survivors = agreeing(tv)
+        self._deltas += before
+        self._erased += before - int(survivors.count_nonzero())
+        return sign, survivors
+
+    def described(self) -> dict[str, Any]:
+        """Shares in [0, 1], JSON-ready.
+
+        Returns:
+            ``selected`` of all elements; ``erased`` of the deltas that were not zero; the mean
+            ``coefficients`` of the sources, each tensor weighted by its selected elements.
+        """
+        return {
+            "selected": self._selected / max(self._elements, 1),
+            "erased": self._erased / max(self._deltas, 1),
+            "coefficients": (self._energy / max(self._selected, 1)).tolist(),
+        }
 
 
 def select_elements(pivot: Tensor, sources: Sequence[Tensor], *, tau: float) -> Tensor:
@@ -121,9 +166,8 @@ def _variation(tv: Tensor) -> Tensor:
     return squares.sub_(apart.sum(dim=0).square_()).clamp_(min=0).sqrt_()
 
 
-def _erase_and_sum(tv: Tensor, eta: Tensor, *, renormalize: bool) -> Tensor:
-    """Sum the deltas that agree with the sign of their sum, weighted by eta."""
-    sign, survivors = agreeing(tv)
+def _weighted_sum(sign: Tensor, survivors: Tensor, eta: Tensor, *, renormalize: bool) -> Tensor:
+    """Sum the magnitudes that carry the elected sign, weighted by eta."""
     change = sign * (eta[:, None] * survivors).sum(dim=0)
     if not renormalize:
         return change

@@ -5,18 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from seme.checkpoint import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, check_method, merge_checkpoints, method_settings
+from seme.plan import Plan, plan_merge
 from seme.provenance import code_version
 from seme.settings import MergeSettings, settings_from_config
+from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
+from seme.storage.checkpoint import Checkpoint, open_checkpoint
 
 _POOL_KEYS = {"name", "pivot", "sources", "references"}
-_MODEL_KEYS = {"name", "location", "revision"}
+_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Opener(Protocol):
+    """Opens a checkpoint; see :func:`seme.storage.checkpoint.open_checkpoint`."""
+
+    def __call__(
+        self, location: str | Path, *, revision: str | None = None, root: Path
+    ) -> Checkpoint: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +35,9 @@ class NamedModel:
 
     name: str
     location: str
-    """Folder or hub id, as configured."""
+    """Folder or hub id, as configured; the adapter's where there is one."""
     revision: str | None
-    checkpoint: Checkpoint
+    checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
         """Name, location, revision and content hash, for the record."""
@@ -48,9 +58,16 @@ class MergeJob:
     settings: MergeSettings
     pool: str
     pivot: NamedModel
+    """Never an adapter."""
     sources: tuple[NamedModel, ...]
     references: tuple[NamedModel, ...]
     """Models to compare with that take no part in the merge."""
+
+    @property
+    def base(self) -> Checkpoint:
+        """The pivot's checkpoint."""
+        assert isinstance(self.pivot.checkpoint, Checkpoint), "job_from_config refuses others"
+        return self.pivot.checkpoint
 
     @property
     def models(self) -> tuple[NamedModel, ...]:
@@ -92,7 +109,7 @@ class MergeJob:
         """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`."""
         return merge_checkpoints(
             self.method,
-            self.pivot.checkpoint,
+            self.base,
             [source.checkpoint for source in self.sources],
             destination,
             seed=self.settings.seed,
@@ -103,9 +120,27 @@ class MergeJob:
             progress=progress,
         )
 
+    def plan(self, destination: Path) -> Plan:
+        """Say what :meth:`run` would do; see :func:`seme.plan.plan_merge`."""
+        return plan_merge(
+            self.method,
+            self.base,
+            [source.checkpoint for source in self.sources],
+            destination,
+            device=self.settings.device,
+            dtype=self.settings.dtype,
+            include=self.settings.include,
+            exclude=self.settings.exclude,
+        )
+
 
 def job_from_config(
-    config: Mapping[str, Any], method_name: str, method: partial[Tensor], *, root: Path
+    config: Mapping[str, Any],
+    method_name: str,
+    method: partial[Tensor],
+    *,
+    root: Path,
+    opener: Opener = open_checkpoint,
 ) -> MergeJob:
     """Check a run's configuration and open its models; no weights are read.
 
@@ -114,6 +149,8 @@ def job_from_config(
         method_name: Stem of the method's configuration file.
         method: The merge function with its hyper-parameters bound.
         root: Folder that relative locations start from, the repository's.
+        opener: Opens the checkpoints; :func:`seme.storage.outline.open_outline` where weights may be
+            absent.
 
     Raises:
         ValueError: If a value, a hyper-parameter or a model cannot be used; says which.
@@ -123,8 +160,14 @@ def job_from_config(
     models = config["models"]
     if models.keys() != _POOL_KEYS:
         raise ValueError(f"a pool of models has {sorted(_POOL_KEYS)}, got {sorted(models)}")
-    pivot = _open(models["pivot"], root)
-    sources = _open_all("models.sources", models["sources"], root)
+    pivot = _open(models["pivot"], root, opener)
+    if isinstance(pivot.checkpoint, AdaptedCheckpoint):
+        raise ValueError(
+            "the pivot must be a checkpoint of its own, got an adapter: merge the adapter into "
+            "its base first (a merge with the base as pivot, the adapter as only source and "
+            "method=average does it), or use it as a source"
+        )
+    sources = _open_all("models.sources", models["sources"], root, opener)
     if not sources:
         raise ValueError("models.sources must name at least one model, got none")
     return MergeJob(
@@ -134,7 +177,7 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=_open_all("models.references", models["references"], root),
+        references=_open_all("models.references", models["references"], root, opener),
     )
 
 
@@ -143,33 +186,37 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def _open_all(key: str, models: object, root: Path) -> tuple[NamedModel, ...]:
+def _open_all(key: str, models: object, root: Path, opener: Opener) -> tuple[NamedModel, ...]:
     if not isinstance(models, list | tuple):
         raise ValueError(f"{key} must be a list such as [A,B], got {models!r}")
-    return tuple(_open(model, root) for model in models)
+    return tuple(_open(model, root, opener) for model in models)
 
 
-def _open(model: str | Mapping[str, Any], root: Path) -> NamedModel:
-    """Open a model given as a location, or as a mapping of name, location and revision."""
+def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
+    """Open a model given as a location, or as a mapping of its entries."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
         or not entry.keys() <= _MODEL_KEYS
-        or not isinstance(entry.get("location"), str)
+        or not isinstance(entry.get("path_to_adapter", entry.get("location")), str)
     ):
         raise ValueError(
             f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
         )
-    location, revision = entry["location"], entry.get("revision")
+    revision, adapter = entry.get("revision"), entry.get("path_to_adapter")
+    location = entry["location"] if adapter is None else adapter
     name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(
             f"a model's name holds letters, digits, '.', '_' and '-', and starts with one of the "
             f"first two; got {name!r}: give {{name: ..., location: {location}}}"
         )
+    base = entry.get("location")
     return NamedModel(
         name=name,
         location=location,
         revision=revision,
-        checkpoint=open_checkpoint(location, revision=revision, root=root),
+        checkpoint=opener(location, revision=revision, root=root)
+        if adapter is None
+        else open_adapter(adapter, base=base, base_revision=revision, root=root),
     )

@@ -1,155 +1,136 @@
-"""SeMe: semantic bases, alignment with the pivot's residual frame, Select-Compute-Erase.
+"""SeMe: semantic bases, alignment with the pivot's latent space, Select-Compute-Erase.
 
 Gu, Aleti, Chen and Zhang, 2025, https://arxiv.org/abs/2505.20144. No public code exists.
 
 Paper: bases from the output head; a source's representations recomposed in the pivot's bases;
-Select-Compute-Erase. Ours: the orthogonal projection, the way the map acts on weights, the
-folding of gains, and the identity short-cut that leaves a source alone which is already in the
-pivot's frame. For sources of the pivot's shape and tokenizer.
+layers interpolated; Select-Compute-Erase. Ours: the orthogonal projection, the way the map acts
+on weights, the folding of gains, anchors at both ends, units matched inside layers, and the
+identity short-cut that leaves a source alone which is already in the pivot's frame.
 """
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
-from seme.alignment import Projection, ResidualMap, align_tensor, residual_map
-from seme.architecture import gain_in_front_of, readout_of, roles_of
-from seme.bases import Bases, semantic_bases
+from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
+from seme.alignment.anchors import Anchors
+from seme.alignment.frames import Heading, Options, find_frame, read_heading
+from seme.alignment.matching import MatchUnits, check_comparable
+from seme.alignment.residual import Projection
+from seme.alignment.stopwatch import Stopwatch
 from seme.checks import check_choice, check_finite
-from seme.fusion import Select, select_compute_erase
-from seme.types import Models, Role, Site, Weights, prepared_by
-
-_BLOCK_ROWS = 2048
-"""Tokens taken to float64 at a time: 67 MB at width 4096."""
-
-_FOLDED = (Role.NORM, Role.READER, Role.HEAD)
-
-_T = TypeVar("_T")
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFrame:
-    """Where one source's residual stream stands relative to the pivot's."""
-
-    residual_map: ResidualMap | None
-    """T; None where the identity short-cut was taken."""
-    distance: float
-    """||T - I||_F / sqrt(d)."""
-    condition: float
-    """Condition number of the head with the final norm's gain."""
-    ridge: float
-    """Ridge of the bases, 0 without one."""
-    seconds_bases: float
-    seconds_map: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorFrames:
-    """How one tensor of the pivot, then of every source, gets into the pivot's frame."""
-
-    role: Role | None
-    """None when all sources are in the pivot's frame: nothing is touched, gains included."""
-    maps: tuple[ResidualMap | None, ...] = ()
-    gains: tuple[Tensor | None, ...] = ()
-
-    def align(self, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rewrite the tensors, the pivot's first; see :func:`seme.alignment.align_tensor`."""
-        if self.role is None:
-            return tuple(weights)
-        triples = zip(weights, self.maps, self.gains, strict=True)
-        return tuple(align_tensor(w, self.role, turn, gain) for w, turn, gain in triples)
+from seme.comparison import differences
+from seme.fusion import FusionTally, Select, select_compute_erase
+from seme.models.anatomy import Anatomy
+from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.models.parts import Part
+from seme.types import Models, Site, Weights, prepared_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """The preparation's outcome: the frame of every source, the gains to fold if any turns."""
+    """The preparation's outcome; implements :class:`seme.types.Realigned`."""
 
-    projection: Projection
-    pivot: Mapping[str, float]
-    sources: tuple[SourceFrame, ...]
-    roles: Mapping[str, Role]
-    """Role of each tensor; empty when all sources are in the pivot's frame."""
-    gains: tuple[Mapping[str, Tensor], ...]
-    """Gains by norm's name, float32, the pivot's first; empty as ``roles`` is."""
+    models: Models
+    """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""
+    options: Options
+    headings: tuple[Heading, ...]
+    frames: tuple[Frame, ...]
+    """None of them where the models are fused as they are on disk."""
+    folded: bool
+    watches: tuple[Stopwatch, ...]
+    tally: FusionTally
 
-    def at(self, name: str) -> TensorFrames:
-        if not self.roles:
-            return TensorFrames(role=None)
-        norm = gain_in_front_of(name)
-        return TensorFrames(
-            role=self.roles[name],
-            maps=(None, *(source.residual_map for source in self.sources)),
-            gains=tuple(gains[norm] if norm else None for gains in self.gains),
-        )
+    def at(self, name: str) -> FusionTally:  # noqa: ARG002  (one for all tensors)
+        return self.tally
 
     def diagnostics(self) -> dict[str, Any]:
+        frames = self.frames or (None,) * len(self.headings)
         return {
-            "projection": self.projection,
-            "pivot": dict(self.pivot),
-            "gains_folded": bool(self.roles),
+            "projection": self.options.projection,
+            "gains_folded": self.folded,
             "sources": [
-                {
-                    "distance_from_identity": source.distance,
-                    "identity_shortcut": source.residual_map is None,
-                    "condition": source.condition,
-                    "ridge": source.ridge,
-                    "seconds_bases": source.seconds_bases,
-                    "seconds_map": source.seconds_map,
-                }
-                for source in self.sources
+                {**_described(heading, frame), "seconds": dict(watch.seconds)}
+                for heading, frame, watch in zip(
+                    self.headings, frames, self.watches, strict=True
+                )
             ],
+            "fusion": self.tally.described(),
         }
 
 
 def prepare(
-    models: Models, /, *, projection: Projection, identity_tolerance: float
+    models: Models,
+    /,
+    *,
+    projection: Projection,
+    anchors: Anchors,
+    match_units: MatchUnits,
+    refine: int,
+    identity_tolerance: float,
+    min_overlap: float,
+    untie_embeddings: bool,
 ) -> Alignment:
-    """Find every source's map into the pivot's residual frame.
+    """Find every source's place in the pivot's latent space.
 
-    Reads the heads and the final norms and, only if some source has to be turned, all gains.
+    Reads the heads and the final norms; the layers only where a source has to be rewritten.
 
     Args:
-        models: Pivot and sources of one shape, with one tokenizer.
+        models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
         projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
-        identity_tolerance: A source whose ||T - I||_F / sqrt(d) is below it is merged as it is
-            (ours); 0 turns every source. Not used by ``cosine``, which is the paper's operator
-            taken literally.
+        anchors: What fixes the map: the output ``head`` (paper) or ``both`` ends (ours).
+        match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
+            pivot's frame, ``always`` or ``never``.
+        refine: Rounds in which the map is found again from matched units, at least 0 (ours);
+            with the orthogonal projection only.
+        identity_tolerance: A source of the pivot's shape whose ||T - I||_F / sqrt(d) is below
+            it is merged as it is (ours); 0 turns every source. Not used by ``cosine``, which is
+            the paper's operator taken literally.
+        min_overlap: Least share of the pivot's vocabulary that a source must have, in [0, 1].
+        untie_embeddings: Where a source has to be turned and the pivot's head is its embedding:
+            give the merged model a head of its own, which is exact (ours). Without it the
+            embedding decides, and the final norm's gain is approximated by a diagonal.
 
     Raises:
-        ValueError: If a parameter is out of range, a head cannot be found, or a source has to
-            be turned where that would change what it computes.
+        ValueError: If a parameter is out of range, or a source cannot be brought into the
+            pivot's frame: too few tokens in common, an architecture that is not supported or of
+            another kind, or norms that a rotation would change.
     """
-    check_choice("projection", projection, get_args(Projection))
-    check_finite("identity_tolerance", identity_tolerance)
-    if identity_tolerance < 0:
-        raise ValueError(f"identity_tolerance must be at least 0, got {identity_tolerance}")
-    tolerance = 0.0 if projection == "cosine" else identity_tolerance
-    pivot, seconds = _timed(lambda: _bases(models.pivot, "the pivot", models.device))
-    frames = tuple(
-        _source_frame(pivot, source, f"source {index}", models.device, projection, tolerance)
-        for index, source in enumerate(models.sources)
-    )
-    _log_shortcuts(frames)
-    turns = any(frame.residual_map is not None for frame in frames)
-    roles = _roles_to_turn(models, frames) if turns else {}
-    norms = [name for name, role in roles.items() if role is Role.NORM]
-    everyone = (models.pivot, *models.sources)
-    return Alignment(
+    options = Options(
         projection=projection,
-        pivot={"condition": pivot.condition, "ridge": pivot.ridge, "seconds_bases": seconds},
-        sources=frames,
-        roles=roles,
-        gains=tuple({n: _read(m, n, models.device) for n in norms} for m in everyone),
+        anchors=anchors,
+        match_units=match_units,
+        refine=refine,
+        identity_tolerance=identity_tolerance,
+        min_overlap=min_overlap,
     )
+    _check(options)
+    watches = tuple(Stopwatch() for _ in models.sources)
+    headings = tuple(
+        read_heading(models.pivot, source, f"source {i}", options, models.device, watch)
+        for i, (source, watch) in enumerate(zip(models.sources, watches, strict=True))
+    )
+    alignment = Alignment(
+        models=models,
+        options=options,
+        headings=headings,
+        frames=(),
+        folded=False,
+        watches=watches,
+        tally=FusionTally(len(models.sources)),
+    )
+    on_disk = all(
+        _is_as_on_disk(models.pivot, source, heading)
+        for source, heading in zip(models.sources, headings, strict=True)
+    )
+    if on_disk and match_units != "always":
+        return alignment
+    return _realigned(alignment, untie_embeddings=untie_embeddings)
 
 
-@prepared_by(prepare)
+@prepared_by(prepare, any_shape=True)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
@@ -160,112 +141,166 @@ def merge(
     lam: float,
     renormalize: bool,
     select: Select,
-    projection: Projection,  # noqa: ARG001  (both belong to the preparation)
+    projection: Projection,  # noqa: ARG001  (these belong to the preparation)
+    anchors: Anchors,  # noqa: ARG001
+    match_units: MatchUnits,  # noqa: ARG001
+    refine: int,  # noqa: ARG001
     identity_tolerance: float,  # noqa: ARG001
+    min_overlap: float,  # noqa: ARG001
+    untie_embeddings: bool,  # noqa: ARG001
 ) -> Tensor:
-    """Bring every source into the pivot's frame, then Select, Compute, Erase.
+    """Fuse the sources, which the preparation brought into the pivot's frame, into the pivot.
 
     Args:
         pivot: Weights the sources are merged into. Never written to.
-        sources: Weights of the pivot's shape.
-        site: Its ``prepared`` is what :func:`prepare` found for this tensor.
+        sources: Weights of the pivot's shape, in its frame.
+        site: Its ``prepared`` counts what is selected and erased.
         tau: Share of elements selected, in (0, 1] (paper).
         lam: Scale of the merged task vector (paper: 1).
         renormalize: Divide by the surviving weights per element (FuseChat's code; paper: no).
         select: ``deltas`` (paper) or ``coefficients`` (FuseChat's code).
         projection: See :func:`prepare`.
+        anchors: See :func:`prepare`.
+        match_units: See :func:`prepare`.
+        refine: See :func:`prepare`.
         identity_tolerance: See :func:`prepare`.
+        min_overlap: See :func:`prepare`.
+        untie_embeddings: See :func:`prepare`.
 
     Returns:
-        Merged weights of the pivot's shape. When any source was turned, all gains of norms on
-        the residual stream are folded into the readers behind them and come out as ones.
+        Merged weights of the pivot's shape. When any source was turned, all gains of norms that
+        something reads behind are folded into the readers and come out as ones.
 
     Raises:
         ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
-    frames = site.prepared
-    assert isinstance(frames, TensorFrames), "SeMe's preparation has not run"
-    aligned_pivot, *aligned_sources = frames.align((pivot, *sources))
+    assert isinstance(site.prepared, FusionTally), "SeMe's preparation has not run"
     return select_compute_erase(
-        aligned_pivot, aligned_sources, tau=tau, lam=lam, renormalize=renormalize, select=select
+        pivot,
+        sources,
+        tau=tau,
+        lam=lam,
+        renormalize=renormalize,
+        select=select,
+        tally=site.prepared,
     )
 
 
-def _source_frame(
-    pivot: Bases,
-    source: Weights,
-    owner: str,
-    device: torch.device,
-    projection: Projection,
-    tolerance: float,
-) -> SourceFrame:
-    bases, seconds_bases = _timed(lambda: _bases(source, owner, device))
-    turn, seconds_map = _timed(
-        lambda: residual_map(pivot, bases, projection=projection, block_rows=_BLOCK_ROWS)
+def _check(options: Options) -> None:
+    check_choice("projection", options.projection, get_args(Projection))
+    check_choice("anchors", options.anchors, get_args(Anchors))
+    check_choice("match_units", options.match_units, get_args(MatchUnits))
+    check_finite("identity_tolerance", options.identity_tolerance)
+    check_finite("min_overlap", options.min_overlap)
+    if not 0 <= options.min_overlap <= 1:
+        raise ValueError(f"min_overlap must be in [0, 1], got {options.min_overlap}")
+    if options.identity_tolerance < 0:
+        raise ValueError(
+            f"identity_tolerance must be at least 0, got {options.identity_tolerance}"
+        )
+    if not isinstance(options.refine, int) or options.refine < 0:
+        raise ValueError(f"refine must be a whole number from 0 on, got {options.refine!r}")
+
+
+def _is_as_on_disk(pivot: Weights, source: Weights, heading: Heading) -> bool:
+    """Whether a source is fused as it is: in the pivot's frame, laid out like the pivot."""
+    return heading.in_frame and heading.tokens is None and not differences(pivot, source)
+
+
+def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
+    """Rewrite pivot and sources so that all stand in the pivot's frame and shape."""
+    models, headings = alignment.models, alignment.headings
+    pivot = Anatomy(models.pivot, device=models.device)
+    sources = [Anatomy(source, device=models.device) for source in models.sources]
+    turns = not all(heading.in_frame for heading in headings)
+    for anatomy in (pivot, *sources):
+        if anatomy.family.same_frame_only:
+            raise ValueError(
+                "a source must be rewritten (it is not in the pivot's frame, not laid out like "
+                "the pivot, or match_units is always), which "
+                f"{anatomy.family.model_type} models do not allow: "
+                f"{anatomy.family.same_frame_only}"
+            )
+    for source in sources:
+        check_comparable(pivot, source)
+    keeps_tie = pivot.tied and not untie_embeddings
+    untied = not keeps_tie and pivot.tied and (turns or not all(s.tied for s in sources))
+    norms = (FOLDABLE - {Part.FINAL_NORM} if keeps_tie else FOLDABLE) if turns else frozenset()
+    folded = FoldedModel(pivot, norms=norms)
+    rewritten = FoldedWeights(folded, untied=untied)
+    _check_all_merged(rewritten, models)
+    frames, aligned = [], []
+    for i, (source, heading, watch) in enumerate(
+        zip(sources, headings, alignment.watches, strict=True)
+    ):
+        try:
+            theirs = FoldedModel(source, norms=norms)
+            frame = find_frame(folded, theirs, heading, alignment.options, watch)
+        except ValueError as error:
+            error.add_note(f"while aligning source {i} ({source.weights.path})")
+            raise
+        frames.append(frame)
+        aligned.append(AlignedSource(rewritten, theirs, frame, watch))
+    added = set(rewritten.names) - set(models.pivot.names)
+    return replace(
+        alignment,
+        models=replace(
+            models,
+            pivot=rewritten,
+            sources=tuple(aligned),
+            merged_names=tuple(sorted({*models.merged_names, *added})),
+        ),
+        frames=tuple(frames),
+        folded=turns,
     )
-    return SourceFrame(
-        residual_map=None if turn.distance < tolerance else turn,
-        distance=turn.distance,
-        condition=bases.condition,
-        ridge=bases.ridge,
-        seconds_bases=seconds_bases,
-        seconds_map=seconds_map,
-    )
 
 
-def _bases(model: Weights, owner: str, device: torch.device) -> Bases:
-    try:
-        end = readout_of(model.config, model.names)
-        gain = _read(model, end.norm, device) + end.gain_offset
-        head = model.read(end.head).to(device)
-        return semantic_bases(head, gain, block_rows=_BLOCK_ROWS)
-    except ValueError as error:
-        error.add_note(f"while solving for the semantic bases of {owner}")
-        raise
-
-
-def _read(model: Weights, name: str, device: torch.device) -> Tensor:
-    return model.read(name).to(device, torch.float32)
-
-
-def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
-
-
-def _log_shortcuts(frames: Sequence[SourceFrame]) -> None:
-    for index, frame in enumerate(frames):
-        frame_name = "the pivot's frame" if frame.residual_map is None else "a frame of its own"
-        _log.info("source %d is in %s: ||T - I|| = %.2e", index, frame_name, frame.distance)
-
-
-def _roles_to_turn(models: Models, frames: Sequence[SourceFrame]) -> dict[str, Role]:
-    """Look up all roles and refuse what a turn would change the function of."""
-    roles = roles_of(models.pivot.config, models.pivot.names)
-    farthest = max(frame.distance for frame in frames)
-    _check_untied(models.pivot, farthest)
-    for source in models.sources:
-        roles_of(source.config, source.names)
-        _check_untied(source, farthest)
-    folded = {name for name, role in roles.items() if role in _FOLDED}
-    left_out = sorted(folded - set(models.merged_names))
+def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
+    """Refuse to leave out a tensor that folding changes: the merged model would be neither."""
+    left_out = [
+        name
+        for name in models.pivot.names
+        if name not in models.merged_names
+        and any(pivot.model.changes(place) for place in pivot.places_of(name))
+    ]
     if left_out:
         raise ValueError(
             "turning a source folds every norm's gain into the tensors behind it, so all norms, "
             f"readers and the head must be merged, but {left_out[:3]} are left out; drop the "
-            f"include or exclude pattern, or raise identity_tolerance above {farthest:.2e}"
+            "include or exclude pattern, or raise identity_tolerance if these are fine-tunes of "
+            "one base"
         )
-    return roles
 
 
-def _check_untied(model: Weights, farthest: float) -> None:
-    end = readout_of(model.config, model.names)
-    if end.tied:
-        raise ValueError(
-            f"a source must be turned (||T - I|| is {farthest:.2e}), but the embedding {end.head} "
-            f"is tied to the head: the gain of {end.norm} sits between them and cannot be folded "
-            "into one without changing the other. Untie the models (save lm_head.weight and set "
-            "tie_word_embeddings: false), choose sources fine-tuned from one base, or, if they "
-            f"are, raise identity_tolerance above {farthest:.2e} (not with cosine, which always "
-            "turns)"
-        )
+def _described(heading: Heading, frame: Frame | None) -> dict[str, Any]:
+    """What was found of one source, JSON-ready."""
+    turn = heading.turn if frame is None or frame.turn is None else frame.turn
+    return {
+        "identity_shortcut": heading.in_frame,
+        "distance_from_identity": turn.distance,
+        "head_similarity": heading.turn.similarity,
+        "overlap": 1.0 if heading.tokens is None else heading.tokens.overlap,
+        "shared_tokens": heading.n_anchors,
+        "condition": heading.condition,
+        "ridge": heading.ridge,
+        "layers": [] if frame is None else [_layer(matches) for matches in frame.layers],
+    }
+
+
+def _layer(matches: Sequence[LayerMatch]) -> dict[str, Any]:
+    """Where a layer's source layers stand, and how alike their matched units are."""
+    found: dict[str, Any] = {
+        "source_layers": [match.layer for match in matches],
+        "shares": [match.share for match in matches],
+    }
+    for kind, units in (
+        ("heads", [match.heads for match in matches]),
+        ("neurons", [match.neurons for match in matches]),
+    ):
+        alike = [float(unit.similarity.mean()) for unit in units if unit is not None]
+        if alike:
+            found[f"{kind}_similarity"] = sum(alike) / len(alike)
+    heads = [match.heads for match in matches if match.heads is not None]
+    if heads:
+        found["rotary_exact"] = all(match.exact for match in heads)
+    return found

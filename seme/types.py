@@ -9,33 +9,12 @@ through ``site.prepared``.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-class Role(StrEnum):
-    """What a tensor does in a transformer: how a map on the residual stream acts on it."""
-
-    EMBEDDING = "embedding"
-    """Token embedding: every row is written into the residual stream."""
-    HEAD = "head"
-    """Output head: reads the residual stream behind the final norm."""
-    READER = "reader"
-    """Projection whose inputs live in the residual stream: q, k, v, gate, up."""
-    WRITER = "writer"
-    """Projection whose outputs live in the residual stream: o, down."""
-    WRITER_BIAS = "writer_bias"
-    """Bias of a writer: a vector in the residual stream."""
-    INNER_BIAS = "inner_bias"
-    """Bias of a reader: a vector inside a block."""
-    NORM = "norm"
-    """Gain of a norm that reads the residual stream."""
-    INNER_NORM = "inner_norm"
-    """Gain of a norm inside a block (q_norm, k_norm): untouched by residual maps."""
 
 
 class CheckpointMismatchError(ValueError):
@@ -87,6 +66,11 @@ class Weights(Protocol):
     """A checkpoint as methods see it: names, shapes, configuration, one tensor at a time."""
 
     @property
+    def path(self) -> Path:
+        """The model's folder, for its tokenizer."""
+        ...
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The parsed ``config.json``."""
         ...
@@ -98,8 +82,12 @@ class Weights(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype on disk."""
+        ...
+
     def read(self, name: str) -> Tensor:
-        """Read one tensor from disk in its own dtype, on the CPU; nothing is cached."""
+        """Read one tensor: in its own dtype from disk, in float32 if it was rewritten."""
         ...
 
 
@@ -124,7 +112,11 @@ class Models:
 
 
 class Prepared(Protocol):
-    """The outcome of a preparation."""
+    """The outcome of a preparation.
+
+    One that has ``models`` changes what is merged: the walk goes over these models instead of
+    those on disk; see :class:`Realigned`.
+    """
 
     def at(self, name: str) -> Any:  # noqa: ANN401  (each method reads its own type back)
         """What ``site.prepared`` will be for the tensor ``name``."""
@@ -135,17 +127,36 @@ class Prepared(Protocol):
         ...
 
 
+@runtime_checkable
+class Realigned(Prepared, Protocol):
+    """The outcome of a preparation that brought the sources into the pivot's shape and frame."""
+
+    @property
+    def models(self) -> Models:
+        """The models to walk over; the pivot's configuration is the merged model's."""
+        ...
+
+
 Preparation = Callable[..., Prepared]
 """``prepare(models, /, *, ...)``: its keyword-only parameters are some of the method's own."""
 
 _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
 
 
-def prepared_by(preparation: Preparation) -> Callable[[_MergeFunction], _MergeFunction]:
-    """Name the pass over the whole model that a method needs before its walk."""
+def prepared_by(
+    preparation: Preparation, *, any_shape: bool = False
+) -> Callable[[_MergeFunction], _MergeFunction]:
+    """Name the pass over the whole model that a method needs before its walk.
+
+    Args:
+        preparation: The pass.
+        any_shape: Whether it brings sources of other names and shapes into the pivot's; without
+            it they are refused before the pass.
+    """
 
     def name_it(merge: _MergeFunction) -> _MergeFunction:
         merge.preparation = preparation  # type: ignore[attr-defined]
+        merge.any_shape = any_shape  # type: ignore[attr-defined]
         return merge
 
     return name_it

@@ -1,180 +1,216 @@
-"""Maps between residual frames, and how they act on weights."""
+"""Where a source stands: what the heads say, the frame, the refinement."""
 
-from typing import get_args
+from dataclasses import replace
 
 import pytest
 import torch
 
-from seme.alignment import (
-    Projection,
-    ResidualMap,
-    align_tensor,
-    cross_gram,
-    distance_from_identity,
-    polar_factor,
-    residual_map,
+from seme.alignment.anchors import embeddings_operator
+from seme.alignment.frames import Options, find_frame, read_heading, units_operator
+from seme.alignment.matching import match_layers
+from seme.alignment.stopwatch import Stopwatch
+from seme.models.parts import Part, Place
+from seme.storage.checkpoint import open_checkpoint
+from tests.disguise import disguised, folded
+from tests.seme_merges import change_tensors, tensors_of
+from tests.tiny_models import save_tiny
+
+OPTIONS = Options(
+    projection="orthogonal",
+    anchors="both",
+    match_units="auto",
+    refine=0,
+    identity_tolerance=0.1,
+    min_overlap=0.1,
 )
-from seme.bases import semantic_bases
-from seme.types import Role
-
-WIDTH, TOKENS = 8, 48
 
 
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def rotation(width=WIDTH, seed=1):
-    return torch.linalg.qr(random(width, width, seed=seed))[0]
-
-
-def bases(head):
-    return semantic_bases(head, torch.ones(head.shape[1]), block_rows=16)
-
-
-def mapped(pivot, source, projection="orthogonal", block_rows=16):
-    return residual_map(
-        bases(pivot), bases(source), projection=projection, block_rows=block_rows
+def heading_of(pivot, source, watch=None, **options):
+    models = [open_checkpoint(folder, root=folder) for folder in (pivot, source)]
+    return read_heading(
+        *models,
+        "source 0",
+        replace(OPTIONS, **options),
+        torch.device("cpu"),
+        watch or Stopwatch(),
     )
 
 
-@pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
-def test_a_rotated_source_is_turned_back(projection):
-    head, turn = random(TOKENS, WIDTH), rotation()
-    # the source's representations are turn @ r, so that its head is head @ turn.T
-    found = mapped(head, head @ turn.T, projection)
-    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-6)
-    assert torch.allclose(found.backward_KP.double(), turn, atol=1e-6)
+def frame_of(pivot, source, watch=None, **options):
+    chosen = replace(OPTIONS, **options)
+    return find_frame(
+        folded(pivot).model,
+        folded(source).model,
+        heading_of(pivot, source, **options),
+        chosen,
+        watch or Stopwatch(),
+    )
+
+
+@pytest.fixture
+def pivot(tmp_path):
+    return save_tiny(tmp_path / "pivot", "llama")
+
+
+@pytest.fixture
+def other(tmp_path):
+    return save_tiny(tmp_path / "other", "llama", seed=1)
+
+
+@pytest.fixture
+def twin(pivot, tmp_path):
+    return disguised(pivot, tmp_path / "twin")
+
+
+def turn_of(pivot, twin):
+    """Recover how the disguise turned the stream from its embedding, E' = E T^t."""
+    name = "model.embed_tokens.weight"
+    return torch.linalg.lstsq(tensors_of(pivot)[name], tensors_of(twin)[name]).solution
+
+
+def test_a_model_stands_in_its_own_frame(pivot):
+    found = heading_of(pivot, pivot)
+    assert found.in_frame
+    assert found.turn.distance < 1e-6
+    assert found.turn.similarity == pytest.approx(1.0)
+    assert (found.tokens, found.n_anchors) == (None, 160)
+
+
+def test_the_literal_operator_never_takes_the_short_cut(pivot):
+    assert not heading_of(pivot, pivot, projection="cosine", identity_tolerance=9.0).in_frame
 
 
 @pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
-def test_the_pivot_is_in_its_own_frame(projection):
-    assert mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), projection).distance < 1e-12
+def test_heads_alone_tell_how_a_disguise_is_turned(projection, pivot, twin):
+    found = heading_of(pivot, twin, projection=projection)
+    assert not found.in_frame
+    back = turn_of(pivot, twin)  # T takes the twin's frame back to the pivot's
+    torch.testing.assert_close(found.turn.forward_PK, back, atol=1e-4, rtol=0)
 
 
-def test_the_literal_operator_is_not_the_identity_even_for_the_pivot_itself():
-    assert mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "cosine").distance > 0.05
+def test_least_squares_alone_needs_the_pivots_operator_with_itself(pivot, other):
+    assert heading_of(pivot, other).pivot_PP is None
+    found = heading_of(pivot, other, projection="least_squares").pivot_PP
+    assert torch.equal(found, found.T) or torch.allclose(found, found.T)
+    assert float(found.trace()) == pytest.approx(160, rel=1e-4)  # of unit rows
 
 
-def test_the_literal_operator_is_the_sum_over_tokens_at_the_norm_of_an_orthogonal_matrix():
-    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, WIDTH, seed=5))
-    forward = residual_map(pivot, source, projection="cosine", block_rows=16).forward_PK
-    r = random(WIDTH, seed=6)
-    paper = torch.zeros(WIDTH, dtype=torch.float64)
-    for to, of in zip(pivot.unit_rows(0, TOKENS), source.unit_rows(0, TOKENS), strict=True):
-        paper += (of @ r) / r.norm() * to
-    cosine = torch.nn.functional.cosine_similarity(forward.double() @ r, paper, dim=0)
-    assert float(cosine) == pytest.approx(1.0, abs=1e-9)
-    assert float(forward.norm()) == pytest.approx(WIDTH**0.5, rel=1e-6)
+def test_another_width_has_no_distance_and_is_no_frame_of_the_pivots(pivot, tmp_path):
+    narrow = save_tiny(tmp_path / "narrow", "llama", hidden_size=24, head_dim=8)
+    found = heading_of(pivot, narrow)
+    assert (found.turn.distance, found.in_frame) == (None, False)
+    assert found.turn.forward_PK.shape == (32, 24)
 
 
-def test_least_squares_solves_for_the_rows_of_the_bases():
-    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, WIDTH, seed=5))
-    expected = torch.linalg.lstsq(pivot.unit_rows(0, TOKENS), source.unit_rows(0, TOKENS))
-    found = residual_map(pivot, source, projection="least_squares", block_rows=16)
-    assert torch.allclose(found.forward_PK.double(), expected.solution, atol=1e-6)
-    identity = torch.eye(WIDTH)
-    assert torch.allclose(found.forward_PK @ found.backward_KP, identity, atol=1e-4)
+def test_a_layer_norm_model_gets_a_map_that_fixes_all_ones(tmp_path):
+    models = [save_tiny(tmp_path / str(seed), "gpt_neox", seed=seed) for seed in (0, 1)]
+    turn = heading_of(*models).turn
+    torch.testing.assert_close(turn.forward_PK @ torch.ones(32), torch.ones(32))
 
 
-def test_the_orthogonal_map_of_any_source_keeps_lengths():
-    forward = mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=5)).forward_PK
-    assert torch.allclose(forward @ forward.T, torch.eye(WIDTH), atol=1e-6)
+def test_the_frame_of_a_source_in_the_pivots_frame_is_empty(pivot):
+    frame = frame_of(pivot, pivot)
+    assert (frame.turn, frame.tokens) == (None, None)
+    assert [(m.share, m.heads, m.neurons) for (m,) in frame.layers] == [(1.0, None, None)] * 2
 
 
-def test_a_polar_factor_is_worked_out_by_hand():
-    # [[0, -2], [3, 0]] = [[0, -1], [1, 0]] @ diag(3, 2)
-    found = polar_factor(torch.tensor([[0.0, -2.0], [3.0, 0.0]]))
-    assert torch.allclose(found, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
-
-
-def test_a_direction_no_token_has_stays_as_it_is():
-    # fewer tokens than dimensions: the frame is known in 5 of 8 directions only
-    head = random(5, WIDTH)
-    assert mapped(head, head).distance < 1e-6
-    assert mapped(head, head, "least_squares").distance < 1e-6
-
-
-def test_directions_without_a_token_do_not_disturb_those_with_one():
-    head, turn = random(5, WIDTH), rotation()
-    forward = mapped(head, head @ turn.T).forward_PK.double()
-    assert torch.allclose(forward @ forward.T, torch.eye(WIDTH).double(), atol=1e-6)
-    assert torch.allclose(head @ turn.T @ forward.T, head, atol=1e-5)
-
-
-@pytest.mark.parametrize("projection", get_args(Projection))
-@pytest.mark.parametrize("block_rows", [1, 5, 1000])
-def test_the_size_of_row_blocks_does_not_matter(projection, block_rows):
-    heads = random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=5)
-    whole, cut = mapped(*heads, projection), mapped(*heads, projection, block_rows)
-    assert torch.allclose(cut.forward_PK, whole.forward_PK, atol=1e-6)
-    assert cut.distance == pytest.approx(whole.distance, abs=1e-10)
-
-
-@pytest.mark.parametrize("projection", get_args(Projection))
-def test_a_map_has_the_same_bits_on_each_run(projection):
-    heads = random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=5)
-    first, second = mapped(*heads, projection), mapped(*heads, projection)
-    assert torch.equal(first.forward_PK, second.forward_PK)
-    assert torch.equal(first.backward_KP, second.backward_KP)
-
-
-def test_the_distance_of_a_quarter_turn_of_the_plane_is_the_root_of_two():
-    # T - I = [[-1, -1], [1, -1]], Frobenius norm 2, over sqrt(2)
-    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    assert distance_from_identity(quarter) == pytest.approx(2**0.5)
-
-
-SHEAR = ResidualMap(
-    forward_PK=torch.tensor([[1.0, 2.0], [0.0, 1.0]]),
-    backward_KP=torch.tensor([[1.0, -2.0], [0.0, 1.0]]),
-    distance=2**0.5,
-)
-GAIN = torch.tensor([3.0, 5.0])
-MATRIX = [[1.0, 1.0], [0.0, 2.0]]
+def test_there_units_are_matched_where_their_numbers_differ(pivot, tmp_path):
+    fewer = save_tiny(tmp_path / "fewer", "llama", intermediate_size=40)
+    ends = ("model.norm.weight", "lm_head.weight")
+    change_tensors(fewer, **{name: tensors_of(pivot)[name] for name in ends})
+    frame = frame_of(pivot, fewer)
+    assert frame.turn is None
+    neurons = frame.layers[0][0].neurons
+    assert int((neurons.index < 0).sum()) == 8
+    assert neurons.similarity.max() > 0
 
 
 @pytest.mark.parametrize(
-    ("role", "gain", "expected"),
-    [
-        (Role.EMBEDDING, None, [[3.0, 1.0], [4.0, 2.0]]),  # W T^t
-        (Role.WRITER, None, [[1.0, 5.0], [0.0, 2.0]]),  # T W
-        (Role.READER, GAIN, [[3.0, -1.0], [0.0, 10.0]]),  # W diag(g) T^-1
-        (Role.HEAD, GAIN, [[3.0, -1.0], [0.0, 10.0]]),
-    ],
+    ("match_units", "expected"), [("auto", True), ("always", True), ("never", False)]
 )
-def test_a_matrix_is_mapped_by_its_role(role, gain, expected):
-    assert align_tensor(torch.tensor(MATRIX), role, SHEAR, gain).tolist() == expected
+def test_units_of_another_frame_are_matched_unless_forbidden(
+    match_units, expected, pivot, other
+):
+    ((match,), _) = frame_of(pivot, other, match_units=match_units).layers
+    assert (match.heads is not None) is expected
+    assert (match.neurons is not None) is expected
+
+
+def test_anchors_at_both_ends_bring_the_embeddings_together(pivot, other):
+    name, similar = "model.embed_tokens.weight", {}
+    ours, theirs = (
+        torch.nn.functional.normalize(tensors_of(model)[name]) for model in (pivot, other)
+    )
+    for anchors in ("head", "both"):
+        turn = frame_of(pivot, other, anchors=anchors, refine=0).turn
+        similar[anchors] = float((ours * (theirs @ turn.forward_PK.T)).sum(dim=1).mean())
+    assert similar["head"] < 0.1 < 0.2 < similar["both"]
+    turn = frame_of(pivot, other, anchors="head").turn
+    assert torch.equal(turn.forward_PK, heading_of(pivot, other).turn.forward_PK)
 
 
 @pytest.mark.parametrize(
-    ("role", "expected"),
-    [
-        (Role.WRITER_BIAS, [8.0, 3.0]),  # T b
-        (Role.INNER_BIAS, [2.0, 3.0]),
-        (Role.INNER_NORM, [2.0, 3.0]),
-        (Role.NORM, [1.0, 1.0]),
-    ],
+    ("projection", "turns"), [("orthogonal", True), ("least_squares", False)]
 )
-def test_a_vector_is_mapped_by_its_role(role, expected):
-    assert align_tensor(torch.tensor([2.0, 3.0]), role, SHEAR, None).tolist() == expected
+def test_only_the_orthogonal_map_is_refined(projection, turns, pivot, other):
+    watch = Stopwatch()
+    frames = [frame_of(pivot, other, projection=projection)]
+    frames.append(frame_of(pivot, other, watch, projection=projection, refine=1))
+    first, second = (frame.turn.forward_PK for frame in frames)
+    assert torch.equal(first, second) is not turns
+    assert ("refinement" in watch.seconds) is turns
 
 
-def test_without_a_map_gains_are_folded_and_nothing_else_happens():
-    weight = torch.tensor(MATRIX)
-    assert align_tensor(weight, Role.READER, None, GAIN).tolist() == [[3.0, 5.0], [0.0, 10.0]]
-    assert align_tensor(weight, Role.WRITER, None, None).tolist() == MATRIX
-    assert align_tensor(GAIN, Role.NORM, None, None).tolist() == [1.0, 1.0]
-    assert weight.tolist() == MATRIX
+def test_without_matched_units_there_is_nothing_to_refine_by(pivot, other):
+    watch = Stopwatch()
+    frame_of(pivot, other, watch, match_units="never", refine=2)
+    assert set(watch.seconds) == {"map", "units"}
 
 
-def test_heads_with_different_numbers_of_tokens_are_refused():
-    with pytest.raises(ValueError, match="got 48 of the pivot and 40 of the source"):
-        cross_gram(bases(random(48, WIDTH)), bases(random(40, WIDTH)), block_rows=16)
+def test_refinement_brings_the_matrices_of_the_source_closer(pivot, other):
+    def closeness(refine):
+        plain, theirs = folded(pivot).model, folded(other).model
+        frame = frame_of(pivot, other, refine=refine)
+        operator = units_operator(plain, theirs, frame.layers)
+        return float((frame.turn.forward_PK * operator).sum())
+
+    assert closeness(1) > 1.2 * closeness(0)
 
 
-def test_an_unknown_projection_is_refused_with_the_choices():
-    with pytest.raises(
-        ValueError, match="one of cosine, least_squares, orthogonal, got 'polar'"
-    ):
-        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "polar")
+def test_a_refined_map_is_that_of_units_and_of_anchors_four_times_a_matrix(pivot, other):
+    plain, theirs, heading = folded(pivot).model, folded(other).model, heading_of(pivot, other)
+    embeddings = (model.read(Place(Part.EMBEDDING)) for model in (plain, theirs))
+    anchors = heading.operator_PK + embeddings_operator(*embeddings, None)
+    units = units_operator(plain, theirs, frame_of(pivot, other).layers)
+    left, _, right = torch.linalg.svd(4 * anchors / 160 + units)
+    found = frame_of(pivot, other, refine=1).turn.forward_PK
+    torch.testing.assert_close(found, (left @ right).float(), atol=1e-4, rtol=0)
+
+
+def test_the_operator_of_matched_units_is_the_sum_over_readers_and_writers(pivot, other):
+    ours, theirs = folded(pivot).model, folded(other).model
+    layers = match_layers(ours, theirs, None, units=False)
+    expected = torch.zeros(32, 32, dtype=torch.float64)
+    for layer in range(2):
+        for part in (Part.Q, Part.K, Part.V, Part.O, Part.GATE, Part.UP, Part.DOWN):
+            a, b = (model.read(Place(part, layer)).double() for model in (ours, theirs))
+            cross = a @ b.T if part in (Part.O, Part.DOWN) else a.T @ b
+            expected += cross / (a.norm() * b.norm())
+    torch.testing.assert_close(
+        units_operator(ours, theirs, layers), expected, atol=1e-6, rtol=0
+    )
+
+
+def test_layers_count_in_it_by_their_shares(pivot, tmp_path):
+    deep = save_tiny(tmp_path / "deep", "llama", seed=1, num_hidden_layers=4)
+    ours, theirs = folded(pivot).model, folded(deep).model
+    ((first,), (last,)) = match_layers(ours, theirs, None, units=False)
+    halves = ((replace(first, share=0.5),), (replace(last, share=0.5),))
+    whole = units_operator(ours, theirs, ((first,), (last,)))
+    torch.testing.assert_close(units_operator(ours, theirs, halves), whole / 2)
+
+
+def test_the_seconds_of_every_stage_are_kept(pivot, other):
+    watch = Stopwatch()
+    heading_of(pivot, other, watch)
+    assert watch.seconds.keys() == {"tokens", "bases", "map"}

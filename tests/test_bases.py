@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seme.bases import MAX_CONDITION, row_blocks, semantic_bases
+from seme.alignment.bases import MAX_CONDITION, blocks_of, row_blocks, semantic_bases
 
 
 def head_and_gain(n_tokens=40, width=8, seed=0):
@@ -72,6 +72,41 @@ def test_the_size_of_row_blocks_does_not_matter(block_rows):
 
 def test_row_blocks_cover_every_row_once():
     assert list(row_blocks(7, 3)) == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_blocks_come_in_the_order_of_the_rows_asked_for():
+    matrix = torch.arange(10).reshape(5, 2)
+    blocks = [b.tolist() for b in blocks_of(matrix, torch.tensor([4, 0, 2]), 2)]
+    assert blocks == [[[8, 9], [0, 1]], [[4, 5]]]
+    assert [len(block) for block in blocks_of(matrix, None, 3)] == [3, 2]
+
+
+def test_only_the_tokens_asked_for_count():
+    head, gain = head_and_gain()
+    rows = torch.tensor([30, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29])
+    some = semantic_bases(head, gain, block_rows=4, rows=rows)
+    alone = semantic_bases(head[rows], gain, block_rows=4)
+    assert torch.equal(some.solver_DD, alone.solver_DD)
+    assert some.head_VD is head
+
+
+@pytest.mark.parametrize("width", [8, 256, 300, 513])
+def test_a_width_of_any_number_of_panels_is_inverted(width):
+    head, gain = head_and_gain(n_tokens=2 * width, width=width)
+    bases = semantic_bases(head, gain, block_rows=100)
+    inverted = bases.rows(0, 2 * width).T @ (head.double() * gain.double())
+    assert torch.allclose(inverted, torch.eye(width).double(), atol=1e-10)
+
+
+@pytest.mark.parametrize("n_tokens", [40, 5])
+def test_the_three_factors_multiply_to_the_bases_and_the_axes_are_orthogonal(n_tokens):
+    head, gain = head_and_gain(n_tokens)
+    bases = semantic_bases(head, gain, block_rows=16)
+    whitened = head.double() @ bases.whitener_DD * bases.spread_D
+    assert torch.allclose(whitened @ bases.axes_DD.T, bases.rows(0, n_tokens), atol=1e-12)
+    assert torch.allclose(whitened.norm(dim=1), bases.rows(0, n_tokens).norm(dim=1), atol=1e-12)
+    seen = (head.double() @ bases.whitener_DD)[:, -min(n_tokens, 8) :]
+    assert torch.allclose(seen.norm(dim=0), torch.ones(()).double(), atol=1e-6)
 
 
 def test_unit_rows_have_length_one_and_a_zero_token_stays_zero():

@@ -14,7 +14,7 @@ MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "
 MODELS = {"pool": "p", "pivot": MODEL, "sources": [MODEL], "references": []}
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
-    "exclude", "output", "merged_dir", "force", "quiet",
+    "exclude", "output", "merged_dir", "force", "plan", "quiet",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seme.checkpoint import open_checkpoint
+from seme.storage.checkpoint import open_checkpoint
 
 VALUES = {
     "b.weight": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from seme.checkpoint import open_checkpoint
-from seme.comparison import compare
+from seme.comparison import demand_same_tensors, differences, tolerated_differences
+from seme.storage.checkpoint import open_checkpoint
 from seme.types import CheckpointMismatchError
 
 
@@ -25,7 +25,8 @@ def two(make_llama, tmp_path):
 
 def test_models_that_agree_raise_no_warning(two):
     pivot, source = two()
-    assert compare(pivot, [source, source]) == []
+    assert tolerated_differences(pivot, [source, source]) == []
+    assert differences(pivot, source) == []
 
 
 @pytest.mark.parametrize(
@@ -40,16 +41,16 @@ def test_models_that_agree_raise_no_warning(two):
 def test_tensors_of_one_shape_but_of_other_heads_are_refused(two, change, message):
     pivot, source = two(**change)
     with pytest.raises(CheckpointMismatchError, match=message) as caught:
-        compare(pivot, [pivot, source])
+        demand_same_tensors(pivot, [pivot, source])
     assert f"source 1 ({source.path})" in str(caught.value)
 
 
 def test_heads_that_are_not_stated_follow_from_the_others(two):
     # width 16 in 2 heads of 8; as many key and value heads as heads
     pivot, source = two(head_dim=None)
-    assert compare(pivot, [source]) == []
+    assert differences(pivot, source) == []
     pivot, source = two({"num_key_value_heads": None}, num_key_value_heads=2)
-    assert compare(pivot, [source]) == []
+    assert differences(pivot, source) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,9 @@ def test_heads_that_are_not_stated_follow_from_the_others(two):
 )
 def test_another_rotary_embedding_or_activation_is_warned_about(two, change, line):
     pivot, source = two({"rope_parameters": None}, **change)
-    assert compare(pivot, [source]) == [f"source 0 ({source.path}): config.json: {line}"]
+    assert tolerated_differences(pivot, [source]) == [
+        f"source 0 ({source.path}): config.json: {line}"
+    ]
 
 
 def test_the_rotary_embedding_reads_alike_in_old_and_new_files(two):
@@ -75,11 +78,11 @@ def test_the_rotary_embedding_reads_alike_in_old_and_new_files(two):
     path = source.path / "config.json"
     config = {k: v for k, v in json.loads(path.read_text()).items() if k not in old}
     path.write_text(json.dumps({**config, "rope_parameters": new}))
-    assert compare(pivot, [open_checkpoint(source.path, root=source.path)]) == []
+    assert tolerated_differences(pivot, [open_checkpoint(source.path, root=source.path)]) == []
 
 
 def test_the_language_part_of_a_model_of_text_and_images_is_compared(two):
     nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 2}}
     pivot, source = two(nested, text_config={"num_attention_heads": 4})
     with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
-        compare(pivot, [source])
+        demand_same_tensors(pivot, [source])

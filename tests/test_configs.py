@@ -31,14 +31,14 @@ def composed(*overrides):
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_every_file_composes_to_what_a_run_takes(file):
-    choice = "+experiment" if file.parts[0] == "experiment" else file.parts[0]
+    choice = file.parts[0]
     custom = CUSTOM[1:] if file.as_posix() == "models/custom" else []
     check_entries(composed(f"{choice}={file.name}", *custom))
 
 
 def test_a_file_lies_in_a_group_that_is_known():
     groups = {path.parts[0] for path in FILES}
-    assert groups - {"experiment"} == {"method", "models", "suite", "tracker"}
+    assert groups - {"experiment", "variant"} == {"method", "models", "suite", "tracker"}
 
 
 @pytest.mark.parametrize("name", METHODS)

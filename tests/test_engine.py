@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from seme.checkpoint import open_checkpoint
 from seme.engine import check_method, merge_checkpoints, method_settings
+from seme.storage.checkpoint import open_checkpoint
 from seme.types import CheckpointMismatchError, Site, prepared_by
 
 CPU = torch.device("cpu")

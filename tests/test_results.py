@@ -133,8 +133,8 @@ def test_a_name_that_is_no_folder_name_is_refused(name):
         replace(RECORD, name=name)
 
 
-def test_only_a_failed_record_has_an_error():
-    with pytest.raises(ValueError, match="a failed record, and no other, has an error"):
+def test_only_a_record_that_is_not_done_has_an_error():
+    with pytest.raises(ValueError, match="not done, and no other, has an error, got 'boom'"):
         replace(RECORD, error="boom")
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from seme.checkpoint import open_checkpoint
-from seme.shard import TensorSpec
-from seme.writing import CheckpointWriter, remove_stale, split_into_shards, with_dtype
+from seme.storage.checkpoint import open_checkpoint
+from seme.storage.shard import TensorSpec
+from seme.storage.writing import CheckpointWriter, remove_stale, split_into_shards, with_dtype
 
 VALUES = {
     "a": torch.tensor([1.5, -2.5]),
@@ -50,8 +50,9 @@ def destination(tmp_path):
 
 
 def write(destination, pivot, values, *, layout=None, **options):
+    defaults = {"dtype": None, "config": pivot.config}
     with CheckpointWriter(
-        destination, pivot=pivot, layout=layout or LAYOUT, **{"dtype": None, **options}
+        destination, pivot=pivot, layout=layout or LAYOUT, **{**defaults, **options}
     ) as writer:
         for name, value in values.items() if isinstance(values, dict) else values:
             writer.write(name, value)
@@ -145,7 +146,7 @@ def test_an_error_while_starting_leaves_nothing(destination, pivot, monkeypatch)
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("seme.writing.shutil.copyfile", full)
+    monkeypatch.setattr("seme.storage.writing.shutil.copyfile", full)
     with pytest.raises(OSError, match="disk full"):
         write(destination, pivot, VALUES)
     assert left_in(destination) == []
@@ -155,7 +156,7 @@ def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatc
     def broken(_):
         raise OSError("cannot flush")
 
-    monkeypatch.setattr("seme.writing.os.fsync", broken)
+    monkeypatch.setattr("seme.storage.writing.os.fsync", broken)
     with pytest.raises(OSError, match="cannot flush"):
         write(destination, pivot, VALUES)
     assert left_in(destination) == []
@@ -190,14 +191,20 @@ def test_a_strided_tensor_is_written_in_the_order_of_its_elements(destination, p
 KILLED = """
 import os, sys
 from pathlib import Path
-from seme.checkpoint import open_checkpoint
-from seme.shard import TensorSpec
-from seme.writing import CheckpointWriter
+from seme.storage.checkpoint import open_checkpoint
+from seme.storage.shard import TensorSpec
+from seme.storage.writing import CheckpointWriter
 pivot = open_checkpoint(sys.argv[1], root=Path())
 layout = {name: pivot.spec(name) for name in pivot.names}
-with CheckpointWriter(Path(sys.argv[2]), pivot=pivot, layout=layout, dtype=None):
+with CheckpointWriter(Path(sys.argv[2]), pivot=pivot, layout=layout, config={}, dtype=None):
     os.kill(os.getpid(), 9)
 """
+
+
+def test_a_changed_configuration_is_written_instead_of_the_pivots(destination, pivot):
+    write(destination, pivot, VALUES, config={**pivot.config, "tie_word_embeddings": False})
+    written = json.loads((destination / "config.json").read_text())
+    assert written == {**pivot.config, "tie_word_embeddings": False}
 
 
 def test_what_a_killed_merge_left_is_removed_by_the_next(destination, pivot, repository):
@@ -210,7 +217,9 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(destination, pivot, rep
 
 
 def test_what_a_living_process_or_another_destination_writes_stays(destination, pivot):
-    with CheckpointWriter(destination, pivot=pivot, layout=LAYOUT, dtype=None) as writer:
+    with CheckpointWriter(
+        destination, pivot=pivot, layout=LAYOUT, config=pivot.config, dtype=None
+    ) as writer:
         mine = left_in(destination)[0]
         for name, value in VALUES.items():
             writer.write(name, value)

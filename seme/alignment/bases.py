@@ -26,19 +26,35 @@ _RIDGE_SHARE = 1e-8
 """Ridge over the Gram matrix's largest eigenvalue: far above float64's rounding (2e-16), so that
 a direction no token has stays negligible after the division by it."""
 
+_PANEL = 256
+"""Columns of the Gram matrix computed at a time, from the diagonal on: half of it is symmetry."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bases:
-    """The semantic bases of one model, S = H solver, computed in blocks of rows."""
+    """The semantic bases of one model, S = H whitener diag(spread) axes^T, never stored whole.
+
+    H whitener has columns of length one, whatever the head's condition number: all that is
+    steep is in ``spread_D``. The axes being orthogonal, |s_i| needs ``spread_D`` alone.
+    """
 
     head_VD: Tensor
     """Output head as stored, any floating dtype, one row per token."""
-    solver_DD: Tensor
-    """diag(g) (G + ridge I)^-1 in float64, G the Gram matrix of H diag(g)."""
+    whitener_DD: Tensor
+    """diag(g) axes diag(spread), float64."""
+    spread_D: Tensor
+    """(eigenvalue of G + ridge)^-1/2 in float64, G the Gram matrix of H diag(g)."""
+    axes_DD: Tensor
+    """Eigenvectors of G in columns, float64."""
     condition: float
     """Condition number of H diag(g), at most 2**26: float64's Gram matrix shows no more."""
     ridge: float
     """What was added to the diagonal of G, in G's own unit; 0 when it could be inverted."""
+
+    @property
+    def solver_DD(self) -> Tensor:
+        """Compute diag(g) (G + ridge I)^-1, what a head row is multiplied by; float64."""
+        return (self.whitener_DD * self.spread_D) @ self.axes_DD.T
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Compute the bases of the tokens ``start`` to ``stop``, float64, (tokens, D)."""
@@ -50,13 +66,17 @@ class Bases:
         return torch.nn.functional.normalize(self.rows(start, stop), dim=1, eps=tiny)
 
 
-def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases:
+def semantic_bases(
+    head_VD: Tensor, gain_D: Tensor, *, block_rows: int, rows: Tensor | None = None
+) -> Bases:
     """Solve for the semantic bases of a model.
 
     Args:
         head_VD: Output head, (tokens, width), any floating dtype. Kept, never written to.
         gain_D: Gain of the final norm as it multiplies (1 + g where that is the convention).
         block_rows: Rows taken to float64 at a time, at least 1; bounds the working memory.
+        rows: Row numbers of the tokens whose bases count, int64 (ours: the tokens that another
+            model has as well; H is then the head of these alone); None for every row.
 
     Returns:
         The bases. A ridge is used when the condition number of H diag(g) exceeds
@@ -66,21 +86,27 @@ def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases
         ValueError: If the head with its gain is zero or not finite.
     """
     gain_D = gain_D.double()
-    gram_DD = gain_D[:, None] * _gram(head_VD, block_rows) * gain_D
+    gram_DD = gain_D[:, None] * _gram(head_VD, rows, block_rows) * gain_D
     if not gram_DD.isfinite().all():
         raise ValueError(
             f"the output head {tuple(head_VD.shape)} and the final norm's gain must be finite "
             "for semantic bases, got NaN or infinity"
         )
-    values_D, vectors_DD = torch.linalg.eigh(gram_DD)
+    values_D, axes_DD = torch.linalg.eigh(gram_DD)
     largest = float(values_D[-1])
     if largest <= 0:
         raise ValueError("the output head has no semantic bases: all of H diag(gain) is zero")
     condition = math.sqrt(largest / max(float(values_D[0]), largest * 2.0**-52))
     ridge = largest * _RIDGE_SHARE if condition > MAX_CONDITION else 0.0
-    inverse_DD = (vectors_DD / (values_D + ridge)) @ vectors_DD.T
-    solver_DD = gain_D[:, None] * inverse_DD
-    return Bases(head_VD=head_VD, solver_DD=solver_DD, condition=condition, ridge=ridge)
+    spread_D = (values_D + ridge).rsqrt()
+    return Bases(
+        head_VD=head_VD,
+        whitener_DD=gain_D[:, None] * axes_DD * spread_D,
+        spread_D=spread_D,
+        axes_DD=axes_DD,
+        condition=condition,
+        ridge=ridge,
+    )
 
 
 def row_blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
@@ -89,10 +115,17 @@ def row_blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + block_rows, n_rows)
 
 
-def _gram(head_VD: Tensor, block_rows: int) -> Tensor:
-    n_tokens, width = head_VD.shape
-    gram_DD = torch.zeros(width, width, dtype=torch.float64, device=head_VD.device)
-    for start, stop in row_blocks(n_tokens, block_rows):
-        block_BD = head_VD[start:stop].double()
-        gram_DD.addmm_(block_BD.T, block_BD)
-    return gram_DD
+def blocks_of(matrix: Tensor, rows: Tensor | None, block_rows: int) -> Iterator[Tensor]:
+    """Yield the rows of a matrix in blocks, in the order of ``rows``; all rows when it is None."""
+    for start, stop in row_blocks(len(matrix if rows is None else rows), block_rows):
+        yield matrix[start:stop] if rows is None else matrix[rows[start:stop]]
+
+
+def _gram(head_VD: Tensor, rows: Tensor | None, block_rows: int) -> Tensor:
+    width = head_VD.shape[1]
+    upper_DD = torch.zeros(width, width, dtype=torch.float64, device=head_VD.device)
+    for block in blocks_of(head_VD, rows, block_rows):
+        block_BD = block.double()
+        for start, stop in row_blocks(width, _PANEL):
+            upper_DD[start:stop, start:].addmm_(block_BD[:, start:stop].T, block_BD[:, start:])
+    return upper_DD.triu() + upper_DD.triu(1).T

@@ -10,9 +10,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from seme.hash_cache import remembered
-from seme.location import locate
-from seme.shard import StoredTensor, TensorSpec, read_header
+from seme.storage.hash_cache import remembered
+from seme.storage.location import locate
+from seme.storage.shard import StoredTensor, TensorSpec, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -33,7 +33,18 @@ _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 _UNTIED_BY_DEFAULT = frozenset(  # transformers 5, for a config.json that does not say
-    {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox", "phi", "phi3"}
+    {
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    }
 )
 
 
@@ -43,9 +54,9 @@ class Checkpoint:
     def __init__(
         self, path: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
     ) -> None:
-        self.path = path
+        self.path: Path = path
         """The folder."""
-        self.config = config
+        self.config: Mapping[str, Any] = config
         """The parsed ``config.json``."""
         self.dropped = _tied_copies(config, stored)
         """Stored tensors that are no tensors of their own, with the reason."""
@@ -241,20 +252,24 @@ def _refuse_missing_head(
     """Refuse a language model without a head of its own or a tied one: it would be random."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    untied_by_default = config.get("model_type") in _UNTIED_BY_DEFAULT
-    tied = config.get("tie_word_embeddings", not untied_by_default)
-    if generates and not tied and not any(name.endswith(_HEADS) for name in stored):
+    if generates and not _is_tied(config) and not any(name.endswith(_HEADS) for name in stored):
         raise ValueError(
             f"{folder} has no {_HEADS[0]} though its embeddings are not tied: the checkpoint is "
             "incomplete; set tie_word_embeddings to true in config.json only if they are"
         )
 
 
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says, or leaves it to transformers to say, that the head is tied."""
+    untied_by_default = config.get("model_type") in _UNTIED_BY_DEFAULT
+    return bool(config.get("tie_word_embeddings", not untied_by_default))
+
+
 def _tied_copies(
     config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> dict[str, str]:
     """Find heads stored beside the embedding they are tied to, equal to it byte for byte."""
-    if config.get("tie_word_embeddings") is not True:
+    if not _is_tied(config):
         return {}
     return {
         head: f"tied to {embedding}, which is written once"

@@ -16,8 +16,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from seme.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
-from seme.shard import StoredTensor, TensorSpec, lay_out
+from seme.storage.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
+from seme.storage.shard import StoredTensor, TensorSpec, lay_out
 
 _PREFIX = ".seme-writing-"
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -50,6 +50,7 @@ class CheckpointWriter:
         *,
         pivot: Checkpoint,
         layout: Mapping[str, TensorSpec],
+        config: Mapping[str, object],
         dtype: torch.dtype | None,
         max_shard_bytes: int = 5_000_000_000,
     ) -> None:
@@ -57,8 +58,9 @@ class CheckpointWriter:
 
         Args:
             destination: The new folder; its parents are created.
-            pivot: Model whose configuration and tokenizer files are copied.
+            pivot: Model whose files are copied.
             layout: Every tensor that will be written.
+            config: What config.json is to hold; the pivot's own is copied byte for byte.
             dtype: What config.json is to state; None leaves it as it is.
             max_shard_bytes: Size above which the tensors are split into several files; a
                 single tensor is never split.
@@ -67,7 +69,7 @@ class CheckpointWriter:
         """Bytes of tensors written so far."""
         self._destination = destination
         self._pivot = pivot
-        self._dtype = dtype
+        self._config = with_dtype(config, dtype)
         self._shards = split_into_shards(layout, max_shard_bytes)
         self._temporary = destination.parent / f"{_temporary_prefix(destination)}{_own_mark()}"
         self._files: dict[str, BinaryIO] = {}
@@ -122,13 +124,12 @@ class CheckpointWriter:
             self._discard()
 
     def _copy_model_files(self) -> None:
-        """Copy the pivot's files byte for byte, but for the dtype that config.json states."""
+        """Copy the pivot's files byte for byte, but for a config.json that has changed."""
         licences = files_like(self._pivot.path, _LICENCES)
         for file in (*self._pivot.model_files(), *licences):
             shutil.copyfile(file, self._temporary / file.name)
-        config = with_dtype(self._pivot.config, self._dtype)
-        if config != self._pivot.config:
-            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        if self._config != self._pivot.config:
+            text = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
             (self._temporary / "config.json").write_text(text, encoding="utf-8")
 
     def _start_shards(self) -> None:

@@ -1,0 +1,180 @@
+"""What a table of scores says of a merge: every metric with its one definition.
+
+s(run, task) is a score in [0, 1], s(run, domain) its mean over the domain's tasks. All
+metrics average within a domain first, then across domains. Each takes a table of any leading
+shape and returns that shape: the same function serves the scores and their resamples.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.matched import Array, ScoreTable, mean_of
+from eval.stats import Estimate
+
+Metric = Callable[[ScoreTable, str], Array]
+"""A table and the label of a run to the metric, shape (...)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Which runs of a table the metrics measure a merge against."""
+
+    base: str
+    """The pivot, unmerged."""
+    experts: Mapping[str, str]
+    """Expert to the domain it was tuned for."""
+    ceiling: str | None
+    """A model trained on all the experts' tasks at once; None where there is none."""
+    held_out: tuple[str, ...]
+    """Domains that no expert was tuned for; empty where there is none."""
+
+    def __post_init__(self) -> None:
+        domains = list(self.experts.values())
+        if not domains or len(set(domains)) < len(domains):
+            raise ValueError(f"every expert must have a domain of its own, got {self.experts}")
+        if shared := sorted(set(domains) & set(self.held_out)):
+            raise ValueError(f"domains {shared} cannot be both an expert's and held out")
+
+
+def raw(table: ScoreTable, run: str) -> Array:
+    """Mean score: mean over all domains of s(run, domain)."""
+    return mean_of([table.domain(run, d) for d in dict.fromkeys(table.domains.values())])
+
+
+def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
+    """Score relative to the expert of the task: s(run, task) / s(expert, task).
+
+    Mean over the tasks of an expert's own domain, then over the experts' domains; 1 is as good
+    as every expert on its own ground. A quotient, not a share of a gap, as published tables of
+    multi-task merging have it; the order of averaging is ours.
+
+    Raises:
+        ValueError: If an expert scores nothing on a task of its own, here or in a resample.
+    """
+    return mean_of(
+        [_relative(table, run, expert, domain) for expert, domain in cast.experts.items()]
+    )
+
+
+def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
+    """Share of the multitask ceiling: s(run, task) / s(ceiling, task), averaged the same way.
+
+    Over the experts' domains, which are those the ceiling was trained for.
+
+    Raises:
+        ValueError: If the cast has no ceiling, or it scores nothing on a task.
+    """
+    if cast.ceiling is None:
+        raise ValueError("the share of the multitask ceiling needs a ceiling in the cast")
+    ceiling = cast.ceiling
+    return mean_of([_relative(table, run, ceiling, d) for d in cast.experts.values()])
+
+
+def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
+    """Share of the gap between base and experts that the merge closes (ours).
+
+    Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
+    experts, each on its own domain: a ratio of sums, so that a domain with hardly any gap does
+    not dominate. 0 is the base, 1 every expert at once; negative is worse than the base.
+
+    Raises:
+        ValueError: If the experts are no better than the base, here or in a resample.
+    """
+    gains = [table.domain(run, d) - table.domain(cast.base, d) for d in cast.experts.values()]
+    gaps = [table.domain(e, d) - table.domain(cast.base, d) for e, d in cast.experts.items()]
+    gap = mean_of(gaps)
+    if np.any(gap <= 0):
+        raise ValueError(
+            f"gap closed needs experts that are better than {cast.base} beyond the noise; "
+            f"the gap goes down to {float(gap.min()):.4f}"
+        )
+    share: Array = mean_of(gains) / gap
+    return share
+
+
+def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
+    """Score lost against the base where no expert was tuned (ours).
+
+    Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
+
+    Raises:
+        ValueError: If the cast has no held-out domain.
+    """
+    if not cast.held_out:
+        raise ValueError("forgetting needs a held-out domain in the cast, got none")
+    return mean_of([table.domain(cast.base, d) - table.domain(run, d) for d in cast.held_out])
+
+
+def interference(table: ScoreTable, run: str, cast: Cast) -> Array:
+    """Score lost against the experts, each on its own domain, gains not counted (ours).
+
+    Mean over experts' domains of max(0, s(expert, domain) - s(run, domain)). 0 is no loss on
+    any domain. Noise alone makes it positive: a merge as good as the experts scores about 0.4
+    standard errors of a domain's difference.
+    """
+    losses = [table.domain(e, d) - table.domain(run, d) for e, d in cast.experts.items()]
+    return mean_of([np.maximum(0.0, loss) for loss in losses])
+
+
+def above_chance(table: ScoreTable, run: str, lower: Mapping[str, float]) -> Array:
+    """Score as the second Open LLM Leaderboard normalises it.
+
+    max(0, (s(run, task) - lower) / (1 - lower)), mean over a domain's tasks, then over domains.
+    https://huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization
+
+    Args:
+        table: The scores.
+        run: Label of the run.
+        lower: Task to what guessing scores, in [0, 1): 1 / choices, 0 for free answers; for
+            every task of the table.
+
+    Raises:
+        ValueError: If a task has no lower bound or one outside [0, 1).
+    """
+    bounds = np.array([_lower_bound(task, lower) for task in table.domains])
+    above = np.maximum(0.0, (table.values - bounds) / (1 - bounds))
+    return raw(ScoreTable(values=above, runs=table.runs, domains=table.domains), run)
+
+
+def estimate(
+    metric: Metric, run: str, *, observed: ScoreTable, resampled: ScoreTable
+) -> Estimate:
+    """A metric of a run, with its bootstrap standard error.
+
+    Args:
+        metric: Bind what else it needs with ``functools.partial``.
+        run: Label of the run.
+        observed: The scores, shape (n_runs, n_tasks).
+        resampled: Their resamples, shape (n_resamples, n_runs, n_tasks): the same documents
+            for all runs, so that errors they share cancel.
+
+    Raises:
+        ValueError: If the metric is not defined for these scores.
+    """
+    return Estimate(
+        value=float(metric(observed, run)), stderr=float(metric(resampled, run).std(ddof=1))
+    )
+
+
+def _relative(table: ScoreTable, run: str, other: str, domain: str) -> Array:
+    """Mean over a domain's tasks of the quotient of two runs' scores."""
+    quotients = []
+    for task in table.tasks_of(domain):
+        whole = table.task(other, task)
+        if np.any(whole <= 0):
+            raise ValueError(
+                f"scores relative to {other} need it to score on {task}, also when documents "
+                "are drawn again; it scores 0"
+            )
+        quotients.append(table.task(run, task) / whole)
+    return mean_of(quotients)
+
+
+def _lower_bound(task: str, lower: Mapping[str, float]) -> float:
+    if task not in lower:
+        raise ValueError(f"{task} needs a lower bound, got bounds for {sorted(lower)}")
+    if not 0 <= lower[task] < 1:
+        raise ValueError(f"the lower bound of {task} must be in [0, 1), got {lower[task]}")
+    return lower[task]

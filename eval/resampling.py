@@ -1,0 +1,186 @@
+"""Paired resampling of documents: a stratified bootstrap and a sign-flip permutation test.
+
+Both treat the documents of each task as a sample of their own, and draw every task from a
+generator seeded by (seed, task): the draws depend neither on which runs are compared nor on
+the order of tasks.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from eval.matched import Array, MatchedTask, Panel, ScoreTable
+from eval.stats import task_weights
+
+_BLOCK_ELEMENTS = 2**21
+"""Resamples are drawn in blocks of so many (resample, document) pairs, for memory."""
+
+_SAME = 1e-12
+"""Statistics this close are ties: rounding does not decide."""
+
+
+def bootstrap(panel: Panel, *, n_resamples: int, seed: int) -> ScoreTable:
+    """Score all runs again on documents drawn with replacement, the same ones for every run.
+
+    Each resample draws, within every task, as many documents as it has (Efron and Tibshirani,
+    An Introduction to the Bootstrap, 1993, chapter 8, several samples). The headline score is
+    computed anew from each draw, so ratios such as bits per byte are resampled as ratios.
+
+    Args:
+        panel: The runs and their documents.
+        n_resamples: At least 2.
+        seed: Same seed, same draws.
+
+    Returns:
+        Scores of shape (n_resamples, n_runs, n_tasks).
+
+    Raises:
+        ValueError: If ``n_resamples`` is below 2.
+    """
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be at least 2, got {n_resamples}")
+    values = np.empty((n_resamples, len(panel.runs), len(panel.tasks)))
+    for column, (name, task) in enumerate(panel.tasks.items()):
+        rng, n = _generator(seed, name), len(task.sizes)
+        for rows in _blocks(n_resamples, n):
+            counts = _draw_counts(rng, rows.stop - rows.start, n)
+            sizes = counts @ task.sizes
+            values[rows, :, column] = task.scores(counts @ task.totals.T, sizes[:, None])
+    return ScoreTable(values=values, runs=panel.runs, domains=panel.domains)
+
+
+def sign_flip_p_values(
+    panel: Panel, pairs: Sequence[tuple[str, str]], *, n_resamples: int, seed: int
+) -> list[float]:
+    """Test for each pair of runs that their overall means are equal, two-sided.
+
+    Under the null hypothesis the two runs may be exchanged on any document. The statistic is
+    the difference of the overall means (within a domain, then across), computed anew after
+    each exchange. If the documents on which the runs differ have no more than ``n_resamples``
+    sign patterns, all are enumerated and p is the share with a difference at least as large;
+    otherwise patterns are drawn and p = (b + 1) / (m + 1) (Phipson and Smyth, Permutation p-values should never be zero, 2010, equation 2).
+
+    Args:
+        panel: The runs and their documents.
+        pairs: Labels of two runs each.
+        n_resamples: m, at least 1.
+        seed: Same seed, same draws.
+
+    Returns:
+        One p-value per pair, in (0, 1].
+
+    Raises:
+        ValueError: If ``n_resamples`` is below 1 or a run is not on the panel.
+    """
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    if unknown := sorted({run for pair in pairs for run in pair} - set(panel.runs)):
+        raise ValueError(f"runs are {sorted(panel.runs)}, got {unknown}")
+    most = n_resamples.bit_length() - 1
+    exact = {
+        i: _exact_p_value(panel, pair)
+        for i, pair in enumerate(pairs)
+        if _n_differing(panel, pair) <= most
+    }
+    drawn = [i for i in range(len(pairs)) if i not in exact]
+    found = _drawn_p_values(panel, [pairs[i] for i in drawn], n_resamples, seed)
+    p_values = exact | dict(zip(drawn, found, strict=True))
+    return [p_values[i] for i in range(len(pairs))]
+
+
+def _exact_p_value(panel: Panel, pair: tuple[str, str]) -> float:
+    """Share of all sign patterns whose difference is at least the observed one."""
+    n = _n_differing(panel, pair)
+    patterns = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    swings, start = {}, 0
+    for name, task in panel.tasks.items():
+        differences = _differences(panel, task, [pair])
+        differing = differences[differences[:, 0] != 0]
+        swings[name] = patterns[:, start : start + len(differing)] @ differing
+        start += len(differing)
+    sizes = np.abs(_statistics(panel, [pair], swings))
+    return float(np.mean(sizes >= sizes[0] - _SAME))  # the first pattern exchanges nothing
+
+
+def _drawn_p_values(
+    panel: Panel, pairs: Sequence[tuple[str, str]], n_resamples: int, seed: int
+) -> list[float]:
+    """Share of drawn sign patterns, and the observed one, with a difference as large."""
+    if not pairs:
+        return []
+    rngs = {name: _generator(seed, name) for name in panel.tasks}
+    differences = {n: _differences(panel, task, pairs) for n, task in panel.tasks.items()}
+    observed = {name: found.sum(axis=0, keepdims=True) for name, found in differences.items()}
+    needed = np.abs(_statistics(panel, pairs, observed)) - _SAME
+    reached = np.zeros(len(pairs), dtype=np.int64)
+    for rows in _blocks(n_resamples, max(map(len, differences.values()))):
+        swings = {
+            name: _draw_signs(rngs[name], rows.stop - rows.start, len(found)) @ found
+            for name, found in differences.items()
+        }
+        reached += (np.abs(_statistics(panel, pairs, swings)) >= needed).sum(axis=0)
+    return [(int(b) + 1) / (n_resamples + 1) for b in reached]
+
+
+def _statistics(
+    panel: Panel, pairs: Sequence[tuple[str, str]], swings: Mapping[str, Array]
+) -> Array:
+    """Differences of overall means after exchanges, first minus second.
+
+    Args:
+        panel: The runs and their documents.
+        pairs: Labels of two runs each.
+        swings: Task to the difference of the totals, shape (n_patterns, n_pairs).
+
+    Returns:
+        Shape (n_patterns, n_pairs).
+    """
+    weights = task_weights(panel.domains)
+    found = np.zeros(next(iter(swings.values())).shape)
+    for name, task in panel.tasks.items():
+        totals, size = task.totals.sum(axis=1), task.sizes.sum()
+        sums = np.array([totals[i] + totals[j] for i, j in _places(panel, pairs)])
+        first = task.scores((sums + swings[name]) / 2, size)
+        found += weights[name] * (first - task.scores((sums - swings[name]) / 2, size))
+    return found
+
+
+def _differences(panel: Panel, task: MatchedTask, pairs: Sequence[tuple[str, str]]) -> Array:
+    """First total minus second, shape (n_documents, n_pairs)."""
+    first, second = zip(*_places(panel, pairs), strict=True)
+    difference: Array = (task.totals[list(first)] - task.totals[list(second)]).T
+    return difference
+
+
+def _places(panel: Panel, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+    place = {run: i for i, run in enumerate(panel.runs)}
+    return [(place[first], place[second]) for first, second in pairs]
+
+
+def _n_differing(panel: Panel, pair: tuple[str, str]) -> int:
+    """Number of documents, over all tasks, on which two runs differ."""
+    tasks = panel.tasks.values()
+    return sum(int(np.count_nonzero(_differences(panel, task, [pair]))) for task in tasks)
+
+
+def _draw_signs(rng: np.random.Generator, n_rows: int, n: int) -> Array:
+    """Signs of n documents, each +1 or -1 with equal chance, shape (n_rows, n)."""
+    return 1 - 2 * rng.integers(0, 2, (n_rows, n)).astype(np.float64)
+
+
+def _draw_counts(rng: np.random.Generator, n_rows: int, n: int) -> Array:
+    """How often each of n documents is drawn in n draws, shape (n_rows, n)."""
+    drawn = rng.integers(0, n, (n_rows, n)) + n * np.arange(n_rows)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=n_rows * n)
+    return counts.reshape(n_rows, n).astype(np.float64)
+
+
+def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    size = max(1, _BLOCK_ELEMENTS // n_columns)
+    for block in range(math.ceil(n_rows / size)):
+        yield slice(block * size, min(n_rows, (block + 1) * size))
+
+
+def _generator(seed: int, task: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *task.encode()])

@@ -1,0 +1,1 @@
+"""The merge engine against mergekit and the cost of copying."""

@@ -1,0 +1,156 @@
+"""What is compared: a method of ours beside the same method and settings of mergekit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seme.storage.checkpoint import open_checkpoint
+
+_LAM = 0.4
+_DENSITY = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A merge in mergekit's words."""
+
+    method: str
+    weight: float
+    normalize: bool
+    parameters: dict[str, float]
+    """Of the whole merge."""
+    per_source: dict[str, float]
+    """Of every source, beside its weight."""
+    coincides: bool
+    """Whether its definition is ours, so that the numbers must agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of the benchmark."""
+
+    name: str
+    overrides: tuple[str, ...]
+    """What is given to ``run.py``."""
+    peer: Peer | None
+    """None where mergekit has no such method."""
+
+
+def _peer(
+    method: str,
+    *,
+    weight: float = 1.0,
+    normalize: bool = False,
+    parameters: dict[str, float] | None = None,
+    per_source: dict[str, float] | None = None,
+    coincides: bool = False,
+) -> Peer:
+    return Peer(
+        method=method,
+        weight=weight,
+        normalize=normalize,
+        parameters=parameters or {},
+        per_source=per_source or {},
+        coincides=coincides,
+    )
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            name="average",
+            overrides=("method=average",),
+            peer=_peer("linear", normalize=True, coincides=True),
+        ),
+        Case(
+            name="task_arithmetic",
+            overrides=("method=task_arithmetic", f"method.lam={_LAM}"),
+            peer=_peer("task_arithmetic", weight=_LAM, coincides=True),
+        ),
+        Case(
+            name="dare",
+            overrides=("method=dare", f"method.density={_DENSITY}", f"method.lam={_LAM}"),
+            peer=_peer("dare_linear", weight=_LAM, per_source={"density": _DENSITY}),
+        ),
+        Case(
+            name="ties",
+            overrides=("method=ties", f"method.density={_DENSITY}"),
+            peer=_peer("ties", normalize=True, per_source={"density": _DENSITY}),
+        ),
+        Case(
+            name="ties_tensor",
+            overrides=("method=ties", f"method.density={_DENSITY}", "method.scope=tensor"),
+            peer=_peer(
+                "ties", normalize=True, per_source={"density": _DENSITY}, coincides=True
+            ),
+        ),
+        Case(
+            name="sce",
+            overrides=("method=sce", f"method.tau={_DENSITY}"),
+            peer=_peer("sce", parameters={"select_topk": _DENSITY}),
+        ),
+        Case(name="seme", overrides=("method=seme", f"method.tau={_DENSITY}"), peer=None),
+    )
+}
+"""By name. TIES over the whole model has mergekit's TIES, which trims every tensor, beside it:
+the work is the same, the numbers are not. DARE draws at random; in SCE mergekit gives all
+sources equal weight when their task vectors are small."""
+
+
+def peer_config(
+    peer: Peer, models: Sequence[Path], *, dtype: str, output_dtype: str
+) -> dict[str, Any]:
+    """Return what mergekit is given.
+
+    Args:
+        peer: The merge.
+        models: The base, then the sources.
+        dtype: What mergekit computes in; its users give the checkpoint's.
+        output_dtype: What it writes.
+    """
+    base, *sources = (str(model) for model in models)
+    settings = {"weight": peer.weight, **peer.per_source}
+    config: dict[str, Any] = {
+        "merge_method": peer.method,
+        "models": [{"model": source, "parameters": settings} for source in sources],
+        "parameters": {"normalize": peer.normalize, **peer.parameters},
+        "dtype": dtype,
+        "out_dtype": output_dtype,
+    }
+    if peer.method != "linear":
+        config["base_model"] = base
+    return config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How two merged checkpoints differ in their weights."""
+
+    largest: float
+    """Largest absolute difference."""
+    share: float
+    """Share of the elements that differ at all, in [0, 1]."""
+
+
+def difference(ours: Path, theirs: Path) -> Difference:
+    """Compare two checkpoints tensor by tensor.
+
+    Raises:
+        ValueError: If they hold other tensors.
+    """
+    one, other = (open_checkpoint(folder, root=folder) for folder in (ours, theirs))
+    if one.names != other.names:
+        raise ValueError(
+            f"{ours} and {theirs} hold other tensors: {set(one.names) ^ set(other.names)}"
+        )
+    largest, n_differing, n_elements = 0.0, 0, 0
+    for name in one.names:
+        gap = (one.read(name).float() - other.read(name).float()).abs()
+        largest = max(largest, gap.max().item())
+        n_differing += int(torch.count_nonzero(gap))
+        n_elements += gap.numel()
+    return Difference(largest=largest, share=n_differing / n_elements)

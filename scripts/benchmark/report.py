@@ -1,0 +1,198 @@
+"""Results of the benchmark: what was measured, as a table and as a figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from scripts.benchmark.cases import Difference
+from scripts.benchmark.processes import Measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = (
+    "method",
+    "seconds",
+    "mergekit",
+    "times faster",
+    "merge alone",
+    "times the floor",
+    "peak RSS, GB",
+    "of it anonymous",
+    "mergekit's RSS",
+    "anonymous",
+    "largest difference",
+    "elements that differ",
+)
+_SCALING_COLUMNS = (
+    "method",
+    "sources",
+    "million parameters",
+    "seconds",
+    "merge alone",
+    "peak RSS, GB",
+    "of it anonymous",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What repeated runs of one program took; whole processes."""
+
+    seconds: tuple[float, ...]
+    """One number per run, in order."""
+    peak_rss_bytes: int
+    """The largest of all runs."""
+    peak_anon_bytes: int
+
+    @property
+    def median_seconds(self) -> float:
+        return median(self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One method, measured."""
+
+    name: str
+    n_sources: int
+    n_parameters: int
+    first_seconds: float
+    """The first run, which also hashes the models' content."""
+    ours: Cost
+    merge_seconds: float
+    """Median of the merge alone, as the run's record has it."""
+    floor_seconds: float
+    """Median of reading the same models and writing one, without the start of the process."""
+    peer: Cost | None
+    """mergekit's; None where it was not run."""
+    difference: Difference | None
+    """To mergekit computing in float32; None where the definitions do not coincide."""
+
+
+def cost_of(runs: Sequence[Measured]) -> Cost:
+    """Sum up repeated runs."""
+    return Cost(
+        seconds=tuple(run.seconds for run in runs),
+        peak_rss_bytes=max(run.peak_rss_bytes for run in runs),
+        peak_anon_bytes=max(run.peak_anon_bytes for run in runs),
+    )
+
+
+def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return the tables: methods beside mergekit, then cost against sources and size.
+
+    Args:
+        title: What was merged.
+        environment: Of the machine and the libraries; ``cpu``, ``cores`` and ``libraries``.
+        rows: Rows with a different number of sources or parameters than the first go into the
+            second table.
+    """
+    main = [row for row in rows if _size(row) == _size(rows[0])]
+    libraries = ", ".join(f"{n} {v}" for n, v in environment["libraries"].items() if v)
+    machine = f"{environment['cpu']}, {environment['cores']} cores; {libraries}."
+    lines = [f"# {title}", "", machine, "", *_explanation(), "", *_header(_COLUMNS)]
+    lines += [_line(_cells(row)) for row in main]
+    if len(main) < len(rows):
+        lines += ["", "## Cost against the number of sources and the size", ""]
+        ordered = sorted(rows, key=lambda row: (row.name, row.n_parameters, row.n_sources))
+        scaled = {row.name for row in rows if row not in main}
+        shown = [_line(_scaling_cells(row)) for row in ordered if row.name in scaled]
+        lines += [*_header(_SCALING_COLUMNS), *shown]
+    return "\n".join([*lines, ""])
+
+
+def figure(rows: Sequence[Row]) -> bytes:
+    """Draw seconds beside mergekit's, then merge seconds and memory against bytes read, as SVG.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 (needed for the picture only)
+
+    drawn = Figure(figsize=(13, 4), layout="constrained")
+    bars, time, memory = drawn.subplots(1, 3)
+    _draw_bars(bars, [row for row in rows if _size(row) == _size(rows[0])])
+    for name in sorted({row.name for row in rows}):
+        points = sorted((row for row in rows if row.name == name), key=_gigabytes_read)
+        read = [_gigabytes_read(row) for row in points]
+        time.plot(read, [row.merge_seconds for row in points], marker="o", label=name)
+        rss = [row.ours.peak_rss_bytes / 1e9 for row in points]
+        memory.plot(read, rss, marker="o", label=name)
+    time.set(xlabel="GB of checkpoints", ylabel="seconds of the merge alone", xlim=0, ylim=0)
+    memory.set(xlabel="GB of checkpoints", ylabel="peak RSS, GB", xlim=0, ylim=0)
+    time.legend(fontsize="small")
+    content = BytesIO()
+    drawn.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _draw_bars(axes: "Axes", rows: Sequence[Row]) -> None:
+    places = range(len(rows))
+    ours = [row.ours.median_seconds for row in rows]
+    theirs = [0.0 if row.peer is None else row.peer.median_seconds for row in rows]
+    axes.barh([place - 0.2 for place in places], ours, 0.4, label="this engine")
+    axes.barh([place + 0.2 for place in places], theirs, 0.4, label="mergekit")
+    axes.set_yticks(list(places), [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds, whole process")
+    axes.legend(fontsize="small")
+
+
+def _gigabytes_read(row: Row) -> float:
+    """Size of the bfloat16 pivot and sources together."""
+    return 2 * row.n_parameters * (row.n_sources + 1) / 1e9
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return row.n_sources, row.n_parameters
+
+
+def _explanation() -> list[str]:
+    return [
+        "Medians of whole processes, started alternately in one run, inputs in the page cache,",
+        "content hashes known from a first run. The merge alone is without the start of the",
+        "process; the floor is reading the same models and writing one. The difference is to",
+        "mergekit computing in float32, where the definitions coincide; in TIES per tensor the",
+        "two break ties at the threshold, which bfloat16 makes frequent, in another order.",
+    ]
+
+
+def _cells(row: Row) -> list[str]:
+    ours, peer, gap = row.ours, row.peer, row.difference
+    return [
+        row.name,
+        f"{ours.median_seconds:.1f}",
+        "" if peer is None else f"{peer.median_seconds:.1f}",
+        "" if peer is None else f"{peer.median_seconds / ours.median_seconds:.1f}",
+        f"{row.merge_seconds:.2f}",
+        f"{row.merge_seconds / row.floor_seconds:.1f}",
+        f"{ours.peak_rss_bytes / 1e9:.2f}",
+        f"{ours.peak_anon_bytes / 1e9:.2f}",
+        "" if peer is None else f"{peer.peak_rss_bytes / 1e9:.2f}",
+        "" if peer is None else f"{peer.peak_anon_bytes / 1e9:.2f}",
+        "" if gap is None else f"{gap.largest:.2g}",
+        "" if gap is None else f"{100 * gap.share:.3g} %",
+    ]
+
+
+def _scaling_cells(row: Row) -> list[str]:
+    return [
+        row.name,
+        str(row.n_sources),
+        f"{row.n_parameters / 1e6:.1f}",
+        f"{row.ours.median_seconds:.1f}",
+        f"{row.merge_seconds:.2f}",
+        f"{row.ours.peak_rss_bytes / 1e9:.2f}",
+        f"{row.ours.peak_anon_bytes / 1e9:.2f}",
+    ]
+
+
+def _header(columns: Sequence[str]) -> list[str]:
+    return [_line(columns), _line(["---", *("---:" for _ in columns[1:])])]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

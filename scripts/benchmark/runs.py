@@ -1,0 +1,114 @@
+"""The three programs of the benchmark, each run as a process of its own in a scratch folder."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.benchmark.cases import Case, Difference, Peer, difference, peer_config
+from scripts.benchmark.processes import Measured, run_measured
+
+ROOT = Path(__file__).resolve().parents[2]
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A scratch folder and the models in it."""
+
+    scratch: Path
+    models: tuple[Path, ...]
+    """The pivot, then the sources."""
+    mergekit: Path | None
+    """The program ``mergekit-yaml``; None leaves it out."""
+
+    def with_sources(self, n_sources: int) -> "Bench":
+        """Return the same with fewer sources."""
+        return replace(self, models=self.models[: n_sources + 1])
+
+    def ours(self, case: Case, *, keep: bool = False) -> tuple[Measured, float]:
+        """Merge with this engine.
+
+        Args:
+            case: The method and its settings.
+            keep: Leave the merged model in ``scratch/ours``.
+
+        Returns:
+            The whole process, and seconds of the merge alone from the run's record.
+        """
+        destination, output = self.scratch / "ours", self.scratch / "runs"
+        pivot, *sources = self.models
+        command = [
+            sys.executable,
+            "run.py",
+            *case.overrides,
+            "models=custom",
+            f"models.pivot={pivot}",
+            f"models.sources=[{','.join(map(str, sources))}]",
+            "suite=none",
+            "tracker=none",
+            "device=cpu",
+            "dtype=bfloat16",
+            f"merged_dir={destination}",
+            f"output={output}",
+        ]
+        environment = {**_OFFLINE, "SEME_CACHE_DIR": str(self.scratch / "cache")}
+        try:
+            measured = run_measured(command, cwd=ROOT, environment=environment)
+            (record,) = output.glob("runs/*/record.json")
+            seconds = json.loads(record.read_text())["merge_cost"]["seconds"]
+        finally:
+            _remove(output, *(() if keep else (destination,)))
+        return measured, seconds
+
+    def theirs(self, peer: Peer, *, dtype: str = "bfloat16", keep: bool = False) -> Measured:
+        """Merge with mergekit, which computes in ``dtype`` and writes bfloat16."""
+        assert self.mergekit is not None, "mergekit is left out"
+        destination, recipe = self.scratch / "theirs", self.scratch / "recipe.yaml"
+        config = peer_config(peer, self.models, dtype=dtype, output_dtype="bfloat16")
+        recipe.write_text(yaml.safe_dump(config))
+        options = ["--no-copy-tokenizer", "--quiet"]
+        command = [str(self.mergekit), str(recipe), str(destination), *options]
+        try:
+            return run_measured(command, cwd=self.scratch, environment=_OFFLINE)
+        finally:
+            _remove(*(() if keep else (destination,)))
+
+    def floor(self) -> float:
+        """Read all models and write one, in a process of its own; return the seconds inside."""
+        destination = self.scratch / "floor"
+        program = [sys.executable, "-m", "scripts.benchmark.floor", str(destination)]
+        try:
+            measured = run_measured(
+                [*program, *map(str, self.models)], cwd=ROOT, environment=_OFFLINE
+            )
+        finally:
+            _remove(destination)
+        found: dict[str, Any] = json.loads(measured.output)
+        return float(found["seconds"])
+
+    def first(self, case: Case) -> tuple[Measured, Difference | None]:
+        """Run this engine without known hashes, and compare its numbers with mergekit's.
+
+        Returns:
+            The whole process, which also hashed the models' content, and the difference to
+            mergekit computing in float32; None where the two need not agree or it is left out.
+        """
+        _remove(self.scratch / "cache")
+        try:
+            measured, _ = self.ours(case, keep=True)
+            if self.mergekit is None or case.peer is None or not case.peer.coincides:
+                return measured, None
+            self.theirs(case.peer, dtype="float32", keep=True)
+            return measured, difference(self.scratch / "ours", self.scratch / "theirs")
+        finally:
+            _remove(self.scratch / "ours", self.scratch / "theirs")
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,181 @@
+"""Show how SeMe would align a pool of models, without merging them.
+
+python -m scripts.diagnose models=small_into_base
+python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]' method.refine=0
+
+Prints where every source stands in the pivot's frame, its matched units layer by layer, the cost
+of each stage, and the paper's direction test with its control; draws the test to
+OUTPUT/diagnostics/<pool>.svg (output=results by default, text=FILE for other text).
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
+
+from eval.drawing import draw
+from eval.model import load_model, load_tokenizer
+from eval.results import write_whole
+from seme.alignment.anchors import head_bases
+from seme.alignment.diagnosis import cost_table, layer_table, source_table
+from seme.alignment.direction import random_vectors, recomposition_cosine
+from seme.job import MergeJob, NamedModel, job_from_config
+from seme.method import merge, prepare
+from seme.models.readout import readout_of
+from seme.types import Models
+
+ROOT = Path(__file__).resolve().parents[1]
+_TEXT = ROOT / "README.md"
+_LONGEST = 1000
+"""Characters of the text that are looked at."""
+_METHOD_KEYS = ("_target_", "_partial_")
+
+
+def main(arguments: list[str]) -> int:
+    """Align, print, draw.
+
+    Args:
+        arguments: ``models=POOL``, and overrides of the pool, of ``method`` and of ``output``.
+
+    Returns:
+        0; 1 if a model or an override cannot be used.
+    """
+    disable_progress_bar()
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    try:
+        config = _config(arguments)
+        job = _job(config)
+        models = Models(
+            pivot=job.pivot.checkpoint,
+            sources=tuple(source.checkpoint for source in job.sources),
+            merged_names=job.pivot.checkpoint.names,
+            device=job.settings.device,
+        )
+        wanted = {key: job.method.keywords[key] for key in _preparation_keys(job)}
+        found = prepare(models, **wanted).diagnostics()
+        curves = {
+            m.name: direction_test(m, Path(config["text"])) for m in (job.pivot, *job.sources)
+        }
+    except (ValueError, OmegaConfBaseException) as error:
+        notes = "\n".join(getattr(error, "__notes__", []))
+        print(f"error: {error}\n{notes}".rstrip(), file=sys.stderr)
+        return 1
+    names = [source.name for source in job.sources]
+    console.print(source_table(found, names))
+    for name, source in zip(names, found["sources"], strict=True):
+        if source["layers"]:
+            console.print(layer_table(source, name))
+    console.print(cost_table(found, names))
+    for name, curve in curves.items():
+        console.print(_direction_table(name, curve))
+    path = ROOT / config["output"] / "diagnostics" / f"{job.pool}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, draw(job.pool, (7.0, 3.2), partial(_paint, curves)).encode())
+    console.print(f"figure: {config['output']}/diagnostics/{job.pool}.svg")
+    return 0
+
+
+def direction_test(model: NamedModel, text: Path) -> dict[str, list[float]]:
+    """Mean cosine of representations with their recomposition, per layer (SEME.md, section 7).
+
+    Args:
+        model: A model with a tokenizer.
+        text: What the model reads, its first 1000 characters.
+
+    Returns:
+        Kind of vectors to the cosine behind the embedding and every layer.
+    """
+    weights, device = model.checkpoint, torch.device("cpu")
+    end = readout_of(weights.config, weights.names)
+    head = weights.read(end.head).float()
+    bases = head_bases(weights, None, model.name, device)
+    loaded: Any = load_model(weights.path, device="cpu")
+    ids = load_tokenizer(weights.path).encode(text.read_text(encoding="utf-8")[:_LONGEST])
+    with torch.inference_mode():
+        states = loaded(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    vectors = {
+        "semantic bases": bases.rows(0, len(head)),
+        "head rows": head,
+        "input embeddings": loaded.get_input_embeddings().weight.detach(),
+        "random vectors": random_vectors(*head.shape),
+    }
+    return {
+        kind: [float(recomposition_cosine(state[0], rows).mean()) for state in states]
+        for kind, rows in vectors.items()
+    }
+
+
+def _config(arguments: list[str]) -> dict[str, Any]:
+    """The configuration a merge by SeMe would have, with the overrides of the command line."""
+    given = OmegaConf.from_dotlist([a for a in arguments if not a.startswith("models=")])
+    pools = [a.removeprefix("models=") for a in arguments if a.startswith("models=")]
+    pool = ROOT / "conf" / "models" / f"{pools[-1] if pools else 'zoo'}.yaml"
+    if not pool.is_file():
+        known = sorted(path.stem for path in pool.parent.glob("*.yaml"))
+        raise ValueError(f"models must be one of {known}, got {pool.stem!r}")
+    loaded = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
+    assert isinstance(loaded, dict)
+    base = OmegaConf.create({k: v for k, v in loaded.items() if k not in ("defaults", "hydra")})
+    base.method = OmegaConf.load(ROOT / "conf" / "method" / "seme.yaml")
+    base.models = OmegaConf.load(pool)
+    base.text = str(_TEXT)
+    OmegaConf.set_struct(base, True)
+    merged = OmegaConf.to_container(
+        OmegaConf.merge(base, given), resolve=True, throw_on_missing=True
+    )
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
+
+
+def _job(config: dict[str, Any]) -> MergeJob:
+    settings = {k: v for k, v in config["method"].items() if k not in _METHOD_KEYS}
+    return job_from_config(config, "seme", partial(merge, **settings), root=ROOT)
+
+
+def _preparation_keys(job: MergeJob) -> list[str]:
+    own = prepare.__kwdefaults__ or prepare.__annotations__
+    return [key for key in job.method.keywords if key in own]
+
+
+def _direction_table(name: str, curve: dict[str, list[float]]) -> Table:
+    table = Table(title=f"{name}: cosine of recomposed directions", title_justify="left")
+    table.add_column("layer", justify="right")
+    for kind in curve:
+        table.add_column(kind, justify="right")
+    for layer, values in enumerate(zip(*curve.values(), strict=True)):
+        table.add_row(
+            "embedding" if layer == 0 else str(layer - 1), *(f"{v:.3f}" for v in values)
+        )
+    table.caption = "random vectors are the control: what they reach, any vectors reach"
+    return table
+
+
+def _paint(curves: dict[str, dict[str, list[float]]], figure: Figure) -> None:
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        _panel(axes, name, curve)
+    panels[0].set_ylabel("cos(r, recomposed r)")
+    panels[-1].legend(fontsize=7.5)
+
+
+def _panel(axes: Axes, name: str, curve: dict[str, list[float]]) -> None:
+    for kind, values in curve.items():
+        control = kind == "random vectors"
+        axes.plot(
+            values, "--" if control else "o-", label=kind, color="#8a929c" if control else None
+        )
+    axes.set_title(name)
+    axes.set_xlabel("layers passed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

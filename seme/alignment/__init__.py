@@ -1,0 +1,1 @@
+"""SeMe's alignment: a source brought into the pivot's latent space."""

@@ -1,0 +1,100 @@
+"""The anchors of a source: shared tokens, semantic bases, and the residual map they give.
+
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the bases of the output head. Ours: tokens matched
+by their text between vocabularies, and the embeddings as anchors at the other end.
+"""
+
+import filecmp
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seme.alignment.bases import Bases, semantic_bases
+from seme.alignment.residual import embedding_operator, residual_operator
+from seme.alignment.vocabulary import SharedTokens, read_vocabulary, shared_tokens
+from seme.models.readout import readout_of
+from seme.types import Weights
+
+Anchors = Literal["both", "head"]
+"""``head`` is the paper; ``both`` adds the embeddings of the shared tokens (ours)."""
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "*.tiktoken")
+_BLOCK_ROWS = 2048
+"""Tokens taken at a time: 67 MB in float64 at width 4096."""
+
+
+def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> SharedTokens | None:
+    """Find the tokens two models share.
+
+    Returns:
+        None where they stand row for row: one vocabulary, or no tokenizer beside either.
+
+    Raises:
+        ValueError: If too few tokens are shared, or only one model states its vocabulary.
+    """
+    n_pivot, width = head_shape(pivot)
+    n_source, source_width = head_shape(source)
+    files = [_vocabulary_files(model.path) for model in (pivot, source)]
+    if n_pivot == n_source and _are_alike(*files):
+        return None
+    if not all(files):
+        lacking = (pivot if not files[0] else source).path
+        raise ValueError(
+            f"{lacking} has no vocabulary to match tokens by: put its tokenizer files "
+            f"({', '.join(_VOCABULARIES)}) beside the weights"
+        )
+    ours, theirs = read_vocabulary(pivot.path), read_vocabulary(source.path)
+    if ours == theirs and n_pivot == n_source:
+        return None
+    return shared_tokens(
+        ours,
+        theirs,
+        n_pivot=n_pivot,
+        n_source=n_source,
+        width=max(width, source_width),
+        min_overlap=min_overlap,
+    )
+
+
+def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.device) -> Bases:
+    """Solve for the semantic bases of a model's tokens; see :func:`semantic_bases`."""
+    try:
+        end = readout_of(model.config, model.names)
+        gain = model.read(end.norm).to(device, torch.float32) + end.gain_offset
+        head = model.read(end.head).to(device)
+        return semantic_bases(head, gain, block_rows=_BLOCK_ROWS, rows=rows)
+    except ValueError as error:
+        error.add_note(f"while solving for the semantic bases of {owner}")
+        raise
+
+
+def head_operator(pivot: Bases, source: Bases, tokens: SharedTokens | None) -> Tensor:
+    """The paper's operator M = U_P^T U_k over the shared tokens, float64, (P, K)."""
+    rows = (None, None) if tokens is None else (tokens.pivot_rows, tokens.source_rows)
+    return residual_operator(pivot, source, *rows, block_rows=_BLOCK_ROWS)
+
+
+def embeddings_operator(pivot: Tensor, source: Tensor, tokens: SharedTokens | None) -> Tensor:
+    """The same of the embeddings' unit rows (ours), float64, (P, K)."""
+    rows = (None, None) if tokens is None else (tokens.pivot_rows, tokens.source_rows)
+    return embedding_operator(pivot, source, *rows, block_rows=_BLOCK_ROWS)
+
+
+def head_shape(model: Weights) -> tuple[int, int]:
+    """Rows and width of a model's output head."""
+    rows, width = model.shape(readout_of(model.config, model.names).head)
+    return rows, width
+
+
+def _vocabulary_files(folder: Path) -> list[Path]:
+    return sorted(file for pattern in _VOCABULARIES for file in folder.glob(pattern))
+
+
+def _are_alike(files: list[Path], others: list[Path]) -> bool:
+    """Whether two folders hold the same vocabulary files, or none."""
+    return [file.name for file in files] == [other.name for other in others] and all(
+        filecmp.cmp(file, other, shallow=False)
+        for file, other in zip(files, others, strict=True)
+    )

@@ -1,0 +1,234 @@
+"""What a merge will do and cost, told before any weights are read."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from seme.calibration import Calibration, calibrate
+from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.engine import check_method
+from seme.storage.adapter import AnyCheckpoint
+from seme.storage.checkpoint import Checkpoint
+from seme.storage.shard import TensorSpec
+from seme.storage.writing import refuse_existing
+
+_INTERPRETER_BYTES = 320_000_000
+"""Resident memory of Python with torch before anything is read (measured)."""
+_FLOAT32_BYTES = 4
+_N_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a merge will do, and an estimate of what it will take."""
+
+    merged: tuple[str, ...]
+    """Tensors merged."""
+    copied: Mapping[str, str]
+    """Tensors copied from the pivot, with the reason."""
+    dropped: Mapping[str, str]
+    """Stored tensors of the pivot that are left out, with the reason."""
+    n_parameters: int
+    """Of the merged model."""
+    read_bytes: int
+    """Tensors read by the walk and the method's preparation together, estimated."""
+    written_bytes: int
+    """Tensors written."""
+    peak_bytes: int
+    """Largest resident memory, estimated; see :func:`peak_memory`."""
+    seconds: float
+    """Of the merge, estimated: computing, reading and writing one after the other."""
+    free_bytes: int
+    """Free on the destination's disk; ``written_bytes`` are needed."""
+    warnings: tuple[str, ...]
+    """What the models' configurations differ in."""
+
+    @property
+    def fits_the_disk(self) -> bool:
+        return self.written_bytes <= self.free_bytes
+
+
+def plan_merge(
+    method: partial[Tensor],
+    pivot: Checkpoint,
+    sources: Sequence[AnyCheckpoint],
+    destination: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> Plan:
+    """Plan a merge from headers, or outlines, of the models; no weights are read.
+
+    Bytes to read are one read of every tensor that the walk needs, times how often the method
+    reads its models in a small merge made for the purpose. So is the time, which is linear in
+    parameters; what is not (the d x d solve of semantic bases) comes on top. On a file that is
+    there, the reading speed is that of its first part as it is cached now.
+
+    Args:
+        method: The merge function, its hyper-parameters bound.
+        pivot: As for :func:`seme.engine.merge_checkpoints`; or an outline without shards.
+        sources: Models merged from, at least one.
+        destination: The folder that would be made.
+        device: Where the arithmetic would be done.
+        dtype: Dtype of the result; None keeps the pivot's.
+        include: Glob patterns of tensors to merge; empty for all.
+        exclude: Glob patterns of tensors to copy from the pivot.
+
+    Raises:
+        CheckpointMismatchError: If the merge would be refused for a source that does not fit.
+        ValueError: If it would be refused for its method, patterns or destination.
+    """
+    check_method(method)
+    refuse_existing(destination)
+    if not sources:
+        raise ValueError("a merge needs at least one source, got none")
+    if not getattr(method.func, "any_shape", False):
+        demand_same_tensors(pivot, sources)
+    copied = reasons_to_copy(pivot, include, exclude)
+    merged = tuple(name for name in pivot.names if name not in copied)
+    disk = _nearest_folder(destination)
+    calibration = calibrate(
+        method,
+        n_sources=len(sources),
+        dtype=_common_dtype([pivot.spec(name) for name in merged]),
+        device=device,
+        weights=_largest_file(pivot),
+        destination=disk,
+    )
+    read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
+    written = sum(_written(pivot.spec(name), dtype) for name in pivot.names)
+    n_merged = sum(_numel(pivot.spec(name)) for name in merged)
+    return Plan(
+        merged=merged,
+        copied=copied,
+        dropped=pivot.dropped,
+        n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
+        read_bytes=read,
+        written_bytes=written,
+        peak_bytes=peak_memory([pivot.spec(name) for name in merged], len(sources)),
+        seconds=_seconds(calibration, n_merged, read, written),
+        free_bytes=shutil.disk_usage(disk).free,
+        warnings=tuple(tolerated_differences(pivot, sources)),
+    )
+
+
+def bytes_of_walk(
+    pivot: Checkpoint,
+    sources: Sequence[AnyCheckpoint],
+    merged: Sequence[str],
+    copied: Mapping[str, str],
+) -> int:
+    """Return the bytes of every tensor that a walk reads once.
+
+    A source of other names than the pivot's counts whole.
+    """
+    total = sum(pivot.spec(name).nbytes for name in (*merged, *copied))
+    for source in sources:
+        names = merged if set(merged) <= set(source.names) else source.names
+        total += sum(source.spec(name).nbytes for name in names)
+    return total
+
+
+def peak_memory(specs: Sequence[TensorSpec], n_sources: int) -> int:
+    """Estimate the largest resident memory of a merge on the CPU.
+
+    Of the largest tensor there are at one time, in float32, the pivot's and every source's
+    values, the merged values and one temporary, and the bytes of one as read from disk. The
+    interpreter comes on top. How many tensors there are does not matter.
+
+    Args:
+        specs: The tensors merged.
+        n_sources: Number of sources.
+
+    Returns:
+        Bytes.
+    """
+    largest = max(
+        _numel(spec) * (_FLOAT32_BYTES * (n_sources + 3) + spec.dtype.itemsize)
+        for spec in specs
+    )
+    return _INTERPRETER_BYTES + largest
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return a plan as a table of two columns."""
+    table = Table(title="Plan of the merge; no weights were read", title_justify="left")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    table.add_row(
+        "merged", f"{len(plan.merged)} tensors of a model of {plan.n_parameters:,} parameters"
+    )
+    table.add_row("copied", _with_reasons(plan.copied))
+    table.add_row("dropped", _with_reasons(plan.dropped))
+    table.add_row("to read", _size(plan.read_bytes))
+    table.add_row("to write", _size(plan.written_bytes))
+    verdict = "" if plan.fits_the_disk else ": NOT ENOUGH"
+    table.add_row("disk free", f"{_size(plan.free_bytes)}{verdict}")
+    table.add_row("peak memory", f"about {_size(plan.peak_bytes)}")
+    table.add_row("time", f"about {plan.seconds:.3g} seconds")
+    for warning in plan.warnings:
+        table.add_row("warning", warning)
+    return table
+
+
+def _seconds(calibration: Calibration, n_merged: int, read: int, written: int) -> float:
+    return (
+        n_merged * calibration.seconds_per_parameter
+        + read / calibration.read_bytes_per_second
+        + written / calibration.write_bytes_per_second
+    )
+
+
+def _written(spec: TensorSpec, dtype: torch.dtype | None) -> int:
+    if dtype is None or not spec.dtype.is_floating_point:
+        return spec.nbytes
+    return _numel(spec) * dtype.itemsize
+
+
+def _numel(spec: TensorSpec) -> int:
+    return spec.nbytes // spec.dtype.itemsize
+
+
+def _common_dtype(specs: Sequence[TensorSpec]) -> torch.dtype:
+    """Return the dtype that most of the parameters have."""
+    counts: dict[torch.dtype, int] = {}
+    for spec in specs:
+        counts[spec.dtype] = counts.get(spec.dtype, 0) + _numel(spec)
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def _largest_file(model: Checkpoint) -> Path | None:
+    """Return the largest file of weights of a model; None where there is none."""
+    files = [file for file in model.path.glob("*.safetensors") if file.is_file()]
+    return max(files, key=lambda file: file.stat().st_size, default=None)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the nearest folder above a path that exists."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
+def _with_reasons(reasons: Mapping[str, str]) -> str:
+    """Count tensors by reason; name a few where they are few."""
+    if not reasons:
+        return "none"
+    grouped: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        grouped.setdefault(reason, []).append(name)
+    return "\n".join(
+        f"{len(names)} {reason}: {', '.join(names[:_N_SHOWN])}"
+        + (", ..." if len(names) > _N_SHOWN else "")
+        for reason, names in grouped.items()
+    )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 10_000_000 else f"{n_bytes / 1e6:.2f} MB"

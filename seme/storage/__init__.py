@@ -1,0 +1,1 @@
+"""Checkpoints on disk: opened, read by tensor, written whole."""

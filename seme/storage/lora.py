@@ -1,0 +1,208 @@
+"""LoRA: what an adapter's configuration means, and how its factors change a weight.
+
+Hu et al., 2021, https://arxiv.org/abs/2106.09685, section 4.1: W + (alpha / r) B A.
+Kalajdzievski, 2023, https://arxiv.org/abs/2312.03732: rsLoRA, alpha / sqrt(r) instead.
+Liu et al., 2024, https://arxiv.org/abs/2402.09353, equation 5: DoRA, every output's row of that
+sum scaled to a learned length. The names are those of PEFT's ``adapter_config.json``.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+_T = TypeVar("_T")
+
+_BLOCK = 1 << 20
+"""Elements taken to float64 at a time: 8 MB."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "modules_to_save",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+    }
+)
+"""Entries about training, or about which weights there are: those stand in the adapter's file."""
+_READ = frozenset(
+    {
+        "alpha_pattern",
+        "bias",
+        "fan_in_fan_out",
+        "init_lora_weights",
+        "lora_alpha",
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "use_dora",
+        "use_rslora",
+    }
+)
+_BASE_UNTOUCHED = (True, False, "gaussian", "eva", "orthogonal")
+"""Initialisations that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ change it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """What of an adapter's configuration decides the weights it makes."""
+
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    """Regular expression to the rank of the modules whose names end so; the first one wins."""
+    alpha_pattern: Mapping[str, float]
+    rank_stabilised: bool
+    """rsLoRA."""
+    decomposed: bool
+    """DoRA."""
+    transposed: bool
+    """Whether linear weights are stored (inputs, outputs), as GPT-2's are."""
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank of the factors of a module, given its name in the base model."""
+        return _first_match(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """Return what B A is multiplied by in a module."""
+        rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
+        return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """The low-rank change of one weight."""
+
+    down: Tensor
+    """The paper's A, (rank, inputs)."""
+    up: Tensor
+    """The paper's B, (outputs, rank)."""
+    magnitude: Tensor | None
+    """DoRA's m, the length of every output's row, (outputs,); None without DoRA."""
+    scaling: float
+    transposed: bool
+    """Whether the weight is stored (inputs, outputs)."""
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """Return the changed weight.
+
+        Computed in float64 block by block and rounded once: neither the factors' dtype nor the
+        base's takes anything from the change (PEFT rounds B A to the factors' dtype first).
+
+        Args:
+            weight: Weight of the base in any floating-point dtype, (outputs, inputs), or
+                (inputs, outputs) where ``transposed``. Never written to.
+
+        Returns:
+            float32 of the same shape.
+        """
+        adapted = torch.empty(weight.shape, dtype=torch.float32)
+        origin, target = (weight.T, adapted.T) if self.transposed else (weight, adapted)
+        down, up = self.down.double(), self.up.double() * self.scaling
+        n_rows = max(_BLOCK // max(origin.shape[1], 1), 1)
+        for start in range(0, len(origin), n_rows):
+            rows = slice(start, start + n_rows)
+            block = origin[rows].double() + up[rows] @ down
+            if self.magnitude is not None:
+                lengths = torch.linalg.vector_norm(block, dim=1)
+                block *= (self.magnitude[rows].double() / lengths).unsqueeze(1)
+            target[rows] = block.float()
+        return adapted
+
+
+def lora_settings(config: Mapping[str, Any]) -> LoraSettings:
+    """Read an adapter's configuration.
+
+    Args:
+        config: The parsed ``adapter_config.json``.
+
+    Raises:
+        ValueError: If it is no LoRA, or uses anything whose weights could not be told exactly
+            from the adapter's file: that entry is named.
+    """
+    _refuse_unsupported(config)
+    return LoraSettings(
+        rank=_positive_rank("r", config.get("r")),
+        alpha=_number("lora_alpha", config.get("lora_alpha")),
+        rank_pattern=_patterns("rank_pattern", config, _positive_rank),
+        alpha_pattern=_patterns("alpha_pattern", config, _number),
+        rank_stabilised=bool(config.get("use_rslora")),
+        decomposed=bool(config.get("use_dora")),
+        transposed=bool(config.get("fan_in_fan_out")),
+    )
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"peft_type must be LORA, got {kind!r}: merge it into its base first")
+    if config.get("bias", "none") != "none":
+        raise ValueError(
+            f"bias must be 'none', got {config['bias']!r}: such an adapter changes its base even "
+            "when it is switched off; merge it into its base first"
+        )
+    initial = config.get("init_lora_weights", True)
+    if initial not in _BASE_UNTOUCHED:
+        raise ValueError(
+            f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {initial!r}: that changes "
+            "the base the adapter stands on; save it converted to a plain LoRA first (PEFT: "
+            "save_pretrained(path_initial_model_for_weight_conversion=...))"
+        )
+    unknown = sorted(key for key in config.keys() - _READ - _WITHOUT_EFFECT if config[key])
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} is {config[unknown[0]]!r}, which is not supported in adapters: merge "
+            "it into its base first"
+        )
+
+
+def _positive_rank(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def _patterns(name: str, config: Mapping[str, Any], check: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Read a mapping of regular expressions to numbers; absent is empty."""
+    found = config.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} must map module names to numbers, got {found!r:.80}")
+    for pattern in found:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name} holds {pattern!r}, no regular expression") from error
+    return {pattern: check(f"{name}[{pattern}]", value) for pattern, value in found.items()}
+
+
+def _first_match(patterns: Mapping[str, _T], module: str, default: _T) -> _T:
+    """Return the value of the first pattern that a module's name, or its ending, matches."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

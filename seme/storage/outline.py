@@ -1,0 +1,77 @@
+"""A checkpoint known without its weights: for a plan, config and index are enough.
+
+The only module of this package that imports transformers, and only where shards are absent:
+a merge opens its models through :mod:`seme.storage.checkpoint` and never comes here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seme.storage.checkpoint import INDEX_FILE, Checkpoint, open_checkpoint
+from seme.storage.shard import StoredTensor, TensorSpec
+
+
+def open_outline(
+    location: str | Path, *, revision: str | None = None, root: Path
+) -> Checkpoint:
+    """Open a checkpoint to plan with; its shards may be absent.
+
+    Where they are, shapes come from the architecture that ``config.json`` describes, built
+    without memory on torch's meta device, and names from the index.
+
+    Args:
+        location: A folder, relative to ``root`` or absolute, or a Hub id.
+        revision: Branch, tag or commit; for Hub ids only.
+        root: Folder that relative paths start from: the repository's root.
+
+    Returns:
+        The checkpoint; reading a tensor whose shard is absent fails.
+
+    Raises:
+        ValueError: If the model cannot be opened, or its index names tensors that its
+            architecture, as transformers builds it, has not.
+    """
+    folder = root / Path(location).expanduser()
+    placed = _index(folder)
+    if revision is not None or all((folder / shard).exists() for shard in placed.values()):
+        return open_checkpoint(location, revision=revision, root=root)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    known = _specs_of_architecture(folder)
+    unknown = sorted(placed.keys() - known.keys())
+    if unknown:
+        raise ValueError(
+            f"{folder} has no shards, and the shapes of {len(unknown)} tensors do not follow from "
+            f"its config.json, {unknown[0]} for one: fetch the shards to plan with this model"
+        )
+    stored = {
+        name: StoredTensor(spec=known[name], path=folder / shard, offset=0)
+        for name, shard in placed.items()
+        if not (config.get("tie_word_embeddings") and name == "lm_head.weight")
+    }
+    return Checkpoint(folder, config, stored)
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """Return tensor name to shard from a folder's index; empty without one."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return {}
+    placed: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    return placed
+
+
+def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
+    """Return what the tensors of a model are, from its configuration alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    dtype = getattr(config, "dtype", None) or torch.float32
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return {
+        name: TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
+        for name, tensor in model.state_dict().items()
+    }

@@ -1,0 +1,66 @@
+"""SeMe run on model folders, as a test calls it."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seme.engine import MergeReport, merge_checkpoints
+from seme.method import merge
+from seme.storage.checkpoint import open_checkpoint
+
+SETTINGS = {
+    "tau": 1.0,
+    "lam": 1.0,
+    "renormalize": False,
+    "select": "deltas",
+    "projection": "orthogonal",
+    "anchors": "both",
+    "match_units": "auto",
+    "refine": 2,
+    "identity_tolerance": 0.1,
+    "min_overlap": 0.1,
+    "untie_embeddings": True,
+}
+
+
+def merged(
+    destination: Path,
+    pivot: Path,
+    *sources: Path,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    **settings: object,
+) -> MergeReport:
+    """Merge model folders with SETTINGS, some of them replaced."""
+    models = [open_checkpoint(model, root=model) for model in (pivot, *sources)]
+    return merge_checkpoints(
+        functools.partial(merge, **{**SETTINGS, **settings}),
+        models[0],
+        models[1:],
+        destination,
+        seed=0,
+        device=torch.device("cpu"),
+        dtype=None,
+        include=include,
+        exclude=exclude,
+        progress=False,
+    )
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def bits(folder: Path) -> dict[str, list]:
+    """Every tensor as integers, in which 0.0 and -0.0 differ."""
+    return {n: t.view(torch.int32).tolist() for n, t in tensors_of(folder).items()}
+
+
+def change_tensors(folder: Path, **tensors: Tensor) -> None:
+    """Overwrite or add some tensors of a model folder."""
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **tensors}, path, metadata={"format": "pt"})

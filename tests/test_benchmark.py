@@ -1,0 +1,246 @@
+"""The benchmark: its models, its measuring, its numbers and the tables made of them."""
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scripts.benchmark.__main__ import main
+from scripts.benchmark.cases import CASES, Difference, difference, peer_config
+from scripts.benchmark.floor import copy_floor
+from scripts.benchmark.models import SHAPES, n_bytes, write_models
+from scripts.benchmark.processes import run_measured
+from scripts.benchmark.report import Cost, Row, cost_of, figure, markdown
+from scripts.benchmark.runs import Bench
+from seme.storage.checkpoint import open_checkpoint
+
+TINY = SHAPES["tiny"]
+HERE = Path(__file__).parent
+MEASURES = f"{sys.executable} -c".split()
+ENVIRONMENT = {"cpu": "a processor", "cores": 2, "libraries": {"torch": "2", "absent": None}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return write_models(tmp_path_factory.mktemp("m"), TINY, 2, shard_bytes=100_000)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_parameters"), [("qwen2-0.5b", 494_032_768), ("llama-1.1b", 1_100_048_384)]
+)
+def test_the_shapes_have_the_published_number_of_parameters(shape, n_parameters):
+    assert n_bytes(SHAPES[shape]) == 2 * n_parameters
+
+
+def test_a_halved_shape_has_about_half_the_parameters():
+    whole = SHAPES["llama-1.1b"]
+    assert n_bytes(whole.halved()) / n_bytes(whole) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "shape", [TINY, replace(SHAPES["qwen2-0.5b"], n_tokens=64, n_layers=1)]
+)
+def test_transformers_loads_the_models_with_no_key_missing_or_left_over(tmp_path, shape):
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    small = replace(shape, width=64, n_heads=4, n_kv_heads=2, n_neurons=96)
+    base, _ = write_models(tmp_path, small, 1)
+    _, info = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
+def test_sources_lie_close_to_the_base_and_apart_from_one_another(models):
+    base, one, other = (open_checkpoint(m, root=m) for m in models)
+    name = "model.layers.1.mlp.gate_proj.weight"
+    values = [m.read(name).float() for m in (base, one, other)]
+    assert values[0].std().item() == pytest.approx(0.02, rel=0.05)
+    assert (values[1] - values[0]).std().item() == pytest.approx(1e-3, rel=0.05)
+    assert (values[1] - values[2]).std().item() == pytest.approx(1e-3 * math.sqrt(2), rel=0.05)
+    assert base.read("model.norm.weight").float().mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_the_models_lie_in_shards_and_are_the_same_every_time(models, tmp_path):
+    assert len(list(models[0].glob("*.safetensors"))) > 1
+    again = write_models(tmp_path, TINY, 2, shard_bytes=100_000)
+    for one, other in zip(models, again, strict=True):
+        for file in one.iterdir():
+            assert file.read_bytes() == (other / file.name).read_bytes()
+
+
+def test_a_process_is_measured_from_start_to_end_with_its_children():
+    program = "import time; x = bytearray(b'1') * 80_000_000; time.sleep(0.3)"
+    alone = run_measured([*MEASURES, program], cwd=HERE, environment={})
+    assert alone.seconds > 0.3
+    assert 80e6 < alone.peak_anon_bytes <= alone.peak_rss_bytes < 200e6
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
+    family = run_measured([*MEASURES, parent], cwd=HERE, environment={})
+    assert 80e6 < family.peak_anon_bytes < 200e6
+
+
+def test_a_process_gets_its_environment_and_what_it_prints_is_kept(tmp_path):
+    program = "import os; print(os.environ['HERE'], os.getcwd())"
+    found = run_measured([*MEASURES, program], cwd=tmp_path, environment={"HERE": "yes"})
+    assert found.output.split() == ["yes", str(tmp_path)]
+
+
+def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
+    program = "import sys; sys.exit('out of luck')"
+    with pytest.raises(RuntimeError, match=r"ended with 1:\nout of luck"):
+        run_measured([*MEASURES, program], cwd=tmp_path, environment={})
+
+
+def test_the_floor_reads_all_and_writes_the_first(models, tmp_path):
+    opened = [open_checkpoint(model, root=model) for model in models]
+    assert copy_floor(tmp_path / "out", opened) > 0
+    assert [model.bytes_read for model in opened] == [model.nbytes for model in opened]
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == set(opened[0].names)
+    assert all(torch.equal(written[name], opened[0].read(name)) for name in written)
+
+
+def test_mergekit_is_given_the_same_settings(tmp_path):
+    paths = [tmp_path / name for name in ("base", "a", "b")]
+    arithmetic = CASES["task_arithmetic"]
+    config = peer_config(arithmetic.peer, paths, dtype="bfloat16", output_dtype="bfloat16")
+    assert config == {
+        "merge_method": "task_arithmetic",
+        "base_model": str(paths[0]),
+        "models": [{"model": str(path), "parameters": {"weight": 0.4}} for path in paths[1:]],
+        "parameters": {"normalize": False},
+        "dtype": "bfloat16",
+        "out_dtype": "bfloat16",
+    }
+    assert "method.lam=0.4" in arithmetic.overrides
+    average = peer_config(
+        CASES["average"].peer, paths, dtype="float32", output_dtype="bfloat16"
+    )
+    assert "base_model" not in average
+    assert average["parameters"]["normalize"] is True
+
+
+def test_a_difference_counts_elements_and_finds_the_largest(tmp_path):
+    for name, values in {"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 2.5, 3.0, 3.75]}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"w": torch.tensor(values)}, tmp_path / name / "model.safetensors")
+    assert difference(tmp_path / "a", tmp_path / "b") == Difference(largest=0.5, share=0.5)
+    save_file({"v": torch.ones(4)}, tmp_path / "b" / "model.safetensors")
+    with pytest.raises(ValueError, match="hold other tensors"):
+        difference(tmp_path / "a", tmp_path / "b")
+
+
+def cost(*seconds, rss=2e9, anon=1e9):
+    return Cost(seconds=seconds, peak_rss_bytes=int(rss), peak_anon_bytes=int(anon))
+
+
+def row(name="ties", **changes):
+    values = {
+        "name": name,
+        "n_sources": 3,
+        "n_parameters": 1_000_000,
+        "first_seconds": 9.0,
+        "ours": cost(4.0, 5.0, 9.0),
+        "merge_seconds": 3.0,
+        "floor_seconds": 1.5,
+        "peer": cost(40.0, 60.0, 50.0, rss=4e9, anon=3e9),
+        "difference": Difference(largest=0.25, share=0.125),
+    }
+    return Row(**{**values, **changes})
+
+
+def test_the_cost_of_runs_is_the_median_second_and_the_largest_memory():
+    program = [*MEASURES, "print()"]
+    run = run_measured(program, cwd=HERE, environment={})
+    runs = [
+        replace(run, seconds=s, peak_rss_bytes=b) for s, b in [(1.0, 5), (9.0, 7), (2.0, 6)]
+    ]
+    found = cost_of(runs)
+    assert (found.median_seconds, found.peak_rss_bytes) == (2.0, 7)
+
+
+def test_the_table_shows_medians_and_ratios():
+    text = markdown("Merging", ENVIRONMENT, [row()])
+    assert "a processor, 2 cores; torch 2." in text
+    assert (
+        "| ties | 5.0 | 50.0 | 10.0 | 3.00 | 2.0 | 2.00 | 1.00 | 4.00 | 3.00 | 0.25 | 12.5 % |"
+        in text
+    )
+    assert "Cost against" not in text
+
+
+def test_what_mergekit_did_not_run_stays_empty():
+    text = markdown("Merging", ENVIRONMENT, [row("seme", peer=None, difference=None)])
+    assert "| seme | 5.0 |  |  | 3.00 | 2.0 | 2.00 | 1.00 |  |  |  |  |" in text
+
+
+def test_other_sizes_and_numbers_of_sources_have_a_table_of_their_own():
+    rows = [row(), row("dare"), row(n_sources=8, peer=None), row(n_parameters=500_000)]
+    first, second = markdown("Merging", ENVIRONMENT, rows).split("## Cost against")
+    assert (first.count("| ties |"), first.count("| dare |")) == (1, 1)
+    lines = [line for line in second.splitlines() if line.startswith("| ties")]
+    assert [line.split(" | ")[1:3] for line in lines] == [
+        ["3", "0.5"],
+        ["3", "1.0"],
+        ["8", "1.0"],
+    ]
+    assert "dare" not in second
+
+
+def test_the_figure_names_every_method():
+    pytest.importorskip("matplotlib")
+    content = figure([row(), row("dare", peer=None), row(n_sources=8)])
+    assert content.startswith(b"<?xml")
+    assert content.count(b"<!-- ties -->") + content.count(b"<!-- dare -->") >= 4
+
+
+def test_a_run_of_the_engine_gives_its_own_seconds_and_leaves_nothing(models, tmp_path):
+    bench = Bench(scratch=tmp_path, models=models, mergekit=None)
+    assert bench.with_sources(1).models == models[:2]
+    measured, seconds = bench.ours(CASES["average"])
+    assert 0 < seconds < measured.seconds
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_runs_beside_mergekit(tmp_path):
+    arguments = "--shape tiny --methods average,seme --scaling average --repeats 1 --output"
+    main([*arguments.split(), str(tmp_path)])
+    found = json.loads((tmp_path / "tiny-3-sources.json").read_text())
+    main_row = found["rows"][0]
+    assert main_row["difference"]["largest"] <= 2**-8  # one step of bfloat16 at 1 or below
+    assert [r["n_sources"] for r in found["rows"]] == [3, 3, 2, 4, 6, 8, 3]
+    assert (tmp_path / "tiny-3-sources.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--methods", "tie"], r"unknown \['tie'\]; expected of \['average'"),
+        (["--repeats", "0"], "must be at least 1, got 0"),
+        (["--shape", "small"], "invalid choice: 'small'"),
+    ],
+)
+def test_a_mistyped_argument_is_named(arguments, match, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert re.search(match, capsys.readouterr().err)
+
+
+def test_a_full_disk_and_an_absent_program_stop_it_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(SystemExit, match="no file at"):
+        main(["--mergekit", str(tmp_path / "absent")])
+    usage = type("usage", (), {"free": 10})
+    monkeypatch.setattr("scripts.benchmark.__main__.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SystemExit, match=r"need 0.0 GB.*--scratch, or fewer --sources"):
+        main(["--shape", "tiny", "--scratch", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []

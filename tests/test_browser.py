@@ -1,0 +1,220 @@
+"""The leaderboard page in a real browser: it loads, sorts, filters, expands, and fits."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from eval.board import boards_of
+from eval.page import write_page
+from eval.results import Record, Score, StageCost
+
+pytestmark = pytest.mark.browser
+
+COST = StageCost(
+    seconds=1.0, peak_rss_bytes=2**27, base_rss_bytes=2**26, peak_anon_bytes=None,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+EVIL = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
+TASKS = [f"a_rather_long_task_name_{i}" for i in range(12)]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": name}
+
+
+def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
+    score = Score(
+        value=value, stderr=0.02, n=9, raw=value, raw_metric="acc", higher_is_better=True
+    )
+    return replace(
+        Record(
+            fingerprint=f"{name}{pool}{suite}", kind="merge", status="done", name=name,
+            settings={"tau": 0.1}, seed=0, dtype=None, scores=dict.fromkeys(TASKS, score),
+            models={"pool": pool, "pivot": model(pool), "sources": [], "references": []},
+            suite={"name": suite, "split": None, "fingerprint": suite, "held_out": []},
+            domains=dict.fromkeys(TASKS, "d"), merge_cost=replace(COST, seconds=seconds),
+            evaluation_cost=COST, merge={"diagnostics": {"condition": 31.5, EVIL: EVIL}},
+            error=None, provenance={"git": {"revision": "0" * 200}}, started_at="",
+            seconds_total=1.0,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+RECORDS = [
+    record("ties", 0.5, seconds=9.0),
+    record("seme", 0.7, seconds=10.0),
+    record("sce", 0.6, seconds=2.0),
+    record("dare", 0.1, status="failed", error=EVIL, scores={}, merge_cost=None),
+    record("base", 0.4, kind="reference", settings={}, merge_cost=None),
+    record("ties", 0.3, pool="alps"),
+    record("ties", 0.3, suite="validation"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    assert path, "these tests need Chromium on the path: install it, or leave out -m browser"
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    write_page(root, boards_of(RECORDS))
+    return (root / "leaderboard.html").as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page on a desktop's screen; fails for anything it says or asks for."""
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    found, said = context.new_page(), []
+    found.on("console", lambda message: said.append(message.text))
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.on("request", lambda request: said.append(request.url))
+    found.goto(address)
+    yield found
+    context.close()
+    assert set(said) == {address}
+
+
+def methods(page, pool="zoo"):
+    rows = page.locator(f'section[data-pool="={pool}"][data-suite="=test"] .expand:visible')
+    return rows.all_inner_texts()
+
+
+def sort_by(page, label):
+    page.locator('section[data-pool="=zoo"][data-suite="=test"] thead').get_by_text(
+        label, exact=True
+    ).click()
+
+
+def ground(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def ink_of_figures(page):
+    return page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+
+
+def test_the_page_loads_with_every_board_and_figure(page):
+    assert page.title() == "Leaderboard"
+    assert methods(page) == ["zoo", "seme", "sce", "ties", "dare"]
+    assert page.locator("section:visible").count() == 3
+    assert page.locator("figure svg:visible").count() == 12
+    assert page.locator("#count").inner_text() == "6 of 6 merges"
+
+
+def test_numbers_sort_as_numbers_and_rows_without_one_stay_last(page):
+    sort_by(page, "merge s")  # 10 is after 9; the first click on a cost is rising
+    assert methods(page) == ["sce", "ties", "seme", "zoo", "dare"]
+    sort_by(page, "merge s")
+    assert methods(page) == ["seme", "ties", "sce", "zoo", "dare"]
+
+
+def test_the_first_click_on_a_score_puts_the_best_first_and_says_so(page):
+    sort_by(page, "mean %")
+    assert methods(page) == ["seme", "sce", "ties", "zoo", "dare"]
+    head = page.locator(
+        'section[data-suite="=test"][data-pool="=zoo"] th[aria-sort="descending"]'
+    )
+    assert head.all_inner_texts() == ["mean %"]
+
+
+def test_text_sorts_by_alphabet_and_the_keyboard_does_it_too(page):
+    page.locator('section[data-pool="=zoo"][data-suite="=test"] thead button').first.focus()
+    page.keyboard.press("Enter")
+    assert methods(page) == ["dare", "sce", "seme", "ties", "zoo"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "boards", "count"),
+    [
+        ({"pool": "alps"}, 1, 1),
+        ({"suite": "validation"}, 1, 1),
+        ({"method": "ties"}, 3, 3),
+        ({"method": "seme"}, 1, 1),
+        ({"pool": "alps", "suite": "validation"}, 0, 0),
+    ],
+)
+def test_filters_leave_what_they_name(page, filters, boards, count):
+    for name, value in filters.items():
+        page.locator(f"#filter-{name}").select_option(value)
+    assert page.locator("section:visible").count() == boards
+    assert page.locator("#count").inner_text() == f"{count} of 6 merges"
+
+
+def test_a_method_is_shown_beside_the_unmerged_models_unless_they_are_left_out(page):
+    page.locator("#filter-method").select_option("seme")
+    assert methods(page) == ["zoo", "seme"]
+    page.locator("#filter-unmerged").uncheck()
+    assert methods(page) == ["seme"]
+
+
+def test_a_row_opens_and_closes_and_its_details_move_with_it(page):
+    row = page.locator("tbody", has=page.get_by_role("button", name="seme"))
+    assert not row.get_by_text("condition").is_visible()
+    row.get_by_role("button").click()
+    assert row.get_by_text("condition").is_visible()
+    sort_by(page, "mean %")
+    assert row.get_by_text("31.5").is_visible()
+    row.get_by_role("button").click()
+    assert not row.get_by_text("condition").is_visible()
+
+
+def test_texts_of_records_run_nothing(page):
+    page.get_by_role("button", name="dare").click()
+    assert page.locator("pre").inner_text() == EVIL
+    assert page.title() == "Leaderboard"
+
+
+def test_the_page_follows_the_systems_theme_until_the_button_is_pressed(page):
+    light = ground(page), ink_of_figures(page)
+    page.emulate_media(color_scheme="dark")
+    dark = ground(page), ink_of_figures(page)
+    assert light[0] != dark[0]
+    assert light[1] != dark[1]
+    page.locator("#theme").click()
+    assert (ground(page), ink_of_figures(page)) == light
+    page.reload()
+    assert ground(page) == light[0]
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1300])
+def test_only_the_table_scrolls_sideways_and_the_method_stays_in_sight(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.get_by_role("button", name="seme").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    table = page.locator('section[data-pool="=zoo"][data-suite="=test"] .scroll')
+    table.evaluate("box => box.scrollLeft = 1e6")
+    assert table.evaluate("box => box.scrollLeft") > 0
+    left = table.bounding_box()["x"]
+    for sticky in (".expand", "thead th", ".sections:visible"):
+        assert table.locator(sticky).first.bounding_box()["x"] - left < 10
+    assert table.locator(".sections:visible").bounding_box()["width"] <= width
+
+
+def test_texts_of_a_figure_do_not_overlap(page):
+    for figure in page.locator("figure svg").all():
+        boxes = [text.bounding_box() for text in figure.locator("text").all()]
+        level = [b for b in boxes if b["height"] < 16]  # the turned ones aside
+        for i, a in enumerate(level):
+            for b in level[:i]:
+                across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+                down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+                assert min(across, down) <= 4

@@ -1,0 +1,108 @@
+"""Gains and biases of norms folded into what reads behind: nothing that is computed changes."""
+
+import pytest
+import torch
+
+from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.models.parts import Part, Place
+from tests.disguise import anatomy_of, folded, logits_at, written
+from tests.seme_merges import bits, change_tensors
+from tests.tiny_models import DENSE, save_tiny
+
+FINAL = Place(Part.FINAL_NORM)
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_a_folded_model_computes_the_same_logits(model_type, tmp_path):
+    model = save_tiny(tmp_path / "model", model_type)
+    plain = folded(model)
+    found = logits_at(written(plain, tmp_path / "folded"))
+    torch.testing.assert_close(found, logits_at(model), atol=1e-4, rtol=0)
+    gains = [place for place in plain.model.anatomy.places if place.part in FOLDABLE]
+    assert all(plain.model.read(place).eq(1).all() for place in gains)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+def test_a_tied_model_may_keep_its_final_gain_and_its_one_matrix(model_type, tmp_path):
+    model = save_tiny(tmp_path / "model", model_type, tie_word_embeddings=True)
+    plain = folded(model, tied=True)
+    found = logits_at(written(plain, tmp_path / "folded"))
+    torch.testing.assert_close(found, logits_at(model), atol=1e-4, rtol=0)
+    assert plain.tied
+    assert plain.names == anatomy_of(model).weights.names
+    assert plain.config == anatomy_of(model).weights.config
+
+
+def test_an_untied_head_is_a_tensor_of_its_own_and_the_configuration_says_so(tmp_path):
+    model = save_tiny(tmp_path / "model", "gemma2", dtype=torch.bfloat16)
+    plain = folded(model)
+    assert not plain.tied
+    assert plain.config["tie_word_embeddings"] is False
+    assert set(plain.names) - set(anatomy_of(model).weights.names) == {"lm_head.weight"}
+    assert plain.shape("lm_head.weight") == (160, 32)
+    assert plain.dtype("lm_head.weight") == torch.bfloat16
+    assert plain.places_of("lm_head.weight") == (Place(Part.HEAD),)
+    head = plain.model.anatomy.read(Place(Part.HEAD)) * plain.model.anatomy.read(FINAL)
+    assert torch.equal(plain.read("lm_head.weight"), head)
+
+
+def test_nothing_is_folded_where_models_share_a_frame(tmp_path):
+    model = save_tiny(tmp_path / "model", "gpt2")
+    plain = FoldedWeights(FoldedModel(anatomy_of(model), norms=frozenset()), untied=False)
+    assert bits(written(plain, tmp_path / "copy")) == bits(model)
+    assert plain.path == model
+
+
+def test_a_gain_goes_into_the_readers_behind_it_and_nowhere_else(tmp_path):
+    plain = folded(save_tiny(tmp_path / "model", "llama")).model
+    gain = plain.anatomy.read(Place(Part.MLP_NORM, 1))
+    for part in (Part.GATE, Part.UP):
+        place = Place(part, 1)
+        assert torch.equal(plain.read(place), plain.anatomy.read(place) * gain)
+    for part in (Part.DOWN, Part.O, Part.UP_BIAS, Part.O_BIAS):
+        assert torch.equal(plain.read(Place(part, 1)), plain.anatomy.read(Place(part, 1)))
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox"])
+def test_the_bias_of_a_norm_goes_into_the_readers_biases(model_type, tmp_path):
+    plain = folded(save_tiny(tmp_path / "model", model_type)).model
+    read = plain.anatomy.read
+    bias = read(Place(Part.ATTENTION_NORM_BIAS, 0))
+    expected = read(Place(Part.K_BIAS, 0)) + read(Place(Part.K, 0)) @ bias
+    assert torch.equal(plain.read(Place(Part.K_BIAS, 0)), expected)
+    assert plain.read(Place(Part.ATTENTION_NORM_BIAS, 0)).tolist() == [0.0] * 32
+    final = read(Place(Part.FINAL_NORM_BIAS)) / read(FINAL)
+    assert torch.equal(plain.read(Place(Part.FINAL_NORM_BIAS)), final)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "olmo2", "gemma2", "gpt2", "gpt_neox"])
+def test_a_part_counts_as_changed_exactly_where_folding_changes_it(model_type, tmp_path):
+    plain = folded(save_tiny(tmp_path / "model", model_type)).model
+    for place in plain.anatomy.places:
+        same = torch.equal(plain.read(place), plain.anatomy.read(place))
+        assert plain.changes(place) is not same, place
+
+
+def test_a_gain_of_zero_in_front_of_the_head_cannot_give_its_bias_away(tmp_path):
+    model = save_tiny(tmp_path / "model", "gpt2")
+    gain, bias = torch.ones(32), torch.ones(32)
+    gain[3] = 0
+    change_tensors(model, **{"transformer.ln_f.weight": gain, "transformer.ln_f.bias": bias})
+    with pytest.raises(ValueError, match="gain of 0 beside a bias that is not 0"):
+        folded(model).model.read(Place(Part.FINAL_NORM_BIAS))
+    bias[3] = 0
+    change_tensors(model, **{"transformer.ln_f.bias": bias})
+    assert torch.equal(folded(model).model.read(Place(Part.FINAL_NORM_BIAS)), bias)
+
+
+def test_a_bias_with_no_reader_to_take_it_is_refused_only_where_it_must_be_folded(tmp_path):
+    model = anatomy_of(save_tiny(tmp_path / "model", "gpt_neox", attention_bias=False))
+    with pytest.raises(ValueError, match="layer 0 has attention_norm_bias but no q_bias"):
+        FoldedModel(model, norms=FOLDABLE)
+    FoldedModel(model, norms=frozenset())
+
+
+def test_a_constant_is_read_as_it_is(tmp_path):
+    model, name = save_tiny(tmp_path / "model", "gpt2"), "transformer.h.1.attn.masked_bias"
+    change_tensors(model, **{name: torch.tensor(-1e4, dtype=torch.float16)})
+    assert folded(model).read(name).dtype == torch.float16

@@ -1,0 +1,178 @@
+"""The laws of SeMe, end to end on every architecture: what transformers computes must not change."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from seme.models.parts import Part
+from tests.disguise import (
+    anatomy_of,
+    disguised,
+    folded,
+    logits_at,
+    save_turnable,
+    with_constant,
+    written_tensors,
+)
+from tests.seme_merges import bits, merged, tensors_of
+from tests.tiny_models import DENSE, MIXTURES, save_tiny
+
+SAME_LOGITS = {"atol": 1e-4, "rtol": 0.0}
+
+
+@dataclass(frozen=True)
+class Disguise:
+    pivot: Path
+    twin: Path
+    logits: torch.Tensor
+    """The pivot's."""
+
+
+@pytest.fixture(scope="module", params=DENSE)
+def disguise(request, tmp_path_factory) -> Disguise:
+    folder = tmp_path_factory.mktemp(request.param)
+    pivot = save_turnable(folder / "pivot", request.param)
+    return Disguise(pivot, disguised(pivot, folder / "twin"), logits_at(pivot))
+
+
+def test_a_model_in_disguise_computes_what_it_did_from_other_weights(disguise):
+    torch.testing.assert_close(logits_at(disguise.twin), disguise.logits, **SAME_LOGITS)
+    plain = folded(disguise.pivot)
+    matrices = {n: t for n, t in tensors_of(disguise.twin).items() if t.dim() == 2}
+    assert all((t - plain.read(n)).abs().max() > 0.1 for n, t in matrices.items())
+
+
+def test_a_plain_average_with_the_disguise_destroys_the_model(disguise, tmp_path):
+    plain, twin = folded(disguise.pivot), tensors_of(disguise.twin)
+    average = {name: (plain.read(name) + twin[name]) / 2 for name in plain.names}
+    broken = logits_at(written_tensors(average, plain.config, tmp_path / "average"))
+    assert (broken - disguise.logits).std() > 0.5 * disguise.logits.std()
+
+
+@pytest.mark.parametrize(("lam", "refine"), [(0.5, 0), (1.0, 2)])
+def test_merging_with_the_disguise_returns_the_model(disguise, lam, refine, tmp_path):
+    merged(tmp_path / "merged", disguise.pivot, disguise.twin, lam=lam, refine=refine)
+    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+    plain, found = folded(disguise.pivot), tensors_of(tmp_path / "merged")
+    assert set(found) == set(plain.names)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, plain.read(name), atol=1e-4, rtol=0.0, msg=name)
+
+
+def test_the_disguise_may_be_the_pivot_of_the_model_too(disguise, tmp_path):
+    merged(tmp_path / "merged", disguise.twin, disguise.pivot)
+    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+
+
+def test_beside_a_disguise_a_source_in_the_pivots_frame_is_folded_too(disguise, tmp_path):
+    pivot, twin = disguise.pivot, disguise.twin
+    report = merged(tmp_path / "merged", pivot, pivot, twin, tau=0.3, refine=0)
+    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+    shortcuts = [found["identity_shortcut"] for found in report.diagnostics["sources"]]
+    assert shortcuts == [True, False]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text", "gpt2"])
+def test_a_tied_head_may_stay_tied_where_the_final_gain_is_constant(model_type, tmp_path):
+    pivot = save_turnable(tmp_path / "pivot", model_type, tie_word_embeddings=True)
+    with_constant(pivot, Part.FINAL_NORM)
+    twin = disguised(pivot, tmp_path / "twin", tied=True)
+    merged(tmp_path / "merged", pivot, twin, untie_embeddings=False)
+    assert anatomy_of(tmp_path / "merged").tied
+    torch.testing.assert_close(logits_at(tmp_path / "merged"), logits_at(pivot), **SAME_LOGITS)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_with_another_final_gain_a_tied_head_is_near_and_an_untied_one_exact(
+    model_type, tmp_path
+):
+    pivot = save_turnable(tmp_path / "pivot", model_type, tie_word_embeddings=True)
+    twin = disguised(pivot, tmp_path / "twin")
+    errors = []
+    for untie in (False, True):
+        folder = tmp_path / f"merged {untie}"
+        merged(folder, pivot, twin, untie_embeddings=untie)
+        errors.append(float((logits_at(folder) - logits_at(pivot)).abs().max()))
+    assert errors[1] < 1e-4 < 1e-3 < errors[0]
+
+
+@pytest.mark.parametrize("model_type", {**DENSE, **MIXTURES})
+def test_a_model_merged_with_itself_keeps_its_bits(model_type, tmp_path):
+    model = save_tiny(tmp_path / "model", model_type)
+    merged(tmp_path / "merged", model, model, model, tau=0.3)
+    assert bits(tmp_path / "merged") == bits(model)
+
+
+@pytest.mark.parametrize("model_type", [m for m in DENSE if not m.startswith("gpt")])
+def test_it_does_so_with_the_least_squares_projection_too(model_type, tmp_path):
+    model = save_tiny(tmp_path / "model", model_type)
+    merged(tmp_path / "merged", model, model, projection="least_squares")
+    assert bits(tmp_path / "merged") == bits(model)
+
+
+def test_the_literal_operator_destroys_even_a_merge_with_oneself(tmp_path):
+    model = save_tiny(tmp_path / "model", "llama")
+    merged(tmp_path / "merged", model, model, projection="cosine", match_units="never")
+    apart = logits_at(tmp_path / "merged") - logits_at(model)
+    assert apart.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("projection", ["cosine", "least_squares"])
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox"])
+def test_layer_norm_allows_the_orthogonal_projection_only(model_type, projection, tmp_path):
+    model = save_tiny(tmp_path / "model", model_type)
+    with pytest.raises(
+        ValueError, match=f"LayerNorm needs projection=orth.*got .*{projection}"
+    ):
+        merged(tmp_path / "merged", model, model, projection=projection)
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_one_source_selected_whole_computes_what_that_source_does(model_type, tmp_path):
+    pivot = save_turnable(tmp_path / "pivot", model_type)
+    source = save_turnable(tmp_path / "source", model_type, seed=1)
+    merged(tmp_path / "merged", pivot, source, anchors="head", refine=1)
+    torch.testing.assert_close(logits_at(tmp_path / "merged"), logits_at(source), **SAME_LOGITS)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "olmo2"])
+def test_a_norm_behind_a_block_with_gains_that_differ_is_named(model_type, tmp_path):
+    pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
+    with pytest.raises(ValueError, match=r"attention_post_norm is a norm on a block's output"):
+        merged(tmp_path / "merged", pivot, source)
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_a_mixture_is_merged_in_one_frame_only(model_type, tmp_path):
+    pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
+    with pytest.raises(
+        ValueError, match=f"{model_type} models do not allow: the experts of two"
+    ):
+        merged(tmp_path / "merged", pivot, source)
+    with pytest.raises(ValueError, match="or match_units is always"):
+        merged(tmp_path / "merged", pivot, pivot, match_units="always")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
+def test_the_order_of_sources_does_not_show(model_type, tmp_path):
+    pivot, *sources = (save_tiny(tmp_path / str(s), model_type, seed=s) for s in range(3))
+    merged(tmp_path / "forth", pivot, *sources, tau=0.3, refine=1)
+    merged(tmp_path / "back", pivot, *sources[::-1], tau=0.3, refine=1)
+    assert bits(tmp_path / "forth") == bits(tmp_path / "back")
+
+
+def test_the_number_of_threads_does_not_show(tmp_path):
+    pivot, source = (
+        save_tiny(tmp_path / str(seed), "llama", seed=seed, num_hidden_layers=1)
+        for seed in range(2)
+    )
+    threads = torch.get_num_threads()
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        try:
+            merged(tmp_path / f"on {n}", pivot, source, refine=0)
+        finally:
+            torch.set_num_threads(threads)
+    assert bits(tmp_path / "on 1") == bits(tmp_path / "on 2")

@@ -1,0 +1,320 @@
+"""SeMe's preparation: who is turned, what is read, refused and reported; depth and vocabulary."""
+
+import functools
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from seme.fusion import select_compute_erase
+from seme.method import merge, prepare
+from seme.storage.checkpoint import Checkpoint, open_checkpoint
+from seme.types import Models, Site
+from tests.disguise import disguised, logits_at, save_turnable
+from tests.seme_merges import SETTINGS, bits, change_tensors, merged, tensors_of
+from tests.tiny_models import save_tiny
+
+ENDS = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+N_TOKENS = 160
+
+
+def models_of(*folders: Path) -> Models:
+    pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
+    return Models(
+        pivot=pivot,
+        sources=tuple(sources),
+        merged_names=pivot.names,
+        device=torch.device("cpu"),
+    )
+
+
+def prepared(*folders: Path, **settings: object):
+    keys = inspect.signature(prepare).parameters.keys() - {"models"}
+    return prepare(models_of(*folders), **{k: {**SETTINGS, **settings}[k] for k in keys})
+
+
+def save_ends_of(pivot: Path, folder: Path, model_type: str, **settings: object) -> Path:
+    """Write another model with the pivot's embedding, final norm and head."""
+    save_tiny(folder, model_type, seed=1, **settings)
+    ends = {name: t for name, t in tensors_of(pivot).items() if name in ENDS}
+    change_tensors(folder, **ends)
+    return folder
+
+
+def write_vocabulary(folder: Path, tokens: list[str]) -> None:
+    """Write a tokenizer.json in which the token of each row is given."""
+    ids = {token: row for row, token in enumerate(tokens)}
+    model = {"type": "WordLevel", "vocab": ids, "unk_token": tokens[0]}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+
+
+@pytest.fixture
+def pivot(tmp_path) -> Path:
+    return save_tiny(tmp_path / "pivot", "llama")
+
+
+@pytest.fixture
+def other(tmp_path) -> Path:
+    return save_tiny(tmp_path / "other", "llama", seed=1)
+
+
+def test_sources_in_the_pivots_frame_are_merged_as_they_are(pivot, tmp_path):
+    source = save_ends_of(pivot, tmp_path / "source", "llama")
+    merged(tmp_path / "merged", pivot, source, tau=0.4)
+    name = "model.layers.1.mlp.up_proj.weight"
+    ours, theirs = tensors_of(pivot)[name], tensors_of(source)[name]
+    expected = select_compute_erase(
+        ours, [theirs], tau=0.4, lam=1.0, renormalize=False, select="deltas"
+    )
+    assert torch.equal(tensors_of(tmp_path / "merged")[name], expected)
+
+
+def test_they_cost_the_reading_of_heads_and_final_norms_only(pivot, tmp_path, monkeypatch):
+    source, was_read = save_ends_of(pivot, tmp_path / "source", "llama"), set()
+    read = Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda of, n: (was_read.add(n), read(of, n))[1])
+    found = prepared(pivot, source)
+    assert was_read == {"lm_head.weight", "model.norm.weight"}
+    assert found.models.sources[0].path == source
+    assert isinstance(found.models.sources[0], Checkpoint)
+
+
+def test_the_tolerance_decides_who_is_turned(pivot, other):
+    assert not prepared(pivot, other, identity_tolerance=2.0).folded
+    assert prepared(pivot, other).folded
+    assert prepared(pivot, pivot, identity_tolerance=0.0).folded
+
+
+def test_units_are_matched_in_the_pivots_own_frame_when_asked_to(pivot, tmp_path):
+    source = save_tiny(tmp_path / "source", "llama")
+    name, order = "model.layers.0.mlp.{}.weight", torch.arange(47, -1, -1)
+    permuted = {
+        name.format(proj): tensors_of(source)[name.format(proj)][order]
+        for proj in ("gate_proj", "up_proj")
+    }
+    down = tensors_of(source)[name.format("down_proj")][:, order].contiguous()
+    biases = {
+        f"model.layers.0.mlp.{proj}.bias": tensors_of(source)[
+            f"model.layers.0.mlp.{proj}.bias"
+        ][order]
+        for proj in ("gate_proj", "up_proj")
+    }
+    change_tensors(source, **permuted, **biases, **{name.format("down_proj"): down})
+    merged(tmp_path / "merged", pivot, source, match_units="always")
+    found = tensors_of(tmp_path / "merged")
+    assert found.keys() == tensors_of(pivot).keys()
+    assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in tensors_of(pivot).items())
+
+
+@pytest.mark.parametrize(("n_pivot", "n_source"), [(3, 5), (4, 3), (1, 4)])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_layers_of_a_source_of_another_depth_are_interpolated(
+    model_type, n_pivot, n_source, tmp_path
+):
+    pivot = save_tiny(tmp_path / "pivot", model_type, num_hidden_layers=n_pivot)
+    source = save_ends_of(pivot, tmp_path / "source", model_type, num_hidden_layers=n_source)
+    merged(tmp_path / "merged", pivot, source)
+    found, theirs = tensors_of(tmp_path / "merged"), tensors_of(source)
+    for layer in range(n_pivot):
+        below, share = divmod(layer * (n_source - 1) / max(n_pivot - 1, 1), 1)
+        name = "model.layers.{}.mlp.down_proj.weight"
+        above = name.format(min(int(below) + 1, n_source - 1))
+        expected = (1 - share) * theirs[name.format(int(below))] + share * theirs[above]
+        torch.testing.assert_close(found[name.format(layer)], expected, atol=1e-6, rtol=0)
+    assert logits_at(tmp_path / "merged").isfinite().all()
+
+
+def test_rows_of_another_vocabulary_follow_their_tokens(pivot, tmp_path):
+    # the source knows all tokens but the last ten, in the reverse order, and ten of its own
+    source = save_ends_of(pivot, tmp_path / "source", "llama")
+    words = [f"w{row}" for row in range(N_TOKENS)]
+    write_vocabulary(pivot, words)
+    write_vocabulary(source, [*words[149::-1], *(f"x{row}" for row in range(10))])
+    reverse = torch.arange(149, -1, -1)
+    moved = tensors_of(pivot)["lm_head.weight"].clone()
+    moved[:150] = moved[reverse]
+    moved[150:] *= -3  # what the source says of its own tokens does not matter
+    change_tensors(source, **{"lm_head.weight": moved})
+    report = merged(tmp_path / "merged", pivot, source)
+    found, ours = tensors_of(tmp_path / "merged"), tensors_of(pivot)
+    assert torch.equal(found["lm_head.weight"], ours["lm_head.weight"])
+    rows, theirs = found["model.embed_tokens.weight"], tensors_of(source)
+    torch.testing.assert_close(rows[:150], theirs["model.embed_tokens.weight"][reverse])
+    assert torch.equal(rows[150:], ours["model.embed_tokens.weight"][150:])
+    (told,) = report.diagnostics["sources"]
+    assert (told["identity_shortcut"], told["shared_tokens"]) == (True, 150)
+    assert told["overlap"] == 150 / 160
+
+
+def test_a_disguise_with_another_vocabulary_is_still_the_pivot(tmp_path):
+    pivot = save_turnable(tmp_path / "pivot", "qwen2")
+    twin = disguised(pivot, tmp_path / "twin")
+    words = [f"w{row}" for row in range(N_TOKENS)]
+    write_vocabulary(pivot, words)
+    write_vocabulary(twin, words[::-1])
+    ends = {name: tensors_of(twin)[name].flip(0) for name in (ENDS[0], ENDS[2])}
+    change_tensors(twin, **ends)
+    merged(tmp_path / "merged", pivot, twin)
+    torch.testing.assert_close(
+        logits_at(tmp_path / "merged"), logits_at(pivot), atol=1e-4, rtol=0
+    )
+
+
+def test_a_source_with_a_head_of_its_own_gives_a_tied_pivot_one(tmp_path):
+    pivot = save_tiny(tmp_path / "pivot", "llama", tie_word_embeddings=True)
+    source = save_tiny(tmp_path / "source", "llama")
+    head = tensors_of(source)["model.embed_tokens.weight"] + 1e-3
+    change_tensors(source, **{"lm_head.weight": head})
+    report = merged(tmp_path / "untied", pivot, source)
+    assert report.diagnostics["sources"][0]["identity_shortcut"]
+    assert "lm_head.weight" in prepared(pivot, source).models.merged_names
+    torch.testing.assert_close(tensors_of(tmp_path / "untied")["lm_head.weight"], head)
+    torch.testing.assert_close(
+        logits_at(tmp_path / "untied"), logits_at(source), atol=1e-4, rtol=0
+    )
+    merged(tmp_path / "tied", pivot, source, untie_embeddings=False)
+    assert bits(tmp_path / "tied") == bits(pivot)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "named"),
+    [
+        ("*layers.1.input_layernorm*", "model.layers.1.input_layernorm.weight"),
+        ("*q_proj.weight", "model.layers.0.self_attn.q_proj.weight"),
+        ("lm_head*", "lm_head.weight"),
+    ],
+)
+def test_what_is_folded_cannot_be_left_out(left_out, named, pivot, other, tmp_path):
+    with pytest.raises(ValueError, match=rf"must be merged, but \['{named}'.*drop the include"):
+        merged(tmp_path / "merged", pivot, other, exclude=[left_out])
+
+
+def test_what_is_not_folded_can_be_left_out(pivot, other, tmp_path):
+    left_out = ["*embed_tokens*", "*o_proj*", "*down_proj*", "*bias"]
+    merged(tmp_path / "merged", pivot, other, exclude=left_out)
+    found, ours = tensors_of(tmp_path / "merged"), tensors_of(pivot)
+    for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"):
+        assert torch.equal(found[name], ours[name])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (
+            ("gpt2", "llama"),
+            r"norm: the pivot \(gpt2\) has layer, the source \(llama\) has rms",
+        ),
+        (
+            ("llama", "olmo2"),
+            r"norms per block: the pivot \(llama\) has attention_norm, mlp_norm",
+        ),
+        (
+            ("llama", "qwen3"),
+            r"norm of queries and keys: .* has none, the source \(qwen3\) has h",
+        ),
+    ],
+)
+def test_models_of_different_kinds_are_refused(kinds, message, tmp_path):
+    pivot, source = (save_tiny(tmp_path / kind, kind) for kind in kinds)
+    with pytest.raises(ValueError, match=message) as caught:
+        merged(tmp_path / "merged", pivot, source)
+    assert "choose models of one kind" in str(caught.value)
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "kinds", [("llama", "mistral"), ("llama", "qwen2"), ("mistral", "phi3")]
+)
+def test_models_of_one_kind_merge_under_different_names(kinds, tmp_path):
+    pivot, source = (save_tiny(tmp_path / kind, kind, seed=i) for i, kind in enumerate(kinds))
+    merged(tmp_path / "merged", pivot, source)
+    if "phi3" not in kinds:  # which turns half of each head by another frequency
+        expected = logits_at(source)
+        torch.testing.assert_close(logits_at(tmp_path / "merged"), expected, atol=1e-4, rtol=0)
+    assert tensors_of(tmp_path / "merged").keys() == tensors_of(pivot).keys()
+
+
+def test_an_architecture_without_a_table_is_refused_where_it_would_be_rewritten(pivot, other):
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
+    with pytest.raises(ValueError, match="got 'bloom'"):
+        prepared(pivot, other)
+
+
+def test_the_source_that_cannot_be_aligned_is_named(pivot, other):
+    config = json.loads((other / "config.json").read_text())
+    rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0}
+    (other / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    with pytest.raises(ValueError, match="got 'yarn' in this llama model") as caught:
+        prepared(pivot, other)
+    assert caught.value.__notes__ == [f"while aligning source 0 ({other})"]
+
+
+def test_a_source_with_a_head_that_is_not_finite_is_named(pivot, other):
+    head = tensors_of(other)["lm_head.weight"].fill_(torch.nan)
+    change_tensors(other, **{"lm_head.weight": head})
+    with pytest.raises(ValueError, match="must be finite") as caught:
+        prepared(pivot, pivot, other)
+    assert caught.value.__notes__ == ["while solving for the semantic bases of source 1"]
+
+
+def test_the_diagnostics_tell_the_place_of_every_source(pivot, other, tmp_path):
+    report = merged(tmp_path / "merged", pivot, pivot, other, refine=1)
+    found = json.loads(json.dumps(report.diagnostics))
+    same, turned = found["sources"]
+    assert (found["projection"], found["gains_folded"]) == ("orthogonal", True)
+    assert (same["identity_shortcut"], turned["identity_shortcut"]) == (True, False)
+    assert same["distance_from_identity"] < 1e-10
+    assert turned["distance_from_identity"] == pytest.approx(2**0.5, abs=0.3)
+    assert same["head_similarity"] == pytest.approx(1.0)
+    assert (same["overlap"], same["shared_tokens"], same["ridge"]) == (1.0, 160, 0.0)
+    first = turned["layers"][0]
+    assert (first["source_layers"], first["shares"]) == ([0], [1.0])
+    assert first["rotary_exact"]
+    assert -1 < first["heads_similarity"] < 1 > first["neurons_similarity"] > 0
+    stages = {"tokens", "bases", "map", "units", "refinement", "transformation"}
+    assert turned["seconds"].keys() == stages
+    assert sum(found["fusion"]["coefficients"]) == pytest.approx(1.0)
+
+
+def test_fewer_tokens_than_dimensions_are_reported_as_a_ridge(tmp_path):
+    model = save_tiny(tmp_path / "model", "llama", vocab_size=12)
+    (found,) = prepared(model, model).diagnostics()["sources"]
+    assert found["ridge"] > 0
+    assert found["identity_shortcut"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("projection", "polar", "one of cosine, least_squares, orthogonal, got 'polar'"),
+        ("anchors", "tail", "anchors must be one of both, head, got 'tail'"),
+        ("match_units", "maybe", "match_units must be one of always, auto, never, got 'maybe'"),
+        ("refine", -1, "refine must be a whole number from 0 on, got -1"),
+        ("refine", 1.5, "refine must be a whole number from 0 on, got 1.5"),
+        ("identity_tolerance", -0.1, "identity_tolerance must be at least 0, got -0.1"),
+        ("identity_tolerance", float("nan"), "must be a finite number, got nan"),
+        ("min_overlap", float("inf"), "must be a finite number, got inf"),
+        ("min_overlap", -0.1, r"min_overlap must be in \[0, 1\], got -0.1"),
+        ("tau", 1.5, r"tau must be in \(0, 1\], got 1.5"),
+        ("select", "all", "select must be one of coefficients, deltas, got 'all'"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_in_the_error(key, value, message, pivot, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        merged(tmp_path / "merged", pivot, pivot, **{key: value})
+
+
+def test_a_merge_without_its_preparation_is_a_mistake_of_ours():
+    with pytest.raises(AssertionError, match="preparation has not run"):
+        merge(torch.zeros(2), [torch.zeros(2)], Site(name="x"), **SETTINGS)
+
+
+def test_the_configuration_names_every_setting_and_no_other():
+    path = Path(__file__).parent.parent / "conf" / "method" / "seme.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    bound = functools.partial(merge, **SETTINGS)
+    assert set(written) == bound.keywords.keys() | {"_target_", "_partial_"}

@@ -1,0 +1,193 @@
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from eval.matched import MatchedTask, Panel, ScoreTable
+from eval.metrics import (
+    Cast,
+    above_chance,
+    ceiling_share,
+    estimate,
+    forgetting,
+    gap_closed,
+    interference,
+    normalised,
+    raw,
+)
+from eval.resampling import bootstrap
+
+DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
+CAST = Cast(
+    base="base", experts={"coder": "code", "frank": "french"}, ceiling="multi",
+    held_out=("spanish",),
+)  # fmt: skip
+SCORES = {
+    #           c1   c2   fr   es
+    "base":    [0.2, 0.2, 0.4, 0.5],
+    "coder":   [0.5, 0.8, 0.1, 0.1],
+    "frank":   [0.1, 0.1, 0.8, 0.1],
+    "multi":   [0.4, 0.8, 1.0, 0.6],
+    "merge":   [0.4, 0.4, 0.6, 0.4],
+}  # fmt: skip
+
+
+def table(**changes):
+    scores = SCORES | changes
+    return ScoreTable(
+        values=np.array(list(scores.values())), runs=tuple(scores), domains=DOMAINS
+    )
+
+
+TABLE = table()
+
+
+def test_the_raw_mean_is_within_a_domain_first():
+    # code 0.4, french 0.6, spanish 0.4
+    assert raw(TABLE, "merge") == pytest.approx(1.4 / 3)
+
+
+def test_a_score_is_relative_to_the_expert_of_the_task():
+    # code (0.4 / 0.5 + 0.4 / 0.8) / 2 = 0.65, french 0.6 / 0.8 = 0.75
+    assert normalised(TABLE, "merge", CAST) == pytest.approx(0.7)
+
+
+def test_the_share_of_the_ceiling_is_over_the_domains_of_the_experts():
+    # code (0.4 / 0.4 + 0.4 / 0.8) / 2 = 0.75, french 0.6 / 1
+    assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.675)
+
+
+def test_the_gap_closed_is_a_ratio_of_sums_over_domains():
+    # gains 0.4 - 0.2 and 0.6 - 0.4; gaps 0.65 - 0.2 and 0.8 - 0.4
+    assert gap_closed(TABLE, "merge", CAST) == pytest.approx(0.4 / 0.85)
+
+
+def test_forgetting_is_what_the_base_still_knew_where_no_expert_was_tuned():
+    assert forgetting(TABLE, "merge", CAST) == pytest.approx(0.1)
+    assert forgetting(TABLE, "multi", CAST) == pytest.approx(-0.1)
+
+
+def test_interference_counts_losses_to_the_experts():
+    # code 0.65 - 0.4, french 0.8 - 0.6
+    assert interference(TABLE, "merge", CAST) == pytest.approx((0.25 + 0.2) / 2)
+
+
+def test_a_gain_on_one_domain_does_not_pay_for_interference_on_another():
+    # code 0.65 - 0.6 lost, french 0.2 gained
+    assert interference(TABLE, "multi", CAST) == pytest.approx(0.05 / 2)
+
+
+def test_the_base_closes_no_gap_and_every_expert_at_once_closes_all_of_it():
+    experts = table(merge=[0.5, 0.8, 0.8, 0.5])
+    assert gap_closed(experts, "merge", CAST) == pytest.approx(1.0)
+    assert normalised(experts, "merge", CAST) == pytest.approx(1.0)
+    assert interference(experts, "merge", CAST) == pytest.approx(0.0)
+    assert gap_closed(TABLE, "base", CAST) == forgetting(TABLE, "base", CAST) == 0.0
+    assert ceiling_share(TABLE, "multi", CAST) == 1.0
+
+
+def test_above_chance_is_zero_at_the_lower_bound_and_below_and_one_at_the_top():
+    # c1 (0.5 - 0.25) / 0.75 = 1/3, c2 1, fr below its bound, es (0.1 - 0) / 1
+    found = table(merge=[0.5, 1.0, 0.3, 0.1])
+    lower = {"c1": 0.25, "c2": 0.5, "fr": 0.5, "es": 0.0}
+    expected = ((1 / 3 + 1) / 2 + 0 + 0.1) / 3
+    assert above_chance(found, "merge", lower) == pytest.approx(expected)
+
+
+def test_above_chance_is_clipped_per_task_and_not_per_domain():
+    # c1 0 instead of -1, c2 0.5
+    found = table(merge=[0.0, 0.75, 0.0, 0.0])
+    lower = {"c1": 0.5, "c2": 0.5, "fr": 0.0, "es": 0.0}
+    assert above_chance(found, "merge", lower) == pytest.approx(0.25 / 3)
+
+
+def test_a_metric_of_resamples_is_the_metric_of_each():
+    stacked = replace(TABLE, values=np.stack([TABLE.values, table(merge=[0.5] * 4).values]))
+    metrics = [
+        partial(m, cast=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
+    ]
+    for metric in [*metrics, raw, partial(interference, cast=CAST)]:
+        each = [metric(TABLE, "merge"), metric(table(merge=[0.5] * 4), "merge")]
+        assert metric(stacked, "merge") == pytest.approx(each)
+
+
+def panel():
+    """Base, expert and merge on 300 documents, correlated as models of one family are."""
+    rng = np.random.default_rng(0)
+    values = 0.3 + 0.2 * rng.random(300) + np.array([[0.0], [0.3], [0.15]])
+    values += 0.1 * rng.random((3, 300))
+    task = MatchedTask(totals=values, sizes=np.ones(300), is_bits=False)
+    return Panel(runs=("base", "expert", "merge"), domains={"a": "code"}, tasks={"a": task})
+
+
+FAMILY = Cast(base="base", experts={"expert": "code"}, ceiling=None, held_out=())
+
+
+def test_the_error_of_the_gap_closed_is_the_ratio_estimators():
+    found = panel()
+    base, expert, merge = found.tasks["a"].totals
+    share = (merge - base).mean() / (expert - base).mean()
+    residual = (merge - base) - share * (expert - base)
+    expected = residual.std(ddof=1) / 300**0.5 / (expert - base).mean()
+    closed = estimate(
+        partial(gap_closed, cast=FAMILY), "merge", observed=found.observed(),
+        resampled=bootstrap(found, n_resamples=4000, seed=0),
+    )  # fmt: skip
+    assert closed.value == pytest.approx(share)
+    assert closed.stderr == pytest.approx(expected, rel=0.04)
+
+
+def test_errors_that_runs_share_cancel():
+    # the quotient's error by the delta method is far below that of the score itself
+    found = panel()
+    tables = {
+        "observed": found.observed(),
+        "resampled": bootstrap(found, n_resamples=4000, seed=0),
+    }
+    _, expert, merge = found.tasks["a"].totals
+    relative = estimate(partial(normalised, cast=FAMILY), "merge", **tables)
+    residual = merge - merge.mean() / expert.mean() * expert
+    expected = residual.std(ddof=1) / 300**0.5 / expert.mean()
+    assert relative.stderr == pytest.approx(expected, rel=0.04)
+    assert relative.stderr < estimate(raw, "merge", **tables).stderr
+
+
+@pytest.mark.parametrize("metric", [normalised, ceiling_share])
+def test_nothing_is_relative_to_a_score_of_zero(metric):
+    zero = table(coder=[0.5, 0.0, 0.1, 0.1], multi=[0.5, 0.0, 0.1, 0.1])
+    with pytest.raises(
+        ValueError, match="it to score on c2, also when documents are drawn again"
+    ):
+        metric(zero, "merge", CAST)
+
+
+def test_experts_no_better_than_the_base_leave_no_gap():
+    with pytest.raises(ValueError, match=r"better than base beyond the noise; .* -0\.0250"):
+        gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
+
+
+def test_a_metric_without_its_role_is_refused():
+    with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the cast"):
+        ceiling_share(TABLE, "merge", replace(CAST, ceiling=None))
+    with pytest.raises(ValueError, match="needs a held-out domain in the cast, got none"):
+        forgetting(TABLE, "merge", replace(CAST, held_out=()))
+
+
+def test_an_expert_has_a_domain_of_its_own_that_is_not_held_out():
+    with pytest.raises(ValueError, match=r"of its own, got \{'x': 'code', 'y': 'code'\}"):
+        replace(CAST, experts={"x": "code", "y": "code"})
+    with pytest.raises(ValueError, match=r"a domain of its own, got \{\}"):
+        replace(CAST, experts={})
+    with pytest.raises(ValueError, match=r"\['code'\] cannot be both"):
+        replace(CAST, held_out=("code",))
+
+
+@pytest.mark.parametrize(
+    ("lower", "message"),
+    [({"c1": 0.5}, r"c2 needs a lower bound, got bounds for \['c1'\]"),
+     ({"c1": 1.0}, r"lower bound of c1 must be in \[0, 1\), got 1.0")],
+)  # fmt: skip
+def test_a_lower_bound_that_is_missing_or_impossible_is_named(lower, message):
+    with pytest.raises(ValueError, match=message):
+        above_chance(TABLE, "merge", lower)

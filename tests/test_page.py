@@ -1,0 +1,289 @@
+"""The leaderboard page: what it shows, that it needs nothing else, and that it is safe."""
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from eval.board import boards_of
+from eval.details import details_of
+from eval.page import to_html, write_page
+from eval.plots import plots_of
+from eval.results import Record, Score, StageCost, write_record
+from eval.view import Cell, Standing, view_of
+from scripts.leaderboard import main
+
+MIB = 2**20
+SUITE = {"name": "zoo", "split": "test", "fingerprint": "s", "held_out": ["spanish"]}
+COST = StageCost(
+    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+
+
+def record(name, *scores, **changes):
+    tasks = dict(zip(("code", "spanish"), scores, strict=False))
+    return replace(
+        Record(
+            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
+            settings={"lam": 1.0, "tau": 0.1},
+            models={"pool": "zoo", "pivot": model("base"), "sources": [], "references": []},
+            suite=SUITE, seed=0, dtype="bfloat16",
+            scores={
+                task: Score(
+                    value=v, stderr=0.03, n=200, raw=v, raw_metric="acc", higher_is_better=True
+                )
+                for task, v in tasks.items()
+            },
+            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
+            evaluation_cost=replace(COST, seconds=7.0),
+            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}}, error=None,
+            provenance={"git": {"revision": "abc", "dirty": False}},
+            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
+TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
+PARTIAL = record("sce", 0.99)
+FAILED = record("dare", status="failed", error="NaN in a\nTraceback", evaluation_cost=None)
+ALL = [FAILED, TIES, PARTIAL, SEME, BASE]
+STANDINGS = {
+    SEME.fingerprint: Standing(band=1, better_than={"base": 0.999, "ties": 0.875}),
+    TIES.fingerprint: Standing(band=1, better_than={"base": 0.75}),
+}
+
+
+def views(records, standings=None):
+    """Boards without figures, which take their time."""
+    return [view_of(board, [], standings or {}) for board in boards_of(records)]
+
+
+def table(records, standings=None):
+    """Label of the column to texts, by method."""
+    (view,) = views(records, standings)
+    labels = [column.label for column in view.columns]
+    return {
+        row.method: dict(zip(labels, [cell.text for cell in row.cells], strict=True))
+        for row in view.rows
+    }
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page, and complains of what is not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "input", "wbr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_row_shows_rank_scores_and_cost():
+    assert table(ALL)["seme"] == {
+        "method": "seme", "rank": "1", "mean %": "55.00 ± 2.12", "settings": "",
+        "code": "60.0", "spanish": "50.0", "merge s": "0.25", "merge MiB": "50",
+        "evaluation s": "7.0", "status": "done",
+    }  # fmt: skip
+
+
+def test_what_is_absent_says_why_and_sorts_last():
+    shown = table(ALL)
+    assert (shown["sce"]["mean %"], shown["sce"]["spanish"]) == ("incomplete", "missing")
+    assert (shown["dare"]["mean %"], shown["dare"]["code"]) == ("failed", "failed")
+    assert shown["dare"]["status"] == "failed: NaN in a"
+    assert shown["base"]["merge s"] == ""
+    (view,) = views(ALL)
+    dare = next(row for row in view.rows if row.method == "dare")
+    assert Cell("failed", None) in dare.cells
+
+
+def test_settings_that_all_rows_of_a_method_share_are_said_once():
+    more = replace(SEME, settings={"lam": 1.0, "tau": 0.2}, fingerprint="z")
+    (view,) = views([more, SEME])
+    assert {cell.text for row in view.rows for cell in row.cells} >= {"tau=0.1", "tau=0.2"}
+    assert "seme: lam=1." in to_html([view])
+
+
+def test_a_method_that_refused_the_models_says_so():
+    shown = table([SEME, replace(FAILED, status="not applicable")])["dare"]
+    assert (shown["mean %"], shown["code"]) == ("n/a", "n/a")
+    assert shown["status"] == "not applicable: NaN in a"
+
+
+def test_the_best_of_a_column_is_a_finished_merge():
+    base = record("base", 0.6, 0.5, kind="reference")
+    (view,) = views([record("x", 0.7, 0.1, status="failed", error="no"), SEME, TIES, base])
+    best = {(row.method, cell.text) for row in view.rows for cell in row.cells if cell.best}
+    assert best == {("seme", "60.0"), ("seme", "50.0")}
+
+
+def test_standings_add_a_band_and_a_probability_for_every_opponent():
+    shown = table(ALL, STANDINGS)
+    columns = ["band", "P(> base)", "P(> ties)"]
+    assert [shown["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
+    assert [shown["ties"][c] for c in columns] == ["1", "75.0", ""]
+    assert [shown["sce"][c] for c in columns] == ["", "", ""]
+
+
+def test_without_standings_the_page_says_that_it_tests_nothing():
+    assert "this table does not test differences" in to_html(views(ALL))
+    assert "this table does not test differences" not in to_html(views(ALL, STANDINGS))
+    assert "band" not in table(ALL)["seme"]
+
+
+def test_standings_of_merges_elsewhere_leave_a_board_alone():
+    standings = {"elsewhere": Standing(band=1, better_than={"x": 0.5})}
+    assert to_html(views(ALL, standings)) == to_html(views(ALL))
+
+
+def test_a_merge_that_was_not_evaluated_has_no_score_columns():
+    merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
+    columns = ["method", "rank", "settings", "merge s", "merge MiB", "status"]
+    assert list(table([merged])["ties"]) == columns
+    assert "Merged only, not evaluated." in to_html(views([merged]))
+
+
+def test_details_name_every_leaf_by_its_path():
+    found = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert found["Settings"] == {"lam": "1", "tau": "0.1"}
+    assert found["Diagnostics"] == {"sources.0.condition": "31.5"}
+    assert found["Merge"] == {"n_merged": "3"}
+    assert found["Provenance"] == {"git.revision": "abc", "git.dirty": "false"}
+    assert found["Models"]["pivot.content_hash"] == "hash-base"
+    assert found["Scores"]["code"] == "60.00 ± 3.00 %, n = 200; acc 0.6"
+    assert found["Run"]["dtype"] == "bfloat16"
+
+
+def test_details_of_cost_are_in_mebibytes_and_leave_out_what_was_not_measured():
+    found = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert found["Cost of the merge"] == {
+        "seconds": "0.25", "peak rss": "150.0 MiB", "base rss": "100.0 MiB", "source": "VmHWM",
+    }  # fmt: skip
+    assert "Cost of the merge" not in {section.title for section in details_of(BASE)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "entries"),
+    [
+        ({}, None),
+        ({"a": [0.5, 1.0], "b": []}, (("a", "0.5, 1"), ("b", "none"))),
+        ({"a": {"b": [[1, 2], "x"]}}, (("a.b.0", "1, 2"), ("a.b.1", "x"))),
+        ({"a": None, "b": True}, (("a", "null"), ("b", "true"))),
+    ],
+)
+def test_any_json_has_details(settings, entries):
+    found = {s.title: s.entries for s in details_of(replace(SEME, settings=settings))}
+    assert found.get("Settings") == entries
+
+
+def test_the_page_is_well_formed_and_names_every_id_once():
+    tags = Tags(to_html(views([*ALL, replace(SEME, suite={**SUITE, "fingerprint": "t"})])))
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    controls = {a["aria-controls"] for _, a in tags.found if "aria-controls" in a}
+    assert tags.open == []
+    assert len(set(ids)) == len(ids)
+    assert controls <= set(ids)
+    assert len(controls) == 6
+
+
+def test_the_page_loads_nothing_and_runs_its_own_script_only():
+    page = to_html(views(ALL))
+    tags = Tags(page).found
+    assert {tag for tag, _ in tags}.isdisjoint(
+        {"img", "link", "iframe", "object", "form", "image"}
+    )
+    targets = [v for _, a in tags for k, v in a.items() if k in ("src", "href", "xlink:href")]
+    assert all(target.startswith(("#", "figures/")) for target in targets)
+    (policy,) = [a["content"] for tag, a in tags if tag == "meta" and "http-equiv" in a]
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_texts_of_records_stay_texts():
+    evil = replace(
+        SEME,
+        settings={EVIL: EVIL},
+        models={**SEME.models, "pool": EVIL, "pivot": {**model("base"), "name": EVIL}},
+        suite={**SUITE, "name": EVIL, "split": EVIL, "held_out": [EVIL]},
+        scores={EVIL: SEME.scores["code"]}, domains={EVIL: EVIL}, provenance={EVIL: [EVIL]},
+        merge={"diagnostics": {EVIL: EVIL}}, dtype=EVIL, started_at=EVIL, fingerprint=EVIL,
+    )  # fmt: skip
+    failed = replace(evil, status="failed", error=EVIL, fingerprint="x")
+    base = replace(BASE, scores=evil.scores, suite=evil.suite, domains=evil.domains)
+    standings = {EVIL: Standing(band=1, better_than={EVIL: 0.5})}
+    page = to_html(
+        [view_of(b, plots_of(b), standings) for b in boards_of([evil, failed, base])]
+    )
+    tags = Tags(page)
+    assert [tag for tag, _ in tags.found].count("script") == 1
+    assert "img" not in {tag for tag, _ in tags.found}
+    assert not [name for _, a in tags.found for name in a if name.startswith("on")]
+    assert "{{ 7 * 7 }}" in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
+
+
+def test_files_are_the_same_bytes_on_every_run(tmp_path):
+    for found in ALL:
+        write_record(tmp_path, found, None)
+    assert main([f"output={tmp_path}"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+    assert said.startswith("5 records in ")
+
+
+def test_another_record_leaves_the_other_boards_as_they_were():
+    elsewhere = replace(TIES, models={**TIES.models, "pool": "alps"}, fingerprint="y")
+    before, after = to_html(views(ALL)), to_html(views([*ALL, elsewhere]))
+    (board,) = re.findall("<section.*?</section>", before, re.DOTALL)
+    assert board in after
+    assert after.count("<section") == 2
+
+
+def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_path):
+    write_page(tmp_path, boards_of(ALL))
+    (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
+    write_page(tmp_path, [])
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.svg"]
+    assert "No records yet." in (tmp_path / "leaderboard.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
+def test_no_name_of_a_pool_leaves_the_folder(tmp_path, name):
+    pool, suite = {**SEME.models, "pool": name}, {**SUITE, "name": name}
+    write_page(tmp_path, boards_of([replace(SEME, models=pool, suite=suite)]))
+    assert {path.name for path in tmp_path.iterdir()} == {"figures", "leaderboard.html"}
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
+
+
+def test_boards_whose_names_look_alike_in_a_file_have_files_of_their_own(tmp_path):
+    pools = [{**SEME.models, "pool": name} for name in ("a/b", "a b")]
+    write_page(tmp_path, boards_of([replace(SEME, models=models) for models in pools]))
+    assert len(list((tmp_path / "figures").iterdir())) == 8

@@ -1,0 +1,250 @@
+"""The plan of a merge: counts that the merge then meets, from headers or from config and index."""
+
+import functools
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from baselines.average import merge as average
+from baselines.ties import merge as ties
+from seme.calibration import Calibration, calibrate
+from seme.engine import merge_checkpoints
+from seme.plan import bytes_of_walk, peak_memory, plan_merge, plan_table
+from seme.storage.checkpoint import open_checkpoint
+from seme.storage.outline import open_outline
+from seme.storage.shard import TensorSpec
+from seme.types import CheckpointMismatchError
+
+AVERAGE = functools.partial(average, weights=None)
+TIES = functools.partial(ties, density=0.2, lam=1.0, scope="model", trim_ties="exact")
+CPU = torch.device("cpu")
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+}
+KINDS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+@pytest.fixture
+def llama_8b(tmp_path):
+    """Config and index of a model of 8 billion parameters; no shards."""
+    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+    names += [f"model.layers.{layer}.{kind}.weight" for layer in range(32) for kind in KINDS]
+    return outline_folder(tmp_path / "llama-8b", LLAMA_8B, names)
+
+
+def outline_folder(folder, config, names):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    placed = {name: f"model-{i % 4}.safetensors" for i, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path, make_llama):
+    folders = [
+        make_llama(tmp_path / str(seed), seed, dtype=torch.bfloat16) for seed in range(3)
+    ]
+    return [open_checkpoint(folder, root=tmp_path) for folder in folders]
+
+
+@pytest.fixture
+def known_speeds(monkeypatch):
+    """A machine of round numbers, whose methods read everything twice."""
+    found = Calibration(
+        seconds_per_parameter=1e-9,
+        passes=2.0,
+        read_bytes_per_second=1e9,
+        write_bytes_per_second=5e8,
+    )
+    monkeypatch.setattr("seme.plan.calibrate", lambda *_, **__: found)
+
+
+def planned(models, method=AVERAGE, *, destination=None, **options):
+    settings = {"device": CPU, "dtype": None, "include": [], "exclude": [], **options}
+    where = destination or models[0].path.parent / "new" / "merged"
+    return plan_merge(method, models[0], models[1:], where, **settings)
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_eight_billion_parameters_are_planned_from_config_and_index(llama_8b):
+    model = open_outline(llama_8b, root=llama_8b)
+    plan = planned([model, model, model])
+    assert (len(plan.merged), plan.n_parameters) == (291, 8_030_261_248)
+    assert plan.written_bytes == 16_060_522_496  # what the published index states
+    assert plan.read_bytes == 2 * 3 * 16_060_522_496
+    # 8.03 s of computing, 96.4 s of reading at 1 GB/s, 32.1 s of writing at 0.5 GB/s
+    assert plan.seconds == pytest.approx(8.030 + 96.363 + 32.121, abs=1e-2)
+
+
+def test_an_outline_is_the_checkpoint_itself_where_the_shards_are_there(models, monkeypatch):
+    monkeypatch.setattr(
+        "seme.storage.outline._specs_of_architecture", lambda _: pytest.fail("asked")
+    )
+    outline = open_outline(models[0].path, root=models[0].path)
+    assert [outline.spec(n) for n in outline.names] == [
+        models[0].spec(n) for n in outline.names
+    ]
+
+
+def test_the_shapes_of_an_outline_are_those_on_disk(models, tmp_path):
+    config = json.loads((models[0].path / "config.json").read_text())
+    outline = open_outline(
+        outline_folder(tmp_path / "o", config, models[0].names), root=tmp_path
+    )
+    assert {n: outline.spec(n) for n in outline.names} == {
+        n: models[0].spec(n) for n in models[0].names
+    }
+
+
+def test_the_head_of_a_tied_outline_is_not_counted(tmp_path, models):
+    config = json.loads((models[0].path / "config.json").read_text())
+    tied = outline_folder(
+        tmp_path / "o", {**config, "tie_word_embeddings": True}, models[0].names
+    )
+    assert "lm_head.weight" not in open_outline(tied, root=tmp_path).names
+
+
+def test_a_tensor_of_unknown_shape_is_named(tmp_path, models):
+    config = json.loads((models[0].path / "config.json").read_text())
+    folder = outline_folder(tmp_path / "o", config, ["model.norm.weight", "odd.weight"])
+    with pytest.raises(ValueError, match=r"shapes of 1 tensors do not follow .* odd.weight"):
+        open_outline(folder, root=tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_the_merge_reads_and_writes_what_was_planned(models, tmp_path, dtype):
+    plan = planned(models, dtype=dtype)
+    assert [model.bytes_read for model in models] == [0, 0, 0]
+    report = merge_checkpoints(
+        AVERAGE,
+        models[0],
+        models[1:],
+        tmp_path / "merged",
+        seed=0,
+        device=CPU,
+        dtype=dtype,
+        include=[],
+        exclude=[],
+        progress=False,
+    )
+    assert (plan.read_bytes, plan.written_bytes) == (report.bytes_read, report.bytes_written)
+    assert (len(plan.merged), plan.n_parameters) == (report.n_merged, report.n_parameters)
+    sizes = [
+        tensor.nbytes for tensor in load_file(tmp_path / "merged/model.safetensors").values()
+    ]
+    assert plan.written_bytes == sum(sizes)
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_copied_tensors_are_read_from_the_pivot_only(models):
+    plan = planned(models, exclude=["*norm*"])
+    norms = 5 * 16 * 2
+    assert plan.copied["model.norm.weight"] == "excluded by *norm*"
+    assert plan.read_bytes == 2 * (3 * models[0].nbytes - 2 * norms)
+
+
+def test_a_source_of_other_names_counts_whole(models, tmp_path, make_llama):
+    deep = open_checkpoint(make_llama(tmp_path / "d", 5, num_hidden_layers=3), root=tmp_path)
+    found = bytes_of_walk(models[0], [deep], models[0].names, {})
+    assert found == models[0].nbytes + sum(deep.spec(name).nbytes for name in models[0].names)
+    found = bytes_of_walk(deep, [models[0]], deep.names, {})
+    assert found == deep.nbytes + models[0].nbytes
+
+
+def test_peak_memory_is_that_of_the_largest_tensor_and_grows_with_the_sources():
+    specs = [TensorSpec(dtype=torch.bfloat16, shape=s) for s in [(1000, 1000), (10, 10)]]
+    assert peak_memory(specs, 3) == 320_000_000 + 1_000_000 * (4 * 6 + 2)
+    assert peak_memory(specs, 4) - peak_memory(specs, 3) == 4_000_000
+    assert peak_memory(specs * 9, 3) == peak_memory(specs, 3)
+
+
+def calibrated(method, tmp_path, weights=None):
+    return calibrate(
+        method,
+        n_sources=2,
+        dtype=torch.bfloat16,
+        device=CPU,
+        weights=weights,
+        destination=tmp_path,
+    )
+
+
+def test_calibration_counts_how_often_a_method_reads_its_models(tmp_path):
+    once, thrice = calibrated(AVERAGE, tmp_path), calibrated(TIES, tmp_path)
+    assert once.passes == 1.0
+    assert 3.0 < thrice.passes < 3.2  # two histograms, the walk, one tensor for its ties
+    assert list(tmp_path.iterdir()) == []
+    assert 0 < once.read_bytes_per_second < 1e12
+    assert 0 < once.write_bytes_per_second < 1e12
+
+
+def test_the_time_of_a_parameter_is_that_of_the_difference_of_two_merges(tmp_path, monkeypatch):
+    class Report:
+        def __init__(self, n):
+            self.n_parameters, self.bytes_read = n, 6 * n  # bfloat16, three models
+
+    reports = iter([(1.0, Report(100)), (1.5, Report(1100))])  # 0.5 s more for 1000 more
+    monkeypatch.setattr("seme.calibration._merged", lambda *_: next(reports))
+    (tmp_path / "w").write_bytes(bytes(1 << 16))
+    found = calibrated(AVERAGE, tmp_path, weights=tmp_path / "w")
+    assert (found.seconds_per_parameter, found.passes) == (0.0005, 1.0)
+
+
+def shown(plan):
+    console = Console(width=120, file=io.StringIO())
+    console.print(plan_table(plan))
+    return console.file.getvalue()
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_the_table_shows_counts_reasons_and_a_disk_that_is_too_small(models, monkeypatch):
+    plan = planned(models, exclude=["*norm*"])
+    assert plan.fits_the_disk
+    assert "NOT ENOUGH" not in shown(plan)
+    usage = type(shutil.disk_usage("/"))(10, 9, 1)
+    monkeypatch.setattr("seme.plan.shutil.disk_usage", lambda _: usage)
+    text = shown(planned(models, exclude=["*norm*"]))
+    assert "5 excluded by *norm*: model.layers.0.input_layernorm.weight" in text
+    assert "disk free" in text
+    assert "NOT ENOUGH" in text
+
+
+def test_what_the_merge_would_refuse_the_plan_refuses(models, tmp_path, make_llama):
+    with pytest.raises(ValueError, match="already exists"):
+        planned(models, destination=tmp_path)
+    with pytest.raises(ValueError, match="at least one source"):
+        planned(models[:1])
+    with pytest.raises(ValueError, match=r"no parameter lamb"):
+        planned(models, functools.partial(average, weights=None, lamb=1))
+    wide = open_checkpoint(make_llama(tmp_path / "w", 5, intermediate_size=32), root=tmp_path)
+    with pytest.raises(CheckpointMismatchError, match="does not fit the pivot"):
+        planned([models[0], wide])
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_warnings_reach_the_table(models, tmp_path, make_llama):
+    other = make_llama(tmp_path / "t", 5, rope_theta=123.0)
+    plan = planned([models[0], open_checkpoint(other, root=tmp_path)])
+    assert "rope_theta" in plan.warnings[0]
+    assert "rope_theta" in shown(plan)
