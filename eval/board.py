@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.results import Record
-from eval.stats import Estimate, mean_score
+from eval.stats import Estimate, overall_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Row:
     own_settings: str
     """Those of the settings in which the board's rows of this method differ."""
     mean: Estimate | None
-    """Mean score over all tasks of the board; None unless every task has one."""
+    """Mean over domains, each the mean of its tasks; None unless every task has a score."""
 
     @property
     def status(self) -> str:
@@ -183,7 +183,7 @@ def _row(
         record=record,
         settings=_shown(settings),
         own_settings="",
-        mean=mean_score([record.scores[task] for task in domains]) if usable else None,
+        mean=overall_mean(record.scores, domains) if usable else None,
     )
 
 

@@ -1,6 +1,6 @@
 """Leaderboards as Markdown, CSV and on a terminal: the same bytes from the same records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ from rich.table import Table
 
 from eval.board import Board, Row, boards_of
 from eval.results import Score, read_records, write_whole
+from eval.standing import Standing, standings_of
 
+Standings = Mapping[str, Standing]
+"""Fingerprint of a merge to how it stands."""
 _MIB = 2**20
 _NO_RECORDS = "No records yet.\n"
 
 
-def to_markdown(boards: Sequence[Board]) -> str:
+def to_markdown(boards: Sequence[Board], standings: Standings | None = None) -> str:
     """Boards as Markdown tables; scores and errors in per cent."""
-    parts = ["# Leaderboard", *(f"{_heading(b)}\n\n{_markdown_table(b)}" for b in boards)]
+    tables = (f"{_heading(b)}\n\n{_markdown_table(b, standings or {})}" for b in boards)
+    parts = ["# Leaderboard", *tables]
     return "\n\n".join(parts) + "\n" if boards else f"{parts[0]}\n\n{_NO_RECORDS}"
 
 
@@ -35,8 +39,9 @@ def write_leaderboard(root: Path) -> list[Board]:
         ValueError: If a record is damaged; names it, and leaves both files as they were.
     """
     boards = boards_of(read_records(root))
+    standings = standings_of(root, boards)
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / "leaderboard.md", to_markdown(boards).encode())
+    write_whole(root / "leaderboard.md", to_markdown(boards, standings).encode())
     write_whole(root / "leaderboard.csv", to_csv(boards).encode())
     return boards
 
@@ -77,10 +82,10 @@ def _heading(board: Board) -> str:
     )
     return (
         f"{title}\n\n"
-        f"Tasks: {tasks}.{held_out} Scores in per cent; the mean counts every task once; "
-        "± is one standard error over documents. Ranks follow the mean alone: this table does "
-        "not test differences. Methods see the same documents, so whether two of them differ "
-        f"(by more than 2 standard errors of the paired difference) needs the samples. {cost}"
+        f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
+        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean alone; "
+        "merges share a band unless paired permutation tests over the same documents tell them "
+        f"from the band's first (5 %, Holm's correction over the board). {cost}"
     )
 
 
@@ -94,15 +99,17 @@ def _sizes(board: Board, task: str) -> str:
     return " or ".join(str(n) for n in sorted(found)) or "none"
 
 
-def _markdown_table(board: Board) -> str:
+def _markdown_table(board: Board, standings: Standings) -> str:
     mean = ("mean",) if board.tasks else ()
-    header = ("rank", "method", "settings", *mean, *board.tasks, "merge s", "merge MiB")
+    header = ("rank", "band", "method", "settings", *mean, *board.tasks, "merge s", "merge MiB")
     header += ("evaluation s", "status") if board.tasks else ("status",)
     lines = [header, tuple("---" for _ in header)]
     for row in board.rows:
         scores = (_mean(row), *(_cell(row, task) for task in board.tasks))
         costs = _cost(row) if board.tasks else _cost(row)[:2]
-        start = (_rank(row), row.name, row.own_settings)
+        standing = standings.get(row.record.fingerprint)
+        band = "" if standing is None else str(standing.band)
+        start = (_rank(row), band, row.name, row.own_settings)
         lines.append((*start, *(scores if board.tasks else ()), *costs, row.status))
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 

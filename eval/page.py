@@ -13,7 +13,8 @@ from eval.board import Board
 from eval.drawing import INK
 from eval.plots import plots_of
 from eval.results import write_whole
-from eval.view import BoardView, Standing, view_of
+from eval.standing import Standing
+from eval.view import BoardView, view_of
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")

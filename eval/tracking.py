@@ -11,7 +11,7 @@ from typing import Any
 import wandb
 
 from eval.results import Record
-from eval.stats import mean_score
+from eval.stats import overall_mean
 
 _FOLDERS = {
     "WANDB_DIR": "",
@@ -142,7 +142,7 @@ def _summary(record: Record) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": record.status, "error": record.error}
     summary |= {f"score/{task}": score.value for task, score in record.scores.items()}
     if record.scores:
-        mean = mean_score(list(record.scores.values()))
+        mean = overall_mean(record.scores, record.domains)
         summary |= {"score/mean": mean.value, "score/mean_stderr": mean.stderr}
     costs = {"merge": record.merge_cost, "evaluation": record.evaluation_cost}
     for stage, cost in costs.items():

@@ -10,18 +10,9 @@ from functools import partial
 from eval.board import Board, Row
 from eval.details import Section, details_of
 from eval.plots import Plot
+from eval.standing import Standing
 
 _MIB = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What paired tests over the same documents say of one merge."""
-
-    band: int
-    """From 1; merges that the tests do not tell apart share a band."""
-    better_than: Mapping[str, float]
-    """Name of another run to the probability that this merge is better than it."""
 
 
 @dataclass(frozen=True, slots=True)

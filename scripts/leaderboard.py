@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eval.leaderboard import write_leaderboard
 from eval.page import write_page
+from eval.standing import standings_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         boards = write_leaderboard(root)
-        write_page(root, boards)
+        write_page(root, boards, standings_of(root, boards))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -72,21 +72,21 @@ def test_the_table_is_exactly_this():
     table = [line for line in to_markdown(boards_of(ALL)).splitlines() if line[:1] == "|"]
     # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
     assert table == [
-        "| rank | method | settings | mean | code | spanish | merge s | merge MiB"
+        "| rank | band | method | settings | mean | code | spanish | merge s | merge MiB"
         " | evaluation s | status |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "|  | base |  | 30.00 ± 2.12 | 20.0 | 40.0 |  |  | 7.0 | done |",
-        "| 1 | seme |  | 55.00 ± 2.12 | 60.0 | 50.0 | 0.25 | 50 | 7.0 | done |",
-        "| 2 | ties |  | 45.00 ± 2.12 | 50.0 | 40.0 | 0.25 | 50 | 7.0 | done |",
-        "|  | sce |  | incomplete | 99.0 | missing | 0.25 | 50 | 7.0 | done |",
-        "|  | dare |  | failed | failed | failed | 0.25 | 50 |  | failed: NaN in a\\|b |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "|  |  | base |  | 30.00 ± 2.12 | 20.0 | 40.0 |  |  | 7.0 | done |",
+        "| 1 |  | seme |  | 55.00 ± 2.12 | 60.0 | 50.0 | 0.25 | 50 | 7.0 | done |",
+        "| 2 |  | ties |  | 45.00 ± 2.12 | 50.0 | 40.0 | 0.25 | 50 | 7.0 | done |",
+        "|  |  | sce |  | incomplete | 99.0 | missing | 0.25 | 50 | 7.0 | done |",
+        "|  |  | dare |  | failed | failed | failed | 0.25 | 50 |  | failed: NaN in a\\|b |",
     ]
 
 
 def test_rows_show_the_settings_they_differ_in_and_the_header_the_others():
     other = replace(TIES, settings={"lam": 1.0, "tau": 0.2}, fingerprint="f2")
     text = to_markdown(boards_of([TIES, other, SEME]))
-    assert {line.split(" | ")[2] for line in text.splitlines() if "| ties |" in line} == {
+    assert {line.split(" | ")[3] for line in text.splitlines() if "| ties |" in line} == {
         "tau=0.1", "tau=0.2"
     }  # fmt: skip
     assert "Settings of all rows: seme: lam=1 tau=0.1; ties: lam=1." in text
@@ -107,7 +107,7 @@ def test_the_header_says_what_was_measured_and_what_a_rank_means():
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
     assert "Tuned for by no source: spanish." in text
     assert "± is one standard error" in text
-    assert "does not test differences" in text
+    assert "merges share a band unless paired permutation tests" in text
 
 
 def test_the_order_of_the_records_does_not_matter():
@@ -184,7 +184,7 @@ def test_a_merge_that_was_not_evaluated_shows_its_cost_only():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
     text = to_markdown(boards_of([merged]))
     assert "Merged only, not evaluated." in text
-    assert text.splitlines()[-1] == "|  | ties |  | 0.25 | 50 | done |"
+    assert text.splitlines()[-1] == "|  |  | ties |  | 0.25 | 50 | done |"
 
 
 def test_the_csv_holds_fractions_and_bytes():

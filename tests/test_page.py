@@ -15,7 +15,8 @@ from eval.details import details_of
 from eval.page import to_html, write_page
 from eval.plots import plots_of
 from eval.results import Record, Score, StageCost, write_record
-from eval.view import Cell, Standing, view_of
+from eval.standing import Standing
+from eval.view import Cell, view_of
 from scripts.leaderboard import main
 
 MIB = 2**20

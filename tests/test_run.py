@@ -230,7 +230,7 @@ def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_pat
     assert all(line.endswith("tau must be in (0, 1], got 3") for line in errors)
     assert "\x1b" not in done.stdout + done.stderr
     board = (tmp_path / "out/leaderboard.md").read_text()
-    assert [line.split(" | ")[1] for line in board.splitlines()[-2:]] == ["average", "ties"]
+    assert [line.split(" | ")[2] for line in board.splitlines()[-2:]] == ["average", "ties"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

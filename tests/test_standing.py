@@ -1,0 +1,51 @@
+import shutil
+
+import pytest
+
+from eval.board import boards_of
+from eval.results import read_records
+from eval.standing import standings_of
+
+
+@pytest.fixture
+def root(repository, tmp_path):
+    """The published runs on the test split of two methods and of what they are held against."""
+    source = repository / "results" / "published" / "runs"
+    for pattern in ("seme-*", "task_arithmetic-*", "base-*", "format-*", "mathematics-*"):
+        for folder in source.glob(f"{pattern}/"):
+            shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    return tmp_path
+
+
+def standings(root):
+    boards = [b for b in boards_of(read_records(root)) if b.split == "test"]
+    found = standings_of(root, boards)
+    return {row.record.fingerprint: row for board in boards for row in board.merges}, found
+
+
+def test_what_tests_tell_apart_is_in_another_band_and_the_best_is_in_the_first(root):
+    rows, found = standings(root)
+    bands = {}
+    for fingerprint, standing in found.items():
+        bands.setdefault(rows[fingerprint].name, set()).add(standing.band)
+    assert bands["task_arithmetic"] == {1}
+    assert min(bands["seme"]) > 1
+    assert found.keys() == {f for f, row in rows.items() if row.mean is not None}
+
+
+def test_a_merge_is_held_against_the_pivot_and_the_source_that_scores_best(root):
+    rows, found = standings(root)
+    best = next(f for f, row in rows.items() if row.rank == 1)
+    assert found[best].better_than.keys() == {"base", "mathematics"}
+    assert found[best].better_than["base"] > 0.999
+    assert all(
+        0 <= p <= 1 for standing in found.values() for p in standing.better_than.values()
+    )
+
+
+def test_a_merge_without_samples_has_no_standing_and_the_others_keep_theirs(root):
+    rows, before = standings(root)
+    worst = max(rows, key=lambda f: rows[f].rank or 0)
+    (root / "runs" / f"{rows[worst].name}-{worst[:12]}" / "samples.jsonl.gz").unlink()
+    _, after = standings(root)
+    assert after.keys() == before.keys() - {worst}
