@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.results import Record
-from eval.stats import Estimate, overall_mean
+from eval.statistics.stats import Estimate, overall_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

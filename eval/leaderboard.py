@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eval.board import Board, Row, boards_of
 from eval.results import Score, read_records, write_whole
-from eval.standing import Standing, standings_of
+from eval.statistics.standing import Standing, standings_of
 
 Standings = Mapping[str, Standing]
 """Fingerprint of a merge to how it stands."""

@@ -11,7 +11,7 @@ from typing import Any
 import wandb
 
 from eval.results import Record
-from eval.stats import overall_mean
+from eval.statistics.stats import overall_mean
 
 _FOLDERS = {
     "WANDB_DIR": "",

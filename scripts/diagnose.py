@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from eval.drawing import draw
 from eval.model import load_model, load_tokenizer
+from eval.pages.drawing import draw
 from eval.results import write_whole
 from seme.alignment.anchors import head_bases
 from seme.alignment.diagnosis import cost_table, layer_table, source_table

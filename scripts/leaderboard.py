@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from eval.leaderboard import write_leaderboard
-from eval.page import write_page
-from eval.standing import standings_of
+from eval.pages.page import write_page
+from eval.statistics.standing import standings_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 

@@ -23,7 +23,7 @@ DOORS = {
     "lm_eval": "eval/harness.py",
     "wandb": "eval/tracking.py",
     "hydra": "run.py",
-    "jinja2": "eval/page.py",
+    "jinja2": "eval/pages/page.py",
 }
 
 

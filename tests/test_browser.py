@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from eval.board import boards_of
-from eval.page import write_page
+from eval.pages.page import write_page
 from eval.results import Record, Score, StageCost
 
 pytestmark = pytest.mark.browser

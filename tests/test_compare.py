@@ -4,9 +4,9 @@ import time
 import numpy as np
 import pytest
 
-from eval.compare import Comparison, best_of, compare, overall, rank_bands
-from eval.matched import MatchedTask, Panel
-from eval.stats import Estimate
+from eval.statistics.compare import Comparison, best_of, compare, overall, rank_bands
+from eval.statistics.matched import MatchedTask, Panel
+from eval.statistics.stats import Estimate
 
 
 def panel(*totals_by_task, runs=("ties", "sce")):

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.matched import ScoredRun, ScoreTable, match
 from eval.results import Record, Sample
 from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
+from eval.statistics.matched import ScoredRun, ScoreTable, match
 
 DOMAINS = {"order": "code", "bits": "french"}
 

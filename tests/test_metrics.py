@@ -4,8 +4,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from eval.matched import MatchedTask, Panel, ScoreTable
-from eval.metrics import (
+from eval.statistics.matched import MatchedTask, Panel, ScoreTable
+from eval.statistics.metrics import (
     Cast,
     above_chance,
     ceiling_share,
@@ -16,7 +16,7 @@ from eval.metrics import (
     normalised,
     raw,
 )
-from eval.resampling import bootstrap
+from eval.statistics.resampling import bootstrap
 
 DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
 CAST = Cast(

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import pytest
 
 from eval.board import boards_of
-from eval.details import details_of
-from eval.page import to_html, write_page
-from eval.plots import plots_of
+from eval.pages.details import details_of
+from eval.pages.page import to_html, write_page
+from eval.pages.plots import plots_of
+from eval.pages.view import Cell, view_of
 from eval.results import Record, Score, StageCost, write_record
-from eval.standing import Standing
-from eval.view import Cell, view_of
+from eval.statistics.standing import Standing
 from scripts.leaderboard import main
 
 MIB = 2**20

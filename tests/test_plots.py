@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval.board import boards_of
-from eval.drawing import INK, draw, series_styles, spread
-from eval.labels import printable, short_labels
-from eval.plots import (
+from eval.pages.drawing import INK, draw, series_styles, spread
+from eval.pages.labels import printable, short_labels
+from eval.pages.plots import (
     pareto_front,
     plots_of,
     score_against_cost,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.matched import MatchedTask, Panel
-from eval.resampling import bootstrap, sign_flip_p_values
+from eval.statistics.matched import MatchedTask, Panel
+from eval.statistics.resampling import bootstrap, sign_flip_p_values
 
 EIGHT = [3.0, 1.0, -1.0, 2.0, 4.0, -2.0, 1.0, 5.0]
 
@@ -142,7 +142,7 @@ def test_blocks_of_resamples_are_only_a_matter_of_memory(monkeypatch):
     found = random_panel(5)
     draws = bootstrap(found, n_resamples=50, seed=1).values
     p_value = p_of(found, n_resamples=50)
-    monkeypatch.setattr("eval.resampling._BLOCK_ELEMENTS", 40 * 7)
+    monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
     again = bootstrap(found, n_resamples=50, seed=1).values
     assert again == pytest.approx(draws, abs=1e-12)
     assert p_of(found, n_resamples=50) == p_value

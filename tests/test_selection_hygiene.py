@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from eval.results import Record, Score, StageCost
-from eval.selection import best_setting, check_comparable, contract, tuned_on_test
+from eval.statistics.selection import best_setting, check_comparable, contract, tuned_on_test
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
 COST = StageCost(

@@ -4,7 +4,7 @@ import pytest
 
 from eval.board import boards_of
 from eval.results import read_records
-from eval.standing import standings_of
+from eval.statistics.standing import standings_of
 
 
 @pytest.fixture

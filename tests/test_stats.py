@@ -4,7 +4,7 @@ import random
 import pytest
 
 from eval.results import Sample, Score
-from eval.stats import (
+from eval.statistics.stats import (
     domain_means,
     holm,
     mean_score,

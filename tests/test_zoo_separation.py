@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eval.results import Record, Sample, Score, write_record
-from eval.stats import Estimate
+from eval.statistics.stats import Estimate
 from eval.zoo.separation import Claim, Run, best_lam, claims, gap_closed, read_runs
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}

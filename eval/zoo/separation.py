@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.results import Record, Sample, read_records, read_samples, run_folder
-from eval.stats import Estimate
+from eval.statistics.stats import Estimate
 
 _EXPERT_SIGMAS, _GAP_SIGMAS, _SPREAD_SIGMAS = 5.0, 3.0, 3.0
 _SMALLEST_GAP_SHARE = 0.4

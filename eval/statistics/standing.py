@@ -6,9 +6,9 @@ from itertools import combinations
 from pathlib import Path
 
 from eval.board import Board, Row
-from eval.compare import LEVEL, best_of, compare, rank_bands
-from eval.matched import ScoredRun, match
 from eval.results import SAMPLES_NAME, read_samples, run_folder
+from eval.statistics.compare import LEVEL, best_of, compare, rank_bands
+from eval.statistics.matched import ScoredRun, match
 
 _RESAMPLES = 10_000
 _SEED = 0

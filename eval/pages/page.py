@@ -10,11 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.board import Board
-from eval.drawing import INK
-from eval.plots import plots_of
+from eval.pages.drawing import INK
+from eval.pages.plots import plots_of
+from eval.pages.view import BoardView, view_of
 from eval.results import write_whole
-from eval.standing import Standing
-from eval.view import BoardView, view_of
+from eval.statistics.standing import Standing
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")

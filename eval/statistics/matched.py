@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.results import Record, Sample
-from eval.selection import check_comparable
+from eval.statistics.selection import check_comparable
 
 Array = NDArray[np.float64]
 

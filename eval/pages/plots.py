@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.board import Board, Row
-from eval.drawing import (
+from eval.pages.drawing import (
     FAINT,
     INK,
     LINES,
@@ -24,7 +24,7 @@ from eval.drawing import (
     series_styles,
     spread,
 )
-from eval.labels import printable, short_labels
+from eval.pages.labels import printable, short_labels
 
 _MIB = 2**20
 _WIDTH = 4.8  # inches, as is the next

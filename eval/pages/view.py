@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from eval.board import Board, Row
-from eval.details import Section, details_of
-from eval.plots import Plot
-from eval.standing import Standing
+from eval.pages.details import Section, details_of
+from eval.pages.plots import Plot
+from eval.statistics.standing import Standing
 
 _MIB = 2**20
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from eval.results import Record
-from eval.stats import overall_mean
+from eval.statistics.stats import overall_mean
 
 _VALIDATION = "validation"
 _NOT_CONTRACT = "held_out"

@@ -126,7 +126,7 @@ def paired_difference(first: Sequence[Sample], second: Sequence[Sample]) -> Esti
     """Mean of first minus second over the same documents of one task.
 
     Documents count equally, so for a task scored by bits per byte this is not the difference
-    of the two headline scores; ``eval.compare`` is for those.
+    of the two headline scores; ``eval.statistics.compare`` is for those.
 
     Args:
         first: Samples of one run, at least two.

@@ -1,0 +1,1 @@
+"""Statistics over documents: errors, paired tests, rank bands, metrics, selection hygiene."""
