@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts.disguise import random_turn
 from seme.alignment.aligned import AlignedSource, Frame, LayerMatch, express_block
 from seme.alignment.matching import match_layers
 from seme.alignment.residual import ResidualMap
@@ -17,7 +18,6 @@ from tests.disguise import (
     as_map,
     folded,
     logits_at,
-    random_turn,
     save_turnable,
     with_constant,
     written,

@@ -123,3 +123,16 @@ def test_every_file_begins_with_what_it_is_for():
     for path in CONF.rglob("*.yaml"):
         assert path.read_text().startswith("# "), path
         assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "experiment"], ids=str)
+def test_every_choice_that_an_experiment_sweeps_over_composes(file):
+    found = yaml.safe_load((CONF / file.with_suffix(".yaml")).read_text())
+    swept = {k: str(v).split(",") for k, v in found["hydra"]["sweeper"]["params"].items()}
+    firsts = {key: choices[0] for key, choices in swept.items()}
+    for key, choices in swept.items():
+        for choice in choices:
+            overrides = [f"{k}={v}" for k, v in {**firsts, key: choice}.items()]
+            config = composed(f"experiment={file.name}", *overrides)
+            check_entries(config)
+            check_method(instantiate(config["method"]))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from scripts.disguise import random_orthogonal
 from seme.alignment.matching import check_comparable, have_same_units, match_layers
 from seme.models.parts import Part, Place
-from tests.disguise import anatomy_of, as_map, folded, random_orthogonal
+from tests.disguise import anatomy_of, as_map, folded
 from tests.tiny_models import DENSE, save_tiny
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scripts.disguise import random_turn
 from seme.alignment.residual import ResidualMap
 from seme.alignment.turning import (
     READERS,
@@ -14,7 +15,7 @@ from seme.alignment.turning import (
     width_scale,
 )
 from seme.models.parts import Part
-from tests.disguise import as_map, random_turn
+from tests.disguise import as_map
 
 SHEAR = ResidualMap(
     forward_PK=torch.tensor([[1.0, 2.0], [0.0, 1.0]]),

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from scripts.disguise import main
+from seme.storage.checkpoint import open_checkpoint
+from tests.disguise import logits_at
+from tests.tiny_models import save_tiny
+
+
+@pytest.fixture
+def models(tmp_path, capsys):
+    base, copy = tmp_path / "base", tmp_path / "copy"
+    save_tiny(base, "llama")
+    assert main([str(base), str(copy)]) == 0
+    assert "in disguise" in capsys.readouterr().out
+    return base, copy
+
+
+def test_the_copy_computes_the_same_from_other_numbers(models):
+    base, copy = models
+    torch.testing.assert_close(logits_at(copy), logits_at(base), atol=1e-4, rtol=0)
+    first, second = (open_checkpoint(folder, root=folder) for folder in models)
+    name = "model.embed_tokens.weight"
+    assert (first.read(name) - second.read(name)).abs().max() > 0.01
+
+
+def test_what_cannot_be_disguised_is_an_error_and_nothing_is_overwritten(models, capsys):
+    base, copy = models
+    assert main([str(base), str(copy)]) == 1
+    assert "already exists" in capsys.readouterr().err
+    assert main([str(base)]) == 2
