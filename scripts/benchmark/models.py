@@ -131,19 +131,25 @@ def n_bytes(shape: Shape) -> int:
 
 
 def write_models(
-    folder: Path, shape: Shape, n_sources: int, *, shard_bytes: int = _SHARD_BYTES
+    folder: Path,
+    shape: Shape,
+    n_sources: int,
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+    seed: int = 0,
 ) -> tuple[Path, ...]:
     """Write a base and its sources in bfloat16, in shards, without tokenizers.
 
     The base is normal with standard deviation 0.02, norm gains around 1; a source adds normal
     numbers of standard deviation 0.001, about what a short fine-tuning does. The numbers
-    depend on the shape and the source's index only.
+    depend on the shape, the seed and the source's index only.
 
     Args:
         folder: Where the folders ``base``, ``source0``, ``source1``, ... are made.
         shape: Dimensions of all of them.
         n_sources: Number of sources.
         shard_bytes: Size above which the tensors are split into several files.
+        seed: Of the base; bases of seeds further apart than ``n_sources`` share no numbers.
 
     Returns:
         The folders, the base's first.
@@ -157,7 +163,7 @@ def write_models(
         (model / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")
         if len(shards) > 1:
             (model / INDEX_FILE).write_text(json.dumps(_index(shards)))
-    rngs = [torch.Generator().manual_seed(index) for index in range(n_sources + 1)]
+    rngs = [torch.Generator().manual_seed(seed + index) for index in range(n_sources + 1)]
     for shard, specs in shards.items():
         _write_shard([model / shard for model in folders], specs, rngs)
     return folders
