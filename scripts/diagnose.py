@@ -175,6 +175,7 @@ def _panel(axes: Axes, name: str, curve: dict[str, list[float]]) -> None:
         )
     axes.set_title(name)
     axes.set_xlabel("layers passed")
+    axes.set_xticks(range(len(curve["random vectors"])))
 
 
 if __name__ == "__main__":
