@@ -155,8 +155,8 @@ def _explanation() -> list[str]:
         "Medians of whole processes, started alternately in one run, inputs in the page cache,",
         "content hashes known from a first run. The merge alone is without the start of the",
         "process; the floor is reading the same models and writing one. The difference is to",
-        "mergekit computing in float32, where the definitions coincide; in TIES per tensor the",
-        "two break ties at the threshold, which bfloat16 makes frequent, in another order.",
+        "mergekit computing in float32, where the definitions coincide but for ties at the",
+        "threshold of TIES, which bfloat16 makes frequent.",
     ]
 
 
