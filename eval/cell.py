@@ -165,6 +165,7 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
 
 def described(error: Exception) -> str:
-    """An error's message with the notes on where it happened."""
+    """An error's message with the notes on where it happened; paths from the working folder."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
+    text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
+    return text.replace(f"{Path.cwd()}/", "")

@@ -138,3 +138,10 @@ def test_a_tracker_that_cannot_work_is_refused_before_any_work():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
     with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
         check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})
+
+
+def test_an_error_names_paths_from_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = ValueError(f"{tmp_path}/models/a does not fit /elsewhere/b")
+    error.add_note(f"while reading {tmp_path}/models/a")
+    assert described(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
