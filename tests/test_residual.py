@@ -10,7 +10,6 @@ from seme.alignment.bases import semantic_bases
 from seme.alignment.residual import (
     Projection,
     embedding_operator,
-    kept_share,
     residual_map,
     residual_operator,
 )
@@ -259,12 +258,6 @@ def test_heads_and_embeddings_together_find_the_rotation_of_both():
     found = residual_map(both, projection="orthogonal", centred=False, n_anchors=2 * TOKENS)
     assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
     assert found.similarity == pytest.approx(1.0, abs=1e-5)
-
-
-def test_the_kept_share_is_what_a_projection_leaves_of_the_source():
-    # the map keeps axis 0; squares along the axes are 3 and 1
-    forward = torch.tensor([[1.0, 0.0]])
-    assert kept_share(forward, torch.diag(torch.tensor([3.0, 1.0])).double()) == 0.75
 
 
 def test_embeddings_that_are_not_finite_are_an_error():

@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from eval.results import Sample, Score
 
 
@@ -120,34 +118,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
         adjusted[i] = largest
     return adjusted
-
-
-def paired_difference(first: Sequence[Sample], second: Sequence[Sample]) -> Estimate:
-    """Mean of first minus second over the same documents of one task.
-
-    Documents count equally, so for a task scored by bits per byte this is not the difference
-    of the two headline scores; ``eval.statistics.compare`` is for those.
-
-    Args:
-        first: Samples of one run, at least two.
-        second: Samples of another run, of the same documents in any order.
-
-    Returns:
-        The mean difference, with standard error sd / sqrt(n) of the differences, ddof 1.
-
-    Raises:
-        ValueError: If the runs did not see the same documents, or fewer than two.
-    """
-    _check_matched(first, second)
-    ours, theirs = (
-        np.array([s.value for s in sorted(samples, key=lambda s: (s.doc_hash, s.doc_id))])
-        for samples in (first, second)
-    )
-    differences = ours - theirs
-    return Estimate(
-        value=float(differences.mean()),
-        stderr=float(differences.std(ddof=1) / math.sqrt(len(differences))),
-    )
 
 
 def _check_matched(first: Sequence[Sample], second: Sequence[Sample]) -> None:

@@ -175,21 +175,6 @@ def embedding_operator(
     return total_PK
 
 
-def kept_share(forward_PK: Tensor, source_KK: Tensor) -> float:
-    """Measure how much of the source's unit rows a map keeps, as a share of their squares (ours).
-
-    Args:
-        forward_PK: T of a source that may be wider than the pivot.
-        source_KK: The operator of the source with itself, U_k^T U_k.
-
-    Returns:
-        tr(T U_k^T U_k T^T) / tr(U_k^T U_k); 1 when T keeps lengths.
-    """
-    forward_PK = forward_PK.to(source_KK.dtype)
-    kept = ((forward_PK @ source_KK) * forward_PK).sum()
-    return float(kept / source_KK.trace())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Whitening:
     """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
