@@ -1,7 +1,6 @@
 """The trained models of the embedded benchmark, and how models are trained and built."""
 
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from queue import SimpleQueue
@@ -11,42 +10,22 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors import safe_open
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from eval.zoo.build import build_model
-from eval.zoo.cards import data_card, model_card
+from eval.zoo.cards import data_card
 from eval.zoo.corpus import batches
-from eval.zoo.material import ZOO, Material, read_recipe
+from eval.zoo.material import Material
 from eval.zoo.texts import Document, split_of
 from eval.zoo.training import fresh_model, save_model, train
 from scripts import build_zoo
-
-RECIPE = read_recipe()
-MODELS = RECIPE["models"]
-SHAPE = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "intermediate_size": 24,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-}
+from tests.zoo_models import MINIATURE, SHAPE, trained, weights_of
 
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     """The same numbers with and without a GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-
-
-def trained(steps, seed=0, learning_rate=0.02):
-    """Weights and losses after training on a stream in which every token is the one before + 1."""
-    counting = {"a": np.arange(320, dtype=np.uint16) % 32}
-    stream = batches(counting, {"a": 1.0}, rows=4, length=16, seed=seed)
-    losses = {}
-    model = fresh_model(SHAPE, 32, seed)
-    train(model, stream, steps=steps, learning_rate=learning_rate, on_step=losses.__setitem__)
-    return model.state_dict(), losses
 
 
 def test_thirty_steps_teach_a_model_to_count():
@@ -92,27 +71,6 @@ def test_a_saved_model_is_bfloat16_and_reads_back_rounded(tmp_path):
     read = LlamaForCausalLM.from_pretrained(tmp_path, dtype="auto")
     assert read.lm_head.weight.dtype == torch.bfloat16
     assert torch.equal(read.lm_head.weight, expected)
-
-
-MINIATURE = {
-    "seed": 1,
-    "words": 4,
-    "texts": {"english": [{"deb": "pages", "version": "1", "licence": "Free-1"}]},
-    "mixes": {"general": {"english": 0.75, "mathematics": 0.25}},
-    "tokenizers": {"zoo": {"vocabulary": 270, "mix": "general", "characters": 4000}},
-    "shapes": {"tiny": SHAPE},
-    "training": {"rows": 2, "length": 8},
-    "models": {
-        "child": {
-            "about": "Expert for numbers.", "start": "base", "mix": "general",
-            "domains": ["numbers"], "steps": 3, "learning_rate": 1e-3, "seed": 2,
-        },
-        "base": {
-            "about": "The ancestor.", "tokenizer": "zoo", "shape": "tiny", "mix": "general",
-            "steps": 3, "learning_rate": 1e-3, "seed": 1,
-        },
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -222,112 +180,6 @@ def test_a_finished_model_is_not_trained_again_unless_forced(build_here, tmp_pat
     assert times()["base"] > first["base"]
 
 
-# From here on: the models as they are committed.
-
-
-def weights_of(folder):
-    """Every tensor of a model by its name."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def file_of(name, file="tokenizer.json"):
-    """The bytes of a file of a model."""
-    return (ZOO / "models" / name / file).read_bytes()
-
-
-def test_there_is_a_folder_for_every_model_of_the_recipe_and_no_other():
-    found = {p.name for p in (ZOO / "models").iterdir() if not p.name.startswith(".")}
-    assert found == set(MODELS)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_loads_with_every_weight_in_its_place(name):
-    model, info = LlamaForCausalLM.from_pretrained(
-        ZOO / "models" / name, dtype="auto", output_loading_info=True
-    )
-    assert {kind: list(keys) for kind, keys in info.items() if keys} == {}
-    tokens = torch.arange(20).unsqueeze(0)
-    assert torch.isfinite(model(input_ids=tokens).logits).all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_has_the_shape_the_recipe_says_in_bfloat16(name):
-    ancestor = MODELS[MODELS[name].get("start", name)]
-    shape = RECIPE["shapes"][ancestor["shape"]]
-    vocabulary = RECIPE["tokenizers"][ancestor["tokenizer"]]["vocabulary"]
-    config = json.loads((ZOO / "models" / name / "config.json").read_text("utf-8"))
-    assert {key: config[key] for key in shape} == shape
-    assert config["vocab_size"] == vocabulary >= 4 * shape["hidden_size"]
-    tensors = weights_of(ZOO / "models" / name)
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert tensors["lm_head.weight"].shape == (vocabulary, shape["hidden_size"])
-    assert len(tensors) == 9 * shape["num_hidden_layers"] + 3
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_models_tokenizer_has_a_token_for_every_row_of_the_embedding(name):
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(ZOO / "models" / name)
-    assert len(tokenizer) == weights_of(ZOO / "models" / name)["lm_head.weight"].shape[0]
-    assert tokenizer.tokenize("12 + 34")[:2] == ["1", "2"]
-    assert tokenizer.eos_token_id == 0
-
-
-@pytest.mark.parametrize("name", [name for name, plan in MODELS.items() if "start" in plan])
-def test_an_expert_stays_near_the_base_and_has_its_tokenizer_to_the_byte(name):
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        assert file_of(name, file) == file_of("base", file)
-    assert 0.9 < cosine("base", name) < 1
-
-
-def cosine(first, second):
-    """Cosine between the weights of two models of one shape, norms left out."""
-    one, two = (weights_of(ZOO / "models" / name) for name in (first, second))
-    flat = [
-        torch.cat([w[n].double().flatten() for n in one if w[n].dim() == 2]) for w in (one, two)
-    ]
-    return torch.cosine_similarity(*flat, dim=0).item()
-
-
-def test_the_independent_model_shares_the_bases_tokenizer_and_nothing_of_its_weights():
-    assert file_of("independent") == file_of("base")
-    assert abs(cosine("base", "independent")) < 0.1
-
-
-def test_the_small_model_is_narrower_and_shallower_with_the_bases_tokenizer():
-    small, base = (json.loads(file_of(n, "config.json")) for n in ("small", "base"))
-    for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"):
-        assert small[key] < base[key]
-    assert file_of("small") == file_of("base")
-
-
-def test_the_foreign_tokenizer_knows_most_but_not_all_of_the_bases_tokens():
-    base, foreign = (
-        set(json.loads(file_of(name))["model"]["vocab"]) for name in ("base", "foreign")
-    )
-    assert 0.4 < len(base & foreign) / len(base) < 0.95
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_models_card_is_what_the_recipe_says_now(name):
-    card = (ZOO / "models" / name / "README.md").read_text("utf-8")
-    assert card == model_card(name, RECIPE)
-    for packages in RECIPE["texts"].values():
-        assert all(package["licence"] in card for package in packages)
-
-
-def test_the_data_card_names_every_package_its_version_and_its_licence():
-    card = (ZOO / "DATA_CARD.md").read_text("utf-8")
-    for domain, packages in RECIPE["texts"].items():
-        for package in packages:
-            name = f"{package.get('deb') or package.get('wheel')} {package['version']}"
-            rows = [
-                row for row in card.splitlines() if row.startswith(f"| {domain} | {name} |")
-            ]
-            assert len(rows) == 1
-            assert rows[0].endswith(f"| {package['licence']} |")
-
-
 def test_a_data_card_counts_documents_and_characters_of_each_split(material):
     card = data_card(MINIATURE, material)
     sizes = dict.fromkeys(("train", "validation", "test"), 0)
@@ -335,17 +187,3 @@ def test_a_data_card_counts_documents_and_characters_of_each_split(material):
         sizes[page.split] += 1
     expected = " | ".join(f"{n} / 0.0 M" for n in sizes.values())
     assert f"| english | {expected} |" in card
-
-
-def test_a_model_card_tells_the_start_and_the_shares_of_the_mix():
-    card = model_card("child", MINIATURE)
-    assert "fine-tuned from `base`: 3 steps of 2\nwindows of 8 tokens" in card
-    assert "| english | 37.5% |\n| mathematics | 12.5% |\n| numbers | 50.0% |\n" in card
-    assert "Their licences: Free-1." in card
-    assert "trained from scratch" in model_card("base", MINIATURE)
-
-
-def test_the_whole_benchmark_takes_at_most_32_megabytes():
-    files = [p for p in ZOO.rglob("*") if p.is_file()]
-    visible = [p for p in files if not {".cache", "__pycache__"} & set(p.parts)]
-    assert sum(p.stat().st_size for p in visible) <= 32_000_000

@@ -1,15 +1,12 @@
 """The rules items are drawn by, and the items of the embedded benchmark as committed."""
 
 import json
-import re
 from collections import Counter
 from itertools import permutations
 
 import pytest
-import yaml
 
 from eval.zoo.build import build_items
-from eval.zoo.exercises import Exercise
 from eval.zoo.items import (
     exercise_items,
     exercise_passages,
@@ -17,21 +14,28 @@ from eval.zoo.items import (
     passage_items,
     word_order_items,
 )
-from eval.zoo.material import ZOO, Material, read_material, read_recipe
+from eval.zoo.material import Material
 from eval.zoo.texts import Document, split_of
+from tests.zoo_answers import (
+    FORMATS,
+    document,
+    held_lines,
+    indent,
+    is_one_swap,
+    prompt_of,
+    solve,
+    wrong_choices,
+)
 
-TASKS = sorted(path.stem for path in (ZOO / "tasks").glob("*.yaml"))
 OPENING = ["a first line", "a second line", "a third line"]  # too short to be an answer
+
+
 ANSWERS = {  # of the test split: a page to the one line of it that can be an answer
     "printf.3": "print what you are told to",
     "chmod.1": "change the mode of a file",
     "man.1": "show a page of the manual",
     "alloca.3": "take memory off the stack",
 }
-
-
-def document(key, *lines):
-    return Document(domain="english", key=key, text="\n".join(lines) + "\n")
 
 
 @pytest.fixture
@@ -69,23 +73,6 @@ def test_every_page_is_asked_for_its_own_line(documents):
     assert all(len(set(i["choices"])) == 4 for i in items)
     for item in items:
         assert all(is_one_swap(c, item) for c in wrong_choices(item))
-
-
-def wrong_choices(item):
-    return [c for place, c in enumerate(item["choices"]) if place != item["label"]]
-
-
-def is_one_swap(choice, item):
-    """Whether a choice is the right one but for two neighbouring words, which are swapped."""
-    answer = item["choices"][item["label"]]
-    right, wrong = answer.split(), choice.split()
-    first, *rest = [i for i in range(len(right)) if right[i] != wrong[i]]
-    swapped = rest == [first + 1] and right[first : first + 2] == wrong[first : first + 2][::-1]
-    return swapped and indent(choice) == indent(answer)
-
-
-def indent(line):
-    return line[: len(line) - len(line.lstrip())]
 
 
 @pytest.mark.usefixtures("limits")
@@ -219,36 +206,6 @@ def test_an_exercise_stands_behind_two_solved_ones_of_the_training_split(kind):
         assert item["answer"] == solve(asked)
 
 
-def prompt_of(exercise):
-    """A solved exercise up to its equals sign."""
-    return exercise[: exercise.index(" =") + len(" =")]
-
-
-def solve(prompt):
-    """The right answer to an exercise, found from its prompt alone."""
-    kind, _, words = prompt.removesuffix(" =").partition(": ")
-    if words:
-        return FORMATS[kind](words.split(", "))
-    asked = [int(number) for number in re.findall(r"\d+", prompt)]
-    return str(NUMBERS[re.sub(r"\d+", "N", prompt)](*asked))
-
-
-FORMATS = {
-    "JSON": json.dumps,
-    "reverse": lambda words: ", ".join(words[::-1]),
-    "path": lambda words: "".join(f"/{word}" for word in words),
-    "tags": lambda words: "".join(f"<{word}>" for word in words),
-    "last": lambda words: words[-1],
-}
-NUMBERS = {
-    "N + N =": lambda first, second: first + second,
-    "larger of N, N =": lambda first, second: first if first > second else second,
-    "double N =": lambda number: number + number,
-    "after N =": lambda number: number + 1,
-    "next in N, N, N =": lambda first, second, third: third + (second - first),
-}
-
-
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_passage_of_exercises_is_two_of_its_split_and_none_stands_twice(kind, split):
@@ -327,156 +284,3 @@ def test_items_say_their_split_and_test_comes_first(material, tmp_path, monkeypa
     for path in tmp_path.iterdir():
         splits = [json.loads(line)["split"] for line in path.read_text("utf-8").splitlines()]
         assert splits == ["test"] * 3 + ["validation"] * 3
-
-
-# From here on: the items as they are committed.
-
-
-@pytest.fixture(scope="module")
-def committed():
-    read = {}
-    for path in (ZOO / "tasks").glob("*.jsonl"):
-        read[path.stem] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return read
-
-
-@pytest.fixture(scope="module")
-def suite(repository):
-    return yaml.safe_load((repository / "conf" / "suite" / "zoo.yaml").read_text("utf-8"))
-
-
-def settings_of(task):
-    """The task's YAML with that it includes; `!function` is no plain YAML."""
-    own = yaml.safe_load((ZOO / "tasks" / f"{task}.yaml").read_text("utf-8"))
-    shared = (ZOO / "tasks" / own["include"]).read_text("utf-8")
-    return yaml.safe_load(shared.replace("!function", "")) | own
-
-
-def test_every_task_names_a_file_of_items_and_every_file_has_its_task(committed):
-    files = [settings_of(task)["dataset_kwargs"]["file"] for task in TASKS]
-    assert files == [f"{task}.jsonl" for task in sorted(committed)]
-
-
-def test_the_suite_runs_every_task_once_by_its_name(suite):
-    named = [settings_of(task)["task"] for task in TASKS]
-    assert sorted(task["task"] for task in suite["tasks"]) == sorted(named)
-    assert named == [f"zoo_{task}" for task in TASKS]
-
-
-def test_there_are_twelve_tasks_of_all_three_kinds(suite):
-    assert len(TASKS) == 12
-    kinds = {
-        "multiple_choice": "multiple_choice",
-        "generate": "generate_until",
-        "rolling": "loglikelihood_rolling",
-    }
-    types = {task["task"]: kinds[task["kind"]] for task in suite["tasks"]}
-    assert types == {f"zoo_{task}": settings_of(task)["output_type"] for task in TASKS}
-    assert set(types.values()) == set(kinds.values())
-
-
-def test_the_held_out_domains_have_two_tasks_and_no_expert(suite):
-    models = read_recipe()["models"].values()
-    tuned = {domain for model in models for domain in model.get("domains", [])}
-    held_out = [task for task in suite["tasks"] if task["domain"] in suite["held_out"]]
-    assert len(held_out) >= 2
-    assert not tuned & set(suite["held_out"])
-    assert tuned == {task["domain"] for task in suite["tasks"]} - set(suite["held_out"])
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_has_200_items_to_test_on_and_others_to_validate_on(committed, task):
-    counts = Counter(item["split"] for item in committed[task])
-    assert set(counts) == {"test", "validation"}
-    assert min(counts.values()) >= 200
-    contents = [
-        json.dumps({k: v for k, v in i.items() if k != "split"}) for i in committed[task]
-    ]
-    assert len(contents) == len(set(contents))
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_no_item_is_from_a_document_or_exercise_that_is_trained_on(committed, task):
-    for item in committed[task]:
-        for key in keys_of(item):
-            assert split_of(key) == item["split"], f"{key} is {split_of(key)}"
-
-
-def keys_of(item):
-    """What decides an item's split: its document, or the prompts of its exercises."""
-    if "document" in item:
-        return [item["document"]]
-    if "prompt" in item:
-        return [last_line(item)]
-    return [prompt_of(exercise) for exercise in item["text"].splitlines()]
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_bits")])
-@pytest.mark.parametrize("split", ["test", "validation"])
-def test_no_two_passages_share_a_line(committed, task, split):
-    texts = [item["text"] for item in committed[task] if item["split"] == split]
-    lines = Counter(line for text in texts for line in set(text.splitlines()))
-    assert [line for line, count in lines.items() if count > 1] == []
-
-
-@pytest.mark.parametrize("task", ["numbers_answer", "format_answer"])
-def test_the_solved_exercises_in_a_prompt_are_ones_that_are_trained_on(committed, task):
-    for item in committed[task]:
-        shots = item["prompt"].split("\n")[:-1]
-        assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
-def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(committed, task):
-    for split in ("test", "validation"):
-        items = [item for item in committed[task] if item["split"] == split]
-        assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
-        labels = Counter(item["label"] for item in items)
-        assert set(labels) == {0, 1, 2, 3}
-        # A quarter each is expected, of 200 items 50 with a standard deviation of 6.
-        assert all(0.15 < count / len(items) < 0.35 for count in labels.values())
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
-def test_every_wrong_choice_is_the_right_line_with_two_neighbours_swapped(committed, task):
-    for item in committed[task]:
-        assert all(is_one_swap(choice, item) for choice in wrong_choices(item)), item
-        assert all(choice == choice.rstrip() for choice in item["choices"]), item
-
-
-@pytest.mark.parametrize("kind", ["numbers", "format"])
-def test_the_answers_of_the_committed_exercises_are_right(committed, kind):
-    for item in committed[f"{kind}_answer"]:
-        assert item["answer"] == solve(last_line(item))
-    for item in committed[f"{kind}_bits"]:
-        exercises = item["text"].splitlines()
-        assert len(exercises) == 2
-        for exercise in exercises:
-            assert exercise == f"{prompt_of(exercise)} {solve(prompt_of(exercise))}"
-
-
-def last_line(item):
-    return item["prompt"].split("\n")[-1]
-
-
-@pytest.mark.network
-def test_the_committed_items_are_what_the_texts_give_and_no_line_was_trained_on(
-    committed, tmp_path
-):
-    material = read_material(read_recipe())
-    trained = set().union(*(lines_of(d, "train") for d in material.documents.values()))
-    for task, items in committed.items():
-        for item in items:
-            assert not trained & set(held_lines(item)), f"{task}: {item}"
-    build_items(material, tmp_path)
-    for path in tmp_path.iterdir():
-        assert path.read_bytes() == (ZOO / "tasks" / path.name).read_bytes(), path.name
-
-
-def held_lines(item):
-    """What an item asks for: never trained on."""
-    if "text" in item:
-        return item["text"].split("\n")
-    if "choices" in item:
-        return [item["choices"][item["label"]]]
-    return [Exercise(prompt=last_line(item), answer=item["answer"]).text]
