@@ -3,13 +3,15 @@
 Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from baselines.task_vector import checked_weights, weighted_sum
-from seme.blockwise import add_to_pivot
 from seme.checks import check_finite, check_share
+from seme.elementwise import add_to_pivot, task_vectors
 from seme.types import Site
 
 
@@ -48,35 +50,31 @@ def merge(
     check_share("density", density)
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    drop = drop_and_rescale(pivot, len(sources), site, density=density)
-    return add_to_pivot(
-        pivot, sources, lambda tv, place: lam * weighted_sum(drop(tv, place), checked)
-    )
+    tv = drop_and_rescale(pivot, sources, site, density=density)
+    return add_to_pivot(pivot, weighted_sum(tv, checked).mul_(lam))
 
 
 def drop_and_rescale(
-    pivot: Tensor, n_sources: int, site: Site, *, density: float
-) -> Callable[[Tensor, slice], Tensor]:
-    """Draw which elements survive, and return the step that applies it to a block.
+    pivot: Tensor, sources: Sequence[Tensor], site: Site, *, density: float
+) -> list[Tensor]:
+    """Drop elements of the task vectors at random and divide the others by ``density``.
 
     Args:
-        pivot: Gives shape and device.
-        n_sources: Number of sources; each has a draw of its own.
+        pivot: float32 weights, any shape.
+        sources: float32 weights of that shape; each has a draw of its own.
         site: Where the draws are seeded.
         density: Probability that an element survives, in (0, 1].
 
     Returns:
-        A function of task vectors (n_sources, n_block), overwritten in place, and their place
-        in the flat tensor; dropped values are zero and the others divided by ``density``.
+        Sparsified task vectors in float64.
     """
-    survives = [
-        (site.uniform(index, pivot.shape) < density).view(-1).to(pivot.device)
-        for index in range(n_sources)
+    return [
+        values.mul_(_survives(site, index, values, density)).div_(density)
+        for index, values in enumerate(task_vectors(pivot, sources))
     ]
 
-    def drop(tv: Tensor, place: slice) -> Tensor:
-        for row, mask in zip(tv, survives, strict=True):
-            row.mul_(mask[place])
-        return tv.div_(density)
 
-    return drop
+def _survives(site: Site, source: int, values: Tensor, density: float) -> Tensor:
+    """Draw which elements of a source's task vector survive: 1 or 0 in its dtype."""
+    drawn = site.uniform(source, values.shape).numpy() < density
+    return torch.from_numpy(np.asarray(drawn, dtype=np.float64)).to(values.device)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from baselines.dare import drop_and_rescale
 from baselines.task_vector import disjoint_mean
-from seme.blockwise import add_to_pivot
 from seme.checks import check_finite, check_share
+from seme.elementwise import add_to_pivot
 from seme.types import Site
 
 
@@ -39,5 +39,5 @@ def merge(
     """
     check_share("density", density)
     check_finite("lam", lam)
-    drop = drop_and_rescale(pivot, len(sources), site, density=density)
-    return add_to_pivot(pivot, sources, lambda tv, place: lam * disjoint_mean(drop(tv, place)))
+    tv = drop_and_rescale(pivot, sources, site, density=density)
+    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam))

@@ -8,26 +8,42 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from seme.fusion import Select, select_compute_erase
-from seme.types import Site
+from seme.fusion import Select, Surveys, erase_and_add
+from seme.streaming import Models
+from seme.types import Site, prepared_by
 
 
+def prepare(models: Models, /, *, tau: float) -> Surveys:
+    """Select the elements of each tensor and weigh the sources, just before its walk.
+
+    Args:
+        models: Pivot and sources.
+        tau: See :func:`merge`.
+
+    Raises:
+        ValueError: If ``tau`` is out of range.
+    """
+    return Surveys(len(models.sources), tau=tau)
+
+
+@prepared_by(prepare)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
-    _site: Site,
+    site: Site,
     /,
     *,
-    tau: float,
+    tau: float,  # noqa: ARG001  (belongs to the preparation)
     lam: float,
     renormalize: bool,
     select: Select,
 ) -> Tensor:
-    """Fuse the sources into the pivot, one tensor at a time.
+    """Fuse the sources into the pivot.
 
     Args:
         pivot: float32 weights the sources are merged into, any shape. Never written to.
         sources: float32 weights, each shaped like ``pivot``. Their order does not matter.
+        site: Carries what was selected of the tensor, and the sources' coefficients.
         tau: Share of the elements of the tensor that is selected, in (0, 1].
         lam: Scale of the merged task vector (ours); the paper adds it unchanged, 1.
         renormalize: Divide by the surviving coefficients per element (FuseChat's code).
@@ -39,6 +55,4 @@ def merge(
     Raises:
         ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
-    return select_compute_erase(
-        pivot, sources, tau=tau, lam=lam, renormalize=renormalize, select=select
-    )
+    return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from baselines.task_vector import checked_weights, weighted_sum
-from seme.blockwise import add_to_pivot
 from seme.checks import check_finite
+from seme.elementwise import add_to_pivot, task_vectors
 from seme.types import Site
 
 
@@ -41,4 +41,5 @@ def merge(
     """
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    return add_to_pivot(pivot, sources, lambda tv, _: lam * weighted_sum(tv, checked))
+    change = weighted_sum(task_vectors(pivot, sources), checked)
+    return add_to_pivot(pivot, change.mul_(lam))

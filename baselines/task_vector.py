@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from seme.blockwise import agreeing
 from seme.checks import check_finite
+from seme.elementwise import total
 
 
 def checked_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
@@ -44,21 +43,38 @@ def checked_mean_weights(weights: Sequence[float] | None, n_sources: int) -> lis
     return checked
 
 
-def weighted_sum(tv: Tensor, weights: Sequence[float]) -> Tensor:
-    """Sum task vectors (n_sources, n_block), each times its weight."""
-    column = torch.tensor(weights, dtype=tv.dtype, device=tv.device)[:, None]
-    return (tv * column).sum(dim=0)
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Add float64 tensors of one shape, each times its weight, from first to last.
+
+    Args:
+        tensors: At least one; the first is overwritten and returned.
+        weights: One per tensor.
+    """
+    first, *others = tensors
+    if weights[0] != 1:
+        first.mul_(weights[0])
+    for tensor, weight in zip(others, weights[1:], strict=True):
+        first.add_(tensor, alpha=weight)
+    return first
 
 
-def disjoint_mean(tv: Tensor) -> Tensor:
+def disjoint_mean(tv: Sequence[Tensor]) -> Tensor:
     """Average, per element, the values that carry the elected sign (TIES, steps 2 and 3).
 
     The elected sign is that of the unweighted sum; the divisor is the count of the values
     that carry it. Zeros elect nothing and are not counted; a zero sum gives zero.
 
+    What carries the elected sign e is half of the magnitudes plus e times half of the sum,
+    of the values as of their signs: no mask is needed.
+
     Args:
-        tv: Sparsified task vectors, (n_sources, n_block); overwritten.
+        tv: Sparsified task vectors, float64, all of one shape; overwritten.
     """
-    sign, survivors = agreeing(tv)
-    total = survivors.sum(dim=0)
-    return sign * total / survivors.sign_().sum(dim=0).clamp_(min=1)
+    summed = total(tv)
+    counted = total([values.sign() for values in tv])
+    elected = summed.sign()
+    magnitude = total([values.abs_() for values in tv])
+    present = total([values.sign_() for values in tv])
+    agreeing = magnitude.add_(summed.abs_())
+    count = present.add_(counted.mul_(elected)).clamp_(min=1)
+    return agreeing.div_(count).mul_(elected)

@@ -4,32 +4,32 @@ Yadav et al., 2023, https://arxiv.org/abs/2306.01708, Algorithm 1.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from baselines.task_vector import disjoint_mean
-from seme.blockwise import add_to_pivot
 from seme.checks import check_choice, check_finite, check_share
-from seme.selection import KeepRule, Selection, TrimTies, rule_for, select_over_stream
-from seme.types import Models, Prepared, Site, prepared_by
+from seme.elementwise import add_to_pivot, task_vectors
+from seme.selection import KeepRule, Selection, TrimTies, select_largest
+from seme.streaming import Block, Models, OpenTensor
+from seme.types import Prepared, Site, prepared_by
 
 Scope = Literal["model", "tensor"]
 """Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trim:
+class ModelTrim:
     """What survives of each source's task vector when it is trimmed over the whole model."""
 
     selections: tuple[Selection, ...]
-    """One per source; empty when every tensor is trimmed by itself."""
+    """One per source."""
 
-    def at(self, name: str) -> tuple[KeepRule, ...]:
-        return tuple(selection.rules[name] for selection in self.selections)
+    def at(self, tensor: OpenTensor) -> tuple[KeepRule, ...]:
+        return tuple(selection.rules[tensor.name] for selection in self.selections)
 
     def diagnostics(self) -> Mapping[str, Any]:
         """Give threshold (None when nothing survives) and share kept of every source."""
@@ -40,12 +40,25 @@ class Trim:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorTrim:
+    """What survives of each source's task vector when every tensor is trimmed by itself."""
+
+    density: float
+    trim_ties: TrimTies
+
+    def at(self, tensor: OpenTensor) -> tuple[KeepRule, ...]:
+        selections = select_largest([tensor], _deltas, self.density, self.trim_ties)
+        return tuple(selection.rules[tensor.name] for selection in selections)
+
+    def diagnostics(self) -> Mapping[str, Any]:
+        return {}
+
+
 def prepare(
     models: Models, /, *, density: float, scope: Scope, trim_ties: TrimTies
 ) -> Prepared:
-    """Find what the trim over the whole model keeps of each source, by streaming.
-
-    Reads all models twice; reads nothing when every tensor is trimmed by itself.
+    """Find what the trim keeps of each source, by streaming.
 
     Args:
         models: Pre-trained model and sources.
@@ -56,16 +69,18 @@ def prepare(
     Raises:
         ValueError: If a parameter is out of range.
     """
-    _check_trim(density=density, scope=scope, trim_ties=trim_ties)
+    check_share("density", density)
+    check_choice("scope", scope, get_args(Scope))
+    check_choice("trim_ties", trim_ties, get_args(TrimTies))
     if scope == "tensor":
-        return Trim(selections=())
+        return TensorTrim(density=density, trim_ties=trim_ties)
+    tensors = [models.open(name) for name in models.merged_names]
+    return ModelTrim(selections=select_largest(tensors, _deltas, density, trim_ties))
 
-    def task_vectors(names: Sequence[str]) -> Iterator[tuple[str, Iterator[Tensor]]]:
-        for name, pivot, sources in replace(models, merged_names=tuple(names)).stream():
-            yield name, map(pivot.sub, sources)  # magnitudes have no sign
 
-    selections = select_over_stream(task_vectors, models.merged_names, density, trim_ties)
-    return Trim(selections=selections)
+def _deltas(block: Block) -> list[Tensor]:
+    """Task vectors in float32, as magnitudes are ranked."""
+    return [source - block.pivot for source in block.sources]
 
 
 @prepared_by(prepare)
@@ -75,10 +90,10 @@ def merge(
     site: Site,
     /,
     *,
-    density: float,
+    density: float,  # noqa: ARG001  (these belong to the preparation)
     lam: float,
-    scope: Scope,
-    trim_ties: TrimTies,
+    scope: Scope,  # noqa: ARG001
+    trim_ties: TrimTies,  # noqa: ARG001
 ) -> Tensor:
     """Add the sign-consistent mean of the trimmed task vectors to the pivot.
 
@@ -92,7 +107,7 @@ def merge(
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``. Their order does not
             matter.
-        site: Carries the whole model's trim when ``scope`` is ``model``.
+        site: Carries what the trim keeps of each source.
         density: Share of each task vector that survives the trim, in (0, 1]; the paper's k is
             ``100 * density``.
         lam: Scale of the merged task vector (the paper's lambda); 1 adds it unchanged.
@@ -107,32 +122,12 @@ def merge(
         float32 weights of the pivot's shape.
 
     Raises:
-        ValueError: If a parameter is out of range.
+        ValueError: If ``lam`` is not finite.
     """
-    _check_trim(density=density, scope=scope, trim_ties=trim_ties)
     check_finite("lam", lam)
-    if scope == "model":
-        assert site.prepared is not None, "scope=model needs what prepare() found"
-        rules: tuple[KeepRule, ...] = site.prepared
-    else:
-        rules = tuple(rule_for(source - pivot, density, trim_ties) for source in sources)
-    return add_to_pivot(
-        pivot, sources, lambda tv, place: lam * disjoint_mean(_trim(tv, rules, place))
-    )
-
-
-def _trim(tv: Tensor, rules: Sequence[KeepRule], place: slice) -> Tensor:
-    """Zero, in place, what the rules do not keep.
-
-    Rules rank float32 magnitudes. Rounding a float64 difference to float32 gives what a
-    float32 subtraction gives, so both sides of the pass see the same bits.
-    """
-    for row, rule in zip(tv, rules, strict=True):
-        row.mul_(rule.keeps(row.to(torch.float32), place.start))
-    return tv
-
-
-def _check_trim(*, density: float, scope: str, trim_ties: str) -> None:
-    check_share("density", density)
-    check_choice("scope", scope, get_args(Scope))
-    check_choice("trim_ties", trim_ties, get_args(TrimTies))
+    rules: Sequence[KeepRule] = site.prepared
+    trimmed = [
+        rule.shrunk(tv, site.start)
+        for rule, tv in zip(rules, task_vectors(pivot, sources), strict=True)
+    ]
+    return add_to_pivot(pivot, disjoint_mean(trimmed).mul_(lam))

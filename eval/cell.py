@@ -18,7 +18,9 @@ from eval.results import Record, find_done, run_folder, write_record
 from eval.suite import Suite
 
 _GROUPS = {"method", "models", "suite", "tracker"}
-_VALUES = {"tau", "seed", "device", "dtype", "include", "exclude", "output", "merged_dir"}
+_VALUES = {"tau", "seed", "device", "dtype", "include", "exclude", "output", "merged_dir"} | {
+    "memory_budget"
+}
 _SWITCHES = {"force", "plan", "quiet"}
 _logger = logging.getLogger(__name__)
 
@@ -72,9 +74,16 @@ class Cell:
         )
 
     def _fingerprint(self, identity: Mapping[str, Any]) -> str:
-        """Name a run by what defines its numbers, as 32 hexadecimal digits."""
+        """Name a run by what defines its numbers, as 32 hexadecimal digits.
+
+        Where nothing is evaluated the device does not count. Off the CPU models are evaluated
+        in another precision, so that their scores are those of another run.
+        """
         suite = None if self.suite is None else self.suite.fingerprint()
-        text = json.dumps({**identity, "suite": suite}, sort_keys=True)
+        facts = {**identity, "suite": suite}
+        if self.suite is not None and self.device != "cpu":
+            facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
+        text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def only_one(self, draft: Record) -> FileLock:

@@ -31,7 +31,7 @@ from seme.alignment.direction import random_vectors, recomposition_cosine
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.method import merge, prepare
 from seme.models.readout import readout_of
-from seme.types import Models
+from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[1]
 _TEXT = ROOT / "README.md"

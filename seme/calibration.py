@@ -1,4 +1,4 @@
-"""How fast this machine merges, reads and writes: measured in about a second, for a plan."""
+"""How fast this machine merges, reads and writes: measured in seconds, for a plan."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from seme.engine import MergeReport, merge_checkpoints
+from seme.settings import MergeSettings
 from seme.storage.checkpoint import SINGLE_FILE, Checkpoint
 from seme.storage.shard import TensorSpec, lay_out
 
-_WIDTH = 64
-_TOKENS = 512
-_LAYERS = (2, 18)
-"""Two models, of 0.2 and 1.0 million parameters: what they differ by has no fixed costs."""
+_WIDTH = 512
+_TOKENS = 1024
+_LAYERS = (1, 3)
+"""Two models, of 5 and 13 million parameters: what they differ by has no fixed costs."""
 _READ_SECONDS = 0.3
 _READ_BYTES = 1 << 22
 _WRITE_BYTES = 1 << 25
@@ -33,6 +34,8 @@ class Calibration:
 
     seconds_per_parameter: float
     """Of a merge whose models are in the page cache."""
+    fixed_seconds: float
+    """Of a merge of next to nothing."""
     passes: float
     """How often it reads every tensor of every model, its preparation included."""
     read_bytes_per_second: float
@@ -46,7 +49,7 @@ def calibrate(
     *,
     n_sources: int,
     dtype: torch.dtype,
-    device: torch.device,
+    settings: MergeSettings,
     weights: Path | None,
     destination: Path,
 ) -> Calibration:
@@ -56,22 +59,24 @@ def calibrate(
         method: The merge function, its hyper-parameters bound.
         n_sources: Number of sources of the merge that is planned.
         dtype: Dtype of its models.
-        device: Where it computes.
+        settings: What it shares with every other; all of the small models is merged.
         weights: A file of its models; None where there is none, then reading is taken to be
             as fast as from the page cache.
         destination: An existing folder on the disk it writes to.
     """
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         small, large = (
-            _merged(method, Path(scratch) / str(n), n, n_sources, dtype, device)
+            _merged(method, Path(scratch) / str(n), n, n_sources, dtype, settings)
             for n in _LAYERS
         )
         file = weights or Path(scratch) / str(_LAYERS[1]) / "0" / SINGLE_FILE
         read_speed = _read_speed(file)
     n_more = large[1].n_parameters - small[1].n_parameters
+    slope = max(large[0] - small[0], 0.0) / n_more
     n_bytes = large[1].n_parameters * dtype.itemsize * (n_sources + 1)
     return Calibration(
-        seconds_per_parameter=max(large[0] - small[0], 0.0) / n_more,
+        seconds_per_parameter=slope,
+        fixed_seconds=max(small[0] - slope * small[1].n_parameters, 0.0),
         passes=large[1].bytes_read / n_bytes,
         read_bytes_per_second=read_speed,
         write_bytes_per_second=_write_speed(destination),
@@ -84,7 +89,7 @@ def _merged(
     n_layers: int,
     n_sources: int,
     dtype: torch.dtype,
-    device: torch.device,
+    settings: MergeSettings,
 ) -> tuple[float, MergeReport]:
     """Merge small random models twice; return the seconds of the faster merge, and its report."""
     rng = torch.Generator().manual_seed(0)
@@ -105,11 +110,7 @@ def _merged(
             models[0],
             models[1:],
             folder / f"merged{attempt}",
-            seed=0,
-            device=device,
-            dtype=None,
-            include=[],
-            exclude=[],
+            settings=replace(settings, dtype=None, include=(), exclude=()),
             progress=False,
         )
         best = min(best, time.perf_counter() - start)

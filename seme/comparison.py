@@ -6,7 +6,8 @@ from typing import Any
 
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
-from seme.types import CheckpointMismatchError, Weights
+from seme.types import CheckpointMismatchError
+from seme.weights import Weights
 
 _N_NAMED = 5
 _DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")

@@ -7,69 +7,72 @@ al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task
 2. compute: weigh each source by the energy of its selected elements;
 3. erase: per element, leave out the sources that disagree with the sign of the sum.
 
+The first two look at the whole tensor, in passes before the walk; the third at each element.
 Scope of the selection: the tensor. The sign is elected by the unweighted sum, before weighting;
 zeros elect nothing and a zero sum elects nobody. Divisor: none (the coefficients sum to one
 before the erasure) unless ``renormalize``. No rescaling for the elements left out.
 """
 
+import math
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from seme.blockwise import add_to_pivot, agreeing, task_vector_blocks
 from seme.checks import check_choice, check_finite, check_share
-from seme.selection import select_largest
+from seme.elementwise import add_to_pivot, agreement, task_vectors, total
+from seme.selection import KeepRule, select_largest
+from seme.streaming import Block, OpenTensor
+from seme.types import Site
 
 Select = Literal["coefficients", "deltas"]
 """What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""
 
+_SCALE = 2.0**64
+"""Takes variances of weights away from float32's smallest number (ours)."""
 
-def select_compute_erase(
-    pivot: Tensor,
-    sources: Sequence[Tensor],
-    *,
-    tau: float,
-    lam: float,
-    renormalize: bool,
-    select: Select,
-    tally: "FusionTally | None" = None,
-) -> Tensor:
-    """Add the selected, weighted and sign-consistent task vectors to the pivot.
 
-    Args:
-        pivot: float32 weights the sources are merged into, any shape. Never written to.
-        sources: float32 weights in the pivot's frame and shape. Their order does not matter.
-        tau: Share of the elements selected, in (0, 1]; the paper's tau.
-        lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
-        renormalize: Divide by the coefficients that survive the erasure at each element
-            (FuseChat's code) instead of leaving the sum as it is (paper).
-        select: ``deltas`` erases and adds the selected elements only (paper);
-            ``coefficients`` uses the selection for the coefficients only (FuseChat's code).
-        tally: Counts what was selected and erased, if given.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the passes over a tensor found, for its walk."""
 
-    Returns:
-        Merged float32 weights of the pivot's shape.
+    rule: KeepRule
+    """Which elements are selected, by what :func:`variation` says of them."""
+    eta: tuple[float, ...]
+    """Coefficients of the sources, summing to 1 (paper's eta)."""
+    tally: "FusionTally"
+    """Counts what is erased."""
 
-    Raises:
-        ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
-    """
-    check_share("tau", tau)
-    check_finite("lam", lam)
-    check_choice("select", select, get_args(Select))
-    selected = select_elements(pivot, sources, tau=tau)
-    eta = compute_coefficients(pivot, sources, selected)
-    if tally is not None:
-        tally.select(selected, eta)
 
-    def combine(tv: Tensor, _: slice) -> Tensor:
-        sign, survivors = agreeing(tv) if tally is None else tally.erase(tv)
-        return lam * _weighted_sum(sign, survivors, eta, renormalize=renormalize)
+class Surveys:
+    """Select and Compute, tensor by tensor; implements :class:`seme.types.Prepared`."""
 
-    return add_to_pivot(
-        pivot, sources, combine, chosen=selected if select == "deltas" else None
-    )
+    def __init__(self, n_sources: int, *, tau: float) -> None:
+        """Read nothing yet.
+
+        Args:
+            n_sources: Number of sources.
+            tau: Share of the elements of a tensor that is selected, in (0, 1].
+
+        Raises:
+            ValueError: If ``tau`` is out of range.
+        """
+        check_share("tau", tau)
+        self._tau = tau
+        self._tally = FusionTally(n_sources)
+
+    def at(self, tensor: OpenTensor) -> Survey:
+        rule = select_elements(tensor, tau=self._tau)
+        n_selected, eta = compute_coefficients(tensor, rule)
+        self._tally.add_tensor(tensor.numel, n_selected, eta)
+        return Survey(rule, eta, self._tally)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
+        return {"fusion": self._tally.described()}
 
 
 class FusionTally:
@@ -78,24 +81,22 @@ class FusionTally:
     def __init__(self, n_sources: int) -> None:
         self._elements = 0
         self._selected = 0
-        self._energy = torch.zeros(n_sources, dtype=torch.float64)
+        self._weighted = [0.0] * n_sources
         self._deltas = 0
         self._erased = 0
+        self._lock = threading.Lock()
 
-    def select(self, selected: Tensor, eta: Tensor) -> None:
+    def add_tensor(self, n_elements: int, n_selected: int, eta: Sequence[float]) -> None:
         """Count a tensor's selected elements, and its coefficients by them."""
-        n_selected = int(selected.count_nonzero())
-        self._elements += selected.numel()
+        self._elements += n_elements
         self._selected += n_selected
-        self._energy += n_selected * eta.cpu()
+        self._weighted = [w + n_selected * e for w, e in zip(self._weighted, eta, strict=True)]
 
-    def erase(self, tv: Tensor) -> tuple[Tensor, Tensor]:
-        """Elect signs as :func:`seme.blockwise.agreeing` does, and count who loses."""
-        before = int(tv.count_nonzero())
-        sign, survivors = agreeing(tv)
-        self._deltas += before
-        self._erased += before - int(survivors.count_nonzero())
-        return sign, survivors
+    def add_block(self, n_deltas: int, n_erased: int) -> None:
+        """Count deltas that were not zero, and those of them that were erased; thread-safe."""
+        with self._lock:
+            self._deltas += n_deltas
+            self._erased += n_erased
 
     def described(self) -> dict[str, Any]:
         """Shares in [0, 1], JSON-ready.
@@ -107,69 +108,154 @@ class FusionTally:
         return {
             "selected": self._selected / max(self._elements, 1),
             "erased": self._erased / max(self._deltas, 1),
-            "coefficients": (self._energy / max(self._selected, 1)).tolist(),
+            "coefficients": [w / max(self._selected, 1) for w in self._weighted],
         }
 
 
-def select_elements(pivot: Tensor, sources: Sequence[Tensor], *, tau: float) -> Tensor:
+def select_elements(tensor: OpenTensor, *, tau: float) -> KeepRule:
     """Select the elements that vary most across the sources.
 
     Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
     lower flat index. Population variance; with one source the square of its delta (ours).
 
     Args:
-        pivot: float32 weights, any shape.
-        sources: float32 weights of that shape.
+        tensor: Of the pivot and the sources.
         tau: Share of the elements selected, in (0, 1].
 
     Returns:
-        Booleans of the pivot's shape.
+        The rule that keeps of :func:`variation` what is selected.
     """
-    variation = torch.empty_like(pivot, memory_format=torch.contiguous_format).view(-1)
-    for block in task_vector_blocks(pivot, sources):
-        variation[block.span] = _variation(block.tv)
-    return select_largest(variation, tau).view(pivot.shape)
+    (selection,) = select_largest(
+        [tensor], lambda block: [variation(block.pivot, block.sources)], tau, "exact"
+    )
+    return selection.rules[tensor.name]
 
 
-def compute_coefficients(pivot: Tensor, sources: Sequence[Tensor], selected: Tensor) -> Tensor:
+def compute_coefficients(tensor: OpenTensor, rule: KeepRule) -> tuple[int, tuple[float, ...]]:
     """Weigh each source by its share of the energy in the selected elements (paper's eta).
 
     Only energies that are all exactly zero give equal weights. mergekit does so whenever their
     means sum to less than 1e-6, which ordinary fine-tuning does.
 
     Args:
-        pivot: float32 weights, any shape.
-        sources: float32 weights of that shape.
-        selected: Booleans of that shape.
+        tensor: Of the pivot and the sources.
+        rule: What is selected.
 
     Returns:
-        One float64 coefficient per source, (n_sources,), summing to 1.
+        How many elements are selected, and one coefficient per source, summing to 1.
     """
-    energy = torch.zeros(len(sources), dtype=torch.float64, device=pivot.device)
-    for block in task_vector_blocks(pivot, sources, selected):
-        energy += block.tv.square_().sum(dim=1)
-    total = energy.sum()
-    return energy / total if total > 0 else torch.full_like(energy, 1 / len(sources))
+
+    def energies(block: Block) -> tuple[int, list[float]]:
+        where = _selected(block.pivot, block.sources, rule, block.start)
+        tv = _gathered(block.pivot, block.sources, where)
+        return len(where), [float(values.square_().sum()) for values in tv]
+
+    found = tensor.map(energies)
+    n_sources = len(found[0][1]) if found else len(tensor.map(energies, [(0, 0)])[0][1])
+    energy = [math.fsum(of_block[k] for _, of_block in found) for k in range(n_sources)]
+    whole = math.fsum(energy)
+    eta = tuple(e / whole if whole > 0 else 1 / n_sources for e in energy)
+    return sum(n for n, _ in found), eta
 
 
-def _variation(tv: Tensor) -> Tensor:
-    """Rank elements as their variance across sources does, without its underflow.
+def erase_and_add(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    site: Site,
+    *,
+    lam: float,
+    renormalize: bool,
+    select: Select,
+) -> Tensor:
+    """Add the selected, weighted and sign-consistent task vectors to the pivot.
 
-    The root keeps tiny deltas apart that would square to a float32 zero. Differences to the
+    Args:
+        pivot: Block of float32 weights that the sources are merged into, (n,).
+        sources: The same of the sources, in the pivot's frame. Their order does not matter.
+        site: Carries the tensor's :class:`Survey`.
+        lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
+        renormalize: Divide by the coefficients that survive the erasure at each element
+            (FuseChat's code) instead of leaving the sum as it is (paper).
+        select: ``deltas`` erases and adds the selected elements only (paper);
+            ``coefficients`` uses the selection for the coefficients only (FuseChat's code).
+
+    Returns:
+        Merged float32 weights, (n,).
+
+    Raises:
+        ValueError: If ``lam`` or ``select`` is out of range.
+    """
+    check_finite("lam", lam)
+    check_choice("select", select, get_args(Select))
+    survey: Survey = site.prepared
+    if select == "coefficients":
+        tv = task_vectors(pivot, sources)
+        return add_to_pivot(pivot, _change(tv, survey, renormalize=renormalize).mul_(lam))
+    where = _selected(pivot, sources, survey.rule, site.start)
+    tv = _gathered(pivot, sources, where)
+    change = _change(tv, survey, renormalize=renormalize).mul_(lam)
+    merged = pivot.clone()
+    merged[where] = add_to_pivot(pivot[where], change)
+    return merged
+
+
+def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Rank elements as their variance across the sources does.
+
+    The magnitude of the one delta; of the difference of two; else the variance times 2 ** 64,
+    so that its float32 tells apart standard deviations from 1e-29 to 1e8. Differences to the
     first source make it exactly zero where all sources agree.
+
+    Args:
+        pivot: float32 weights, any shape.
+        sources: float32 weights of that shape.
+
+    Returns:
+        float32 of that shape; only its order has a meaning.
     """
-    n_sources = len(tv)
-    if n_sources == 1:
-        return tv[0].abs()
-    apart = tv[1:] - tv[0]
-    squares = n_sources * apart.square().sum(dim=0)
-    return squares.sub_(apart.sum(dim=0).square_()).clamp_(min=0).sqrt_()
+    first, *others = sources
+    if not others:
+        return first - pivot
+    if len(others) == 1:
+        return others[0] - first
+    origin = first.double()
+    apart = [source.double().sub_(origin) for source in others]
+    summed = total(apart)
+    squares = apart[0].square_()
+    for values in apart[1:]:
+        squares.addcmul_(values, values)
+    squares.mul_(len(sources) * _SCALE).addcmul_(summed, summed, value=-_SCALE)
+    return squares.clamp_(min=0).float()
 
 
-def _weighted_sum(sign: Tensor, survivors: Tensor, eta: Tensor, *, renormalize: bool) -> Tensor:
-    """Sum the magnitudes that carry the elected sign, weighted by eta."""
-    change = sign * (eta[:, None] * survivors).sum(dim=0)
+def _selected(pivot: Tensor, sources: Sequence[Tensor], rule: KeepRule, start: int) -> Tensor:
+    """Positions in a block of the selected elements, int64, rising."""
+    return rule.survivors(variation(pivot, sources), start)
+
+
+def _gathered(pivot: Tensor, sources: Sequence[Tensor], where: Tensor) -> list[Tensor]:
+    """Task vectors of some elements of a block, float64."""
+    return task_vectors(
+        pivot.index_select(0, where), [source.index_select(0, where) for source in sources]
+    )
+
+
+def _change(tv: list[Tensor], survey: Survey, *, renormalize: bool) -> Tensor:
+    """Erase the values that disagree with the elected sign, and weigh the others by eta."""
+    n_deltas = _n_nonzero(tv)
+    elected, survivors = agreement(tv)
+    survey.tally.add_block(n_deltas, n_deltas - _n_nonzero(survivors))
+    change = torch.zeros_like(elected)
+    for values, eta in zip(survivors, survey.eta, strict=True):
+        change.add_(values, alpha=eta)
+    change.mul_(elected)
     if not renormalize:
         return change
-    weight = (eta[:, None] * survivors.sign_()).sum(dim=0)
+    weight = torch.zeros_like(elected)
+    for values, eta in zip(survivors, survey.eta, strict=True):
+        weight.add_(values.sign_(), alpha=eta)
     return torch.where(weight > 0, change / weight, 0.0)
+
+
+def _n_nonzero(tensors: Sequence[Tensor]) -> int:
+    return sum(int(torch.count_nonzero(values)) for values in tensors)

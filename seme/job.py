@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from seme.engine import MergeReport, check_method, merge_checkpoints, method_settings
+from seme.binding import check_method, method_settings
+from seme.engine import MergeReport, merge_checkpoints
 from seme.plan import Plan, plan_merge
 from seme.provenance import code_version
 from seme.settings import MergeSettings, settings_from_config
 from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
+from seme.storage.content import content_hashes
 
 _POOL_KEYS = {"name", "pivot", "sources", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter"}
@@ -40,11 +42,15 @@ class NamedModel:
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
-        """Name, location, revision and content hash, for the record."""
+        """Name, location, revision, commit on the Hub and content hash, for the record."""
         return {
             "name": self.name,
             "location": self.location,
             "revision": self.revision,
+            "commit": self.checkpoint.commit,
+            "base_commit": self.checkpoint.base.commit
+            if isinstance(self.checkpoint, AdaptedCheckpoint)
+            else None,
             "content_hash": self.checkpoint.content_hash(),
         }
 
@@ -92,13 +98,14 @@ class MergeJob:
 
         Where the models lie, what they are called, the device and the memory do not.
         """
+        pivot, *others = content_hashes([model.checkpoint for model in self.models])
         return {
             "method": self.method_name,
             "code": code_version(self.method),
             "engine": code_version(merge_checkpoints),
             "hyper_parameters": self.hyper_parameters(),
-            "pivot": self.pivot.checkpoint.content_hash(),
-            "sources": [source.checkpoint.content_hash() for source in self.sources],
+            "pivot": pivot,
+            "sources": others[: len(self.sources)],
             "seed": self.settings.seed,
             "dtype": str(self.settings.dtype),
             "include": self.settings.include,
@@ -112,11 +119,7 @@ class MergeJob:
             self.base,
             [source.checkpoint for source in self.sources],
             destination,
-            seed=self.settings.seed,
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-            include=self.settings.include,
-            exclude=self.settings.exclude,
+            settings=self.settings,
             progress=progress,
         )
 
@@ -127,10 +130,7 @@ class MergeJob:
             self.base,
             [source.checkpoint for source in self.sources],
             destination,
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-            include=self.settings.include,
-            exclude=self.settings.exclude,
+            settings=self.settings,
         )
 
 

@@ -16,17 +16,20 @@ from torch import Tensor
 
 from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
 from seme.alignment.anchors import Anchors
-from seme.alignment.frames import Heading, Options, find_frame, read_heading
+from seme.alignment.frames import find_frame
+from seme.alignment.heading import Heading, Options, read_heading
 from seme.alignment.matching import MatchUnits, check_comparable
 from seme.alignment.residual import Projection
 from seme.alignment.stopwatch import Stopwatch
 from seme.checks import check_choice, check_finite
 from seme.comparison import differences
-from seme.fusion import FusionTally, Select, select_compute_erase
+from seme.fusion import Select, Survey, Surveys, erase_and_add
 from seme.models.anatomy import Anatomy
 from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.models.parts import Part
-from seme.types import Models, Site, Weights, prepared_by
+from seme.streaming import Models, OpenTensor
+from seme.types import Site, prepared_by
+from seme.weights import Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +44,10 @@ class Alignment:
     """None of them where the models are fused as they are on disk."""
     folded: bool
     watches: tuple[Stopwatch, ...]
-    tally: FusionTally
+    surveys: Surveys
 
-    def at(self, name: str) -> FusionTally:  # noqa: ARG002  (one for all tensors)
-        return self.tally
+    def at(self, tensor: OpenTensor) -> Survey:
+        return self.surveys.at(tensor)
 
     def diagnostics(self) -> dict[str, Any]:
         frames = self.frames or (None,) * len(self.headings)
@@ -57,7 +60,7 @@ class Alignment:
                     self.headings, frames, self.watches, strict=True
                 )
             ],
-            "fusion": self.tally.described(),
+            **self.surveys.diagnostics(),
         }
 
 
@@ -65,6 +68,7 @@ def prepare(
     models: Models,
     /,
     *,
+    tau: float,
     projection: Projection,
     anchors: Anchors,
     match_units: MatchUnits,
@@ -79,6 +83,7 @@ def prepare(
 
     Args:
         models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
+        tau: See :func:`merge`.
         projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
         anchors: What fixes the map: the output ``head`` (paper) or ``both`` ends (ours).
         match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
@@ -119,7 +124,7 @@ def prepare(
         frames=(),
         folded=False,
         watches=watches,
-        tally=FusionTally(len(models.sources)),
+        surveys=Surveys(len(models.sources), tau=tau),
     )
     on_disk = all(
         _is_as_on_disk(models.pivot, source, heading)
@@ -137,11 +142,11 @@ def merge(
     site: Site,
     /,
     *,
-    tau: float,
+    tau: float,  # noqa: ARG001  (these belong to the preparation)
     lam: float,
     renormalize: bool,
     select: Select,
-    projection: Projection,  # noqa: ARG001  (these belong to the preparation)
+    projection: Projection,  # noqa: ARG001
     anchors: Anchors,  # noqa: ARG001
     match_units: MatchUnits,  # noqa: ARG001
     refine: int,  # noqa: ARG001
@@ -154,7 +159,7 @@ def merge(
     Args:
         pivot: Weights the sources are merged into. Never written to.
         sources: Weights of the pivot's shape, in its frame.
-        site: Its ``prepared`` counts what is selected and erased.
+        site: Carries what was selected of the tensor, and the sources' coefficients.
         tau: Share of elements selected, in (0, 1] (paper).
         lam: Scale of the merged task vector (paper: 1).
         renormalize: Divide by the surviving weights per element (FuseChat's code; paper: no).
@@ -174,16 +179,7 @@ def merge(
     Raises:
         ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
-    assert isinstance(site.prepared, FusionTally), "SeMe's preparation has not run"
-    return select_compute_erase(
-        pivot,
-        sources,
-        tau=tau,
-        lam=lam,
-        renormalize=renormalize,
-        select=select,
-        tally=site.prepared,
-    )
+    return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)
 
 
 def _check(options: Options) -> None:

@@ -10,17 +10,20 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from seme.binding import check_method, takes_any_shape
 from seme.calibration import Calibration, calibrate
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.engine import check_method
+from seme.memory import blocks_at_once, working_bytes
+from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
 from seme.storage.shard import TensorSpec
 from seme.storage.writing import refuse_existing
 
-_INTERPRETER_BYTES = 320_000_000
-"""Resident memory of Python with torch before anything is read (measured)."""
 _FLOAT32_BYTES = 4
+_REWRITTEN_COPIES = 3
+"""Copies of a tensor that rewriting it takes beside what it gives: the source's own, the pivot's
+and a product (ours)."""
 _N_SHOWN = 5
 
 
@@ -41,9 +44,14 @@ class Plan:
     written_bytes: int
     """Tensors written."""
     peak_bytes: int
-    """Largest resident memory, estimated; see :func:`peak_memory`."""
+    """Largest memory beside what the interpreter holds, estimated."""
+    memory_budget: int
+    """What the merge may take of it."""
+    rewritten_bytes: int | None
+    """The same if sources have to be rewritten to fit the pivot, tensor by tensor; None for
+    methods that take only what fits."""
     seconds: float
-    """Of the merge, estimated: computing, reading and writing one after the other."""
+    """Of the merge, estimated: reading, computing and writing at the same time."""
     free_bytes: int
     """Free on the destination's disk; ``written_bytes`` are needed."""
     warnings: tuple[str, ...]
@@ -60,27 +68,22 @@ def plan_merge(
     sources: Sequence[AnyCheckpoint],
     destination: Path,
     *,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    include: Sequence[str],
-    exclude: Sequence[str],
+    settings: MergeSettings,
 ) -> Plan:
     """Plan a merge from headers, or outlines, of the models; no weights are read.
 
     Bytes to read are one read of every tensor that the walk needs, times how often the method
-    reads its models in a small merge made for the purpose. So is the time, which is linear in
-    parameters; what is not (the d x d solve of semantic bases) comes on top. On a file that is
-    there, the reading speed is that of its first part as it is cached now.
+    reads its models in small merges made for the purpose. The time is the longest of three: that
+    of computing, as those merges took it; of reading, at the speed at which the first part of a
+    file that is there is read now; of writing. What a preparation takes that is not linear in
+    parameters (the d x d solve of semantic bases) comes on top.
 
     Args:
         method: The merge function, its hyper-parameters bound.
         pivot: As for :func:`seme.engine.merge_checkpoints`; or an outline without shards.
         sources: Models merged from, at least one.
         destination: The folder that would be made.
-        device: Where the arithmetic would be done.
-        dtype: Dtype of the result; None keeps the pivot's.
-        include: Glob patterns of tensors to merge; empty for all.
-        exclude: Glob patterns of tensors to copy from the pivot.
+        settings: What every method shares.
 
     Raises:
         CheckpointMismatchError: If the merge would be refused for a source that does not fit.
@@ -90,22 +93,24 @@ def plan_merge(
     refuse_existing(destination)
     if not sources:
         raise ValueError("a merge needs at least one source, got none")
-    if not getattr(method.func, "any_shape", False):
+    if not takes_any_shape(method):
         demand_same_tensors(pivot, sources)
-    copied = reasons_to_copy(pivot, include, exclude)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged = tuple(name for name in pivot.names if name not in copied)
+    specs = [pivot.spec(name) for name in merged]
     disk = _nearest_folder(destination)
     calibration = calibrate(
         method,
         n_sources=len(sources),
-        dtype=_common_dtype([pivot.spec(name) for name in merged]),
-        device=device,
+        dtype=_common_dtype(specs),
+        settings=settings,
         weights=_largest_file(pivot),
         destination=disk,
     )
     read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
-    written = sum(_written(pivot.spec(name), dtype) for name in pivot.names)
-    n_merged = sum(_numel(pivot.spec(name)) for name in merged)
+    written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
+    n_merged = sum(map(_numel, specs))
+    peak = _working_bytes(len(sources), settings)
     return Plan(
         merged=merged,
         copied=copied,
@@ -113,7 +118,11 @@ def plan_merge(
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
         read_bytes=read,
         written_bytes=written,
-        peak_bytes=peak_memory([pivot.spec(name) for name in merged], len(sources)),
+        peak_bytes=peak,
+        memory_budget=settings.memory_budget,
+        rewritten_bytes=rewritten_bytes(specs, len(sources)) + peak
+        if takes_any_shape(method)
+        else None,
         seconds=_seconds(calibration, n_merged, read, written),
         free_bytes=shutil.disk_usage(disk).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
@@ -137,25 +146,29 @@ def bytes_of_walk(
     return total
 
 
-def peak_memory(specs: Sequence[TensorSpec], n_sources: int) -> int:
-    """Estimate the largest resident memory of a merge on the CPU.
-
-    Of the largest tensor there are at one time, in float32, the pivot's and every source's
-    values, the merged values and one temporary, and the bytes of one as read from disk. The
-    interpreter comes on top. How many tensors there are does not matter.
+def rewritten_bytes(specs: Sequence[TensorSpec], n_sources: int) -> int:
+    """Estimate what rewriting sources takes: the largest tensor, whole and in float32.
 
     Args:
         specs: The tensors merged.
-        n_sources: Number of sources.
+        n_sources: Number of sources; each one's, and the pivot's, are there at one time.
 
     Returns:
         Bytes.
     """
-    largest = max(
-        _numel(spec) * (_FLOAT32_BYTES * (n_sources + 3) + spec.dtype.itemsize)
-        for spec in specs
+    return (
+        max(_numel(spec) for spec in specs)
+        * _FLOAT32_BYTES
+        * (n_sources + 1 + _REWRITTEN_COPIES)
     )
-    return _INTERPRETER_BYTES + largest
+
+
+def _working_bytes(n_sources: int, settings: MergeSettings) -> int:
+    """What the passes and the walk take at the block size that the budget allows."""
+    at_once = blocks_at_once(
+        settings.memory_budget, n_sources, settings.n_threads, settings.device
+    )
+    return working_bytes(n_sources, settings.n_threads, at_once, settings.device)
 
 
 def plan_table(plan: Plan) -> Table:
@@ -172,18 +185,25 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("to write", _size(plan.written_bytes))
     verdict = "" if plan.fits_the_disk else ": NOT ENOUGH"
     table.add_row("disk free", f"{_size(plan.free_bytes)}{verdict}")
-    table.add_row("peak memory", f"about {_size(plan.peak_bytes)}")
+    table.add_row("peak memory", _memory(plan))
     table.add_row("time", f"about {plan.seconds:.3g} seconds")
     for warning in plan.warnings:
         table.add_row("warning", warning)
     return table
 
 
+def _memory(plan: Plan) -> str:
+    told = f"about {_size(plan.peak_bytes)} beside the interpreter"
+    if plan.rewritten_bytes is not None:
+        told += f"; {_size(plan.rewritten_bytes)} if sources must be rewritten"
+    return f"{told} (memory_budget: {_size(plan.memory_budget)})"
+
+
 def _seconds(calibration: Calibration, n_merged: int, read: int, written: int) -> float:
-    return (
-        n_merged * calibration.seconds_per_parameter
-        + read / calibration.read_bytes_per_second
-        + written / calibration.write_bytes_per_second
+    return calibration.fixed_seconds + max(
+        n_merged * calibration.seconds_per_parameter,
+        read / calibration.read_bytes_per_second,
+        written / calibration.write_bytes_per_second,
     )
 
 

@@ -1,18 +1,17 @@
 """Round merged tensors once to the output dtype, and measure what that costs."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 20
 
-
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
     """Tell whether a tensor holds neither NaN nor an infinity; one pass, no temporary."""
-    if tensor.numel() == 0:
-        return True
-    low, high = torch.aminmax(tensor)
+    if values.numel() == 0 or math.isfinite(values.sum().item()):
+        return True  # NaN and infinities would show in the sum
+    low, high = torch.aminmax(values)  # a sum can be too large where no number is
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
@@ -31,6 +30,30 @@ def round_to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
     return rounded
 
 
+def rounding_error(*, exact: Tensor, rounded: Tensor, pivot: Tensor) -> tuple[float, float]:
+    """Measure what rounding did to a block, and what the merge did.
+
+    Args:
+        exact: What the method returned, float32.
+        rounded: The same in the output dtype.
+        pivot: The pivot's block.
+
+    Returns:
+        ``||rounded - exact||^2`` and ``||exact - pivot||^2``.
+    """
+    if rounded.dtype.itemsize >= exact.dtype.itemsize:
+        return 0.0, _square(exact - pivot)
+    return _square(rounded.to(exact.dtype).sub_(exact)), _square(exact - pivot)
+
+
+def _square(values: Tensor) -> float:
+    """The squared norm of a block; in float64 where float32 is too narrow."""
+    square = values.square().sum().item()
+    if square == 0 or not math.isfinite(square):
+        square = values.double().square_().sum().item()
+    return square
+
+
 class RoundingLoss:
     """The share of a merge's change that the output dtype loses, summed over all tensors."""
 
@@ -38,28 +61,12 @@ class RoundingLoss:
         self._lost = 0.0
         self._changed = 0.0
 
-    def add(self, *, exact: Tensor, rounded: Tensor, pivot: Tensor) -> None:
-        """Count one merged tensor.
-
-        Args:
-            exact: What the method returned.
-            rounded: The same in the output dtype.
-            pivot: The pivot's tensor, as the method saw it.
-        """
-        self._changed += squared_distance(exact, pivot)
-        if rounded.dtype.itemsize < exact.dtype.itemsize:
-            self._lost += squared_distance(exact, rounded)
+    def add(self, errors: Sequence[tuple[float, float]]) -> None:
+        """Count the blocks of a tensor, as :func:`rounding_error` measured them."""
+        self._lost += math.fsum(lost for lost, _ in errors)
+        self._changed += math.fsum(changed for _, changed in errors)
 
     @property
     def share(self) -> float:
         """``||rounded - exact|| / ||exact - pivot||`` so far; 0 when nothing changed."""
         return math.sqrt(self._lost / self._changed) if self._changed else 0.0
-
-
-def squared_distance(one: Tensor, other: Tensor) -> float:
-    """Return the squared Frobenius norm of a difference, summed in float64 block by block."""
-    flat, target = one.reshape(-1), other.reshape(-1)
-    blocks = (slice(i, i + _BLOCK) for i in range(0, flat.numel(), _BLOCK))
-    return math.fsum(
-        (flat[b].double() - target[b].double()).square().sum().item() for b in blocks
-    )

@@ -1,33 +1,48 @@
 """Exact selection of the largest magnitudes, in a tensor or over a whole model.
 
-Non-negative float32 numbers order like their bit patterns. So two histograms, of the upper 16
-bits and of the lower 16 bits within one bucket of the first, give the exact k-th largest
-magnitude in linear time without sorting, and over a model without holding it (ours).
+Non-negative float32 numbers order like their bit patterns, so counting patterns gives the exact
+k-th largest magnitude in linear time, without sorting and without holding a model. A sample
+says between which two patterns it must lie; one pass counts what lies above and, in
+full resolution, what lies between. Where the sample misleads, or there is too little to sample,
+a pass over the upper 16 bits takes its place (ours).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seme.checks import check_share
+from seme.streaming import Block, OpenTensor
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold go by index. ``keep_all``: every one of them is kept."""
 
-Stream = Callable[[Sequence[str]], Iterable[tuple[str, Iterable[Tensor]]]]
-"""Opens a fresh pass over the named tensors, yielding (name, one float32 tensor per column).
-The columns may be a generator: they are read once, in order."""
+Columns = Callable[[Block], Sequence[Tensor]]
+"""What is ranked: one float32 number without NaN per element and column, (n,) each."""
 
-_MAGNITUDE = 0x7FFFFFFF
-_N_UPPER = 1 << 15
-_N_LOWER = 1 << 16
-_BLOCK = 1 << 15
-"""Elements at a time: in cache, and torch runs the operations on one thread (ours)."""
+_Bits = NDArray[np.int32]
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_INFINITE = 0x7F800000
+"""The pattern above that of every number; NaN have still larger ones."""
+_LOWER_BITS = 16
+_MAX_BETWEEN = 1 << 20
+"""Patterns that are told apart in one pass: 8 MB of counts."""
+_RUN = 1 << 12
+"""Consecutive elements in a sample."""
+_N_RUNS = (64, 512)
+"""Fewest and most runs in a sample; between, one in 1024 elements (ours)."""
+_MARGIN = 0.2
+"""Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
+number of runs: elements of a run are alike (ours; a miss costs a pass, never exactness)."""
+_PENDING = 1 << 20
+"""Numbers gathered before they are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,26 +54,70 @@ class KeepRule:
     cutoff: int
     """Magnitudes equal to the threshold survive at flat indices below this."""
 
-    def keeps(self, values: Tensor, start: int = 0) -> Tensor:
-        """Apply the rule to consecutive elements of the tensor.
+    def shrunk(self, values: Tensor, start: int = 0) -> Tensor:
+        """Return consecutive elements with those that do not survive set to zero.
 
         Args:
-            values: float32 values, (n,).
+            values: float32, or float64 that is ranked as rounded to float32; (n,).
             start: Flat index in the tensor of the first of them.
 
         Returns:
-            Booleans, (n,).
+            The same dtype, (n,); may be ``values`` itself where all survive.
         """
-        magnitudes = values.abs()
+        n_tied = min(max(self.cutoff - start, 0), len(values))
+        if n_tied == 0:
+            return _larger(values, self._above(values.dtype))
+        if n_tied == len(values):
+            return _larger(values, self._below(values.dtype))
+        return torch.cat(
+            (self.shrunk(values[:n_tied], start), self.shrunk(values[n_tied:], start + n_tied))
+        )
+
+    def survivors(self, values: Tensor, start: int = 0) -> Tensor:
+        """Find which of consecutive elements survive.
+
+        Args:
+            values: float32, (n,).
+            start: Flat index in the tensor of the first of them.
+
+        Returns:
+            Their positions in ``values``, int64, rising.
+        """
+        magnitudes = values.abs().cpu().numpy()  # numpy finds them three times as fast
         keeps = magnitudes > self.threshold
         n_tied = min(max(self.cutoff - start, 0), len(values))
         keeps[:n_tied] |= magnitudes[:n_tied] == self.threshold
-        return keeps
+        return torch.from_numpy(np.flatnonzero(keeps)).to(values.device)
+
+    def _above(self, dtype: torch.dtype) -> float:
+        """The largest number of a dtype that, rounded to float32, is not over the threshold."""
+        if dtype == torch.float32 or math.isinf(self.threshold):
+            return self.threshold
+        following = float(np.nextafter(np.float32(self.threshold), np.float32(np.inf)))
+        if math.isinf(following):
+            return self.threshold
+        middle = (self.threshold + following) / 2
+        rounds_up = float(np.float32(middle)) > self.threshold
+        return float(np.nextafter(middle, 0.0)) if rounds_up else middle
+
+    def _below(self, dtype: torch.dtype) -> float:
+        """The largest number of a dtype that, rounded to float32, is under the threshold."""
+        if self.threshold == 0:
+            return -1.0
+        previous = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
+        return KeepRule(threshold=previous, cutoff=0)._above(dtype)
+
+
+def _larger(values: Tensor, bound: float) -> Tensor:
+    """Set to zero what is not of a larger magnitude than a bound; negative bounds keep all."""
+    if bound < 0:
+        return values
+    return torch.nn.functional.hardshrink(values, bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What survives in one column of a stream of tensors."""
+    """What survives in one column of the tensors."""
 
     rules: Mapping[str, KeepRule]
     """Tensor name to its rule."""
@@ -68,68 +127,72 @@ class Selection:
     """Share of all elements that survive, in [0, 1]."""
 
 
-def select_largest(values: Tensor, share: float) -> Tensor:
-    """Select exactly ``round(share * numel)`` elements of the largest magnitude, never a zero.
-
-    Ties go to the lower flat index. With fewer non-zero elements than that, all of them.
-
-    Args:
-        values: float32 without NaN, any shape.
-        share: Share of the elements selected, in (0, 1].
-
-    Returns:
-        Booleans of that shape.
-
-    Raises:
-        ValueError: If ``share`` is outside (0, 1].
-    """
-    rule = rule_for(values, share, "exact")
-    selected = torch.empty(values.numel(), dtype=torch.bool, device=values.device)
-    for start, piece in _pieces(values):
-        selected[start : start + len(piece)] = rule.keeps(piece, start)
-    return selected.view(values.shape)
-
-
-def rule_for(values: Tensor, share: float, trim_ties: TrimTies) -> KeepRule:
-    """Find the rule that keeps a share of one tensor; see :func:`select_over_stream`."""
-    (selection,) = select_over_stream(lambda _: [("", (values,))], [""], share, trim_ties)
-    return selection.rules[""]
-
-
-def select_over_stream(
-    stream: Stream, names: Sequence[str], share: float, trim_ties: TrimTies
+def select_largest(
+    tensors: Sequence[OpenTensor], columns: Columns, share: float, trim_ties: TrimTies
 ) -> tuple[Selection, ...]:
-    """Find, per column, the elements of largest magnitude over all tensors of a stream.
-
-    Reads the stream twice, and once more the one tensor per column in which the ties at the
-    threshold are cut. The result does not depend on how the elements are cut into tensors.
+    """Find, per column, the elements of largest magnitude over all tensors.
 
     Args:
-        stream: Opens a pass; see :data:`Stream`. Values are float32 without NaN.
-        names: The tensors, in the order in which ties are broken.
+        tensors: In the order in which ties are broken, at least one.
+        columns: What is ranked; see :data:`Columns`.
         share: Share of all elements of a column that survives, in (0, 1].
-        trim_ties: ``exact`` keeps ``round(share * n)`` elements, never a zero;
-            ``keep_all`` keeps every element not below the (floor(share * n) + 1)-th largest,
-            zeros too, as the code of the TIES authors does.
+        trim_ties: ``exact`` keeps ``round(share * n)`` elements, never a zero, ties going to
+            the first; ``keep_all`` keeps every element not below the
+            (floor(share * n) + 1)-th largest, zeros too, as the code of the TIES authors does.
 
     Returns:
-        One selection per column.
+        One selection per column; the same however the elements are cut into tensors.
 
     Raises:
         ValueError: If ``share`` is outside (0, 1].
     """
     check_share("share", share)
-    sizes, uppers = _count_upper_bits(stream, names)
-    rank = _rank(sum(sizes.values()), share, trim_ties)
-    if rank == 0:
-        nothing = {name: KeepRule(threshold=math.inf, cutoff=0) for name in names}
-        return (Selection(rules=nothing, threshold=math.inf, share_kept=0.0),) * len(uppers)
-    buckets = [_locate(upper, rank) for upper in uppers]
-    lowers = _count_lower_bits(stream, names, [bucket for bucket, _ in buckets])
+    n_total = sum(tensor.numel for tensor in tensors)
+    rank = _rank(n_total, share, trim_ties)
+    found = _thresholds(tensors, columns, rank, n_total)
+    n_kept = [t.n_equal if trim_ties == "keep_all" else t.n_kept(rank) for t in found]
+    cutoffs = _cutoffs(tensors, columns, found, n_kept)
     return tuple(
-        _column_selection(_column(stream, i), sizes, rank, trim_ties, buckets[i], lowers[i])
-        for i in range(len(uppers))
+        Selection(
+            rules={
+                tensor.name: KeepRule(threshold=t.value, cutoff=cutoff)
+                for tensor, cutoff in zip(tensors, of_column, strict=True)
+            },
+            threshold=t.value,
+            share_kept=(t.n_above + kept) / max(n_total, 1),
+        )
+        for t, kept, of_column in zip(found, n_kept, cutoffs, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Threshold:
+    """The magnitude of some rank in one column."""
+
+    bits: int
+    n_above: int
+    n_equal: int
+
+    @property
+    def value(self) -> float:
+        """The pattern read as the float32 it stands for."""
+        return float(np.int32(self.bits).view(np.float32))
+
+    def n_kept(self, rank: int) -> int:
+        """Count the equal ones that survive: up to the rank, and never a zero."""
+        return rank - self.n_above if self.bits else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Patterns between which a threshold lies, both included."""
+
+    low: int
+    high: int
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
 
 
 def _rank(n_total: int, share: float, trim_ties: TrimTies) -> int:
@@ -139,129 +202,216 @@ def _rank(n_total: int, share: float, trim_ties: TrimTies) -> int:
     return min(int(share * n_total) + 1, n_total)
 
 
-def _count_upper_bits(
-    stream: Stream, names: Sequence[str]
-) -> tuple[dict[str, int], list[Tensor]]:
-    """Count elements per tensor, and per column the upper 16 bits of all magnitudes."""
-    sizes: dict[str, int] = {}
-    uppers: list[Tensor] = []
-    for name, columns in stream(names):
-        counts = []
-        for values in columns:
-            assert values.dtype == torch.float32, f"{name} must be float32, is {values.dtype}"
-            sizes[name] = values.numel()
-            counts.append(_upper_histogram(values))
-        uppers = [a + b for a, b in zip(uppers, counts, strict=True)] if uppers else counts
-    return sizes, uppers
+def _thresholds(
+    tensors: Sequence[OpenTensor], columns: Columns, rank: int, n_total: int
+) -> list[_Threshold]:
+    """Find the magnitude of a rank (1 is the largest) in every column."""
+    if rank == 0:
+        return [_Threshold(_INFINITE, 0, 0) for _ in range(_n_columns(tensors, columns))]
+    ranges = _sampled_ranges(tensors, columns, rank / n_total)
+    found = None if ranges is None else _located(tensors, columns, ranges, rank)
+    if found is None:
+        found = _located(tensors, columns, _upper_ranges(tensors, columns, rank), rank)
+    assert found is not None, "the tensors changed between two passes"
+    return found
 
 
-def _count_lower_bits(
-    stream: Stream, names: Sequence[str], buckets: Sequence[int]
-) -> list[dict[str, Tensor]]:
-    """Count per column and tensor the lower 16 bits within the column's bucket, sparsely."""
-    lowers: list[dict[str, Tensor]] = [{} for _ in buckets]
-    for name, columns in stream(names):
-        for lower, values, bucket in zip(lowers, columns, buckets, strict=True):
-            lower[name] = _lower_histogram(values, bucket).to_sparse()
-    return lowers
+def _n_columns(tensors: Sequence[OpenTensor], columns: Columns) -> int:
+    counts = (n for t in tensors for n in t.map(lambda block: len(columns(block)), [(0, 0)]))
+    return next(counts)
 
 
-def _upper_histogram(values: Tensor) -> Tensor:
-    """Count the upper 16 bits of the magnitudes: int64 on the CPU, (_N_UPPER,)."""
-    counts = torch.zeros(_N_UPPER, dtype=torch.int64, device=values.device)
-    for _, bits in _pieces(values.view(torch.int32)):
-        counts += torch.bincount((bits & _MAGNITUDE) >> 16, minlength=_N_UPPER)
-    return counts.cpu()
+def _bits_of(values: Tensor) -> _Bits:
+    """The patterns of magnitudes, on the CPU: numpy compares and counts faster there."""
+    assert values.dtype == torch.float32, f"float32 is ranked, got {values.dtype}"
+    bits: _Bits = values.cpu().numpy().view(np.int32) & _MAGNITUDE
+    return bits
 
 
-def _lower_histogram(values: Tensor, bucket: int) -> Tensor:
-    """Count the lower 16 bits of the magnitudes in a bucket: int64 on the CPU, (_N_LOWER,)."""
-    digits = [torch.empty(0, dtype=torch.int32, device=values.device)]
-    for _, bits in _pieces(values.view(torch.int32)):
-        digits.append(bits[(bits & _MAGNITUDE) >> 16 == bucket] & 0xFFFF)
-    return torch.bincount(torch.cat(digits), minlength=_N_LOWER).cpu()
+def _sampled_ranges(
+    tensors: Sequence[OpenTensor], columns: Columns, share: float
+) -> list[_Range] | None:
+    """Guess from some blocks between which patterns the threshold of each column lies.
+
+    Returns:
+        None where there is too little to sample, or a guess is too wide to count in full.
+    """
+    n_total = sum(tensor.numel for tensor in tensors)
+    least, most = _N_RUNS
+    n_runs = min(max(n_total // _RUN // 1024, least), most)
+    if n_total < 8 * n_runs * _RUN:
+        return None
+    starts = [n_total * (2 * run + 1) // (2 * n_runs) for run in range(n_runs)]
+    sampled = [
+        patterns
+        for tensor, runs in _by_tensor(tensors, starts)
+        for patterns in tensor.map(lambda block: [_bits_of(v) for v in columns(block)], runs)
+    ]
+    margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
+    ranges = [_around(np.concatenate(c), share, margin) for c in zip(*sampled, strict=True)]
+    return None if any(r.size > _MAX_BETWEEN for r in ranges) else ranges
 
 
-def _pieces(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (flat index of the first, the elements) of consecutive blocks of a tensor."""
-    flat = values.reshape(-1)
-    for start in range(0, len(flat), _BLOCK):
-        yield start, flat[start : start + _BLOCK]
+def _by_tensor(
+    tensors: Sequence[OpenTensor], starts: Sequence[int]
+) -> Iterator[tuple[OpenTensor, list[tuple[int, int]]]]:
+    """Turn places in all tensors, end to end, into runs of elements of each tensor."""
+    before = 0
+    for tensor in tensors:
+        inside = [s - before for s in starts if before <= s < before + tensor.numel]
+        if inside:
+            yield tensor, [(s, min(s + _RUN, tensor.numel)) for s in inside]
+        before += tensor.numel
 
 
-def _locate(counts: Tensor, rank: int) -> tuple[int, int]:
+def _around(sample: _Bits, share: float, margin: float) -> _Range:
+    """The patterns of a sample that have the shares ``share`` -+ ``margin`` above them."""
+    sample.sort()
+    high = len(sample) - math.floor((share - margin) * len(sample))
+    low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
+    return _Range(
+        low=int(sample[low]) if low >= 0 else 0,
+        high=int(sample[high]) if high < len(sample) else int(_MAGNITUDE),
+    )
+
+
+def _upper_ranges(tensors: Sequence[OpenTensor], columns: Columns, rank: int) -> list[_Range]:
+    """Find, by one pass, the upper 16 bits of the threshold of each column."""
+    counts: dict[int, _Counts] = {}
+
+    def count(block: Block) -> None:
+        for column, values in enumerate(columns(block)):
+            tally = counts.setdefault(column, _Counts(1 << 31 - _LOWER_BITS))
+            tally.add(_bits_of(values) >> _LOWER_BITS)
+
+    for tensor in tensors:
+        tensor.map(count)
+    uppers = [_locate(counts[column].total(), rank)[0] for column in sorted(counts)]
+    return [_Range(u << _LOWER_BITS, (u + 1 << _LOWER_BITS) - 1) for u in uppers]
+
+
+def _located(
+    tensors: Sequence[OpenTensor], columns: Columns, ranges: Sequence[_Range], rank: int
+) -> list[_Threshold] | None:
+    """Find the thresholds by one pass; None where one is not in its range."""
+    counts = [_Counts(r.size) for r in ranges]
+
+    def count(block: Block) -> list[int]:
+        n_above = []
+        for tally, r, values in zip(counts, ranges, columns(block), strict=True):
+            digits = _bits_of(values) - np.int32(r.low)
+            n_above.append(int(np.count_nonzero(digits >= r.size)))
+            tally.add(digits[digits.view(np.uint32) < r.size])
+        return n_above
+
+    above = np.zeros(len(ranges), dtype=np.int64)
+    for tensor in tensors:
+        above += (
+            np.array(tensor.map(count), dtype=np.int64).reshape(-1, len(ranges)).sum(axis=0)
+        )
+    found = []
+    for tally, r, n_above in zip(counts, ranges, above.tolist(), strict=True):
+        between = tally.total()
+        if not n_above < rank <= n_above + between.sum():
+            return None
+        digit, n_between = _locate(between, rank - n_above)
+        found.append(_Threshold(r.low + digit, n_above + n_between, int(between[digit])))
+    return found
+
+
+class _Counts:
+    """How often each of the numbers from 0 on was added; from any thread, in any order."""
+
+    def __init__(self, size: int) -> None:
+        self._counts = np.zeros(size, dtype=np.int64)
+        self._pending: list[_Bits] = []
+        self._n_pending = 0
+        self._lock = threading.Lock()
+
+    def add(self, numbers: _Bits) -> None:
+        with self._lock:
+            self._pending.append(numbers)
+            self._n_pending += len(numbers)
+            if self._n_pending < _PENDING:
+                return
+            pending, self._pending, self._n_pending = self._pending, [], 0
+        counts = _counted(pending, len(self._counts))
+        with self._lock:
+            self._counts += counts
+
+    def total(self) -> NDArray[np.int64]:
+        """The counts, once all threads are done."""
+        return self._counts + _counted(self._pending, len(self._counts))
+
+
+def _counted(numbers: Sequence[_Bits], size: int) -> NDArray[np.int64]:
+    if not numbers:
+        return np.zeros(size, dtype=np.int64)
+    return np.bincount(np.concatenate(numbers), minlength=size)
+
+
+def _locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
     """Find the bin of the element of a rank (1 is the largest) and how many lie above it."""
-    from_top = counts.flip(0).cumsum(0)
-    step = int(torch.searchsorted(from_top, rank))
+    from_top = counts[::-1].cumsum()
+    step = int(np.searchsorted(from_top, rank))
     above = int(from_top[step - 1]) if step else 0
     return len(counts) - 1 - step, above
 
 
-def _column(stream: Stream, index: int) -> Callable[[str], Tensor]:
-    """Read one tensor of one column."""
-
-    def read(name: str) -> Tensor:
-        ((_, columns),) = stream([name])
-        return next(islice(columns, index, None))
-
-    return read
-
-
-def _column_selection(
-    read: Callable[[str], Tensor],
-    sizes: Mapping[str, int],
-    rank: int,
-    trim_ties: TrimTies,
-    bucket: tuple[int, int],
-    lower: Mapping[str, Tensor],
-) -> Selection:
-    """Turn the histograms of a column into its threshold and one rule per tensor."""
-    upper, n_above_bucket = bucket
-    counts = torch.stack(tuple(lower.values())).sum(dim=0).to_dense()
-    digit, n_between = _locate(counts, rank - n_above_bucket)
-    threshold = _from_bits(upper << 16 | digit)
-    n_above = n_above_bucket + n_between
-    n_kept_ties = int(counts[digit])
-    if trim_ties == "exact":
-        n_kept_ties = rank - n_above if threshold > 0 else 0
-    ties = {name: int(lower[name][digit]) for name in sizes}
-    cutoffs = dict(_cutoffs(read, sizes, ties, threshold, n_kept_ties))
-    return Selection(
-        rules={name: KeepRule(threshold=threshold, cutoff=c) for name, c in cutoffs.items()},
-        threshold=threshold,
-        share_kept=(n_above + n_kept_ties) / sum(sizes.values()),
-    )
-
-
-def _from_bits(bits: int) -> float:
-    """Read a bit pattern as the float32 it stands for."""
-    return torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
-
-
 def _cutoffs(
-    read: Callable[[str], Tensor],
-    sizes: Mapping[str, int],
-    ties: Mapping[str, int],
-    threshold: float,
+    tensors: Sequence[OpenTensor],
+    columns: Columns,
+    thresholds: Sequence[_Threshold],
+    n_kept: Sequence[int],
+) -> list[list[int]]:
+    """Share out the surviving ties: the first of each column, in the order of the tensors.
+
+    Returns:
+        Per column, one cutoff per tensor. Reads on only until the last tie that survives.
+    """
+    left = list(n_kept)
+    cut = [0 < kept < t.n_equal for t, kept in zip(thresholds, n_kept, strict=True)]
+    cutoffs: list[list[int]] = [[] for _ in thresholds]
+    for tensor in tensors:
+        counts = None
+        if any(c and n for c, n in zip(cut, left, strict=True)):
+            counts = tensor.map(lambda block: _n_tied(columns(block), thresholds))
+        for column, n in enumerate(left):
+            if not cut[column]:
+                cutoffs[column].append(tensor.numel if n else 0)
+                continue
+            of_blocks = [] if counts is None else [found[column] for found in counts]
+            cutoffs[column].append(
+                _cutoff(tensor, columns, column, of_blocks, n, thresholds[column])
+            )
+            left[column] = max(n - sum(of_blocks), 0)
+    return cutoffs
+
+
+def _n_tied(columns: Sequence[Tensor], thresholds: Sequence[_Threshold]) -> list[int]:
+    return [
+        int(np.count_nonzero(_bits_of(values) == t.bits))
+        for values, t in zip(columns, thresholds, strict=True)
+    ]
+
+
+def _cutoff(
+    tensor: OpenTensor,
+    columns: Columns,
+    column: int,
+    n_tied: Sequence[int],
     n_kept: int,
-) -> Iterator[tuple[str, int]]:
-    """Share out the surviving ties: the first ``n_kept`` in the order of the stream."""
-    for name, size in sizes.items():
-        if n_kept >= ties[name]:
-            yield name, size
-        elif n_kept == 0:
-            yield name, 0
-        else:
-            yield name, _index_of_tie(read(name), threshold, n_kept)
-        n_kept -= min(n_kept, ties[name])
-
-
-def _index_of_tie(values: Tensor, threshold: float, n: int) -> int:
-    """Find the flat index at which more than ``n`` magnitudes equal the threshold."""
-    for start, piece in _pieces(values):
-        tied = piece.abs() == threshold
-        n_tied = int(tied.sum())
-        if n < n_tied:
-            return start + int(tied.nonzero()[n])
-        n -= n_tied
-    raise AssertionError(f"fewer than {n} more values equal {threshold}: the stream changed")
+    threshold: _Threshold,
+) -> int:
+    """Find the flat index behind the last of ``n_kept`` ties, given how many each block has."""
+    for index, n in enumerate(n_tied):
+        if n_kept < n:
+            start = index * tensor.block
+            stop = min(start + tensor.block, tensor.numel)
+            (patterns,) = tensor.map(
+                lambda block: _bits_of(columns(block)[column]), [(start, stop)]
+            )
+            ties = np.flatnonzero(patterns == threshold.bits)
+            return start + int(ties[n_kept])
+        n_kept -= n
+    return tensor.numel if n_tied else 0

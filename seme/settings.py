@@ -1,5 +1,6 @@
 """What a merge is told beside its method and its models: checked values, no strings."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from seme.checks import check_choice, check_share
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -20,18 +22,26 @@ class MergeSettings:
     device: torch.device
     dtype: torch.dtype | None
     """Dtype of the merged checkpoint; None keeps the pivot's."""
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
+    include: tuple[str, ...] = ()
+    """Glob patterns of tensors to merge; empty for all."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of tensors to copy from the pivot."""
+    memory_budget: int
+    """Bytes a merge may take beside the interpreter; no result depends on it."""
+    n_threads: int
+    """Threads that work side by side; no result depends on it."""
 
 
 def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
     """Check the top level of a run's configuration.
 
     Args:
-        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include`` and ``exclude``.
+        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude`` and
+            ``memory_budget``.
 
     Returns:
-        The settings; ``device=auto`` is resolved.
+        The settings; ``device=auto`` is resolved. As many threads as torch would use, which
+        ``OMP_NUM_THREADS`` sets.
 
     Raises:
         ValueError: If a value is out of range, of another type, or not one of the choices.
@@ -49,6 +59,8 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
         dtype=None if dtype is None else _DTYPES[dtype],
         include=_patterns("include", config["include"]),
         exclude=_patterns("exclude", config["exclude"]),
+        memory_budget=_bytes("memory_budget", config["memory_budget"]),
+        n_threads=torch.get_num_threads(),
     )
 
 
@@ -64,3 +76,11 @@ def _patterns(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(p, str) for p in value):
         raise ValueError(f"{name} must be a list of glob patterns, got {value!r}")
     return tuple(value)
+
+
+def _bytes(name: str, value: object) -> int:
+    """Read a size such as 512MiB or 2GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG]i?B)", str(value))
+    if found is None:
+        raise ValueError(f"{name} must be a size such as 512MiB, 2GiB or 4GB, got {value!r}")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -1,20 +1,24 @@
 """The interface between the engine and a merge method.
 
-A merge method is a pure function over one tensor, ``merge(pivot, sources, site, /, *, ...)``.
-What it needs to know about the whole model is computed before the walk by a *preparation*, a
-streaming pass that the method names with :func:`prepared_by`; the result reaches the method
+A merge method is a pure function over a block of one tensor, ``merge(pivot, sources, site, /, *,
+...)``: what it returns for an element may depend on that element of every model and on the site.
+What it needs to know of the whole tensor or the whole model is computed before by a
+*preparation*, which the method names with :func:`prepared_by`; the result reaches the method
 through ``site.prepared``.
 """
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from seme.streaming import Models, OpenTensor
 
 
 class CheckpointMismatchError(ValueError):
@@ -31,84 +35,46 @@ class Site:
     """Seed of the run."""
     prepared: Any = None
     """What the method's preparation found for this tensor; None without a preparation."""
+    start: int = 0
+    """Index in the flat tensor of the block's first element."""
 
     def uniform(self, source: int, shape: Sequence[int]) -> Tensor:
         """Draw one number per element, the same on every machine, thread count and order.
 
-        The draw depends on (seed, tensor name, source index) and the element's flat index, and
-        on nothing else.
+        The draw depends on (seed, tensor name, source index) and the element's flat index in
+        the tensor, and on nothing else.
 
         Args:
             source: Index of the source the draw is for.
-            shape: Shape of the tensor.
+            shape: Shape of the block.
 
         Returns:
             float32 numbers in [0, 1) of that shape, on the CPU.
         """
         key = f"{self.seed}\0{self.name}\0{source}".encode()
-        words = np.frombuffer(hashlib.blake2b(key, digest_size=32).digest(), dtype=np.uint32)
-        rng = np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(words.tolist())))
-        return torch.from_numpy(rng.random(tuple(shape), dtype=np.float32))
+        bits = np.random.PCG64DXSM(_seed_sequence(key))
+        bits.advance(self.start // 2)  # each of its draws of 64 bits gives two numbers
+        odd = self.start % 2
+        drawn = np.random.Generator(bits).random(odd + math.prod(shape), dtype=np.float32)
+        return torch.from_numpy(drawn[odd:]).view(tuple(shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _seed_sequence(key: bytes) -> np.random.SeedSequence:
+    words = np.frombuffer(hashlib.blake2b(key, digest_size=32).digest(), dtype=np.uint32)
+    return np.random.SeedSequence(words.tolist())
 
 
 class Merge(Protocol):
-    """One tensor of the pivot and of every source in, the merged tensor out.
+    """A block of one tensor of the pivot and of every source in, the merged block out.
 
-    All tensors are float32, of one shape and on one device; the engine rounds the result once
-    to the output dtype. Inputs are never written to. Hyper-parameters are keyword-only without
+    A block holds consecutive elements of the flat tensor, in float32, of one shape and on one
+    device; the engine rounds the result once to the output dtype. How the tensor is cut must
+    not show. Inputs are never written to; called from several threads at once. Hyper-parameters are keyword-only without
     defaults (defaults live in the method's YAML) and bound before the engine sees the function.
     """
 
     def __call__(self, pivot: Tensor, sources: Sequence[Tensor], site: Site, /) -> Tensor: ...
-
-
-class Weights(Protocol):
-    """A checkpoint as methods see it: names, shapes, configuration, one tensor at a time."""
-
-    @property
-    def path(self) -> Path:
-        """The model's folder, for its tokenizer."""
-        ...
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The parsed ``config.json``."""
-        ...
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all tensors on disk, sorted; a tied tensor stands once."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The dtype on disk."""
-        ...
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor: in its own dtype from disk, in float32 if it was rewritten."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """The models of a merge as a preparation sees them; read by streaming, never kept."""
-
-    pivot: Weights
-    sources: tuple[Weights, ...]
-    merged_names: tuple[str, ...]
-    """Tensors the method will be called for, in the order of the walk."""
-    device: torch.device
-
-    def stream(self) -> Iterator[tuple[str, Tensor, tuple[Tensor, ...]]]:
-        """Yield (name, pivot, sources) in float32 on ``device``, one tensor at a time."""
-        for name in self.merged_names:
-            yield (
-                name,
-                self.pivot.read(name).to(self.device, torch.float32),
-                tuple(s.read(name).to(self.device, torch.float32) for s in self.sources),
-            )
 
 
 class Prepared(Protocol):
@@ -118,8 +84,11 @@ class Prepared(Protocol):
     those on disk; see :class:`Realigned`.
     """
 
-    def at(self, name: str) -> Any:  # noqa: ANN401  (each method reads its own type back)
-        """What ``site.prepared`` will be for the tensor ``name``."""
+    def at(self, tensor: OpenTensor) -> Any:  # noqa: ANN401  (each method reads its own back)
+        """What ``site.prepared`` will be for a tensor; called once for each, before its walk.
+
+        May pass over the tensor.
+        """
         ...
 
     def diagnostics(self) -> Mapping[str, Any]:

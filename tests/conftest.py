@@ -1,12 +1,20 @@
 """Fixtures common to several test files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from seme.engine import MergeReport, merge_checkpoints
+from seme.storage.checkpoint import Checkpoint, open_checkpoint
+from tests.settings import SETTINGS
 
 TINY = {
     "hidden_size": 16,
@@ -47,3 +55,41 @@ def make_llama() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., Checkpoint]:
+    """Write and open a toy model: ``model(name, {tensor: values})``."""
+
+    def make(
+        name: str, tensors: Mapping[str, Any], config: str = '{"model_type": "toy"}'
+    ) -> Checkpoint:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+        values = {n: torch.as_tensor(v).clone() for n, v in tensors.items()}
+        save_file(values, folder / "model.safetensors")
+        return open_checkpoint(folder, root=tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def merge(tmp_path: Path) -> Callable[..., tuple[dict[str, Tensor], MergeReport]]:
+    """Merge into ``tmp_path/merged`` and return the tensors and the report."""
+
+    def run(
+        method: partial[Tensor],
+        pivot: Checkpoint,
+        *sources: Checkpoint,
+        folder: str = "merged",
+        **settings: Any,
+    ) -> tuple[dict[str, Tensor], MergeReport]:
+        destination = tmp_path / folder
+        settled = replace(SETTINGS, **settings)
+        report = merge_checkpoints(
+            method, pivot, sources, destination, settings=settled, progress=False
+        )
+        return load_file(destination / "model.safetensors"), report
+
+    return run

@@ -15,7 +15,7 @@ from seme.models.anatomy import Anatomy
 from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.models.parts import Part
 from seme.storage.checkpoint import open_checkpoint
-from seme.types import Weights
+from seme.weights import Weights
 from tests.tiny_models import save_tiny
 
 TOKENS = torch.arange(24).reshape(2, 12) * 5 % 160

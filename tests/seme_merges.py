@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from seme.engine import MergeReport, merge_checkpoints
 from seme.method import merge
 from seme.storage.checkpoint import open_checkpoint
+from tests.settings import SETTINGS as COMMON
 
 SETTINGS = {
     "tau": 1.0,
@@ -42,11 +44,7 @@ def merged(
         models[0],
         models[1:],
         destination,
-        seed=0,
-        device=torch.device("cpu"),
-        dtype=None,
-        include=include,
-        exclude=exclude,
+        settings=replace(COMMON, include=tuple(include), exclude=tuple(exclude)),
         progress=False,
     )
 

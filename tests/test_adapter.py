@@ -11,23 +11,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from seme.storage.adapter import open_adapter
 from seme.storage.checkpoint import open_checkpoint
-from seme.storage.lora import Factors, lora_settings
+from seme.storage.lora import lora_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj"
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
-
-
-def factors(down, up, *, magnitude=None, scaling=1.0, transposed=False):
-    return Factors(
-        down=torch.tensor(down),
-        up=torch.tensor(up),
-        magnitude=None if magnitude is None else torch.tensor(magnitude),
-        scaling=scaling,
-        transposed=transposed,
-    )
 
 
 @pytest.fixture
@@ -76,41 +66,6 @@ def trained(base, **options):
     model.save_pretrained(folder)
     again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
     return folder, again.merge_and_unload().state_dict()
-
-
-def test_the_change_is_scaling_times_b_a():
-    #  B A = [1, 2]^T [1, 10] = [[1, 10], [2, 20]];  times 3
-    change = factors([[1.0, 10.0]], [[1.0], [2.0]], scaling=3.0)
-    assert change.added_to(torch.ones(2, 2)).tolist() == [[4.0, 31.0], [7.0, 61.0]]
-
-
-def test_a_weight_stored_inputs_by_outputs_takes_the_change_transposed():
-    change = factors([[1.0, 10.0]], [[1.0], [2.0]], transposed=True)
-    assert change.added_to(torch.zeros(2, 2)).tolist() == [[1.0, 2.0], [10.0, 20.0]]
-
-
-def test_dora_gives_every_output_the_learned_length():
-    # rows [3, 4] and [0, 2] have lengths 5 and 2
-    change = factors([[0.0, 0.0]], [[1.0], [1.0]], magnitude=[10.0, 1.0])
-    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    assert change.added_to(weight).tolist() == [[6.0, 8.0], [0.0, 1.0]]
-    turned = factors([[0.0, 0.0]], [[1.0], [1.0]], magnitude=[10.0, 1.0], transposed=True)
-    assert turned.added_to(weight.T).tolist() == [[6.0, 0.0], [8.0, 1.0]]
-
-
-def test_a_change_below_the_precision_of_the_base_is_kept_and_the_base_not_written_to():
-    weight = torch.ones(1, 1, dtype=torch.bfloat16)
-    change = factors([[2.0**-12]], [[1.0]])
-    assert change.added_to(weight).item() == 1 + 2.0**-12
-    assert weight.item() == 1
-
-
-def test_blocks_of_rows_do_not_show_in_the_result(monkeypatch):
-    down, up, weight = torch.randn(3, 5), torch.randn(7, 3), torch.randn(7, 5)
-    change = Factors(down=down, up=up, magnitude=torch.rand(7), scaling=2.0, transposed=False)
-    whole = change.added_to(weight)
-    monkeypatch.setattr("seme.storage.lora._BLOCK", 10)
-    assert torch.allclose(change.added_to(weight), whole, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +145,21 @@ def test_specs_and_bytes_are_those_of_what_is_read(base):
     assert (model.dtype(Q0), model.dtype("model.norm.weight")) == (torch.float32, torch.float32)
 
 
+def test_a_piece_of_a_tensor_is_that_piece_of_the_whole(base):
+    options = {**LINEAR, "use_dora": True, "modules_to_save": ["lm_head"]}
+    folder, _ = trained(base, **options)
+    model, expected = opened(folder), {}
+    for name in model.names:
+        expected[name] = model.read(name).flatten()
+    before = model.bytes_read
+    for name, whole in expected.items():
+        tensor = model.opened(name)
+        piece = tensor.read(5, 12)
+        assert (piece.dtype, piece.tolist()) == (model.dtype(name), whole[5:12].tolist()), name
+        assert torch.equal(tensor.read(len(whole) - 3, len(whole)), whole[-3:]), name
+    assert model.bytes_read > before
+
+
 def test_the_base_can_be_given_and_must_otherwise_be_named(base, make_llama):
     other = make_llama(base.parent / "other", 5)
     folder = write_adapter(base, pair())
@@ -230,6 +200,8 @@ def test_the_hash_follows_base_factors_and_settings_but_not_how_the_adapter_was_
         ({"lora_bias": True}, "lora_bias is True, which is not supported"),
         ({"target_parameters": ["x"]}, r"target_parameters is \['x'\]"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is"),
+        ({"trainable_token_indices": [3]}, r"trainable_token_indices is \[3\]"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying is True"),
         ({"use_something_new": True}, "use_something_new is True"),
         ({"r": 0}, "r must be a whole number of at least 1, got 0"),
         ({"lora_alpha": math.inf}, "lora_alpha must be a finite number, got inf"),
@@ -287,10 +259,38 @@ def test_square_weights_are_refused_where_others_contradict_the_setting(base):
     opened(write_adapter(base, alone, fan_in_fan_out=True))
 
 
-def test_a_change_of_a_tied_embedding_is_refused(tmp_path, make_llama):
+EMBEDDING, HEAD = "base_model.model.model.embed_tokens", "base_model.model.lm_head"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "named"),
+    [
+        ({f"{EMBEDDING}.weight": torch.ones(64, 16)}, "model.embed_tokens.weight"),
+        (
+            {
+                f"{EMBEDDING}.lora_embedding_A": torch.ones(2, 64),
+                f"{EMBEDDING}.lora_embedding_B": torch.ones(16, 2),
+            },
+            "model.embed_tokens.weight",
+        ),
+        ({f"{HEAD}.weight": torch.ones(64, 16)}, "lm_head.weight"),
+        (pair(HEAD, outputs=64), "lm_head.weight"),
+    ],
+)
+def test_a_change_of_a_tied_matrix_is_refused(tmp_path, make_llama, tensors, named):
     base = make_llama(tmp_path / "base", 0, tie_word_embeddings=True)
-    tensors = {"base_model.model.model.embed_tokens.weight": torch.ones(64, 16)}
-    refused(write_adapter(base, tensors), r"model.embed_tokens.weight, which is .* tied head")
+    refused(write_adapter(base, tensors), rf"changes {named}, but .* embedding is its head too")
+    opened(write_adapter(base, pair()))
+
+
+def test_an_adapter_of_a_quantised_base_says_so(base):
+    tensors = load_file(base / "model.safetensors")
+    packed = {**tensors, Q0: torch.ones(8, 16, dtype=torch.uint8)}
+    save_file(packed, base / "model.safetensors")
+    error = refused(write_adapter(base, pair()), rf"quantised: {Q0} .* it was quantised from")
+    assert error.__notes__ == [
+        f"while opening the base of the adapter {base.parent / 'adapter'}"
+    ]
 
 
 def test_a_folder_that_is_no_adapter_or_a_pickled_one_is_refused(base):

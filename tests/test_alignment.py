@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from seme.alignment.anchors import embeddings_operator
-from seme.alignment.frames import Options, find_frame, read_heading, units_operator
+from seme.alignment.frames import find_frame, units_operator
+from seme.alignment.heading import Options, read_heading
 from seme.alignment.matching import match_layers
 from seme.alignment.stopwatch import Stopwatch
 from seme.models.parts import Part, Place

@@ -1,18 +1,36 @@
 import pytest
 import torch
 
-from seme.fusion import compute_coefficients, select_compute_erase, select_elements
+from baselines.sce import merge
+from seme.fusion import compute_coefficients, select_elements, variation
+from seme.selection import KeepRule
+from seme.workers import Workers
+from tests.in_memory import merge_one, models_of
+
+OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}
 
 
-def fuse(pivot, sources, *, tau=1.0, lam=1.0, renormalize=False, select="deltas"):
-    return select_compute_erase(
-        torch.tensor(pivot),
-        [torch.tensor(source) for source in sources],
-        tau=tau,
-        lam=lam,
-        renormalize=renormalize,
-        select=select,
-    ).tolist()
+def select_compute_erase(pivot, sources, **options):
+    return merge_one(merge, pivot, sources, **OPTIONS | options)
+
+
+def fuse(pivot, sources, **options):
+    tensors = [torch.tensor(source) for source in sources]
+    return select_compute_erase(torch.tensor(pivot), tensors, **options).tolist()
+
+
+def opened(pivot, sources):
+    return models_of({"w": pivot}, *({"w": source} for source in sources)).open("w")
+
+
+def selected(pivot, sources, *, tau):
+    rule = select_elements(opened(pivot, sources), tau=tau)
+    return rule.survivors(variation(pivot, sources)).tolist()
+
+
+def coefficients(pivot, sources, *, tau):
+    tensor = opened(pivot, sources)
+    return compute_coefficients(tensor, select_elements(tensor, tau=tau))
 
 
 def fuse_naively(pivot, sources, *, tau, renormalize, select):
@@ -70,7 +88,7 @@ def test_selecting_coefficients_leaves_the_unselected_deltas_in():
 def test_the_steps_agree_with_a_loop_over_elements(n_sources, tau, renormalize, select):
     pivot, sources = random_models(n_sources)
     options = {"tau": tau, "renormalize": renormalize, "select": select}
-    merged = select_compute_erase(pivot, sources, lam=1.0, **options)
+    merged = select_compute_erase(pivot, sources, **options)
     expected = fuse_naively(pivot, sources, **options)
     assert torch.equal(merged, torch.tensor(expected))
 
@@ -78,28 +96,36 @@ def test_the_steps_agree_with_a_loop_over_elements(n_sources, tau, renormalize, 
 def test_elements_are_selected_by_variance_and_never_where_sources_agree():
     pivot = torch.zeros(4)
     sources = [torch.tensor([9.0, 1.0, 0.0, 5.0]), torch.tensor([9.0, 2.0, 3.0, 1.0])]
-    assert select_elements(pivot, sources, tau=0.5).tolist() == [False, False, True, True]
-    assert select_elements(pivot, sources, tau=1.0).tolist() == [False, True, True, True]
+    assert selected(pivot, sources, tau=0.5) == [2, 3]
+    assert selected(pivot, sources, tau=1.0) == [1, 2, 3]
 
 
 def test_a_single_source_is_selected_by_the_size_of_its_delta():
-    selected = select_elements(torch.zeros(3), [torch.tensor([1.0, -3.0, 2.0])], tau=1 / 3)
-    assert selected.tolist() == [False, True, False]
+    assert selected(torch.zeros(3), [torch.tensor([1.0, -3.0, 2.0])], tau=1 / 3) == [1]
+
+
+@pytest.mark.parametrize("exponent", [-90, -20, 24])
+@pytest.mark.parametrize("n_sources", [2, 3, 5])
+def test_the_variation_orders_as_the_variance_at_any_scale(n_sources, exponent):
+    rng = torch.Generator().manual_seed(0)
+    sources = [torch.randn(300, generator=rng) * 2.0**exponent for _ in range(n_sources)]
+    variance = torch.stack(sources).double().var(dim=0, correction=0)
+    order = variation(torch.zeros(300), sources).abs().argsort()
+    assert torch.equal(order, variance.argsort())
 
 
 def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
     tiny = 2.0**-100
     sources = [torch.tensor([1.0, 2.0, 0.0]) * tiny, torch.tensor([0.0, 0.0, 3.0]) * tiny]
-    selected = select_elements(torch.zeros(3), sources, tau=2 / 3)
-    assert selected.tolist() == [False, True, True]
-    eta = compute_coefficients(torch.zeros(3), sources, selected)
-    assert eta.tolist() == pytest.approx([4 / 13, 9 / 13])
+    assert selected(torch.zeros(3), sources, tau=2 / 3) == [1, 2]
+    n_selected, eta = coefficients(torch.zeros(3), sources, tau=2 / 3)
+    assert (n_selected, eta) == (2, pytest.approx((4 / 13, 9 / 13)))
 
 
 def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
-    pivot, none = torch.zeros(2), torch.zeros(2, dtype=torch.bool)
     sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
-    assert compute_coefficients(pivot, sources, none).tolist() == [0.5, 0.5]
+    tensor, nothing = opened(torch.zeros(2), sources), KeepRule(threshold=9.0, cutoff=0)
+    assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
 
 
 def test_one_source_in_full_is_returned_to_the_last_bit():
@@ -145,18 +171,14 @@ def test_the_order_of_the_sources_does_not_show():
     assert torch.equal(merged, select_compute_erase(pivot, sources[::-1], **options))
 
 
-def test_the_number_of_threads_changes_no_bit():
-    pivot, sources = random_models(3, n=100_000)
-    options = {"tau": 0.3, "lam": 1.0, "renormalize": True, "select": "deltas"}
-    n_threads = torch.get_num_threads()
-    try:
-        merged = []
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            merged.append(select_compute_erase(pivot, sources, **options))
-    finally:
-        torch.set_num_threads(n_threads)
-    assert torch.equal(*merged)
+@pytest.mark.parametrize("blocks_at_once", [1, 3])
+def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_at_once):
+    pivot, sources = random_models(3, n=700_000)
+    alone = select_compute_erase(pivot, sources, tau=0.3)
+    with Workers(3) as workers:
+        how = {"workers": workers, "blocks_at_once": blocks_at_once}
+        together = select_compute_erase(pivot, sources, tau=0.3, how=how)
+    assert torch.equal(alone, together)
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 0), (2, 3, 4), (260, 257)])

@@ -9,7 +9,15 @@ import seme.job
 from baselines import average, ties
 from seme.job import job_from_config
 
-TOP = {"tau": 0.1, "seed": 0, "device": "cpu", "dtype": None, "include": ["*"], "exclude": []}
+TOP = {
+    "tau": 0.1,
+    "seed": 0,
+    "device": "cpu",
+    "dtype": None,
+    "include": ["*"],
+    "exclude": [],
+    "memory_budget": "2GiB",
+}
 AVERAGE = partial(average.merge, weights=None)
 
 

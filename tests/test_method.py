@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
-from seme.fusion import select_compute_erase
+from baselines.sce import merge as sce
 from seme.method import merge, prepare
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
-from seme.types import Models, Site
+from seme.streaming import Models
 from tests.disguise import disguised, logits_at, save_turnable
+from tests.in_memory import merge_one
 from tests.seme_merges import SETTINGS, bits, change_tensors, merged, tensors_of
 from tests.tiny_models import save_tiny
 
@@ -66,8 +67,8 @@ def test_sources_in_the_pivots_frame_are_merged_as_they_are(pivot, tmp_path):
     merged(tmp_path / "merged", pivot, source, tau=0.4)
     name = "model.layers.1.mlp.up_proj.weight"
     ours, theirs = tensors_of(pivot)[name], tensors_of(source)[name]
-    expected = select_compute_erase(
-        ours, [theirs], tau=0.4, lam=1.0, renormalize=False, select="deltas"
+    expected = merge_one(
+        sce, ours, [theirs], tau=0.4, lam=1.0, renormalize=False, select="deltas"
     )
     assert torch.equal(tensors_of(tmp_path / "merged")[name], expected)
 
@@ -306,11 +307,6 @@ def test_fewer_tokens_than_dimensions_are_reported_as_a_ridge(tmp_path):
 def test_a_setting_out_of_range_is_named_in_the_error(key, value, message, pivot, tmp_path):
     with pytest.raises(ValueError, match=message):
         merged(tmp_path / "merged", pivot, pivot, **{key: value})
-
-
-def test_a_merge_without_its_preparation_is_a_mistake_of_ours():
-    with pytest.raises(AssertionError, match="preparation has not run"):
-        merge(torch.zeros(2), [torch.zeros(2)], Site(name="x"), **SETTINGS)
 
 
 def test_the_configuration_names_every_setting_and_no_other():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seme.rounding import RoundingLoss, is_finite, round_to, squared_distance
+from seme.rounding import RoundingLoss, is_finite, round_to, rounding_error
 
 
 def test_rounding_goes_to_the_nearest_value_of_the_dtype():
@@ -29,21 +29,31 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_stands(value):
 
 def test_the_loss_is_the_share_of_the_change_that_rounding_took():
     # change [3, 4] in one tensor and [12] in the other: sqrt(25 + 144) = 13; lost [0, 1]: 1
-    loss = RoundingLoss()
     pivot, exact = torch.tensor([255.0, 253.0]), torch.tensor([258.0, 257.0])
-    loss.add(exact=exact, rounded=torch.tensor([258.0, 256.0]).bfloat16(), pivot=pivot)
-    loss.add(exact=torch.tensor([12.0]), rounded=torch.tensor([12.0]), pivot=torch.zeros(1))
+    rounded = torch.tensor([258.0, 256.0]).bfloat16()
+    first = rounding_error(exact=exact, rounded=rounded, pivot=pivot)
+    twelve = torch.tensor([12.0])
+    second = rounding_error(exact=twelve, rounded=twelve, pivot=torch.zeros(1))
+    assert (first, second) == ((1.0, 25.0), (0.0, 144.0))
+    loss = RoundingLoss()
+    loss.add([first, second])
     assert loss.share == 1 / 13
 
 
 def test_nothing_changed_is_nothing_lost():
     same = torch.tensor([257.0])
     loss = RoundingLoss()
-    loss.add(exact=same, rounded=same.bfloat16(), pivot=same)
+    loss.add([rounding_error(exact=same, rounded=same, pivot=same)])
     assert loss.share == 0.0
 
 
-def test_tiny_differences_are_summed_without_underflow_over_several_blocks():
-    n = (1 << 20) + 5
-    distance = squared_distance(torch.full((n,), 1e-30), torch.zeros(n))
-    assert distance == pytest.approx(n * 1e-60, rel=1e-6)
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_changes_whose_squares_float32_cannot_hold_are_measured(size):
+    exact = torch.full((1000,), size)
+    _, changed = rounding_error(exact=exact, rounded=exact, pivot=torch.zeros(1000))
+    assert changed == pytest.approx(1000 * size * size, rel=1e-6)
+
+
+def test_large_finite_numbers_are_finite_though_their_sum_is_not():
+    assert is_finite(torch.full((10,), 3e38))
+    assert not is_finite(torch.tensor([3e38, 3e38, float("inf")]))

@@ -3,9 +3,8 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from baselines.sce import merge
-from seme.types import Site
+from tests.in_memory import merge_one
 
-SITE = Site(name="w")
 FUSECHAT = {"lam": 1.0, "renormalize": True, "select": "deltas"}
 
 
@@ -27,7 +26,7 @@ def test_the_parameters_reach_the_steps_of_fusion():
     paper = {"tau": 0.5, "lam": 1.0, "renormalize": False, "select": "deltas"}
 
     def sce(**changed):
-        return merge(pivot, sources, SITE, **{**paper, **changed}).tolist()
+        return merge_one(merge, pivot, sources, **{**paper, **changed}).tolist()
 
     assert sce() == pytest.approx([1 + 0.8 * 4, 1.0])
     assert sce(lam=0.5) == pytest.approx([1 + 0.4 * 4, 1.0])
@@ -39,7 +38,7 @@ def test_the_parameters_reach_the_steps_of_fusion():
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
 def test_mergekit_agrees_when_renormalised_and_its_fallback_does_not_strike(tau):
     pivot, sources = random_models(scale=0.1)
-    ours = merge(pivot, sources, SITE, tau=tau, **FUSECHAT)
+    ours = merge_one(merge, pivot, sources, tau=tau, **FUSECHAT)
     assert torch.allclose(ours, mergekit_sce(pivot, sources, tau=tau), rtol=0, atol=1e-6)
 
 
@@ -47,7 +46,7 @@ def test_mergekit_falls_back_to_equal_weights_for_deltas_of_ordinary_size():
     # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; ours keeps the energies
     pivot, sources = random_models(scale=1e-4)
     pivot, sources = torch.zeros(20, 30), [source - pivot for source in sources]
-    ours = merge(pivot, sources, SITE, tau=1.0, **FUSECHAT)
+    ours = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
     theirs = mergekit_sce(pivot, sources, tau=1.0)
     scaled_up = mergekit_sce(pivot, [1000 * source for source in sources], tau=1.0) / 1000
     assert torch.allclose(ours, scaled_up, rtol=1e-4, atol=0)
@@ -58,7 +57,7 @@ def test_mergekit_counts_tau_of_the_elements_that_vary_and_ours_of_all():
     # 10 elements, 4 vary: tau 0.5 selects 4 of them here, 2 there
     pivot = torch.zeros(10)
     source = torch.tensor([4.0, 3.0, 2.0, 1.0] + [0.0] * 6)
-    ours = merge(pivot, [source, pivot], SITE, tau=0.5, **FUSECHAT)
+    ours = merge_one(merge, pivot, [source, pivot], tau=0.5, **FUSECHAT)
     theirs = mergekit_sce(pivot, [source, pivot], tau=0.5)
     assert (ours.count_nonzero(), theirs.count_nonzero()) == (4, 2)
 
@@ -66,14 +65,14 @@ def test_mergekit_counts_tau_of_the_elements_that_vary_and_ours_of_all():
 def test_mergekit_at_tau_one_keeps_what_all_sources_share_and_ours_does_not():
     pivot = torch.zeros(2)
     sources = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])]
-    ours = merge(pivot, sources, SITE, tau=1.0, **FUSECHAT)
+    ours = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
     assert ours.tolist() == pytest.approx([0.0, 0.2 * 2 + 0.8 * 4])
     assert mergekit_sce(pivot, sources, tau=1.0)[0] == pytest.approx(1.0)
 
 
 def test_one_source_is_ranked_by_size_where_mergekit_selects_nothing():
     pivot, source = torch.zeros(4), torch.tensor([1.0, -3.0, 2.0, 0.5])
-    ours = merge(pivot, [source], SITE, tau=0.5, **FUSECHAT)
+    ours = merge_one(merge, pivot, [source], tau=0.5, **FUSECHAT)
     assert ours.tolist() == [0.0, -3.0, 2.0, 0.0]
     assert mergekit_sce(pivot, [source], tau=0.5).tolist() == [0.0] * 4
 
@@ -81,4 +80,4 @@ def test_one_source_is_ranked_by_size_where_mergekit_selects_nothing():
 @pytest.mark.parametrize("tau", [0.0, -0.1, 1.5])
 def test_tau_outside_the_unit_interval_is_named(tau):
     with pytest.raises(ValueError, match=rf"tau must be in \(0, 1\], got {tau}"):
-        merge(torch.zeros(1), [torch.ones(1)], SITE, tau=tau, **FUSECHAT)
+        merge_one(merge, torch.zeros(1), [torch.ones(1)], tau=tau, **FUSECHAT)

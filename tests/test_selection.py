@@ -3,11 +3,43 @@ import math
 import pytest
 import torch
 
-from seme.selection import KeepRule, rule_for, select_largest, select_over_stream
+from seme.selection import KeepRule, select_largest
+from seme.streaming import CPU_BLOCK
+from seme.workers import Workers
+from tests.in_memory import models_of
+
+
+def select(columns_by_name, share, trim_ties="exact", **how):
+    """Select over named tuples of tensors, one column each; the pivot is zero."""
+    n_columns = len(next(iter(columns_by_name.values())))
+    pivot = {name: torch.zeros_like(tensors[0]) for name, tensors in columns_by_name.items()}
+    columns = [
+        {n: tensors[i] for n, tensors in columns_by_name.items()} for i in range(n_columns)
+    ]
+    models = models_of(pivot, *columns, **how)
+    tensors = [models.open(name) for name in pivot]
+    return select_largest(tensors, lambda block: block.sources, share, trim_ties)
+
+
+def rule_for(values, share, trim_ties="exact", **how):
+    (selection,) = select({"w": (values,)}, share, trim_ties, **how)
+    return selection.rules["w"]
+
+
+def kept(rule, values, start=0):
+    """Which elements survive, by both of a rule's readings, which must agree."""
+    flat = values.reshape(-1)
+    found = torch.zeros(len(flat), dtype=torch.bool)
+    found[rule.survivors(flat, start)] = True
+    for dtype in (torch.float32, torch.float64):
+        shrunk = rule.shrunk(flat.to(dtype), start)
+        assert torch.equal(shrunk.float(), torch.where(found, flat, 0.0))
+    return found.view(values.shape)
 
 
 def selected(values, share):
-    return select_largest(torch.tensor(values), share).int().tolist()
+    values = torch.tensor(values)
+    return kept(rule_for(values, share), values).int().tolist()
 
 
 def by_sorting(values, share):
@@ -16,18 +48,6 @@ def by_sorting(values, share):
     keeps = torch.zeros(values.numel(), dtype=torch.bool)
     keeps[first[: round(share * values.numel())]] = True
     return keeps.view(values.shape) & (values != 0)
-
-
-def streaming(columns_by_name, share, trim_ties="exact"):
-    """Select over named tuples of tensors; return the selections and the names read."""
-    read = []
-
-    def stream(names):
-        for name in names:
-            read.append(name)
-            yield name, iter(columns_by_name[name])
-
-    return select_over_stream(stream, list(columns_by_name), share, trim_ties), read
 
 
 def test_the_largest_magnitudes_are_selected_whatever_their_sign():
@@ -51,15 +71,15 @@ def test_the_number_selected_is_rounded_and_not_cut():
     assert selected([3.0, 2.0, 1.0], 0.6) == [1, 1, 0]
 
 
-def test_scalars_and_empty_tensors_keep_their_shape():
-    assert select_largest(torch.tensor(2.0), 1.0).tolist() is True
-    assert select_largest(torch.empty(0, 3), 0.5).shape == (0, 3)
+def test_scalars_and_empty_tensors_are_no_exception():
+    assert kept(rule_for(torch.tensor(2.0), 1.0), torch.tensor(2.0)).tolist() is True
+    assert kept(rule_for(torch.empty(0, 3), 0.5), torch.empty(0, 3)).shape == (0, 3)
 
 
 def test_neighbouring_floats_and_denormals_are_told_apart():
     values = torch.tensor([1.0, 1.0 + 2**-23, 1e-45, 3e-45, 0.0])
-    assert select_largest(values, 0.2).tolist() == [False, True, False, False, False]
-    assert select_largest(values, 0.6).tolist() == [True, True, False, True, False]
+    assert kept(rule_for(values, 0.2), values).tolist() == [False, True, False, False, False]
+    assert kept(rule_for(values, 0.6), values).tolist() == [True, True, False, True, False]
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.999, 1.0])
@@ -68,31 +88,78 @@ def test_the_selection_is_that_of_a_stable_sort(share, dtype):
     torch.manual_seed(0)
     values = (torch.randn(30, 41) * 1e-4).to(dtype).float()
     values[torch.rand(30, 41) < 0.3] = 0
-    assert torch.equal(select_largest(values, share), by_sorting(values, share))
+    assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
 
 
-def test_a_tensor_longer_than_a_block_is_selected_as_one():
-    torch.manual_seed(0)
-    values = torch.randint(-3, 4, (600_000,)).float()
-    assert torch.equal(select_largest(values, 0.4), by_sorting(values, 0.4))
+def long(kind):
+    """Enough elements for a sample, which tells much, little, or the wrong thing."""
+    rng = torch.Generator().manual_seed(0)
+    values = torch.randn(66 * CPU_BLOCK + 7, generator=rng)
+    if kind == "few distinct":
+        return (values * 3).round()
+    if kind == "rising":
+        return values * torch.linspace(0, 1, len(values)) ** 4
+    if kind == "mostly zero":
+        return values * (torch.rand(len(values), generator=rng) < 0.1)
+    return values
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.9, 1.0])
+@pytest.mark.parametrize("kind", ["normal", "few distinct", "rising", "mostly zero"])
+def test_a_tensor_that_is_sampled_is_selected_as_exactly(kind, share):
+    values = long(kind)
+    assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
+
+
+@pytest.mark.parametrize("kind", ["normal", "few distinct"])
+def test_threads_change_nothing(kind):
+    values = long(kind)
+    with Workers(4) as workers:
+        together = rule_for(values, 0.3, workers=workers, blocks_at_once=3)
+    assert together == rule_for(values, 0.3)
+
+
+def test_a_sample_saves_a_pass_over_the_tensor():
+    values, n_read = long("normal"), []
+
+    def counted(block):
+        n_read.append(len(block.pivot))
+        return block.sources
+
+    models = models_of({"w": torch.zeros_like(values)}, {"w": values})
+    select_largest([models.open("w")], counted, 0.3, "exact")
+    assert sum(n_read) < 1.6 * len(values)
 
 
 def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
     rule = KeepRule(threshold=1.0, cutoff=6)
     values = torch.tensor([1.0, 2.0, -1.0, 0.5])
-    assert rule.keeps(values, 4).tolist() == [True, True, False, False]
-    assert rule.keeps(values, 0).tolist() == [True, True, True, False]
-    assert rule.keeps(values, 8).tolist() == [False, True, False, False]
+    assert kept(rule, values, 4).tolist() == [True, True, False, False]
+    assert kept(rule, values, 0).tolist() == [True, True, True, False]
+    assert kept(rule, values, 8).tolist() == [False, True, False, False]
 
 
-def test_a_stream_is_ranked_as_a_whole_and_each_column_by_itself():
+@pytest.mark.parametrize("threshold", [1.0, 1.0 + 2**-23, 2.0**-148, 2.0**-126, 0.0])
+def test_float64_is_ranked_as_it_rounds_to_float32(threshold):
+    steps = torch.arange(-300, 301, dtype=torch.float64) * 2.0**-8
+    spacing = math.ulp(threshold) * 2**29 if threshold > 2**-120 else 2.0**-149
+    values = threshold + steps * spacing
+    for cutoff in (0, len(values)):
+        rule = KeepRule(threshold=threshold, cutoff=cutoff)
+        expected = torch.zeros_like(values)
+        survivors = rule.survivors(values.float())
+        expected[survivors] = values[survivors]
+        assert torch.equal(rule.shrunk(values).abs(), expected.abs())
+
+
+def test_tensors_are_ranked_as_a_whole_and_each_column_by_itself():
     a = (torch.tensor([5.0, 1.0]), torch.tensor([1.0, 0.0]))
     b = (torch.tensor([2.0, -4.0]), torch.tensor([7.0, 8.0]))
-    (first, second), _ = streaming({"a": a, "b": b}, 0.5)
+    first, second = select({"a": a, "b": b}, 0.5)
     assert (first.threshold, second.threshold) == (4.0, 7.0)
-    assert first.rules["a"].keeps(a[0]).tolist() == [True, False]
-    assert second.rules["a"].keeps(a[1]).tolist() == [False, False]
-    assert second.rules["b"].keeps(b[1]).tolist() == [True, True]
+    assert kept(first.rules["a"], a[0]).tolist() == [True, False]
+    assert kept(second.rules["a"], a[1]).tolist() == [False, False]
+    assert kept(second.rules["b"], b[1]).tolist() == [True, True]
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.55, 1.0])
@@ -101,23 +168,21 @@ def test_how_the_elements_are_cut_into_tensors_does_not_matter(share, sizes):
     torch.manual_seed(1)
     whole = torch.randint(-20, 21, (1000,)).float() * 2**-13
     pieces = {str(i): (piece,) for i, piece in enumerate(whole.split(sizes))}
-    (selection,), _ = streaming(pieces, share)
-    keeps = [selection.rules[name].keeps(piece) for name, (piece,) in pieces.items()]
-    assert torch.equal(torch.cat(keeps), by_sorting(whole, share))
+    (selection,) = select(pieces, share)
+    found = [kept(selection.rules[name], piece) for name, (piece,) in pieces.items()]
+    assert torch.equal(torch.cat(found), by_sorting(whole, share))
     assert selection.share_kept == by_sorting(whole, share).sum() / 1000
 
 
-def test_a_stream_is_read_twice_and_the_tensor_with_the_cut_ties_once_more():
-    ones = {name: (torch.ones(4),) for name in "abc"}
-    (selection,), read = streaming(ones, 0.5)
-    assert "".join(read) == "abcabcb"
+def test_ties_are_cut_in_the_order_of_the_tensors():
+    (selection,) = select({name: (torch.ones(4),) for name in "abc"}, 0.5)
     assert [selection.rules[name].cutoff for name in "abc"] == [4, 2, 0]
 
 
 def test_keep_all_keeps_the_ties_that_exact_cuts():
     values = torch.tensor([3.0, 1.0, -1.0, 1.0, 0.0])
-    assert rule_for(values, 0.4, "exact").keeps(values).tolist() == [1, 1, 0, 0, 0]
-    assert rule_for(values, 0.4, "keep_all").keeps(values).tolist() == [1, 1, 1, 1, 0]
+    assert kept(rule_for(values, 0.4), values).tolist() == [1, 1, 0, 0, 0]
+    assert kept(rule_for(values, 0.4, "keep_all"), values).tolist() == [1, 1, 1, 1, 0]
 
 
 def test_keep_all_takes_the_threshold_one_rank_lower_as_the_ties_authors_do():
@@ -125,21 +190,21 @@ def test_keep_all_takes_the_threshold_one_rank_lower_as_the_ties_authors_do():
     values = torch.tensor([1.0, 2.0, 3.0, 4.0])
     threshold = values.kthvalue(4 - int(4 * 0.5)).values
     assert rule_for(values, 0.5, "keep_all").threshold == threshold == 2.0
-    assert rule_for(values, 0.5, "exact").threshold == 3.0
+    assert rule_for(values, 0.5).threshold == 3.0
 
 
 def test_keep_all_keeps_everything_where_most_values_are_zero():
-    (selection,), _ = streaming({"a": (torch.tensor([1.0, 0.0, 0.0, 0.0]),)}, 0.5, "keep_all")
+    (selection,) = select({"a": (torch.tensor([1.0, 0.0, 0.0, 0.0]),)}, 0.5, "keep_all")
     assert (selection.threshold, selection.share_kept) == (0.0, 1.0)
 
 
 def test_nothing_survives_a_share_that_rounds_to_zero():
-    (selection,), _ = streaming({"a": (torch.ones(4),)}, 0.1)
+    (selection,) = select({"a": (torch.ones(4),)}, 0.1)
     assert (selection.threshold, selection.share_kept) == (math.inf, 0.0)
-    assert not selection.rules["a"].keeps(torch.ones(4)).any()
+    assert not kept(selection.rules["a"], torch.ones(4)).any()
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_a_share_outside_the_unit_interval_is_named(share):
     with pytest.raises(ValueError, match=rf"share must be in \(0, 1\], got {share}"):
-        select_largest(torch.ones(2), share)
+        rule_for(torch.ones(2), share)

@@ -3,7 +3,15 @@ import torch
 
 from seme.settings import MergeSettings, settings_from_config
 
-GOOD = {"tau": 0.1, "seed": 0, "device": "cpu", "dtype": None, "include": ["*"], "exclude": []}
+GOOD = {
+    "tau": 0.1,
+    "seed": 0,
+    "device": "cpu",
+    "dtype": None,
+    "include": ["*"],
+    "exclude": [],
+    "memory_budget": "2GiB",
+}
 
 
 def test_values_become_what_torch_calls_them():
@@ -14,6 +22,8 @@ def test_values_become_what_torch_calls_them():
         dtype=torch.bfloat16,
         include=("*",),
         exclude=("a*",),
+        memory_budget=2**31,
+        n_threads=torch.get_num_threads(),
     )
 
 
@@ -50,9 +60,20 @@ def test_every_share_above_0_up_to_1_is_taken(tau):
         ("device", "tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
         ("dtype", "int8", "dtype must be one of bfloat16, float16, float32, got 'int8'"),
         ("include", "*", r"include must be a list of glob patterns, got '\*'"),
+        ("memory_budget", "2 gigabytes", "memory_budget must be a size such as 512MiB, 2GiB"),
+        ("memory_budget", 512, "memory_budget must be a size such as .*, got 512"),
         ("exclude", [1], r"exclude must be a list of glob patterns, got \[1\]"),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value, message):
     with pytest.raises(ValueError, match=message):
         settings_from_config({**GOOD, key: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("512MiB", 2**29), ("1.5 GiB", 3 * 2**29), ("4GB", 4 * 10**9), ("80MB", 8 * 10**7)],
+)
+def test_a_memory_budget_is_a_number_with_a_unit(text, n_bytes):
+    found = settings_from_config({**GOOD, "memory_budget": text})
+    assert found.memory_budget == n_bytes

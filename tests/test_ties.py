@@ -4,58 +4,19 @@ from mergekit.merge_methods.api import merge_tensors
 from peft.utils import merge_utils
 
 from baselines.ties import merge, prepare
-from seme.types import Models, Site
+from tests.in_memory import merge_models, merge_one, models_of
+
+TRIM = {"density": 1.0, "scope": "model", "trim_ties": "exact"}
 
 
-class InMemory:
-    """A checkpoint made of tensors."""
-
-    config = {}  # noqa: RUF012
-
-    def __init__(self, tensors):
-        self.tensors = tensors
-        self.names = tuple(sorted(tensors))
-        self.n_reads = 0
-
-    def shape(self, name):
-        return tuple(self.tensors[name].shape)
-
-    def read(self, name):
-        self.n_reads += 1
-        return self.tensors[name]
+def merge_model(pivot, *sources, **options):
+    return merge_models(merge, pivot, *sources, **TRIM | {"lam": 1.0} | options)
 
 
-def models(pivot, *sources):
-    pivot, *sources = (InMemory(tensors) for tensors in (pivot, *sources))
-    return Models(
-        pivot=pivot,
-        sources=tuple(sources),
-        merged_names=pivot.names,
-        device=torch.device("cpu"),
-    )
-
-
-def merge_model(pivot, *sources, density, lam=1.0, trim_ties="exact"):
-    """The whole path: the pass over the model, then every tensor."""
-    trim = {"density": density, "scope": "model", "trim_ties": trim_ties}
-    prepared = prepare(models(pivot, *sources), **trim)
-    return {
-        name: merge(
-            pivot[name],
-            [source[name] for source in sources],
-            Site(name=name, prepared=prepared.at(name)),
-            lam=lam,
-            **trim,
-        )
-        for name in pivot
-    }
-
-
-def ties(pivot, sources, *, density=1.0, lam=1.0, scope="tensor", trim_ties="exact"):
-    pivot = torch.as_tensor(pivot)
-    sources = [torch.as_tensor(source) for source in sources]
-    options = {"density": density, "lam": lam, "scope": scope, "trim_ties": trim_ties}
-    return merge(pivot, sources, Site(name="w"), **options)
+def ties(pivot, sources, **options):
+    tensors = [torch.as_tensor(source) for source in sources]
+    options = TRIM | {"lam": 1.0, "scope": "tensor"} | options
+    return merge_one(merge, torch.as_tensor(pivot), tensors, **options)
 
 
 def random_models(shape=(20, 30), n_sources=3):
@@ -147,7 +108,7 @@ def test_keeping_all_ties_inflates_the_share_kept_of_a_bfloat16_model():
     pivot = (0.02 * torch.randn(50_000, generator=rng)).bfloat16()
     source = (pivot.float() + 1e-4 * torch.randn(50_000, generator=rng)).bfloat16()
     trim = {"density": 0.2, "scope": "model"}
-    tuned = models({"w": pivot}, {"w": source})
+    tuned = models_of({"w": pivot}, {"w": source})
     exact = prepare(tuned, trim_ties="exact", **trim).diagnostics()
     keep_all = prepare(tuned, trim_ties="keep_all", **trim).diagnostics()
     assert exact["share_kept"] == [0.2]
@@ -167,7 +128,7 @@ def test_the_diagnostics_give_threshold_and_share_of_each_source():
     first = {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([2.0, -3.0])}
     same = {"a": torch.zeros(2), "b": torch.zeros(2)}
     trim = {"density": 0.5, "scope": "model", "trim_ties": "exact"}
-    diagnostics = prepare(models(pivot, first, same), **trim).diagnostics()
+    diagnostics = prepare(models_of(pivot, first, same), **trim).diagnostics()
     assert diagnostics == {"threshold": [3.0, 0.0], "share_kept": [0.5, 0.0]}
 
 
@@ -175,14 +136,14 @@ def test_a_density_that_keeps_nothing_leaves_the_pivot_and_has_no_threshold():
     pivot, source = {"a": torch.zeros(4)}, {"a": torch.ones(4)}
     assert merge_model(pivot, source, density=0.1)["a"].tolist() == [0.0] * 4
     trim = {"density": 0.1, "scope": "model", "trim_ties": "exact"}
-    diagnostics = prepare(models(pivot, source), **trim).diagnostics()
+    diagnostics = prepare(models_of(pivot, source), **trim).diagnostics()
     assert diagnostics == {"threshold": [None], "share_kept": [0.0]}
 
 
 def test_trimming_each_tensor_reads_nothing_beforehand():
-    tuned = models({"a": torch.zeros(2)}, {"a": torch.ones(2)})
+    tuned = models_of({"a": torch.zeros(2)}, {"a": torch.ones(2)})
     prepared = prepare(tuned, density=0.5, scope="tensor", trim_ties="exact")
-    assert (tuned.pivot.n_reads, prepared.at("a")) == (0, ())
+    assert (tuned.pivot.n_opened, prepared.diagnostics()) == (0, {})
 
 
 def test_ties_are_cut_by_the_index_in_the_whole_tensor():
@@ -243,7 +204,7 @@ def test_bad_parameters_are_named(bad, message):
 
 
 def test_bad_parameters_stop_the_pass_before_anything_is_read():
-    tuned = models({"a": torch.zeros(2)}, {"a": torch.ones(2)})
+    tuned = models_of({"a": torch.zeros(2)}, {"a": torch.ones(2)})
     with pytest.raises(ValueError, match="density must be in"):
         prepare(tuned, density=2.0, scope="model", trim_ties="exact")
-    assert tuned.pivot.n_reads == 0
+    assert tuned.pivot.n_opened == 0

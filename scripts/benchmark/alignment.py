@@ -21,7 +21,7 @@ from scripts.benchmark.models import SHAPES, write_models
 from seme.method import prepare
 from seme.provenance import collect
 from seme.storage.checkpoint import open_checkpoint
-from seme.types import Models
+from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[2]
 _OWN_KEYS = ("_target_", "_partial_", "tau", "lam", "renormalize", "select")

@@ -38,6 +38,7 @@ from seme.alignment.turning import (
 from seme.alignment.vocabulary import SharedTokens
 from seme.models.folding import FoldedModel, FoldedWeights
 from seme.models.parts import Part, Place
+from seme.weights import Held
 
 _ROWS_ARE_TOKENS = (Part.EMBEDDING, Part.HEAD)
 
@@ -69,7 +70,7 @@ class Frame:
 
 
 class AlignedSource:
-    """The tensors of a source, rewritten on reading; implements :class:`seme.types.Weights`.
+    """The tensors of a source, rewritten on reading; implements :class:`seme.weights.Weights`.
 
     A block's tensors are computed together and kept until another block is asked for.
     """
@@ -111,6 +112,10 @@ class AlignedSource:
             "transformation",
             lambda: self._pivot.assemble(name, {p: self._part(p) for p in places}),
         )
+
+    def opened(self, name: str) -> Held:
+        """Rewrite a tensor, to be read in pieces."""
+        return Held(self.read(name))
 
     def _part(self, place: Place) -> Tensor:
         if place.layer is None:

@@ -15,7 +15,7 @@ from seme.alignment.bases import Bases, semantic_bases
 from seme.alignment.residual import embedding_operator, residual_operator
 from seme.alignment.vocabulary import SharedTokens, read_vocabulary, shared_tokens
 from seme.models.readout import readout_of
-from seme.types import Weights
+from seme.weights import Weights
 
 Anchors = Literal["both", "head"]
 """``head`` is the paper; ``both`` adds the embeddings of the shared tokens (ours)."""
@@ -59,21 +59,44 @@ def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> Shar
 
 
 def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.device) -> Bases:
-    """Solve for the semantic bases of a model's tokens; see :func:`semantic_bases`."""
+    """Solve for the semantic bases of some of a model's tokens; see :func:`semantic_bases`.
+
+    Args:
+        model: The model; only these rows of its head are read, and its final norm.
+        rows: The tokens, int64; None for all.
+        owner: What messages call the model.
+        device: Where the arithmetic is done.
+
+    Returns:
+        Bases whose ``head_VD`` holds these rows, in their order.
+    """
     try:
         end = readout_of(model.config, model.names)
         gain = model.read(end.norm).to(device, torch.float32) + end.gain_offset
-        head = model.read(end.head).to(device)
-        return semantic_bases(head, gain, block_rows=_BLOCK_ROWS, rows=rows)
+        head = (model.read(end.head) if rows is None else read_rows(model, end.head, rows)).to(
+            device
+        )
+        return semantic_bases(head, gain, block_rows=_BLOCK_ROWS)
     except ValueError as error:
         error.add_note(f"while solving for the semantic bases of {owner}")
         raise
 
 
-def head_operator(pivot: Bases, source: Bases, tokens: SharedTokens | None) -> Tensor:
-    """The paper's operator M = U_P^T U_k over the shared tokens, float64, (P, K)."""
-    rows = (None, None) if tokens is None else (tokens.pivot_rows, tokens.source_rows)
-    return residual_operator(pivot, source, *rows, block_rows=_BLOCK_ROWS)
+def read_rows(model: Weights, name: str, rows: Tensor) -> Tensor:
+    """Read some rows of a matrix, int64; all of them in one piece where they are most."""
+    n_rows, width = model.shape(name)
+    if len(rows) > n_rows // 4:
+        matrix = model.read(name)
+        return (
+            matrix if len(rows) == n_rows and bool((rows.diff() == 1).all()) else matrix[rows]
+        )
+    opened = model.opened(name)
+    return torch.stack([opened.read(r * width, (r + 1) * width) for r in rows.tolist()])
+
+
+def head_operator(pivot: Bases, source: Bases) -> Tensor:
+    """The paper's operator M = U_P^T U_k of tokens that stand row for row, float64, (P, K)."""
+    return residual_operator(pivot, source, None, None, block_rows=_BLOCK_ROWS)
 
 
 def embeddings_operator(pivot: Tensor, source: Tensor, tokens: SharedTokens | None) -> Tensor:

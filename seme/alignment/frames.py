@@ -1,123 +1,31 @@
 """Find where a source stands relative to the pivot: residual map, layers, units (SEME.md 2-4).
 
 SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the output head's semantic bases, the
-interpolation over layers. Ours: the embeddings as second anchors, the identity short-cut, units
-matched inside layers, and the refinement of the map by what matched units read and write.
+interpolation over layers. Ours: the embeddings as second anchors, units matched inside layers,
+and the refinement of the map by what matched units read and write.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from seme.alignment.aligned import Frame, LayerMatch, express_block
-from seme.alignment.anchors import (
-    Anchors,
-    embeddings_operator,
-    head_bases,
-    head_operator,
-    match_tokens,
-)
-from seme.alignment.bases import Bases
+from seme.alignment.anchors import embeddings_operator
 from seme.alignment.blocks import ATTENTION, MLP, read_block
-from seme.alignment.matching import MatchUnits, have_same_units, match_layers
-from seme.alignment.residual import Projection, ResidualMap, residual_map
+from seme.alignment.heading import Heading, Options
+from seme.alignment.matching import have_same_units, match_layers
+from seme.alignment.residual import ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
 from seme.alignment.turning import READERS
 from seme.alignment.vocabulary import SharedTokens
-from seme.models.families import family_of
 from seme.models.folding import FoldedModel
 from seme.models.parts import Part, Place
-from seme.types import Weights
 
 _ANCHOR_WEIGHT = 4.0
 """Weight of each end's anchors against one matrix of a layer in the refinement (SEME.md 3)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How sources are aligned; see :func:`seme.method.prepare`."""
-
-    projection: Projection
-    anchors: Anchors
-    match_units: MatchUnits
-    refine: int
-    identity_tolerance: float
-    min_overlap: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
-    """What the output heads of the pivot and a source say of where the source stands."""
-
-    tokens: SharedTokens | None
-    """None: row for row."""
-    operator_PK: Tensor
-    pivot_PP: Tensor | None
-    """The same operator of the pivot with itself; for least squares only."""
-    turn: ResidualMap
-    in_frame: bool
-    """Whether the identity short-cut is taken."""
-    condition: float
-    ridge: float
-    n_anchors: int
-
-
-def read_heading(
-    pivot: Weights,
-    source: Weights,
-    owner: str,
-    options: Options,
-    device: torch.device,
-    watch: Stopwatch,
-) -> Heading:
-    """Compare a source with the pivot by their heads alone; no layer is read.
-
-    Args:
-        pivot: The pivot.
-        source: The source.
-        owner: What messages call the source.
-        options: Their ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
-        device: Where the arithmetic is done.
-        watch: Takes the seconds of ``tokens``, ``bases`` and ``map``.
-
-    Raises:
-        ValueError: If a head cannot be found or has no bases, or too few tokens are shared.
-    """
-    tokens = watch.time(
-        "tokens", lambda: match_tokens(pivot, source, min_overlap=options.min_overlap)
-    )
-    rows = (None, None) if tokens is None else (tokens.pivot_rows, tokens.source_rows)
-    ours = watch.time("bases", lambda: head_bases(pivot, rows[0], "the pivot", device))
-    theirs = watch.time("bases", lambda: head_bases(source, rows[1], owner, device))
-    operator_PK = watch.time("map", lambda: head_operator(ours, theirs, tokens))
-    pivot_PP = _pivot_with_itself(ours, tokens, options, watch)
-    n_anchors = len(ours.head_VD) if tokens is None else len(tokens.pivot_rows)
-    turn = watch.time(
-        "map",
-        lambda: residual_map(
-            operator_PK,
-            projection=options.projection,
-            centred=_is_centred(pivot),
-            n_anchors=n_anchors,
-            pivot_PP=pivot_PP,
-        ),
-    )
-    close = turn.distance is not None and turn.distance < options.identity_tolerance
-    in_frame = close and options.projection != "cosine"
-    return Heading(
-        tokens=tokens,
-        operator_PK=operator_PK,
-        pivot_PP=pivot_PP,
-        turn=turn,
-        in_frame=in_frame,
-        condition=theirs.condition,
-        ridge=theirs.ridge,
-        n_anchors=n_anchors,
-    )
 
 
 def find_frame(
@@ -225,26 +133,3 @@ def _wants_units(
     if options.match_units != "auto":
         return options.match_units == "always"
     return not heading.in_frame or not have_same_units(pivot.anatomy, source.anatomy)
-
-
-def _pivot_with_itself(
-    pivot: Bases, tokens: SharedTokens | None, options: Options, watch: Stopwatch
-) -> Tensor | None:
-    if options.projection != "least_squares":
-        return None
-    ours = (
-        None
-        if tokens is None
-        else SharedTokens(
-            pivot_rows=tokens.pivot_rows, source_rows=tokens.pivot_rows, overlap=1.0
-        )
-    )
-    return watch.time("map", lambda: head_operator(pivot, pivot, ours))
-
-
-def _is_centred(model: Weights) -> bool:
-    """Whether the norms subtract means; an unknown architecture is only merged in its frame."""
-    try:
-        return family_of(model.config).norm == "layer"
-    except ValueError:
-        return False

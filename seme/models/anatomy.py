@@ -16,7 +16,7 @@ from seme.models.dimensions import canonical_shapes, measure
 from seme.models.families import family_of
 from seme.models.layout import fuse, split
 from seme.models.parts import Part, Place, Stored
-from seme.types import Weights
+from seme.weights import Weights
 
 _EMBEDDING, _HEAD = Place(Part.EMBEDDING), Place(Part.HEAD)
 _GAINS = frozenset(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seme.models.anatomy import Anatomy
 from seme.models.parts import Part, Place
+from seme.weights import Held
 
 NORM_IN_FRONT: Mapping[Part, Part] = {
     Part.Q: Part.ATTENTION_NORM,
@@ -162,6 +163,10 @@ class FoldedWeights:
         if any(place.part is Part.CONSTANT for place in places):
             return self._stored.read(name)
         return self.assemble(name, {place: self.model.read(place) for place in places})
+
+    def opened(self, name: str) -> Held:
+        """Fold a tensor, to be read in pieces."""
+        return Held(self.read(name))
 
     def assemble(self, name: str, parts: Mapping[Place, Tensor]) -> Tensor:
         """Put canonical parts together to a tensor as the checkpoint stores it."""

@@ -1,10 +1,12 @@
 """A checkpoint that is a base and a LoRA adapter: read as the model the two make together."""
 
 import json
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import xxhash
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from seme.storage.adapter_layout import Changes, changes_of
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
+from seme.storage.factors import AdaptedTensor
 from seme.storage.hash_cache import remembered
-from seme.storage.location import locate
+from seme.storage.json_object import read_object
+from seme.storage.location import Located, locate
 from seme.storage.lora import LoraSettings, lora_settings
-from seme.storage.shard import TensorSpec, read_header
+from seme.storage.shard import OpenedTensor, OpenFile, StoredTensor, TensorSpec, read_header
+from seme.weights import Readable
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -24,21 +29,23 @@ _T = TypeVar("_T")
 
 
 class AdaptedCheckpoint:
-    """A base with an adapter's changes; implements :class:`seme.types.Weights`."""
+    """A base with an adapter's changes; implements :class:`seme.weights.Weights`."""
 
     def __init__(
-        self, path: Path, base: Checkpoint, settings: LoraSettings, changes: Changes
+        self, found: Located, base: Checkpoint, settings: LoraSettings, changes: Changes
     ) -> None:
         """Combine the two; :func:`open_adapter` does the checking.
 
         Args:
-            path: The adapter's folder.
+            found: The adapter's folder.
             base: Opened for this adapter alone: what is read of it counts as read here.
             settings: What the adapter's configuration says.
             changes: What the adapter's file holds.
         """
-        self.path = path
+        self.path = found.folder
         """The adapter's folder."""
+        self.commit = found.commit
+        """Commit of the adapter's Hub repository; the base has its own. None for folders."""
         self.base = base
         self.config = base.config
         """The base's parsed ``config.json``."""
@@ -47,6 +54,7 @@ class AdaptedCheckpoint:
         self._settings = settings
         self._changes = changes
         self._adapter_bytes_read = 0
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,15 +98,26 @@ class AdaptedCheckpoint:
         An adapted tensor comes in float32, rounded once from the exact sum: it is not put back
         into the base's dtype, so a small change of a bfloat16 base is there in full.
         """
+        shape = self.shape(name)
+        return self.opened(name).read(0, math.prod(shape)).view(shape)
+
+    def opened(self, name: str) -> Readable:
+        """Open one tensor, to be read in pieces from any thread; see :meth:`read`."""
         replacement = self._changes.replaced.get(name)
-        if replacement is not None:
-            self._adapter_bytes_read += replacement.spec.nbytes
-        weight = self.base.read(name) if replacement is None else replacement.read()
+        weight = self.base.opened(name) if replacement is None else self._open(replacement)
         stored = self._changes.adapted.get(name)
         if stored is None:
             return weight
-        self._adapter_bytes_read += stored.nbytes
-        return stored.read().added_to(weight)
+        self._count(stored.nbytes)
+        return AdaptedTensor(weight, stored.read())
+
+    def _open(self, stored: StoredTensor) -> OpenedTensor:
+        """Open a tensor of the adapter's file."""
+        return OpenedTensor(stored, OpenFile(stored.path), self._count)
+
+    def _count(self, n_bytes: int) -> None:
+        with self._lock:
+            self._adapter_bytes_read += n_bytes
 
     def model_files(self) -> tuple[Path, ...]:
         """Return the base's config, tokenizer and chat template, sorted."""
@@ -153,8 +172,9 @@ def open_adapter(
         ValueError: If either cannot be found or read, the adapter is of a kind whose weights
             cannot be told exactly, or it does not fit the base.
     """
-    folder = locate(location, revision=None, root=root)
-    config = _read_config(folder / ADAPTER_CONFIG)
+    found = locate(location, revision=None, root=root)
+    folder = found.folder
+    config = read_object(folder / ADAPTER_CONFIG, of="a PEFT adapter")
     file = folder / ADAPTER_FILE
     if not file.is_file():
         raise ValueError(
@@ -172,20 +192,7 @@ def open_adapter(
     reading = f"while reading the adapter {folder} of the base {opened.path}"
     settings = _noted(reading, lambda: lora_settings(config))
     changes = _noted(reading, lambda: changes_of(opened, settings, read_header(file)))
-    return AdaptedCheckpoint(folder, opened, settings, changes)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Read an adapter's configuration."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}: it is not a PEFT adapter")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be parsed: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {config!r:.40}")
-    return config
+    return AdaptedCheckpoint(found, opened, settings, changes)
 
 
 def _noted(note: str, work: Callable[[], _T]) -> _T:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from seme.storage.checkpoint import Checkpoint
-from seme.storage.lora import Factors, LoraSettings
+from seme.storage.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from seme.storage.factors import Factors
+from seme.storage.lora import LoraSettings
 from seme.storage.shard import StoredTensor
 
 _Shape = tuple[int, ...]
@@ -118,6 +119,8 @@ def _name_in(base: Checkpoint, name: str, key: str) -> str:
     for candidate in (name, name.partition(".")[2]):
         if candidate in base.names:
             return candidate
+    if name.endswith(HEADS):
+        _refuse_tied(base, [name])
     raise ValueError(
         f"{key} of the adapter changes {name}, which the base {base.path} has not; is it the "
         "model the adapter was trained on?"
@@ -177,14 +180,15 @@ def _size_of_change(
 
 def _refuse_tied(base: Checkpoint, changed: Iterable[str]) -> None:
     """Refuse a change of a matrix that is embedding and head in one: it would change both."""
-    n_tokens = base.config.get("vocab_size")
-    per_token = [name for name in base.names if base.shape(name)[:1] == (n_tokens,)]
-    if len(per_token) == 1 and per_token[0] in set(changed):
-        raise ValueError(
-            f"the adapter changes {per_token[0]}, which is the base's embedding and tied head in "
-            "one, and the adapter changes only one of the two: untie the base first (save "
-            "lm_head.weight and set tie_word_embeddings: false)"
-        )
+    if any(name.endswith(HEADS) for name in base.names):
+        return
+    for name in changed:
+        if name.endswith((*HEADS, *EMBEDDINGS)):
+            raise ValueError(
+                f"the adapter changes {name}, but the base's embedding is its head too, and the "
+                "adapter changes only one of the two: untie the base first (save "
+                "lm_head.weight and set tie_word_embeddings: false)"
+            )
 
 
 def _refuse_mixed_layouts(settings: LoraSettings, linear: Sequence[StoredFactors]) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints on disk: opened from their headers, read one tensor at a time."""
 
-import json
+import math
+import threading
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,10 @@ import xxhash
 from torch import Tensor
 
 from seme.storage.hash_cache import remembered
+from seme.storage.json_object import read_object
 from seme.storage.location import locate
-from seme.storage.shard import StoredTensor, TensorSpec, read_header
+from seme.storage.quantised import refuse_quantised
+from seme.storage.shard import OpenedTensor, OpenFile, StoredTensor, TensorSpec, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,8 +33,9 @@ _MODEL_FILES = (
     "*.tiktoken",
 )
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
-_HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""How the names of heads end."""
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 _UNTIED_BY_DEFAULT = frozenset(  # transformers 5, for a config.json that does not say
     {
         "gpt_neox",
@@ -49,19 +53,28 @@ _UNTIED_BY_DEFAULT = frozenset(  # transformers 5, for a config.json that does n
 
 
 class Checkpoint:
-    """A folder of safetensors; implements :class:`seme.types.Weights`."""
+    """A folder of safetensors; implements :class:`seme.weights.Weights`."""
 
     def __init__(
-        self, path: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        stored: Mapping[str, StoredTensor],
+        *,
+        commit: str | None = None,
     ) -> None:
         self.path: Path = path
         """The folder."""
+        self.commit = commit
+        """Commit of the Hub repository that the folder is a snapshot of; None for others."""
         self.config: Mapping[str, Any] = config
         """The parsed ``config.json``."""
         self.dropped = _tied_copies(config, stored)
         """Stored tensors that are no tensors of their own, with the reason."""
         self.bytes_read = 0
-        """Bytes of tensors read through :meth:`read` so far."""
+        """Bytes of tensors read so far."""
+        self._files: dict[Path, OpenFile] = {}
+        self._lock = threading.Lock()
         self._stored = {
             name: stored[name] for name in sorted(stored) if name not in self.dropped
         }
@@ -90,9 +103,19 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """Read one tensor from disk in its own dtype, on the CPU; nothing is cached."""
-        tensor = self._stored[name].read()
-        self.bytes_read += self.spec(name).nbytes
-        return tensor
+        spec = self.spec(name)
+        return self.opened(name).read(0, math.prod(spec.shape)).reshape(spec.shape)
+
+    def opened(self, name: str) -> OpenedTensor:
+        """Open one tensor, to be read in pieces from any thread."""
+        stored = self._stored[name]
+        if stored.path not in self._files:
+            self._files[stored.path] = OpenFile(stored.path)
+        return OpenedTensor(stored, self._files[stored.path], self._count)
+
+    def _count(self, n_bytes: int) -> None:
+        with self._lock:
+            self.bytes_read += n_bytes
 
     def model_files(self) -> tuple[Path, ...]:
         """Return config, tokenizer and chat template: the files beside the weights, sorted."""
@@ -138,12 +161,12 @@ def open_checkpoint(
         ValueError: If there is no such model, or its files are missing, stale, pickled,
             quantised, damaged or in contradiction; the message says which and what to do.
     """
-    folder = locate(location, revision=revision, root=root)
-    config = _read_object(folder / "config.json")
-    stored = _read_headers(folder)
-    _refuse_quantised(folder, config, stored)
-    _refuse_missing_head(folder, config, stored)
-    return Checkpoint(folder, config, stored)
+    found = locate(location, revision=revision, root=root)
+    config = read_object(found.folder / "config.json", of="a model folder")
+    stored = _read_headers(found.folder)
+    refuse_quantised(found.folder, config, stored)
+    _refuse_missing_head(found.folder, config, stored)
+    return Checkpoint(found.folder, config, stored, commit=found.commit)
 
 
 def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
@@ -157,19 +180,6 @@ def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}: it is not a model folder")
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be parsed: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {parsed!r:.40}")
-    return parsed
-
-
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Read the headers of all the weights of a folder."""
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
@@ -181,7 +191,7 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
     if single.exists():
         return read_header(single)
     if index.exists():
-        return _read_sharded(folder, _read_object(index))
+        return _read_sharded(folder)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles:
         raise ValueError(_how_to_convert(folder, pickles))
@@ -200,14 +210,36 @@ def _how_to_convert(folder: Path, pickles: list[str]) -> str:
     )
 
 
-def _read_sharded(folder: Path, index: dict[str, Any]) -> dict[str, StoredTensor]:
-    """Read the headers of the shards an index names, and check them against it."""
-    placed = index.get("weight_map")
+def read_index(folder: Path) -> dict[str, str]:
+    """Read the index of a sharded model.
+
+    Returns:
+        Tensor name to file name; the files are the folder's own, and may be absent.
+
+    Raises:
+        ValueError: If there is no index, or it is malformed or points out of the folder.
+    """
+    placed = read_object(folder / INDEX_FILE, of="a sharded model").get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
         raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
+    for shard in sorted(set(placed.values())):
+        parts = PurePosixPath(shard.replace("\\", "/"))
+        if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
+            raise ValueError(
+                f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined "
+                "to the model folder"
+            )
+    return placed
+
+
+def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
+    """Read the headers of the shards an index names, and check them against it."""
+    placed = read_index(folder)
     stored: dict[str, StoredTensor] = {}
     for shard in sorted(set(placed.values())):
-        found = read_header(_confined(folder, shard))
+        if not (folder / shard).is_file():
+            raise ValueError(f"{INDEX_FILE} in {folder} names {shard}, which is absent")
+        found = read_header(folder / shard)
         expected = {name for name, place in placed.items() if place == shard}
         if expected != set(found):
             differing = ", ".join(sorted(expected ^ set(found))[:3])
@@ -218,43 +250,15 @@ def _read_sharded(folder: Path, index: dict[str, Any]) -> dict[str, StoredTensor
     return stored
 
 
-def _confined(folder: Path, shard: str) -> Path:
-    """Return the path of a shard, which must lie in the model's own folder."""
-    parts = PurePosixPath(shard.replace("\\", "/"))
-    if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
-        raise ValueError(
-            f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined to "
-            "the model folder"
-        )
-    path = folder / shard
-    if not path.is_file():
-        raise ValueError(f"{INDEX_FILE} in {folder} names {shard}, which is absent")
-    return path
-
-
-def _refuse_quantised(
-    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
-) -> None:
-    """Refuse weights that stand for others: their numbers cannot be merged."""
-    quantisation = config.get("quantization_config")
-    if quantisation is None:
-        return
-    packed = [name for name in sorted(stored) if not stored[name].spec.dtype.is_floating_point]
-    raise ValueError(
-        f"{folder} is quantised (quantization_config in config.json), for example "
-        f"{(packed or sorted(stored))[0]}: merge the checkpoint it was quantised from"
-    )
-
-
 def _refuse_missing_head(
     folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
     """Refuse a language model without a head of its own or a tied one: it would be random."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    if generates and not _is_tied(config) and not any(name.endswith(_HEADS) for name in stored):
+    if generates and not _is_tied(config) and not any(name.endswith(HEADS) for name in stored):
         raise ValueError(
-            f"{folder} has no {_HEADS[0]} though its embeddings are not tied: the checkpoint is "
+            f"{folder} has no {HEADS[0]} though its embeddings are not tied: the checkpoint is "
             "incomplete; set tie_word_embeddings to true in config.json only if they are"
         )
 
@@ -274,12 +278,12 @@ def _tied_copies(
     return {
         head: f"tied to {embedding}, which is written once"
         for head in stored
-        if head.endswith(_HEADS)
+        if head.endswith(HEADS)
         for embedding in stored
-        if embedding.endswith(_EMBEDDINGS)
+        if embedding.endswith(EMBEDDINGS)
         and stored[head].spec == stored[embedding].spec
         and all(
-            one == other
+            bytes(one) == bytes(other)
             for one, other in zip(
                 stored[head].blocks(), stored[embedding].blocks(), strict=True
             )

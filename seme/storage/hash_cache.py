@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,6 +68,6 @@ def _read(entry: Path) -> dict[str, object] | None:
 def _write(entry: Path, text: str) -> None:
     """Write an entry whole: to a temporary name, then renamed."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = entry.with_suffix(f".{os.getpid()}")
+    temporary = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     temporary.write_text(text)
     temporary.replace(entry)

@@ -1,9 +1,8 @@
-"""LoRA: what an adapter's configuration means, and how its factors change a weight.
+"""LoRA: what an adapter's configuration means.
 
 Hu et al., 2021, https://arxiv.org/abs/2106.09685, section 4.1: W + (alpha / r) B A.
 Kalajdzievski, 2023, https://arxiv.org/abs/2312.03732: rsLoRA, alpha / sqrt(r) instead.
-Liu et al., 2024, https://arxiv.org/abs/2402.09353, equation 5: DoRA, every output's row of that
-sum scaled to a learned length. The names are those of PEFT's ``adapter_config.json``.
+The names are those of PEFT's ``adapter_config.json``.
 """
 
 import math
@@ -12,13 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 _T = TypeVar("_T")
 
-_BLOCK = 1 << 20
-"""Elements taken to float64 at a time: 8 MB."""
 _WITHOUT_EFFECT = frozenset(
     {
         "auto_mapping",
@@ -85,47 +79,6 @@ class LoraSettings:
         """Return what B A is multiplied by in a module."""
         rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Factors:
-    """The low-rank change of one weight."""
-
-    down: Tensor
-    """The paper's A, (rank, inputs)."""
-    up: Tensor
-    """The paper's B, (outputs, rank)."""
-    magnitude: Tensor | None
-    """DoRA's m, the length of every output's row, (outputs,); None without DoRA."""
-    scaling: float
-    transposed: bool
-    """Whether the weight is stored (inputs, outputs)."""
-
-    def added_to(self, weight: Tensor) -> Tensor:
-        """Return the changed weight.
-
-        Computed in float64 block by block and rounded once: neither the factors' dtype nor the
-        base's takes anything from the change (PEFT rounds B A to the factors' dtype first).
-
-        Args:
-            weight: Weight of the base in any floating-point dtype, (outputs, inputs), or
-                (inputs, outputs) where ``transposed``. Never written to.
-
-        Returns:
-            float32 of the same shape.
-        """
-        adapted = torch.empty(weight.shape, dtype=torch.float32)
-        origin, target = (weight.T, adapted.T) if self.transposed else (weight, adapted)
-        down, up = self.down.double(), self.up.double() * self.scaling
-        n_rows = max(_BLOCK // max(origin.shape[1], 1), 1)
-        for start in range(0, len(origin), n_rows):
-            rows = slice(start, start + n_rows)
-            block = origin[rows].double() + up[rows] @ down
-            if self.magnitude is not None:
-                lengths = torch.linalg.vector_norm(block, dim=1)
-                block *= (self.magnitude[rows].double() / lengths).unsqueeze(1)
-            target[rows] = block.float()
-        return adapted
 
 
 def lora_settings(config: Mapping[str, Any]) -> LoraSettings:

@@ -4,13 +4,15 @@ The only module of this package that imports transformers, and only where shards
 a merge opens its models through :mod:`seme.storage.checkpoint` and never comes here.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seme.storage.checkpoint import INDEX_FILE, Checkpoint, open_checkpoint
+from seme.storage.checkpoint import INDEX_FILE, Checkpoint, open_checkpoint, read_index
+from seme.storage.json_object import read_object
+from seme.storage.location import locate
+from seme.storage.quantised import refuse_quantised
 from seme.storage.shard import StoredTensor, TensorSpec
 
 
@@ -20,7 +22,8 @@ def open_outline(
     """Open a checkpoint to plan with; its shards may be absent.
 
     Where they are, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index.
+    without memory on torch's meta device, and names from the index. The Hub is not asked for
+    the shards of a model that has an index.
 
     Args:
         location: A folder, relative to ``root`` or absolute, or a Hub id.
@@ -34,33 +37,26 @@ def open_outline(
         ValueError: If the model cannot be opened, or its index names tensors that its
             architecture, as transformers builds it, has not.
     """
-    folder = root / Path(location).expanduser()
-    placed = _index(folder)
-    if revision is not None or all((folder / shard).exists() for shard in placed.values()):
+    found = locate(location, revision=revision, root=root, weights=False)
+    placed = read_index(found.folder) if (found.folder / INDEX_FILE).is_file() else {}
+    if all((found.folder / shard).exists() for shard in placed.values()):
         return open_checkpoint(location, revision=revision, root=root)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    known = _specs_of_architecture(folder)
+    config = read_object(found.folder / "config.json", of="a model folder")
+    refuse_quantised(found.folder, config, {})
+    known = _specs_of_architecture(found.folder)
     unknown = sorted(placed.keys() - known.keys())
     if unknown:
         raise ValueError(
-            f"{folder} has no shards, and the shapes of {len(unknown)} tensors do not follow from "
-            f"its config.json, {unknown[0]} for one: fetch the shards to plan with this model"
+            f"{found.folder} has no shards, and the shapes of {len(unknown)} tensors do not "
+            f"follow from its config.json, {unknown[0]} for one: fetch the shards to plan with "
+            "this model"
         )
     stored = {
-        name: StoredTensor(spec=known[name], path=folder / shard, offset=0)
+        name: StoredTensor(spec=known[name], path=found.folder / shard, offset=0)
         for name, shard in placed.items()
         if not (config.get("tie_word_embeddings") and name == "lm_head.weight")
     }
-    return Checkpoint(folder, config, stored)
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Return tensor name to shard from a folder's index; empty without one."""
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        return {}
-    placed: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    return placed
+    return Checkpoint(found.folder, config, stored, commit=found.commit)
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:

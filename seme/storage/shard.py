@@ -7,7 +7,9 @@ Headers of downloaded files are untrusted, so nothing is read before every range
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,33 +62,81 @@ class StoredTensor:
         Raises:
             ValueError: If the file has become shorter since its header was read.
         """
-        buffer = torch.empty(self.spec.nbytes, dtype=torch.uint8)
-        view = buffer.numpy().data
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
-            filled = 0
-            while filled < len(view):
-                n_read = file.readinto(view[filled:])
-                if not n_read:
-                    raise ValueError(f"{self.path} has become shorter while being read")
-                filled += n_read
-        return buffer.view(self.spec.dtype).reshape(self.spec.shape)
+        values = OpenedTensor(self, OpenFile(self.path)).read(0, math.prod(self.spec.shape))
+        return values.reshape(self.spec.shape)
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the raw bytes in order, a few megabytes at a time.
+    def blocks(self) -> Iterator[memoryview]:
+        """Yield the raw bytes in order; each block is overwritten by the next.
 
         Raises:
             ValueError: If the file has become shorter since its header was read.
         """
-        left = self.spec.nbytes
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            while left:
-                block = file.read(min(left, _BLOCK_BYTES))
-                if not block:
-                    raise ValueError(f"{self.path} has become shorter while being read")
-                left -= len(block)
-                yield block
+        file, buffer = OpenFile(self.path), memoryview(bytearray(_BLOCK_BYTES))
+        for start in range(0, self.spec.nbytes, _BLOCK_BYTES):
+            block = buffer[: self.spec.nbytes - start]
+            file.read_into(block, self.offset + start)
+            yield block
+
+
+class OpenFile:
+    """A file that is read by position, from any thread; closed when nothing refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        if hasattr(os, "posix_fadvise"):  # read ahead in long strides
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes from ``offset`` on.
+
+        Raises:
+            ValueError: If the file has become shorter since its header was read.
+            OSError: If it cannot be read.
+        """
+        filled = 0
+        while filled < len(buffer):
+            try:
+                n_read = os.preadv(self._descriptor, [buffer[filled:]], offset + filled)
+            except OSError as error:
+                error.add_note(f"while reading {self.path}")
+                raise
+            if not n_read:
+                raise ValueError(f"{self.path} has become shorter while being read")
+            filled += n_read
+
+
+class OpenedTensor:
+    """A tensor on disk, opened; implements :class:`seme.weights.Readable`."""
+
+    def __init__(
+        self, stored: StoredTensor, file: OpenFile, counted: Callable[[int], None] | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            stored: What and where the tensor is.
+            file: The file it is in.
+            counted: Told how many bytes were read.
+        """
+        self._stored = stored
+        self._file = file
+        self._counted = counted
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Read the elements [start, stop) of the flat tensor, 1-D, in the tensor's dtype.
+
+        Raises:
+            ValueError: If the file has become shorter since its header was read.
+        """
+        dtype = self._stored.spec.dtype
+        values = torch.empty(stop - start, dtype=dtype)
+        buffer = values.view(torch.uint8).numpy().data
+        self._file.read_into(buffer, self._stored.offset + start * dtype.itemsize)
+        if self._counted is not None:
+            self._counted(len(buffer))
+        return values
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -150,7 +200,8 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
     if code not in DTYPES:
         raise ValueError(
             f"{name} in {path} has dtype {code}; expected one of {', '.join(sorted(DTYPES))}: "
-            "convert the checkpoint to bfloat16, float16 or float32 first"
+            "use the checkpoint it was quantised from, or convert it to bfloat16 with its scales "
+            "applied"
         )
     spec = TensorSpec(dtype=DTYPES[code], shape=tuple(shape))
     if end - begin != spec.nbytes:

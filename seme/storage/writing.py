@@ -1,4 +1,4 @@
-"""Write a merged checkpoint: streamed tensor by tensor, and there whole or not at all."""
+"""Write a merged checkpoint: streamed to its places, and there whole or not at all."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,9 @@ class CheckpointWriter:
         self._shards = split_into_shards(layout, max_shard_bytes)
         self._temporary = destination.parent / f"{_temporary_prefix(destination)}{_own_mark()}"
         self._files: dict[str, BinaryIO] = {}
-        self._waiting: dict[str, tuple[str, StoredTensor]] = {}
+        self._places: dict[str, tuple[str, StoredTensor]] = {}
+        self._left: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         refuse_existing(self._destination)
@@ -88,28 +91,42 @@ class CheckpointWriter:
             raise
         return self
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor to its place.
+    def write(self, name: str, values: Tensor, start: int = 0) -> None:
+        """Write consecutive elements of one tensor to their place; from any thread.
 
         Args:
-            name: A name of the layout that has not been written yet.
-            tensor: The values, on any device.
+            name: A name of the layout.
+            values: The values, of any shape and on any device; none of them written before.
+            start: Index in the flat tensor of the first of them.
 
         Raises:
-            ValueError: If the name is not in the layout or was written before, or if shape or
-                dtype are not those of the layout.
+            ValueError: If the name is not in the layout or was written in full, if the values
+                are more than are left, or if their dtype is not that of the layout.
+            OSError: If they cannot be written, when the disk is full.
         """
-        if name not in self._waiting:
-            raise ValueError(f"{name} is not in the layout, or was written before")
-        shard, place = self._waiting[name]
-        found = TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
-        if found != place.spec:
-            raise ValueError(f"{name} must be written as {place.spec}, got {found}")
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self._files[shard].seek(place.offset)
-        self._files[shard].write(flat.numpy().data)
-        self.bytes_written += place.spec.nbytes
-        del self._waiting[name]
+        if name not in self._places:
+            raise ValueError(f"{name} is not in the layout")
+        shard, place = self._places[name]
+        if values.dtype != place.spec.dtype:
+            raise ValueError(
+                f"{name} must be written in {place.spec.dtype}, got {values.dtype}"
+            )
+        flat = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        with self._lock:
+            left = self._left[name] = self._left[name] - len(flat)
+            self.bytes_written += len(flat)
+        if left < 0:
+            raise ValueError(
+                f"{name} has {place.spec.nbytes} bytes, got {-left} more: it was written before"
+            )
+        offset = place.offset + start * values.dtype.itemsize
+        try:
+            while flat:
+                n_written = os.pwrite(self._files[shard].fileno(), flat, offset)
+                flat, offset = flat[n_written:], offset + n_written
+        except OSError as error:
+            error.add_note(f"while writing {name} to {self._destination}")
+            raise
 
     def __exit__(
         self,
@@ -137,19 +154,21 @@ class CheckpointWriter:
         for shard, specs in self._shards.items():
             path = self._temporary / shard
             prefix, places = lay_out(path, specs)
-            self._files[shard] = path.open("w+b")
+            self._files[shard] = path.open("w+b", buffering=0)
             self._files[shard].write(prefix)
             size = len(prefix) + sum(spec.nbytes for spec in specs.values())
             self._files[shard].truncate(size)
-            self._waiting |= {name: (shard, place) for name, place in places.items()}
+            self._places |= {name: (shard, place) for name, place in places.items()}
+            self._left |= {name: spec.nbytes for name, spec in specs.items()}
         if len(self._shards) > 1:
             text = json.dumps(_index(self._shards), indent=2) + "\n"
             (self._temporary / INDEX_FILE).write_text(text)
 
     def _publish(self) -> None:
         """Check that the checkpoint is complete, flush it to disk and give it its name."""
-        if self._waiting:
-            raise ValueError(f"never written: {', '.join(sorted(self._waiting)[:3])}")
+        missing = sorted(name for name, left in self._left.items() if left)
+        if missing:
+            raise ValueError(f"not written in full: {', '.join(missing[:3])}")
         for file in self._files.values():
             file.close()
         for path in (*sorted(self._temporary.iterdir()), self._temporary):
@@ -161,7 +180,7 @@ class CheckpointWriter:
     def _discard(self) -> None:
         """Close the files and remove what is left of the temporary folder."""
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk, when closing writes what is left
+            with contextlib.suppress(OSError):  # a full disk: what failed has been told
                 file.close()
         if self._temporary.exists():
             shutil.rmtree(self._temporary)

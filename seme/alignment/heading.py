@@ -1,0 +1,154 @@
+"""What the output heads alone say of where a source stands relative to the pivot.
+
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the output head's semantic bases.
+Ours: the identity short-cut for a source that is in the pivot's frame already. Some rows of the
+heads show that; all of them are taken only for a source that has to be turned.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seme.alignment.anchors import Anchors, head_bases, head_operator, head_shape, match_tokens
+from seme.alignment.matching import MatchUnits
+from seme.alignment.residual import Projection, ResidualMap, residual_map
+from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.vocabulary import SharedTokens
+from seme.models.families import family_of
+from seme.weights import Weights
+
+_SCREENED = 8
+"""Tokens per dimension that are looked at first: twice what a map needs at least (ours)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How sources are aligned; see :func:`seme.method.prepare`."""
+
+    projection: Projection
+    anchors: Anchors
+    match_units: MatchUnits
+    refine: int
+    identity_tolerance: float
+    min_overlap: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """What the output heads of the pivot and a source say of where the source stands."""
+
+    tokens: SharedTokens | None
+    """None: row for row."""
+    operator_PK: Tensor
+    pivot_PP: Tensor | None
+    """The same operator of the pivot with itself; for least squares only."""
+    turn: ResidualMap
+    in_frame: bool
+    """Whether the identity short-cut is taken."""
+    condition: float
+    ridge: float
+    n_anchors: int
+    """Tokens compared."""
+
+
+def read_heading(
+    pivot: Weights,
+    source: Weights,
+    owner: str,
+    options: Options,
+    device: torch.device,
+    watch: Stopwatch,
+) -> Heading:
+    """Compare a source with the pivot by their heads alone; no layer is read.
+
+    Where that leaves most tokens out, evenly spaced ones are compared first. If they show the
+    source in the pivot's frame, it is: a source in another frame is 1.4 away from it, whatever
+    the tokens, and what a sample adds to the distance of one in the frame is noise.
+
+    Args:
+        pivot: The pivot.
+        source: The source.
+        owner: What messages call the source.
+        options: Their ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
+        device: Where the arithmetic is done.
+        watch: Takes the seconds of ``tokens``, ``bases`` and ``map``.
+
+    Raises:
+        ValueError: If a head cannot be found or has no bases, or too few tokens are shared.
+    """
+    tokens = watch.time(
+        "tokens", lambda: match_tokens(pivot, source, min_overlap=options.min_overlap)
+    )
+    whole = tokens or _row_for_row(pivot)
+    some = _some_of(whole, head_shape(pivot)[1])
+    if some is not None:
+        heading = _compare(pivot, source, owner, some, options, device, watch)
+        if heading.in_frame:
+            return replace(heading, tokens=tokens)
+    return replace(_compare(pivot, source, owner, whole, options, device, watch), tokens=tokens)
+
+
+def _row_for_row(pivot: Weights) -> SharedTokens:
+    rows = torch.arange(head_shape(pivot)[0])
+    return SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
+
+
+def _some_of(tokens: SharedTokens, width: int) -> SharedTokens | None:
+    """Evenly spaced tokens; None where they would be more than half of them all."""
+    n, n_some = len(tokens.pivot_rows), _SCREENED * width
+    if n < 2 * n_some:
+        return None
+    places = torch.arange(n_some) * n // n_some
+    return replace(
+        tokens, pivot_rows=tokens.pivot_rows[places], source_rows=tokens.source_rows[places]
+    )
+
+
+def _compare(
+    pivot: Weights,
+    source: Weights,
+    owner: str,
+    tokens: SharedTokens,
+    options: Options,
+    device: torch.device,
+    watch: Stopwatch,
+) -> Heading:
+    """Compare the heads in some of the tokens the models share."""
+    ours = watch.time(
+        "bases", lambda: head_bases(pivot, tokens.pivot_rows, "the pivot", device)
+    )
+    theirs = watch.time("bases", lambda: head_bases(source, tokens.source_rows, owner, device))
+    operator_PK = watch.time("map", lambda: head_operator(ours, theirs))
+    pivot_PP = None
+    if options.projection == "least_squares":
+        pivot_PP = watch.time("map", lambda: head_operator(ours, ours))
+    turn = watch.time(
+        "map",
+        lambda: residual_map(
+            operator_PK,
+            projection=options.projection,
+            centred=_is_centred(pivot),
+            n_anchors=len(tokens.pivot_rows),
+            pivot_PP=pivot_PP,
+        ),
+    )
+    close = turn.distance is not None and turn.distance < options.identity_tolerance
+    return Heading(
+        tokens=tokens,
+        operator_PK=operator_PK,
+        pivot_PP=pivot_PP,
+        turn=turn,
+        in_frame=close and options.projection != "cosine",
+        condition=theirs.condition,
+        ridge=theirs.ridge,
+        n_anchors=len(tokens.pivot_rows),
+    )
+
+
+def _is_centred(model: Weights) -> bool:
+    """Whether the norms subtract means; an unknown architecture is only merged in its frame."""
+    try:
+        return family_of(model.config).norm == "layer"
+    except ValueError:
+        return False

@@ -1,0 +1,134 @@
+"""Models tensor by tensor, tensors block by block, on all cores: every pass over weights (ours).
+
+A pass calls a function for each block of a tensor. Blocks are cut alike whatever the memory and
+the number of threads, and what the function returns is kept in their order: so no result depends
+on either.
+"""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from seme.weights import Readable, Weights
+from seme.workers import Workers
+
+CPU_BLOCK = 1 << 15
+"""Elements per block: a few blocks of float64 fit a core's cache, and torch runs operations up to
+this size on the thread that calls them (ours, measured)."""
+GPU_BLOCK = 1 << 22
+"""On a GPU a block must be worth its kernel launches (ours, not measured)."""
+
+_T = TypeVar("_T")
+_streams = threading.local()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Consecutive elements of one tensor of the pivot and of every source."""
+
+    start: int
+    """Index of the first of them in the flat tensor; a multiple of the block size."""
+    pivot: Tensor
+    """float32 on the device of the merge, (n,)."""
+    sources: tuple[Tensor, ...]
+    """The same of each source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The models of a merge as passes over them see them; read by streaming, never kept."""
+
+    pivot: Weights
+    sources: tuple[Weights, ...]
+    merged_names: tuple[str, ...]
+    """Tensors the method will be called for, in the order of the walk."""
+    device: torch.device
+    workers: Workers = field(default_factory=lambda: Workers(1))
+    blocks_at_once: int = 1
+    """How many blocks are read in one piece; only the speed depends on it."""
+
+    def open(self, name: str) -> "OpenTensor":
+        """Open one tensor of all models."""
+        return OpenTensor(name, self)
+
+
+class OpenTensor:
+    """One tensor of the pivot and of every source, opened for passes over its blocks."""
+
+    def __init__(self, name: str, models: Models) -> None:
+        """Open it; rewritten models compute theirs here, once for all passes."""
+        self.name = name
+        self.shape = models.pivot.shape(name)
+        """The pivot's."""
+        self.numel = math.prod(self.shape)
+        self.block = CPU_BLOCK if models.device.type == "cpu" else GPU_BLOCK
+        """Elements per block."""
+        self._models = models
+        self._opened: tuple[Readable, ...] = tuple(
+            model.opened(name) for model in (models.pivot, *models.sources)
+        )
+
+    def map(
+        self, function: Callable[[Block], _T], only: Sequence[tuple[int, int]] | None = None
+    ) -> list[_T]:
+        """Call a function for every block, on all cores.
+
+        Args:
+            function: Called from several threads at once.
+            only: First element and the one behind the last of the blocks to visit instead.
+
+        Returns:
+            What it returned, in the order of the blocks.
+        """
+        size = self.block * self._models.blocks_at_once
+        pieces = [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
+        spans = pieces if only is None else only
+        with _synchronised(self._models.device):
+            found = self._models.workers.map(
+                lambda index: [function(block) for block in self._blocks(*spans[index])],
+                len(spans),
+            )
+        return [result for results in found for result in results]
+
+    def _blocks(self, begin: int, end: int) -> Iterator[Block]:
+        """Read consecutive blocks in one piece and yield them."""
+        with _own_stream(self._models.device):
+            pieces = [opened.read(begin, end) for opened in self._opened]
+            for start in range(begin, max(end, begin + 1), self.block):
+                span = slice(start - begin, min(start + self.block, end) - begin)
+                pivot, *sources = (self._to_device(piece[span]) for piece in pieces)
+                yield Block(start=start, pivot=pivot, sources=tuple(sources))
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        """Bring values to the device in float32; through pinned memory to a GPU."""
+        device = self._models.device
+        if device.type == "cuda" and values.device.type == "cpu":
+            values = values.pin_memory().to(device, non_blocking=True)
+        return values.to(device, torch.float32)
+
+
+@contextlib.contextmanager
+def _synchronised(device: torch.device) -> Iterator[None]:
+    """Let what the caller has queued on a GPU end before other threads build on it."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    yield
+
+
+@contextlib.contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Queue a thread's work on a GPU in a stream of its own: copies overlap arithmetic."""
+    if device.type != "cuda":
+        yield
+        return
+    if not hasattr(_streams, "own"):
+        _streams.own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(_streams.own):
+        yield
+        _streams.own.synchronize()

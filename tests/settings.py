@@ -1,0 +1,13 @@
+"""Settings of a merge, for tests to start from."""
+
+import torch
+
+from seme.settings import MergeSettings
+
+SETTINGS = MergeSettings(
+    seed=0,
+    device=torch.device("cpu"),
+    dtype=None,
+    memory_budget=2**29,
+    n_threads=2,
+)
