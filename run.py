@@ -28,8 +28,8 @@ from rich.console import Console
 from torch import Tensor
 
 from eval.cell import Cell, check_entries, described
-from eval.leaderboard import print_summary, write_leaderboard
 from eval.meter import metered
+from eval.offline_run import upload_commands
 from eval.results import Record, write_whole
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
@@ -68,7 +68,7 @@ def main(config: DictConfig) -> None:
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
     write_whole(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        _conclude(config.output, [cell])
+        _conclude(config.output, [cell], merge_only=not config.suite.tasks)
 
 
 class SweepEnd(Callback):
@@ -83,28 +83,41 @@ class SweepEnd(Callback):
         _conclude(config.output, cells)
 
 
-def _conclude(output: str, cells: Sequence[Mapping[str, Any]]) -> None:
-    """Write the leaderboard, show it, and exit with 1 if anything failed.
+def _conclude(
+    output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
+) -> None:
+    """Write the leaderboard, show it, and exit with 1 if a run failed or a record is faulty.
 
     In a sweep, a method that refused models of another shape has not failed: its row says so.
     """
     failed = [cell for cell in cells if cell["error"]]
-    try:
-        boards = write_leaderboard(ROOT / output)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    if merge_only:  # nothing new to show, and merges start fast
+        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
+    from eval.leaderboard import (  # noqa: PLC0415 (pandas is slow to load)
+        faults_told,
+        print_summary,
+        read_leaderboard,
+        write_tables,
+    )
+
+    found = read_leaderboard(ROOT / output)
+    write_tables(ROOT / output, found)
+    sys.stderr.write(faults_told(Path(output), found.faults))
     if len(cells) == 1 and failed:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    print_summary(boards, console)
+    print_summary(found.boards, console)
     refused = [cell for cell in failed if cell["refused"]]
     failed = [cell for cell in failed if not cell["refused"]]
     if len(cells) > 1:
         told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
         console.print(f"{told}; records: {output}/runs")
+    if commands := upload_commands(ROOT / output):
+        told = "W&B runs that are offline are uploaded with:"
+        console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or not cells:
+    if failed or found.faults or not cells:
         sys.exit(1)
 
 

@@ -5,8 +5,6 @@ Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind i
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from baselines.task_vector import checked_weights, weighted_sum
@@ -50,14 +48,14 @@ def merge(
     check_share("density", density)
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    tv = drop_and_rescale(pivot, sources, site, density=density)
-    return add_to_pivot(pivot, weighted_sum(tv, checked).mul_(lam))
+    change = weighted_sum(drop(pivot, sources, site, density=density), checked)
+    return add_to_pivot(pivot, change.mul_(lam).div_(density))
 
 
-def drop_and_rescale(
+def drop(
     pivot: Tensor, sources: Sequence[Tensor], site: Site, *, density: float
 ) -> list[Tensor]:
-    """Drop elements of the task vectors at random and divide the others by ``density``.
+    """Drop elements of the task vectors at random; what is left is still to be rescaled.
 
     Args:
         pivot: float32 weights, any shape.
@@ -69,12 +67,6 @@ def drop_and_rescale(
         Sparsified task vectors in float64.
     """
     return [
-        values.mul_(_survives(site, index, values, density)).div_(density)
+        values.mul_(site.drawn(index, values.shape, density).to(values))
         for index, values in enumerate(task_vectors(pivot, sources))
     ]
-
-
-def _survives(site: Site, source: int, values: Tensor, density: float) -> Tensor:
-    """Draw which elements of a source's task vector survive: 1 or 0 in its dtype."""
-    drawn = site.uniform(source, values.shape).numpy() < density
-    return torch.from_numpy(np.asarray(drawn, dtype=np.float64)).to(values.device)

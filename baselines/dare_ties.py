@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.dare import drop_and_rescale
+from baselines.dare import drop
 from baselines.task_vector import disjoint_mean
 from seme.checks import check_finite, check_share
 from seme.elementwise import add_to_pivot
@@ -21,7 +21,7 @@ def merge(
 ) -> Tensor:
     """Add the sign-consistent mean of the sparsified task vectors to the pivot.
 
-    Sign election is unweighted and counts the rescaled survivors only; zeros elect nothing.
+    Sign election is unweighted and counts the survivors only; zeros elect nothing.
     The divisor is the number of survivors that carry the elected sign.
 
     Args:
@@ -39,5 +39,5 @@ def merge(
     """
     check_share("density", density)
     check_finite("lam", lam)
-    tv = drop_and_rescale(pivot, sources, site, density=density)
-    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam))
+    tv = drop(pivot, sources, site, density=density)
+    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam).div_(density))

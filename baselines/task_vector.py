@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from seme.checks import check_finite
-from seme.elementwise import total
+from seme.elementwise import agreement, total
 
 
 def checked_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
@@ -64,17 +64,10 @@ def disjoint_mean(tv: Sequence[Tensor]) -> Tensor:
     The elected sign is that of the unweighted sum; the divisor is the count of the values
     that carry it. Zeros elect nothing and are not counted; a zero sum gives zero.
 
-    What carries the elected sign e is half of the magnitudes plus e times half of the sum,
-    of the values as of their signs: no mask is needed.
-
     Args:
         tv: Sparsified task vectors, float64, all of one shape; overwritten.
     """
-    summed = total(tv)
-    counted = total([values.sign() for values in tv])
-    elected = summed.sign()
-    magnitude = total([values.abs_() for values in tv])
-    present = total([values.sign_() for values in tv])
-    agreeing = magnitude.add_(summed.abs_())
-    count = present.add_(counted.mul_(elected)).clamp_(min=1)
+    elected, survivors = agreement(tv)
+    agreeing = total(survivors)
+    count = total([values.sign_() for values in survivors]).clamp_(min=1)
     return agreeing.div_(count).mul_(elected)

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.results import Record
+from eval.statistics.selection import precision, tuned_on_test
 from eval.statistics.stats import Estimate, overall_mean
+
+MARK = "†"
+"""Stands behind the settings of a row that was tuned on the test split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,16 @@ class Row:
     """Those of the settings in which the board's rows of this method differ."""
     mean: Estimate | None
     """Mean over domains, each the mean of its tasks; None unless every task has a score."""
+    tuned_on_test: bool
+    """Whether it is one of several settings of its method on the test split, and not the one
+    that the validation split chooses; see ``eval.statistics.selection.tuned_on_test``."""
+
+    @property
+    def shown_settings(self) -> str:
+        """Its own settings, with a mark if it was tuned on the test split."""
+        return (
+            f"{self.own_settings} {MARK}".lstrip() if self.tuned_on_test else self.own_settings
+        )
 
     @property
     def status(self) -> str:
@@ -69,6 +83,8 @@ class Board:
     split: str | None
     fingerprint: str | None
     """The suite's."""
+    precision: str | None
+    """What the models were evaluated in; None if none was."""
     held_out: tuple[str, ...]
     domains: dict[str, str]
     """Task to domain, in the suite's order."""
@@ -95,17 +111,28 @@ def boards_of(records: Iterable[Record]) -> list[Board]:
     """Sort records into boards and rank them; the order of the records does not matter.
 
     An unmerged model stands on every board whose merges name its content, whatever pool it was
-    evaluated for.
+    evaluated for. Runs evaluated in another precision have boards of their own; one that was
+    not evaluated stands on the first of its models and suite.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    unmerged: dict[tuple[str, str], Record] = {}
-    for record in sorted(records, key=lambda r: (r.status == "done", r.name, r.fingerprint)):
+    found = sorted(records, key=lambda r: (r.status == "done", r.name, r.fingerprint))
+    merges = [record for record in found if record.kind == "merge"]
+    marked = tuned_on_test(merges)
+    unmerged = [record for record in found if record.kind == "reference"]
+    groups = _grouped(merges)
+    return [_board(groups[key], unmerged, marked, key[-1] or None) for key in sorted(groups)]
+
+
+def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[Record]]:
+    """Merges by pool, models, suite and precision."""
+    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    for record in merges:
         suite = _suite_fingerprint(record) or ""
-        if record.kind == "merge":
-            groups[record.models["pool"], _models_hash(record), suite].append(record)
-        else:  # of several, one that is done
-            unmerged[record.models["pivot"]["content_hash"], suite] = record
-    return [_board(groups[key], unmerged) for key in sorted(groups)]
+        place = record.models["pool"], _models_hash(record), suite
+        groups[*place, precision(record) or ""].append(record)
+    for key in [key for key in groups if not key[-1]]:  # not evaluated: it fits any precision
+        if others := sorted(k for k in groups if k[:-1] == key[:-1] and k != key):
+            groups[others[0]] = groups.pop(key) + groups[others[0]]
+    return groups
 
 
 def _suite_fingerprint(record: Record) -> str | None:
@@ -119,34 +146,50 @@ def _models_hash(record: Record) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
-def _board(merges: list[Record], unmerged: Mapping[tuple[str, str], Record]) -> Board:
-    """One board; ``merges`` share models and suite, ``unmerged`` are by content and suite."""
-    first, key = merges[0], _suite_fingerprint(merges[0]) or ""
+def _board(
+    merges: list[Record],
+    unmerged: Sequence[Record],
+    marked: Mapping[str, bool],
+    evaluated_in: str | None,
+) -> Board:
+    """One board; ``merges`` share models, suite and precision."""
+    first = merges[0]
     suite = first.suite or {"name": "none", "split": None, "held_out": []}
     names = _names(merges)
-    references = {h: unmerged[h, key] for h in names if (h, key) in unmerged}
+    references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
     domains = _domains([*merges, *references.values()])
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
+    rows = [_row(r, r.name, domains, {key: getattr(r, key) for key in varying}) for r in merges]
+    rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
     return Board(
         pool=first.models["pool"],
         models=_models_hash(first),
         suite=suite["name"],
         split=suite["split"],
         fingerprint=_suite_fingerprint(first),
+        precision=evaluated_in,
         held_out=tuple(suite["held_out"]),
         domains=domains,
         references=tuple(
             _row(record, names[content], domains, {}) for content, record in references.items()
         ),
-        merges=_ranked(
-            _with_own_settings(
-                [
-                    _row(r, r.name, domains, {key: getattr(r, key) for key in varying})
-                    for r in merges
-                ]
-            )
-        ),
+        merges=_ranked(_with_own_settings(rows)),
     )
+
+
+def _references(
+    unmerged: Iterable[Record],
+    names: Mapping[str, str],
+    suite: str | None,
+    evaluated_in: str | None,
+) -> dict[str, Record]:
+    """Content hash to record of the models named, in that order; of several, one that is done."""
+    found: dict[str, Record] = {}
+    for record in unmerged:
+        fits = evaluated_in is None or precision(record) in (None, evaluated_in)
+        if fits and _suite_fingerprint(record) == suite:
+            found[record.models["pivot"]["content_hash"]] = record
+    return {content: found[content] for content in names if content in found}
 
 
 def _names(merges: Sequence[Record]) -> dict[str, str]:
@@ -184,6 +227,7 @@ def _row(
         settings=_shown(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,
+        tuned_on_test=False,
     )
 
 

@@ -18,9 +18,8 @@ from eval.results import Record, find_done, run_folder, write_record
 from eval.suite import Suite
 
 _GROUPS = {"method", "models", "suite", "tracker"}
-_VALUES = {"tau", "seed", "device", "dtype", "include", "exclude", "output", "merged_dir"} | {
-    "memory_budget"
-}
+_LIMITS = {"include", "exclude", "memory_budget"}
+_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
 _SWITCHES = {"force", "plan", "quiet"}
 _logger = logging.getLogger(__name__)
 
@@ -134,7 +133,8 @@ class Cell:
                     progress=self.progress,
                 )
             samples = found.samples
-            draft = replace(draft, scores=found.scores, evaluation_cost=stage.cost)
+            suite = {**self.suite.described(), "task_versions": found.versions}
+            draft = replace(draft, suite=suite, scores=found.scores, evaluation_cost=stage.cost)
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)
         path = write_record(self.output, record, samples)

@@ -54,6 +54,8 @@ class Evaluation:
 
     scores: dict[str, Score]
     samples: dict[str, list[Sample]]
+    versions: dict[str, Any]
+    """Task to the version its lm-eval file states, null where it states none."""
 
 
 def evaluate(
@@ -91,7 +93,9 @@ def evaluate(
         )
     samples = {t.task: _samples(t, results["samples"][t.task]) for t in suite.tasks}
     scores = {t.task: _score(t, samples[t.task], results) for t in suite.tasks}
-    return Evaluation(scores=scores, samples=samples)
+    stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
+    versions = {task: None if found == "N/A" else found for task, found in stated.items()}
+    return Evaluation(scores=scores, samples=samples, versions=versions)
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed

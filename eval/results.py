@@ -6,16 +6,19 @@ import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+from eval.schema import SCHEMA_VERSION, check_record, check_sample
+
 RECORD_NAME = "record.json"
 SAMPLES_NAME = "samples.jsonl.gz"
 _KINDS = ("merge", "reference")
 _STATUSES = ("done", "failed", "not applicable")
+_REMEDY = "delete its folder to run it again, or restore the file"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -169,19 +172,6 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def read_records(root: Path) -> list[Record]:
-    """Read every record under a results folder.
-
-    Returns:
-        Records sorted by kind, name and fingerprint; empty if there are none.
-
-    Raises:
-        ValueError: If a record is damaged or of another schema; names the file.
-    """
-    records = [read_record(path) for path in sorted(root.glob(f"runs/*/{RECORD_NAME}"))]
-    return sorted(records, key=lambda r: (r.kind, r.name, r.fingerprint))
-
-
 def find_done(root: Path, name: str, fingerprint: str) -> Record | None:
     """Return the finished record of this run, None if it never ran or failed.
 
@@ -203,12 +193,10 @@ def read_record(path: Path) -> Record:
         ValueError: If it is damaged or of another schema; names the file and what to do.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return _record_from(found)
-    except (ValueError, TypeError, AttributeError) as error:
+        return _record_from(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a readable record: {error}; "
-            "delete its folder to run it again, or restore the file"
+            f"{path} is not a readable record: {_told(error)}; {_REMEDY}"
         ) from error
 
 
@@ -226,10 +214,18 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
     try:
         for line in gzip.decompress(path.read_bytes()).decode().splitlines():
             found = json.loads(line)
+            check_sample(found)
             samples.setdefault(found.pop("task"), []).append(Sample(**found))
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold readable samples: {error}") from error
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold readable samples: {_told(error)}; {_REMEDY}"
+        ) from error
     return samples
+
+
+def _told(error: Exception) -> str:
+    """An error's message without the path that is told beside it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _record_json(record: Record) -> str:
@@ -246,20 +242,9 @@ def _record_json(record: Record) -> str:
         ) from error
 
 
-def _record_from(found: dict[str, Any]) -> Record:
+def _record_from(found: Any) -> Record:  # noqa: ANN401 (any JSON)
     """Build a record from parsed JSON."""
-    if not isinstance(found, dict):
-        raise ValueError(f"expected a JSON object, got {type(found).__name__}")
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version must be {SCHEMA_VERSION}, got {found.get('schema_version')!r}"
-        )
-    expected = {f.name for f in fields(Record)}
-    if expected != found.keys():
-        raise ValueError(
-            f"unknown keys {sorted(found.keys() - expected)}, "
-            f"missing keys {sorted(expected - found.keys())}"
-        )
+    check_record(found)
     scores = {s["task"]: Score(**{k: s[k] for k in s if k != "task"}) for s in found["scores"]}
     costs = {
         key: None if found[key] is None else StageCost(**found[key])

@@ -46,6 +46,12 @@ class SuiteTask:
                 f"got score {self.score} and metric {self.metric} in task {self.task}"
             )
 
+    def described(self) -> dict[str, Any]:
+        """How the task is asked and scored; ``num_fewshot`` null is the task's own number."""
+        return {
+            key: value for key, value in asdict(self).items() if key not in ("task", "domain")
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
@@ -79,12 +85,21 @@ class Suite:
         return {task.task: task.domain for task in self.tasks}
 
     def described(self) -> dict[str, Any]:
-        """Name, split, fingerprint and held-out domains, for the record."""
+        """What a record says of its suite: its name, and the contract its scores hold under.
+
+        Everything but ``held_out`` must be equal for two runs to stand in one table. The batch
+        size is left out: it changes speed only. Prompts are the tasks' own and no chat template
+        is applied; the fingerprint stands for the content of the task files.
+        """
         return {
             "name": self.name,
             "split": self.split,
             "fingerprint": self.fingerprint(),
             "held_out": list(self.held_out),
+            "limit": self.limit,
+            "lm_eval": version("lm_eval"),
+            "chat_template": None,
+            "tasks": {task.task: task.described() for task in self.tasks},
         }
 
     def fingerprint(self) -> str:

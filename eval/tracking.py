@@ -1,27 +1,26 @@
-"""Mirror a record to Weights & Biases; the record on disk stays the truth."""
+"""Mirror records and leaderboards to Weights & Biases; the files on disk stay the truth."""
 
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from eval.exhibits import Exhibit
+from eval.lineage import Artifact, steps_of
+from eval.logged import (
+    Table,
+    config_of,
+    merge_summary_of,
+    summary_of,
+    tags_of,
+    task_table,
+)
+from eval.offline_run import check_written, folders_under, upload, upload_commands
 from eval.results import Record
-from eval.statistics.stats import overall_mean
 
-_FOLDERS = {
-    "WANDB_DIR": "",
-    "WANDB_CACHE_DIR": "cache",
-    "WANDB_DATA_DIR": "data",
-    "WANDB_CONFIG_DIR": "config",
-    "WANDB_ARTIFACT_DIR": "artifacts",
-}
-_LONGEST_TAG = 64
-_WRITING_SECONDS = 5.0
 _MODES = ("offline", "online")
 _KEYS = {"name", "mode", "project", "entity", "tags"}
 
@@ -29,14 +28,18 @@ _KEYS = {"name", "mode", "project", "entity", "tags"}
 def track(
     record: Record, record_path: Path, *, tracker: Mapping[str, Any], group: str, folder: Path
 ) -> str | None:
-    """Log a record: config, scores, cost, a table of the tasks, the record as an artifact.
+    """Log a record, as one W&B run for its merge and one for its evaluation.
+
+    The lineage leads from the models through the merge to the score. The last of the runs has
+    what there is to say of the record: config, scores, costs, a table of the tasks. Both are
+    written to disk first; ``mode: online`` uploads them from there.
 
     Args:
         record: What to log; on disk already.
-        record_path: Where it is.
+        record_path: Where it is, in ``<results>/runs/<run>``.
         tracker: The parsed file of ``conf/tracker``; ``name: none`` logs nothing.
         group: Name of the sweep.
-        folder: Where everything wandb writes goes.
+        folder: Where everything wandb writes goes, in the results folder.
 
     Returns:
         None, or a warning to show: a failure here never loses a result.
@@ -47,14 +50,55 @@ def track(
     if tracker.get("name") == "none":
         return None
     check_tracker(tracker)
+    root = record_path.absolute().parents[2]
+    common = {"group": group, "tags": tags_of(record, tracker["tags"])}
+    written: list[Path] = []
     try:
-        with _folders_under(folder):
-            _log(record, record_path, tracker, group, folder)
+        *before, last = steps_of(record, record_path)
+        for step in (*before, last):
+            options = {**common, "job_type": step.job, "config": config_of(record)}
+            name = f"{record.name}-{record.fingerprint[:12]}"
+            with _run(name, tracker, folder / step.job, **options) as run:
+                if step is last:
+                    run.summary.update(summary_of(record))
+                    _log_tables(run, {"tasks": task_table(record)}, root)
+                else:
+                    run.summary.update(merge_summary_of(record))
+                _log_lineage(run, step.used, step.made, root)
+            written.append(Path(run.settings.sync_file))
+        _finish(written, tracker, root)
     except Exception as error:  # whatever a foreign service throws; the record is safe
-        return (
-            f"not tracked in W&B: {type(error).__name__}: {error} "
-            f"(the record is safe in {record_path})"
-        )
+        return f"{_failure(error, root)} (the record is safe in {record_path})"
+    return None
+
+
+def track_exhibit(exhibit: Exhibit, root: Path, *, tracker: Mapping[str, Any]) -> str | None:
+    """Log the leaderboards of a results folder as one W&B run.
+
+    Args:
+        exhibit: The tables, the figures, the ranking and the files to log.
+        root: The results folder; everything wandb writes goes to ``wandb`` in it.
+        tracker: The parsed file of ``conf/tracker``, not ``none``.
+
+    Returns:
+        None, or what went wrong; the leaderboards on disk are as they were.
+
+    Raises:
+        ValueError: If the tracker's configuration is wrong.
+    """
+    check_tracker(tracker)
+    root, made = root.absolute(), exhibit.artifact
+    options = {"group": made.kind, "job_type": made.kind, "tags": list(tracker["tags"])}
+    try:
+        config = dict(exhibit.config)
+        with _run(made.name, tracker, root / "wandb", config=config, **options) as run:
+            run.summary.update({"ranking": exhibit.ranking})
+            _log_tables(run, exhibit.tables, root)
+            run.log({key: wandb.Html(html) for key, html in exhibit.figures.items()})
+            _log_lineage(run, exhibit.used, made, root)
+        _finish([Path(run.settings.sync_file)], tracker, root)
+    except Exception as error:  # whatever a foreign service throws; the files are safe
+        return f"{_failure(error, root)} (records and leaderboards are safe in {root})"
     return None
 
 
@@ -75,109 +119,114 @@ def check_tracker(tracker: Mapping[str, Any]) -> None:
         raise ValueError(f"tracker.mode must be one of {_MODES}, got {tracker['mode']!r}")
 
 
-def _log(
-    record: Record, record_path: Path, tracker: Mapping[str, Any], group: str, folder: Path
-) -> None:
-    run = wandb.init(
-        project=tracker["project"],
-        entity=tracker["entity"],
-        mode=tracker["mode"],
-        name=f"{record.name}-{record.fingerprint[:12]}",
-        group=group,
-        job_type=record.kind,
-        tags=_tags(record, tracker["tags"]),
-        config=_config(record),
-        dir=str(folder),
-        reinit="finish_previous",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            disable_git=True,
-            disable_job_creation=True,
-            x_disable_stats=True,
-            x_save_requirements=False,  # the record's provenance names the versions
-        ),
-    )
-    failed = True
-    try:
-        run.summary.update(_summary(record))
-        run.log({"tasks": _task_table(record)})
-        artifact = wandb.Artifact(f"record-{record.fingerprint[:12]}", type="record")
-        artifact.add_file(str(record_path))
-        run.log_artifact(artifact)
-        failed = record.status == "failed"
-    finally:
-        run.finish(exit_code=int(failed))
-    if tracker["mode"] == "offline":
-        _check_written(Path(run.settings.sync_file))
-
-
-def _check_written(path: Path) -> None:
-    """Wandb swallows its own errors: look at the file, which it may write a little later."""
-    deadline = time.monotonic() + _WRITING_SECONDS
-    while not (path.is_file() and path.stat().st_size > 0):
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(
-                f"the offline run should be in {path}, it is absent or empty"
-            )
-        time.sleep(0.02)
-
-
-def _config(record: Record) -> dict[str, Any]:
-    return {
-        "kind": record.kind,
-        "method": record.name,
-        "settings": dict(record.settings),
-        "models": dict(record.models),
-        "suite": None if record.suite is None else dict(record.suite),
-        "seed": record.seed,
-        "dtype": record.dtype,
-        "fingerprint": record.fingerprint,
-        "provenance": dict(record.provenance),
-    }
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    """Scores and cost, flat: ``score/<task>``, ``merge/seconds`` and so on."""
-    summary: dict[str, Any] = {"status": record.status, "error": record.error}
-    summary |= {f"score/{task}": score.value for task, score in record.scores.items()}
-    if record.scores:
-        mean = overall_mean(record.scores, record.domains)
-        summary |= {"score/mean": mean.value, "score/mean_stderr": mean.stderr}
-    costs = {"merge": record.merge_cost, "evaluation": record.evaluation_cost}
-    for stage, cost in costs.items():
-        if cost is not None:
-            summary |= {f"{stage}/{key}": value for key, value in asdict(cost).items()}
-    return summary
-
-
-def _task_table(record: Record) -> wandb.Table:
-    rows = [
-        [task, record.domains[task], s.value, s.stderr, s.n, s.raw_metric, s.raw]
-        for task, s in record.scores.items()
-    ]
-    columns = ["task", "domain", "score", "stderr", "n", "raw_metric", "raw"]
-    return wandb.Table(columns=columns, data=rows)
-
-
-def _tags(record: Record, configured: list[str]) -> list[str]:
-    """Tags of at most 64 characters, as wandb demands; none twice."""
-    suite = "none" if record.suite is None else record.suite["name"]
-    found = [*configured, record.name, record.models["pool"], suite, record.status]
-    return list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in found))
-
-
 @contextmanager
-def _folders_under(folder: Path) -> Iterator[None]:
-    """Point every folder wandb writes to under this one, for the block."""
-    before = {name: os.environ.get(name) for name in _FOLDERS}
-    for name, below in _FOLDERS.items():
-        (folder / below).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(folder / below)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+def _run(
+    name: str,
+    tracker: Mapping[str, Any],
+    folder: Path,
+    **options: Any,  # noqa: ANN401 (of wandb.init)
+) -> Iterator[Any]:
+    """A W&B run on disk, written by the block; marked as failed if the block fails."""
+    with folders_under(folder):
+        run = wandb.init(
+            project=tracker["project"],
+            entity=tracker["entity"],
+            mode="offline",
+            name=name,
+            dir=str(folder),
+            reinit="finish_previous",
+            settings=_settings(),
+            **options,
+        )
+        failed = True
+        try:
+            yield run
+            failed = False
+        finally:
+            run.finish(exit_code=int(failed))
+
+
+def _finish(written: Sequence[Path], tracker: Mapping[str, Any], root: Path) -> None:
+    """See that all runs are on disk; only then upload them, one after the other."""
+    for path in written:
+        check_written(path)
+    for path in written if tracker["mode"] == "online" else ():
+        upload(path, root)
+
+
+def _settings() -> wandb.Settings:
+    """Quiet, and without the host, the account, the command line and its paths."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        symlink=False,
+        host="undisclosed",
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,  # the record's provenance names the versions
+    )
+
+
+def _log_tables(run: Any, tables: Mapping[str, Table], root: Path) -> None:  # noqa: ANN401
+    """Log tables by way of an artifact of our own: wandb's would name the machine's folders."""
+    shown = {
+        key: wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
+        for key, table in tables.items()
+    }
+    packed = wandb.Artifact(f"tables-{run.name}", type="tables")
+    for key, table in shown.items():
+        packed.add(table, key)
+    run.log_artifact(_relative(packed, root))
+    for key, table in shown.items():
+        table.bind_to_run(run, key, 0)
+    run.log(shown)
+
+
+def _log_lineage(
+    run: Any,  # noqa: ANN401 (wandb is not typed)
+    used: Sequence[Artifact],
+    made: Artifact,
+    root: Path,
+) -> None:
+    """Tell the run what it used and what it made.
+
+    ``run.use_artifact`` refuses to work offline, although the file it would write to can say
+    that an artifact was used; what it calls for a new artifact writes just that.
+    """
+    for artifact in used:
+        packed = _packed(artifact, root)
+        run._log_artifact(packed, is_user_created=True, use_after_commit=True)
+    run.log_artifact(_packed(made, root))
+
+
+def _packed(artifact: Artifact, root: Path) -> wandb.Artifact:
+    packed = wandb.Artifact(artifact.name, type=artifact.kind, metadata=dict(artifact.metadata))
+    for name, content in artifact.files.items():
+        if isinstance(content, Path):
+            packed.add_file(str(content), name=name)
+        else:
+            with packed.new_file(name, mode="wb") as file:
+                file.write(content)
+    return _relative(packed, root)
+
+
+def _relative(packed: wandb.Artifact, root: Path) -> wandb.Artifact:
+    """Name the staged copies from the results folder: wandb uploads their paths as well.
+
+    What they were copied from is not needed any more, and wandb would leave it to the collector.
+    """
+    for entry in packed.manifest.entries.values():
+        entry.local_path = os.path.relpath(entry.local_path, root)
+    if packed._tmp_dir is not None:
+        packed._tmp_dir.cleanup()
+    return packed
+
+
+def _failure(error: Exception, root: Path) -> str:
+    commands = " && ".join(upload_commands(root))
+    return (
+        f"not tracked in W&B: {type(error).__name__}: {error}; what was written can be uploaded "
+        f"with `{commands}`, and `python -m scripts.track` logs all scores again"
+    )

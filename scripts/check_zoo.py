@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.results import write_whole
+from eval.statistics.matched import ScoredRun
 from eval.zoo.material import experts_of, read_recipe
-from eval.zoo.separation import Claim, Run, best_lam, claims, read_runs
+from eval.zoo.separation import Claim, best_lam, claims, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 _METHODS = ("average", "task_arithmetic", "ties", "dare", "seme")
@@ -51,7 +52,7 @@ def _sweep(output: str, *overrides: str) -> None:
     subprocess.run([*command, *overrides], cwd=ROOT, check=True)
 
 
-def _at_default_tau(run: Run) -> bool:
+def _at_default_tau(run: ScoredRun) -> bool:
     """Whether a run keeps the default share; true of what keeps no share."""
     settings, tau = run.record.settings, _read("config.yaml")["tau"]
     return all(settings.get(key, tau) == tau for key in ("tau", "density"))

@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from eval.leaderboard import write_leaderboard
+from eval.leaderboard import faults_told, read_leaderboard, write_tables
 from eval.pages.page import write_page
-from eval.statistics.standing import standings_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
@@ -17,7 +16,8 @@ def main(arguments: list[str]) -> int:
         arguments: Nothing, or ``output=FOLDER`` (default ``results``).
 
     Returns:
-        0; 1 if a record cannot be read; 2 if the arguments cannot.
+        0; 1 if there is no such folder or a record in it cannot be trusted, which does not stop
+        the others; 2 if the arguments cannot be read.
     """
     match [argument.partition("=") for argument in arguments]:
         case []:
@@ -30,17 +30,15 @@ def main(arguments: list[str]) -> int:
     if not root.is_dir():
         print(f"output must be a results folder, {root} is absent", file=sys.stderr)
         return 1
-    try:
-        boards = write_leaderboard(root)
-        write_page(root, boards, standings_of(root, boards))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    n_rows = sum(len(board.rows) for board in boards)
+    found = read_leaderboard(root)
+    write_tables(root, found)
+    write_page(root, found.boards, found.standings, found.measures, found.faults)
+    n_rows = sum(len(board.rows) for board in found.boards)
     print(
         f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
-    return 0
+    sys.stderr.write(faults_told(root, found.faults))
+    return 1 if found.faults else 0
 
 
 if __name__ == "__main__":

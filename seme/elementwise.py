@@ -46,9 +46,11 @@ def agreement(tv: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:
-    """Add tensors of one shape, at least one, from first to last."""
-    added = tensors[0].clone()
-    for tensor in tensors[1:]:
+    """Add tensors of one shape, at least one, from first to last; into memory of its own."""
+    if len(tensors) == 1:
+        return tensors[0].clone()
+    added = tensors[0] + tensors[1]
+    for tensor in tensors[2:]:
         added += tensor
     return added
 

@@ -25,7 +25,7 @@ from seme.comparison import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.memory import blocks_at_once
+from seme.memory import blocks_at_once, keep_freed_memory
 from seme.rounding import RoundingLoss, is_finite, round_to, rounding_error
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
@@ -106,6 +106,7 @@ def merge_checkpoints(
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
+    keep_freed_memory()
     with Workers(settings.n_threads) as workers:
         models = Models(
             pivot=pivot,

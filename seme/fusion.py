@@ -147,7 +147,8 @@ def compute_coefficients(tensor: OpenTensor, rule: KeepRule) -> tuple[int, tuple
 
     def energies(block: Block) -> tuple[int, list[float]]:
         where = _selected(block.pivot, block.sources, rule, block.start)
-        tv = _gathered(block.pivot, block.sources, where)
+        chosen, *others = _gathered((block.pivot, *block.sources), where)
+        tv = task_vectors(chosen, others)
         return len(where), [float(values.square_().sum()) for values in tv]
 
     found = tensor.map(energies)
@@ -192,11 +193,10 @@ def erase_and_add(
         tv = task_vectors(pivot, sources)
         return add_to_pivot(pivot, _change(tv, survey, renormalize=renormalize).mul_(lam))
     where = _selected(pivot, sources, survey.rule, site.start)
-    tv = _gathered(pivot, sources, where)
+    chosen = pivot.index_select(0, where)
+    tv = task_vectors(chosen, _gathered(sources, where))
     change = _change(tv, survey, renormalize=renormalize).mul_(lam)
-    merged = pivot.clone()
-    merged[where] = add_to_pivot(pivot[where], change)
-    return merged
+    return pivot.clone().index_copy_(0, where, add_to_pivot(chosen, change))
 
 
 def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
@@ -233,11 +233,9 @@ def _selected(pivot: Tensor, sources: Sequence[Tensor], rule: KeepRule, start: i
     return rule.survivors(variation(pivot, sources), start)
 
 
-def _gathered(pivot: Tensor, sources: Sequence[Tensor], where: Tensor) -> list[Tensor]:
-    """Task vectors of some elements of a block, float64."""
-    return task_vectors(
-        pivot.index_select(0, where), [source.index_select(0, where) for source in sources]
-    )
+def _gathered(tensors: Sequence[Tensor], where: Tensor) -> list[Tensor]:
+    """Some elements of the tensors of a block."""
+    return [tensor.index_select(0, where) for tensor in tensors]
 
 
 def _change(tv: list[Tensor], survey: Survey, *, renormalize: bool) -> Tensor:

@@ -48,10 +48,10 @@ def rounding_error(*, exact: Tensor, rounded: Tensor, pivot: Tensor) -> tuple[fl
 
 def _square(values: Tensor) -> float:
     """The squared norm of a block; in float64 where float32 is too narrow."""
-    square = values.square().sum().item()
-    if square == 0 or not math.isfinite(square):
-        square = values.double().square_().sum().item()
-    return square
+    norm = float(torch.linalg.vector_norm(values))
+    if norm == 0 or not math.isfinite(norm):
+        norm = float(torch.linalg.vector_norm(values.double()))
+    return norm * norm
 
 
 class RoundingLoss:

@@ -172,6 +172,8 @@ class _Threshold:
     bits: int
     n_above: int
     n_equal: int
+    ties: Sequence[Sequence[int]] | None = None
+    """Per tensor, how many of the equal ones each block has, where that is known."""
 
     @property
     def value(self) -> float:
@@ -189,6 +191,8 @@ class _Range:
 
     low: int
     high: int
+    guess: int
+    """The one that it most likely is: where that is right, ties need no pass of their own."""
 
     @property
     def size(self) -> int:
@@ -272,6 +276,9 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
     return _Range(
         low=int(sample[low]) if low >= 0 else 0,
         high=int(sample[high]) if high < len(sample) else int(_MAGNITUDE),
+        guess=int(
+            sample[min(max(len(sample) - math.ceil(share * len(sample)), 0), len(sample) - 1)]
+        ),
     )
 
 
@@ -287,7 +294,8 @@ def _upper_ranges(tensors: Sequence[OpenTensor], columns: Columns, rank: int) ->
     for tensor in tensors:
         tensor.map(count)
     uppers = [_locate(counts[column].total(), rank)[0] for column in sorted(counts)]
-    return [_Range(u << _LOWER_BITS, (u + 1 << _LOWER_BITS) - 1) for u in uppers]
+    lows = [upper << _LOWER_BITS for upper in uppers]
+    return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 
 
 def _located(
@@ -296,26 +304,32 @@ def _located(
     """Find the thresholds by one pass; None where one is not in its range."""
     counts = [_Counts(r.size) for r in ranges]
 
-    def count(block: Block) -> list[int]:
-        n_above = []
+    def count(block: Block) -> list[tuple[int, int]]:
+        found = []
         for tally, r, values in zip(counts, ranges, columns(block), strict=True):
             digits = _bits_of(values) - np.int32(r.low)
-            n_above.append(int(np.count_nonzero(digits >= r.size)))
             tally.add(digits[digits.view(np.uint32) < r.size])
-        return n_above
+            n_above = np.count_nonzero(digits >= r.size)
+            found.append((int(n_above), int(np.count_nonzero(digits == r.guess - r.low))))
+        return found
 
-    above = np.zeros(len(ranges), dtype=np.int64)
-    for tensor in tensors:
-        above += (
-            np.array(tensor.map(count), dtype=np.int64).reshape(-1, len(ranges)).sum(axis=0)
-        )
+    seen = [tensor.map(count) for tensor in tensors]
     found = []
-    for tally, r, n_above in zip(counts, ranges, above.tolist(), strict=True):
+    for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
+        n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)
         between = tally.total()
         if not n_above < rank <= n_above + between.sum():
             return None
         digit, n_between = _locate(between, rank - n_above)
-        found.append(_Threshold(r.low + digit, n_above + n_between, int(between[digit])))
+        ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
+        found.append(
+            _Threshold(
+                bits=r.low + digit,
+                n_above=n_above + n_between,
+                n_equal=int(between[digit]),
+                ties=ties if r.low + digit == r.guess else None,
+            )
+        )
     return found
 
 
@@ -372,18 +386,16 @@ def _cutoffs(
     left = list(n_kept)
     cut = [0 < kept < t.n_equal for t, kept in zip(thresholds, n_kept, strict=True)]
     cutoffs: list[list[int]] = [[] for _ in thresholds]
-    for tensor in tensors:
-        counts = None
-        if any(c and n for c, n in zip(cut, left, strict=True)):
-            counts = tensor.map(lambda block: _n_tied(columns(block), thresholds))
-        for column, n in enumerate(left):
-            if not cut[column]:
+    for index, tensor in enumerate(tensors):
+        counted = None
+        for column, (t, n) in enumerate(zip(thresholds, left, strict=True)):
+            if not (cut[column] and n):
                 cutoffs[column].append(tensor.numel if n else 0)
                 continue
-            of_blocks = [] if counts is None else [found[column] for found in counts]
-            cutoffs[column].append(
-                _cutoff(tensor, columns, column, of_blocks, n, thresholds[column])
-            )
+            if t.ties is None and counted is None:
+                counted = tensor.map(lambda block: _n_tied(columns(block), thresholds))
+            of_blocks = t.ties[index] if t.ties else [c[column] for c in counted or ()]
+            cutoffs[column].append(_cutoff(tensor, columns, column, of_blocks, n, t))
             left[column] = max(n - sum(of_blocks), 0)
     return cutoffs
 
@@ -414,4 +426,4 @@ def _cutoff(
             ties = np.flatnonzero(patterns == threshold.bits)
             return start + int(ties[n_kept])
         n_kept -= n
-    return tensor.numel if n_tied else 0
+    return tensor.numel

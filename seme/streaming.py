@@ -18,9 +18,9 @@ from torch import Tensor
 from seme.weights import Readable, Weights
 from seme.workers import Workers
 
-CPU_BLOCK = 1 << 15
-"""Elements per block: a few blocks of float64 fit a core's cache, and torch runs operations up to
-this size on the thread that calls them (ours, measured)."""
+CPU_BLOCK = 1 << 17
+"""Elements per block: some blocks of float64 fit the last cache, and an operation on one takes
+long enough that threads do not wait for Python's lock (ours, measured from 2**15 to 2**18)."""
 GPU_BLOCK = 1 << 22
 """On a GPU a block must be worth its kernel launches (ours, not measured)."""
 

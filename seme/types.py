@@ -38,8 +38,8 @@ class Site:
     start: int = 0
     """Index in the flat tensor of the block's first element."""
 
-    def uniform(self, source: int, shape: Sequence[int]) -> Tensor:
-        """Draw one number per element, the same on every machine, thread count and order.
+    def drawn(self, source: int, shape: Sequence[int], probability: float) -> Tensor:
+        """Draw one coin per element, the same on every machine, thread count and order.
 
         The draw depends on (seed, tensor name, source index) and the element's flat index in
         the tensor, and on nothing else.
@@ -47,16 +47,18 @@ class Site:
         Args:
             source: Index of the source the draw is for.
             shape: Shape of the block.
+            probability: Of true, in [0, 1], in steps of 2 ** -24.
 
         Returns:
-            float32 numbers in [0, 1) of that shape, on the CPU.
+            Booleans of that shape, on the CPU.
         """
         key = f"{self.seed}\0{self.name}\0{source}".encode()
         bits = np.random.PCG64DXSM(_seed_sequence(key))
         bits.advance(self.start // 2)  # each of its draws of 64 bits gives two numbers
-        odd = self.start % 2
-        drawn = np.random.Generator(bits).random(odd + math.prod(shape), dtype=np.float32)
-        return torch.from_numpy(drawn[odd:]).view(tuple(shape))
+        odd, n = self.start % 2, math.prod(shape)
+        words = bits.random_raw((odd + n + 1) // 2).astype("<u8", copy=False).view("<u4")
+        below = math.ceil(probability * 2**24) << 8
+        return torch.from_numpy(words[odd : odd + n] < below).view(tuple(shape))
 
 
 @functools.lru_cache(maxsize=64)

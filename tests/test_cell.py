@@ -7,14 +7,16 @@ import pytest
 import wandb
 
 from eval.cell import Cell, check_entries, described
-from eval.leaderboard import write_leaderboard
-from eval.results import read_record, read_records
+from eval.leaderboard import read_leaderboard
+from eval.reading import read_results
+from eval.results import read_record
+from eval.suite import Suite, SuiteTask
 
 MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
 MODELS = {"pool": "p", "pivot": MODEL, "sources": [MODEL], "references": []}
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
-    "exclude", "output", "merged_dir", "force", "plan", "quiet",
+    "exclude", "output", "merged_dir", "memory_budget", "force", "plan", "quiet",
 ]  # fmt: skip
 
 
@@ -31,6 +33,10 @@ def draft(cell):
     return replace(cell.blank("ties", {"method": "ties"}), models=MODELS)
 
 
+def statuses(cell):
+    return [row.status for row in read_leaderboard(cell.output).boards[0].rows]
+
+
 def fail(cell, draft, error):
     with pytest.raises(type(error)), cell.failure_recorded(draft):
         raise error
@@ -42,6 +48,21 @@ def test_the_fingerprint_names_the_identity_and_not_the_cell(cell, tmp_path):
     assert len(first.fingerprint) == 32
     assert moved.blank("x", {"tau": 0.1, "lam": 1.0}).fingerprint == first.fingerprint
     assert cell.blank("ties", {"lam": 1.0, "tau": 0.2}).fingerprint != first.fingerprint
+
+
+def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
+    task = SuiteTask(task="a", metric="acc", domain="d", kind="generate", score="raw")
+    suite = Suite(
+        name="s", split=None, include_path=tmp_path, batch_size=1, limit=None, tasks=(task,),
+        held_out=(),
+    )  # fmt: skip
+    here = replace(cell, suite=suite)
+    there = replace(here, device="cuda")
+    found = [
+        c.blank("x", {}).fingerprint for c in (here, there, replace(there, dtype="float16"))
+    ]
+    assert len(set(found)) == 3
+    assert replace(there, group="g").blank("x", {}).fingerprint == found[1]
 
 
 def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_path):
@@ -56,7 +77,7 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
     error = ValueError("lam must be a finite number, got inf")
     error.add_note("while merging a with shape (2,)")
     fail(cell, draft, error)
-    (record,) = read_records(cell.output)
+    (record,) = read_results(cell.output).records
     assert (record.status, record.name) == ("failed", "ties")
     assert (
         record.error == "lam must be a finite number, got inf\nwhile merging a with shape (2,)"
@@ -66,20 +87,20 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
 
 def test_a_later_success_takes_the_failure_s_place_on_the_board(cell, draft, tmp_path):
     fail(cell, draft, ValueError("no"))
-    assert [row.status for row in write_leaderboard(cell.output)[0].rows] == ["failed: no"]
+    assert statuses(cell) == ["failed: no"]
     cell.finish(draft, tmp_path)
-    assert [row.status for row in write_leaderboard(cell.output)[0].rows] == ["done"]
+    assert statuses(cell) == ["done"]
 
 
 def test_a_later_failure_leaves_the_finished_record(cell, draft, tmp_path):
     record = cell.finish(draft, tmp_path)
     fail(cell, draft, ValueError("no"))
-    assert read_records(cell.output) == [record]
+    assert read_results(cell.output).records == (record,)
 
 
 def test_an_interrupt_is_not_a_failure(cell, draft):
     fail(cell, draft, KeyboardInterrupt())
-    assert read_records(cell.output) == []
+    assert read_results(cell.output).records == ()
 
 
 def test_a_run_is_alone_and_runs_of_names_with_dots_have_locks_of_their_own(cell, draft):
@@ -94,7 +115,7 @@ def test_the_record_is_there_before_the_tracker_and_survives_it(
     seen = []
 
     def init(**_options):
-        seen.extend(read_records(cell.output))
+        seen.extend(read_results(cell.output).records)
         raise wandb.errors.CommError("no route to host")
 
     monkeypatch.setattr(wandb, "init", init)

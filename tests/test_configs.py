@@ -2,38 +2,33 @@
 
 import importlib
 import inspect
-from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 import seme.job
 from eval.cell import check_entries
 from eval.suite import suite_from_config
 from run import run_cell
 from seme.engine import check_method
+from tests.configurations import CONF, composed
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+FILES = sorted(
+    path.relative_to(CONF).with_name(path.name.removesuffix(".yaml"))
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF
+)
 METHODS = [path.name for path in FILES if path.parent.name == "method"]
 CUSTOM = ["models=custom", "models.pivot=a", "models.sources=[b]"]
 
 
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("config", [str(override) for override in overrides])
-    return OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
-
-
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_every_file_composes_to_what_a_run_takes(file):
-    choice = file.parts[0]
+    group, _, choice = file.as_posix().partition("/")
     custom = CUSTOM[1:] if file.as_posix() == "models/custom" else []
-    check_entries(composed(f"{choice}={file.name}", *custom))
+    check_entries(composed(f"{group}={choice}", *custom))
 
 
 def test_a_file_lies_in_a_group_that_is_known():
@@ -123,16 +118,3 @@ def test_every_file_begins_with_what_it_is_for():
     for path in CONF.rglob("*.yaml"):
         assert path.read_text().startswith("# "), path
         assert isinstance(yaml.safe_load(path.read_text()), dict)
-
-
-@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "experiment"], ids=str)
-def test_every_choice_that_an_experiment_sweeps_over_composes(file):
-    found = yaml.safe_load((CONF / file.with_suffix(".yaml")).read_text())
-    swept = {k: str(v).split(",") for k, v in found["hydra"]["sweeper"]["params"].items()}
-    firsts = {key: choices[0] for key, choices in swept.items()}
-    for key, choices in swept.items():
-        for choice in choices:
-            overrides = [f"{k}={v}" for k, v in {**firsts, key: choice}.items()]
-            config = composed(f"experiment={file.name}", *overrides)
-            check_entries(config)
-            check_method(instantiate(config["method"]))

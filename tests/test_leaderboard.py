@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from eval.board import boards_of
-from eval.leaderboard import print_summary, to_csv, to_markdown, write_leaderboard
+from eval.leaderboard import print_summary, read_leaderboard, to_csv, to_markdown, write_tables
 from eval.results import Record, Score, StageCost, write_record
 from scripts.leaderboard import main
 
@@ -59,7 +59,8 @@ BASE = unmerged("base")
 TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
 PARTIAL = record("sce", 0.99)
 FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
-ALL = [FAILED, TIES, PARTIAL, SEME, BASE]
+WHOLE = [FAILED, TIES, SEME, BASE]
+ALL = [*WHOLE, PARTIAL]
 
 
 def test_merges_are_ranked_by_mean_and_references_stand_first_unranked():
@@ -87,7 +88,7 @@ def test_rows_show_the_settings_they_differ_in_and_the_header_the_others():
     other = replace(TIES, settings={"lam": 1.0, "tau": 0.2}, fingerprint="f2")
     text = to_markdown(boards_of([TIES, other, SEME]))
     assert {line.split(" | ")[3] for line in text.splitlines() if "| ties |" in line} == {
-        "tau=0.1", "tau=0.2"
+        "tau=0.1 †", "tau=0.2 †"
     }  # fmt: skip
     assert "Settings of all rows: seme: lam=1 tau=0.1; ties: lam=1." in text
 
@@ -205,30 +206,65 @@ def test_the_summary_fits_a_terminal_of_100_columns():
     assert "failed: NaN in a|b" in text
 
 
+def test_the_summary_marks_and_explains_what_was_tuned_on_the_test_split():
+    console = Console(width=100, record=True, file=sys.stderr)
+    print_summary(
+        boards_of([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]), console
+    )
+    text = console.export_text()
+    assert "tau=0.2 †" in text
+    assert "† is one of several settings of its method on this split" in text
+
+
 def test_files_are_the_same_bytes_on_every_run(tmp_path):
-    for found in ALL:
+    for found in WHOLE:
         write_record(tmp_path, found, None)
-    write_leaderboard(tmp_path)
+    write_tables(tmp_path, read_leaderboard(tmp_path))
     before = [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")]
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
-    assert before[0].decode() == to_markdown(boards_of(ALL))
+    assert before[0].decode() == to_markdown(boards_of(WHOLE))
 
 
 def test_no_records_give_an_empty_board(tmp_path):
-    assert write_leaderboard(tmp_path) == []
+    found = read_leaderboard(tmp_path)
+    write_tables(tmp_path, found)
+    assert found.boards == []
     assert (tmp_path / "leaderboard.md").read_text() == "# Leaderboard\n\nNo records yet.\n"
 
 
-def test_the_script_names_a_damaged_record_and_leaves_the_board_alone(tmp_path, capsys):
-    path = write_record(tmp_path, TIES, None)
+def test_the_script_names_what_cannot_be_trusted_and_shows_the_rest(tmp_path, capsys):
+    for found in (TIES, SEME):
+        write_record(tmp_path, found, None)
     assert main([f"output={tmp_path}"]) == 0
-    before = (tmp_path / "leaderboard.md").read_bytes()
+    path = tmp_path / "runs" / "ties-ties-0123456" / "record.json"
     path.write_text("{")
     assert main([f"output={tmp_path}"]) == 1
-    assert str(path) in capsys.readouterr().err
-    assert (tmp_path / "leaderboard.md").read_bytes() == before
+    assert capsys.readouterr().err.startswith(f"fault: {path} is not a readable record: ")
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    assert lines[2] == "## Not shown"
+    assert lines[6].startswith(
+        "- `runs/ties-ties-0123456/record.json` is not a readable record"
+    )
+    assert [line.split(" | ")[2] for line in lines if line.startswith("| 1 ")] == ["seme"]
+    assert (
+        "<code>runs/ties-ties-0123456/record.json</code> is not a readable record"
+        in (tmp_path / "leaderboard.html").read_text()
+    )
+
+
+def test_a_record_that_lacks_a_task_is_named_and_shown_without_a_rank(tmp_path, capsys):
+    for found in (TIES, SEME, PARTIAL):
+        write_record(tmp_path, found, None)
+    assert main([f"output={tmp_path}"]) == 1
+    assert (
+        "record.json lacks scores of ['spanish'], so it has no rank" in capsys.readouterr().err
+    )
+    assert (
+        "|  |  | sce |  | incomplete | 99.0 | missing |"
+        in (tmp_path / "leaderboard.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("arguments", [["results"], ["output="], ["output=a", "output=b"]])

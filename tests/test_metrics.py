@@ -54,8 +54,8 @@ def test_a_score_is_relative_to_the_expert_of_the_task():
 
 
 def test_the_share_of_the_ceiling_is_over_the_domains_of_the_experts():
-    # code (0.4 / 0.4 + 0.4 / 0.8) / 2 = 0.75, french 0.6 / 1
-    assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.675)
+    # gains 0.4 - 0.2 and 0.6 - 0.4; those of the ceiling 0.6 - 0.2 and 1.0 - 0.4
+    assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.4 / 1.0)
 
 
 def test_the_gap_closed_is_a_ratio_of_sums_over_domains():
@@ -153,18 +153,21 @@ def test_errors_that_runs_share_cancel():
     assert relative.stderr < estimate(raw, "merge", **tables).stderr
 
 
-@pytest.mark.parametrize("metric", [normalised, ceiling_share])
-def test_nothing_is_relative_to_a_score_of_zero(metric):
-    zero = table(coder=[0.5, 0.0, 0.1, 0.1], multi=[0.5, 0.0, 0.1, 0.1])
+def test_nothing_is_relative_to_a_score_of_zero():
+    zero = table(coder=[0.5, 0.0, 0.1, 0.1])
     with pytest.raises(
         ValueError, match="it to score on c2, also when documents are drawn again"
     ):
-        metric(zero, "merge", CAST)
+        normalised(zero, "merge", CAST)
 
 
-def test_experts_no_better_than_the_base_leave_no_gap():
-    with pytest.raises(ValueError, match=r"better than base beyond the noise; .* -0\.0250"):
+def test_experts_or_a_ceiling_no_better_than_the_base_leave_no_gap():
+    with pytest.raises(ValueError, match=r"coder, frank to be better than base .* -0\.0250"):
         gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
+    with pytest.raises(
+        ValueError, match=r"needs multi to be better than base beyond the noise"
+    ):
+        ceiling_share(table(multi=SCORES["base"]), "merge", CAST)
 
 
 def test_a_metric_without_its_role_is_refused():

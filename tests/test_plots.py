@@ -198,7 +198,7 @@ def test_bars_show_seconds_and_mebibytes_of_finished_merges():
 
 def test_labels_hold_what_rows_of_one_name_do_not_share():
     rows = board(*TIES, SEME).merges
-    assert short_labels(rows) == ["1. seme", "2. ties density=0.2", "3. ties density=0.1"]
+    assert short_labels(rows) == ["1. seme", "2. ties density=0.2 †", "3. ties density=0.1 †"]
 
 
 def test_text_is_cut_and_what_xml_cannot_hold_is_marked():

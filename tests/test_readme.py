@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 MARKERS = {
     "leaderboard": "results/published/leaderboard.md",
     "check": "results/published/check.md",
+    "deviations": "eval/reports/deviations.md",
 }
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 
@@ -32,7 +33,7 @@ def test_every_row_of_a_table_stands_in_the_committed_one(readme, repository, na
 
 
 def test_it_stays_short(readme):
-    assert len(readme.splitlines()) < 200
+    assert len(readme.splitlines()) < 240
 
 
 def test_every_command_composes(readme, repository):

@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from eval.results import (
     Score,
     StageCost,
     find_done,
-    read_records,
+    read_record,
     read_samples,
     write_record,
 )
@@ -23,7 +24,11 @@ COST = StageCost(
 )  # fmt: skip
 RECORD = Record(
     fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
-    settings={"density": 0.1}, models={"pool": "zoo", "pivot": {"name": "base"}, "sources": []},
+    settings={"density": 0.1},
+    models={
+        "pool": "zoo", "pivot": {"name": "base", "content_hash": "h"}, "sources": [],
+        "references": [],
+    },
     suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
     seed=0, dtype="bfloat16", scores={"zebra": SCORE, "ape": replace(SCORE, value=0.25)},
     domains={"zebra": "a", "ape": "b"}, merge_cost=COST, evaluation_cost=None,
@@ -42,7 +47,7 @@ SAMPLES = {
 def test_a_record_comes_back_as_it_was_written_with_tasks_in_order(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     assert path == tmp_path / "runs" / "ties-0123456789ab" / "record.json"
-    (found,) = read_records(tmp_path)
+    found = read_record(path)
     assert found == RECORD
     assert list(found.scores) == ["zebra", "ape"]
 
@@ -77,8 +82,7 @@ def test_a_finished_run_is_found_by_its_whole_fingerprint(tmp_path):
 
 def test_a_failed_run_is_read_but_not_taken_as_done(tmp_path):
     failed = replace(RECORD, status="failed", error="NaN in a", scores={})
-    write_record(tmp_path, failed, None)
-    assert read_records(tmp_path) == [failed]
+    assert read_record(write_record(tmp_path, failed, None)) == failed
     assert find_done(tmp_path, "ties", RECORD.fingerprint) is None
 
 
@@ -100,14 +104,15 @@ def test_a_score_outside_the_unit_interval_is_refused(value):
         ({"schema_version": 2}, "schema_version must be 1, got 2"),
         ({"colour": "red"}, r"unknown keys \['colour'\]"),
         ({"kind": "mrege"}, "kind must be one of"),
-        ({"scores": [{"task": "a"}]}, "missing .* required keyword-only arguments"),
+        ({"scores": [{"task": "a"}]}, r"scores.0: unknown keys \[\], missing keys \['higher"),
+        ({"seconds_total": "1"}, "seconds_total must be a number, got '1'"),
     ],
 )
 def test_a_damaged_record_is_named_with_what_to_do(tmp_path, change, message):
     path = write_record(tmp_path, RECORD, None)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=rf"ties-0123456789ab/record.json is not .*{message}"):
-        read_records(tmp_path)
+        read_record(path)
     with pytest.raises(ValueError, match="delete its folder to run it again"):
         find_done(tmp_path, "ties", RECORD.fingerprint)
 
@@ -116,15 +121,36 @@ def test_half_a_record_is_named(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     path.write_text(path.read_text()[:40])
     with pytest.raises(ValueError, match=r"record.json is not a readable record"):
-        read_records(tmp_path)
+        read_record(path)
 
 
-def test_half_a_sample_file_is_named(tmp_path):
+def test_a_record_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(ValueError, match=r"not a readable record: Is a directory; delete"):
+        read_record(tmp_path / "record.json")
+
+
+PACKED = gzip.compress(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 99)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b'{"task": "a", "doc_id"'), "Expecting ':'"),
+        (gzip.compress(b'{"task": "a"}'), r"missing keys \['doc_hash', 'doc_id', 'value'\]"),
+        (gzip.compress(b"7"), "expected an object, got a whole number"),
+        (PACKED[:40], "end-of-stream marker"),
+        (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
+        (b"plain", "Not a gzipped file"),
+    ],
+)
+def test_a_damaged_sample_file_is_named(tmp_path, content, message):
     folder = write_record(tmp_path, RECORD, SAMPLES).parent
-    packed = gzip.compress(b'{"task": "a", "doc_id"')
-    (folder / "samples.jsonl.gz").write_bytes(packed)
-    with pytest.raises(ValueError, match=r"samples.jsonl.gz does not hold readable samples"):
+    (folder / "samples.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as found:
         read_samples(folder)
+    assert re.search(message, str(found.value))
+    assert str(found.value).endswith("delete its folder to run it again, or restore the file")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "org/model", ".hidden"])
@@ -136,7 +162,3 @@ def test_a_name_that_is_no_folder_name_is_refused(name):
 def test_only_a_record_that_is_not_done_has_an_error():
     with pytest.raises(ValueError, match="not done, and no other, has an error, got 'boom'"):
         replace(RECORD, error="boom")
-
-
-def test_a_folder_without_runs_has_no_records(tmp_path):
-    assert read_records(tmp_path / "absent") == []

@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 import seme.engine
 from eval import harness
-from eval.leaderboard import write_leaderboard
-from eval.results import read_records, read_samples
+from eval.leaderboard import read_leaderboard
+from eval.reading import read_results
+from eval.results import read_samples
 from run import ROOT, run_cell
 
 NAMES = ("base", "code", "french")
@@ -95,7 +96,7 @@ def timeless(path):
 
 def test_a_run_leaves_the_record_of_its_merge_and_one_for_each_model(cell, zoo, tmp_path):
     record = cell("method.weights=[1,3]")
-    found = {r.name: r for r in read_records(tmp_path / "results")}
+    found = {r.name: r for r in read_results(tmp_path / "results").records}
     size = sum(t.nbytes for t in load_file(zoo / "base/model.safetensors").values())
     assert found["average"] == record
     assert {(r.name, r.kind, r.status) for r in found.values()} == {
@@ -169,7 +170,7 @@ def test_a_model_of_two_pools_is_evaluated_once_and_on_both_boards(cell, tmp_pat
     cell(sources=["code"])
     cell(sources=["french"])
     assert sorted(evaluated) == ["base", "code", "french", "scratch", "scratch"]
-    boards = write_leaderboard(tmp_path / "results")
+    boards = read_leaderboard(tmp_path / "results").boards
     assert [[row.name for row in board.rows] for board in boards] == [
         ["base", "code", "average"],
         ["base", "french", "average"],
@@ -180,7 +181,7 @@ def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, 
     message = r"model.norm.weight of source 1 .*broken.* holds NaN"
     with pytest.raises(ValueError, match=message):
         cell(sources=["code", "broken"])
-    (record,) = read_records(tmp_path / "results")
+    (record,) = read_results(tmp_path / "results").records
     assert record.status == "failed"
     assert record.error.endswith("while merging model.norm.weight with shape (16,)")
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -204,7 +205,7 @@ def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path
 def test_a_run_s_offline_wandb_file_holds_its_group_and_scores(cell, tmp_path):
     record = cell("tracker=wandb", sources=["code"])
     folder = record_paths(tmp_path)["average"].parent / "wandb"
-    (path,) = folder.rglob("*.wandb")
+    (path,) = (folder / "evaluation").rglob("*.wandb")
     content = path.read_bytes()
     for text in ("sweep-7", f"average-{record.fingerprint[:12]}", "score/pick"):
         assert text.encode() in content
@@ -245,7 +246,7 @@ def test_a_sweep_over_the_embedded_benchmark_fills_its_board(tmp_path):
     sweep = ["-m", "method=average,seme", "tau=0.2", "suite.limit=8", "tracker=none"]
     done = command_line(tmp_path / "out", *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (board,) = write_leaderboard(tmp_path / "out")
+    (board,) = read_leaderboard(tmp_path / "out").boards
     assert (board.pool, board.suite, len(board.tasks)) == ("zoo", "zoo", 12)
     assert [row.name for row in board.references] == [
         "base", "code", "mathematics", "french", "german", "format", "multitask"

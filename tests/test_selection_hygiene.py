@@ -147,6 +147,19 @@ def test_the_setting_that_validation_chose_is_not_marked():
     assert marked(*tried, TWO, ONE) == [False, False, False, True]
 
 
+def test_what_any_contract_of_validation_chose_is_not_marked():
+    gpu = {"evaluation_cost": replace(COST, peak_gpu_bytes=5), "fingerprint": "gpu"}
+    tried = validation(0.9, lam=2), replace(validation(0.9, lam=1), **gpu)
+    assert marked(ONE, TWO, record("test", lam=3), *tried) == [False, False, True, False, False]
+
+
+def test_a_validation_run_that_lacks_a_task_chooses_nothing():
+    lacking = validation(0.9, lam=2)
+    lacking = replace(lacking, scores={"a": lacking.scores["a"]})
+    assert marked(ONE, TWO, lacking) == [True, True, False]
+    assert marked(ONE, TWO, lacking, validation(0.1, lam=1)) == [False, True, False, False]
+
+
 def test_one_setting_on_the_test_split_is_not_marked_whatever_its_seeds():
     assert marked(ONE, record("test", lam=1.0, seed=1)) == [False, False]
 

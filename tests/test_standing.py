@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from eval.board import boards_of
-from eval.results import read_records
+from eval.reading import read_results
 from eval.statistics.standing import standings_of
 
 
@@ -18,7 +18,7 @@ def root(repository, tmp_path):
 
 
 def standings(root):
-    boards = [b for b in boards_of(read_records(root)) if b.split == "test"]
+    boards = [b for b in boards_of(read_results(root).records) if b.split == "test"]
     found = standings_of(root, boards)
     return {row.record.fingerprint: row for board in boards for row in board.merges}, found
 

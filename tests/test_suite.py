@@ -1,3 +1,5 @@
+from importlib.metadata import version
+
 import pytest
 
 from eval.suite import suite_from_config
@@ -98,3 +100,24 @@ def test_the_fingerprint_ignores_batch_size_and_where_the_folder_lies(config, tm
     (tmp_path / "tasks").rename(tmp_path / "moved")
     moved = config | {"include_path": "moved", "batch_size": 1}
     assert suite_from_config(moved, root=tmp_path).fingerprint() == before
+
+
+def test_a_record_is_told_the_contract_in_words_but_not_the_batch_size(config, tmp_path):
+    found = suite_from_config(config | {"limit": 5}, root=tmp_path)
+    assert found.described() == {
+        "name": "s", "split": "test", "fingerprint": found.fingerprint(),
+        "held_out": ["english"], "limit": 5, "lm_eval": version("lm_eval"),
+        "chat_template": None,
+        "tasks": {
+            "a": {
+                "metric": "acc", "kind": "multiple_choice", "score": "raw", "filter": "none",
+                "num_fewshot": None,
+            },
+            "b": {
+                "metric": "bits_per_byte", "kind": "rolling", "score": "byte_likelihood",
+                "filter": "none", "num_fewshot": None,
+            },
+        },
+    }  # fmt: skip
+    faster = suite_from_config(config | {"limit": 5, "batch_size": 1}, root=tmp_path)
+    assert faster.described() == found.described()

@@ -1,190 +1,212 @@
 """Real wandb, offline; the file it leaves is read back."""
 
 import json
-import struct
-import time
+import tempfile
 from pathlib import Path
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
-from eval import tracking
-from eval.results import Record, Score, StageCost
+from eval import offline_run, tracking
 from eval.tracking import track
-
-WANDB = {
-    "name": "wandb",
-    "mode": "offline",
-    "project": "seme-bench",
-    "entity": None,
-    "tags": ["x"],
-}
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=500,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-
-
-def score(value):
-    return Score(
-        value=value, stderr=0.1, n=9, raw=value, raw_metric="acc", higher_is_better=True
-    )
-
-
-def make_record(name="ties", value=0.5):
-    return Record(
-        fingerprint=f"{name}56789abcdef", kind="merge", status="done", name=name,
-        settings={"density": 0.1}, models={"pool": "zoo", "pivot": {}, "sources": []},
-        suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=3,
-        dtype="bfloat16", scores={"code": score(value), "french": score(0.25)},
-        domains={"code": "code", "french": "french"}, merge_cost=COST, evaluation_cost=None,
-        merge={}, error=None, provenance={}, started_at="2025-01-01T00:00:00+00:00",
-        seconds_total=1.5,
-    )  # fmt: skip
+from tests.offline_runs import (
+    WANDB,
+    artifacts_of,
+    make_record,
+    make_reference,
+    model,
+    read_back,
+    run_and_summary,
+    used_and_made,
+    write,
+)
 
 
 @pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "record.json"
-    path.write_text("{}")
-    return path
+def root(tmp_path):
+    return tmp_path / "results"
 
 
-def blocks(path):
-    """LevelDB's log format, 7 bytes into each file: blocks of 32 KiB of checksummed chunks."""
-    data, place, whole = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # a block's padding
-            place += 32768 - place % 32768
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, place)
-        if place + 7 + size > len(data):  # not written to its end yet
-            return
-        whole += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield whole
-            whole = b""
+def log(root, record, **changes):
+    """Write a record, track it, and return the warning."""
+    path = write(root, record)
+    tracker = WANDB | changes
+    return track(record, path, tracker=tracker, group="sweep-7", folder=path.parent / "wandb")
 
 
-def read_run(path):
-    """Records of one offline run; wandb writes the last of them a moment after finish()."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        records = [wandb_internal_pb2.Record.FromString(block) for block in blocks(path)]
-        if any(record.WhichOneof("record_type") == "exit" for record in records):
-            return records
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never got its last record")
-
-
-def read_back(folder):
-    """Everything the offline runs under a folder left: one list of records a run."""
-    return [read_run(path) for path in sorted(Path(folder).rglob("*.wandb"))]
-
-
-def run_and_summary(records):
-    run = next(r.run for r in records if r.WhichOneof("record_type") == "run")
-    summary = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "summary":
-            for item in record.summary.update:
-                key = item.key or "/".join(item.nested_key)
-                summary[key] = json.loads(item.value_json)
-    return run, summary
-
-
-def test_config_scores_cost_and_group_are_in_the_offline_file(path, tmp_path):
-    folder = tmp_path / "run"
-    assert track(make_record(), path, tracker=WANDB, group="sweep-7", folder=folder) is None
-    (records,) = read_back(folder)
-    run, summary = run_and_summary(records)
+def test_config_scores_cost_and_group_are_in_the_offline_file(root):
+    assert log(root, make_record()) is None
+    run, summary = run_and_summary(read_back(root)[0])
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert (run.run_group, run.project) == ("sweep-7", "seme-bench")
+    assert (run.run_group, run.project, run.job_type) == ("sweep-7", "seme-bench", "evaluation")
     assert set(run.tags) == {"x", "ties", "zoo", "done"}
-    assert (config["method"], config["settings"], config["seed"]) == (
-        "ties",
-        {"density": 0.1},
-        3,
-    )
+    assert (config["method"], config["seed"]) == ("ties", 3)
     assert (summary["score/code"], summary["score/mean"]) == (0.5, 0.375)
     assert (summary["merge/seconds"], summary["merge/peak_rss_bytes"]) == (0.25, 900)
 
 
-def test_the_table_and_the_record_go_along(path, tmp_path):
-    track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
-    (table_path,) = (tmp_path / "run").rglob("*.table.json")
-    table = json.loads(table_path.read_text())
-    assert table["data"][0] == ["code", "code", 0.5, 0.1, 9, "acc", 0.5]
-    (records,) = read_back(tmp_path / "run")
-    artifacts = [r.request.log_artifact.artifact for r in records] + [
-        r.artifact for r in records
-    ]
-    assert "record" in {artifact.type for artifact in artifacts}
+def test_the_lineage_leads_from_the_models_through_the_merge_to_the_score(root):
+    log(root, make_record())
+    evaluation, merge = read_back(root)
+    models = [f"model-hash-of-{name}" for name in ("base", "code", "french")]
+    assert used_and_made(merge) == (models, ["merge-ties-ties56789abc"])
+    assert used_and_made(evaluation) == (
+        ["merge-ties-ties56789abc"], ["score-ties-ties56789abc"],
+    )  # fmt: skip
+    digests = {a.name: {b.digest for b in artifacts_of(evaluation + merge) if b.name == a.name}
+               for a in artifacts_of(merge)}  # fmt: skip
+    assert len(digests["merge-ties-ties56789abc"]) == 1  # the merge used is the merge made
 
 
-def test_a_second_run_in_the_same_process_is_a_run_of_its_own(path, tmp_path):
+def test_the_run_of_the_merge_has_its_cost_and_no_scores(root):
+    log(root, make_record())
+    run, summary = run_and_summary(read_back(root)[1])
+    assert (run.job_type, summary["merge/seconds"]) == ("merge", 0.25)
+    assert "score/mean" not in summary
+
+
+def test_an_unmerged_model_is_one_run(root):
+    assert log(root, make_reference("base")) is None
+    (records,) = read_back(root)
+    assert used_and_made(records) == (["model-hash-of-base"], ["score-base-base56789abc"])
+
+
+def test_the_files_wait_in_the_results_folder_under_paths_from_there(root):
+    log(root, make_record())
+    files = {}
+    for records in read_back(root):
+        for artifact in artifacts_of(records):
+            files |= {
+                entry.path: root / entry.local_path for entry in artifact.manifest.contents
+            }
+    assert all(path.is_relative_to(root) and path.is_file() for path in files.values())
+    record = root / "runs" / "ties-ties56789abc" / "record.json"
+    assert files["record.json"].read_bytes() == record.read_bytes()
+    assert files["weights.hash"].read_text().startswith("hash-of-")
+
+
+def test_neither_host_nor_account_nor_paths_of_the_machine_are_in_the_file(root):
+    models = {**make_record().models, "pivot": model("base", "/home/alice")}
+    log(root, make_record(models=models))
+    for records in read_back(root):
+        kinds = [record.WhichOneof("record_type") for record in records]
+        text = "\n".join(map(str, records))
+        assert "environment" not in kinds
+        assert run_and_summary(records)[0].host == "undisclosed"
+        assert "alice" not in text
+        assert str(root) not in text
+
+
+def test_the_table_of_tasks_is_shown_from_an_artifact(root):
+    log(root, make_record())
+    records = read_back(root)[0]
+    (tables,) = (a for a in artifacts_of(records) if a.type == "tables")
+    (entry,) = tables.manifest.contents
+    table = json.loads((root / entry.local_path).read_text())
+    assert table["data"][0] == ["code", "code", 0.5, 0.1, 2, "acc", 0.5]
+    shown = run_and_summary(records)[1]
+    assert shown["tasks/artifact_path"] == (
+        f"wandb-client-artifact://{tables.client_id}/tasks.table.json"
+    )
+    assert list(root.rglob("media/table/tasks_*.table.json"))
+
+
+def test_a_second_record_in_the_same_process_has_runs_of_its_own(root):
     for name, value in (("ties", 0.5), ("dare", 0.75)):
-        record = make_record(name, value)
-        assert track(record, path, tracker=WANDB, group="g", folder=tmp_path / "run") is None
-    found = [run_and_summary(records) for records in read_back(tmp_path / "run")]
-    scores = {run.display_name[:4]: summary["score/code"] for run, summary in found}
+        assert log(root, make_record(name, value)) is None
+    found = [run_and_summary(records) for records in read_back(root)]
+    scores = {r.display_name[:4]: s["score/code"] for r, s in found if "score/code" in s}
     assert scores == {"ties": 0.5, "dare": 0.75}
-    assert len({run.run_id for run, _ in found}) == 2
+    assert len({run.run_id for run, _ in found}) == 4
 
 
-def test_a_run_that_somebody_left_open_is_not_written_into(path, tmp_path):
+def test_a_run_that_somebody_left_open_is_not_written_into(root, tmp_path):
     left_open = wandb.init(mode="offline", project="other", dir=tmp_path)
-    assert track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run") is None
+    assert log(root, make_record()) is None
     runs = [run_and_summary(records)[0] for records in read_back(tmp_path)]
     assert {run.project for run in runs} == {"other", "seme-bench"}
     assert left_open.id in {run.run_id for run in runs}
 
 
-def test_nothing_is_written_outside_the_folder(path, tmp_path, monkeypatch):
+def test_nothing_is_written_outside_the_folder(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["record.json", "run"]
+    log(root, make_record())
+    assert [p.name for p in tmp_path.iterdir()] == ["results"]
+    assert [p.name for p in root.iterdir()] == ["runs"]
 
 
-def test_a_failing_wandb_leaves_a_warning_and_no_exception(path, tmp_path, monkeypatch):
+def test_no_temporary_folder_is_left_to_the_collector(root, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    log(root, make_record())
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_failing_wandb_leaves_a_warning_that_says_what_to_do(root, monkeypatch):
     def fail(**_options):
         raise wandb.errors.CommError("no route to host")
 
     monkeypatch.setattr(wandb, "init", fail)
-    warning = track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
+    warning = log(root, make_record())
     assert "CommError: no route to host" in warning
-    assert f"the record is safe in {path}" in warning
+    assert "`python -m scripts.track` logs all scores again" in warning
+    assert "the record is safe in " in warning
 
 
-def test_a_record_that_cannot_be_attached_still_ends_the_run(path, tmp_path):
+def test_a_record_that_cannot_be_read_is_a_warning(root):
+    path = write(root, make_record())
     path.unlink()
-    warning = track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
-    assert warning.startswith("not tracked in W&B: ")
+    warning = track(make_record(), path, tracker=WANDB, group="g", folder=root / "wandb")
+    assert warning.startswith("not tracked in W&B: FileNotFoundError")
+
+
+def test_a_failure_on_the_way_ends_the_run_as_failed(root, monkeypatch):
+    monkeypatch.setattr(tracking, "_log_lineage", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in log(root, make_record())
     assert wandb.run is None
+    (records,) = read_back(root)
+    assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [1]
 
 
-def test_a_swallowed_failure_is_noticed_by_the_missing_file(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "_WRITING_SECONDS", 0.1)
+def test_a_swallowed_failure_is_noticed_by_the_missing_file(root, monkeypatch):
     real = wandb.init
-    monkeypatch.setattr(wandb, "init", lambda **o: real(**{**o, "mode": "disabled"}))
-    warning = track(make_record(), path, tracker=WANDB, group="g", folder=tmp_path / "run")
-    assert "the offline run should be in" in warning
+
+    def init(**options):
+        run = real(**options)
+        finish = run.finish
+        written = Path(run.settings.sync_file)
+        run.finish = lambda exit_code: (finish(exit_code), written.unlink())
+        return run
+
+    monkeypatch.setattr(offline_run, "_WRITING_SECONDS", 0.1)
+    monkeypatch.setattr(wandb, "init", init)
+    assert "the offline run should be in" in log(root, make_record())
 
 
-def test_tags_are_cut_to_what_wandb_accepts(path, tmp_path):
-    tracker = WANDB | {"tags": ["y" * 80]}
-    assert track(make_record(), path, tracker=tracker, group="g", folder=tmp_path / "r") is None
-    run, _ = run_and_summary(read_back(tmp_path / "r")[0])
-    assert "y" * 64 in run.tags
+def test_online_uploads_the_merge_then_the_score(root, monkeypatch):
+    uploaded = []
+    monkeypatch.setattr(tracking, "upload", lambda path, start: uploaded.append((path, start)))
+    assert log(root, make_record(), mode="online") is None
+    assert [path.parents[2].name for path, _ in uploaded] == ["merge", "evaluation"]
+    assert {start for _, start in uploaded} == {root}
 
 
-def test_no_tracker_writes_nothing(path, tmp_path):
-    assert (
-        track(make_record(), path, tracker={"name": "none"}, group="g", folder=tmp_path) is None
-    )
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_failed_upload_leaves_the_run_and_the_commands_to_try_again(root, monkeypatch):
+    def refuse(*_):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(tracking, "upload", refuse)
+    warning = log(root, make_record(), mode="online")
+    assert f"`cd {root} && WANDB_PROGRAM=seme-bench wandb sync runs/*/wandb/merge" in warning
+    assert len(read_back(root)) == 2  # all are written before the first is uploaded
+
+
+def test_no_tracker_writes_nothing(root):
+    path = write(root, make_record())
+    before = sorted(root.rglob("*"))
+    assert track(make_record(), path, tracker={"name": "none"}, group="g", folder=root) is None
+    assert sorted(root.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -195,6 +217,6 @@ def test_no_tracker_writes_nothing(path, tmp_path):
         ({"name": "mlflow"}, "a tracker is"),
     ],
 )
-def test_a_wrong_tracker_is_an_error_not_a_warning(path, tmp_path, change, message):
+def test_a_wrong_tracker_is_an_error_not_a_warning(root, change, message):
     with pytest.raises(ValueError, match=message):
-        track(make_record(), path, tracker=WANDB | change, group="g", folder=tmp_path)
+        log(root, make_record(), **change)

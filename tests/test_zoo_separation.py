@@ -1,18 +1,20 @@
-"""Whether the benchmark separates methods, on runs of two documents a task.
+"""Whether the benchmark separates methods, on runs of 100 documents a task.
 
-Two differences ``mean + error`` and ``mean - error`` have just that mean and standard error.
+Documents of rolling tasks have 8 bytes each unless told otherwise, so that a task's score is 2 to
+the power of minus the mean bits per byte.
 """
 
 import math
 from dataclasses import replace
-from statistics import mean, variance
+from statistics import mean, stdev
 
-import numpy as np
 import pytest
 
-from eval.results import Record, Sample, Score, write_record
+from eval.results import Record, Sample, write_record
+from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
+from eval.statistics.matched import ScoredRun
 from eval.statistics.stats import Estimate
-from eval.zoo.separation import Claim, Run, best_lam, claims, gap_closed, read_runs
+from eval.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}
 DOMAINS = {
@@ -21,80 +23,97 @@ DOMAINS = {
     "zoo_numbers_answer": "numbers",
     "zoo_numbers_bits": "numbers",
 }
+N = 100
+SIGNS = [(-1) ** i for i in range(N)]
+MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
 
 
-def run(name, code, numbers, *, lam=None, order=(0.5, 0.5), answer=(0.5, 0.5)):
-    """A run: the two documents' scores on the bits of code and numbers, and on the others."""
-    values = dict(zip(DOMAINS, (order, code, answer, numbers), strict=True))
+def rolling(bits, n_bytes):
+    """Samples of documents with these bits per byte."""
+    return [
+        Sample(
+            doc_id=i, doc_hash=f"h{i}", value=byte_likelihood(-b * n * math.log(2), n),
+            loglikelihood=-b * n * math.log(2), n_bytes=n,
+        )
+        for i, (b, n) in enumerate(zip(bits, n_bytes, strict=True))
+    ]  # fmt: skip
+
+
+def answers(share):
+    """Samples of which the first ones are right."""
+    return [Sample(doc_id=i, doc_hash=f"h{i}", value=float(i < share * N)) for i in range(N)]
+
+
+def run(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N):
+    """A run with these bits of code and numbers; ``noise`` is up and down on code."""
+    each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
+    found = (
+        answers(order),
+        rolling(each, sizes),
+        answers(answer),
+        rolling([numbers] * N, sizes),
+    )
+    samples = dict(zip(DOMAINS, found, strict=True))
+    scores = {
+        task: byte_likelihood_score(s) if task.endswith("bits") else mean_score(s, metric="acc")
+        for task, s in samples.items()
+    }
     record = Record(
-        fingerprint=f"{name}{lam}",
+        fingerprint=f"{name}-{lam}-0123456789", status="done", name=name,
         kind="reference" if name in {"base", *EXPERTS} else "merge",
-        status="done",
-        name=name,
-        settings={} if lam is None else {"lam": lam},
-        models={},
-        suite={"name": "zoo", "split": "test"},
-        seed=0,
-        dtype=None,
-        scores={task: score(task, pair) for task, pair in values.items()},
-        domains=DOMAINS,
-        merge_cost=None,
-        evaluation_cost=None,
-        merge={},
-        error=None,
-        provenance={},
-        started_at="2025-01-01T00:00:00Z",
-        seconds_total=1.0,
-    )
-    return Run(record=record, values={task: np.array(pair) for task, pair in values.items()})
+        settings={} if lam is None else {"lam": lam}, seed=0, dtype=None,
+        models={"pool": "zoo", "pivot": MODEL, "sources": [], "references": []},
+        suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
+        scores=scores, domains=DOMAINS, merge_cost=None, evaluation_cost=None, merge={},
+        error=None, provenance={}, started_at="2025-01-01T00:00:00Z", seconds_total=1.0,
+    )  # fmt: skip
+    return ScoredRun(record=record, samples=samples)
 
 
-def score(task, pair):
-    metric = "bits_per_byte" if task.endswith("_bits") else "acc"
-    return Score(
-        value=mean(pair),
-        stderr=0.0,
-        n=2,
-        raw=0.0,
-        raw_metric=metric,
-        higher_is_better=metric == "acc",
-    )
-
-
-BASE = run("base", (0.25, 0.25), (0.5, 0.25))
-CODE = run("code", (0.375, 0.625), (0.0, 0.0))  # + 0.125 and + 0.375 on code
-MATHEMATICS = run("mathematics", (0.0, 0.0), (0.75, 0.5))  # + 0.25 twice on numbers
+BASE = run("base", 2, 3)  # 1/4 on code, 1/8 on numbers
+CODE = run("code", 1, 4)  # 1/2 on code
+MATHEMATICS = run("mathematics", 4, 1)  # 1/2 on numbers: a gap of 5/8 in all
 REFERENCES = [BASE, CODE, MATHEMATICS]
 
 
 def test_the_base_closes_nothing_and_every_experts_scores_close_all_without_error():
-    everything = run("all", (0.375, 0.625), (0.75, 0.5))
-    assert gap_closed(BASE, REFERENCES, EXPERTS) == Estimate(value=0.0, stderr=0.0)
-    assert gap_closed(everything, REFERENCES, EXPERTS) == Estimate(value=1.0, stderr=0.0)
+    closed = share_closed(BASE, REFERENCES, EXPERTS)
+    assert (closed.value, closed.stderr) == (pytest.approx(0.0), pytest.approx(0.0))
+    closed = share_closed(run("all", 1, 1), REFERENCES, EXPERTS)
+    assert (closed.value, closed.stderr) == (pytest.approx(1.0), pytest.approx(0.0))
 
 
-def test_half_the_gap_is_closed_with_the_error_of_a_ratio_over_paired_documents():
-    merge = run("half", (0.375, 0.375), (0.6875, 0.3125), order=(1.0, 1.0), answer=(0.0, 0.0))
-    # gains: code 0.125, 0.125; numbers 0.1875, 0.0625. Their means sum to 0.25 of a gap of 0.5.
-    closed = gap_closed(merge, REFERENCES, EXPERTS)
-    assert closed.value == 0.5
-    # what the gains are beyond half of the experts': code 0.0625, -0.0625; numbers the same
-    residuals = [[0.0625, -0.0625], [0.0625, -0.0625]]
-    direct = math.sqrt(sum(variance(r) / 2 for r in residuals)) / 0.5
-    assert closed.stderr == pytest.approx(direct) == pytest.approx(0.125 * math.sqrt(2))
+def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
+    # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits in all, the base's
+    sizes = [24 if sign < 0 else 8 for sign in SIGNS]
+    references = [
+        run("base", 2, 3, sizes=sizes), run("code", 1, 4, sizes=sizes),
+        run("mathematics", 4, 1, sizes=sizes),
+    ]  # fmt: skip
+    merge = run("ties", 3, 3, noise=2, sizes=sizes)
+    assert mean(s.value for s in merge.samples["zoo_code_bits"]) > 0.26
+    assert share_closed(merge, references, EXPERTS).value == pytest.approx(0)
+
+
+def test_the_error_of_the_share_is_that_of_paired_documents():
+    merge = run("ties", 2, 1, noise=0.5)
+    closed = share_closed(merge, REFERENCES, EXPERTS)
+    assert closed.value == pytest.approx(0.375 / 0.625)
+    # delta method: the score's derivative by its bits is its value times log 2
+    error = 0.25 * math.log(2) * stdev(0.5 * sign for sign in SIGNS) / N**0.5
+    assert closed.stderr == pytest.approx(error / 0.625, rel=0.05)
 
 
 def test_a_merge_worse_than_the_base_closes_less_than_nothing():
-    merge = run("worse", (0.125, 0.125), (0.5, 0.25))
-    assert gap_closed(merge, REFERENCES, EXPERTS).value == -0.25
+    assert share_closed(run("worse", 3, 3), REFERENCES, EXPERTS).value == pytest.approx(-0.2)
 
 
 def test_the_best_lam_closes_the_largest_share_and_is_of_task_arithmetic():
     tried = [
-        run("task_arithmetic", (0.3, 0.3), (0.5, 0.25), lam=0.25),
-        run("task_arithmetic", (0.45, 0.45), (0.5, 0.25), lam=0.5),
-        run("task_arithmetic", (0.35, 0.35), (0.5, 0.25), lam=1.0),
-        run("ties", (0.5, 0.5), (0.75, 0.5), lam=2.0),
+        run("task_arithmetic", 1.75, 3, lam=0.25),
+        run("task_arithmetic", 1.25, 3, lam=0.5),
+        run("task_arithmetic", 1.5, 3, lam=1.0),
+        run("ties", 1, 1, lam=2.0),
     ]
     for runs in (tried, tried[::-1]):
         assert best_lam([*runs, *REFERENCES], EXPERTS) == 0.5
@@ -107,13 +126,11 @@ DEFAULTS = {"task_arithmetic": 0.25, "slerp": None, "ties": 1.0}
 def judged():
     """Runs of which every claim holds, by name and lam."""
     runs = [
-        run("base", (0.25, 0.25), (0.25, 0.25)),
-        run("code", (0.78125, 0.71875), (0.25, 0.25)),  # + 0.5 with error 1/32: 16 errors
-        run("mathematics", (0.25, 0.25), (0.78125, 0.71875)),
-        run("task_arithmetic", (0.5, 0.5), (0.5, 0.5), lam=0.5),
-        run("task_arithmetic", (0.4375, 0.4375), (0.5, 0.5), lam=0.25),
-        run("slerp", (0.5, 0.5), (0.5, 0.5)),
-        run("ties", (0.40625, 0.34375), (0.5, 0.5), lam=1.0),  # slerp - 1/8, error 1/32: 4
+        *REFERENCES,
+        run("task_arithmetic", 1.5, 1.5, lam=0.5),
+        run("task_arithmetic", 1.5, 2, lam=0.25),
+        run("slerp", 1, 1),
+        run("ties", 2, 2, lam=1.0),
     ]
     return {(r.record.name, r.record.settings.get("lam")): r for r in runs}
 
@@ -125,61 +142,66 @@ def failed(judged, *changed):
     return [claim.claim for claim in found if not claim.holds]
 
 
+SPREAD = "best method (slerp) - worst (ties), mean score"
+GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
+
+
 def test_every_claim_holds_of_a_benchmark_that_separates(judged):
     found = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
-    assert {c.claim: c.found.value for c in found} == {
-        "code - base on zoo_code_order": 0.0,
-        "code - base on zoo_code_bits": 0.5,
-        "mathematics - base on zoo_numbers_answer": 0.0,
-        "mathematics - base on zoo_numbers_bits": 0.5,
-        "share of the gap closed by task arithmetic, lam 0.5 from validation": 0.5,
-        "best method (slerp) - worst (ties), all tasks": 1 / 32,  # 1/8 on one task of four
-    }
+    assert {c.claim: c.found.value for c in found} == pytest.approx({
+        "code - base on zoo_code_order": 0,
+        "code - base on zoo_code_bits": 0.25,
+        "mathematics - base on zoo_numbers_answer": 0,
+        "mathematics - base on zoo_numbers_bits": 0.375,
+        GAP: (2 * 2**-1.5 - 0.375) / 0.625,
+        SPREAD: 0.125,  # 1/4 on one task of two of each domain
+    })  # fmt: skip
     assert all(c.holds for c in found)
     assert [bool(c.needed) for c in found] == [False, True, False, True, True, True]
-    assert [found[1].sigmas, found[5].sigmas] == pytest.approx([16, 4])
 
 
 @pytest.mark.parametrize(
-    ("scores", "holds"),
+    ("bits", "noise", "holds"),
     [
-        ((0.25, 0.25), False),  # no better, no error
-        ((0.40625, 0.34375), False),  # + 1/8, error 1/32: 4 errors
-        ((0.46875, 0.40625), True),  # + 3/16, error 1/32: 6 errors
-        ((0.1875, 0.21875), False),  # worse
+        (2, 0, False),  # no better, no error
+        # a gain of 2 ** -1.5 - 0.25 = 0.104 with an error of 2 ** -1.5 log 2 noise / 10
+        (1.5, 0.5, True),  # 8.5 errors
+        (1.5, 1, False),  # 4.2
+        (2.5, 0, False),
     ],
 )
-def test_an_expert_must_be_five_errors_better_on_the_bits_of_its_domain(judged, scores, holds):
-    broken = failed(judged, run("code", scores, (0.25, 0.25)))
+def test_an_expert_must_be_five_errors_better_on_the_bits_of_its_domain(
+    judged, bits, noise, holds
+):
+    broken = failed(judged, run("code", bits, 4, noise=noise))
     assert ("code - base on zoo_code_bits" not in broken) is holds
 
 
 def test_an_expert_that_is_worse_on_another_task_of_its_domain_breaks_no_claim(judged):
-    worse = run("code", (0.78125, 0.71875), (0.25, 0.25), order=(0.0, 0.0))
-    assert failed(judged, worse) == []
-
-
-GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
+    assert failed(judged, run("code", 1, 4, order=0.1)) == []
 
 
 @pytest.mark.parametrize(("share", "broken"), [(0.39, [GAP]), (0.41, [])])
 def test_at_least_40_percent_of_the_gap_must_be_closed(judged, share, broken):
-    # the same share of every document's gap: no error
-    scores = (0.25 + share * 0.53125, 0.25 + share * 0.46875)
-    assert failed(judged, run("task_arithmetic", scores, scores, lam=0.5)) == broken
+    code, numbers = (-math.log2(s + share * g) for s, g in ((0.25, 0.25), (0.125, 0.375)))
+    assert failed(judged, run("task_arithmetic", code, numbers, lam=0.5)) == broken
 
 
-@pytest.mark.parametrize(("error", "broken"), [(0.125, []), (0.25, [GAP])])
-def test_the_share_must_be_three_errors_from_zero(judged, error, broken):
-    # half of a gap of 1; the experts' own errors, halved, move this one by 1/64: 4.5 or 2.1
-    scores = (0.5 + error, 0.5 - error)
-    assert failed(judged, run("task_arithmetic", scores, (0.5, 0.5), lam=0.5)) == broken
+@pytest.mark.parametrize(("n_hard", "broken"), [(50, []), (10, [GAP])])
+def test_the_share_must_be_three_errors_from_zero(judged, n_hard, broken):
+    # 1 bit in the mean, all of it on some documents: 7.2 errors of log 2 / 20 on 50 of 100,
+    # 2.4 errors three times as large on 10
+    code = [N / n_hard if i < n_hard else 0 for i in range(N)]
+    merge = run("task_arithmetic", code, 3, lam=0.5)
+    assert share_closed(merge, REFERENCES, EXPERTS).value == pytest.approx(0.4)
+    assert failed(judged, merge) == broken
 
 
-def test_methods_no_further_apart_than_noise_break_the_last_claim(judged):
-    # 1/8 below slerp with an error of 1/16: 2 errors
-    noisy = run("ties", (0.4375, 0.3125), (0.5, 0.5), lam=1.0)
-    assert failed(judged, noisy) == ["best method (slerp) - worst (ties), all tasks"]
+@pytest.mark.parametrize(("order", "broken"), [(0.3, []), (0.47, [SPREAD])])
+def test_methods_must_be_further_apart_than_noise(judged, order, broken):
+    # 20 or 3 of 100 documents differ: 5 errors, or 1.8
+    equal = run("task_arithmetic", 1, 1, lam=0.25)
+    assert failed(judged, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
 
 
 def test_a_finding_without_error_has_no_distance_in_errors():
@@ -187,25 +209,37 @@ def test_a_finding_without_error_has_no_distance_in_errors():
     assert math.isnan(claim.sigmas)
 
 
-def test_finished_runs_of_the_suite_are_read_with_documents_in_the_order_of_their_hashes(
-    tmp_path,
-):
-    samples = {
-        "zoo_code_bits": [
-            Sample(doc_id=0, doc_hash="b", value=0.75),
-            Sample(doc_id=1, doc_hash="a", value=0.25),
-        ]
-    }
+def test_a_run_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="no finished run of the unmerged model mathematics"):
+        share_closed(BASE, REFERENCES[:2], EXPERTS)
+    with pytest.raises(
+        ValueError, match=r"no finished run of task_arithmetic with lam 0\.5: run the sweep"
+    ):
+        claims(REFERENCES, EXPERTS, lam=0.5, default_lams={"slerp": None})
+
+
+def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
     done = BASE.record
     others = [
-        replace(done, name="other", suite={"name": "tiny", "split": "test"}),
-        replace(done, name="merged", suite=None),
-        replace(done, name="broken", status="failed", error="no memory"),
+        replace(
+            done,
+            name="other",
+            fingerprint="o",
+            suite={**done.suite, "name": "tiny", "fingerprint": "t"},
+        ),
+        replace(done, name="merged", fingerprint="m", suite=None, scores={}, domains={}),
+        replace(done, name="broken", fingerprint="b", status="failed", error="no memory"),
     ]
     for record in (done, *others):
-        write_record(tmp_path, record, samples)
-    [found] = read_runs(tmp_path, suite="zoo")
-    assert found.record == done
-    assert {task: v.tolist() for task, v in found.values.items()} == {
-        "zoo_code_bits": [0.25, 0.75]
-    }
+        write_record(tmp_path, record, BASE.samples)
+    (found,) = read_runs(tmp_path, suite="zoo")
+    assert (found.record, found.samples) == (done, BASE.samples)
+
+
+def test_nothing_is_judged_beside_a_record_that_cannot_be_trusted(tmp_path):
+    path = write_record(tmp_path, BASE.record, BASE.samples)
+    path.write_text("{")
+    with pytest.raises(
+        ValueError, match=r"cannot be trusted:\n.*record.json is not a readable"
+    ):
+        read_runs(tmp_path, suite="zoo")

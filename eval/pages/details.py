@@ -31,6 +31,7 @@ def details_of(record: Record) -> tuple[Section, ...]:
     groups = {
         "Settings": _flat(record.settings),
         "Run": _flat(run),
+        "Evaluation": _flat(record.suite or {}),
         "Scores": [(task, _score(score)) for task, score in record.scores.items()],
         "Cost of the merge": _cost(record.merge_cost),
         "Cost of the evaluation": _cost(record.evaluation_cost),

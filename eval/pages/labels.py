@@ -9,7 +9,7 @@ def short_labels(rows: Sequence[Row]) -> list[str]:
     """Rank, name and what tells a row from others of its name, in 44 characters at most."""
     ranks = ["" if row.rank is None else f"{row.rank}. " for row in rows]
     return [
-        printable(f"{rank}{row.name} {row.own_settings}".rstrip(), 44)
+        printable(f"{rank}{row.name} {row.shown_settings}".rstrip(), 44)
         for rank, row in zip(ranks, rows, strict=True)
     ]
 

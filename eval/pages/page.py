@@ -10,10 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.board import Board
+from eval.markdown import MEASURED, NOT_TRUSTED, TUNED_ON_TEST
 from eval.pages.drawing import INK
 from eval.pages.plots import plots_of
 from eval.pages.view import BoardView, view_of
+from eval.reading import Fault
 from eval.results import write_whole
+from eval.statistics.measures import Measured
 from eval.statistics.standing import Standing
 
 _FOLDER = Path(__file__).parent
@@ -21,7 +24,11 @@ _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")
 
 
 def write_page(
-    root: Path, boards: Sequence[Board], standings: Mapping[str, Standing] | None = None
+    root: Path,
+    boards: Sequence[Board],
+    standings: Mapping[str, Standing] | None = None,
+    measures: Mapping[str, Measured] | None = None,
+    faults: Sequence[Fault] = (),
 ) -> None:
     """Write ``leaderboard.html`` and ``figures/*.svg`` under a results folder.
 
@@ -32,9 +39,11 @@ def write_page(
         boards: From ``boards_of``.
         standings: Fingerprint of a merge to what tests say of it; their columns are shown on
             the boards where a merge has one.
+        measures: Fingerprint of a merge to what it is worth, shown in the same way.
+        faults: What could not be trusted, listed above the boards.
     """
-    views = [view_of(board, plots_of(board), standings or {}) for board in boards]
-    page = to_html(views).encode(errors="replace")
+    views = [view_of(b, plots_of(b), standings or {}, measures or {}) for b in boards]
+    page = to_html(views, faults).encode(errors="replace")
     figures = {f"{v.key}.{plot.name}.svg": plot.svg for v in views for plot in v.plots}
     folder = root / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +55,7 @@ def write_page(
     write_whole(root / "leaderboard.html", page)
 
 
-def to_html(views: Sequence[BoardView]) -> str:
+def to_html(views: Sequence[BoardView], faults: Sequence[Fault] = ()) -> str:
     """Render the page; every text of a record is escaped, and no script but ours may run."""
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -60,6 +69,10 @@ def to_html(views: Sequence[BoardView]) -> str:
     )
     return environment.get_template("page.html.j2").render(
         boards=views,
+        faults=[(fault.path.as_posix(), fault.message) for fault in faults],
+        not_trusted=NOT_TRUSTED,
+        tuned_on_test=TUNED_ON_TEST,
+        measured=MEASURED,
         pools=sorted({view.pool for view in views}),
         suites=sorted({view.suite for view in views}),
         methods=sorted({row.method for view in views for row in view.rows if row.is_merge}),

@@ -202,7 +202,7 @@ def _plot(
     size: tuple[float, float],
     paint: Callable[[Figure], None],
 ) -> Plot:
-    key = f"{name} {board.pool} {board.models} {board.fingerprint}"
+    key = f"{name} {board.pool} {board.models} {board.fingerprint} {board.precision}"
     return Plot(name=name, caption=caption, svg=draw(key, size, paint))
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from eval.board import Board, Row
+from eval.markdown import evaluation, percent, shown_measures
 from eval.pages.details import Section, details_of
 from eval.pages.plots import Plot
+from eval.statistics.measures import Measure, Measured
 from eval.statistics.standing import Standing
 
 _MIB = 2**20
@@ -61,31 +63,55 @@ class BoardView:
     tasks: tuple[tuple[str, str, str], ...]
     """Task, domain, number of documents."""
     held_out: tuple[str, ...]
+    evaluation: str
+    """How the models were evaluated, a sentence; empty if none was."""
     shared_settings: Mapping[str, str]
     """Method to the settings that all its rows have in common."""
     tested: bool
     """Whether any merge has a standing."""
+    marked: bool
+    """Whether any row was tuned on the test split."""
+    measures: tuple[Measure, ...]
+    """Those that a merge has."""
     columns: tuple[Column, ...]
     rows: tuple[RowView, ...]
     plots: tuple[Plot, ...]
 
 
 def view_of(
-    board: Board, plots: Sequence[Plot], standings: Mapping[str, Standing]
+    board: Board,
+    plots: Sequence[Plot],
+    standings: Mapping[str, Standing],
+    measures: Mapping[str, Measured] | None = None,
 ) -> BoardView:
-    """What the page shows of one board; ``standings`` are by fingerprint of a merge."""
+    """What the page shows of one board.
+
+    Args:
+        board: From ``boards_of``.
+        plots: Its figures.
+        standings: Fingerprint of a merge to how it stands; of other boards too.
+        measures: Fingerprint of a merge to what it is worth; of other boards too.
+    """
+    measures = measures or {}
     here = {r.record.fingerprint for r in board.merges} & standings.keys()
-    columns = _columns(board, {fingerprint: standings[fingerprint] for fingerprint in here})
+    columns = _columns(
+        board, {fingerprint: standings[fingerprint] for fingerprint in here}, measures
+    )
     split = "" if board.split is None else f", {board.split}"
+    other = board.precision not in (None, "float32")
+    precision = f", evaluated in {board.precision}" if other else ""
     return BoardView(
         key=_key(board),
         pool=board.pool,
-        suite="no suite" if board.fingerprint is None else f"{board.suite}{split}",
+        suite="no suite" if board.fingerprint is None else f"{board.suite}{split}{precision}",
         models=board.models,
         tasks=tuple((task, board.domains[task], _sizes(board, task)) for task in board.tasks),
         held_out=board.held_out,
+        evaluation=evaluation(board).strip(),
         shared_settings=board.shared_settings,
         tested=bool(here),
+        marked=any(row.tuned_on_test for row in board.merges),
+        measures=tuple(shown_measures(board, measures)),
         columns=columns,
         rows=tuple(_row_view(row, columns) for row in board.rows),
         plots=tuple(plots),
@@ -103,21 +129,24 @@ def _row_view(row: Row, columns: Sequence[Column]) -> RowView:
     )
 
 
-def _columns(board: Board, standings: Mapping[str, Standing]) -> tuple[Column, ...]:
+def _columns(
+    board: Board, standings: Mapping[str, Standing], measures: Mapping[str, Measured]
+) -> tuple[Column, ...]:
     """All columns of a board; what no row can have is left out."""
     evaluated = bool(board.tasks)
     mean = Column("mean %", _mean, "± is one standard error", falling=True)
-    evaluation = Column("evaluation s", lambda row: _number(row.evaluation_seconds, "{:.1f}"))
+    seconds = Column("evaluation s", lambda row: _number(row.evaluation_seconds, "{:.1f}"))
     return (
         Column("method", lambda row: Cell(row.name, row.name), numeric=False),
         Column("rank", lambda row: _number(row.rank, "{}")),
         *([mean] if evaluated else []),
         *_test_columns(standings),
         Column("settings", _settings, "in which rows of a method differ", numeric=False),
+        *(_measure_column(m, measures) for m in shown_measures(board, measures)),
         *(_task_column(board, task) for task in board.tasks),
         Column("merge s", lambda row: _number(row.merge_seconds, "{:.2f}")),
         Column("merge MiB", _memory, "peak resident memory above where the merge started"),
-        *([evaluation] if evaluated else []),
+        *([seconds] if evaluated else []),
         Column("status", lambda row: Cell(row.status, row.status), numeric=False),
     )
 
@@ -143,6 +172,14 @@ def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
         yield Column(f"P(> {name})", partial(chance, name), hint, falling=True)
 
 
+def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Column:
+    def cell(row: Row) -> Cell:
+        found = measures.get(row.record.fingerprint, {}).get(measure.key)
+        return Cell(percent(found, 1), None if found is None else found.value)
+
+    return Column(f"{measure.label} %", cell, measure.told, falling=not measure.is_loss)
+
+
 def _task_column(board: Board, task: str) -> Column:
     done = [row.record for row in board.merges if row.record.status == "done"]
     best = max((r.scores[task].value for r in done if task in r.scores), default=None)
@@ -160,11 +197,11 @@ def _task_column(board: Board, task: str) -> Column:
 def _mean(row: Row) -> Cell:
     if row.mean is None:
         return Cell("incomplete" if row.record.status == "done" else row.absent, None)
-    return Cell(f"{100 * row.mean.value:.2f} ± {100 * row.mean.stderr:.2f}", row.mean.value)
+    return Cell(percent(row.mean), row.mean.value)
 
 
 def _settings(row: Row) -> Cell:
-    return Cell(row.own_settings, row.own_settings or None)
+    return Cell(row.shown_settings, row.shown_settings or None)
 
 
 def _memory(row: Row) -> Cell:
@@ -182,6 +219,8 @@ def _sizes(board: Board, task: str) -> str:
 
 def _key(board: Board) -> str:
     """Pool and suite for a reader, a hash of what tells boards apart."""
-    told_apart = json.dumps([board.pool, board.models, board.fingerprint])
+    facts = [board.pool, board.models, board.fingerprint]
+    other = board.precision not in (None, "float32")
+    told_apart = json.dumps([*facts, board.precision] if other else facts)
     names = [re.sub(r"[^A-Za-z0-9]+", "-", name)[:40] for name in (board.pool, board.suite)]
     return "-".join([*names, hashlib.sha256(told_apart.encode()).hexdigest()[:8]])

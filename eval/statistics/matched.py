@@ -1,5 +1,6 @@
 """Scores of several runs on the same documents, matched by what the documents hold."""
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,7 @@ def match(runs: Mapping[str, ScoredRun]) -> Panel:
     for label, run in runs.items():
         if lacking := sorted(first.domains.keys() - (run.record.scores.keys() & run.samples)):
             raise ValueError(f"{label} has no score or no samples of the tasks {lacking}")
+        check_samples(run, label)
     domains = {task: first.domains[task] for task in first.scores}
     tasks = {task: _matched_task(task, runs) for task in domains}
     return Panel(runs=tuple(runs), domains=domains, tasks=tasks)
@@ -135,12 +137,52 @@ def mean_of(values: Sequence[Array]) -> Array:
     return total
 
 
+def check_samples(run: ScoredRun, label: str) -> None:
+    """Refuse samples that are not those behind a record's scores.
+
+    Args:
+        run: A finished run; tasks without a score are passed over.
+        label: What an error calls the run.
+
+    Raises:
+        ValueError: If a task has no samples, hardly any, or samples that do not give its
+            recorded score; names the task.
+    """
+    for task, score in run.record.scores.items():
+        totals, sizes = _columns(run.samples.get(task, ()), is_bits=_is_bits(run, task))
+        if len(sizes) < 2:
+            raise ValueError(
+                f"{task} needs at least 2 different documents, got {len(sizes)} of {label}"
+            )
+        matched = MatchedTask(totals=totals[None], sizes=sizes, is_bits=_is_bits(run, task))
+        found = float(matched.scores(totals.sum(), sizes.sum()))
+        if not math.isclose(found, score.value, rel_tol=1e-9, abs_tol=1e-12):
+            raise ValueError(
+                f"{task}: the samples of {label} must give its recorded score {score.value}, "
+                f"they give {found}; they are of another run, run it again"
+            )
+
+
+def documents_of(run: ScoredRun) -> dict[str, str]:
+    """Task to a hash of its documents, of how often each was seen and, if it counts, its bytes.
+
+    Two runs can be matched where these are equal.
+    """
+    found = {}
+    for task in run.record.scores:
+        seen = [
+            f"{s.doc_hash} {s.n_bytes if _is_bits(run, task) else 1}" for s in run.samples[task]
+        ]
+        found[task] = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
+    return found
+
+
 def _matched_task(task: str, runs: Mapping[str, ScoredRun]) -> MatchedTask:
-    """Line up one task's samples and hold them against the recorded scores."""
+    """Line up one task's samples."""
     labels = list(runs)
     samples = {label: runs[label].samples[task] for label in labels}
     _check_documents(task, samples)
-    is_bits = runs[labels[0]].record.scores[task].raw_metric == _BITS_PER_BYTE
+    is_bits = _is_bits(runs[labels[0]], task)
     columns = {label: _columns(found, is_bits=is_bits) for label, found in samples.items()}
     sizes = columns[labels[0]][1]
     for label, (_, its_sizes) in columns.items():
@@ -149,17 +191,11 @@ def _matched_task(task: str, runs: Mapping[str, ScoredRun]) -> MatchedTask:
                 f"{task}: {label} and {labels[0]} count other bytes in the same documents"
             )
     totals = np.stack([columns[label][0] for label in labels])
-    matched = MatchedTask(totals=totals, sizes=sizes, is_bits=is_bits)
-    for label, found in zip(
-        labels, matched.scores(totals.sum(axis=1), sizes.sum()), strict=True
-    ):
-        recorded = runs[label].record.scores[task].value
-        if not math.isclose(found, recorded, rel_tol=1e-9, abs_tol=1e-12):
-            raise ValueError(
-                f"{task}: the samples of {label} must give its recorded score {recorded}, they "
-                f"give {found}; they are of another run, run it again"
-            )
-    return matched
+    return MatchedTask(totals=totals, sizes=sizes, is_bits=is_bits)
+
+
+def _is_bits(run: ScoredRun, task: str) -> bool:
+    return run.record.scores[task].raw_metric == _BITS_PER_BYTE
 
 
 def _check_documents(task: str, samples: Mapping[str, Sequence[Sample]]) -> None:
@@ -173,8 +209,6 @@ def _check_documents(task: str, samples: Mapping[str, Sequence[Sample]]) -> None
                 f"{(expected - found).total()} are only in {first} and "
                 f"{(found - expected).total()} only in {label}"
             )
-    if len(expected) < 2:
-        raise ValueError(f"{task} needs at least 2 different documents, got {len(expected)}")
 
 
 def _columns(samples: Sequence[Sample], *, is_bits: bool) -> tuple[Array, Array]:

@@ -59,17 +59,19 @@ def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
 
 
 def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
-    """Share of the multitask ceiling: s(run, task) / s(ceiling, task), averaged the same way.
+    """Share of the multitask ceiling: what a merge gains on the base, over what the ceiling does.
 
-    Over the experts' domains, which are those the ceiling was trained for.
+    Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
+    ceiling. 0 is the base, 1 a model trained on all the domains at once.
 
     Raises:
-        ValueError: If the cast has no ceiling, or it scores nothing on a task.
+        ValueError: If the cast has no ceiling, or it is no better than the base, here or in a
+            resample.
     """
     if cast.ceiling is None:
         raise ValueError("the share of the multitask ceiling needs a ceiling in the cast")
-    ceiling = cast.ceiling
-    return mean_of([_relative(table, run, ceiling, d) for d in cast.experts.values()])
+    ceiling = dict.fromkeys(cast.experts.values(), cast.ceiling)
+    return _share_of_gap(table, run, cast, ceiling)
 
 
 def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
@@ -82,16 +84,8 @@ def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
     Raises:
         ValueError: If the experts are no better than the base, here or in a resample.
     """
-    gains = [table.domain(run, d) - table.domain(cast.base, d) for d in cast.experts.values()]
-    gaps = [table.domain(e, d) - table.domain(cast.base, d) for e, d in cast.experts.items()]
-    gap = mean_of(gaps)
-    if np.any(gap <= 0):
-        raise ValueError(
-            f"gap closed needs experts that are better than {cast.base} beyond the noise; "
-            f"the gap goes down to {float(gap.min()):.4f}"
-        )
-    share: Array = mean_of(gains) / gap
-    return share
+    own = {domain: expert for expert, domain in cast.experts.items()}
+    return _share_of_gap(table, run, cast, own)
 
 
 def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
@@ -156,6 +150,21 @@ def estimate(
     return Estimate(
         value=float(metric(observed, run)), stderr=float(metric(resampled, run).std(ddof=1))
     )
+
+
+def _share_of_gap(table: ScoreTable, run: str, cast: Cast, tops: Mapping[str, str]) -> Array:
+    """Gain of a run on the base over the gain of ``tops``, domain to run, summed over domains."""
+    gains = [table.domain(run, d) - table.domain(cast.base, d) for d in tops]
+    gaps = [table.domain(top, d) - table.domain(cast.base, d) for d, top in tops.items()]
+    gap = mean_of(gaps)
+    if np.any(gap <= 0):
+        names = ", ".join(dict.fromkeys(tops.values()))
+        raise ValueError(
+            f"a share of a gap needs {names} to be better than {cast.base} beyond the noise; "
+            f"the gap goes down to {float(gap.min()):.4f}"
+        )
+    share: Array = mean_of(gains) / gap
+    return share
 
 
 def _relative(table: ScoreTable, run: str, other: str, domain: str) -> Array:

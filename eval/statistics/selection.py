@@ -12,6 +12,9 @@ _VALIDATION = "validation"
 _NOT_CONTRACT = "held_out"
 """A role that the table gives to domains; it changes no score."""
 
+PRECISION = "precision"
+"""The fact of a contract that may differ between runs with one fingerprint of the suite."""
+
 _SAME_MEAN = 1e-12
 """Means closer than this differ by rounding only."""
 
@@ -19,10 +22,11 @@ _SAME_MEAN = 1e-12
 def contract(record: Record) -> dict[str, Any]:
     """Everything two records must share for their scores to be comparable.
 
-    That is all the record says of its suite (the fingerprint covers prompts, few-shot numbers,
-    metrics, limit, the content of the task files and lm-eval's version), each task's domain,
-    metric and number of documents, and the precision of the evaluation: float32 on the CPU, the
-    checkpoint's own elsewhere. Seeds are no part of it.
+    That is all the record says of its suite: limit, lm-eval's version, and of every task shots,
+    metric, filter and kind, in records that state them; a fingerprint of all this and of the
+    content of the task files in every record. Besides, each task's domain, metric and number of
+    documents, and the precision of the evaluation: float32 on the CPU, the checkpoint's own
+    elsewhere. Seeds are no part of it.
 
     Returns:
         Fact to value, flat: ``suite.split``, ``tasks.<task>.documents`` and the like.
@@ -40,11 +44,18 @@ def contract(record: Record) -> dict[str, Any]:
             f"tasks.{task}.metric": score.raw_metric,
             f"tasks.{task}.documents": score.n,
         }
+    return facts if (found := precision(record)) is None else {**facts, PRECISION: found}
+
+
+def precision(record: Record) -> str | None:
+    """What a record's model was evaluated in: float32 on the CPU, its own dtype elsewhere.
+
+    None if it was not evaluated.
+    """
     cost = record.evaluation_cost
-    if cost is not None:
-        on_cpu = cost.peak_gpu_bytes is None
-        facts["precision"] = "float32" if on_cpu else record.dtype or "the checkpoint's"
-    return facts
+    if cost is None:
+        return None
+    return "float32" if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
 
 
 def check_comparable(records: Iterable[Record]) -> None:
@@ -118,7 +129,8 @@ def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
     ``best_setting`` chooses from the validation runs of these models and tasks. A marked row
     must not be reported as what the method reaches: picking it is picking by the test split.
     A method with one setting there is never marked, nor is an unmerged model; a default that
-    stands beside the chosen setting is.
+    stands beside the chosen setting is. Validation runs of several contracts, such as another
+    limit, choose a setting each, and none of these is marked.
 
     Args:
         records: Runs of all splits, in any order.
@@ -133,12 +145,21 @@ def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
         side[_cell(record)].append(record)
     marked = dict.fromkeys((record.fingerprint for record in records), False)
     for cell, rows in test.items():
-        if len({_frozen(row.settings) for row in rows}) == 1:
-            continue
-        tried = validation.get(cell)
-        chosen = best_setting(tried, method=rows[0].name) if tried else None
-        marked |= {row.fingerprint: row.settings != chosen for row in rows}
+        if len({_frozen(row.settings) for row in rows}) > 1:
+            chosen = _chosen(validation.get(cell, []), rows[0].name)
+            marked |= {row.fingerprint: row.settings not in chosen for row in rows}
     return marked
+
+
+def _chosen(tried: Iterable[Record], method: str) -> list[dict[str, Any]]:
+    """The best setting of a method under every contract it was tried under."""
+    groups = defaultdict[Hashable, list[Record]](list)
+    for record in tried:
+        suite = record.suite or {}
+        if record.domains.keys() > record.scores.keys():
+            continue  # without a mean it chooses nothing
+        groups[suite.get("fingerprint"), precision(record)].append(record)
+    return [best_setting(found, method=method) for found in groups.values()]
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any JSON)

@@ -8,7 +8,7 @@ from pathlib import Path
 from eval.board import Board, Row
 from eval.results import SAMPLES_NAME, read_samples, run_folder
 from eval.statistics.compare import LEVEL, best_of, compare, rank_bands
-from eval.statistics.matched import ScoredRun, match
+from eval.statistics.matched import Panel, ScoredRun, match
 
 _RESAMPLES = 10_000
 _SEED = 0
@@ -43,13 +43,24 @@ def standings_of(root: Path, boards: Sequence[Board]) -> dict[str, Standing]:
     return found
 
 
+def panel_of(root: Path, board: Board) -> Panel | None:
+    """Every complete run of a board that has samples on disk, by fingerprint; None without a merge.
+
+    Raises:
+        ValueError: If the samples of a run are damaged or not those of its scores.
+    """
+    rows = [row for row in board.rows if _is_scored(root, row)]
+    if not any(row.record.kind == "merge" for row in rows):
+        return None
+    return match({row.record.fingerprint: _scored(root, row) for row in rows})
+
+
 def _board_standings(root: Path, board: Board) -> dict[str, Standing]:
-    merges = [row for row in board.merges if _is_scored(root, row)]
-    if not merges:
+    panel = panel_of(root, board)
+    if panel is None:
         return {}
-    others = [row for row in board.references if _is_scored(root, row)]
-    rows = {row.record.fingerprint: row for row in (*merges, *others)}
-    panel = match({key: _scored(root, row) for key, row in rows.items()})
+    merges = [row for row in board.merges if row.record.fingerprint in panel.runs]
+    others = [row for row in board.references if row.record.fingerprint in panel.runs]
     ranked = [row.record.fingerprint for row in merges]
     rivals = _rivals(board, others, lambda names: best_of(panel, names))
     pairs = list(combinations(ranked, 2))

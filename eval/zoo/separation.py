@@ -2,24 +2,27 @@
 
 Experts and gaps are judged by bits per byte on the expert's own domain (as byte likelihood,
 2 ** -bits), which every domain has and which resolves small changes; the accuracies of the
-domains' other tasks are reported beside them.
+domains' other tasks are reported beside them. Errors are those of a paired bootstrap over
+documents.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eval.results import Record, Sample, read_records, read_samples, run_folder
+from eval.reading import read_results
+from eval.results import read_samples, run_folder
+from eval.statistics.matched import Array, Panel, ScoredRun, ScoreTable, match
+from eval.statistics.metrics import Cast, Metric, estimate, gap_closed, raw
+from eval.statistics.resampling import bootstrap
 from eval.statistics.stats import Estimate
 
 _EXPERT_SIGMAS, _GAP_SIGMAS, _SPREAD_SIGMAS = 5.0, 3.0, 3.0
 _SMALLEST_GAP_SHARE = 0.4
-_Values = dict[str, NDArray[np.float64]]
-"""Task to one score per document, in the order of the documents' hashes."""
+_RESAMPLES = 10_000
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,36 +41,24 @@ class Claim:
         return self.found.value / self.found.stderr if self.found.stderr else math.nan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A record and its per-document scores."""
-
-    record: Record
-    values: _Values
-
-
-def read_runs(root: Path, *, suite: str) -> list[Run]:
+def read_runs(root: Path, *, suite: str) -> list[ScoredRun]:
     """Read every finished run of a suite under a results root.
 
     Raises:
-        ValueError: If two runs were not scored on the same documents.
+        ValueError: If a record under the root cannot be trusted; names all that cannot.
     """
-    runs, documents = [], dict[str, list[str]]()
-    for record in read_records(root):
-        if record.status == "done" and record.suite and record.suite["name"] == suite:
-            samples = read_samples(run_folder(root, record.name, record.fingerprint))
-            for task, rows in samples.items():
-                hashes = sorted(row.doc_hash for row in rows)
-                if documents.setdefault(task, hashes) != hashes:
-                    raise ValueError(
-                        f"{record.name} {record.fingerprint[:12]} was scored on other documents of "
-                        f"{task} than the runs before it; remove the runs of the older items"
-                    )
-            runs.append(Run(record=record, values=_values(samples)))
-    return runs
+    found = read_results(root)
+    if found.faults:
+        told = "\n".join(f"{root / fault.path} {fault.message}" for fault in found.faults)
+        raise ValueError(f"nothing is judged by records that cannot be trusted:\n{told}")
+    return [
+        ScoredRun(record=r, samples=read_samples(run_folder(root, r.name, r.fingerprint)))
+        for r in found.records
+        if r.status == "done" and r.suite is not None and r.suite["name"] == suite
+    ]
 
 
-def best_lam(runs: Sequence[Run], experts: Mapping[str, str]) -> float:
+def best_lam(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> float:
     """The lam of task arithmetic that closes the largest share of the gap.
 
     Args:
@@ -75,31 +66,27 @@ def best_lam(runs: Sequence[Run], experts: Mapping[str, str]) -> float:
         experts: Expert to the domain it was tuned for.
     """
     tried = [run for run in runs if run.record.name == "task_arithmetic"]
-    best = max(tried, key=lambda run: gap_closed(run, runs, experts).value)
+    table = _panel([*tried, *_references(runs, experts)]).observed()
+    metric = partial(gap_closed, cast=_cast(runs, experts))
+    table = _only(table, _own_tasks(runs, experts))
+    best = max(tried, key=lambda run: float(metric(table, _label(run))))
     return float(best.record.settings["lam"])
 
 
-def gap_closed(merge: Run, runs: Sequence[Run], experts: Mapping[str, str]) -> Estimate:
-    """Share of the gap from base to experts that a merge closes, over the experts' domains.
+def share_closed(
+    merge: ScoredRun, runs: Sequence[ScoredRun], experts: Mapping[str, str]
+) -> Estimate:
+    """Share of the gap from base to experts that a merge closes, in byte likelihood.
 
-    The gap is the sum over domains of (expert - base) in byte likelihood on the expert's own
-    domain, the numerator the sum of (merge - base) there; its error is the ratio estimator's over paired
-    documents. 0 is the base, 1 every expert at once.
+    The metric is ``eval.statistics.metrics.gap_closed`` on the bits of the experts' domains.
     """
-    base = _reference(runs, "base")
-    terms: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for expert, domain in experts.items():
-        task = _bits_task(base, domain)
-        whole = _reference(runs, expert).values[task] - base.values[task]
-        terms.append((merge.values[task] - base.values[task], whole))
-    gap = sum(whole.mean() for _, whole in terms)
-    share = sum(gain.mean() for gain, _ in terms) / gap
-    residuals = [_stderr(gain - share * whole) for gain, whole in terms]
-    return Estimate(value=float(share), stderr=math.hypot(*residuals) / abs(gap))
+    scores = _Scores.of([merge, *_references(runs, experts)])
+    metric = partial(gap_closed, cast=_cast(runs, experts))
+    return scores.only(_own_tasks(runs, experts)).estimate(metric, merge)
 
 
 def claims(
-    runs: Sequence[Run],
+    runs: Sequence[ScoredRun],
     experts: Mapping[str, str],
     *,
     lam: float,
@@ -115,67 +102,121 @@ def claims(
         default_lams: The methods to rank, each with its default lam; None for a method that
             has none.
     """
-    base = _reference(runs, "base")
-    found = [
-        _expert_claim(
-            _reference(runs, expert), base, task, required=task == _bits_task(base, d)
-        )
-        for expert, d in experts.items()
-        for task, domain in base.record.domains.items()
-        if domain == d
-    ]
     chosen = _merge(runs, "task_arithmetic", lam)
-    closed = gap_closed(chosen, runs, experts)
-    found.append(
-        Claim(
-            claim=f"share of the gap closed by task arithmetic, lam {lam:g} from validation",
-            found=closed,
-            needed=f">= {_SMALLEST_GAP_SHARE:.0%} and {_GAP_SIGMAS:g} standard errors",
-            holds=closed.value >= max(_SMALLEST_GAP_SHARE, _GAP_SIGMAS * closed.stderr),
-        )
-    )
     merges = [_merge(runs, method, default) for method, default in default_lams.items()]
-    ranked = sorted(merges, key=lambda run: _mean(run.values))
-    worst, best = ranked[0], ranked[-1]
-    spread = _difference(best, worst, list(best.values))
-    found.append(
-        Claim(
-            claim=f"best method ({best.record.name}) - worst ({worst.record.name}), all tasks",
-            found=spread,
-            needed=f"> {_SPREAD_SIGMAS:g} standard errors",
-            holds=spread.value > _SPREAD_SIGMAS * spread.stderr,
-        )
-    )
+    scores = _Scores.of([*merges, *_references(runs, experts)])
+    return [
+        *_expert_claims(scores, runs, experts),
+        _gap_claim(share_closed(chosen, runs, experts), lam),
+        _spread_claim(scores, merges),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """The scores of several runs, and their resamples."""
+
+    observed: ScoreTable
+    resampled: ScoreTable
+
+    @classmethod
+    def of(cls, runs: Iterable[ScoredRun]) -> "_Scores":
+        panel = _panel(runs)
+        return cls(panel.observed(), bootstrap(panel, n_resamples=_RESAMPLES, seed=_SEED))
+
+    def only(self, tasks: Sequence[str]) -> "_Scores":
+        return _Scores(_only(self.observed, tasks), _only(self.resampled, tasks))
+
+    def estimate(self, metric: Metric, run: ScoredRun) -> Estimate:
+        tables = {"observed": self.observed, "resampled": self.resampled}
+        return estimate(metric, _label(run), **tables)
+
+    def difference(self, first: ScoredRun, second: ScoredRun) -> Estimate:
+        """Mean of the first run minus that of the second, within a domain, then across."""
+
+        def ahead(table: ScoreTable, run: str) -> Array:
+            return raw(table, run) - raw(table, _label(second))
+
+        return self.estimate(ahead, first)
+
+
+def _expert_claims(
+    scores: _Scores, runs: Sequence[ScoredRun], experts: Mapping[str, str]
+) -> list[Claim]:
+    """Every expert is better than the base on its bits; its other tasks are only told."""
+    base = _reference(runs, "base")
+    found = []
+    for name, domain in experts.items():
+        for task in scores.observed.tasks_of(domain):
+            gain = scores.only([task]).difference(_reference(runs, name), base)
+            required = task == _bits_task(base, domain)
+            holds = not required or gain.value > _EXPERT_SIGMAS * gain.stderr
+            needed = f"> {_EXPERT_SIGMAS:g} standard errors" if required else ""
+            claim = f"{name} - base on {task}"
+            found.append(Claim(claim=claim, found=gain, needed=needed, holds=holds))
     return found
 
 
-def _expert_claim(expert: Run, base: Run, task: str, *, required: bool) -> Claim:
-    gain = _difference(expert, base, [task])
+def _gap_claim(closed: Estimate, lam: float) -> Claim:
     return Claim(
-        claim=f"{expert.record.name} - base on {task}",
-        found=gain,
-        needed=f"> {_EXPERT_SIGMAS:g} standard errors" if required else "",
-        holds=not required or gain.value > _EXPERT_SIGMAS * gain.stderr,
+        claim=f"share of the gap closed by task arithmetic, lam {lam:g} from validation",
+        found=closed,
+        needed=f">= {_SMALLEST_GAP_SHARE:.0%} and {_GAP_SIGMAS:g} standard errors",
+        holds=closed.value >= max(_SMALLEST_GAP_SHARE, _GAP_SIGMAS * closed.stderr),
     )
 
 
-def _difference(first: Run, second: Run, tasks: Sequence[str]) -> Estimate:
-    """Mean over tasks of the paired difference."""
-    differences = [first.values[task] - second.values[task] for task in tasks]
-    return Estimate(
-        value=float(np.mean([d.mean() for d in differences])),
-        stderr=math.hypot(*(_stderr(d) for d in differences)) / len(tasks),
+def _spread_claim(scores: _Scores, merges: Sequence[ScoredRun]) -> Claim:
+    ranked = sorted(merges, key=lambda run: float(raw(scores.observed, _label(run))))
+    worst, best = ranked[0], ranked[-1]
+    spread = scores.difference(best, worst)
+    return Claim(
+        claim=f"best method ({best.record.name}) - worst ({worst.record.name}), mean score",
+        found=spread,
+        needed=f"> {_SPREAD_SIGMAS:g} standard errors",
+        holds=spread.value > _SPREAD_SIGMAS * spread.stderr,
     )
 
 
-def _reference(runs: Sequence[Run], name: str) -> Run:
+def _panel(runs: Iterable[ScoredRun]) -> Panel:
+    return match({_label(run): run for run in runs})
+
+
+def _only(table: ScoreTable, tasks: Sequence[str]) -> ScoreTable:
+    """The columns of some tasks, in the order given."""
+    columns = [list(table.domains).index(task) for task in tasks]
+    domains = {task: table.domains[task] for task in tasks}
+    return replace(table, values=table.values[..., columns], domains=domains)
+
+
+def _cast(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> Cast:
+    by_label = {_label(_reference(runs, name)): domain for name, domain in experts.items()}
+    base = _label(_reference(runs, "base"))
+    return Cast(base=base, experts=by_label, ceiling=None, held_out=())
+
+
+def _references(runs: Sequence[ScoredRun], experts: Iterable[str]) -> list[ScoredRun]:
+    return [_reference(runs, name) for name in ("base", *experts)]
+
+
+def _own_tasks(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> list[str]:
+    """The task in bits of every expert's domain."""
+    base = _reference(runs, "base")
+    return [_bits_task(base, domain) for domain in experts.values()]
+
+
+def _label(run: ScoredRun) -> str:
+    return run.record.fingerprint
+
+
+def _reference(runs: Sequence[ScoredRun], name: str) -> ScoredRun:
     for run in runs:
         if run.record.kind == "reference" and run.record.name == name:
             return run
     raise ValueError(f"no finished run of the unmerged model {name}: run the sweep first")
 
 
-def _merge(runs: Sequence[Run], method: str, lam: float | None) -> Run:
+def _merge(runs: Sequence[ScoredRun], method: str, lam: float | None) -> ScoredRun:
     for run in runs:
         record = run.record
         if (record.kind, record.name) == ("merge", method) and record.settings.get(
@@ -185,7 +226,7 @@ def _merge(runs: Sequence[Run], method: str, lam: float | None) -> Run:
     raise ValueError(f"no finished run of {method} with lam {lam}: run the sweep first")
 
 
-def _bits_task(run: Run, domain: str) -> str:
+def _bits_task(run: ScoredRun, domain: str) -> str:
     """The domain's task that is measured in bits per byte."""
     scores = run.record.scores
     return next(
@@ -193,18 +234,3 @@ def _bits_task(run: Run, domain: str) -> str:
         for task, its_domain in run.record.domains.items()
         if its_domain == domain and scores[task].raw_metric == "bits_per_byte"
     )
-
-
-def _values(samples: Mapping[str, Sequence[Sample]]) -> _Values:
-    return {
-        task: np.array([s.value for s in sorted(rows, key=lambda s: (s.doc_hash, s.doc_id))])
-        for task, rows in samples.items()
-    }
-
-
-def _mean(values: _Values) -> float:
-    return float(np.mean([v.mean() for v in values.values()]))
-
-
-def _stderr(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))

@@ -1,0 +1,1 @@
+"""The reproduction report: an experiment's records held against the claims of the paper."""

@@ -1,0 +1,93 @@
+"""Write the report of an experiment: ``python -m scripts.report experiment=paper``."""
+
+import sys
+from pathlib import Path
+
+from eval.board import boards_of
+from eval.reading import read_results
+from eval.reports.document import Block, drawing_files
+from eval.reports.evidence import grounds_of
+from eval.reports.experiment import Experiment, read_experiment, records_folder
+from eval.reports.html import to_html
+from eval.reports.markdown import to_markdown
+from eval.reports.reference import read_references
+from eval.reports.report import Material, report_of
+from eval.results import write_whole
+
+_ROOT = Path(__file__).resolve().parent.parent
+_KEYS = {"experiment", "records", "output"}
+_USAGE = (
+    "usage: python -m scripts.report experiment=NAME [records=RESULTS_FOLDER] "
+    "[output=REPORTS_FOLDER]"
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Write ``<experiment>.md``, ``.html`` and the figures of the former.
+
+    Args:
+        arguments: ``experiment=NAME``; ``records=FOLDER`` (default: the published records of
+            the experiment, else those under its output); ``output=FOLDER`` (default
+            ``results/reports``).
+
+    Returns:
+        0; 1 if a file is faulty, which the report names, or nothing can be reported; 2 if the
+        arguments cannot be read.
+    """
+    found = {key: value for key, _, value in (a.partition("=") for a in arguments)}
+    if "experiment" not in found or not found.keys() <= _KEYS or not all(found.values()):
+        print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
+        return 2
+    output = Path(found.get("output", _ROOT / "results" / "reports"))
+    try:
+        experiment = read_experiment(_ROOT / "conf/experiment" / f"{found['experiment']}.yaml")
+        records = Path(found.get("records", records_folder(experiment, _ROOT)))
+        material = gather(experiment, records)
+        write_report(output, experiment.name, report_of(material))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for fault in material.faults:
+        print(f"{fault.path} {fault.message}", file=sys.stderr)
+    print(f"{len(material.records)} records in {output / experiment.name}.md and .html")
+    return 1 if material.faults else 0
+
+
+def gather(experiment: Experiment, records: Path) -> Material:
+    """Read what a report is made of.
+
+    Raises:
+        ValueError: If the folder holds no merge that can be used, or a file of published
+            numbers is malformed; names it.
+    """
+    results = read_results(records)
+    boards = boards_of(results.records)
+    if not boards:
+        faults = "".join(f"\n{fault.path} {fault.message}" for fault in results.faults)
+        raise ValueError(
+            f"{records} must hold merges, it has none that can be used; run "
+            f"{experiment.commands[0]}{faults}"
+        )
+    return Material(
+        experiment=experiment,
+        grounds=grounds_of(records, boards),
+        references=read_references(_ROOT / "results" / "reference"),
+        faults=results.faults,
+    )
+
+
+def write_report(folder: Path, name: str, blocks: list[Block]) -> None:
+    """Write both forms of a report; figures that it no longer has are deleted."""
+    files = drawing_files(blocks)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{name}.*.svg"):
+        if path.name not in files:
+            path.unlink()
+    for file, svg in files.items():
+        write_whole(folder / file, svg.encode())
+    write_whole(folder / f"{name}.html", to_html(blocks).encode(errors="replace"))
+    write_whole(folder / f"{name}.md", to_markdown(blocks).encode(errors="replace"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""Configurations as runs get them."""
+
+import json
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def composed(*overrides, conf=CONF):
+    """The configuration of one run, in plain values."""
+    return _plain(_composed(overrides, conf))
+
+
+def cells_of(experiment, conf=CONF):
+    """Overrides to configuration, for every cell of an experiment's sweep.
+
+    Composing is slow: each variant and each pool is composed once, and tau is but a number.
+    """
+    compose_once = cache(partial(_composed, conf=conf))
+    found = {}
+    for overrides in _sweep(experiment, conf):
+        chosen = dict(override.split("=", 1) for override in overrides)
+        variant = f"variant={chosen.pop('variant')}"
+        config = compose_once((f"experiment={experiment}", variant)).copy()
+        for key, choice in chosen.items():
+            alone = compose_once((f"experiment={experiment}", f"{key}={choice}"))
+            config[key] = alone[key]
+        found[overrides] = _plain(config)
+    return found
+
+
+def settings_of(config):
+    """The hyper-parameters of a run's method, as a record has them."""
+    return {k: v for k, v in config["method"].items() if k not in ("_target_", "_partial_")}
+
+
+def identity_of(config):
+    """What two cells must share to be one run."""
+    return json.dumps([config[key] for key in ("method", "models", "suite", "seed", "dtype")])
+
+
+def _composed(overrides, conf):
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose("config", [str(override) for override in overrides])
+
+
+def _plain(config):
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def _sweep(experiment, conf):
+    """Hydra's own reading of the parameters, every combination of their choices."""
+    found = yaml.safe_load((conf / "experiment" / f"{experiment}.yaml").read_text())
+    params = found["hydra"]["sweeper"]["params"].items()
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params])
+    assert all(override.is_sweep_override() for override in parsed)
+    choices = [
+        [
+            f"{override.get_key_element()}={choice}"
+            for choice in override.sweep_string_iterator()
+        ]
+        for override in parsed
+    ]
+    return list(product(*choices))

@@ -1,0 +1,92 @@
+"""Records small enough to check by head: right and wrong answers to the documents of one task."""
+
+from dataclasses import replace
+
+from eval.board import boards_of
+from eval.reports.evidence import grounds_of
+from eval.results import Record, Sample, Score, StageCost, write_record
+
+MIB = 2**20
+COST = StageCost(
+    seconds=1.0, peak_rss_bytes=110 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+MACHINE = {
+    "cpu": "a",
+    "cores": 2,
+    "threads": 2,
+    "platform": "p",
+    "devices": [],
+    "python": "3.11",
+}
+
+
+def model(name):
+    return {"name": name, "location": f"zoo/{name}", "revision": None, "content_hash": name}
+
+
+def suite(split="test"):
+    return {"name": f"toy_{split}", "split": split, "fingerprint": split, "held_out": []}
+
+
+def pool(name="zoo", sources=("expert",), references=()):
+    lists = {"sources": sources, "references": references}
+    models = {key: [model(m) for m in found] for key, found in lists.items()}
+    return {"pool": name, "pivot": model("base"), **models}
+
+
+def answers(right, n=24):
+    """The first ``right`` of ``n`` documents are answered rightly."""
+    return [1.0] * right + [0.0] * (n - right)
+
+
+def score(values):
+    mean = sum(values) / len(values)
+    return Score(
+        value=mean, stderr=0.1, n=len(values), raw=mean, raw_metric="acc", higher_is_better=True
+    )
+
+
+class Results:
+    """A results folder that records are written to."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def add(self, name, right, *, seconds=1.0, mib=10, split="test", **changes):
+        """A run that answers so many documents of each task; a number is one task in domain d."""
+        tasks = {"d": right} if isinstance(right, int) else right
+        values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
+        peak = COST.base_rss_bytes + mib * MIB
+        made = Record(
+            fingerprint=f"{name}{len(list(self.root.glob('runs/*')))}", kind="merge",
+            status="done", name=name, settings={}, models=pool(), suite=suite(split), seed=0,
+            dtype=None, scores={task: score(found) for task, found in values.items()},
+            domains={f"{domain}_task": domain for domain in tasks},
+            merge_cost=replace(COST, seconds=seconds, peak_rss_bytes=peak),
+            evaluation_cost=COST, merge={}, error=None, provenance=MACHINE,
+            started_at="2026-01-01T00:00:00+00:00", seconds_total=2.0,
+        )  # fmt: skip
+        made = replace(made, **changes)
+        write_record(self.root, made, None if made.error else samples(values))
+        return made
+
+    def add_unmerged(self, name, right, **changes):
+        models = {"pool": "zoo", "pivot": model(name), "sources": [], "references": []}
+        changes = {"kind": "reference", "merge_cost": None, "models": models, **changes}
+        return self.add(name, right, **changes)
+
+    def add_refused(self, name, right=0, **changes):
+        """A merge that its method refused; ``right`` only names the tasks."""
+        changes = {"scores": {}, "merge_cost": None, "error": "needs other sources", **changes}
+        return self.add(name, right, status="not applicable", **changes)
+
+    def grounds(self, records):
+        return grounds_of(self.root, boards_of(records))
+
+
+def samples(values):
+    return {
+        task: [Sample(doc_id=i, doc_hash=f"{task}{i}", value=v) for i, v in enumerate(found)]
+        for task, found in values.items()
+    }

@@ -1,0 +1,141 @@
+"""Which rows stand on which board, and which of them carry a mark."""
+
+from dataclasses import replace
+
+import pytest
+
+from eval.board import boards_of
+from eval.leaderboard import to_csv, to_markdown
+from eval.markdown import TUNED_ON_TEST
+from eval.results import Record, Score, StageCost
+
+COST = StageCost(
+    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
+    source="VmHWM",
+)  # fmt: skip
+ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+
+
+def record(name="ties", value=0.5, split="test", **changes):
+    score = Score(
+        value=value, stderr=0.1, n=9, raw=value, raw_metric="acc", higher_is_better=True
+    )
+    found = Record(
+        fingerprint=f"{name} {split} {sorted(changes.items())}", kind="merge", status="done",
+        name=name, settings={}, seed=0, dtype=None, scores={"a": score}, domains={"a": "code"},
+        models={"pool": "p", "pivot": model("base"), "sources": [model("x")], "references": []},
+        suite={"name": "zoo", "split": split, "fingerprint": split, "held_out": []},
+        merge_cost=None, evaluation_cost=COST, merge={}, error=None, provenance={},
+        started_at="", seconds_total=1.0,
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+def unmerged(**changes):
+    models = {"pool": "p", "pivot": model("base"), "sources": [], "references": []}
+    return record("base", kind="reference", models=models, **changes)
+
+
+TIES, SCE = record(), record("sce")
+
+
+def shown(*records):
+    """Precision and names of the rows of every board."""
+    return [(b.precision, [row.name for row in b.rows]) for b in boards_of(records)]
+
+
+def test_runs_evaluated_in_another_precision_have_a_board_of_their_own():
+    assert shown(TIES, record("sce", **ON_GPU)) == [
+        ("bfloat16", ["sce"]),
+        ("float32", ["ties"]),
+    ]
+
+
+def test_an_unmerged_model_stands_on_the_board_of_its_precision():
+    gpu = record("sce", **ON_GPU)
+    assert shown(TIES, gpu, unmerged()) == [
+        ("bfloat16", ["sce"]),
+        ("float32", ["base", "ties"]),
+    ]
+    assert shown(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
+
+
+def test_what_was_not_evaluated_stands_on_the_first_board_of_its_models_and_suite():
+    failed = record("dare", status="failed", error="no", scores={}, evaluation_cost=None)
+    assert shown(TIES, failed) == [("float32", ["ties", "dare"])]
+    gpu = record("sce", **ON_GPU)
+    assert [names for _, names in shown(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
+    assert shown(failed, unmerged()) == [(None, ["base", "dare"])]
+    assert shown(replace(failed, models=model("y") | TIES.models | {"pool": "q"}), TIES) == [
+        ("float32", ["ties"]), (None, ["dare"])
+    ]  # fmt: skip
+
+
+def test_the_title_names_a_precision_that_is_not_the_usual_one():
+    text = to_markdown(boards_of([TIES, record("sce", **ON_GPU)]))
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## p on suite zoo, split test, evaluated in bfloat16",
+        "## p on suite zoo, split test",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "Evaluated in float32. "),
+        ({"lm_eval": "0.4.13", "limit": None}, "Evaluated in float32 by lm-eval 0.4.13. "),
+        ({"lm_eval": "1", "limit": 8}, "by lm-eval 1, the first 8 documents of each task. "),
+    ],
+)
+def test_the_header_states_the_contract_as_far_as_the_records_do(more, told):
+    assert told in to_markdown(boards_of([replace(TIES, suite={**TIES.suite, **more})]))
+
+
+def tried(split, *lams, value=0.5):
+    return [record(split=split, value=value, settings={"lam": lam}) for lam in lams]
+
+
+def settings(*records):
+    """What stands in the column of settings, by board."""
+    return [[row.shown_settings for row in board.merges] for board in boards_of(records)]
+
+
+def test_one_of_several_settings_on_the_test_split_is_marked():
+    assert settings(*tried("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
+    assert settings(*tried("test", 1)) == [[""]]
+
+
+def test_settings_on_two_boards_of_one_question_are_marked_on_both():
+    first, second = tried("test", 1, 2)
+    limited = {**second.suite, "fingerprint": "limited"}
+    assert settings(first, replace(second, suite=limited)) == [["†"], ["†"]]
+
+
+def test_the_setting_that_validation_chose_is_not_marked_nor_are_validation_runs():
+    found = [*tried("test", 1, 2), *tried("validation", 1), *tried("validation", 2, value=0.9)]
+    assert settings(*found) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
+
+
+def test_the_mark_is_explained_and_in_the_csv_a_column():
+    found = [*tried("test", 1, 2), *tried("validation", 2), SCE]
+    text = to_markdown(boards_of(found))
+    assert text.count(TUNED_ON_TEST) == 1
+    assert TUNED_ON_TEST not in to_markdown(boards_of([TIES, SCE]))
+    header, *lines = to_csv(boards_of(found)).splitlines()
+    column = header.split(",").index("tuned_on_test")
+    marks = {tuple(line.split(",")[i] for i in (3, 7, 8, column)) for line in lines}
+    assert marks == {
+        ("test", "ties", "lam=1", "True"), ("test", "ties", "lam=2", "False"),
+        ("test", "sce", "", "False"), ("validation", "ties", "lam=2", "False"),
+    }  # fmt: skip
+
+
+def test_a_record_changes_only_the_board_it_stands_on():
+    parts = to_markdown(boards_of([TIES, *tried("validation", 1)])).split("\n## ")
+    more = to_markdown(boards_of([TIES, SCE, *tried("validation", 1)])).split("\n## ")
+    assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]

@@ -1,0 +1,164 @@
+"""The choice of hyper-parameters: by validation runs alone, and written down the same each time."""
+
+import hashlib
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from eval.results import write_record
+from scripts.choose import choose, config_text, edges, main, share_parameter, table
+from tests.made_up_runs import made_up_run
+
+
+def ties(density, lam, value, **changes):
+    return made_up_run(
+        "ties", {"density": density, "lam": lam, "scope": "model"}, value, **changes
+    )
+
+
+def arithmetic(lam, value, **changes):
+    return made_up_run("task_arithmetic", {"lam": lam, "weights": None}, value, **changes)
+
+
+TIES = (ties(0.1, 1.0, 0.3), ties(0.1, 2.0, 0.5), ties(0.2, 1.0, 0.6), ties(0.2, 2.0, 0.4))
+
+
+def lams(records):
+    return {choice.name: choice.settings["lam"] for choice in choose(records)}
+
+
+def test_the_best_lam_is_chosen_at_every_share_and_over_all_of_them():
+    assert lams(TIES) == {"ties": 1.0, "ties_0.1": 2.0, "ties_0.2": 1.0}
+    assert choose(TIES)[0].settings == {"density": 0.2, "lam": 1.0, "scope": "model"}
+
+
+def test_a_method_that_keeps_no_share_gets_one_file():
+    assert lams([arithmetic(0.4, 0.5), arithmetic(0.6, 0.6)]) == {"task_arithmetic": 0.6}
+
+
+def test_methods_do_not_compete_with_one_another():
+    assert lams([*TIES, arithmetic(0.4, 0.1)])["task_arithmetic"] == 0.4
+
+
+def test_the_share_is_the_parameter_that_tau_feeds():
+    methods = ("seme", "sce", "ties", "dare", "task_arithmetic", "average")
+    found = [share_parameter(method) for method in methods]
+    assert found == ["tau", "tau", "density", "density", None, None]
+
+
+def test_seeds_of_a_setting_count_together():
+    runs = [arithmetic(0.4, 0.5), arithmetic(0.6, 0.6), arithmetic(0.6, 0.2, seed=1)]
+    assert lams(runs) == {"task_arithmetic": 0.4}
+
+
+def test_the_test_split_cannot_turn_a_choice():
+    better_there = ties(0.2, 2.0, 0.9, split="test")
+    assert lams([*TIES, better_there]) == lams(TIES)
+    assert all(better_there not in choice.tried for choice in choose([*TIES, better_there]))
+
+
+def test_runs_of_the_test_split_alone_allow_no_choice():
+    with pytest.raises(
+        ValueError, match=r"nothing was tried on .*validation.* \(1 merges on other"
+    ):
+        choose([arithmetic(0.4, 0.5, split="test")])
+
+
+def test_nothing_is_chosen_where_a_candidate_failed():
+    failed = ties(0.2, 3.0, 0.0, status="failed")
+    with pytest.raises(
+        ValueError, match=rf"\['ties {failed.fingerprint[:12]}'\]; run .* again"
+    ):
+        choose([*TIES, failed])
+
+
+def test_the_file_says_what_was_chosen_and_from_what():
+    runs = [arithmetic(0.4, 0.5), arithmetic(0.6, 0.6)]
+    content = hashlib.sha256(" ".join(sorted(run.fingerprint for run in runs)).encode())
+    # domains code (two tasks) and french: stderr sqrt((0.01² / 2 + 0.01²) / 4) = 0.0061
+    assert [config_text(choice).splitlines() for choice in choose(runs)] == [[
+        "# @package _global_",
+        "# task_arithmetic: the best of 2 on the validation split, mean 60.00 ± 0.61 %",
+        f"# Written by scripts/choose.py from 2 records, {content.hexdigest()[:16]} (sha256 of "
+        "their fingerprints); change nothing here.",
+        "defaults:",
+        "- override /method: task_arithmetic",
+        "method:",
+        "  lam: 0.6",
+        "  weights: null",
+    ]]  # fmt: skip
+
+
+def test_the_order_of_the_records_changes_no_byte_and_another_record_does():
+    texts = [config_text(choice) for choice in choose(TIES)]
+    assert [config_text(choice) for choice in choose(TIES[::-1])] == texts
+    assert [config_text(choice) for choice in choose([*TIES, ties(0.2, 3.0, 0.1)])] != texts
+
+
+def test_the_table_shows_every_run_and_what_it_was_chosen_for():
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table(choose(TIES)))
+    lines = [line for line in console.file.getvalue().splitlines() if "density=" in line]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    assert cells == [
+        ["ties", "density=0.1 lam=1.0", "0", "30.00 ± 0.61", ""],
+        ["ties", "density=0.1 lam=2.0", "0", "50.00 ± 0.61", "ties_0.1"],
+        ["ties", "density=0.2 lam=1.0", "0", "60.00 ± 0.61", "ties, ties_0.2"],
+        ["ties", "density=0.2 lam=2.0", "0", "40.00 ± 0.61", ""],
+    ]
+
+
+def test_a_number_at_the_edge_of_what_was_tried_is_named():
+    assert edges(choose([arithmetic(0.4, 0.5), arithmetic(0.6, 0.6)])) == [
+        "task_arithmetic: lam=0.6 is the largest tried"
+    ]
+    assert edges(choose([arithmetic(0.4, 0.5), arithmetic(0.6, 0.4)])) == [
+        "task_arithmetic: lam=0.4 is the least tried"
+    ]
+    inside = [arithmetic(lam, value) for lam, value in ((0.4, 0.5), (0.6, 0.6), (0.8, 0.5))]
+    assert edges(choose(inside)) == []
+
+
+@pytest.fixture
+def chosen(tmp_path, monkeypatch):
+    """Where the files go, in a repository of the test's own."""
+    monkeypatch.setattr("scripts.choose.ROOT", tmp_path)
+    monkeypatch.setattr("scripts.choose.CHOSEN", tmp_path / "conf" / "variant" / "chosen")
+    return tmp_path / "conf" / "variant" / "chosen"
+
+
+@pytest.mark.parametrize("asked", ["experiment=select", "records={}/results/paper"])
+def test_the_command_writes_a_file_for_each_choice(asked, chosen, tmp_path, capsys):
+    for run in TIES:
+        write_record(tmp_path / "results" / "paper", run, None)
+    assert main([asked.format(tmp_path)]) == 0
+    written = {path.stem: yaml.safe_load(path.read_text()) for path in chosen.glob("*.yaml")}
+    assert written.keys() == {"ties", "ties_0.1", "ties_0.2"}
+    assert written["ties_0.1"]["method"] == {"density": 0.1, "lam": 2.0, "scope": "model"}
+    told = capsys.readouterr().out
+    assert "ties_0.1: lam=2 is the largest tried" in told
+    assert "3 files in conf/variant/chosen" in told
+
+
+def test_a_damaged_record_is_named_and_nothing_is_written(chosen, tmp_path, capsys):
+    for run in TIES:
+        path = write_record(tmp_path, run, None)
+    path.write_text("{")
+    assert main([f"records={tmp_path}"]) == 1
+    assert str(path) in capsys.readouterr().err
+    assert not chosen.exists()
+
+
+def test_a_folder_without_validation_runs_is_an_error_that_says_what_to_run(tmp_path, capsys):
+    assert main([f"records={tmp_path}"]) == 1
+    assert "first python run.py -m experiment=select" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "asked", [[], ["experiment=slect"], ["records=/absent"], ["a=b", "c=d"]]
+)
+def test_other_arguments_are_answered_with_the_usage(asked, capsys):
+    assert main(asked) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m scripts.choose experiment=NAME")

@@ -1,0 +1,180 @@
+"""The claims of the paper, judged from hand-written records."""
+
+import pytest
+
+from eval.reports.claims import claims_of
+from eval.reports.verdicts import Verdict
+from tests.report_records import MACHINE, Results, pool
+
+YES, NO, UNKNOWN = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.NOT_MEASURED
+# 12 answers more of 24 documents: 2 of the 2 ** 12 exchanges are as extreme, p = 0.0005
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+def judged(results, records):
+    """Claims by their last word or two."""
+    found = claims_of(results.grounds(records))
+    keys = ("averaging", "task arithmetic", "TIES", "DARE", "runtime", "memory", "data",
+            "architectures", "tau")  # fmt: skip
+    return dict(zip(keys, found, strict=True))
+
+
+def seme(results, right, tau=0.2, **changes):
+    return results.add("seme", right, settings={"tau": tau}, **changes)
+
+
+def test_each_rival_has_a_claim_of_its_own(results):
+    found = judged(results, [
+        seme(results, 18), results.add("average", 6), results.add("task_arithmetic", 17),
+        results.add("ties", 24, settings={"density": 0.2}),
+    ])  # fmt: skip
+    assert found["averaging"].verdict is YES  # 12 more: p = 2 / 2 ** 12
+    assert found["task arithmetic"].verdict is NO  # 1 more: p = 1
+    assert found["TIES"].verdict is NO  # 6 fewer
+    assert found["DARE"].verdict is UNKNOWN
+    assert found["DARE"].finding == "No complete run of DARE outside the validation split."
+
+
+def test_the_finding_and_the_evidence_have_the_numbers(results):
+    found = judged(results, [seme(results, 18), results.add("average", 6)])["averaging"]
+    assert found.finding == (
+        "SeMe minus averaging: +50.00 points; significantly ahead in 1 of 1 comparison, "
+        "behind in 0."
+    )
+    (row,) = found.evidence.rows
+    assert row[:3] == ("zoo", "SeMe", "averaging")
+    assert row[3].startswith("+50.00 ± ")
+    assert row[5:] == ("0.00049", "0.00049", "significantly ahead")
+
+
+def test_holms_correction_is_over_all_rivals(results):
+    rivals = [results.add(name, 6) for name in ("average", "task_arithmetic", "ties", "dare")]
+    found = judged(results, [seme(results, 18), *rivals])
+    assert {found[key].evidence.rows[0][6] for key in ("averaging", "DARE")} == {"0.002"}
+
+
+def test_without_a_choice_on_validation_every_setting_must_be_ahead(results):
+    records = [seme(results, 18, tau=0.1), seme(results, 6, tau=0.2), results.add("average", 6)]
+    assert judged(results, records)["averaging"].verdict is NO
+
+
+def test_the_setting_chosen_on_validation_speaks_for_the_method(results):
+    records = [
+        seme(results, 18, tau=0.1), seme(results, 6, tau=0.2), results.add("average", 6),
+        seme(results, 9, tau=0.1, split="validation"),
+        seme(results, 8, tau=0.2, split="validation"),
+    ]  # fmt: skip
+    found = judged(results, records)
+    assert found["averaging"].verdict is YES
+    assert "chosen on the validation split, which is data" in found["data"].finding
+
+
+def test_a_choice_that_was_not_run_on_the_test_split_measures_nothing(results):
+    records = [seme(results, 18, tau=0.1), results.add("average", 6),
+               seme(results, 9, tau=0.3, split="validation")]  # fmt: skip
+    assert judged(results, records)["averaging"].verdict is UNKNOWN
+
+
+def test_the_validation_split_is_never_what_a_comparison_rests_on(results):
+    records = [
+        seme(results, 18, split="validation"),
+        results.add("average", 6, split="validation"),
+    ]
+    assert judged(results, records)["averaging"].verdict is UNKNOWN
+
+
+def test_what_validation_chooses_for_other_models_is_not_chosen_here(results):
+    other = pool("other", sources=("another",))
+    records = [
+        seme(results, 18, tau=0.1), results.add("average", 6),
+        seme(results, 9, tau=0.3, split="validation", models=other),
+    ]  # fmt: skip
+    assert judged(results, records)["averaging"].verdict is YES
+
+
+def test_every_seed_of_a_rival_counts(results):
+    records = [
+        seme(results, 18), results.add("dare", 6, seed=0), results.add("dare", 17, seed=1)
+    ]  # fmt: skip
+    found = judged(results, records)["DARE"]
+    assert found.verdict is NO
+    assert [row[2] for row in found.evidence.rows] == ["DARE seed=1", "DARE seed=0"]
+
+
+def test_cost_is_compared_by_medians_on_one_machine(results):
+    records = [seme(results, 6, tau=t, seconds=s) for t, s in ((0.1, 1), (0.2, 2), (0.3, 9))]
+    rivals = ("average", "task_arithmetic", "ties", "dare")
+    records += [results.add(name, 6, seconds=3.0, mib=5) for name in rivals]
+    found = judged(results, records)
+    assert found["runtime"].verdict is YES  # the median of 1, 2 and 9 is 2
+    assert found["memory"].verdict is NO  # 10 MiB against 5
+    assert found["runtime"].evidence.rows[0][2:] == ("SeMe", "2.00", "1.00", "9.00", "3")
+
+
+def test_costs_of_other_machines_are_not_compared(results):
+    other = {**MACHINE, "cpu": "b"}
+    records = [seme(results, 6, seconds=9), results.add("average", 6, provenance=other)]
+    assert judged(results, records)["runtime"].verdict is UNKNOWN
+    here = results.add("ties", 6)
+    assert judged(results, [*records, here])["runtime"].verdict is NO
+
+
+def test_a_merge_without_settings_that_name_data_needs_none(results):
+    assert judged(results, [seme(results, 6)])["data"].verdict is YES
+    tuned = results.add("seme", 6, settings={"tau": 0.1, "calibration_texts": "a"})
+    assert judged(results, [tuned])["data"].verdict is NO
+    assert judged(results, [results.add("ties", 6)])["data"].verdict is UNKNOWN
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(18, YES), (7, NO)])
+def test_across_architectures_a_merge_must_beat_its_pivot(results, right, verdict):
+    records = [
+        seme(results, right),
+        results.add_refused("ties"),
+        results.add_unmerged("base", 6),
+    ]
+    assert judged(results, records)["architectures"].verdict is verdict
+
+
+def test_pools_that_no_method_refused_say_nothing_of_architectures(results):
+    records = [seme(results, 18), results.add("ties", 6), results.add_unmerged("base", 6)]
+    found = judged(results, records)["architectures"]
+    assert (found.verdict, found.finding) == (
+        UNKNOWN, "No pool here has sources of another shape than the pivot's."
+    )  # fmt: skip
+
+
+def test_every_pool_of_unlike_models_must_have_a_merge_that_works(results):
+    other = pool("small", sources=("tiny",))
+    records = [seme(results, 18), results.add_refused("ties"), results.add_unmerged("base", 6)]
+    records += [seme(results, 6, models=other), results.add_refused("ties", models=other)]
+    assert judged(results, records)["architectures"].verdict is NO
+
+
+@pytest.mark.parametrize(
+    ("scores", "verdict"),
+    [
+        ({0.01: 6, 0.2: 7, 1: 6}, YES),
+        ({0.01: 6, 0.2: 7, 1: 20}, NO),  # 13 more
+        ({0.01: 7, 0.1: 20, 1: 7}, YES),  # 10 % is inside
+        ({0.2: 7, 1: 6}, UNKNOWN),
+        ({0.1: 7, 0.3: 20}, UNKNOWN),
+        ({0.01: 20, 0.1: 7, 0.3: 19}, UNKNOWN),  # nothing above; below it only 1 more
+    ],
+)
+def test_the_range_of_tau_is_held_against_what_lies_outside(results, scores, verdict):
+    records = [seme(results, right, tau=tau) for tau, right in scores.items()]
+    assert judged(results, records)["tau"].verdict is verdict
+
+
+def test_runs_without_their_documents_are_not_tested(results):
+    records = [seme(results, 18), results.add("average", 6)]
+    for path in results.root.glob("runs/*/samples.jsonl.gz"):
+        path.unlink()
+    found = judged(results, records)["averaging"]
+    assert found.verdict is UNKNOWN
+    assert "per-document scores" in found.finding

@@ -1,0 +1,214 @@
+"""What the experiments of conf/experiment run: how often, on what, and nothing twice."""
+
+import functools
+import re
+import shutil
+from collections import Counter, defaultdict
+
+import pytest
+import yaml
+from hydra.utils import instantiate
+
+from eval.cell import check_entries
+from eval.reading import read_results
+from scripts.choose import choose, config_text, share_parameter
+from seme.engine import check_method
+from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
+from tests.made_up_runs import made_up_run
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FIVE = ("average", "dare", "seme", "task_arithmetic", "ties")
+SECONDS_PER_CELL = 6.5
+
+
+def method_of(config):
+    return config["method"]["_target_"].split(".")[-2].replace("method", "seme")
+
+
+def share_of(config):
+    share = share_parameter(method_of(config))
+    return None if share is None else settings_of(config)[share]
+
+
+def made_up_choices():
+    """What would be chosen if every method of experiment=select did best at its second lam."""
+    runs, seen = [], defaultdict(list)
+    for config in cells_of("select").values():
+        lam = config["method"]["lam"]
+        ranks = seen[method_of(config)]
+        ranks += [] if lam in ranks else [lam]
+        value = 0.5 - 0.01 * abs(ranks.index(lam) - 1)
+        runs.append(made_up_run(method_of(config), settings_of(config), value))
+    return choose({run.fingerprint: run for run in runs}.values())
+
+
+@pytest.fixture(scope="module")
+def choices():
+    return {choice.name: choice for choice in made_up_choices()}
+
+
+@pytest.fixture(scope="module")
+def cells(choices, tmp_path_factory):
+    """Experiment to its cells, with made-up choices in place of the committed ones."""
+    conf = tmp_path_factory.mktemp("made_up") / "conf"
+    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns("chosen"))
+    (conf / "variant" / "chosen").mkdir()
+    for name, choice in choices.items():
+        (conf / "variant" / "chosen" / f"{name}.yaml").write_text(config_text(choice))
+    return functools.cache(lambda experiment: cells_of(experiment, conf))
+
+
+def stated(experiment):
+    """Cells, different cells and unmerged models, as the header counts them."""
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text().replace("\n# ", " ")
+    pattern = r"(\d+) cells, (\d+) different.*? and (\d+) unmerged models"
+    return tuple(map(int, re.search(pattern, text).groups()))
+
+
+def counted(configs):
+    unmerged = {
+        model["location"]
+        for config in configs
+        for key in ("sources", "references")
+        for model in (config["models"]["pivot"], *config["models"][key])
+    }
+    return len(configs), len(set(map(identity_of, configs))), len(unmerged)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_header_counts_what_will_run(experiment, cells):
+    assert stated(experiment) == counted(list(cells(experiment).values()))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_cell_is_what_a_run_takes(experiment, cells):
+    for config in cells(experiment).values():
+        check_entries(config)
+        check_method(instantiate(config["method"]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_run_comes_twice_only_where_its_method_keeps_no_share(experiment, cells):
+    same = defaultdict(list)
+    for overrides, config in cells(experiment).items():
+        others = tuple(o for o in overrides if not o.startswith("tau="))
+        same[identity_of(config)].append((others, share_of(config)))
+    repeated = [found for found in same.values() if len(found) > 1]
+    assert all(len(set(found)) == 1 and found[0][1] is None for found in repeated)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_header_gives_the_command_the_question_and_where_findings_are(experiment):
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    commands = [line for line in lines if line.startswith("# python ")]
+    assert commands[-1 if experiment == "paper" else 0] == (
+        f"# python run.py -m experiment={experiment}"
+    )
+    header = " ".join(line[2:] for line in lines if line.startswith("# "))
+    assert "? " in header
+    assert "Expect " in header
+    assert header.endswith(f"see results/reports/{experiment}.md")
+
+
+def test_all_experiments_together_take_less_than_half_an_hour():
+    runs = sum(sum(stated(experiment)[1:]) for experiment in EXPERIMENTS)
+    assert runs * SECONDS_PER_CELL < 30 * 60
+    assert sum(stated("select")[1:]) * SECONDS_PER_CELL < 6 * 60
+
+
+def test_settings_are_tried_on_validation_and_everything_else_is_on_the_test_split(cells):
+    splits = {e: {c["suite"]["split"] for c in cells(e).values()} for e in EXPERIMENTS}
+    assert splits == {e: {"validation" if e == "select" else "test"} for e in EXPERIMENTS}
+
+
+def test_choices_lie_with_what_is_reported_and_other_experiments_apart(cells):
+    roots = {e: {c["output"] for c in cells(e).values()} for e in EXPERIMENTS}
+    named = {e: "paper" if e == "select" else e for e in EXPERIMENTS}
+    assert roots == {e: {f"results/{name}"} for e, name in named.items()}
+
+
+def test_every_method_that_reports_chosen_settings_has_several_to_choose_from(cells):
+    tried = defaultdict(set)
+    for config in cells("select").values():
+        tried[method_of(config), share_of(config)].add(config["method"]["lam"])
+    methods = {("task_arithmetic", None)}
+    methods |= {(name, tau) for name in ("seme", "ties", "dare") for tau in (0.1, 0.2, 0.3)}
+    assert {key for key, lams in tried.items() if len(lams) >= 4} == methods == tried.keys()
+
+
+def test_the_paper_s_table_has_five_methods_three_shares_and_three_draws_of_dare(cells):
+    runs = Counter((method_of(c), share_of(c), c["seed"]) for c in cells("paper").values())
+    shares = (0.1, 0.2, 0.3)
+    expected = [("average", None, 0), ("task_arithmetic", None, 0)]
+    expected += [(name, tau, 0) for name in ("seme", "ties") for tau in shares]
+    expected += [("dare", tau, seed) for tau in shares for seed in (0, 1, 2)]
+    assert runs == Counter(expected)
+
+
+def test_the_paper_s_table_uses_what_was_chosen_for_each_share(cells, choices):
+    for (variant,), config in cells("paper").items():
+        for name in re.findall(r"chosen/([\w.]+)", variant):
+            assert settings_of(config) == choices[name].settings
+            assert method_of(config) == choices[name].method
+            assert name == choices[name].method or name.endswith(f"_{share_of(config):g}")
+
+
+def test_scaling_merges_the_first_two_to_five_experts_at_one_setting_each(cells, choices):
+    sources = composed("models=zoo")["models"]["sources"]
+    runs = defaultdict(list)
+    for config in cells("scaling").values():
+        n = len(config["models"]["sources"])
+        assert config["models"]["sources"] == sources[:n]
+        assert method_of(config) == "average" or (
+            settings_of(config) == choices[method_of(config)].settings
+        )
+        runs[method_of(config)].append(n)
+    assert runs == {method: [2, 3, 4, 5] for method in FIVE}
+
+
+@pytest.mark.parametrize(
+    ("variant", "reference", "changed"),
+    [
+        ("select/seme_2", "select/seme_1", {"lam": 2.0}),
+        ("select/seme_4", "select/seme_1", {"lam": 4.0}),
+        ("ablation/renormalized", "select/seme_1", {"renormalize": True}),
+        ("ablation/coefficients", "select/seme_1", {"select": "coefficients"}),
+        ("ablation/rotated", "select/seme_1", {"identity_tolerance": 0.0}),
+        ("ablation/least_squares", "ablation/rotated", {"projection": "least_squares"}),
+        ("ablation/cosine", "select/seme_1", {"projection": "cosine"}),
+    ],
+)
+def test_the_ablation_changes_one_setting_at_a_time(variant, reference, changed, cells):
+    of_variant = defaultdict(dict)
+    for (choice, tau), config in cells("ablation").items():
+        of_variant[choice.removeprefix("variant=")][tau] = settings_of(config)
+    assert len(of_variant) == 8
+    for tau, settings in of_variant[variant].items():
+        assert settings == of_variant[reference][tau] | changed != of_variant[reference][tau]
+
+
+def test_the_ablation_starts_from_seme_as_its_file_has_it(cells):
+    config = cells("ablation")["variant=select/seme_1", "tau=0.1"]
+    assert config["method"] == composed("method=seme")["method"]
+
+
+def test_the_committed_choices_are_those_of_the_committed_records(repository):
+    found = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
+    records = read_results(repository / "results" / "published" / "paper").records
+    if not found and not records:
+        pytest.skip("nothing is chosen yet: run experiment=select, then scripts.choose")
+    assert found == {choice.name: config_text(choice) for choice in choose(records)}
+
+
+def test_every_file_that_is_chosen_is_used_and_the_other_way_round(choices):
+    text = "".join((CONF / "experiment" / f"{e}.yaml").read_text() for e in EXPERIMENTS)
+    named = set(re.findall(r"chosen/(\w+(?:\.\d)?)\b", text))
+    assert named == choices.keys()
+
+
+def test_a_pool_of_n_experts_is_named_after_them():
+    for n in (2, 3, 4):
+        pool = yaml.safe_load((CONF / "models" / f"zoo_{n}.yaml").read_text())
+        whole = yaml.safe_load((CONF / "models" / "zoo.yaml").read_text())
+        assert pool == whole | {"name": f"zoo_{n}", "sources": whole["sources"][:n]}

@@ -1,0 +1,168 @@
+"""What merges are worth against base, experts and ceiling: who plays which part, and the numbers."""
+
+from dataclasses import replace
+
+import pytest
+
+from eval.board import boards_of
+from eval.leaderboard import to_csv, to_markdown
+from eval.results import Record, Sample, StageCost, write_record
+from eval.scoring import mean_score
+from eval.statistics.measures import cast_of, measures_of
+from eval.statistics.stats import Estimate
+
+DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
+COST = StageCost(
+    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
+    source="VmHWM",
+)  # fmt: skip
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+
+
+def samples(*correct, tasks=DOMAINS):
+    """Of 100 documents a task, so many are answered: the first ones."""
+    return {
+        task: [
+            Sample(doc_id=i, doc_hash=f"h{i}", value=float(i < n)) for i in range(100)
+        ]
+        for task, n in zip(tasks, correct, strict=True)
+    }  # fmt: skip
+
+
+def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mathematics")):
+    """A record and its samples; the pool has a ceiling named multitask."""
+    found = samples(*correct, tasks=domains)
+    models = {"pool": "p", "pivot": model(name), "sources": [], "references": []}
+    if kind == "merge":
+        models |= {"pivot": model("base"), "sources": [model(s) for s in sources]}
+        models["references"] = [model("multitask")]
+    record = Record(
+        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
+        models=models, seed=0, dtype=None,
+        suite={"name": "z", "split": "test", "fingerprint": "s", "held_out": ["english"]},
+        scores={task: mean_score(s, metric="acc") for task, s in found.items()},
+        domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
+        provenance={}, started_at="", seconds_total=1.0,
+    )  # fmt: skip
+    return record, found
+
+
+BASE, MERGE = run("base", 20, 20, 60), run("ties", 40, 50, 50, kind="merge")
+CODE, MATHEMATICS = run("code", 70, 10, 10), run("mathematics", 40, 80, 10)
+MULTITASK = run("multitask", 60, 70, 60)
+ALL = [BASE, MERGE, CODE, MATHEMATICS, MULTITASK]
+
+
+def board_of(*runs):
+    (board,) = boards_of([record for record, _ in runs])
+    return board
+
+
+def measured(root, *runs):
+    """Key to value of the only merge."""
+    for record, found in runs:
+        write_record(root, record, found)
+    return measures_of(root, [board_of(*runs)]).get(MERGE[0].fingerprint, {})
+
+
+def cast(*runs):
+    """The cast by names."""
+    board = board_of(*runs)
+    found = cast_of(board, {record.fingerprint for record, _ in runs})
+    names = {record.fingerprint: record.name for record, _ in runs}
+    return found and (
+        names[found.base],
+        {names[expert]: domain for expert, domain in found.experts.items()},
+        names.get(found.ceiling),
+    )
+
+
+def test_a_source_is_the_expert_of_its_name_or_of_what_it_gains_most_on():
+    # mathematics gains on code too, but less, and code has an expert of its name
+    assert cast(*ALL) == ("base", {"code": "code", "mathematics": "numbers"}, "multitask")
+    assert cast_of(board_of(*ALL), [r.fingerprint for r, _ in ALL]).held_out == ("english",)
+
+
+def test_a_name_counts_for_more_than_a_gain():
+    parts = cast(BASE, MERGE, run("code", 21, 10, 10), run("mathematics", 90, 80, 10))
+    assert parts[1] == {"code": "code", "mathematics": "numbers"}
+
+
+def test_held_out_domains_and_gains_within_the_noise_make_no_expert():
+    # + 5 on numbers is one standard error of the difference; + 40 on english is held out
+    source = run("mathematics", 20, 25, 99)
+    assert cast(BASE, MERGE, CODE, source) == ("base", {"code": "code"}, None)
+    assert cast(BASE, MERGE, source) is None
+    assert cast(MERGE, CODE, MATHEMATICS) is None
+
+
+def test_of_two_sources_that_gain_on_one_domain_the_better_is_its_expert():
+    merge = run("ties", 40, 50, 50, kind="merge", sources=("x", "y"))
+    x, y = run("x", 60, 70, 10), run("y", 55, 90, 10)
+    assert cast(BASE, merge, x, y)[1] == {"y": "numbers", "x": "code"}
+
+
+def test_the_measures_are_those_of_their_definitions(tmp_path):
+    found = measured(tmp_path, *ALL)
+    values = {key: pytest.approx(measure.value) for key, measure in found.items()}
+    assert values == {
+        "of_experts": (40 / 70 + 50 / 80) / 2,
+        "of_gap": (20 + 30) / (50 + 60),
+        "of_ceiling": (20 + 30) / (40 + 50),
+        "forgetting": 0.1,
+        "interference": (0.3 + 0.3) / 2,
+    }
+    # of the 110 documents that base and experts tell apart, the merge answers 50
+    assert found["forgetting"].stderr == pytest.approx((0.1 * 0.9 / 100) ** 0.5, rel=0.05)
+    assert all(0.01 < measure.stderr < 0.1 for measure in found.values())
+
+
+def test_what_a_board_lacks_leaves_its_measures_out(tmp_path):
+    assert measured(tmp_path / "a", *ALL[:4]).keys() == {
+        "of_experts", "of_gap", "forgetting", "interference"
+    }  # fmt: skip
+    worse = run("multitask", 10, 10, 60)
+    assert "of_ceiling" not in measured(tmp_path / "b", *ALL[:4], worse)
+    assert measured(tmp_path / "c", MERGE, CODE) == {}
+
+
+def test_a_merge_without_samples_or_a_task_is_not_measured(tmp_path):
+    record, found = MERGE
+    lacking = replace(record, name="sce", fingerprint="sce", scores={"c": record.scores["c"]})
+    other = replace(record, name="dare", fingerprint="dare")
+    runs = [*ALL, (lacking, found), (other, None)]
+    for written, its_samples in runs:
+        write_record(tmp_path, written, its_samples)
+    assert measures_of(tmp_path, [board_of(*runs)]).keys() == {record.fingerprint}
+
+
+def test_tasks_of_the_second_open_llm_leaderboard_are_measured_from_guessing_up(tmp_path):
+    domains = {"leaderboard_mmlu_pro": "knowledge", "leaderboard_ifeval": "instructions"}
+    merge = run("ties", 55, 30, kind="merge", domains=domains)
+    merge[0].suite["held_out"].clear()
+    found = measured(tmp_path, merge)
+    assert found.keys() == {"above_chance"}
+    assert found["above_chance"].value == pytest.approx(((0.55 - 0.1) / 0.9 + 0.3) / 2)
+
+
+def test_the_second_table_and_the_csv_hold_what_is_measured():
+    board, found = board_of(*ALL), {"of_gap": Estimate(value=0.455, stderr=0.0321)}
+    text = to_markdown([board], {}, {MERGE[0].fingerprint: found})
+    assert text.splitlines()[-3:] == [
+        "| rank | method | settings | of gap |",
+        "| --- | --- | --- | --- |",
+        "| 1 | ties |  | 45.5 ± 3.2 |",
+    ]
+    assert "Of gap: gain on the base over the experts' gain, each on its own domain." in text
+    assert "### Against base" not in to_markdown([board])
+    header, *lines = to_csv([board], {MERGE[0].fingerprint: found}).splitlines()
+    row = dict(zip(header.split(","), lines[-1].split(","), strict=True))
+    assert (row["of_gap"], row["of_gap_stderr"], row["forgetting"]) == ("0.455", "0.0321", "")
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign():
+    found = {"forgetting": Estimate(value=-0.0001, stderr=0.0)}
+    assert "| 0.0 ± 0.0 |" in to_markdown([board_of(*ALL)], {}, {MERGE[0].fingerprint: found})

@@ -1,0 +1,35 @@
+"""The memory of a merge: what a budget allows, and what is too little."""
+
+import pytest
+import torch
+
+from seme.memory import blocks_at_once, working_bytes
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_a_larger_budget_reads_more_blocks_at_once_up_to_sixteen():
+    found = [blocks_at_once(b * MIB, 3, 32, CPU) for b in (480, 600, 4096)]
+    assert found == sorted(found)
+    assert 1 <= found[0] < found[1] < found[2] == 16
+
+
+@pytest.mark.parametrize("budget", [190, 400, 2048])
+def test_what_is_chosen_stays_in_the_budget(budget):
+    at_once = blocks_at_once(budget * MIB, 3, 8, CPU)
+    assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
+
+
+def test_a_budget_that_is_too_small_is_told_what_it_takes():
+    message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: .*OMP_NUM_THREADS"
+    with pytest.raises(ValueError, match=message) as error:
+        blocks_at_once(100 * MIB, 8, 64, CPU)
+    need = int(str(error.value).split("MiB")[0].split()[-1])
+    assert blocks_at_once(need * MIB, 8, 64, CPU) == 1
+
+
+def test_only_sources_threads_and_blocks_count():
+    assert working_bytes(4, 2, 1, CPU) > working_bytes(3, 2, 1, CPU)
+    assert working_bytes(3, 3, 1, CPU) > working_bytes(3, 2, 1, CPU)
+    assert working_bytes(3, 2, 2, CPU) > working_bytes(3, 2, 1, CPU)

@@ -1,0 +1,191 @@
+"""A whole report from a few hand-written records, and the command that writes it."""
+
+import pytest
+
+from eval.board import boards_of
+from eval.reading import Fault, read_results
+from eval.reports.evidence import grounds_of
+from eval.reports.experiment import Experiment
+from eval.reports.html import to_html
+from eval.reports.markdown import to_markdown
+from eval.reports.report import Material, report_of
+from scripts.report import main
+from tests.report_records import Results
+
+TOY = Experiment(
+    name="toy", text="Is it so?", commands=("python run.py -m experiment=toy",),
+    output="results/toy", suite=None,
+)  # fmt: skip
+
+
+FOUR = "averaging, task arithmetic, TIES and DARE"
+
+
+def write(folder):
+    """SeMe ahead of averaging, not told apart from TIES, behind DARE's two seeds."""
+    results = Results(folder)
+    results.add_unmerged("base", {"a": 6, "b": 6})
+    results.add("seme", {"a": 18, "b": 12}, settings={"tau": 0.2, "lam": 1.0}, seconds=0.5)
+    results.add("average", {"a": 6, "b": 0}, seconds=1.5)
+    results.add("ties", {"a": 18, "b": 11}, settings={"density": 0.2}, mib=20)
+    results.add("dare", {"a": 24, "b": 24}, settings={"density": 0.2}, seconds=1.0)
+    results.add("dare", {"a": 24, "b": 18}, settings={"density": 0.2}, seconds=3.0, seed=1)
+    results.add_refused("task_arithmetic", {"a": 0, "b": 0})
+    return results.root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The report in Markdown."""
+    return to_markdown(blocks(write(tmp_path_factory.mktemp("records"))))
+
+
+def blocks(root, experiment=TOY, faults=()):
+    grounds = grounds_of(root, boards_of(read_results(root).records))
+    return report_of(
+        Material(experiment=experiment, grounds=grounds, references=(), faults=faults)
+    )
+
+
+def section(text, heading):
+    """Lines of a section, up to the next heading of its level or above."""
+    level = heading.split()[0]
+    after = text.split(f"\n{heading}\n\n")[1]
+    return after.split(f"\n{level} ")[0].split("\n## ")[0].strip().splitlines()
+
+
+def test_the_table_has_the_paper_s_form(text):
+    lines = section(text, "### zoo on toy_test, split test")
+    # DARE: means 100 and 87.5, median of 1 and 3 seconds; errors 0.1 / sqrt(2) of each
+    assert [line for line in lines if line.startswith("|")] == [
+        "| method | settings | performance, % | seeds | a | b | merge s | merge MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| base | unmerged | 25.00 ± 7.07 |  | 25.0 | 25.0 |  |  |",
+        "| SeMe |  | 62.50 ± 7.07 | 1 | 75.0 | 50.0 | 0.50 | 10 |",
+        "| averaging |  | 12.50 ± 7.07 | 1 | 25.0 | 0.0 | 1.50 | 10 |",
+        "| TIES |  | 60.42 ± 7.07 | 1 | 75.0 | 45.8 | 1.00 | 20 |",
+        "| DARE |  | 93.75 ± 7.07 | 2, s.d. 8.84 | 100.0 | 87.5 | 2.00 | 10 |",
+    ]
+
+
+def test_the_summary_has_every_verdict_the_bad_ones_too(text):
+    rows = [line.split(" | ") for line in section(text, "## Summary")]
+    found = {row[0].removeprefix("| "): row[1] for row in rows if row[0].startswith("| SeMe")}
+    assert found == {
+        "SeMe has a better average performance than averaging.": "**supported**",
+        "SeMe has a better average performance than task arithmetic.": "**not measured**",
+        "SeMe has a better average performance than TIES.": "**not supported**",
+        "SeMe has a better average performance than DARE.": "**not supported**",
+        f"SeMe costs less runtime than {FOUR}.": "**not measured**",
+        f"SeMe costs less memory than {FOUR}.": "**not supported**",
+        "SeMe needs no data.": "**supported**",
+        "SeMe works across architectures.": "**supported**",
+    }
+
+
+def test_settings_that_all_rows_share_stand_above_the_table(text):
+    assert (
+        "Settings of all rows: DARE: density=0.2; SeMe: lam=1 tau=0.2; TIES: density=0.2."
+        in text
+    )
+
+
+def test_a_setting_picked_by_the_test_split_is_marked(root):
+    Results(root).add("ties", {"a": 3, "b": 3}, settings={"density": 0.1})
+    rows = [
+        line for line in to_markdown(blocks(root)).splitlines() if line.startswith("| TIES | d")
+    ]
+    assert "† |" in rows[0]
+
+
+def test_refused_runs_are_listed_with_their_reason(text):
+    lines = section(text, "### Runs without a score")
+    assert (
+        lines[-1] == "| zoo | task_arithmetic | seed=0 | not applicable: needs other sources |"
+    )
+
+
+def test_the_end_tells_how_to_repeat_it(text):
+    lines = section(text, "## To repeat it")
+    assert lines == [
+        "```sh",
+        "python run.py -m experiment=toy",
+        "python -m scripts.report experiment=toy",
+        "```",
+    ]
+
+
+def test_an_experiment_on_validation_shows_the_validation_split_and_claims_nothing(root):
+    results = Results(root)
+    results.add("seme", {"a": 6, "b": 6}, settings={"tau": 0.1}, split="validation")
+    on_validation = Experiment(
+        name="toy", text="", commands=("c",), output="o", suite="toy_validation"
+    )
+    text = to_markdown(blocks(root, on_validation))
+    assert "### zoo on toy_validation, split validation" in text
+    assert "### zoo on toy_test" not in text
+    assert "### zoo on toy_validation" not in to_markdown(blocks(root))
+
+
+def test_faulty_files_stand_in_the_report(root):
+    text = to_markdown(blocks(root, faults=[Fault(path=root / "x", message="is damaged")]))
+    assert "## Files that cannot be trusted" in text
+    assert "x is damaged" in text
+
+
+def test_both_forms_have_the_same_bytes_again(root):
+    first, second = blocks(root), blocks(root)
+    assert to_markdown(first) == to_markdown(second)
+    assert to_html(first) == to_html(second)
+
+
+def test_the_command_writes_both_forms_and_the_figures(root, tmp_path, capsys):
+    out = tmp_path / "reports"
+    out.mkdir()
+    (out / "paper.gone.svg").touch()
+    (out / "other.kept.svg").touch()
+    assert main(["experiment=paper", f"records={root}", f"output={out}"]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"paper.md", "paper.html", "other.kept.svg"} < names
+    assert "paper.gone.svg" not in names
+    drawn = [name for name in names if name.startswith("paper.zoo-toy-test-")]
+    text = (out / "paper.md").read_text()
+    assert drawn
+    assert all(f"]({name})" in text for name in drawn)
+    assert "7 records in" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_named_the_rest_shown_and_the_exit_code_is_1(
+    root, tmp_path, capsys
+):
+    next(root.glob("runs/ties*/record.json")).write_text("{")
+    assert main(["experiment=paper", f"records={root}", f"output={tmp_path}"]) == 1
+    assert "record.json is not a readable record" in capsys.readouterr().err
+    text = (tmp_path / "paper.md").read_text()
+    assert "record.json is not a readable record" in text
+    assert "| averaging |" in text
+
+
+def test_a_folder_without_merges_is_named_with_what_to_run(tmp_path, capsys):
+    assert main(["experiment=paper", f"records={tmp_path}", f"output={tmp_path}"]) == 1
+    assert (
+        "must hold merges, it has none that can be used; run python" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["records=x"], ["experiment="], ["experiment=a", "b=c"]]
+)
+def test_arguments_that_cannot_be_read_are_answered_with_the_usage(arguments, capsys):
+    assert main(arguments) == 2
+    assert "usage: python -m scripts.report experiment=NAME" in capsys.readouterr().err
+
+
+def test_an_unknown_experiment_is_answered_with_the_known_ones(capsys):
+    assert main(["experiment=none"]) == 1
+    assert "experiment must be one of ['" in capsys.readouterr().err

@@ -1,0 +1,162 @@
+"""Questions of our own, answered from hand-written records."""
+
+import pytest
+
+from eval.reports.barrier import barriers, is_midpoint
+from eval.reports.questions import settings_that_matter, what_was_chosen, worth_merging
+from eval.reports.scaling import share_by_sources
+from tests.report_records import Results, pool
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+def test_a_merge_is_held_against_its_pivot_and_its_best_source(results):
+    records = [
+        results.add("ties", 18, models=pool(sources=("good", "poor"))),
+        results.add_unmerged("base", 6), results.add_unmerged("good", 17),
+        results.add_unmerged("poor", 3),
+    ]  # fmt: skip
+    answer = worth_merging(results.grounds(records))
+    assert answer.finding == (
+        "Against the pivot alone, 1 of 1 merges are significantly better and 0 worse; the best "
+        "difference is +50.00 points (TIES on zoo). Against the best source alone, 0 of 1 merges "
+        "are significantly better and 0 worse; the best difference is +4.17 points (TIES on zoo)."
+    )
+    assert [table.rows[0][2] for table in answer.tables] == ["base", "good"]
+
+
+def test_a_merge_without_scored_models_beside_it_is_held_against_nothing(results):
+    assert worth_merging(results.grounds([results.add("ties", 18)])) is None
+
+
+def test_a_setting_matters_if_runs_that_differ_in_it_alone_differ(results):
+    usual = {"tau": 0.1, "lam": 1.0, "select": "deltas"}
+    records = [
+        results.add("seme", 12, settings=usual),
+        results.add("seme", 24, settings=usual | {"lam": 2.0}),
+        results.add("seme", 11, settings=usual | {"select": "coefficients"}),
+        results.add("seme", 0, settings={"tau": 1.0, "lam": 3.0, "select": "deltas"}),
+    ]  # the last differs from each other one in two settings or more
+    answer = settings_that_matter(results.grounds(records))
+    assert (
+        answer.finding
+        == "A difference was found for SeMe's lam. None was found for SeMe's select."
+    )
+    found = {row[1:4] + row[5:] for row in answer.tables[0].rows}
+    assert found == {("lam", "1", "1", "matters"), ("select", "1", "0", "no difference found")}
+
+
+def test_the_most_frequent_value_is_what_others_are_held_against(results):
+    found = [{"tau": 0.2, "lam": 1}, {"tau": 0.2, "lam": 2}, {"tau": 0.1, "lam": 1}]
+    records = [results.add("ties", 6 + i, settings=s) for i, s in enumerate(found)]
+    rows = settings_that_matter(results.grounds(records)).tables[1].rows
+    assert {row[2:4] for row in rows} == {("tau=0.1", "0.2"), ("lam=2", "1")}
+
+
+def test_of_several_seeds_the_lowest_is_compared(results):
+    records = [
+        results.add("dare", right, seed=seed, settings={"lam": lam})
+        for lam, seed, right in ((1, 1, 12), (1, 0, 6), (2, 0, 9), (2, 1, 24))
+    ]
+    rows = settings_that_matter(results.grounds(records)).tables[0].rows
+    assert rows[0][4].startswith("+12.50")  # 9 - 6 of 24
+
+
+def test_runs_that_differ_in_several_settings_answer_nothing(results):
+    records = [results.add("ties", 6, settings={"tau": t, "lam": t}) for t in (0.1, 0.2)]
+    assert settings_that_matter(results.grounds(records)) is None
+
+
+def test_the_choice_is_the_best_on_validation(results):
+    tried = {0.1: 6, 0.2: 9, 0.3: 7}
+    records = [
+        results.add("ties", right, settings={"density": d}, split="validation")
+        for d, right in tried.items()
+    ]
+    answer = what_was_chosen(results.grounds(records))
+    assert answer.finding == "zoo: TIES density=0.2."
+    assert [row[3] for row in answer.tables[0].rows] == ["", "chosen", ""]
+    assert what_was_chosen(results.grounds([results.add("ties", 6)])) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sources", "expected"),
+    [
+        ({"lam": 0.5}, ("one",), True),
+        ({"lam": 0.5, "tau": 1.0}, ("one",), True),
+        ({"lam": 0.5, "tau": 0.1}, ("one",), False),
+        ({"lam": 1.0, "tau": 1.0}, ("one",), False),
+        ({"lam": 0.5}, ("one", "two"), False),
+    ],
+)
+def test_a_midpoint_has_one_source_half_its_way_and_leaves_nothing_out(
+    results, settings, sources, expected
+):
+    record = results.add("seme", 6, settings=settings, models=pool(sources=sources))
+    (ground,) = results.grounds([record])
+    assert is_midpoint(ground.board.merges[0]) is expected
+
+
+def test_the_barrier_is_the_mean_of_both_ends_less_the_midpoint(results):
+    records = [
+        results.add("seme", 6, settings={"tau": 1.0, "lam": 0.5}),
+        results.add_unmerged("base", 12), results.add_unmerged("expert", 24),
+    ]  # fmt: skip
+    answer = barriers(results.grounds(records))
+    (row,) = answer.tables[0].rows
+    assert row[:5] == ("zoo", "SeMe", "50.00", "100.00", "25.00")
+    assert row[5].startswith("+50.00 ± ")  # (12 + 24) / 2 - 6 = 12 of 24
+    assert answer.finding.startswith("1 of 1 midpoints lie more than two standard errors below")
+
+
+def test_without_a_midpoint_there_is_no_barrier_to_measure(results):
+    assert barriers(results.grounds([results.add("seme", 6, settings={"lam": 1.0})])) is None
+
+
+def scaling(results):
+    """Base knows nothing; two experts know half of their own domain each."""
+    records = [
+        results.add_unmerged("base", {"a": 2, "b": 2}),
+        results.add_unmerged("a", {"a": 12, "b": 2}),
+        results.add_unmerged("b", {"a": 2, "b": 12}),
+        results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
+        results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "b"))),
+    ]
+    return share_by_sources(results.grounds(records), "toy")
+
+
+def test_the_share_of_the_gap_is_followed_over_the_number_of_sources(results):
+    answer, drawing = scaling(results)
+    # with one source 10 of 10 are closed, with two 5 + 0 of 10 + 10
+    assert answer.finding == "TIES: falls, 100.00 % with 1, 25.00 % with 2."
+    (row,) = answer.tables[0].rows
+    assert (row[0], row[1].split()[0], row[2].split()[0]) == ("TIES", "100.00", "25.00")
+    assert drawing.file == "toy.share-by-sources.svg"
+    assert "share of the gap" in drawing.svg
+
+
+def test_the_figure_of_the_shares_has_the_same_bytes_again(results, tmp_path):
+    again = Results(tmp_path / "again")
+    assert scaling(results)[1].svg == scaling(again)[1].svg
+
+
+def test_a_source_that_is_no_expert_leaves_its_board_out(results):
+    records = [
+        results.add_unmerged("base", {"a": 2, "b": 2}),
+        results.add_unmerged("a", {"a": 12, "b": 2}),
+        results.add_unmerged("idle", {"a": 2, "b": 2}),
+        results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
+        results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "idle"))),
+    ]
+    assert share_by_sources(results.grounds(records), "toy") is None
+
+
+def test_one_number_of_sources_answers_nothing_about_more(results):
+    records = [
+        results.add_unmerged("base", {"a": 2}), results.add_unmerged("expert", {"a": 12}),
+        results.add("ties", {"a": 7}),
+    ]  # fmt: skip
+    assert share_by_sources(results.grounds(records), "toy") is None

@@ -1,0 +1,95 @@
+"""The rules by which claims are judged: every verdict from numbers small enough to check."""
+
+import pytest
+
+from eval.reports.verdicts import (
+    Verdict,
+    ahead_in_all,
+    ahead_once_in_each,
+    all_of,
+    lower_than_each,
+    none_ahead,
+    significantly_ahead,
+)
+from eval.statistics.compare import Comparison
+from eval.statistics.stats import Estimate
+
+YES, NO, UNKNOWN = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.NOT_MEASURED
+
+
+def comparison(difference, p):
+    return Comparison(
+        first="a", second="b", difference=Estimate(value=difference, stderr=0.1), low=0.0,
+        high=0.0, probability=0.5, p_value=p, p_holm=p,
+    )  # fmt: skip
+
+
+AHEAD, BEHIND, EQUAL = comparison(0.2, 0.01), comparison(-0.2, 0.01), comparison(0.2, 0.5)
+
+
+def test_ahead_means_higher_and_significant_after_the_correction():
+    assert significantly_ahead(AHEAD)
+    assert not significantly_ahead(BEHIND)
+    assert not significantly_ahead(EQUAL)
+    assert not significantly_ahead(comparison(0.2, 0.05))
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [([], UNKNOWN), ([AHEAD], YES), ([AHEAD, EQUAL], NO), ([AHEAD, BEHIND], NO), ([EQUAL], NO)],
+)
+def test_a_claim_to_be_better_needs_every_comparison(found, verdict):
+    assert ahead_in_all(found) is verdict
+
+
+@pytest.mark.parametrize(
+    ("groups", "verdict"),
+    [
+        ([], UNKNOWN),
+        ([[]], UNKNOWN),
+        ([[BEHIND, AHEAD], [AHEAD]], YES),
+        ([[BEHIND, AHEAD], [EQUAL]], NO),
+        ([[AHEAD], []], YES),
+    ],
+)
+def test_a_claim_to_work_everywhere_needs_one_success_in_each_place(groups, verdict):
+    assert ahead_once_in_each(groups) is verdict
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (1.0, {"a": 2.0, "b": 3.0}, YES),
+        (1.0, {"a": 2.0, "b": 1.0}, NO),
+        (1.0, {"a": 2.0, "b": None}, UNKNOWN),
+        (1.0, {"a": 0.5, "b": None}, NO),
+        (None, {"a": 0.5}, UNKNOWN),
+        (1.0, {}, UNKNOWN),
+    ],
+)
+def test_a_cost_must_be_below_that_of_each_rival_and_one_that_is_not_decides(
+    ours, theirs, verdict
+):
+    assert lower_than_each(ours, theirs) is verdict
+
+
+@pytest.mark.parametrize(
+    ("sides", "verdict"),
+    [
+        (([], []), UNKNOWN),
+        (([EQUAL], []), UNKNOWN),
+        (([EQUAL], [BEHIND]), YES),
+        (([AHEAD], []), NO),
+        (([EQUAL], [BEHIND, AHEAD]), NO),
+    ],
+)
+def test_a_range_holds_if_both_sides_were_tried_and_nothing_outside_is_ahead(sides, verdict):
+    assert none_ahead(*sides) is verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [([], UNKNOWN), ([YES, YES], YES), ([YES, UNKNOWN], UNKNOWN), ([UNKNOWN, NO, YES], NO)],
+)
+def test_one_place_without_support_decides_over_all_places(found, verdict):
+    assert all_of(found) is verdict

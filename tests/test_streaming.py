@@ -1,0 +1,102 @@
+"""Passes over tensors: blocks, their order, and that neither threads nor budgets show."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from baselines.average import merge as average
+from baselines.dare import merge as dare
+from baselines.dare_ties import merge as dare_ties
+from baselines.sce import merge as sce
+from baselines.task_arithmetic import merge as task_arithmetic
+from baselines.ties import merge as ties
+from seme.streaming import CPU_BLOCK
+from seme.workers import Workers
+from tests.in_memory import models_of
+
+TRIM = {"density": 0.3, "lam": 1.0, "trim_ties": "exact"}
+METHODS = {
+    "average": partial(average, weights=None),
+    "task_arithmetic": partial(task_arithmetic, lam=0.4, weights=None),
+    "dare": partial(dare, density=0.3, lam=0.4, weights=None),
+    "dare_ties": partial(dare_ties, density=0.3, lam=1.0),
+    "ties": partial(ties, scope="model", **TRIM),
+    "ties_tensor": partial(ties, scope="tensor", **TRIM),
+    "sce": partial(sce, tau=0.3, lam=1.0, renormalize=False, select="deltas"),
+}
+
+
+def numbers(n, *sources):
+    pivot = torch.arange(float(n))
+    return models_of({"w": pivot}, *({"w": pivot * k} for k in sources))
+
+
+def test_blocks_hold_every_element_of_every_model_once_and_in_order():
+    n = 2 * CPU_BLOCK + 5
+    found = numbers(n, 2.0, 3.0).open("w").map(lambda block: block)
+    assert [block.start for block in found] == [0, CPU_BLOCK, 2 * CPU_BLOCK]
+    assert torch.equal(torch.cat([block.pivot for block in found]), torch.arange(float(n)))
+    for k, factor in enumerate((2.0, 3.0)):
+        values = torch.cat([block.sources[k] for block in found])
+        assert torch.equal(values, torch.arange(float(n)) * factor)
+
+
+def test_some_elements_can_be_visited_alone():
+    tensor = numbers(100, 2.0).open("w")
+    found = tensor.map(lambda b: (b.start, b.sources[0].tolist()), [(3, 5), (90, 91), (7, 7)])
+    assert found == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
+
+
+@pytest.mark.parametrize("blocks_at_once", [1, 2, 16])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_how_much_is_read_at_once_and_by_whom_does_not_show(n_threads, blocks_at_once):
+    pivot = torch.arange(5.0 * CPU_BLOCK)
+    with Workers(n_threads) as workers:
+        models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
+        found = models.open("w").map(lambda block: (block.start, block.pivot.sum().item()))
+    expected = [
+        (s, pivot[s : s + CPU_BLOCK].sum().item()) for s in range(0, len(pivot), CPU_BLOCK)
+    ]
+    assert found == expected
+
+
+def test_values_come_in_float32_whatever_the_models_hold():
+    values = torch.tensor([0.5, -3.0])
+    models = models_of({"w": values.bfloat16()}, {"w": values.double()}, {"w": values.half()})
+    ((pivot, *sources),) = models.open("w").map(lambda b: (b.pivot, *b.sources))
+    assert all(t.dtype == torch.float32 and torch.equal(t, values) for t in (pivot, *sources))
+
+
+@pytest.fixture
+def checkpoints(model):
+    """Three bfloat16 models of a small and a large tensor."""
+    rng = torch.Generator().manual_seed(0)
+    base = {"a": torch.randn(7, 5, generator=rng), "b": torch.randn(450, 700, generator=rng)}
+    noise = [
+        {n: t + 0.01 * torch.randn(t.shape, generator=rng) for n, t in base.items()}
+        for _ in range(2)
+    ]
+    return [
+        model(str(i), {n: t.bfloat16() for n, t in tensors.items()})
+        for i, tensors in enumerate((base, *noise))
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_and_memory_budget_change_no_bit_of_a_merge(checkpoints, merge, method):
+    one = {"n_threads": 1, "memory_budget": 2**30}
+    many = {"n_threads": 5, "memory_budget": 120 * 2**20}
+    expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
+    found, again = merge(METHODS[method], *checkpoints, folder="many", **many)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert report == again
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method):
+    expected, _ = merge(METHODS[method], *checkpoints, folder="cpu")
+    device = torch.device("cuda")
+    found, _ = merge(METHODS[method], *checkpoints, folder="gpu", device=device)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
