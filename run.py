@@ -199,7 +199,7 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
 
 def _tell(report: MergeReport, job: MergeJob) -> None:
     """Show how SeMe aligned the sources."""
-    if "fusion" in report.diagnostics:
+    if "sources" in report.diagnostics:
         names = [source.name for source in job.sources]
         console = Console(width=None if sys.stdout.isatty() else 100)
         console.print(source_table(report.diagnostics, names))

@@ -24,6 +24,9 @@ long enough that threads do not wait for Python's lock (ours, measured from 2**1
 GPU_BLOCK = 1 << 22
 """On a GPU a block must be worth its kernel launches (ours, not measured)."""
 
+_PIECES_PER_THREAD = 4
+"""So that no thread waits long for the last piece of another (ours)."""
+
 _T = TypeVar("_T")
 _streams = threading.local()
 
@@ -86,7 +89,7 @@ class OpenTensor:
         Returns:
             What it returned, in the order of the blocks.
         """
-        size = self.block * self._models.blocks_at_once
+        size = self._piece()
         pieces = [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
         spans = pieces if only is None else only
         with _synchronised(self._models.device):
@@ -95,6 +98,12 @@ class OpenTensor:
                 len(spans),
             )
         return [result for results in found for result in results]
+
+    def _piece(self) -> int:
+        """Elements read in one piece: whole blocks, and some pieces for every thread."""
+        n_blocks = self.numel // self.block
+        shared = n_blocks // (_PIECES_PER_THREAD * self._models.workers.n_threads)
+        return self.block * max(min(self._models.blocks_at_once, shared), 1)
 
     def _blocks(self, begin: int, end: int) -> Iterator[Block]:
         """Read consecutive blocks in one piece and yield them."""
