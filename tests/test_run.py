@@ -187,6 +187,12 @@ def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, 
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("method", sorted(p.stem for p in ROOT.glob("conf/method/*.yaml")))
+def test_every_method_merges_from_its_configuration(cell, method):
+    record = cell(method=method, evaluated=False)
+    assert (record.status, record.merge["n_merged"]) == ("done", 21)
+
+
 def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path, monkeypatch):
     n_left, real = iter([True, True]), seme.engine.round_to
 
