@@ -8,9 +8,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 MARKERS = {
-    "leaderboard": "results/published/leaderboard.md",
-    "check": "results/published/check.md",
-    "deviations": "eval/reports/deviations.md",
+    "leaderboard": ("results/reports/paper.md",),
+    "verdicts": tuple(
+        f"results/reports/{name}.md" for name in ("paper", "heterogeneous", "ablation")
+    ),
+    "benchmark": ("results/benchmarks/qwen2-0.5b-3-sources.md",),
+    "check": ("results/published/check.md",),
+    "deviations": ("eval/reports/deviations.md",),
 }
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 
@@ -21,19 +25,20 @@ def readme(repository):
 
 
 def block(readme, name):
-    return re.search(rf"<!-- {name}.*?-->\n(.*?)<!-- end -->", readme, re.DOTALL).group(1)
+    return re.search(rf"<!-- {name}[^>]*-->\n(.*?)<!-- end -->", readme, re.DOTALL).group(1)
 
 
 @pytest.mark.parametrize("name", sorted(MARKERS))
 def test_every_row_of_a_table_stands_in_the_committed_one(readme, repository, name):
-    published = (repository / MARKERS[name]).read_text(encoding="utf-8")
+    files = [(repository / file).read_text(encoding="utf-8") for file in MARKERS[name]]
+    committed = {line for file in files for line in file.splitlines()}
     rows = [line for line in block(readme, name).splitlines() if line.startswith("|")]
     assert len(rows) > 5
-    assert [row for row in rows if row not in published.splitlines()] == []
+    assert [row for row in rows if row not in committed] == []
 
 
 def test_it_stays_short(readme):
-    assert len(readme.splitlines()) < 240
+    assert len(readme.splitlines()) < 260
 
 
 def test_every_command_composes(readme, repository):
