@@ -76,10 +76,11 @@ class SweepEnd(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Called by Hydra once, in the process that launched the cells."""
-        if config.plan:
-            return
         paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
         cells = [json.loads(path.read_text()) for path in sorted(paths, key=_job_number)]
+        if config.plan:
+            told = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
+            sys.exit("\n".join(told) or 0)
         _conclude(config.output, cells)
 
 

@@ -74,7 +74,7 @@ def prepare(
     check_choice("trim_ties", trim_ties, get_args(TrimTies))
     if scope == "tensor":
         return TensorTrim(density=density, trim_ties=trim_ties)
-    tensors = [models.open(name) for name in models.merged_names]
+    tensors = [models.open(name, kept=False) for name in models.merged_names]
     return ModelTrim(selections=select_largest(tensors, _deltas, density, trim_ties))
 
 
@@ -126,8 +126,7 @@ def merge(
     """
     check_finite("lam", lam)
     rules: Sequence[KeepRule] = site.prepared
-    trimmed = [
-        rule.shrunk(tv, site.start)
-        for rule, tv in zip(rules, task_vectors(pivot, sources), strict=True)
-    ]
-    return add_to_pivot(pivot, disjoint_mean(trimmed).mul_(lam))
+    tv = task_vectors(pivot, sources)
+    for source, rule in enumerate(rules):
+        tv[source] = rule.shrunk(tv[source], site.start)
+    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam))

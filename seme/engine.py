@@ -2,7 +2,8 @@
 
 The only place where weights change dtype: a method sees float32 on one device, and what it
 returns is rounded once to the output dtype. Every core takes blocks from reading over the method
-to writing, so nothing waits for anything else and memory is a few blocks, whatever the model.
+to writing, so nothing waits for anything else, and memory is a few blocks, whatever the model;
+only sources that have to be rewritten are held tensor by tensor.
 """
 
 import functools
@@ -25,7 +26,13 @@ from seme.comparison import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.memory import blocks_at_once, keep_freed_memory
+from seme.memory import (
+    blocks_at_once,
+    keep_freed_memory,
+    mebibytes,
+    rewritten_bytes,
+    threads_that_fit,
+)
 from seme.rounding import RoundingLoss, is_finite, round_to, rounding_error
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
@@ -106,20 +113,23 @@ def merge_checkpoints(
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
+    budget, device = settings.memory_budget, settings.device
+    n_threads = threads_that_fit(budget, len(sources), settings.n_threads, device)
+    at_once = blocks_at_once(budget, len(sources), n_threads, device)
     keep_freed_memory()
-    with Workers(settings.n_threads) as workers:
+    with Workers(n_threads) as workers:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
             merged_names=tuple(n for n in pivot.names if n not in copied),
-            device=settings.device,
+            device=device,
             workers=workers,
-            blocks_at_once=blocks_at_once(
-                settings.memory_budget, len(sources), settings.n_threads, settings.device
-            ),
+            blocks_at_once=at_once,
         )
         prepared = prepare(method, models)
         walked = prepared.models if isinstance(prepared, Realigned) else models
+        if walked is not models:
+            _demand_memory(walked, budget)
         layout = {
             name: _output_spec(walked.pivot, name, settings.dtype)
             for name in walked.pivot.names
@@ -158,6 +168,18 @@ def merge_checkpoints(
         "merged %d tensors (%d copied) into %s", report.n_merged, len(copied), destination
     )
     return report
+
+
+def _demand_memory(models: Models, budget: int) -> None:
+    """Refuse to rewrite sources whose tensors do not fit the budget."""
+    sizes = (math.prod(models.pivot.shape(name)) for name in models.pivot.names)
+    need = rewritten_bytes(sizes, len(models.sources))
+    if need > budget:
+        raise ValueError(
+            "sources that are not in the pivot's frame are rewritten tensor by tensor, which "
+            f"takes about {mebibytes(need)} for these models; memory_budget is "
+            f"{mebibytes(budget)}: raise it"
+        )
 
 
 def _copy(
@@ -218,7 +240,7 @@ def _merge(
 def _demand_finite(values: Tensor, what: str) -> None:
     """Refuse values that hold NaN or an infinity."""
     if not is_finite(values):
-        raise ValueError(f"{what} holds NaN or an infinity")
+        raise ValueError(f"{what} holds NaN or an infinity, or a number too large for float32")
 
 
 def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:

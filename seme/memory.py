@@ -1,17 +1,29 @@
 """The memory a merge works in, beside what the interpreter holds: a few blocks per thread (ours)."""
 
+from collections.abc import Iterable
+
 import torch
 
 from seme.streaming import CPU_BLOCK, GPU_BLOCK
 
 _MOST_AT_ONCE = 16
-_RAW_BYTES = 4
-"""Of one element as read; float64 models take twice that."""
+_RAW_BYTES = 8
+"""Of one element as read, at most: that of float64."""
 _FIXED_BYTES = 16_000_000
 """The writer's, the walk's and Python's own (measured on the 0.5 B shape, generously)."""
-_COUNT_BYTES = 24_000_000
+_COUNT_BYTES = 32_000_000
 """Counting the patterns of one column of magnitudes in :mod:`seme.selection`: a million counts
-of 8 bytes, as many being added, and the numbers waiting for it."""
+of 8 bytes, as many being added by each of two threads, and the numbers waiting for it."""
+_REWRITTEN_COPIES = 6
+"""Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and
+sources: the source's own, a product, its rows in the pivot's order (ours, counted in the code)."""
+
+
+def threads_that_fit(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
+    """Choose how many threads work side by side, at most ``n_threads`` and at least one."""
+    while n_threads > 1 and working_bytes(n_sources, n_threads, 1, device) > budget:
+        n_threads -= 1
+    return n_threads
 
 
 def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
@@ -20,7 +32,7 @@ def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.de
     Args:
         budget: Bytes the merge may take beside the interpreter.
         n_sources: Number of sources.
-        n_threads: Threads that each hold a piece.
+        n_threads: Threads that each hold a piece; see :func:`threads_that_fit`.
         device: Where the blocks are worked on.
 
     Raises:
@@ -29,8 +41,8 @@ def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.de
     need = working_bytes(n_sources, n_threads, 1, device)
     if need > budget:
         raise ValueError(
-            f"memory_budget must be at least {_mebibytes(need)} for {n_sources} sources on "
-            f"{n_threads} threads, got {_mebibytes(budget)}: raise it, or set OMP_NUM_THREADS"
+            f"memory_budget must be at least {mebibytes(need)} for {n_sources} sources on "
+            f"{n_threads} threads, got {mebibytes(budget)}: raise it"
         )
     if device.type != "cpu":
         return 1
@@ -43,15 +55,30 @@ def working_bytes(n_sources: int, n_threads: int, at_once: int, device: torch.de
 
     Per thread and element there are the raw values of all models, for every block read at once;
     and for one block their float32, the task vectors in float64, four float64 temporaries and
-    the merged values.
+    the merged values. On a GPU the raw values are there twice, once in pinned memory, and the
+    rest is the GPU's.
 
     Returns:
-        Bytes. The size of the models does not matter.
+        Bytes of the host. The size of the models does not matter.
     """
-    block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    on_cpu = device.type == "cpu"
     raw = at_once * _RAW_BYTES * (n_sources + 1)
-    one = 4 * (n_sources + 1) + 8 * (n_sources + 4) + 8
+    one = 4 * (n_sources + 1) + 8 * (n_sources + 4) + 8 if on_cpu else raw + 8
+    block = CPU_BLOCK if on_cpu else GPU_BLOCK
     return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (raw + one)
+
+
+def rewritten_bytes(n_elements: Iterable[int], n_sources: int) -> int:
+    """Estimate what sources that have to be rewritten take more: whole tensors in float32.
+
+    Args:
+        n_elements: Of every tensor.
+        n_sources: Number of sources; each one's, and the pivot's, are there at one time.
+
+    Returns:
+        Bytes.
+    """
+    return 4 * max(n_elements) * (n_sources + 1 + _REWRITTEN_COPIES)
 
 
 def keep_freed_memory() -> None:
@@ -64,5 +91,6 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def _mebibytes(n_bytes: int) -> str:
+def mebibytes(n_bytes: int) -> str:
+    """Show a size as memory_budget takes it, rounded up."""
     return f"{-(-n_bytes // 2**20)}MiB"

@@ -13,17 +13,13 @@ from torch import Tensor
 from seme.binding import check_method, takes_any_shape
 from seme.calibration import Calibration, calibrate
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.memory import blocks_at_once, working_bytes
+from seme.memory import blocks_at_once, rewritten_bytes, threads_that_fit, working_bytes
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
 from seme.storage.shard import TensorSpec
 from seme.storage.writing import refuse_existing
 
-_FLOAT32_BYTES = 4
-_REWRITTEN_COPIES = 3
-"""Copies of a tensor that rewriting it takes beside what it gives: the source's own, the pivot's
-and a product (ours)."""
 _N_SHOWN = 5
 
 
@@ -120,7 +116,7 @@ def plan_merge(
         written_bytes=written,
         peak_bytes=peak,
         memory_budget=settings.memory_budget,
-        rewritten_bytes=rewritten_bytes(specs, len(sources)) + peak
+        rewritten_bytes=rewritten_bytes(map(_numel, specs), len(sources)) + peak
         if takes_any_shape(method)
         else None,
         seconds=_seconds(calibration, n_merged, read, written),
@@ -146,29 +142,12 @@ def bytes_of_walk(
     return total
 
 
-def rewritten_bytes(specs: Sequence[TensorSpec], n_sources: int) -> int:
-    """Estimate what rewriting sources takes: the largest tensor, whole and in float32.
-
-    Args:
-        specs: The tensors merged.
-        n_sources: Number of sources; each one's, and the pivot's, are there at one time.
-
-    Returns:
-        Bytes.
-    """
-    return (
-        max(_numel(spec) for spec in specs)
-        * _FLOAT32_BYTES
-        * (n_sources + 1 + _REWRITTEN_COPIES)
-    )
-
-
 def _working_bytes(n_sources: int, settings: MergeSettings) -> int:
     """What the passes and the walk take at the block size that the budget allows."""
-    at_once = blocks_at_once(
-        settings.memory_budget, n_sources, settings.n_threads, settings.device
-    )
-    return working_bytes(n_sources, settings.n_threads, at_once, settings.device)
+    budget, device = settings.memory_budget, settings.device
+    n_threads = threads_that_fit(budget, n_sources, settings.n_threads, device)
+    at_once = blocks_at_once(budget, n_sources, n_threads, device)
+    return working_bytes(n_sources, n_threads, at_once, device)
 
 
 def plan_table(plan: Plan) -> Table:

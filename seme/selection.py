@@ -122,7 +122,7 @@ class Selection:
     rules: Mapping[str, KeepRule]
     """Tensor name to its rule."""
     threshold: float
-    """The smallest magnitude that may survive; infinite when nothing does."""
+    """The smallest magnitude that may survive; infinite when the share rounds to nothing."""
     share_kept: float
     """Share of all elements that survive, in [0, 1]."""
 
@@ -284,16 +284,15 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
 
 def _upper_ranges(tensors: Sequence[OpenTensor], columns: Columns, rank: int) -> list[_Range]:
     """Find, by one pass, the upper 16 bits of the threshold of each column."""
-    counts: dict[int, _Counts] = {}
+    counts = [_Counts(1 << 31 - _LOWER_BITS) for _ in range(_n_columns(tensors, columns))]
 
     def count(block: Block) -> None:
-        for column, values in enumerate(columns(block)):
-            tally = counts.setdefault(column, _Counts(1 << 31 - _LOWER_BITS))
+        for tally, values in zip(counts, columns(block), strict=True):
             tally.add(_bits_of(values) >> _LOWER_BITS)
 
     for tensor in tensors:
         tensor.map(count)
-    uppers = [_locate(counts[column].total(), rank)[0] for column in sorted(counts)]
+    uppers = [_locate(tally.total(), rank)[0] for tally in counts]
     lows = [upper << _LOWER_BITS for upper in uppers]
     return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 

@@ -36,7 +36,7 @@ class Block:
     """Consecutive elements of one tensor of the pivot and of every source."""
 
     start: int
-    """Index of the first of them in the flat tensor; a multiple of the block size."""
+    """Index of the first of them in the flat tensor."""
     pivot: Tensor
     """float32 on the device of the merge, (n,)."""
     sources: tuple[Tensor, ...]
@@ -56,16 +56,21 @@ class Models:
     blocks_at_once: int = 1
     """How many blocks are read in one piece; only the speed depends on it."""
 
-    def open(self, name: str) -> "OpenTensor":
-        """Open one tensor of all models."""
-        return OpenTensor(name, self)
+    def open(self, name: str, *, kept: bool = True) -> "OpenTensor":
+        """Open one tensor of all models.
+
+        Args:
+            name: Name of the tensor.
+            kept: Open it once for all passes; otherwise anew for each, and hold nothing between.
+        """
+        return OpenTensor(name, self, kept=kept)
 
 
 class OpenTensor:
     """One tensor of the pivot and of every source, opened for passes over its blocks."""
 
-    def __init__(self, name: str, models: Models) -> None:
-        """Open it; rewritten models compute theirs here, once for all passes."""
+    def __init__(self, name: str, models: Models, *, kept: bool) -> None:
+        """Open it; see :meth:`Models.open`. Rewritten models compute theirs when it is opened."""
         self.name = name
         self.shape = models.pivot.shape(name)
         """The pivot's."""
@@ -73,9 +78,11 @@ class OpenTensor:
         self.block = CPU_BLOCK if models.device.type == "cpu" else GPU_BLOCK
         """Elements per block."""
         self._models = models
-        self._opened: tuple[Readable, ...] = tuple(
-            model.opened(name) for model in (models.pivot, *models.sources)
-        )
+        self._opened = self._open() if kept else None
+
+    def _open(self) -> tuple[Readable, ...]:
+        models = self._models
+        return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
 
     def map(
         self, function: Callable[[Block], _T], only: Sequence[tuple[int, int]] | None = None
@@ -92,9 +99,12 @@ class OpenTensor:
         size = self._piece()
         pieces = [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
         spans = pieces if only is None else only
+        opened = self._opened or self._open()
         with _synchronised(self._models.device):
             found = self._models.workers.map(
-                lambda index: [function(block) for block in self._blocks(*spans[index])],
+                lambda index: [
+                    function(block) for block in self._blocks(opened, *spans[index])
+                ],
                 len(spans),
             )
         return [result for results in found for result in results]
@@ -105,10 +115,10 @@ class OpenTensor:
         shared = n_blocks // (_PIECES_PER_THREAD * self._models.workers.n_threads)
         return self.block * max(min(self._models.blocks_at_once, shared), 1)
 
-    def _blocks(self, begin: int, end: int) -> Iterator[Block]:
+    def _blocks(self, opened: tuple[Readable, ...], begin: int, end: int) -> Iterator[Block]:
         """Read consecutive blocks in one piece and yield them."""
         with _own_stream(self._models.device):
-            pieces = [opened.read(begin, end) for opened in self._opened]
+            pieces = [tensor.read(begin, end) for tensor in opened]
             for start in range(begin, max(end, begin + 1), self.block):
                 span = slice(start - begin, min(start + self.block, end) - begin)
                 pivot, *sources = (self._to_device(piece[span]) for piece in pieces)

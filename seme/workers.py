@@ -46,6 +46,7 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+            torch.set_num_threads(torch.get_num_threads())  # of threads to come, as of this one
 
     def map(self, piece: Callable[[int], _T], count: int) -> list[_T]:
         """Call ``piece`` with 0, ..., count - 1 and return what it returns, in that order.
@@ -59,7 +60,7 @@ class Workers:
         Raises:
             Exception: Of the pieces that failed, what the first of them raised.
         """
-        if self._pool is None or count < 2:
+        if self._pool is None:
             return [piece(index) for index in range(count)]
         found: dict[int, _T] = {}
         failed: dict[int, BaseException] = {}
@@ -75,7 +76,8 @@ class Workers:
         running: list[Future[None]] = []
         try:
             n_threads = min(self.n_threads, count)
-            running += [self._pool.submit(work) for _ in range(n_threads)]
+            for _ in range(n_threads):
+                running.append(self._pool.submit(work))
             wait(running)
         except BaseException as error:
             failed[-1] = error  # interrupted: lets the threads come to an end

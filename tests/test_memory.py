@@ -3,30 +3,43 @@
 import pytest
 import torch
 
-from seme.memory import blocks_at_once, working_bytes
+from seme.memory import blocks_at_once, rewritten_bytes, threads_that_fit, working_bytes
 
 CPU = torch.device("cpu")
 MIB = 2**20
 
 
 def test_a_larger_budget_reads_more_blocks_at_once_up_to_sixteen():
-    found = [blocks_at_once(b * MIB, 3, 32, CPU) for b in (480, 600, 4096)]
+    found = [blocks_at_once(b * MIB, 3, 32, CPU) for b in (900, 1200, 8192)]
     assert found == sorted(found)
     assert 1 <= found[0] < found[1] < found[2] == 16
 
 
-@pytest.mark.parametrize("budget", [190, 400, 2048])
+@pytest.mark.parametrize("budget", [300, 500, 2048])
 def test_what_is_chosen_stays_in_the_budget(budget):
     at_once = blocks_at_once(budget * MIB, 3, 8, CPU)
     assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
 
 
 def test_a_budget_that_is_too_small_is_told_what_it_takes():
-    message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: .*OMP_NUM_THREADS"
+    message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: raise it"
     with pytest.raises(ValueError, match=message) as error:
         blocks_at_once(100 * MIB, 8, 64, CPU)
     need = int(str(error.value).split("MiB")[0].split()[-1])
     assert blocks_at_once(need * MIB, 8, 64, CPU) == 1
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_as_many_threads_work_as_fit_and_always_one(device):
+    assert threads_that_fit(64 * 2**30, 3, 16, device) == 16
+    n_threads = threads_that_fit(2 * 2**30, 3, 200, device)
+    assert 1 < n_threads < 200
+    assert blocks_at_once(2 * 2**30, 3, n_threads, device) >= 1
+    assert threads_that_fit(1, 3, 16, device) == 1
+
+
+def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
+    assert rewritten_bytes([10, 1000, 20], 2) == 4 * 1000 * (2 + 1 + 6)
 
 
 def test_only_sources_threads_and_blocks_count():

@@ -177,14 +177,14 @@ def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, l
     assert planned([large] * 3).peak_bytes == planned(models).peak_bytes
     assert planned([large] * 4).peak_bytes > planned([large] * 3).peak_bytes
     assert planned(models, n_threads=4).peak_bytes > planned(models).peak_bytes
-    small = planned(models, memory_budget=90 * 2**20)
-    assert small.peak_bytes <= 90 * 2**20 < planned(models).peak_bytes
+    small = planned(models, memory_budget=120 * 2**20)
+    assert small.peak_bytes <= 120 * 2**20 < planned(models).peak_bytes
 
 
 @pytest.mark.usefixtures("known_speeds")
 def test_a_budget_too_small_for_one_block_is_refused_with_what_it_takes(models):
     with pytest.raises(
-        ValueError, match=r"at least \d+MiB for 2 sources on 2 threads, got 9MiB"
+        ValueError, match=r"at least \d+MiB for 2 sources on 1 threads, got 9MiB"
     ):
         planned(models, memory_budget=9 * 2**20)
 
@@ -194,7 +194,7 @@ def test_a_method_that_rewrites_sources_may_hold_the_largest_tensor(models):
     seme = functools.partial(seme_merge, **SEME)
     plan = planned(models, seme)
     largest = 64 * 16
-    assert plan.rewritten_bytes == plan.peak_bytes + largest * 4 * (2 + 1 + 3)
+    assert plan.rewritten_bytes == plan.peak_bytes + largest * 4 * (2 + 1 + 6)
     assert "if sources must be rewritten" in shown(plan)
     assert planned(models).rewritten_bytes is None
 

@@ -50,14 +50,17 @@ def test_some_elements_can_be_visited_alone():
 
 @pytest.mark.parametrize("blocks_at_once", [1, 2, 16])
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_how_much_is_read_at_once_and_by_whom_does_not_show(n_threads, blocks_at_once):
-    pivot = torch.arange(5.0 * CPU_BLOCK)
+def test_how_much_is_read_at_once_and_by_whom_does_not_show(
+    n_threads, blocks_at_once, monkeypatch
+):
+    monkeypatch.setattr("seme.streaming.CPU_BLOCK", size := 1000)
+    pivot = torch.arange(200.0 * size + 1)
     with Workers(n_threads) as workers:
         models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
-        found = models.open("w").map(lambda block: (block.start, block.pivot.sum().item()))
-    expected = [
-        (s, pivot[s : s + CPU_BLOCK].sum().item()) for s in range(0, len(pivot), CPU_BLOCK)
-    ]
+        tensor = models.open("w")
+        assert tensor._piece() == blocks_at_once * size
+        found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
+    expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
     assert found == expected
 
 
@@ -84,9 +87,12 @@ def checkpoints(model):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_threads_and_memory_budget_change_no_bit_of_a_merge(checkpoints, merge, method):
-    one = {"n_threads": 1, "memory_budget": 2**30}
-    many = {"n_threads": 5, "memory_budget": 120 * 2**20}
+def test_threads_and_memory_budget_change_no_bit_of_a_merge(
+    checkpoints, merge, method, monkeypatch
+):
+    monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, 16 at once or 1
+    one = {"n_threads": 2, "memory_budget": 2**30}
+    many = {"n_threads": 5, "memory_budget": 140 * 2**20}
     expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
     found, again = merge(METHODS[method], *checkpoints, folder="many", **many)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -98,5 +104,6 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(checkpoints, merge, 
 def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method):
     expected, _ = merge(METHODS[method], *checkpoints, folder="cpu")
     device = torch.device("cuda")
-    found, _ = merge(METHODS[method], *checkpoints, folder="gpu", device=device)
+    how = {"device": device, "memory_budget": 2**32}
+    found, _ = merge(METHODS[method], *checkpoints, folder="gpu", **how)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -136,10 +136,8 @@ class AlignedSource:
         theirs = rows
         if part in _ROWS_ARE_TOKENS and self._frame.tokens is not None:
             rows, theirs = self._frame.tokens.pivot_rows, self._frame.tokens.source_rows
-        filled = pivot.clone()
-        filled[rows] = _filled(
-            values[theirs], pivot[rows], restrict_part(part, pivot[rows], turn)
-        )
+        own, filled = pivot[rows], pivot.clone()
+        filled[rows] = _filled(values[theirs], own, restrict_part(part, own, turn))
         return filled
 
     def _turned_end(self, place: Place) -> Tensor:

@@ -50,6 +50,8 @@ class Heading:
     ridge: float
     n_anchors: int
     """Tokens compared."""
+    n_shared: int
+    """Tokens that both models have."""
 
 
 def read_heading(
@@ -85,8 +87,9 @@ def read_heading(
     if some is not None:
         heading = _compare(pivot, source, owner, some, options, device, watch)
         if heading.in_frame:
-            return replace(heading, tokens=tokens)
-    return replace(_compare(pivot, source, owner, whole, options, device, watch), tokens=tokens)
+            return replace(heading, tokens=tokens, n_shared=len(whole.pivot_rows))
+    heading = _compare(pivot, source, owner, whole, options, device, watch)
+    return replace(heading, tokens=tokens)
 
 
 def _row_for_row(pivot: Weights) -> SharedTokens:
@@ -143,6 +146,7 @@ def _compare(
         condition=theirs.condition,
         ridge=theirs.ridge,
         n_anchors=len(tokens.pivot_rows),
+        n_shared=len(tokens.pivot_rows),
     )
 
 

@@ -104,16 +104,18 @@ class AdaptedCheckpoint:
     def opened(self, name: str) -> Readable:
         """Open one tensor, to be read in pieces from any thread; see :meth:`read`."""
         replacement = self._changes.replaced.get(name)
-        weight = self.base.opened(name) if replacement is None else self._open(replacement)
+        weight = (
+            self.base.opened(name) if replacement is None else self._open(name, replacement)
+        )
         stored = self._changes.adapted.get(name)
         if stored is None:
             return weight
         self._count(stored.nbytes)
         return AdaptedTensor(weight, stored.read())
 
-    def _open(self, stored: StoredTensor) -> OpenedTensor:
+    def _open(self, name: str, stored: StoredTensor) -> OpenedTensor:
         """Open a tensor of the adapter's file."""
-        return OpenedTensor(stored, OpenFile(stored.path), self._count)
+        return OpenedTensor(stored, OpenFile(stored.path), name, self._count)
 
     def _count(self, n_bytes: int) -> None:
         with self._lock:

@@ -111,7 +111,7 @@ class Checkpoint:
         stored = self._stored[name]
         if stored.path not in self._files:
             self._files[stored.path] = OpenFile(stored.path)
-        return OpenedTensor(stored, self._files[stored.path], self._count)
+        return OpenedTensor(stored, self._files[stored.path], name, self._count)
 
     def _count(self, n_bytes: int) -> None:
         with self._lock:

@@ -97,11 +97,7 @@ class OpenFile:
         """
         filled = 0
         while filled < len(buffer):
-            try:
-                n_read = os.preadv(self._descriptor, [buffer[filled:]], offset + filled)
-            except OSError as error:
-                error.add_note(f"while reading {self.path}")
-                raise
+            n_read = os.preadv(self._descriptor, [buffer[filled:]], offset + filled)
             if not n_read:
                 raise ValueError(f"{self.path} has become shorter while being read")
             filled += n_read
@@ -111,15 +107,21 @@ class OpenedTensor:
     """A tensor on disk, opened; implements :class:`seme.weights.Readable`."""
 
     def __init__(
-        self, stored: StoredTensor, file: OpenFile, counted: Callable[[int], None] | None = None
+        self,
+        stored: StoredTensor,
+        file: OpenFile,
+        name: str = "a tensor",
+        counted: Callable[[int], None] | None = None,
     ) -> None:
         """Read nothing yet.
 
         Args:
             stored: What and where the tensor is.
             file: The file it is in.
+            name: What errors call it.
             counted: Told how many bytes were read.
         """
+        self._name = name
         self._stored = stored
         self._file = file
         self._counted = counted
@@ -133,7 +135,11 @@ class OpenedTensor:
         dtype = self._stored.spec.dtype
         values = torch.empty(stop - start, dtype=dtype)
         buffer = values.view(torch.uint8).numpy().data
-        self._file.read_into(buffer, self._stored.offset + start * dtype.itemsize)
+        try:
+            self._file.read_into(buffer, self._stored.offset + start * dtype.itemsize)
+        except (OSError, ValueError) as error:
+            error.add_note(f"while reading {self._name} of {self._file.path}")
+            raise
         if self._counted is not None:
             self._counted(len(buffer))
         return values

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -20,6 +21,7 @@ from torch import Tensor
 from seme.storage.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
 from seme.storage.shard import StoredTensor, TensorSpec, lay_out
 
+_logger = logging.getLogger(__name__)
 _PREFIX = ".seme-writing-"
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -120,13 +122,8 @@ class CheckpointWriter:
                 f"{name} has {place.spec.nbytes} bytes, got {-left} more: it was written before"
             )
         offset = place.offset + start * values.dtype.itemsize
-        try:
-            while flat:
-                n_written = os.pwrite(self._files[shard].fileno(), flat, offset)
-                flat, offset = flat[n_written:], offset + n_written
-        except OSError as error:
-            error.add_note(f"while writing {name} to {self._destination}")
-            raise
+        with _told(f"while writing {name} to {self._destination}"):
+            _write_whole(self._files[shard], flat, offset)
 
     def __exit__(
         self,
@@ -154,10 +151,11 @@ class CheckpointWriter:
         for shard, specs in self._shards.items():
             path = self._temporary / shard
             prefix, places = lay_out(path, specs)
-            self._files[shard] = path.open("w+b", buffering=0)
-            self._files[shard].write(prefix)
             size = len(prefix) + sum(spec.nbytes for spec in specs.values())
-            self._files[shard].truncate(size)
+            self._files[shard] = path.open("w+b", buffering=0)
+            with _told(f"while writing the header of {path}"):
+                _write_whole(self._files[shard], memoryview(prefix), 0)
+                self._files[shard].truncate(size)
             self._places |= {name: (shard, place) for name, place in places.items()}
             self._left |= {name: spec.nbytes for name, spec in specs.items()}
         if len(self._shards) > 1:
@@ -175,7 +173,12 @@ class CheckpointWriter:
             _flush(path)
         refuse_existing(self._destination)
         self._temporary.rename(self._destination)
-        _flush(self._destination.parent)
+        try:
+            _flush(self._destination.parent)
+        except OSError as error:  # the checkpoint is whole and has its name
+            _logger.warning(
+                "%s is written, but its name is not flushed: %s", self._destination, error
+            )
 
     def _discard(self) -> None:
         """Close the files and remove what is left of the temporary folder."""
@@ -268,10 +271,28 @@ def _index(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, object]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
 
 
+@contextlib.contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Add to an error of the system what it interrupted."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(doing)
+        raise
+
+
+def _write_whole(file: BinaryIO, content: memoryview, offset: int) -> None:
+    """Write to a place in a file, however few bytes the system takes at a time."""
+    while content:
+        n_written = os.pwrite(file.fileno(), content, offset)
+        content, offset = content[n_written:], offset + n_written
+
+
 def _flush(path: Path) -> None:
     """Force a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with _told(f"while flushing {path} to disk"):
+            os.fsync(handle)
     finally:
         os.close(handle)
