@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
     """Write ``<experiment>.md``, ``.html`` and the figures of the former.
 
     Args:
-        arguments: ``experiment=NAME``; ``records=FOLDER`` (default: the published records of
-            the experiment, else those under its output); ``output=FOLDER`` (default
+        arguments: ``experiment=NAME``; ``records=FOLDER`` (default: the records under the
+            experiment's output, else the published ones); ``output=FOLDER`` (default
             ``results/reports``).
 
     Returns:

@@ -56,11 +56,13 @@ def test_every_committed_experiment_can_be_read(repository):
         assert f"experiment={path.stem}" in " ".join(read_experiment(path).commands)
 
 
-def test_published_records_come_before_one_s_own(tmp_path):
+def test_one_s_own_records_come_before_the_published_ones(tmp_path):
     experiment = read_experiment(write(tmp_path))
     assert records_folder(experiment, tmp_path) == tmp_path / "results/toy"
     (tmp_path / "results/published/toy").mkdir(parents=True)
     assert records_folder(experiment, tmp_path) == tmp_path / "results/published/toy"
+    (tmp_path / "results/toy/runs").mkdir(parents=True)
+    assert records_folder(experiment, tmp_path) == tmp_path / "results/toy"
 
 
 def test_models_and_suites_are_named_by_their_content(tmp_path):

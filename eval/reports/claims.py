@@ -212,7 +212,8 @@ def _chosen_with_data(grounds: Sequence[Ground]) -> str:
     return (
         "Their hyper-parameters were chosen on the validation split, which is data."
         if used
-        else "No hyper-parameter was chosen on a validation split."
+        else "No run on a validation split is among these records: whether their hyper-parameters were "
+        "chosen with data, they do not tell."
     )
 
 

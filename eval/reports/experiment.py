@@ -59,7 +59,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def records_folder(experiment: Experiment, root: Path) -> Path:
-    """Where the experiment's records are: the published ones if there are any, else its own.
+    """Where the experiment's records are: one's own if there are any, else the published ones.
 
     Args:
         experiment: Its ``output`` is ``<results>/<name>``; the published records are then
@@ -68,7 +68,7 @@ def records_folder(experiment: Experiment, root: Path) -> Path:
     """
     output = root / experiment.output
     published = output.parent / "published" / output.name
-    return published if published.is_dir() else output
+    return output if (output / "runs").is_dir() or not published.is_dir() else published
 
 
 def _suite(config: dict[str, Any]) -> str | None:
