@@ -81,15 +81,6 @@ def test_blocks_come_in_the_order_of_the_rows_asked_for():
     assert [len(block) for block in blocks_of(matrix, None, 3)] == [3, 2]
 
 
-def test_only_the_tokens_asked_for_count():
-    head, gain = head_and_gain()
-    rows = torch.tensor([30, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29])
-    some = semantic_bases(head, gain, block_rows=4, rows=rows)
-    alone = semantic_bases(head[rows], gain, block_rows=4)
-    assert torch.equal(some.solver_DD, alone.solver_DD)
-    assert some.head_VD is head
-
-
 @pytest.mark.parametrize("width", [8, 256, 300, 513])
 def test_a_width_of_any_number_of_panels_is_inverted(width):
     head, gain = head_and_gain(n_tokens=2 * width, width=width)

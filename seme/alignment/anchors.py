@@ -96,7 +96,7 @@ def read_rows(model: Weights, name: str, rows: Tensor) -> Tensor:
 
 def head_operator(pivot: Bases, source: Bases) -> Tensor:
     """The paper's operator M = U_P^T U_k of tokens that stand row for row, float64, (P, K)."""
-    return residual_operator(pivot, source, None, None, block_rows=_BLOCK_ROWS)
+    return residual_operator(pivot, source, block_rows=_BLOCK_ROWS)
 
 
 def embeddings_operator(pivot: Tensor, source: Tensor, tokens: SharedTokens | None) -> Tensor:

@@ -66,17 +66,14 @@ class Bases:
         return torch.nn.functional.normalize(self.rows(start, stop), dim=1, eps=tiny)
 
 
-def semantic_bases(
-    head_VD: Tensor, gain_D: Tensor, *, block_rows: int, rows: Tensor | None = None
-) -> Bases:
-    """Solve for the semantic bases of a model.
+def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases:
+    """Solve for the semantic bases of a model's tokens, or of some of them (ours).
 
     Args:
-        head_VD: Output head, (tokens, width), any floating dtype. Kept, never written to.
+        head_VD: Rows of the output head, (tokens, width), any floating dtype. Kept, never
+            written to.
         gain_D: Gain of the final norm as it multiplies (1 + g where that is the convention).
         block_rows: Rows taken to float64 at a time, at least 1; bounds the working memory.
-        rows: Row numbers of the tokens whose bases count, int64 (ours: the tokens that another
-            model has as well; H is then the head of these alone); None for every row.
 
     Returns:
         The bases. A ridge is used when the condition number of H diag(g) exceeds
@@ -86,7 +83,7 @@ def semantic_bases(
         ValueError: If the head with its gain is zero or not finite.
     """
     gain_D = gain_D.double()
-    gram_DD = gain_D[:, None] * _gram(head_VD, rows, block_rows) * gain_D
+    gram_DD = gain_D[:, None] * _gram(head_VD, block_rows) * gain_D
     if not gram_DD.isfinite().all():
         raise ValueError(
             f"the output head {tuple(head_VD.shape)} and the final norm's gain must be finite "
@@ -121,10 +118,10 @@ def blocks_of(matrix: Tensor, rows: Tensor | None, block_rows: int) -> Iterator[
         yield matrix[start:stop] if rows is None else matrix[rows[start:stop]]
 
 
-def _gram(head_VD: Tensor, rows: Tensor | None, block_rows: int) -> Tensor:
+def _gram(head_VD: Tensor, block_rows: int) -> Tensor:
     width = head_VD.shape[1]
     upper_DD = torch.zeros(width, width, dtype=torch.float64, device=head_VD.device)
-    for block in blocks_of(head_VD, rows, block_rows):
+    for block in blocks_of(head_VD, None, block_rows):
         block_BD = block.double()
         for start, stop in row_blocks(width, _PANEL):
             upper_DD[start:stop, start:].addmm_(block_BD[:, start:stop].T, block_BD[:, start:])

@@ -102,14 +102,7 @@ def residual_map(
     )
 
 
-def residual_operator(
-    pivot: Bases,
-    source: Bases,
-    pivot_rows: Tensor | None,
-    source_rows: Tensor | None,
-    *,
-    block_rows: int,
-) -> Tensor:
+def residual_operator(pivot: Bases, source: Bases, *, block_rows: int) -> Tensor:
     """Sum u_i^P (u_i^k)^T over the shared tokens: the paper's operator M = U_P^T U_k.
 
     Ours: the sum is taken over whitened rows, q_i = h_i whitener over the length of s_i, and
@@ -117,10 +110,8 @@ def residual_operator(
     the blocks in float64; heads of a condition number above 1e4 are taken in float64.
 
     Args:
-        pivot: Bases of the pivot.
-        source: Bases of the source, of any width.
-        pivot_rows: Rows of the shared tokens in the pivot's head, int64; None for every row.
-        source_rows: Rows of the same tokens, in the same order, in the source's head.
+        pivot: Bases of the shared tokens in the pivot.
+        source: Bases of the same tokens, in the same order, in the source, of any width.
         block_rows: Tokens taken at a time, at least 1; bounds the working memory.
 
     Returns:
@@ -129,13 +120,13 @@ def residual_operator(
     Raises:
         ValueError: If the two have different numbers of tokens.
     """
-    _check_pairs(pivot.head_VD, source.head_VD, pivot_rows, source_rows)
+    _check_pairs(pivot.head_VD, source.head_VD, None, None)
     steep = max(pivot.condition, source.condition) > _FLOAT32_CONDITION
     to, of = (_whitening(b, torch.float64 if steep else torch.float32) for b in (pivot, source))
     total_PK = _zeros(pivot.head_VD, source.head_VD)
     for block_BP, block_BK in zip(
-        blocks_of(pivot.head_VD, pivot_rows, block_rows),
-        blocks_of(source.head_VD, source_rows, block_rows),
+        blocks_of(pivot.head_VD, None, block_rows),
+        blocks_of(source.head_VD, None, block_rows),
         strict=True,
     ):
         total_PK += to.rows(block_BP).T @ of.rows(block_BK)
@@ -152,8 +143,9 @@ def embedding_operator(
 ) -> Tensor:
     """Sum e_i^P (e_i^k)^T over the shared tokens, e_i the unit rows of the embeddings (ours).
 
-    Arguments, result and errors are those of :func:`residual_operator`, with the embedding
-    matrices (tokens, width) of any floating dtype in the place of the bases. Rows of length one
+    Result and errors are those of :func:`residual_operator`, with the embedding matrices
+    (tokens, width) of any floating dtype in the place of the bases, and ``pivot_rows`` and
+    ``source_rows``, int64, for the shared tokens in them; None for every row. Rows of length one
     need no more than float32 for the sum over a block; the blocks are summed in float64.
 
     Raises:

@@ -1,0 +1,249 @@
+"""The magnitude of a rank, exactly, in a tensor or over a whole model (ours).
+
+Non-negative float32 numbers order like their bit patterns, so counting patterns gives the exact
+k-th largest magnitude in linear time, without sorting and without holding a model. A sample
+says between which two patterns it must lie; one pass counts what lies above and, in full
+resolution, what lies between. Where the sample misleads, or there is too little to sample, a
+pass over the upper 16 bits takes its place.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seme.streaming import Block, OpenTensor
+
+Columns = Callable[[Block], Sequence[Tensor]]
+"""What is ranked: one float32 number without NaN per element and column, (n,) each."""
+
+_Bits = NDArray[np.int32]
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_INFINITE = 0x7F800000
+"""The pattern above that of every number; NaN have still larger ones."""
+_LOWER_BITS = 16
+_MAX_BETWEEN = 1 << 20
+"""Patterns that are told apart in one pass: 8 MB of counts."""
+_RUN = 1 << 12
+"""Consecutive elements in a sample."""
+_N_RUNS = (64, 512)
+"""Fewest and most runs in a sample; between, one in 1024 elements (ours)."""
+_MARGIN = 0.2
+"""Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
+number of runs: elements of a run are alike (ours; a miss costs a pass, never exactness)."""
+_PENDING = 1 << 20
+"""Numbers gathered before they are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The magnitude of some rank in one column."""
+
+    bits: int
+    n_above: int
+    n_equal: int
+    ties: Sequence[Sequence[int]] | None = None
+    """Per tensor, how many of the equal ones each block has, where that is known."""
+
+    @property
+    def value(self) -> float:
+        """The pattern read as the float32 it stands for."""
+        return float(np.int32(self.bits).view(np.float32))
+
+    def n_kept(self, rank: int) -> int:
+        """Count the equal ones that survive: up to the rank, and never a zero."""
+        return rank - self.n_above if self.bits else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Patterns between which a threshold lies, both included."""
+
+    low: int
+    high: int
+    guess: int
+    """The one that it most likely is: where that is right, ties need no pass of their own."""
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
+
+
+def thresholds_of(
+    tensors: Sequence[OpenTensor], columns: Columns, rank: int, n_total: int
+) -> list[Threshold]:
+    """Find the magnitude of a rank in every column.
+
+    Args:
+        tensors: All that is ranked, at least one.
+        columns: What of their blocks is ranked; see :data:`Columns`.
+        rank: From 1, the largest, to ``n_total``; 0 is above all.
+        n_total: Number of elements of a column.
+
+    Returns:
+        One threshold per column; the same however the elements are cut into tensors.
+    """
+    if rank == 0:
+        return [Threshold(_INFINITE, 0, 0) for _ in range(_n_columns(tensors, columns))]
+    ranges = _sampled_ranges(tensors, columns, rank / n_total)
+    found = None if ranges is None else _located(tensors, columns, ranges, rank)
+    if found is None:
+        found = _located(tensors, columns, _upper_ranges(tensors, columns, rank), rank)
+    assert found is not None, "the tensors changed between two passes"
+    return found
+
+
+def _n_columns(tensors: Sequence[OpenTensor], columns: Columns) -> int:
+    counts = (n for t in tensors for n in t.map(lambda block: len(columns(block)), [(0, 0)]))
+    return next(counts)
+
+
+def bits_of(values: Tensor) -> _Bits:
+    """The patterns of magnitudes, on the CPU: numpy compares and counts faster there."""
+    assert values.dtype == torch.float32, f"float32 is ranked, got {values.dtype}"
+    bits: _Bits = values.cpu().numpy().view(np.int32) & _MAGNITUDE
+    return bits
+
+
+def _sampled_ranges(
+    tensors: Sequence[OpenTensor], columns: Columns, share: float
+) -> list[_Range] | None:
+    """Guess from some blocks between which patterns the threshold of each column lies.
+
+    Returns:
+        None where there is too little to sample, or a guess is too wide to count in full.
+    """
+    n_total = sum(tensor.numel for tensor in tensors)
+    least, most = _N_RUNS
+    n_runs = min(max(n_total // _RUN // 1024, least), most)
+    if n_total < 8 * n_runs * _RUN:
+        return None
+    starts = [n_total * (2 * run + 1) // (2 * n_runs) for run in range(n_runs)]
+    sampled = [
+        patterns
+        for tensor, runs in _by_tensor(tensors, starts)
+        for patterns in tensor.map(lambda block: [bits_of(v) for v in columns(block)], runs)
+    ]
+    margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
+    ranges = [_around(np.concatenate(c), share, margin) for c in zip(*sampled, strict=True)]
+    return None if any(r.size > _MAX_BETWEEN for r in ranges) else ranges
+
+
+def _by_tensor(
+    tensors: Sequence[OpenTensor], starts: Sequence[int]
+) -> Iterator[tuple[OpenTensor, list[tuple[int, int]]]]:
+    """Turn places in all tensors, end to end, into runs of elements of each tensor."""
+    before = 0
+    for tensor in tensors:
+        inside = [s - before for s in starts if before <= s < before + tensor.numel]
+        if inside:
+            yield tensor, [(s, min(s + _RUN, tensor.numel)) for s in inside]
+        before += tensor.numel
+
+
+def _around(sample: _Bits, share: float, margin: float) -> _Range:
+    """The patterns of a sample that have the shares ``share`` -+ ``margin`` above them."""
+    sample.sort()
+    high = len(sample) - math.floor((share - margin) * len(sample))
+    low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
+    return _Range(
+        low=int(sample[low]) if low >= 0 else 0,
+        high=int(sample[high]) if high < len(sample) else int(_MAGNITUDE),
+        guess=int(
+            sample[min(max(len(sample) - math.ceil(share * len(sample)), 0), len(sample) - 1)]
+        ),
+    )
+
+
+def _upper_ranges(tensors: Sequence[OpenTensor], columns: Columns, rank: int) -> list[_Range]:
+    """Find, by one pass, the upper 16 bits of the threshold of each column."""
+    counts = [_Counts(1 << 31 - _LOWER_BITS) for _ in range(_n_columns(tensors, columns))]
+
+    def count(block: Block) -> None:
+        for tally, values in zip(counts, columns(block), strict=True):
+            tally.add(bits_of(values) >> _LOWER_BITS)
+
+    for tensor in tensors:
+        tensor.map(count)
+    uppers = [_locate(tally.total(), rank)[0] for tally in counts]
+    lows = [upper << _LOWER_BITS for upper in uppers]
+    return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
+
+
+def _located(
+    tensors: Sequence[OpenTensor], columns: Columns, ranges: Sequence[_Range], rank: int
+) -> list[Threshold] | None:
+    """Find the thresholds by one pass; None where one is not in its range."""
+    counts = [_Counts(r.size) for r in ranges]
+
+    def count(block: Block) -> list[tuple[int, int]]:
+        found = []
+        for tally, r, values in zip(counts, ranges, columns(block), strict=True):
+            digits = bits_of(values) - np.int32(r.low)
+            tally.add(digits[digits.view(np.uint32) < r.size])
+            n_above = np.count_nonzero(digits >= r.size)
+            found.append((int(n_above), int(np.count_nonzero(digits == r.guess - r.low))))
+        return found
+
+    seen = [tensor.map(count) for tensor in tensors]
+    found = []
+    for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
+        n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)
+        between = tally.total()
+        if not n_above < rank <= n_above + between.sum():
+            return None
+        digit, n_between = _locate(between, rank - n_above)
+        ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
+        found.append(
+            Threshold(
+                bits=r.low + digit,
+                n_above=n_above + n_between,
+                n_equal=int(between[digit]),
+                ties=ties if r.low + digit == r.guess else None,
+            )
+        )
+    return found
+
+
+class _Counts:
+    """How often each of the numbers from 0 on was added; from any thread, in any order."""
+
+    def __init__(self, size: int) -> None:
+        self._counts = np.zeros(size, dtype=np.int64)
+        self._pending: list[_Bits] = []
+        self._n_pending = 0
+        self._lock = threading.Lock()
+
+    def add(self, numbers: _Bits) -> None:
+        with self._lock:
+            self._pending.append(numbers)
+            self._n_pending += len(numbers)
+            if self._n_pending < _PENDING:
+                return
+            pending, self._pending, self._n_pending = self._pending, [], 0
+        counts = _counted(pending, len(self._counts))
+        with self._lock:
+            self._counts += counts
+
+    def total(self) -> NDArray[np.int64]:
+        """The counts, once all threads are done."""
+        return self._counts + _counted(self._pending, len(self._counts))
+
+
+def _counted(numbers: Sequence[_Bits], size: int) -> NDArray[np.int64]:
+    if not numbers:
+        return np.zeros(size, dtype=np.int64)
+    return np.bincount(np.concatenate(numbers), minlength=size)
+
+
+def _locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
+    """Find the bin of the element of a rank (1 is the largest) and how many lie above it."""
+    from_top = counts[::-1].cumsum()
+    step = int(np.searchsorted(from_top, rank))
+    above = int(from_top[step - 1]) if step else 0
+    return len(counts) - 1 - step, above
