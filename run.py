@@ -4,6 +4,7 @@ python run.py method=ties tau=0.2
 python run.py -m method=seme,ties tau=0.1,0.2
 """
 
+import gc
 import json
 import logging
 import os
@@ -246,5 +247,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported stays to the end: at the exit nobody looks for garbage in it
     os.chdir(ROOT)
     main()

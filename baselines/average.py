@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.task_vector import checked_mean_weights, weighted_sum
+from baselines.weights import checked_mean_weights
+from seme.elementwise import weighted_mean
 from seme.types import Site
 
 
@@ -38,5 +39,4 @@ def merge(
         ValueError: If the weights are not one finite number per source or sum to zero.
     """
     checked = checked_mean_weights(weights, len(sources))
-    total = weighted_sum([source.double() for source in sources], checked)
-    return total.div_(math.fsum(checked)).float()
+    return weighted_mean(sources, weights=checked, divisor=math.fsum(checked))

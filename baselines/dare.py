@@ -5,11 +5,12 @@ Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind i
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from baselines.task_vector import checked_weights, weighted_sum
+from baselines.weights import checked_weights
 from seme.checks import check_finite, check_share
-from seme.elementwise import add_to_pivot, task_vectors
+from seme.elementwise import add_weighted
 from seme.types import Site
 
 
@@ -48,25 +49,21 @@ def merge(
     check_share("density", density)
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    change = weighted_sum(drop(pivot, sources, site, density=density), checked)
-    return add_to_pivot(pivot, change.mul_(lam).div_(density))
+    kept = drawn(pivot, len(sources), site, density=density)
+    return add_weighted(pivot, sources, weights=checked, scale=lam / density, kept=kept)
 
 
-def drop(
-    pivot: Tensor, sources: Sequence[Tensor], site: Site, *, density: float
-) -> list[Tensor]:
-    """Drop elements of the task vectors at random; what is left is still to be rescaled.
+def drawn(pivot: Tensor, n_sources: int, site: Site, *, density: float) -> Tensor:
+    """Draw which elements of the task vectors survive; they are still to be rescaled.
 
     Args:
         pivot: float32 weights, any shape.
-        sources: float32 weights of that shape; each has a draw of its own.
+        n_sources: Number of sources; each has a draw of its own.
         site: Where the draws are seeded.
         density: Probability that an element survives, in (0, 1].
 
     Returns:
-        Sparsified task vectors in float64.
+        Booleans on the pivot's device, (n_sources, *shape).
     """
-    return [
-        values.mul_(site.drawn(index, values.shape, density).to(values))
-        for index, values in enumerate(task_vectors(pivot, sources))
-    ]
+    draws = [site.drawn(index, pivot.shape, density) for index in range(n_sources)]
+    return torch.stack(draws).to(pivot.device)

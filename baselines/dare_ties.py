@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.dare import drop
-from baselines.task_vector import disjoint_mean
+from baselines.dare import drawn
 from seme.checks import check_finite, check_share
-from seme.elementwise import add_to_pivot
+from seme.elementwise import add_signed
 from seme.types import Site
 
 
@@ -39,5 +38,11 @@ def merge(
     """
     check_share("density", density)
     check_finite("lam", lam)
-    tv = drop(pivot, sources, site, density=density)
-    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam).div_(density))
+    return add_signed(
+        pivot,
+        sources,
+        weights=[1.0] * len(sources),
+        scale=lam / density,
+        divide=True,
+        kept=drawn(pivot, len(sources), site, density=density),
+    ).merged

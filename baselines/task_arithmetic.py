@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.task_vector import checked_weights, weighted_sum
+from baselines.weights import checked_weights
 from seme.checks import check_finite
-from seme.elementwise import add_to_pivot, task_vectors
+from seme.elementwise import add_weighted
 from seme.types import Site
 
 
@@ -41,5 +41,4 @@ def merge(
     """
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    change = weighted_sum(task_vectors(pivot, sources), checked)
-    return add_to_pivot(pivot, change.mul_(lam))
+    return add_weighted(pivot, sources, weights=checked, scale=lam)

@@ -10,10 +10,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from baselines.task_vector import disjoint_mean
 from seme.checks import check_choice, check_finite, check_share
-from seme.elementwise import add_to_pivot, task_vectors
-from seme.selection import KeepRule, Selection, TrimTies, select_largest
+from seme.elementwise import add_signed, differences
+from seme.selection import KeepRule, Selection, TrimTies, select_largest, survivors
 from seme.streaming import Block, Models, OpenTensor
 from seme.types import Prepared, Site, prepared_by
 
@@ -78,9 +77,8 @@ def prepare(
     return ModelTrim(selections=select_largest(tensors, _deltas, density, trim_ties))
 
 
-def _deltas(block: Block) -> list[Tensor]:
-    """Task vectors in float32, as magnitudes are ranked."""
-    return [source - block.pivot for source in block.sources]
+def _deltas(block: Block) -> Tensor:
+    return differences(block.pivot, block.sources)
 
 
 @prepared_by(prepare)
@@ -126,7 +124,7 @@ def merge(
     """
     check_finite("lam", lam)
     rules: Sequence[KeepRule] = site.prepared
-    tv = task_vectors(pivot, sources)
-    for source, rule in enumerate(rules):
-        tv[source] = rule.shrunk(tv[source], site.start)
-    return add_to_pivot(pivot, disjoint_mean(tv).mul_(lam))
+    kept = survivors(rules, differences(pivot, sources), site.start)
+    return add_signed(
+        pivot, sources, weights=[1.0] * len(sources), scale=lam, divide=True, kept=kept
+    ).merged

@@ -7,7 +7,7 @@ from typing import Any
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
 from seme.types import CheckpointMismatchError
-from seme.weights import Weights
+from seme.weights import Weights, describe
 
 _N_NAMED = 5
 _DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -59,11 +59,6 @@ def differences(pivot: Weights, source: Weights) -> list[str]:
     """
     decisive, _ = _config_differences(pivot.config, source.config)
     return [f"config.json: {line}" for line in decisive] + _tensor_differences(pivot, source)
-
-
-def describe(index: int, source: AnyCheckpoint) -> str:
-    """Name a source in a message: its place in the configuration and its folder."""
-    return f"source {index} ({source.path})"
 
 
 def _tensor_differences(pivot: Weights, source: Weights) -> list[str]:

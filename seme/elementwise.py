@@ -1,76 +1,156 @@
-"""Task vectors of a block: the arithmetic that every element-wise merge shares.
+"""Sums of task vectors over a block: the arithmetic that every element-wise merge shares.
 
 A task vector is ``source - pivot``. Float64 represents the difference of two float32 numbers of
 similar size exactly, so that one source added back at full weight is that source, and the order
-of sources does not show after the one rounding to float32 at the end.
+of sources does not show after the one rounding to float32 at the end. On a processor these are
+the compiled loops of :mod:`seme.kernels.sums`; a GPU runs the same steps in torch.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_NEGATIVE_ZERO = -(1 << 31)
-"""The bits of float32's -0.0, read as int32: the smallest of all."""
+from seme.kernels import ranks, sums
+from seme.kernels.jit import serve
 
 
-def task_vectors(pivot: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
-    """Subtract the pivot from every source.
+class Signed(NamedTuple):
+    """What an election of signs gave."""
+
+    merged: Tensor
+    """float32, of the pivot's shape."""
+    n_values: int
+    """Task vectors' kept elements that were not zero."""
+    n_survivors: int
+    """Those of them that carried the elected sign."""
+
+
+def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Task vectors in float32, as their magnitudes are ranked.
+
+    Args:
+        pivot: float32 weights, (n,). Never written to.
+        sources: The same of the sources, at least one.
+
+    Returns:
+        float32, (n_sources, n).
+    """
+    if serve(pivot.device):
+        return ranks.differences(pivot, sources)
+    return torch.stack([source - pivot for source in sources])
+
+
+def weighted_mean(
+    sources: Sequence[Tensor], *, weights: Sequence[float], divisor: float
+) -> Tensor:
+    """Sum tensors, each times its weight, and divide.
+
+    Args:
+        sources: float32, at least one, all of one shape. Never written to.
+        weights: One per source.
+        divisor: Not zero.
+
+    Returns:
+        float32 of that shape, rounded once.
+    """
+    if serve(sources[0].device):
+        return sums.mean(sources, weights, divisor)
+    total = torch.zeros_like(sources[0], dtype=torch.float64)
+    for source, weight in zip(sources, weights, strict=True):
+        total += source.double() * weight
+    return total.div_(divisor).float()
+
+
+def add_weighted(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    *,
+    weights: Sequence[float],
+    scale: float,
+    kept: Tensor | None = None,
+) -> Tensor:
+    """Add ``scale`` times the weighted sum of task vectors to the pivot.
 
     Args:
         pivot: float32 weights, any shape. Never written to.
-        sources: float32 weights of the pivot's shape. Never written to.
+        sources: float32 weights of the pivot's shape, at least one. Never written to.
+        weights: One per source.
+        scale: Of the sum.
+        kept: Which elements of the task vectors count: booleans, (n_sources, *shape) or, for
+            all sources alike, (1, *shape). None means all.
 
     Returns:
-        float64 of that shape, the caller's to overwrite.
+        float32 of that shape, rounded once. Where the change is zero the pivot's bits stay.
     """
-    start = pivot.double()
-    return [source.double().sub_(start) for source in sources]
+    if serve(pivot.device):
+        return sums.add_weighted(pivot, sources, weights, scale, kept)
+    change = torch.zeros_like(pivot, dtype=torch.float64)
+    for values, weight in zip(_task_vectors(pivot, sources, kept), weights, strict=True):
+        change += values * weight
+    return _add_to_pivot(pivot, change * scale)
 
 
-def agreement(tv: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Elect a sign per element, and find the values that carry it.
+def add_signed(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    *,
+    weights: Sequence[float],
+    scale: float,
+    divide: bool,
+    kept: Tensor | None = None,
+) -> Signed:
+    """Elect a sign per element, and add the weighted sum of the values that carry it.
 
     This is TIES' sign election and Select-Compute-Erase's erasure: the sign is that of the
     unweighted sum, a zero elects and carries nothing, and a zero sum elects nobody.
 
     Args:
-        tv: Task vectors, float64, all of one shape; overwritten.
-
-    Returns:
-        The elected signs -1, 0 or 1, and the magnitudes of the values that carry them, zero
-        for the others, in the task vectors' memory.
-    """
-    elected = total(tv).sign_()
-    return elected, [values.mul_(elected).clamp_(min=0) for values in tv]
-
-
-def total(tensors: Sequence[Tensor]) -> Tensor:
-    """Add tensors of one shape, at least one, from first to last; into memory of its own."""
-    if len(tensors) == 1:
-        return tensors[0].clone()
-    added = tensors[0] + tensors[1]
-    for tensor in tensors[2:]:
-        added += tensor
-    return added
-
-
-def add_to_pivot(pivot: Tensor, change: Tensor) -> Tensor:
-    """Add a change to the pivot; where it is zero the pivot's bits stay, the sign of 0 too.
-
-    Args:
         pivot: float32 weights, any shape. Never written to.
-        change: float64 of that shape; may be overwritten.
+        sources: float32 weights of the pivot's shape, at least one. Never written to.
+        weights: One per source, not negative.
+        scale: Of the sum.
+        divide: Divide the sum by the weights of the values in it.
+        kept: As in :func:`add_weighted`.
 
     Returns:
-        float32 of that shape, rounded once.
+        The merged weights, rounded once, the pivot's bits where the change is zero; and how
+        many values there were.
     """
-    zeros = pivot.view(torch.int32) == _NEGATIVE_ZERO if _has_negative_zero(pivot) else None
-    if zeros is not None:
-        zeros &= change == 0
-    merged = change.add_(pivot.double()).float()
-    return merged if zeros is None else merged.masked_fill_(zeros, -0.0)
+    if serve(pivot.device):
+        return Signed(*sums.add_signed(pivot, sources, weights, scale, kept, divide))
+    tv = _task_vectors(pivot, sources, kept)
+    total = torch.zeros_like(tv[0])
+    for values in tv:
+        total += values
+    sign = total.sign()
+    change, share = torch.zeros_like(sign), torch.zeros_like(sign)
+    n_survivors = 0
+    for values, weight in zip(tv, weights, strict=True):
+        size = (values * sign).clamp_(min=0)
+        change += size * weight
+        share += (size > 0) * weight
+        n_survivors += int(torch.count_nonzero(size))
+    if divide:
+        change = torch.where(share > 0, change / share, 0.0)
+    n_values = sum(int(torch.count_nonzero(values)) for values in tv)
+    return Signed(_add_to_pivot(pivot, change * sign * scale), n_values, n_survivors)
 
 
-def _has_negative_zero(values: Tensor) -> bool:
-    return values.numel() > 0 and bool(values.view(torch.int32).min() == _NEGATIVE_ZERO)
+def _task_vectors(
+    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor | None
+) -> list[Tensor]:
+    """The kept elements of the task vectors in float64, zero elsewhere."""
+    tv = [source.double() - pivot.double() for source in sources]
+    if kept is None:
+        return tv
+    return [
+        torch.where(flags, values, 0.0)
+        for values, flags in zip(tv, kept.expand(len(tv), *pivot.shape), strict=True)
+    ]
+
+
+def _add_to_pivot(pivot: Tensor, change: Tensor) -> Tensor:
+    """Add a change to the pivot; where it is zero the pivot's bits stay, the sign of 0 too."""
+    return torch.where(change == 0, pivot, (pivot.double() + change).float())

@@ -22,7 +22,6 @@ from torch import Tensor
 from seme.binding import check_method, prepare, takes_any_shape
 from seme.comparison import (
     demand_same_tensors,
-    describe,
     reasons_to_copy,
     tolerated_differences,
 )
@@ -33,7 +32,7 @@ from seme.memory import (
     rewritten_bytes,
     threads_that_fit,
 )
-from seme.rounding import RoundingLoss, is_finite, round_to, rounding_error
+from seme.rounding import RoundingLoss, is_finite, round_merged, round_to
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
@@ -134,7 +133,6 @@ def merge_checkpoints(
             name: _output_spec(walked.pivot, name, settings.dtype)
             for name in walked.pivot.names
         }
-        owners = [f"the pivot ({pivot.path})", *(describe(i, s) for i, s in enumerate(sources))]
         loss = RoundingLoss()
         with (
             CheckpointWriter(
@@ -149,10 +147,10 @@ def merge_checkpoints(
             task = bar.add_task("merging", total=_n_parameters(layout))
             for name, spec in layout.items():
                 if name in copied:
-                    _copy(models, name, spec, writer, owners[0])
+                    _copy(models, name, spec, writer)
                 else:
                     site = Site(name=name, seed=settings.seed)
-                    loss.add(_merge(method, walked, prepared, site, spec, writer, owners))
+                    loss.add(_merge(method, walked, prepared, site, spec, writer))
                 bar.advance(task, math.prod(spec.shape))
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
@@ -182,16 +180,17 @@ def _demand_memory(models: Models, budget: int) -> None:
         )
 
 
-def _copy(
-    models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter, owner: str
-) -> None:
+def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:
     """Copy a tensor of the pivot in the output dtype."""
     size, numel = CPU_BLOCK * models.blocks_at_once, math.prod(spec.shape)
 
     def copy(index: int) -> None:
         start = index * size
         values = opened.read(start, min(start + size, numel))
-        _demand_finite(values, f"{name} of {owner}")
+        if not is_finite(values):
+            raise ValueError(
+                f"{name} of the pivot ({models.pivot.path}) holds NaN or an infinity"
+            )
         writer.write(name, round_to(spec.dtype, values), start)
 
     try:
@@ -209,24 +208,19 @@ def _merge(
     site: Site,
     spec: TensorSpec,
     writer: CheckpointWriter,
-    owners: Sequence[str],
 ) -> list[tuple[float, float]]:
     """Merge one tensor block by block; return what rounding did to each block."""
 
     def merge(block: Block) -> tuple[float, float]:
-        inputs = (block.pivot, *block.sources)
-        for values, owner in zip(inputs, owners, strict=True):
-            _demand_finite(values, f"{site.name} of {owner}")
         exact = method(block.pivot, block.sources, replace(site, start=block.start))
         if exact.shape != block.pivot.shape:
             raise ValueError(
                 f"the method must return a block's shape, {tuple(block.pivot.shape)}, got "
                 f"{tuple(exact.shape)}"
             )
-        _demand_finite(exact, "what the method returned")
-        rounded = round_to(spec.dtype, exact)
-        writer.write(site.name, rounded, block.start)
-        return rounding_error(exact=exact, rounded=rounded, pivot=block.pivot)
+        rounded = round_merged(spec.dtype, exact=exact, pivot=block.pivot)
+        writer.write(site.name, rounded.values, block.start)
+        return rounded.lost, rounded.changed
 
     try:
         tensor = models.open(site.name)
@@ -235,12 +229,6 @@ def _merge(
     except Exception as error:
         error.add_note(f"while merging {site.name} with shape {spec.shape}")
         raise
-
-
-def _demand_finite(values: Tensor, what: str) -> None:
-    """Refuse values that hold NaN or an infinity."""
-    if not is_finite(values):
-        raise ValueError(f"{what} holds NaN or an infinity, or a number too large for float32")
 
 
 def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:

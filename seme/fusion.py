@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
-from seme.elementwise import add_to_pivot, agreement, task_vectors, total
-from seme.selection import KeepRule, select_largest
+from seme.elementwise import add_signed
+from seme.kernels import norms, ranks
+from seme.kernels.jit import serve
+from seme.selection import KeepRule, select_largest, survivors
 from seme.streaming import Block, OpenTensor
 from seme.types import Site
 
@@ -126,7 +128,7 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> KeepRule:
         The rule that keeps of :func:`variation` what is selected.
     """
     (selection,) = select_largest(
-        [tensor], lambda block: [variation(block.pivot, block.sources)], tau, "exact"
+        [tensor], lambda block: variation(block.pivot, block.sources), tau, "exact"
     )
     return selection.rules[tensor.name]
 
@@ -146,10 +148,9 @@ def compute_coefficients(tensor: OpenTensor, rule: KeepRule) -> tuple[int, tuple
     """
 
     def energies(block: Block) -> tuple[int, list[float]]:
-        where = _selected(block.pivot, block.sources, rule, block.start)
-        chosen, *others = _gathered((block.pivot, *block.sources), where)
-        tv = task_vectors(chosen, others)
-        return len(where), [float(values.square_().sum()) for values in tv]
+        ranked = variation(block.pivot, block.sources)
+        kept = survivors([rule], ranked, block.start)
+        return int(kept.count_nonzero()), _energies(block.pivot, block.sources, kept)
 
     found = tensor.map(energies)
     n_sources = len(found[0][1]) if found else len(tensor.map(energies, [(0, 0)])[0][1])
@@ -189,14 +190,14 @@ def erase_and_add(
     check_finite("lam", lam)
     check_choice("select", select, get_args(Select))
     survey: Survey = site.prepared
-    if select == "coefficients":
-        tv = task_vectors(pivot, sources)
-        return add_to_pivot(pivot, _change(tv, survey, renormalize=renormalize).mul_(lam))
-    where = _selected(pivot, sources, survey.rule, site.start)
-    chosen = pivot.index_select(0, where)
-    tv = task_vectors(chosen, _gathered(sources, where))
-    change = _change(tv, survey, renormalize=renormalize).mul_(lam)
-    return pivot.clone().index_copy_(0, where, add_to_pivot(chosen, change))
+    kept = None
+    if select == "deltas":
+        kept = survivors([survey.rule], variation(pivot, sources), site.start)
+    fused = add_signed(
+        pivot, sources, weights=survey.eta, scale=lam, divide=renormalize, kept=kept
+    )
+    survey.tally.add_block(fused.n_values, fused.n_values - fused.n_survivors)
+    return fused.merged
 
 
 def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
@@ -211,49 +212,28 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
         sources: float32 weights of that shape.
 
     Returns:
-        float32 of that shape; only its order has a meaning.
+        float32, (1, *shape); only its order has a meaning.
     """
     first, *others = sources
     if not others:
-        return first - pivot
+        return (first - pivot).unsqueeze(0)
     if len(others) == 1:
-        return others[0] - first
+        return (others[0] - first).unsqueeze(0)
+    if serve(pivot.device):
+        return ranks.variance(sources, _SCALE).unsqueeze(0)
     origin = first.double()
     apart = [source.double().sub_(origin) for source in others]
-    summed = total(apart)
-    squares = apart[0].square_()
-    for values in apart[1:]:
-        squares.addcmul_(values, values)
-    squares.mul_(len(sources) * _SCALE).addcmul_(summed, summed, value=-_SCALE)
-    return squares.clamp_(min=0).float()
+    summed, squares = torch.zeros_like(origin), torch.zeros_like(origin)
+    for values in apart:
+        summed += values
+        squares += values * values
+    scaled = squares * (len(sources) * _SCALE) - summed * _SCALE * summed
+    return scaled.clamp_(min=0).float().unsqueeze(0)
 
 
-def _selected(pivot: Tensor, sources: Sequence[Tensor], rule: KeepRule, start: int) -> Tensor:
-    """Positions in a block of the selected elements, int64, rising."""
-    return rule.survivors(variation(pivot, sources), start)
-
-
-def _gathered(tensors: Sequence[Tensor], where: Tensor) -> list[Tensor]:
-    """Some elements of the tensors of a block."""
-    return [tensor.index_select(0, where) for tensor in tensors]
-
-
-def _change(tv: list[Tensor], survey: Survey, *, renormalize: bool) -> Tensor:
-    """Erase the values that disagree with the elected sign, and weigh the others by eta."""
-    n_deltas = _n_nonzero(tv)
-    elected, survivors = agreement(tv)
-    survey.tally.add_block(n_deltas, n_deltas - _n_nonzero(survivors))
-    change = torch.zeros_like(elected)
-    for values, eta in zip(survivors, survey.eta, strict=True):
-        change.add_(values, alpha=eta)
-    change.mul_(elected)
-    if not renormalize:
-        return change
-    weight = torch.zeros_like(elected)
-    for values, eta in zip(survivors, survey.eta, strict=True):
-        weight.add_(values.sign_(), alpha=eta)
-    return torch.where(weight > 0, change / weight, 0.0)
-
-
-def _n_nonzero(tensors: Sequence[Tensor]) -> int:
-    return sum(int(torch.count_nonzero(values)) for values in tensors)
+def _energies(pivot: Tensor, sources: Sequence[Tensor], kept: Tensor) -> list[float]:
+    """Sum the squares of the kept elements of every task vector."""
+    if serve(pivot.device):
+        return norms.energies(pivot, sources, kept)
+    tv = [source.double() - pivot.double() for source in sources]
+    return [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]

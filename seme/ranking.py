@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seme.kernels import ranks
 from seme.streaming import Block, OpenTensor
 
-Columns = Callable[[Block], Sequence[Tensor]]
-"""What is ranked: one float32 number without NaN per element and column, (n,) each."""
+Columns = Callable[[Block], Tensor]
+"""What is ranked: one float32 number without NaN per column and element, (n_columns, n)."""
 
 _Bits = NDArray[np.int32]
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -182,23 +183,24 @@ def _located(
     counts = [_Counts(r.size) for r in ranges]
 
     def count(block: Block) -> list[tuple[int, int]]:
-        found = []
-        for tally, r, values in zip(counts, ranges, columns(block), strict=True):
-            digits = bits_of(values) - np.int32(r.low)
-            tally.add(digits[digits.view(np.uint32) < r.size])
-            n_above = np.count_nonzero(digits >= r.size)
-            found.append((int(n_above), int(np.count_nonzero(digits == r.guess - r.low))))
-        return found
+        lows, sizes, guesses = zip(
+            *((r.low, r.size, r.guess - r.low) for r in ranges), strict=True
+        )
+        found = ranks.count(columns(block).cpu(), lows, sizes, guesses)
+        for tally, (_, _, between) in zip(counts, found, strict=True):
+            tally.add(between)
+        return [(n_above, n_guessed) for n_above, n_guessed, _ in found]
 
     seen = [tensor.map(count) for tensor in tensors]
     found = []
     for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
         n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)
+        ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
         between = tally.total()
+        between[r.guess - r.low] += sum(map(sum, ties))
         if not n_above < rank <= n_above + between.sum():
             return None
         digit, n_between = _locate(between, rank - n_above)
-        ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
         found.append(
             Threshold(
                 bits=r.low + digit,

@@ -1,18 +1,46 @@
-"""Round merged tensors once to the output dtype, and measure what that costs."""
+"""From the dtype on disk to float32, once back to the output dtype, and what that costs."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from seme.kernels import conversion, norms
+from seme.kernels.jit import serve
+
+
+class Rounded(NamedTuple):
+    """A block in the output dtype."""
+
+    values: Tensor
+    lost: float
+    """``||values - exact||^2``."""
+    changed: float
+    """``||exact - pivot||^2``."""
+
 
 def is_finite(values: Tensor) -> bool:
     """Tell whether a tensor holds neither NaN nor an infinity; one pass, no temporary."""
+    if serve(values.device) and values.dtype == torch.float32:
+        return conversion.is_finite(values)
     if values.numel() == 0 or math.isfinite(values.sum().item()):
         return True  # NaN and infinities would show in the sum
     low, high = torch.aminmax(values)  # a sum can be too large where no number is
     return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def widen(values: Tensor, *, out: Tensor) -> bool:
+    """Write numbers of any dtype into float32 memory of their shape and device, (n,).
+
+    Returns:
+        Whether none of them is NaN or infinite there.
+    """
+    if serve(values.device) and values.dtype == torch.bfloat16:
+        return conversion.widen(values, out)
+    out.copy_(values)
+    return is_finite(out)
 
 
 def round_to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
@@ -23,35 +51,49 @@ def round_to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
     """
     rounded = tensor.to(dtype)
     if dtype.is_floating_point and rounded is not tensor and not is_finite(rounded):
-        raise ValueError(
-            f"a value of magnitude {tensor.abs().max().item():g} is too large for {dtype}: "
-            "choose bfloat16 or float32 as the output dtype"
-        )
+        raise _too_large(tensor, dtype)
     return rounded
 
 
-def rounding_error(*, exact: Tensor, rounded: Tensor, pivot: Tensor) -> tuple[float, float]:
-    """Measure what rounding did to a block, and what the merge did.
+def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded:
+    """Round a merged block to the output dtype, and measure what that and the merge did.
 
     Args:
-        exact: What the method returned, float32.
-        rounded: The same in the output dtype.
+        dtype: The output dtype.
+        exact: What the method returned, float32, (n,).
         pivot: The pivot's block.
 
-    Returns:
-        ``||rounded - exact||^2`` and ``||exact - pivot||^2``.
+    Raises:
+        ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
-    if rounded.dtype.itemsize >= exact.dtype.itemsize:
-        return 0.0, _square(exact - pivot)
-    return _square(rounded.to(exact.dtype).sub_(exact)), _square(exact - pivot)
+    changed = _squared_distance(exact, pivot)
+    if not math.isfinite(changed):  # float64 holds the squares of all that float32 holds
+        raise ValueError("what the method returned holds NaN or an infinity")
+    if dtype.itemsize >= exact.dtype.itemsize:
+        return Rounded(exact.to(dtype), 0.0, changed)
+    if serve(exact.device) and dtype == torch.bfloat16:
+        values, again = conversion.round_to_bfloat16(exact)
+    else:
+        values = exact.to(dtype)
+        again = values.float()
+    lost = _squared_distance(again, exact)
+    if not math.isfinite(lost):
+        raise _too_large(exact, dtype)
+    return Rounded(values, lost, changed)
 
 
-def _square(values: Tensor) -> float:
-    """The squared norm of a block; in float64 where float32 is too narrow."""
-    norm = float(torch.linalg.vector_norm(values))
-    if norm == 0 or not math.isfinite(norm):
-        norm = float(torch.linalg.vector_norm(values.double()))
-    return norm * norm
+def _too_large(values: Tensor, dtype: torch.dtype) -> ValueError:
+    return ValueError(
+        f"a value of magnitude {values.abs().max().item():g} is too large for {dtype}: "
+        "choose bfloat16 or float32 as the output dtype"
+    )
+
+
+def _squared_distance(values: Tensor, others: Tensor) -> float:
+    """The squared norm of a difference, in float64."""
+    if serve(values.device):
+        return norms.squared_distance(values, others)
+    return float((values.double() - others.double()).square_().sum())
 
 
 class RoundingLoss:
@@ -62,7 +104,7 @@ class RoundingLoss:
         self._changed = 0.0
 
     def add(self, errors: Sequence[tuple[float, float]]) -> None:
-        """Count the blocks of a tensor, as :func:`rounding_error` measured them."""
+        """Count the blocks of a tensor, as :func:`round_merged` measured them."""
         self._lost += math.fsum(lost for lost, _ in errors)
         self._changed += math.fsum(changed for _, changed in errors)
 

@@ -3,7 +3,6 @@
 The threshold comes from :mod:`seme.ranking`; ties at it are cut here, by index (ours).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_share
+from seme.kernels import ranks
+from seme.kernels.jit import serve
 from seme.ranking import Columns, Threshold, bits_of, thresholds_of
 from seme.streaming import OpenTensor
 
@@ -29,65 +30,27 @@ class KeepRule:
     cutoff: int
     """Magnitudes equal to the threshold survive at flat indices below this."""
 
-    def shrunk(self, values: Tensor, start: int = 0) -> Tensor:
-        """Return consecutive elements with those that do not survive set to zero.
 
-        Args:
-            values: float32, or float64 that is ranked as rounded to float32; (n,).
-            start: Flat index in the tensor of the first of them.
+def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
+    """Tell which of consecutive elements survive.
 
-        Returns:
-            The same dtype, (n,); may be ``values`` itself where all survive.
-        """
-        n_tied = min(max(self.cutoff - start, 0), len(values))
-        if n_tied == 0:
-            return _larger(values, self._above(values.dtype))
-        if n_tied == len(values):
-            return _larger(values, self._below(values.dtype))
-        return torch.cat(
-            (self.shrunk(values[:n_tied], start), self.shrunk(values[n_tied:], start + n_tied))
-        )
+    Args:
+        rules: One per row.
+        values: float32, (len(rules), n).
+        start: Flat index in the tensor of the first of them.
 
-    def survivors(self, values: Tensor, start: int = 0) -> Tensor:
-        """Find which of consecutive elements survive.
-
-        Args:
-            values: float32, (n,).
-            start: Flat index in the tensor of the first of them.
-
-        Returns:
-            Their positions in ``values``, int64, rising.
-        """
-        magnitudes = values.abs().cpu().numpy()  # numpy finds them three times as fast
-        keeps = magnitudes > self.threshold
-        n_tied = min(max(self.cutoff - start, 0), len(values))
-        keeps[:n_tied] |= magnitudes[:n_tied] == self.threshold
-        return torch.from_numpy(np.flatnonzero(keeps)).to(values.device)
-
-    def _above(self, dtype: torch.dtype) -> float:
-        """The largest number of a dtype that, rounded to float32, is not over the threshold."""
-        if dtype == torch.float32 or math.isinf(self.threshold):
-            return self.threshold
-        following = float(np.nextafter(np.float32(self.threshold), np.float32(np.inf)))
-        if math.isinf(following):
-            return self.threshold
-        middle = (self.threshold + following) / 2
-        rounds_up = float(np.float32(middle)) > self.threshold
-        return float(np.nextafter(middle, 0.0)) if rounds_up else middle
-
-    def _below(self, dtype: torch.dtype) -> float:
-        """The largest number of a dtype that, rounded to float32, is under the threshold."""
-        if self.threshold == 0:
-            return -1.0
-        previous = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
-        return KeepRule(threshold=previous, cutoff=0)._above(dtype)
-
-
-def _larger(values: Tensor, bound: float) -> Tensor:
-    """Set to zero what is not of a larger magnitude than a bound; negative bounds keep all."""
-    if bound < 0:
-        return values
-    return torch.nn.functional.hardshrink(values, bound)
+    Returns:
+        Booleans, (len(rules), n).
+    """
+    thresholds = [rule.threshold for rule in rules]
+    n_tied = [min(max(rule.cutoff - start, 0), values.shape[1]) for rule in rules]
+    if serve(values.device):
+        return ranks.survivors(values, thresholds, n_tied)
+    magnitudes = values.abs()
+    kept = magnitudes > torch.tensor(thresholds, device=values.device).unsqueeze(1)
+    for row, sizes, rule, n in zip(kept, magnitudes, rules, n_tied, strict=True):
+        row[:n] |= sizes[:n] == rule.threshold
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +138,7 @@ def _cutoffs(
     return cutoffs
 
 
-def _n_tied(columns: Sequence[Tensor], thresholds: Sequence[Threshold]) -> list[int]:
+def _n_tied(columns: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
     return [
         int(np.count_nonzero(bits_of(values) == t.bits))
         for values, t in zip(columns, thresholds, strict=True)

@@ -15,7 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from seme.weights import Readable, Weights
+from seme.rounding import widen
+from seme.weights import Readable, Weights, describe
 from seme.workers import Workers
 
 CPU_BLOCK = 1 << 17
@@ -95,6 +96,9 @@ class OpenTensor:
 
         Returns:
             What it returned, in the order of the blocks.
+
+        Raises:
+            ValueError: If a model holds NaN or an infinity here.
         """
         size = self._piece()
         pieces = [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
@@ -121,15 +125,29 @@ class OpenTensor:
             pieces = [tensor.read(begin, end) for tensor in opened]
             for start in range(begin, max(end, begin + 1), self.block):
                 span = slice(start - begin, min(start + self.block, end) - begin)
-                pivot, *sources = (self._to_device(piece[span]) for piece in pieces)
+                pivot, *sources = self._widened([piece[span] for piece in pieces])
                 yield Block(start=start, pivot=pivot, sources=tuple(sources))
 
-    def _to_device(self, values: Tensor) -> Tensor:
-        """Bring values to the device in float32; through pinned memory to a GPU."""
+    def _widened(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Bring values to the device in float32, as rows; through pinned memory to a GPU."""
         device = self._models.device
-        if device.type == "cuda" and values.device.type == "cpu":
-            values = values.pin_memory().to(device, non_blocking=True)
-        return values.to(device, torch.float32)
+        rows = torch.empty((len(pieces), len(pieces[0])), device=device)
+        for index, (row, values) in enumerate(zip(rows, pieces, strict=True)):
+            if device.type == "cuda" and values.device.type == "cpu":
+                values = values.pin_memory().to(device, non_blocking=True)
+            if not widen(values, out=row):
+                raise ValueError(
+                    f"{self.name} of {self._owner(index)} holds NaN or an infinity, or a number "
+                    "too large for float32"
+                )
+        return rows
+
+    def _owner(self, index: int) -> str:
+        """Name the pivot, 0, or a source, from 1 on."""
+        models = self._models
+        if index == 0:
+            return f"the pivot ({models.pivot.path})"
+        return describe(index - 1, models.sources[index - 1])
 
 
 @contextlib.contextmanager

@@ -49,6 +49,11 @@ class Weights(Protocol):
         ...
 
 
+def describe(index: int, source: Weights) -> str:
+    """Name a source in a message: its place in the configuration and its folder."""
+    return f"source {index} ({source.path})"
+
+
 class Held:
     """A tensor in memory, as one that was opened; implements :class:`Readable`."""
 

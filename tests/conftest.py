@@ -41,6 +41,17 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture
+def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Compute blocks in torch on the processor too, as on a GPU, once this is called."""
+
+    def use() -> None:
+        for module in ("elementwise", "fusion", "rounding", "selection"):
+            monkeypatch.setattr(f"seme.{module}.serve", lambda _device: False)
+
+    return use
+
+
 @pytest.fixture(scope="session")
 def make_llama() -> Callable[..., Path]:
     """Write a tiny random Llama: ``make_llama(folder, seed, dtype=..., **config)``."""

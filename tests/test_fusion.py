@@ -3,7 +3,7 @@ import torch
 
 from baselines.sce import merge
 from seme.fusion import compute_coefficients, select_elements, variation
-from seme.selection import KeepRule
+from seme.selection import KeepRule, survivors
 from seme.workers import Workers
 from tests.in_memory import merge_one, models_of
 
@@ -25,7 +25,8 @@ def opened(pivot, sources):
 
 def selected(pivot, sources, *, tau):
     rule = select_elements(opened(pivot, sources), tau=tau)
-    return rule.survivors(variation(pivot, sources)).tolist()
+    kept = survivors([rule], variation(pivot, sources), 0)
+    return kept.squeeze(0).nonzero().flatten().tolist()
 
 
 def coefficients(pivot, sources, *, tau):
@@ -110,7 +111,7 @@ def test_the_variation_orders_as_the_variance_at_any_scale(n_sources, exponent):
     rng = torch.Generator().manual_seed(0)
     sources = [torch.randn(300, generator=rng) * 2.0**exponent for _ in range(n_sources)]
     variance = torch.stack(sources).double().var(dim=0, correction=0)
-    order = variation(torch.zeros(300), sources).abs().argsort()
+    order = variation(torch.zeros(300), sources).squeeze(0).abs().argsort()
     assert torch.equal(order, variance.argsort())
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seme.rounding import RoundingLoss, is_finite, round_to, rounding_error
+from seme.rounding import RoundingLoss, is_finite, round_merged, round_to, widen
 
 
 def test_rounding_goes_to_the_nearest_value_of_the_dtype():
@@ -27,31 +27,67 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_stands(value):
     assert is_finite(torch.zeros(0, 3))
 
 
-def test_the_loss_is_the_share_of_the_change_that_rounding_took():
+@pytest.mark.parametrize("way", ["compiled", "torch"])
+def test_the_loss_is_the_share_of_the_change_that_rounding_took(way, in_torch):
+    if way == "torch":
+        in_torch()
     # change [3, 4] in one tensor and [12] in the other: sqrt(25 + 144) = 13; lost [0, 1]: 1
     pivot, exact = torch.tensor([255.0, 253.0]), torch.tensor([258.0, 257.0])
-    rounded = torch.tensor([258.0, 256.0]).bfloat16()
-    first = rounding_error(exact=exact, rounded=rounded, pivot=pivot)
+    first = round_merged(torch.bfloat16, exact=exact, pivot=pivot)
+    assert first.values.dtype == torch.bfloat16
+    assert first.values.tolist() == [258.0, 256.0]
     twelve = torch.tensor([12.0])
-    second = rounding_error(exact=twelve, rounded=twelve, pivot=torch.zeros(1))
-    assert (first, second) == ((1.0, 25.0), (0.0, 144.0))
+    second = round_merged(torch.float32, exact=twelve, pivot=torch.zeros(1))
+    assert (first[1:], second) == ((1.0, 25.0), (twelve, 0.0, 144.0))
     loss = RoundingLoss()
-    loss.add([first, second])
+    loss.add([first[1:], second[1:]])
     assert loss.share == 1 / 13
 
 
 def test_nothing_changed_is_nothing_lost():
-    same = torch.tensor([257.0])
+    same = torch.tensor([256.0])
     loss = RoundingLoss()
-    loss.add([rounding_error(exact=same, rounded=same, pivot=same)])
+    loss.add([round_merged(torch.bfloat16, exact=same, pivot=same)[1:]])
     assert loss.share == 0.0
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_changes_whose_squares_float32_cannot_hold_are_measured(size):
     exact = torch.full((1000,), size)
-    _, changed = rounding_error(exact=exact, rounded=exact, pivot=torch.zeros(1000))
+    changed = round_merged(torch.float32, exact=exact, pivot=torch.zeros(1000)).changed
     assert changed == pytest.approx(1000 * size * size, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_merge_that_is_not_finite_is_refused(dtype, value):
+    exact = torch.tensor([1.0, value, 2.0])
+    with pytest.raises(ValueError, match="the method returned holds NaN or an infinity"):
+        round_merged(dtype, exact=exact, pivot=torch.zeros(3))
+
+
+def test_a_merge_too_large_for_the_output_dtype_is_refused():
+    largest = torch.finfo(torch.float32).max  # rounds to bfloat16's infinity
+    for dtype, value in ((torch.float16, 1e5), (torch.bfloat16, largest)):
+        with pytest.raises(ValueError, match=rf"is too large for {dtype}"):
+            round_merged(dtype, exact=torch.tensor([0.0, value]), pivot=torch.zeros(2))
+
+
+@pytest.mark.parametrize("way", ["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_dtype_is_widened_and_what_is_not_finite_is_told(way, dtype, in_torch):
+    if way == "torch":
+        in_torch()
+    values = torch.linspace(-3, 5, 1000).to(dtype)
+    found = torch.empty(1000)
+    assert widen(values, out=found)
+    assert torch.equal(found, values.float())
+    values[700] = float("inf")
+    assert not widen(values, out=found)
+
+
+def test_numbers_too_large_for_float32_are_told():
+    assert not widen(torch.tensor([1e300], dtype=torch.float64), out=torch.empty(1))
 
 
 def test_large_finite_numbers_are_finite_though_their_sum_is_not():

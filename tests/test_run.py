@@ -194,15 +194,15 @@ def test_every_method_merges_from_its_configuration(cell, method):
 
 
 def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path, monkeypatch):
-    n_left, real = iter([True, True]), seme.engine.round_to
+    n_left, real = iter([True, True]), seme.engine.round_merged
 
-    def interrupted(*arguments):
+    def interrupted(dtype, **block):
         if not next(n_left, False):
             assert list(tmp_path.rglob("*.safetensors"))  # it is in the middle of writing
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(dtype, **block)
 
-    monkeypatch.setattr(seme.engine, "round_to", interrupted)
+    monkeypatch.setattr(seme.engine, "round_merged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cell()
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".lock"}

@@ -99,6 +99,15 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(
     assert report == again
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_torch_gives_the_bits_of_the_compiled_loops(checkpoints, merge, method, in_torch):
+    expected, report = merge(METHODS[method], *checkpoints, folder="compiled")
+    in_torch()
+    found, again = merge(METHODS[method], *checkpoints, folder="torch")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert again.rounding_loss == pytest.approx(report.rounding_loss, rel=1e-9)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method):

@@ -22,6 +22,8 @@ from seme.storage.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, files_l
 from seme.storage.shard import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
+_FLUSHED_BYTES = 1 << 24
+"""Written bytes after which the disk is set to work (ours; 16 to 128 MB were alike)."""
 _PREFIX = ".seme-writing-"
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -116,6 +118,7 @@ class CheckpointWriter:
         flat = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
         with self._lock:
             left = self._left[name] = self._left[name] - len(flat)
+            before = self.bytes_written
             self.bytes_written += len(flat)
         if left < 0:
             raise ValueError(
@@ -124,6 +127,8 @@ class CheckpointWriter:
         offset = place.offset + start * values.dtype.itemsize
         with _told(f"while writing {name} to {self._destination}"):
             _write_whole(self._files[shard], flat, offset)
+        if before // _FLUSHED_BYTES < self.bytes_written // _FLUSHED_BYTES:
+            _pass_on(self._files[shard])
 
     def __exit__(
         self,
@@ -286,6 +291,16 @@ def _write_whole(file: BinaryIO, content: memoryview, offset: int) -> None:
     while content:
         n_written = os.pwrite(file.fileno(), content, offset)
         content, offset = content[n_written:], offset + n_written
+
+
+def _pass_on(file: BinaryIO) -> None:
+    """Have the system write to disk what a file was given, and forget what is there already.
+
+    So the disk works while the merge does, and neither the pages of the output nor the flush at
+    the end grow with the model.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _flush(path: Path) -> None:

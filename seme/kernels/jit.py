@@ -1,0 +1,65 @@
+"""The one door to numba, and what tensors become behind it (ours).
+
+A compiled loop reads every number of a block once, however many steps a formula has, and does so
+without Python's lock. Its functions are compiled when they are first called, for this processor,
+and kept on disk. Without ``fastmath`` every operation rounds as IEEE 754 says and sums keep the
+order they are written in: the bits are those of the same steps in torch, on any processor.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile a function of numbers and arrays for this processor, when it is first called."""
+    made: Callable[_P, _R] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return made
+
+
+def serve(device: torch.device) -> bool:
+    """Tell whether the compiled loops are for tensors of a device."""
+    return device.type == "cpu"
+
+
+def rows(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
+    """See float32 tensors of one shape, at least one, as the rows of a matrix.
+
+    Returns:
+        Of shape (len(tensors), n). The tensors' own memory where they lie in it one after the
+        other, as those of a :class:`seme.streaming.Block` do; never to be written to.
+    """
+    first, *others = tensors
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    steps = {b - a for a, b in itertools.pairwise(addresses)}
+    step, odd = divmod(min(steps, default=0), first.itemsize)
+    together = len(steps) <= 1 and step >= 0 and not odd
+    if together and all(_of_one_memory(first, other) for other in others):
+        seen = first.as_strided((len(tensors), first.numel()), (step, 1))
+    else:
+        seen = torch.stack([tensor.reshape(-1) for tensor in tensors])
+    matrix: NDArray[np.float32] = seen.numpy()
+    return matrix
+
+
+def _of_one_memory(first: Tensor, other: Tensor) -> bool:
+    return (
+        first.is_contiguous()
+        and other.is_contiguous()
+        and other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+    )
+
+
+def flat(tensor: Tensor) -> NDArray[np.float32]:
+    """See a float32 tensor as a row of numbers."""
+    row: NDArray[np.float32] = tensor.reshape(-1).numpy()
+    return row

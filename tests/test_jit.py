@@ -1,0 +1,46 @@
+import torch
+
+from seme.kernels.jit import flat, rows, serve
+
+
+def test_neighbours_in_one_memory_are_seen_where_they_lie():
+    matrix = torch.arange(12.0).view(4, 3)
+    seen = rows(matrix.unbind()[1:])
+    assert seen.tolist() == matrix[1:].tolist()
+    assert seen.ctypes.data == matrix[1:].data_ptr()
+    wide = torch.arange(40.0).view(4, 10)
+    assert rows([row[2:5] for row in wide]).tolist() == wide[:, 2:5].tolist()
+
+
+def test_tensors_in_any_other_order_are_copied():
+    matrix = torch.arange(12.0).view(4, 3)
+    for order in ([3, 2, 1], [0, 1, 3], [2, 0, 1]):
+        assert rows([matrix[i] for i in order]).tolist() == matrix[order].tolist()
+    columns = [matrix[:, i] for i in range(3)]
+    assert rows(columns).tolist() == matrix.t().tolist()
+    apart = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.tensor([5.0, 6.0])]
+    assert rows(apart).tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_one_tensor_thrice_is_three_rows():
+    one = torch.tensor([1.0, 2.0])
+    assert rows([one, one, one]).tolist() == [[1, 2]] * 3
+
+
+def test_tensors_of_several_axes_become_rows():
+    tensors = [torch.arange(4.0).view(2, 2), torch.ones(2, 2)]
+    assert rows(tensors).tolist() == [[0, 1, 2, 3], [1, 1, 1, 1]]
+    assert rows(torch.arange(8.0).view(2, 2, 2).unbind()).tolist() == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+    ]
+    assert flat(tensors[0].t()).tolist() == [0, 2, 1, 3]
+
+
+def test_tensors_of_no_elements_are_rows_of_none():
+    assert rows([torch.empty(0), torch.empty(0)]).shape == (2, 0)
+
+
+def test_a_gpu_is_not_served():
+    assert serve(torch.device("cpu"))
+    assert not serve(torch.device("cuda"))
