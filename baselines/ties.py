@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
+from seme.columns import Columns
 from seme.elementwise import add_signed, differences
-from seme.selection import KeepRule, Selection, TrimTies, select_largest, survivors
-from seme.streaming import Block, Models, OpenTensor
+from seme.selection import Kept, Selection, TrimTies, select_largest
+from seme.streaming import Models, OpenTensor
 from seme.types import Prepared, Site, prepared_by
 
 Scope = Literal["model", "tensor"]
@@ -26,9 +27,12 @@ class ModelTrim:
 
     selections: tuple[Selection, ...]
     """One per source."""
+    columns: Mapping[str, Columns]
+    """Of every tensor, none of them held."""
 
-    def at(self, tensor: OpenTensor) -> tuple[KeepRule, ...]:
-        return tuple(selection.rules[tensor.name] for selection in self.selections)
+    def at(self, tensor: OpenTensor) -> Kept:
+        rules = [selection.rules[tensor.name] for selection in self.selections]
+        return Kept(self.columns[tensor.name], rules)
 
     def diagnostics(self) -> Mapping[str, Any]:
         """Give threshold (None when nothing survives) and share kept of every source."""
@@ -43,12 +47,14 @@ class ModelTrim:
 class TensorTrim:
     """What survives of each source's task vector when every tensor is trimmed by itself."""
 
+    n_sources: int
     density: float
     trim_ties: TrimTies
 
-    def at(self, tensor: OpenTensor) -> tuple[KeepRule, ...]:
-        selections = select_largest([tensor], _deltas, self.density, self.trim_ties)
-        return tuple(selection.rules[tensor.name] for selection in selections)
+    def at(self, tensor: OpenTensor) -> Kept:
+        columns = Columns(tensor, differences, self.n_sources)
+        selections = select_largest([columns], self.density, self.trim_ties)
+        return Kept(columns, [selection.rules[tensor.name] for selection in selections])
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -71,14 +77,15 @@ def prepare(
     check_share("density", density)
     check_choice("scope", scope, get_args(Scope))
     check_choice("trim_ties", trim_ties, get_args(TrimTies))
+    n_sources = len(models.sources)
     if scope == "tensor":
-        return TensorTrim(density=density, trim_ties=trim_ties)
+        return TensorTrim(n_sources=n_sources, density=density, trim_ties=trim_ties)
     tensors = [models.open(name, kept=False) for name in models.merged_names]
-    return ModelTrim(selections=select_largest(tensors, _deltas, density, trim_ties))
-
-
-def _deltas(block: Block) -> Tensor:
-    return differences(block.pivot, block.sources)
+    columns = [Columns(tensor, differences, n_sources, hold=False) for tensor in tensors]
+    return ModelTrim(
+        selections=select_largest(columns, density, trim_ties),
+        columns={of_tensor.name: of_tensor for of_tensor in columns},
+    )
 
 
 @prepared_by(prepare)
@@ -123,8 +130,8 @@ def merge(
         ValueError: If ``lam`` is not finite.
     """
     check_finite("lam", lam)
-    rules: Sequence[KeepRule] = site.prepared
-    kept = survivors(rules, differences(pivot, sources), site.start)
+    trimmed: Kept = site.prepared
+    kept = trimmed.at(pivot, sources, site.start)
     return add_signed(
         pivot, sources, weights=[1.0] * len(sources), scale=lam, divide=True, kept=kept
     ).merged

@@ -27,6 +27,7 @@ from seme.comparison import (
 )
 from seme.memory import (
     blocks_at_once,
+    held_bytes,
     keep_freed_memory,
     mebibytes,
     rewritten_bytes,
@@ -124,6 +125,7 @@ def merge_checkpoints(
             device=device,
             workers=workers,
             blocks_at_once=at_once,
+            held_bytes=held_bytes(budget, len(sources), n_threads, at_once, device),
         )
         prepared = prepare(method, models)
         walked = prepared.models if isinstance(prepared, Realigned) else models

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
+from seme.columns import Columns
 from seme.elementwise import add_signed
 from seme.kernels import norms, ranks
 from seme.kernels.jit import serve
-from seme.selection import KeepRule, select_largest, survivors
+from seme.selection import Kept, select_largest
 from seme.streaming import Block, OpenTensor
 from seme.types import Site
 
@@ -41,7 +42,7 @@ _SCALE = 2.0**64
 class Survey:
     """What the passes over a tensor found, for its walk."""
 
-    rule: KeepRule
+    kept: Kept
     """Which elements are selected, by what :func:`variation` says of them."""
     eta: tuple[float, ...]
     """Coefficients of the sources, summing to 1 (paper's eta)."""
@@ -67,10 +68,10 @@ class Surveys:
         self._tally = FusionTally(n_sources)
 
     def at(self, tensor: OpenTensor) -> Survey:
-        rule = select_elements(tensor, tau=self._tau)
-        n_selected, eta = compute_coefficients(tensor, rule)
+        kept = select_elements(tensor, tau=self._tau)
+        n_selected, eta = compute_coefficients(tensor, kept)
         self._tally.add_tensor(tensor.numel, n_selected, eta)
-        return Survey(rule, eta, self._tally)
+        return Survey(kept, eta, self._tally)
 
     def diagnostics(self) -> dict[str, Any]:
         """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
@@ -114,7 +115,7 @@ class FusionTally:
         }
 
 
-def select_elements(tensor: OpenTensor, *, tau: float) -> KeepRule:
+def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
     """Select the elements that vary most across the sources.
 
     Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
@@ -125,15 +126,14 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> KeepRule:
         tau: Share of the elements selected, in (0, 1].
 
     Returns:
-        The rule that keeps of :func:`variation` what is selected.
+        What is selected, by the order of :func:`variation`.
     """
-    (selection,) = select_largest(
-        [tensor], lambda block: variation(block.pivot, block.sources), tau, "exact"
-    )
-    return selection.rules[tensor.name]
+    columns = Columns(tensor, variation, 1)
+    (selection,) = select_largest([columns], tau, "exact")
+    return Kept(columns, [selection.rules[tensor.name]])
 
 
-def compute_coefficients(tensor: OpenTensor, rule: KeepRule) -> tuple[int, tuple[float, ...]]:
+def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[float, ...]]:
     """Weigh each source by its share of the energy in the selected elements (paper's eta).
 
     Only energies that are all exactly zero give equal weights. mergekit does so whenever their
@@ -141,16 +141,15 @@ def compute_coefficients(tensor: OpenTensor, rule: KeepRule) -> tuple[int, tuple
 
     Args:
         tensor: Of the pivot and the sources.
-        rule: What is selected.
+        kept: What is selected.
 
     Returns:
         How many elements are selected, and one coefficient per source, summing to 1.
     """
 
     def energies(block: Block) -> tuple[int, list[float]]:
-        ranked = variation(block.pivot, block.sources)
-        kept = survivors([rule], ranked, block.start)
-        return int(kept.count_nonzero()), _energies(block.pivot, block.sources, kept)
+        flags = kept.at(block.pivot, block.sources, block.start)
+        return int(flags.count_nonzero()), _energies(block.pivot, block.sources, flags)
 
     found = tensor.map(energies)
     n_sources = len(found[0][1]) if found else len(tensor.map(energies, [(0, 0)])[0][1])
@@ -192,7 +191,7 @@ def erase_and_add(
     survey: Survey = site.prepared
     kept = None
     if select == "deltas":
-        kept = survivors([survey.rule], variation(pivot, sources), site.start)
+        kept = survey.kept.at(pivot, sources, site.start)
     fused = add_signed(
         pivot, sources, weights=survey.eta, scale=lam, divide=renormalize, kept=kept
     )

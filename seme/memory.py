@@ -7,6 +7,8 @@ import torch
 from seme.streaming import CPU_BLOCK, GPU_BLOCK
 
 _MOST_AT_ONCE = 16
+_MOST_HELD = 1 << 27
+"""For larger tensors a pass more is no dearer than memory (ours)."""
 _RAW_BYTES = 8
 """Of one element as read, at most: that of float64."""
 _FIXED_BYTES = 16_000_000
@@ -54,18 +56,26 @@ def working_bytes(n_sources: int, n_threads: int, at_once: int, device: torch.de
     """Estimate the memory of all passes and the walk over models on disk.
 
     Per thread and element there are the raw values of all models, for every block read at once;
-    and for one block their float32, the task vectors in float64, four float64 temporaries and
-    the merged values. On a GPU the raw values are there twice, once in pinned memory, and the
-    rest is the GPU's.
+    and for one block their float32, per source a number that is ranked and its place or a draw,
+    the merged values and those rounded. On a GPU the raw values are there twice, once in pinned
+    memory, and the rest is the GPU's.
 
     Returns:
         Bytes of the host. The size of the models does not matter.
     """
     on_cpu = device.type == "cpu"
     raw = at_once * _RAW_BYTES * (n_sources + 1)
-    one = 4 * (n_sources + 1) + 8 * (n_sources + 4) + 8 if on_cpu else raw + 8
+    one = 4 * (n_sources + 1) + 9 * n_sources + 16 if on_cpu else raw + 8
     block = CPU_BLOCK if on_cpu else GPU_BLOCK
     return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (raw + one)
+
+
+def held_bytes(
+    budget: int, n_sources: int, n_threads: int, at_once: int, device: torch.device
+) -> int:
+    """Choose how much a pass over a tensor may hold for those behind it: what is left, capped."""
+    left = budget - working_bytes(n_sources, n_threads, at_once, device)
+    return max(min(left, _MOST_HELD), 0)
 
 
 def rewritten_bytes(n_elements: Iterable[int], n_sources: int) -> int:

@@ -9,7 +9,7 @@ pass over the upper 16 bits takes its place.
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seme.columns import Columns
 from seme.kernels import ranks
-from seme.streaming import Block, OpenTensor
-
-Columns = Callable[[Block], Tensor]
-"""What is ranked: one float32 number without NaN per column and element, (n_columns, n)."""
 
 _Bits = NDArray[np.int32]
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -75,14 +72,11 @@ class _Range:
         return self.high - self.low + 1
 
 
-def thresholds_of(
-    tensors: Sequence[OpenTensor], columns: Columns, rank: int, n_total: int
-) -> list[Threshold]:
+def thresholds_of(tensors: Sequence[Columns], rank: int, n_total: int) -> list[Threshold]:
     """Find the magnitude of a rank in every column.
 
     Args:
-        tensors: All that is ranked, at least one.
-        columns: What of their blocks is ranked; see :data:`Columns`.
+        tensors: All that is ranked, at least one, all with as many columns.
         rank: From 1, the largest, to ``n_total``; 0 is above all.
         n_total: Number of elements of a column.
 
@@ -90,18 +84,13 @@ def thresholds_of(
         One threshold per column; the same however the elements are cut into tensors.
     """
     if rank == 0:
-        return [Threshold(_INFINITE, 0, 0) for _ in range(_n_columns(tensors, columns))]
-    ranges = _sampled_ranges(tensors, columns, rank / n_total)
-    found = None if ranges is None else _located(tensors, columns, ranges, rank)
+        return [Threshold(_INFINITE, 0, 0) for _ in range(tensors[0].n_columns)]
+    ranges = _sampled_ranges(tensors, rank / n_total)
+    found = None if ranges is None else _located(tensors, ranges, rank)
     if found is None:
-        found = _located(tensors, columns, _upper_ranges(tensors, columns, rank), rank)
+        found = _located(tensors, _upper_ranges(tensors, rank), rank)
     assert found is not None, "the tensors changed between two passes"
     return found
-
-
-def _n_columns(tensors: Sequence[OpenTensor], columns: Columns) -> int:
-    counts = (n for t in tensors for n in t.map(lambda block: len(columns(block)), [(0, 0)]))
-    return next(counts)
 
 
 def bits_of(values: Tensor) -> _Bits:
@@ -111,9 +100,7 @@ def bits_of(values: Tensor) -> _Bits:
     return bits
 
 
-def _sampled_ranges(
-    tensors: Sequence[OpenTensor], columns: Columns, share: float
-) -> list[_Range] | None:
+def _sampled_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | None:
     """Guess from some blocks between which patterns the threshold of each column lies.
 
     Returns:
@@ -128,7 +115,7 @@ def _sampled_ranges(
     sampled = [
         patterns
         for tensor, runs in _by_tensor(tensors, starts)
-        for patterns in tensor.map(lambda block: [bits_of(v) for v in columns(block)], runs)
+        for patterns in tensor.map(lambda values, _: [bits_of(row) for row in values], runs)
     ]
     margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
     ranges = [_around(np.concatenate(c), share, margin) for c in zip(*sampled, strict=True)]
@@ -136,8 +123,8 @@ def _sampled_ranges(
 
 
 def _by_tensor(
-    tensors: Sequence[OpenTensor], starts: Sequence[int]
-) -> Iterator[tuple[OpenTensor, list[tuple[int, int]]]]:
+    tensors: Sequence[Columns], starts: Sequence[int]
+) -> Iterator[tuple[Columns, list[tuple[int, int]]]]:
     """Turn places in all tensors, end to end, into runs of elements of each tensor."""
     before = 0
     for tensor in tensors:
@@ -161,32 +148,31 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
     )
 
 
-def _upper_ranges(tensors: Sequence[OpenTensor], columns: Columns, rank: int) -> list[_Range]:
+def _upper_ranges(tensors: Sequence[Columns], rank: int) -> list[_Range]:
     """Find, by one pass, the upper 16 bits of the threshold of each column."""
-    counts = [_Counts(1 << 31 - _LOWER_BITS) for _ in range(_n_columns(tensors, columns))]
+    counts = [_Counts(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_columns)]
 
-    def count(block: Block) -> None:
-        for tally, values in zip(counts, columns(block), strict=True):
-            tally.add(bits_of(values) >> _LOWER_BITS)
+    def count(values: Tensor, _: int) -> None:
+        for tally, row in zip(counts, values, strict=True):
+            tally.add(bits_of(row) >> _LOWER_BITS)
 
     for tensor in tensors:
         tensor.map(count)
-    uppers = [_locate(tally.total(), rank)[0] for tally in counts]
-    lows = [upper << _LOWER_BITS for upper in uppers]
+    lows = [tally.total().locate(rank)[0] << _LOWER_BITS for tally in counts]
     return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 
 
 def _located(
-    tensors: Sequence[OpenTensor], columns: Columns, ranges: Sequence[_Range], rank: int
+    tensors: Sequence[Columns], ranges: Sequence[_Range], rank: int
 ) -> list[Threshold] | None:
     """Find the thresholds by one pass; None where one is not in its range."""
     counts = [_Counts(r.size) for r in ranges]
 
-    def count(block: Block) -> list[tuple[int, int]]:
+    def count(values: Tensor, _: int) -> list[tuple[int, int]]:
         lows, sizes, guesses = zip(
             *((r.low, r.size, r.guess - r.low) for r in ranges), strict=True
         )
-        found = ranks.count(columns(block).cpu(), lows, sizes, guesses)
+        found = ranks.count(values.cpu(), lows, sizes, guesses)
         for tally, (_, _, between) in zip(counts, found, strict=True):
             tally.add(between)
         return [(n_above, n_guessed) for n_above, n_guessed, _ in found]
@@ -196,27 +182,43 @@ def _located(
     for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
         n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)
         ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
-        between = tally.total()
-        between[r.guess - r.low] += sum(map(sum, ties))
-        if not n_above < rank <= n_above + between.sum():
+        between = tally.total(r.guess - r.low, sum(map(sum, ties)))
+        if not n_above < rank <= n_above + between.counts.sum():
             return None
-        digit, n_between = _locate(between, rank - n_above)
+        digit, n_between, n_equal = between.locate(rank - n_above)
         found.append(
             Threshold(
                 bits=r.low + digit,
                 n_above=n_above + n_between,
-                n_equal=int(between[digit]),
+                n_equal=n_equal,
                 ties=ties if r.low + digit == r.guess else None,
             )
         )
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Histogram:
+    """Numbers, rising, and how often each was added."""
+
+    numbers: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def locate(self, rank: int) -> tuple[int, int, int]:
+        """Find the number of a rank (1 is the largest), and how many lie above it and at it."""
+        from_top = self.counts[::-1].cumsum()
+        step = int(np.searchsorted(from_top, rank))
+        place = len(self.counts) - 1 - step
+        above = int(from_top[step - 1]) if step else 0
+        return int(self.numbers[place]), above, int(self.counts[place])
+
+
 class _Counts:
     """How often each of the numbers from 0 on was added; from any thread, in any order."""
 
     def __init__(self, size: int) -> None:
-        self._counts = np.zeros(size, dtype=np.int64)
+        self._size = size
+        self._counts: NDArray[np.int64] | None = None
         self._pending: list[_Bits] = []
         self._n_pending = 0
         self._lock = threading.Lock()
@@ -228,24 +230,19 @@ class _Counts:
             if self._n_pending < _PENDING:
                 return
             pending, self._pending, self._n_pending = self._pending, [], 0
-        counts = _counted(pending, len(self._counts))
+        counts = np.bincount(np.concatenate(pending), minlength=self._size)
         with self._lock:
-            self._counts += counts
+            self._counts = counts if self._counts is None else self._counts + counts
 
-    def total(self) -> NDArray[np.int64]:
-        """The counts, once all threads are done."""
-        return self._counts + _counted(self._pending, len(self._counts))
-
-
-def _counted(numbers: Sequence[_Bits], size: int) -> NDArray[np.int64]:
-    if not numbers:
-        return np.zeros(size, dtype=np.int64)
-    return np.bincount(np.concatenate(numbers), minlength=size)
-
-
-def _locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
-    """Find the bin of the element of a rank (1 is the largest) and how many lie above it."""
-    from_top = counts[::-1].cumsum()
-    step = int(np.searchsorted(from_top, rank))
-    above = int(from_top[step - 1]) if step else 0
-    return len(counts) - 1 - step, above
+    def total(self, number: int = 0, times: int = 0) -> _Histogram:
+        """The counts, once all threads are done, and those of one number more."""
+        numbers, counts = np.array([number]), np.array([times])
+        if self._pending:
+            waiting, n_waiting = np.unique(np.concatenate(self._pending), return_counts=True)
+            numbers, counts = np.append(numbers, waiting), np.append(counts, n_waiting)
+        if self._counts is not None:
+            counted = np.flatnonzero(self._counts)
+            numbers = np.append(numbers, counted)
+            counts = np.append(counts, self._counts[counted])
+        numbers, places = np.unique(numbers, return_inverse=True)
+        return _Histogram(numbers, np.bincount(places, weights=counts).astype(np.int64))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_share
+from seme.columns import Columns
 from seme.kernels import ranks
 from seme.kernels.jit import serve
-from seme.ranking import Columns, Threshold, bits_of, thresholds_of
-from seme.streaming import OpenTensor
+from seme.ranking import Threshold, bits_of, thresholds_of
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold go by index. ``keep_all``: every one of them is kept."""
@@ -53,6 +53,41 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
     return kept
 
 
+class Kept:
+    """Which elements of one tensor survive, block by block."""
+
+    def __init__(self, columns: Columns, rules: Sequence[KeepRule]) -> None:
+        """Apply the rules at once where the columns are held; else to every block asked for.
+
+        Args:
+            columns: What the rules are about.
+            rules: One per column.
+        """
+        self.rules = rules
+        self._ranked = columns.ranked
+        found = columns.map(self._survivors) if columns.held else []
+        self._found = {index * columns.block: flags for index, flags in enumerate(found)}
+
+    def at(self, pivot: Tensor, sources: Sequence[Tensor], start: int) -> Tensor:
+        """Tell which elements of a block survive.
+
+        Args:
+            pivot: The pivot's block, (n,).
+            sources: The sources'.
+            start: Flat index in the tensor of its first element.
+
+        Returns:
+            Booleans, (n_columns, n).
+        """
+        flags = self._found.get(start)
+        if flags is not None and flags.shape[1] == len(pivot):
+            return flags
+        return self._survivors(self._ranked(pivot, sources), start)
+
+    def _survivors(self, values: Tensor, start: int) -> Tensor:
+        return survivors(self.rules, values, start)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What survives in one column of the tensors."""
@@ -66,13 +101,12 @@ class Selection:
 
 
 def select_largest(
-    tensors: Sequence[OpenTensor], columns: Columns, share: float, trim_ties: TrimTies
+    tensors: Sequence[Columns], share: float, trim_ties: TrimTies
 ) -> tuple[Selection, ...]:
     """Find, per column, the elements of largest magnitude over all tensors.
 
     Args:
-        tensors: In the order in which ties are broken, at least one.
-        columns: What is ranked; see :data:`Columns`.
+        tensors: In the order in which ties are broken, at least one, all with as many columns.
         share: Share of all elements of a column that survives, in (0, 1].
         trim_ties: ``exact`` keeps ``round(share * n)`` elements, never a zero, ties going to
             the first; ``keep_all`` keeps every element not below the
@@ -87,9 +121,9 @@ def select_largest(
     check_share("share", share)
     n_total = sum(tensor.numel for tensor in tensors)
     rank = _rank(n_total, share, trim_ties)
-    found = thresholds_of(tensors, columns, rank, n_total)
+    found = thresholds_of(tensors, rank, n_total)
     n_kept = [t.n_equal if trim_ties == "keep_all" else t.n_kept(rank) for t in found]
-    cutoffs = _cutoffs(tensors, columns, found, n_kept)
+    cutoffs = _cutoffs(tensors, found, n_kept)
     return tuple(
         Selection(
             rules={
@@ -111,8 +145,7 @@ def _rank(n_total: int, share: float, trim_ties: TrimTies) -> int:
 
 
 def _cutoffs(
-    tensors: Sequence[OpenTensor],
-    columns: Columns,
+    tensors: Sequence[Columns],
     thresholds: Sequence[Threshold],
     n_kept: Sequence[int],
 ) -> list[list[int]]:
@@ -131,23 +164,22 @@ def _cutoffs(
                 cutoffs[column].append(tensor.numel if n else 0)
                 continue
             if t.ties is None and counted is None:
-                counted = tensor.map(lambda block: _n_tied(columns(block), thresholds))
+                counted = tensor.map(lambda values, _: _n_tied(values, thresholds))
             of_blocks = t.ties[index] if t.ties else [c[column] for c in counted or ()]
-            cutoffs[column].append(_cutoff(tensor, columns, column, of_blocks, n, t))
+            cutoffs[column].append(_cutoff(tensor, column, of_blocks, n, t))
             left[column] = max(n - sum(of_blocks), 0)
     return cutoffs
 
 
-def _n_tied(columns: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
+def _n_tied(values: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
     return [
-        int(np.count_nonzero(bits_of(values) == t.bits))
-        for values, t in zip(columns, thresholds, strict=True)
+        int(np.count_nonzero(bits_of(row) == t.bits))
+        for row, t in zip(values, thresholds, strict=True)
     ]
 
 
 def _cutoff(
-    tensor: OpenTensor,
-    columns: Columns,
+    tensor: Columns,
     column: int,
     n_tied: Sequence[int],
     n_kept: int,
@@ -158,9 +190,7 @@ def _cutoff(
         if n_kept < n:
             start = index * tensor.block
             stop = min(start + tensor.block, tensor.numel)
-            (patterns,) = tensor.map(
-                lambda block: bits_of(columns(block)[column]), [(start, stop)]
-            )
+            (patterns,) = tensor.map(lambda values, _: bits_of(values[column]), [(start, stop)])
             ties = np.flatnonzero(patterns == threshold.bits)
             return start + int(ties[n_kept])
         n_kept -= n

@@ -56,6 +56,8 @@ class Models:
     workers: Workers = field(default_factory=lambda: Workers(1))
     blocks_at_once: int = 1
     """How many blocks are read in one piece; only the speed depends on it."""
+    held_bytes: int = 0
+    """What a pass over a tensor may hold for those behind it; only the speed depends on it."""
 
     def open(self, name: str, *, kept: bool = True) -> "OpenTensor":
         """Open one tensor of all models.
@@ -84,6 +86,15 @@ class OpenTensor:
     def _open(self) -> tuple[Readable, ...]:
         models = self._models
         return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
+
+    @property
+    def workers(self) -> Workers:
+        """The cores its passes run on."""
+        return self._models.workers
+
+    def may_hold(self, n_bytes: int) -> bool:
+        """Tell whether there is room to hold what a pass computed."""
+        return n_bytes <= self._models.held_bytes
 
     def map(
         self, function: Callable[[Block], _T], only: Sequence[tuple[int, int]] | None = None

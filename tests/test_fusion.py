@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from baselines.sce import merge
+from seme.columns import Columns
 from seme.fusion import compute_coefficients, select_elements, variation
-from seme.selection import KeepRule, survivors
+from seme.selection import KeepRule, Kept
 from seme.workers import Workers
 from tests.in_memory import merge_one, models_of
 
@@ -24,8 +25,7 @@ def opened(pivot, sources):
 
 
 def selected(pivot, sources, *, tau):
-    rule = select_elements(opened(pivot, sources), tau=tau)
-    kept = survivors([rule], variation(pivot, sources), 0)
+    kept = select_elements(opened(pivot, sources), tau=tau).at(pivot, sources, 0)
     return kept.squeeze(0).nonzero().flatten().tolist()
 
 
@@ -125,7 +125,8 @@ def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
 
 def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
     sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
-    tensor, nothing = opened(torch.zeros(2), sources), KeepRule(threshold=9.0, cutoff=0)
+    tensor = opened(torch.zeros(2), sources)
+    nothing = Kept(Columns(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
     assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
 
 

@@ -3,22 +3,35 @@ import math
 import pytest
 import torch
 
-from seme.selection import KeepRule, select_largest, survivors
+from seme.columns import Columns
+from seme.selection import KeepRule, Kept, select_largest, survivors
 from seme.streaming import CPU_BLOCK
 from seme.workers import Workers
 from tests.in_memory import models_of
 
 
 def select(columns_by_name, share, trim_ties="exact", **how):
-    """Select over named tuples of tensors, one column each; the pivot is zero."""
+    """Select over named tuples of tensors, one column each; the pivot is zero.
+
+    What is ranked is held in one selection and read anew in another: they must agree.
+    """
     n_columns = len(next(iter(columns_by_name.values())))
     pivot = {name: torch.zeros_like(tensors[0]) for name, tensors in columns_by_name.items()}
     columns = [
         {n: tensors[i] for n, tensors in columns_by_name.items()} for i in range(n_columns)
     ]
-    models = models_of(pivot, *columns, **how)
-    tensors = [models.open(name) for name in pivot]
-    return select_largest(tensors, lambda block: torch.stack(block.sources), share, trim_ties)
+    found = []
+    for held_bytes in (0, 2**30):
+        models = models_of(pivot, *columns, held_bytes=held_bytes, **how)
+        ranked = [Columns(models.open(name), the_sources, n_columns) for name in pivot]
+        assert all(c.held == bool(held_bytes) for c in ranked if c.numel)
+        found.append(select_largest(ranked, share, trim_ties))
+    assert found[0] == found[1]
+    return found[0]
+
+
+def the_sources(_pivot, sources):
+    return torch.stack(sources)
 
 
 def rule_for(values, share, trim_ties="exact", **how):
@@ -116,13 +129,40 @@ def test_threads_change_nothing(kind):
 def test_a_sample_saves_a_pass_over_the_tensor():
     values, n_read = long("normal"), []
 
-    def counted(block):
-        n_read.append(len(block.pivot))
-        return torch.stack(block.sources)
+    def counted(pivot, sources):
+        n_read.append(len(pivot))
+        return torch.stack(sources)
 
     models = models_of({"w": torch.zeros_like(values)}, {"w": values})
-    select_largest([models.open("w")], counted, 0.3, "exact")
+    select_largest([Columns(models.open("w"), counted, 1)], 0.3, "exact")
     assert sum(n_read) < 1.6 * len(values)
+
+
+def test_what_is_held_is_read_once_and_tells_what_survives():
+    values, n_read = long("normal"), []
+
+    def counted(pivot, sources):
+        n_read.append(len(pivot))
+        return torch.stack(sources)
+
+    how = {"held_bytes": 5 * len(values)}
+    models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
+    columns = Columns(models.open("w"), counted, 1)
+    (selection,) = select_largest([columns], 0.3, "exact")
+    found = Kept(columns, [selection.rules["w"]])
+    block = values[CPU_BLOCK : 2 * CPU_BLOCK]
+    expected = by_sorting(values, 0.3)[CPU_BLOCK : 2 * CPU_BLOCK]
+    assert torch.equal(found.at(block, [block], CPU_BLOCK).squeeze(0), expected)
+    assert sum(n_read) == len(values)
+    part = found.at(block[100:300], [block[100:300]], CPU_BLOCK + 100)  # not a block: looked at
+    assert torch.equal(part.squeeze(0), expected[100:300])
+
+
+def test_what_has_no_room_is_not_held():
+    models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, held_bytes=999)
+    assert not Columns(models.open("w"), the_sources, 2).held
+    assert Columns(models.open("w"), the_sources, 1).held
+    assert not Columns(models.open("w"), the_sources, 1, hold=False).held
 
 
 def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
