@@ -57,6 +57,11 @@ def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | Non
     return preparation(models, **{key: method.keywords[key] for key in keys})
 
 
+def is_prepared(method: functools.partial[Tensor]) -> bool:
+    """Whether a method passes over the models before its walk."""
+    return _preparation(method) is not None
+
+
 def takes_any_shape(method: functools.partial[Tensor]) -> bool:
     """Whether a method's preparation takes sources of other names and shapes than the pivot's."""
     return bool(getattr(method.func, "any_shape", False))

@@ -12,7 +12,7 @@ Ranked = Callable[[Tensor, Sequence[Tensor]], Tensor]
 """What is ranked of a block, given the pivot's and the sources': float32 without NaN, one number
 per column and element, (n_columns, n)."""
 
-_HELD_BYTES = 5
+HELD_BYTES = 5
 """Per number held: itself, and whether it survives."""
 
 _T = TypeVar("_T")
@@ -38,7 +38,7 @@ class Columns:
         """Elements per block."""
         self.ranked = ranked
         self.n_columns = n_columns
-        self.held = hold and tensor.may_hold(_HELD_BYTES * n_columns * tensor.numel)
+        self.held = hold and tensor.may_hold(HELD_BYTES * n_columns * tensor.numel)
         """Whether a pass over them reads no weights."""
         self._tensor = tensor
         self._values = tensor.map(self._of) if self.held else []

@@ -9,7 +9,7 @@ only sources that have to be rewritten are held tensor by tensor.
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,10 @@ from seme.comparison import (
     tolerated_differences,
 )
 from seme.memory import (
-    blocks_at_once,
-    held_bytes,
     keep_freed_memory,
     mebibytes,
     rewritten_bytes,
-    threads_that_fit,
+    share_out,
 )
 from seme.rounding import RoundingLoss, is_finite, round_merged, round_to
 from seme.settings import MergeSettings
@@ -45,6 +43,8 @@ from seme.weights import Weights
 from seme.workers import Workers
 
 _logger = logging.getLogger(__name__)
+_SMALL = 1 << 24
+"""Elements up to which a tensor is merged by one thread beside others (ours)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,18 +114,17 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
     budget, device = settings.memory_budget, settings.device
-    n_threads = threads_that_fit(budget, len(sources), settings.n_threads, device)
-    at_once = blocks_at_once(budget, len(sources), n_threads, device)
+    room = share_out(budget, len(sources), settings.n_threads, device)
     keep_freed_memory()
-    with Workers(n_threads) as workers:
+    with Workers(room.n_threads) as workers:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
             merged_names=tuple(n for n in pivot.names if n not in copied),
             device=device,
             workers=workers,
-            blocks_at_once=at_once,
-            held_bytes=held_bytes(budget, len(sources), n_threads, at_once, device),
+            blocks_at_once=room.blocks_at_once,
+            held_bytes=room.held_bytes,
         )
         prepared = prepare(method, models)
         walked = prepared.models if isinstance(prepared, Realigned) else models
@@ -147,13 +146,20 @@ def merge_checkpoints(
             _progress_bar(progress) as bar,
         ):
             task = bar.add_task("merging", total=_n_parameters(layout))
-            for name, spec in layout.items():
+
+            def write(read: Models, name: str) -> list[tuple[float, float]]:
+                found = []
                 if name in copied:
-                    _copy(models, name, spec, writer)
+                    _copy(read, name, layout[name], writer)
                 else:
                     site = Site(name=name, seed=settings.seed)
-                    loss.add(_merge(method, walked, prepared, site, spec, writer))
-                bar.advance(task, math.prod(spec.shape))
+                    found = _merge(method, read, prepared, site, layout[name], writer)
+                bar.advance(task, math.prod(layout[name].shape))
+                return found
+
+            small = _small(layout) if walked is models else []
+            for errors in _on_all_cores(write, walked, small, layout):
+                loss.add(errors)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
                 n_parameters=_n_parameters(layout),
@@ -180,6 +186,33 @@ def _demand_memory(models: Models, budget: int) -> None:
             f"takes about {mebibytes(need)} for these models; memory_budget is "
             f"{mebibytes(budget)}: raise it"
         )
+
+
+def _small(layout: Mapping[str, TensorSpec]) -> list[str]:
+    """Name the tensors that one thread merges while others merge others."""
+    return [name for name, spec in layout.items() if math.prod(spec.shape) <= _SMALL]
+
+
+def _on_all_cores(
+    write: Callable[[Models, str], list[tuple[float, float]]],
+    models: Models,
+    small: Sequence[str],
+    layout: Mapping[str, TensorSpec],
+) -> Iterator[list[tuple[float, float]]]:
+    """Write all tensors: the large ones on all cores each, the small ones side by side.
+
+    Passes over a small tensor end often, and threads that share it wait for one another.
+    """
+    if models.device.type != "cpu":
+        small = []
+    for name in layout:
+        if name not in small:
+            yield write(models, name)
+    workers = models.workers
+    by_itself = replace(
+        models, workers=Workers(1), held_bytes=models.held_bytes // workers.n_threads
+    )
+    yield from workers.map(lambda index: write(by_itself, small[index]), len(small))
 
 
 def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:

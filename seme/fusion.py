@@ -79,30 +79,32 @@ class Surveys:
 
 
 class FusionTally:
-    """What Select, Compute and Erase did, counted over the tensors of a merge."""
+    """What Select, Compute and Erase did, counted over the tensors of a merge; thread-safe."""
 
     def __init__(self, n_sources: int) -> None:
         self._elements = 0
         self._selected = 0
-        self._weighted = [0.0] * n_sources
+        self._weighted: list[list[float]] = [[] for _ in range(n_sources)]
         self._deltas = 0
         self._erased = 0
         self._lock = threading.Lock()
 
     def add_tensor(self, n_elements: int, n_selected: int, eta: Sequence[float]) -> None:
         """Count a tensor's selected elements, and its coefficients by them."""
-        self._elements += n_elements
-        self._selected += n_selected
-        self._weighted = [w + n_selected * e for w, e in zip(self._weighted, eta, strict=True)]
+        with self._lock:
+            self._elements += n_elements
+            self._selected += n_selected
+            for of_source, coefficient in zip(self._weighted, eta, strict=True):
+                of_source.append(n_selected * coefficient)
 
     def add_block(self, n_deltas: int, n_erased: int) -> None:
-        """Count deltas that were not zero, and those of them that were erased; thread-safe."""
+        """Count deltas that were not zero, and those of them that were erased."""
         with self._lock:
             self._deltas += n_deltas
             self._erased += n_erased
 
     def described(self) -> dict[str, Any]:
-        """Shares in [0, 1], JSON-ready.
+        """Shares in [0, 1], JSON-ready, the same in whatever order tensors were counted.
 
         Returns:
             ``selected`` of all elements; ``erased`` of the deltas that were not zero; the mean
@@ -111,7 +113,7 @@ class FusionTally:
         return {
             "selected": self._selected / max(self._elements, 1),
             "erased": self._erased / max(self._deltas, 1),
-            "coefficients": [w / max(self._selected, 1) for w in self._weighted],
+            "coefficients": [math.fsum(w) / max(self._selected, 1) for w in self._weighted],
         }
 
 

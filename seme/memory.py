@@ -1,6 +1,7 @@
 """The memory a merge works in, beside what the interpreter holds: a few blocks per thread (ours)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -19,6 +20,43 @@ of 8 bytes, as many being added by each of two threads, and the numbers waiting 
 _REWRITTEN_COPIES = 6
 """Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and
 sources: the source's own, a product, its rows in the pivot's order (ours, counted in the code)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How a merge uses its budget."""
+
+    n_threads: int
+    """Threads that work side by side."""
+    blocks_at_once: int
+    """How many blocks each of them reads in one piece."""
+    working_bytes: int
+    """What they take."""
+    held_bytes: int
+    """What a pass over a tensor may hold beside that for those behind it."""
+
+
+def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device) -> Room:
+    """Share out a budget: first threads, then blocks, then what is held.
+
+    Args:
+        budget: Bytes the merge may take beside the interpreter.
+        n_sources: Number of sources.
+        n_threads: The most threads.
+        device: Where the blocks are worked on.
+
+    Raises:
+        ValueError: If the budget is too small even for one thread and block.
+    """
+    n_threads = threads_that_fit(budget, n_sources, n_threads, device)
+    at_once = blocks_at_once(budget, n_sources, n_threads, device)
+    taken = working_bytes(n_sources, n_threads, at_once, device)
+    return Room(
+        n_threads=n_threads,
+        blocks_at_once=at_once,
+        working_bytes=taken,
+        held_bytes=min(budget - taken, _MOST_HELD) if device.type == "cpu" else 0,
+    )
 
 
 def threads_that_fit(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
@@ -68,14 +106,6 @@ def working_bytes(n_sources: int, n_threads: int, at_once: int, device: torch.de
     one = 4 * (n_sources + 1) + 9 * n_sources + 16 if on_cpu else raw + 8
     block = CPU_BLOCK if on_cpu else GPU_BLOCK
     return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (raw + one)
-
-
-def held_bytes(
-    budget: int, n_sources: int, n_threads: int, at_once: int, device: torch.device
-) -> int:
-    """Choose how much a pass over a tensor may hold for those behind it: what is left, capped."""
-    left = budget - working_bytes(n_sources, n_threads, at_once, device)
-    return max(min(left, _MOST_HELD), 0)
 
 
 def rewritten_bytes(n_elements: Iterable[int], n_sources: int) -> int:

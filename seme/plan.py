@@ -10,10 +10,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from seme.binding import check_method, takes_any_shape
+from seme.binding import check_method, is_prepared, takes_any_shape
 from seme.calibration import Calibration, calibrate
+from seme.columns import HELD_BYTES
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.memory import blocks_at_once, rewritten_bytes, threads_that_fit, working_bytes
+from seme.memory import rewritten_bytes, share_out
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
@@ -106,7 +107,11 @@ def plan_merge(
     read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
     written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
     n_merged = sum(map(_numel, specs))
-    peak = _working_bytes(len(sources), settings)
+    room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
+    peak = room.working_bytes
+    if is_prepared(method):  # at most what all sources' largest tensor takes
+        largest = max(map(_numel, specs), default=0)
+        peak += min(room.held_bytes, HELD_BYTES * len(sources) * largest)
     return Plan(
         merged=merged,
         copied=copied,
@@ -140,14 +145,6 @@ def bytes_of_walk(
         names = merged if set(merged) <= set(source.names) else source.names
         total += sum(source.spec(name).nbytes for name in names)
     return total
-
-
-def _working_bytes(n_sources: int, settings: MergeSettings) -> int:
-    """What the passes and the walk take at the block size that the budget allows."""
-    budget, device = settings.memory_budget, settings.device
-    n_threads = threads_that_fit(budget, n_sources, settings.n_threads, device)
-    at_once = blocks_at_once(budget, n_sources, n_threads, device)
-    return working_bytes(n_sources, n_threads, at_once, device)
 
 
 def plan_table(plan: Plan) -> Table:

@@ -89,7 +89,7 @@ class Prepared(Protocol):
     def at(self, tensor: OpenTensor) -> Any:  # noqa: ANN401  (each method reads its own back)
         """What ``site.prepared`` will be for a tensor; called once for each, before its walk.
 
-        May pass over the tensor.
+        May pass over the tensor. Called for several tensors at once, from several threads.
         """
         ...
 

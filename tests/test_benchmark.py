@@ -202,7 +202,7 @@ def test_the_figure_names_every_method():
 
 
 def test_a_run_of_the_engine_gives_its_own_seconds_and_leaves_nothing(models, tmp_path):
-    bench = Bench(scratch=tmp_path, models=models, mergekit=None)
+    bench = Bench(scratch=tmp_path, models=models, mergekit=None, pause=0.0)
     assert bench.with_sources(1).models == models[:2]
     measured, seconds = bench.ours(CASES["average"])
     assert 0 < seconds < measured.seconds

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from seme.memory import blocks_at_once, rewritten_bytes, threads_that_fit, working_bytes
+from seme.memory import (
+    blocks_at_once,
+    rewritten_bytes,
+    share_out,
+    threads_that_fit,
+    working_bytes,
+)
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -46,3 +52,12 @@ def test_only_sources_threads_and_blocks_count():
     assert working_bytes(4, 2, 1, CPU) > working_bytes(3, 2, 1, CPU)
     assert working_bytes(3, 3, 1, CPU) > working_bytes(3, 2, 1, CPU)
     assert working_bytes(3, 2, 2, CPU) > working_bytes(3, 2, 1, CPU)
+
+
+@pytest.mark.parametrize("budget", [200, 300, 500, 2048])
+def test_all_that_is_shared_out_fits_the_budget(budget):
+    room = share_out(budget * MIB, 3, 4, CPU)
+    assert 1 <= room.n_threads <= 4
+    assert room.working_bytes == working_bytes(3, room.n_threads, room.blocks_at_once, CPU)
+    assert 0 <= room.held_bytes <= budget * MIB - room.working_bytes
+    assert share_out(2**40, 3, 4, CPU).held_bytes == share_out(2**35, 3, 4, CPU).held_bytes > 0

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         print("mergekit-yaml is not there: its columns stay empty (pip install -e '.[peers]')")
     most = max(options.sources, *(_SCALED_SOURCES if scaled else ()), 1)
     with _scratch(options.scratch, n_bytes(shape) * (most + 4)) as scratch:
-        bench = _bench(scratch / "full", shape, most, mergekit)
+        bench = _bench(scratch / "full", shape, most, mergekit, options.pause)
         rows = measure(bench.with_sources(options.sources), shape, cases, options.repeats)
         for n in _SCALED_SOURCES if scaled else ():
             if n != options.sources:
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str]) -> None:
                 rows += measure(ours, shape, scaled, options.repeats)
         if scaled:
             shutil.rmtree(bench.scratch)
-            half = _bench(scratch / "half", shape.halved(), options.sources, None)
+            half = _bench(
+                scratch / "half", shape.halved(), options.sources, None, options.pause
+            )
             rows += measure(half, shape.halved(), scaled, options.repeats)
     name = f"{options.shape}-{options.sources}-sources"
     _write(options.output, name, rows, _environment(mergekit))
@@ -74,10 +77,13 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
     theirs: dict[str, list[Measured]] = {case.name: [] for case in cases}
     floors: list[float] = []
     for repetition in range(repeats):
+        time.sleep(bench.pause)
         floors.append(bench.floor())
         for case in cases:
+            time.sleep(bench.pause)
             ours[case.name].append(bench.ours(case))
             if bench.mergekit is not None and case.peer is not None:
+                time.sleep(bench.pause)
                 theirs[case.name].append(bench.theirs(case.peer))
             seconds = ours[case.name][-1][0].seconds
             print(f"{repetition + 1}/{repeats} {case.name}: {seconds:.1f} s", flush=True)
@@ -97,11 +103,13 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
     ]
 
 
-def _bench(scratch: Path, shape: Shape, n_sources: int, mergekit: Path | None) -> Bench:
+def _bench(
+    scratch: Path, shape: Shape, n_sources: int, mergekit: Path | None, pause: float
+) -> Bench:
     """Write the models of a shape."""
     print(f"writing {n_sources + 1} models of {n_bytes(shape) / 1e9:.2f} GB", flush=True)
     models = write_models(scratch / "models", shape, n_sources)
-    return Bench(scratch=scratch, models=models, mergekit=mergekit)
+    return Bench(scratch=scratch, models=models, mergekit=mergekit, pause=pause)
 
 
 @contextmanager
@@ -162,6 +170,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sources", type=_positive, default=3, help="number of sources")
     parser.add_argument("--repeats", type=_positive, default=3, help="measured runs of each")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=10.0,
+        help="seconds before every measured process, in which the system takes back the memory "
+        "of the one before",
+    )
     parser.add_argument(
         "--scaling",
         type=_names,

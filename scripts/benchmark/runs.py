@@ -25,6 +25,8 @@ class Bench:
     """The pivot, then the sources."""
     mergekit: Path | None
     """The program ``mergekit-yaml``; None leaves it out."""
+    pause: float
+    """Seconds before every measured process."""
 
     def with_sources(self, n_sources: int) -> "Bench":
         """Return the same with fewer sources."""
