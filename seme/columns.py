@@ -53,8 +53,7 @@ class Columns:
         Args:
             function: Called with a block's numbers, (n_columns, n), and the index of its first
                 element; from several threads at once.
-            only: First element and the one behind the last of the blocks to visit instead, none
-                longer than a block.
+            only: First element and the one behind the last of the runs to visit instead.
 
         Returns:
             What it returned, in the order of the blocks.
@@ -73,7 +72,7 @@ class Columns:
         return self.ranked(block.pivot, block.sources)
 
     def _between(self, start: int, stop: int) -> Tensor:
-        """Held numbers of consecutive elements, of at most two blocks."""
+        """Held numbers of consecutive elements."""
         first, last = start // self.block, (stop - 1) // self.block
         begin = first * self.block
         if first == last:

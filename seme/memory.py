@@ -8,8 +8,8 @@ import torch
 from seme.streaming import CPU_BLOCK, GPU_BLOCK
 
 _MOST_AT_ONCE = 16
-_MOST_HELD = 1 << 27
-"""For larger tensors a pass more is no dearer than memory (ours)."""
+_MOST_HELD = 1 << 26
+"""Per thread; for larger tensors a pass more is no dearer than memory (ours)."""
 _RAW_BYTES = 8
 """Of one element as read, at most: that of float64."""
 _FIXED_BYTES = 16_000_000
@@ -55,7 +55,7 @@ def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device)
         n_threads=n_threads,
         blocks_at_once=at_once,
         working_bytes=taken,
-        held_bytes=min(budget - taken, _MOST_HELD) if device.type == "cpu" else 0,
+        held_bytes=min(budget - taken, n_threads * _MOST_HELD) if device.type == "cpu" else 0,
     )
 
 

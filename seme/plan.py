@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -96,22 +96,25 @@ def plan_merge(
     merged = tuple(name for name in pivot.names if name not in copied)
     specs = [pivot.spec(name) for name in merged]
     disk = _nearest_folder(destination)
+    room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
+    sizes = [_numel(spec) for spec in specs]
+    ranked = HELD_BYTES * len(sources) * room.n_threads  # of an element, if all of it is held
+    is_held = ranked * _middle(sizes) <= room.held_bytes
     calibration = calibrate(
         method,
         n_sources=len(sources),
         dtype=_common_dtype(specs),
-        settings=settings,
+        settings=settings
+        if is_held
+        else replace(settings, memory_budget=room.working_bytes),  # no room to hold anything
         weights=_largest_file(pivot),
         destination=disk,
     )
     read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
     written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
-    n_merged = sum(map(_numel, specs))
-    room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
     peak = room.working_bytes
-    if is_prepared(method):  # at most what all sources' largest tensor takes
-        largest = max(map(_numel, specs), default=0)
-        peak += min(room.held_bytes, HELD_BYTES * len(sources) * largest)
+    if is_prepared(method):
+        peak += min(room.held_bytes, ranked * max(sizes, default=0))
     return Plan(
         merged=merged,
         copied=copied,
@@ -121,13 +124,23 @@ def plan_merge(
         written_bytes=written,
         peak_bytes=peak,
         memory_budget=settings.memory_budget,
-        rewritten_bytes=rewritten_bytes(map(_numel, specs), len(sources)) + peak
+        rewritten_bytes=rewritten_bytes(sizes, len(sources)) + peak
         if takes_any_shape(method)
         else None,
-        seconds=_seconds(calibration, n_merged, read, written),
+        seconds=_seconds(calibration, sum(sizes), read, written),
         free_bytes=shutil.disk_usage(disk).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
     )
+
+
+def _middle(sizes: Sequence[int]) -> int:
+    """The size of the tensor that holds the middle parameter, counted by size; 0 of none."""
+    reached, half = 0, sum(sizes) / 2
+    for size in sorted(sizes):
+        reached += size
+        if reached >= half:
+            return size
+    return 0
 
 
 def bytes_of_walk(

@@ -21,6 +21,7 @@ _LIBRARIES = (
     "lm_eval",
     "safetensors",
     "numpy",
+    "numba",
     "hydra-core",
 )
 _ROOT = Path(__file__).resolve().parents[1]

@@ -20,6 +20,7 @@ MAY_IMPORT = {
 }
 DOORS = {
     "safetensors": "seme/storage/checkpoint.py",
+    "numba": "seme/kernels/jit.py",
     "lm_eval": "eval/harness.py",
     "wandb": "eval/tracking.py",
     "hydra": "run.py",
