@@ -17,7 +17,7 @@ from torch import Tensor
 from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
 from seme.alignment.anchors import Anchors
 from seme.alignment.frames import find_frame
-from seme.alignment.heading import Heading, Options, read_heading
+from seme.alignment.heading import Heading, Options, PivotHead, read_heading
 from seme.alignment.matching import MatchUnits, check_comparable
 from seme.alignment.residual import Projection
 from seme.alignment.stopwatch import Stopwatch
@@ -113,8 +113,9 @@ def prepare(
     )
     _check(options)
     watches = tuple(Stopwatch() for _ in models.sources)
+    head = PivotHead(models.pivot, models.device)
     headings = tuple(
-        read_heading(models.pivot, source, f"source {i}", options, models.device, watch)
+        read_heading(head, source, f"source {i}", options, models.device, watch)
         for i, (source, watch) in enumerate(zip(models.sources, watches, strict=True))
     )
     alignment = Alignment(

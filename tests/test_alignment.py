@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import seme.alignment.heading
 from seme.alignment.anchors import embeddings_operator
 from seme.alignment.frames import find_frame, units_operator
-from seme.alignment.heading import Options, read_heading
+from seme.alignment.heading import Options, PivotHead, read_heading
 from seme.alignment.matching import match_layers
 from seme.alignment.stopwatch import Stopwatch
 from seme.models.parts import Part, Place
@@ -27,9 +28,10 @@ OPTIONS = Options(
 
 
 def heading_of(pivot, source, watch=None, **options):
-    models = [open_checkpoint(folder, root=folder) for folder in (pivot, source)]
+    ours, theirs = (open_checkpoint(folder, root=folder) for folder in (pivot, source))
     return read_heading(
-        *models,
+        PivotHead(ours, torch.device("cpu")),
+        theirs,
         "source 0",
         replace(OPTIONS, **options),
         torch.device("cpu"),
@@ -215,3 +217,23 @@ def test_the_seconds_of_every_stage_are_kept(pivot, other):
     watch = Stopwatch()
     heading_of(pivot, other, watch)
     assert watch.seconds.keys() == {"tokens", "bases", "map"}
+
+
+def test_the_pivot_s_bases_of_a_few_tokens_are_solved_for_once(
+    make_llama, tmp_path, monkeypatch
+):
+    pivot = open_checkpoint(make_llama(tmp_path / "pivot", 0), root=tmp_path)
+    n_solved, real = [], seme.alignment.heading.head_bases
+    monkeypatch.setattr(
+        seme.alignment.heading,
+        "head_bases",
+        lambda *arguments: (n_solved.append(1), real(*arguments))[1],
+    )
+    head = PivotHead(pivot, torch.device("cpu"))
+    some, others = torch.arange(0, 64, 2), torch.arange(1, 64, 2)
+    first = head.bases(some, keep=True)
+    assert head.bases(some.clone(), keep=True) is first
+    head.bases(others, keep=False)
+    assert head.bases(some, keep=False) is first
+    head.bases(others, keep=False)
+    assert len(n_solved) == 3

@@ -4,7 +4,6 @@ Ours, SeMe (https://arxiv.org/abs/2505.20144) does not match units.
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 
@@ -20,6 +19,10 @@ def assign(similarity: Tensor) -> Tensor:
         (rows,) int64 on the device of ``similarity``: the column of each row, -1 for the rows
         left over where there are fewer columns.
     """
+    from scipy.optimize import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        linear_sum_assignment,  # slow to load, and fine-tunes of one base need none
+    )
+
     n_rows, n_columns = similarity.shape
     index = torch.full((n_rows,), -1)
     if n_columns > 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seme.alignment.anchors import Anchors, head_bases, head_operator, head_shape, match_tokens
+from seme.alignment.bases import Bases
 from seme.alignment.matching import MatchUnits
 from seme.alignment.residual import Projection, ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
@@ -54,8 +55,32 @@ class Heading:
     """Tokens that both models have."""
 
 
+class PivotHead:
+    """The pivot's semantic bases; those of a few tokens are kept for sources that share them."""
+
+    def __init__(self, pivot: Weights, device: torch.device) -> None:
+        self.model = pivot
+        self._device = device
+        self._rows: Tensor | None = None
+        self._bases: Bases | None = None
+
+    def bases(self, rows: Tensor, *, keep: bool) -> Bases:
+        """Solve for the bases of some tokens; see :func:`seme.alignment.anchors.head_bases`.
+
+        Args:
+            rows: The tokens, int64.
+            keep: Keep them for whoever asks next.
+        """
+        if self._bases is not None and self._rows is not None and torch.equal(rows, self._rows):
+            return self._bases
+        found = head_bases(self.model, rows, "the pivot", self._device)
+        if keep:
+            self._rows, self._bases = rows, found
+        return found
+
+
 def read_heading(
-    pivot: Weights,
+    head: PivotHead,
     source: Weights,
     owner: str,
     options: Options,
@@ -69,7 +94,7 @@ def read_heading(
     the tokens, and what a sample adds to the distance of one in the frame is noise.
 
     Args:
-        pivot: The pivot.
+        head: The pivot's.
         source: The source.
         owner: What messages call the source.
         options: Their ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
@@ -79,16 +104,17 @@ def read_heading(
     Raises:
         ValueError: If a head cannot be found or has no bases, or too few tokens are shared.
     """
+    pivot = head.model
     tokens = watch.time(
         "tokens", lambda: match_tokens(pivot, source, min_overlap=options.min_overlap)
     )
     whole = tokens or _row_for_row(pivot)
     some = _some_of(whole, head_shape(pivot)[1])
     if some is not None:
-        heading = _compare(pivot, source, owner, some, options, device, watch)
+        heading = _compare(head, source, owner, some, options, device, watch, keep=True)
         if heading.in_frame:
             return replace(heading, tokens=tokens, n_shared=len(whole.pivot_rows))
-    heading = _compare(pivot, source, owner, whole, options, device, watch)
+    heading = _compare(head, source, owner, whole, options, device, watch, keep=False)
     return replace(heading, tokens=tokens)
 
 
@@ -109,18 +135,18 @@ def _some_of(tokens: SharedTokens, width: int) -> SharedTokens | None:
 
 
 def _compare(
-    pivot: Weights,
+    head: PivotHead,
     source: Weights,
     owner: str,
     tokens: SharedTokens,
     options: Options,
     device: torch.device,
     watch: Stopwatch,
+    *,
+    keep: bool,
 ) -> Heading:
     """Compare the heads in some of the tokens the models share."""
-    ours = watch.time(
-        "bases", lambda: head_bases(pivot, tokens.pivot_rows, "the pivot", device)
-    )
+    ours = watch.time("bases", lambda: head.bases(tokens.pivot_rows, keep=keep))
     theirs = watch.time("bases", lambda: head_bases(source, tokens.source_rows, owner, device))
     operator_PK = watch.time("map", lambda: head_operator(ours, theirs))
     pivot_PP = None
@@ -131,7 +157,7 @@ def _compare(
         lambda: residual_map(
             operator_PK,
             projection=options.projection,
-            centred=_is_centred(pivot),
+            centred=_is_centred(head.model),
             n_anchors=len(tokens.pivot_rows),
             pivot_PP=pivot_PP,
         ),
