@@ -1,6 +1,8 @@
+import numba
+import pytest
 import torch
 
-from seme.kernels.jit import flat, rows, serve
+from seme.kernels.jit import compiled, flat, rows, serve
 
 
 def test_neighbours_in_one_memory_are_seen_where_they_lie():
@@ -44,3 +46,13 @@ def test_tensors_of_no_elements_are_rows_of_none():
 def test_a_gpu_is_not_served():
     assert serve(torch.device("cpu"))
     assert not serve(torch.device("cuda"))
+
+
+def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
+    def nowhere(_function):
+        raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+
+    monkeypatch.setattr(numba, "njit", lambda **_: nowhere)
+    with pytest.raises(RuntimeError, match="no locator") as error:
+        compiled(len)
+    assert "set NUMBA_CACHE_DIR to a folder that can" in error.value.__notes__[0]

@@ -21,8 +21,21 @@ _R = TypeVar("_R")
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile a function of numbers and arrays for this processor, when it is first called."""
-    made: Callable[_P, _R] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    """Compile a function of numbers and arrays for this processor, when it is first called.
+
+    Raises:
+        RuntimeError: If there is no folder in which to keep what is compiled.
+    """
+    try:
+        made: Callable[_P, _R] = numba.njit(nogil=True, cache=True, error_model="numpy")(
+            function
+        )
+    except RuntimeError as error:
+        error.add_note(
+            "compiled loops are kept beside their source or in the user's cache folder, and "
+            "neither can be written to: set NUMBA_CACHE_DIR to a folder that can"
+        )
+        raise
     return made
 
 
