@@ -205,9 +205,8 @@ def _on_all_cores(
     """
     if models.device.type != "cpu":
         small = []
-    for name in layout:
-        if name not in small:
-            yield write(models, name)
+    for name in sorted(layout.keys() - set(small)):
+        yield write(models, name)
     workers = models.workers
     by_itself = replace(
         models, workers=Workers(1), held_bytes=models.held_bytes // workers.n_threads

@@ -23,7 +23,7 @@ from seme.storage.shard import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
 _FLUSHED_BYTES = 1 << 24
-"""Written bytes after which the disk is set to work (ours; 16 to 128 MB were alike)."""
+"""Written bytes after which the disk is set to work (ours)."""
 _PREFIX = ".seme-writing-"
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
