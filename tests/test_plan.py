@@ -11,10 +11,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import seme.plan
 from baselines.average import merge as average
 from baselines.ties import merge as ties
 from seme.calibration import Calibration, calibrate
 from seme.engine import merge_checkpoints
+from seme.memory import share_out
 from seme.method import merge as seme_merge
 from seme.plan import bytes_of_walk, plan_merge, plan_table
 from seme.storage.checkpoint import open_checkpoint
@@ -179,6 +181,25 @@ def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, l
     assert planned(models, n_threads=4).peak_bytes > planned(models).peak_bytes
     small = planned(models, memory_budget=120 * 2**20)
     assert small.peak_bytes <= 120 * 2**20 < planned(models).peak_bytes
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_a_method_is_tried_with_room_to_hold_only_where_most_of_the_model_would_be_held(
+    models, llama_8b, monkeypatch
+):
+    found, tried = seme.plan.calibrate(), []
+    monkeypatch.setattr(
+        "seme.plan.calibrate", lambda *_, settings, **__: (tried.append(settings), found)[1]
+    )
+    large = open_outline(llama_8b, root=llama_8b)
+    small_plan, large_plan = planned(models, TIES), planned([large] * 3, TIES)
+    budgets = [settings.memory_budget for settings in tried]
+    assert budgets[0] == SETTINGS.memory_budget
+    room = share_out(budgets[1], 2, SETTINGS.n_threads, torch.device("cpu"))
+    assert (budgets[1], room.held_bytes) == (room.working_bytes, 0)
+    held = SETTINGS.n_threads * 2 * 64 * 16 * 5  # a number and a flag, of two sources
+    assert small_plan.peak_bytes == planned(models).peak_bytes + held
+    assert large_plan.peak_bytes > small_plan.peak_bytes
 
 
 @pytest.mark.usefixtures("known_speeds")
