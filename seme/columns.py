@@ -3,19 +3,29 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.streaming import Block, OpenTensor
+from seme.streaming import Block, OpenTensor, Span
 
 Ranked = Callable[[Tensor, Sequence[Tensor]], Tensor]
 """What is ranked of a block, given the pivot's and the sources': float32 without NaN, one number
 per column and element, (n_columns, n)."""
 
-HELD_BYTES = 5
-"""Per number held: itself, and whether it survives."""
+MAGNITUDE = np.int32(0x7FFFFFFF)
+"""What a float32 is without its sign."""
 
 _T = TypeVar("_T")
+
+
+def held_bytes(n_columns: int) -> int:
+    """Bytes per element that holding takes.
+
+    Every number and whether it survives; and while a threshold is found, all of one column.
+    """
+    return 5 * n_columns + 4
 
 
 class Columns:
@@ -38,7 +48,7 @@ class Columns:
         """Elements per block."""
         self.ranked = ranked
         self.n_columns = n_columns
-        self.held = hold and tensor.may_hold(HELD_BYTES * n_columns * tensor.numel)
+        self.held = hold and tensor.may_hold(held_bytes(n_columns) * tensor.numel)
         """Whether a pass over them reads no weights."""
         self._tensor = tensor
         self._values = tensor.map(self._of) if self.held else []
@@ -46,27 +56,53 @@ class Columns:
     def map(
         self,
         function: Callable[[Tensor, int], _T],
-        only: Sequence[tuple[int, int]] | None = None,
+        only: Sequence[Span] | None = None,
     ) -> list[_T]:
         """Call a function for every block, on all cores.
 
         Args:
             function: Called with a block's numbers, (n_columns, n), and the index of its first
                 element; from several threads at once.
-            only: First element and the one behind the last of the runs to visit instead.
+            only: The runs to visit instead.
 
         Returns:
             What it returned, in the order of the blocks.
         """
-        if not self.held:
-            return self._tensor.map(lambda block: function(self._of(block), block.start), only)
-        spans = only
-        if spans is None:
-            starts = range(0, self.numel, self.block)
-            spans = [(start, min(start + self.block, self.numel)) for start in starts]
-        return self._tensor.workers.map(
-            lambda index: function(self._between(*spans[index]), spans[index][0]), len(spans)
+        spans = self.spans() if only is None else only
+        found = self.side_by_side(
+            lambda index: self.visited(spans[index], function), len(spans)
         )
+        return [result for results in found for result in results]
+
+    def magnitudes(self, column: int) -> NDArray[np.int32]:
+        """The patterns of one column's magnitudes, (numel,), in memory of their own.
+
+        Only of a tensor whose numbers are held.
+        """
+        assert self.held, f"{self.name} is not held"
+        found = np.empty(self.numel, dtype=np.int32)
+        for index, values in enumerate(self._values):
+            begin = index * self.block
+            bits = values[column].numpy().view(np.int32)
+            np.bitwise_and(bits, MAGNITUDE, out=found[begin : begin + len(bits)])
+        return found
+
+    def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
+        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
+        return self._tensor.side_by_side(piece, count)
+
+    def spans(self) -> list[Span]:
+        """Pieces that a pass visits side by side."""
+        if not self.held:
+            return self._tensor.spans()
+        starts = range(0, self.numel, self.block)
+        return [(start, min(start + self.block, self.numel)) for start in starts]
+
+    def visited(self, span: Span, function: Callable[[Tensor, int], _T]) -> list[_T]:
+        """Call a function for every block of a piece, as :meth:`map` does for all."""
+        if self.held:
+            return [function(self._between(*span), span[0])]
+        return self._tensor.visited(span, lambda block: function(self._of(block), block.start))
 
     def _of(self, block: Block) -> Tensor:
         return self.ranked(block.pivot, block.sources)
@@ -79,3 +115,30 @@ class Columns:
             return self._values[first][:, start - begin : stop - begin]
         found = torch.cat(self._values[first : last + 1], dim=1)
         return found[:, start - begin : stop - begin]
+
+
+def map_all(
+    tensors: Sequence[Columns], function: Callable[[Tensor, int], _T]
+) -> list[list[_T]]:
+    """Call a function for every block of several tensors, on all cores.
+
+    Pieces of all tensors are visited side by side: no core waits at the end of each.
+
+    Args:
+        tensors: At least one.
+        function: As in :meth:`Columns.map`.
+
+    Returns:
+        Per tensor what :meth:`Columns.map` returns.
+    """
+    pieces = [(place, span) for place, t in enumerate(tensors) for span in t.spans()]
+
+    def visit(index: int) -> list[_T]:
+        place, span = pieces[index]
+        return tensors[place].visited(span, function)
+
+    found: list[list[_T]] = [[] for _ in tensors]
+    visited = tensors[0].side_by_side(visit, len(pieces))
+    for (place, _), results in zip(pieces, visited, strict=True):
+        found[place] += results
+    return found

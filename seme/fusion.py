@@ -151,7 +151,7 @@ def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[flo
 
     def energies(block: Block) -> tuple[int, list[float]]:
         flags = kept.at(block.pivot, block.sources, block.start)
-        return int(flags.count_nonzero()), _energies(block.pivot, block.sources, flags)
+        return _energies(block.pivot, block.sources, flags)
 
     found = tensor.map(energies)
     n_sources = len(found[0][1]) if found else len(tensor.map(energies, [(0, 0)])[0][1])
@@ -232,9 +232,12 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
     return scaled.clamp_(min=0).float().unsqueeze(0)
 
 
-def _energies(pivot: Tensor, sources: Sequence[Tensor], kept: Tensor) -> list[float]:
-    """Sum the squares of the kept elements of every task vector."""
+def _energies(
+    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor
+) -> tuple[int, list[float]]:
+    """Count the kept elements, and sum their squares in every task vector."""
     if serve(pivot.device):
         return norms.energies(pivot, sources, kept)
     tv = [source.double() - pivot.double() for source in sources]
-    return [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]
+    squares = [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]
+    return int(kept.count_nonzero()), squares

@@ -8,7 +8,7 @@ import torch
 from seme.streaming import CPU_BLOCK, GPU_BLOCK
 
 _MOST_AT_ONCE = 16
-_MOST_HELD = 1 << 26
+_MOST_HELD = 96 << 20
 """Per thread; for larger tensors a pass more is no dearer than memory (ours)."""
 _RAW_BYTES = 8
 """Of one element as read, at most: that of float64."""

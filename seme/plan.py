@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seme.binding import check_method, is_prepared, takes_any_shape
 from seme.calibration import Calibration, calibrate
-from seme.columns import HELD_BYTES
+from seme.columns import held_bytes
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.memory import rewritten_bytes, share_out
 from seme.settings import MergeSettings
@@ -98,7 +98,7 @@ def plan_merge(
     disk = _nearest_folder(destination)
     room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
     sizes = [_numel(spec) for spec in specs]
-    ranked = HELD_BYTES * len(sources) * room.n_threads  # of an element, if all of it is held
+    ranked = held_bytes(len(sources)) * room.n_threads  # of an element, if all of it is held
     is_held = ranked * _middle(sizes) <= room.held_bytes
     calibration = calibrate(
         method,

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.columns import Columns
+from seme.columns import MAGNITUDE, Columns, map_all
 from seme.kernels import ranks
 
 _Bits = NDArray[np.int32]
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITE = 0x7F800000
 """The pattern above that of every number; NaN have still larger ones."""
 _LOWER_BITS = 16
@@ -85,6 +84,10 @@ def thresholds_of(tensors: Sequence[Columns], rank: int, n_total: int) -> list[T
     """
     if rank == 0:
         return [Threshold(_INFINITE, 0, 0) for _ in range(tensors[0].n_columns)]
+    if len(tensors) == 1 and tensors[0].held:
+        return [
+            _partitioned(tensors[0], column, rank) for column in range(tensors[0].n_columns)
+        ]
     ranges = _sampled_ranges(tensors, rank / n_total)
     found = None if ranges is None else _located(tensors, ranges, rank)
     if found is None:
@@ -96,8 +99,21 @@ def thresholds_of(tensors: Sequence[Columns], rank: int, n_total: int) -> list[T
 def bits_of(values: Tensor) -> _Bits:
     """The patterns of magnitudes, on the CPU: numpy compares and counts faster there."""
     assert values.dtype == torch.float32, f"float32 is ranked, got {values.dtype}"
-    bits: _Bits = values.cpu().numpy().view(np.int32) & _MAGNITUDE
+    bits: _Bits = values.cpu().numpy().view(np.int32) & MAGNITUDE
     return bits
+
+
+def _partitioned(tensor: Columns, column: int, rank: int) -> Threshold:
+    """Find the threshold of a column that is held: in order, as far as need be."""
+    bits = tensor.magnitudes(column)
+    place = len(bits) - rank
+    bits.partition(place)
+    found = bits[place]
+    return Threshold(
+        bits=int(found),
+        n_above=int(np.count_nonzero(bits[place:] > found)),
+        n_equal=int(np.count_nonzero(bits == found)),
+    )
 
 
 def _sampled_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | None:
@@ -141,7 +157,7 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
     low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
     return _Range(
         low=int(sample[low]) if low >= 0 else 0,
-        high=int(sample[high]) if high < len(sample) else int(_MAGNITUDE),
+        high=int(sample[high]) if high < len(sample) else int(MAGNITUDE),
         guess=int(
             sample[min(max(len(sample) - math.ceil(share * len(sample)), 0), len(sample) - 1)]
         ),
@@ -156,8 +172,7 @@ def _upper_ranges(tensors: Sequence[Columns], rank: int) -> list[_Range]:
         for tally, row in zip(counts, values, strict=True):
             tally.add(bits_of(row) >> _LOWER_BITS)
 
-    for tensor in tensors:
-        tensor.map(count)
+    map_all(tensors, count)
     lows = [tally.total().locate(rank)[0] << _LOWER_BITS for tally in counts]
     return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 
@@ -177,7 +192,7 @@ def _located(
             tally.add(between)
         return [(n_above, n_guessed) for n_above, n_guessed, _ in found]
 
-    seen = [tensor.map(count) for tensor in tensors]
+    seen = map_all(tensors, count)
     found = []
     for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
         n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)

@@ -31,16 +31,40 @@ def is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def widen(values: Tensor, *, out: Tensor) -> bool:
-    """Write numbers of any dtype into float32 memory of their shape and device, (n,).
+class Raw:
+    """Consecutive numbers of several models as they were read, on their way to float32."""
 
-    Returns:
-        Whether none of them is NaN or infinite there.
-    """
-    if serve(values.device) and values.dtype == torch.bfloat16:
-        return conversion.widen(values, out)
-    out.copy_(values)
-    return is_finite(out)
+    def __init__(self, pieces: Sequence[Tensor], device: torch.device) -> None:
+        """Compute nothing yet.
+
+        Args:
+            pieces: One per model, 1-D and of one length, in any dtype.
+            device: Where they are wanted.
+        """
+        self._pieces = pieces
+        self._device = device
+        alike = serve(device) and all(piece.dtype == torch.bfloat16 for piece in pieces)
+        self._halves = conversion.halves_of(pieces) if alike else None
+
+    def widened(self, start: int, stop: int) -> tuple[Tensor, list[bool]]:
+        """Convert the numbers [start, stop) of every model to float32.
+
+        Returns:
+            One row per model, (n_models, stop - start), in memory of their own; and per model
+            whether none of its numbers is NaN or infinite there.
+        """
+        if self._halves is not None:
+            return conversion.widen(self._halves, start, stop)
+        rows = torch.empty((len(self._pieces), stop - start), device=self._device)
+        for row, piece in zip(rows, self._pieces, strict=True):
+            row.copy_(self._brought(piece[start:stop]))
+        return rows, [is_finite(row) for row in rows]
+
+    def _brought(self, values: Tensor) -> Tensor:
+        """Bring values to a GPU through pinned memory."""
+        if self._device.type == "cuda" and values.device.type == "cpu":
+            return values.pin_memory().to(self._device, non_blocking=True)
+        return values
 
 
 def round_to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
@@ -66,17 +90,14 @@ def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded
     Raises:
         ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
-    changed = _squared_distance(exact, pivot)
-    if not math.isfinite(changed):  # float64 holds the squares of all that float32 holds
-        raise ValueError("what the method returned holds NaN or an infinity")
-    if dtype.itemsize >= exact.dtype.itemsize:
-        return Rounded(exact.to(dtype), 0.0, changed)
     if serve(exact.device) and dtype == torch.bfloat16:
-        values, again = conversion.round_to_bfloat16(exact)
+        values, lost, changed = conversion.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
-        again = values.float()
-    lost = _squared_distance(again, exact)
+        changed = _squared_distance(exact, pivot)
+        lost = _squared_distance(values.float(), exact) if values is not exact else 0.0
+    if not math.isfinite(changed):  # float64 holds the squares of all that float32 holds
+        raise ValueError("what the method returned holds NaN or an infinity")
     if not math.isfinite(lost):
         raise _too_large(exact, dtype)
     return Rounded(values, lost, changed)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from seme.rounding import widen
+from seme.rounding import Raw
 from seme.weights import Readable, Weights, describe
 from seme.workers import Workers
 
@@ -27,6 +27,9 @@ GPU_BLOCK = 1 << 22
 
 _PIECES_PER_THREAD = 4
 """So that no thread waits long for the last piece of another (ours)."""
+
+Span = tuple[int, int]
+"""Consecutive elements of a flat tensor: the first, and the one behind the last."""
 
 _T = TypeVar("_T")
 _streams = threading.local()
@@ -87,23 +90,18 @@ class OpenTensor:
         models = self._models
         return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
 
-    @property
-    def workers(self) -> Workers:
-        """The cores its passes run on."""
-        return self._models.workers
-
     def may_hold(self, n_bytes: int) -> bool:
         """Tell whether there is room to hold what a pass computed."""
         return n_bytes <= self._models.held_bytes
 
     def map(
-        self, function: Callable[[Block], _T], only: Sequence[tuple[int, int]] | None = None
+        self, function: Callable[[Block], _T], only: Sequence[Span] | None = None
     ) -> list[_T]:
         """Call a function for every block, on all cores.
 
         Args:
             function: Called from several threads at once.
-            only: First element and the one behind the last of the blocks to visit instead.
+            only: The blocks to visit instead.
 
         Returns:
             What it returned, in the order of the blocks.
@@ -111,47 +109,42 @@ class OpenTensor:
         Raises:
             ValueError: If a model holds NaN or an infinity here.
         """
-        size = self._piece()
-        pieces = [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
-        spans = pieces if only is None else only
-        opened = self._opened or self._open()
-        with _synchronised(self._models.device):
-            found = self._models.workers.map(
-                lambda index: [
-                    function(block) for block in self._blocks(opened, *spans[index])
-                ],
-                len(spans),
-            )
+        spans = self.spans() if only is None else only
+        found = self.side_by_side(
+            lambda index: self.visited(spans[index], function), len(spans)
+        )
         return [result for results in found for result in results]
 
-    def _piece(self) -> int:
-        """Elements read in one piece: whole blocks, and some pieces for every thread."""
+    def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
+        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
+        with _synchronised(self._models.device):
+            return self._models.workers.map(piece, count)
+
+    def spans(self) -> list[Span]:
+        """What is read in one piece each: whole blocks, and some pieces for every thread."""
         n_blocks = self.numel // self.block
         shared = n_blocks // (_PIECES_PER_THREAD * self._models.workers.n_threads)
-        return self.block * max(min(self._models.blocks_at_once, shared), 1)
+        size = self.block * max(min(self._models.blocks_at_once, shared), 1)
+        return [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
+
+    def visited(self, span: Span, function: Callable[[Block], _T]) -> list[_T]:
+        """Read one piece, and call a function for every block of it."""
+        opened = self._opened or self._open()
+        return [function(block) for block in self._blocks(opened, *span)]
 
     def _blocks(self, opened: tuple[Readable, ...], begin: int, end: int) -> Iterator[Block]:
         """Read consecutive blocks in one piece and yield them."""
         with _own_stream(self._models.device):
-            pieces = [tensor.read(begin, end) for tensor in opened]
+            raw = Raw([tensor.read(begin, end) for tensor in opened], self._models.device)
             for start in range(begin, max(end, begin + 1), self.block):
-                span = slice(start - begin, min(start + self.block, end) - begin)
-                pivot, *sources = self._widened([piece[span] for piece in pieces])
+                rows, finite = raw.widened(start - begin, min(start + self.block, end) - begin)
+                if not all(finite):
+                    raise ValueError(
+                        f"{self.name} of {self._owner(finite.index(False))} holds NaN or an "
+                        "infinity, or a number too large for float32"
+                    )
+                pivot, *sources = rows.unbind()
                 yield Block(start=start, pivot=pivot, sources=tuple(sources))
-
-    def _widened(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Bring values to the device in float32, as rows; through pinned memory to a GPU."""
-        device = self._models.device
-        rows = torch.empty((len(pieces), len(pieces[0])), device=device)
-        for index, (row, values) in enumerate(zip(rows, pieces, strict=True)):
-            if device.type == "cuda" and values.device.type == "cpu":
-                values = values.pin_memory().to(device, non_blocking=True)
-            if not widen(values, out=row):
-                raise ValueError(
-                    f"{self.name} of {self._owner(index)} holds NaN or an infinity, or a number "
-                    "too large for float32"
-                )
-        return rows
 
     def _owner(self, index: int) -> str:
         """Name the pivot, 0, or a source, from 1 on."""

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from seme.kernels.conversion import is_finite, round_to_bfloat16, widen
+from seme.kernels.conversion import halves_of, is_finite, round_merged, widen
 
 
 def every_bfloat16():
@@ -11,12 +13,22 @@ def every_bfloat16():
 def test_every_finite_bfloat16_is_widened_and_rounds_back_to_itself():
     values = every_bfloat16()
     values = values[values.float().isfinite()]
-    wide = torch.empty(len(values))
-    assert widen(values, wide)
+    (wide,), finite = widen(halves_of([values]), 0, len(values))
+    assert finite == [True]
     assert torch.equal(wide.view(torch.int32), values.float().view(torch.int32))
-    rounded, again = round_to_bfloat16(wide)
+    rounded, lost, changed = round_merged(wide, wide)
     assert torch.equal(rounded.view(torch.int16), values.view(torch.int16))
-    assert torch.equal(again, wide)
+    assert (lost, changed) == (0, 0)
+
+
+def test_a_part_of_several_models_is_widened_to_adjoining_rows():
+    models = [torch.arange(k, k + 100, dtype=torch.float32).bfloat16() for k in range(3)]
+    found, finite = widen(halves_of(models), 10, 30)
+    assert finite == [True] * 3
+    assert torch.equal(found, torch.stack(models).float()[:, 10:30])
+    models[1][29] = float("nan")
+    assert widen(halves_of(models), 10, 30)[1] == [True, False, True]
+    assert widen(halves_of(models), 10, 29)[1] == [True] * 3
 
 
 def test_numbers_round_as_torch_rounds_them_ties_to_even():
@@ -26,15 +38,19 @@ def test_numbers_round_as_torch_rounds_them_ties_to_even():
     for patterns in (bits, ties, ties + 1, ties - 1):
         values = patterns.view(torch.float32)
         for signed in (values, -values):
-            rounded, again = round_to_bfloat16(signed)
+            rounded, lost, _ = round_merged(signed, signed)
             expected = signed.bfloat16()
             assert torch.equal(rounded.view(torch.int16), expected.view(torch.int16))
-            assert torch.equal(again, expected.float())
+            exact = float(((expected.double() - signed.double()) ** 2).sum())
+            assert lost == pytest.approx(exact, rel=1e-12)
 
 
 def test_a_number_too_large_rounds_to_infinity():
     largest = torch.tensor([torch.finfo(torch.float32).max])
-    assert round_to_bfloat16(largest)[0].isinf().all()
+    rounded, lost, changed = round_merged(largest, torch.zeros(1))
+    assert rounded.isinf().all()
+    assert math.isinf(lost)
+    assert math.isfinite(changed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -44,9 +60,10 @@ def test_one_number_that_is_not_finite_is_told(value, place):
     assert is_finite(numbers)
     numbers[place] = value
     assert not is_finite(numbers)
-    assert not widen(numbers.bfloat16(), torch.empty(1000))
+    assert widen(halves_of([numbers.bfloat16()]), 0, 1000)[1] == [False]
 
 
 def test_no_numbers_are_finite():
     assert is_finite(torch.empty(0))
-    assert widen(torch.empty(0, dtype=torch.bfloat16), torch.empty(0))
+    found, finite = widen(halves_of([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
+    assert (tuple(found.shape), finite) == ((1, 0), [True])

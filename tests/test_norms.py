@@ -25,7 +25,9 @@ def test_only_kept_elements_have_energy(n):
     rng = torch.Generator().manual_seed(n)
     pivot, *sources = torch.randn(4, n, generator=rng)
     kept = torch.rand(n, generator=rng) < 0.3
-    found = energies(pivot, sources, kept.unsqueeze(0))
+    n_kept, found = energies(pivot, sources, kept.unsqueeze(0))
+    assert n_kept == kept.sum()
     expected = [float(((s - pivot).double()[kept] ** 2).sum()) for s in sources]
     assert found == pytest.approx(expected, rel=1e-5)
-    assert energies(pivot, sources, torch.zeros(n, dtype=torch.bool)) == [0.0, 0.0, 0.0]
+    none = torch.zeros(n, dtype=torch.bool)
+    assert energies(pivot, sources, none) == (0, [0.0, 0.0, 0.0])

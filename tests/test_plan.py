@@ -15,6 +15,7 @@ import seme.plan
 from baselines.average import merge as average
 from baselines.ties import merge as ties
 from seme.calibration import Calibration, calibrate
+from seme.columns import held_bytes
 from seme.engine import merge_checkpoints
 from seme.memory import share_out
 from seme.method import merge as seme_merge
@@ -197,7 +198,7 @@ def test_a_method_is_tried_with_room_to_hold_only_where_most_of_the_model_would_
     assert budgets[0] == SETTINGS.memory_budget
     room = share_out(budgets[1], 2, SETTINGS.n_threads, torch.device("cpu"))
     assert (budgets[1], room.held_bytes) == (room.working_bytes, 0)
-    held = SETTINGS.n_threads * 2 * 64 * 16 * 5  # a number and a flag, of two sources
+    held = SETTINGS.n_threads * 64 * 16 * held_bytes(2)
     assert small_plan.peak_bytes == planned(models).peak_bytes + held
     assert large_plan.peak_bytes > small_plan.peak_bytes
 

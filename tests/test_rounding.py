@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seme.rounding import RoundingLoss, is_finite, round_merged, round_to, widen
+from seme.rounding import Raw, RoundingLoss, is_finite, round_merged, round_to
 
 
 def test_rounding_goes_to_the_nearest_value_of_the_dtype():
@@ -15,6 +15,9 @@ def test_rounding_goes_to_the_nearest_value_of_the_dtype():
 def test_a_value_too_large_for_the_dtype_is_refused():
     with pytest.raises(ValueError, match=r"magnitude 100000 is too large for torch\.float16"):
         round_to(torch.float16, torch.tensor([1.0, -1e5]))
+
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -79,15 +82,25 @@ def test_every_dtype_is_widened_and_what_is_not_finite_is_told(way, dtype, in_to
     if way == "torch":
         in_torch()
     values = torch.linspace(-3, 5, 1000).to(dtype)
-    found = torch.empty(1000)
-    assert widen(values, out=found)
-    assert torch.equal(found, values.float())
-    values[700] = float("inf")
-    assert not widen(values, out=found)
+    other = values.flip(0).clone()
+    raw = Raw([values, other], CPU)
+    found, finite = raw.widened(100, 900)
+    assert finite == [True, True]
+    assert torch.equal(found, torch.stack([values, other]).float()[:, 100:900])
+    other[700] = float("inf")
+    assert raw.widened(100, 900)[1] == [True, False]
+
+
+def test_models_of_different_dtypes_are_widened_together():
+    values = torch.linspace(-3, 5, 100).bfloat16()
+    found, finite = Raw([values, values.double()], CPU).widened(0, 100)
+    assert finite == [True, True]
+    assert torch.equal(found, values.float().expand(2, -1))
 
 
 def test_numbers_too_large_for_float32_are_told():
-    assert not widen(torch.tensor([1e300], dtype=torch.float64), out=torch.empty(1))
+    raw = Raw([torch.tensor([1e300], dtype=torch.float64)], CPU)
+    assert raw.widened(0, 1)[1] == [False]
 
 
 def test_large_finite_numbers_are_finite_though_their_sum_is_not():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from seme.columns import Columns
+from seme.columns import Columns, held_bytes, map_all
 from seme.selection import KeepRule, Kept, select_largest, survivors
 from seme.streaming import CPU_BLOCK
 from seme.workers import Workers
@@ -21,10 +21,10 @@ def select(columns_by_name, share, trim_ties="exact", **how):
         {n: tensors[i] for n, tensors in columns_by_name.items()} for i in range(n_columns)
     ]
     found = []
-    for held_bytes in (0, 2**30):
-        models = models_of(pivot, *columns, held_bytes=held_bytes, **how)
+    for room in (0, 2**30):
+        models = models_of(pivot, *columns, held_bytes=room, **how)
         ranked = [Columns(models.open(name), the_sources, n_columns) for name in pivot]
-        assert all(c.held == bool(held_bytes) for c in ranked if c.numel)
+        assert all(c.held == bool(room) for c in ranked if c.numel)
         found.append(select_largest(ranked, share, trim_ties))
     assert found[0] == found[1]
     return found[0]
@@ -145,7 +145,7 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
         n_read.append(len(pivot))
         return torch.stack(sources)
 
-    how = {"held_bytes": 5 * len(values)}
+    how = {"held_bytes": held_bytes(1) * len(values)}
     models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
     columns = Columns(models.open("w"), counted, 1)
     (selection,) = select_largest([columns], 0.3, "exact")
@@ -156,6 +156,20 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
     assert sum(n_read) == len(values)
     part = found.at(block[100:300], [block[100:300]], CPU_BLOCK + 100)  # not a block: looked at
     assert torch.equal(part.squeeze(0), expected[100:300])
+
+
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_pieces_of_several_tensors_are_visited_side_by_side(room):
+    tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
+    pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
+    with Workers(3) as workers:
+        models = models_of(pivot, tensors, held_bytes=room, workers=workers)
+        columns = [Columns(models.open(name), the_sources, 1) for name in tensors]
+        found = map_all(columns, lambda values, start: (start, values.shape[1]))
+    assert found == [[(0, 3)], [], [(0, CPU_BLOCK), (CPU_BLOCK, 2)]]
+    assert found == [
+        column.map(lambda values, start: (start, values.shape[1])) for column in columns
+    ]
 
 
 def test_what_has_no_room_is_not_held():

@@ -59,7 +59,7 @@ def test_how_much_is_read_at_once_and_by_whom_does_not_show(
     with Workers(n_threads) as workers:
         models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
         tensor = models.open("w")
-        assert tensor._piece() == blocks_at_once * size
+        assert tensor.spans()[0] == (0, blocks_at_once * size)
         found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
     expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
     assert found == expected

@@ -6,7 +6,6 @@ and kept on disk. Without ``fastmath`` every operation rounds as IEEE 754 says a
 order they are written in: the bits are those of the same steps in torch, on any processor.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -51,28 +50,22 @@ def rows(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
         Of shape (len(tensors), n). The tensors' own memory where they lie in it one after the
         other, as those of a :class:`seme.streaming.Block` do; never to be written to.
     """
-    first, *others = tensors
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    steps = {b - a for a, b in itertools.pairwise(addresses)}
-    step, odd = divmod(min(steps, default=0), first.itemsize)
-    together = len(steps) <= 1 and step >= 0 and not odd
-    if together and all(_of_one_memory(first, other) for other in others):
-        seen = first.as_strided((len(tensors), first.numel()), (step, 1))
+    first, n = tensors[0], tensors[0].numel()
+    begin, size = first.data_ptr(), n * first.itemsize
+    adjoining = all(
+        tensor.data_ptr() == begin + k * size and tensor.is_contiguous()
+        for k, tensor in enumerate(tensors)
+    )
+    whole = first.untyped_storage()
+    if adjoining and begin + len(tensors) * size <= whole.data_ptr() + whole.nbytes():
+        seen = first.as_strided((len(tensors), n), (n, 1))
     else:
         seen = torch.stack([tensor.reshape(-1) for tensor in tensors])
     matrix: NDArray[np.float32] = seen.numpy()
     return matrix
 
 
-def _of_one_memory(first: Tensor, other: Tensor) -> bool:
-    return (
-        first.is_contiguous()
-        and other.is_contiguous()
-        and other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-    )
-
-
 def flat(tensor: Tensor) -> NDArray[np.float32]:
     """See a float32 tensor as a row of numbers."""
-    row: NDArray[np.float32] = tensor.reshape(-1).numpy()
+    row: NDArray[np.float32] = tensor.numpy().reshape(-1)
     return row
