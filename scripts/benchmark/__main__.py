@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -77,13 +76,13 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
     theirs: dict[str, list[Measured]] = {case.name: [] for case in cases}
     floors: list[float] = []
     for repetition in range(repeats):
-        time.sleep(bench.pause)
+        bench.settle()
         floors.append(bench.floor())
         for case in cases:
-            time.sleep(bench.pause)
+            bench.settle()
             ours[case.name].append(bench.ours(case))
             if bench.mergekit is not None and case.peer is not None:
-                time.sleep(bench.pause)
+                bench.settle()
                 theirs[case.name].append(bench.theirs(case.peer))
             seconds = ours[case.name][-1][0].seconds
             print(f"{repetition + 1}/{repeats} {case.name}: {seconds:.1f} s", flush=True)
@@ -175,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         help="seconds before every measured process, in which the system takes back the memory "
-        "of the one before",
+        "of the one before; then the models are read, so that all programs find them cached",
     )
     parser.add_argument(
         "--scaling",

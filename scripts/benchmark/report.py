@@ -153,8 +153,8 @@ def _size(row: Row) -> tuple[int, int]:
 def _explanation() -> list[str]:
     return [
         "Medians of whole processes, started alternately in one run with a pause between them (a",
-        "system that takes back gigabytes slows what runs then), inputs in the page cache,",
-        "content hashes known from a first run. The merge alone is without the start of the",
+        "system that takes back gigabytes slows what runs then), inputs read into the page cache",
+        "before each, content hashes known from a first run. The merge alone is without the start of the",
         "process; the floor is reading the same models and writing one. The difference is to",
         "mergekit computing in float32, where the definitions coincide but for ties at the",
         "threshold of TIES, which bfloat16 makes frequent.",

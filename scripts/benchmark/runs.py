@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from scripts.benchmark.cases import Case, Difference, Peer, difference, peer_con
 from scripts.benchmark.processes import Measured, run_measured
 
 ROOT = Path(__file__).resolve().parents[2]
+_READ_BYTES = 1 << 24
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -31,6 +33,20 @@ class Bench:
     def with_sources(self, n_sources: int) -> "Bench":
         """Return the same with fewer sources."""
         return replace(self, models=self.models[: n_sources + 1])
+
+    def settle(self) -> None:
+        """Let the system take back the memory of the process before, then cache the models.
+
+        A system that shares its memory drops what was read some time ago: without this, who runs
+        after a long process reads the disk, and who runs after a short one does not.
+        """
+        time.sleep(self.pause)
+        buffer = memoryview(bytearray(_READ_BYTES))
+        for model in self.models:
+            for file in sorted(model.glob("*.safetensors")):
+                with file.open("rb", buffering=0) as opened:
+                    while opened.readinto(buffer):
+                        pass
 
     def ours(self, case: Case, *, keep: bool = False) -> tuple[Measured, float]:
         """Merge with this engine.

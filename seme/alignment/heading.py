@@ -15,12 +15,9 @@ from seme.alignment.bases import Bases
 from seme.alignment.matching import MatchUnits
 from seme.alignment.residual import Projection, ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
-from seme.alignment.vocabulary import SharedTokens
+from seme.alignment.vocabulary import MIN_TOKENS_PER_DIMENSION, SharedTokens
 from seme.models.families import family_of
 from seme.weights import Weights
-
-_SCREENED = 8
-"""Tokens per dimension that are looked at first: twice what a map needs at least (ours)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +121,8 @@ def _row_for_row(pivot: Weights) -> SharedTokens:
 
 
 def _some_of(tokens: SharedTokens, width: int) -> SharedTokens | None:
-    """Evenly spaced tokens; None where they would be more than half of them all."""
-    n, n_some = len(tokens.pivot_rows), _SCREENED * width
+    """As many evenly spaced tokens as a map needs; None if more than half of them all (ours)."""
+    n, n_some = len(tokens.pivot_rows), MIN_TOKENS_PER_DIMENSION * width
     if n < 2 * n_some:
         return None
     places = torch.arange(n_some) * n // n_some
