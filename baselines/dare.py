@@ -5,7 +5,6 @@ Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind i
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from baselines.weights import checked_weights
@@ -49,21 +48,5 @@ def merge(
     check_share("density", density)
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    kept = drawn(pivot, len(sources), site, density=density)
+    kept = site.drawn(len(sources), pivot.shape, density).to(pivot.device)
     return add_weighted(pivot, sources, weights=checked, scale=lam / density, kept=kept)
-
-
-def drawn(pivot: Tensor, n_sources: int, site: Site, *, density: float) -> Tensor:
-    """Draw which elements of the task vectors survive; they are still to be rescaled.
-
-    Args:
-        pivot: float32 weights, any shape.
-        n_sources: Number of sources; each has a draw of its own.
-        site: Where the draws are seeded.
-        density: Probability that an element survives, in (0, 1].
-
-    Returns:
-        Booleans on the pivot's device, (n_sources, *shape).
-    """
-    draws = [site.drawn(index, pivot.shape, density) for index in range(n_sources)]
-    return torch.stack(draws).to(pivot.device)

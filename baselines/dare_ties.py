@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.dare import drawn
 from seme.checks import check_finite, check_share
 from seme.elementwise import add_signed
 from seme.types import Site
@@ -44,5 +43,5 @@ def merge(
         weights=[1.0] * len(sources),
         scale=lam / density,
         divide=True,
-        kept=drawn(pivot, len(sources), site, density=density),
+        kept=site.drawn(len(sources), pivot.shape, density).to(pivot.device),
     ).merged

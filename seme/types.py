@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from seme.kernels.coins import toss
 from seme.streaming import Models, OpenTensor
 
 
@@ -38,33 +37,28 @@ class Site:
     start: int = 0
     """Index in the flat tensor of the block's first element."""
 
-    def drawn(self, source: int, shape: Sequence[int], probability: float) -> Tensor:
-        """Draw one coin per element, the same on every machine, thread count and order.
+    def drawn(self, n_sources: int, shape: Sequence[int], probability: float) -> Tensor:
+        """Toss a coin per element and source, the same on every machine, thread count and order.
 
-        The draw depends on (seed, tensor name, source index) and the element's flat index in
-        the tensor, and on nothing else.
+        A coin depends on (seed, tensor name, source index) and the element's flat index in the
+        tensor, and on nothing else.
 
         Args:
-            source: Index of the source the draw is for.
+            n_sources: Number of sources; each has coins of its own.
             shape: Shape of the block.
-            probability: Of true, in [0, 1], in steps of 2 ** -24.
+            probability: Of true, in [0, 1], in steps of 2 ** -48.
 
         Returns:
-            Booleans of that shape, on the CPU.
+            Booleans on the CPU, (n_sources, *shape).
         """
-        key = f"{self.seed}\0{self.name}\0{source}".encode()
-        bits = np.random.PCG64DXSM(_seed_sequence(key))
-        bits.advance(self.start // 2)  # each of its draws of 64 bits gives two numbers
-        odd, n = self.start % 2, math.prod(shape)
-        words = bits.random_raw((odd + n + 1) // 2).astype("<u8", copy=False).view("<u4")
-        below = math.ceil(probability * 2**24) << 8
-        return torch.from_numpy(words[odd : odd + n] < below).view(tuple(shape))
+        seeds = [_seed_of(self.seed, self.name, source) for source in range(n_sources)]
+        return toss(seeds, self.start, math.prod(shape), probability).view(n_sources, *shape)
 
 
 @functools.lru_cache(maxsize=64)
-def _seed_sequence(key: bytes) -> np.random.SeedSequence:
-    words = np.frombuffer(hashlib.blake2b(key, digest_size=32).digest(), dtype=np.uint32)
-    return np.random.SeedSequence(words.tolist())
+def _seed_of(seed: int, name: str, source: int) -> int:
+    key = f"{seed}\0{name}\0{source}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 class Merge(Protocol):

@@ -19,7 +19,7 @@ def with_ties(pivot, sources, *, site=SITE, density=0.5, lam=1.0):
 
 
 def masks(n_sources, shape, density, site=SITE):
-    return [site.drawn(index, shape, density) for index in range(n_sources)]
+    return site.drawn(n_sources, shape, density)
 
 
 def random_models(shape=(40, 50), n_sources=3):
@@ -78,7 +78,7 @@ def test_full_density_is_task_arithmetic():
 def test_peft_rescales_alike(monkeypatch):
     pivot, sources = random_models()
     tv = [source - pivot for source in sources]
-    drawn = iter(masks(3, pivot.shape, 0.3) * 2)
+    drawn = iter([*masks(3, pivot.shape, 0.3)] * 2)
     monkeypatch.setattr(torch, "bernoulli", lambda _: next(drawn).float())
     linear = pivot + merge_utils.dare_linear(tv, torch.ones(3), 0.3)
     ties = pivot + merge_utils.dare_ties(tv, torch.ones(3), 0.3)
@@ -90,7 +90,7 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
     pivot, sources = torch.zeros(4), [torch.tensor([1.0, 1.0, 1.0, 5.0])]
     survives = torch.tensor([1.0, 1.0, 0.0, 0.0])
     monkeypatch.setattr(torch, "bernoulli", lambda _: survives)
-    monkeypatch.setattr(Site, "drawn", lambda *_: survives)
+    monkeypatch.setattr(Site, "drawn", lambda *_: survives.bool().unsqueeze(0))
     parameters = {"weight": 1.0, "density": 0.5, "rescale": True, "normalize": False}
     theirs = merge_tensors(
         [pivot, *sources], "dare_linear", parameters=parameters, base_index=0
@@ -102,8 +102,8 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
 
 def test_dare_ties_averages_the_survivors_that_carry_the_elected_sign(monkeypatch):
     # survivors, doubled: [8, 0], [4, -6], [-2, 4]; elected signs [+, -]
-    keeps = [torch.tensor(mask) for mask in ([1.0, 0.0], [1.0, 1.0], [1.0, 1.0])]
-    monkeypatch.setattr(Site, "drawn", lambda _self, index, *_: keeps[index])
+    keeps = torch.tensor([[True, False], [True, True], [True, True]])
+    monkeypatch.setattr(Site, "drawn", lambda *_: keeps)
     sources = [torch.tensor(tv) for tv in ([4.0, -1.0], [2.0, -3.0], [-1.0, 2.0])]
     assert with_ties(torch.zeros(2), sources).tolist() == [6.0, -6.0]
     assert with_ties(torch.zeros(2), sources, lam=0.5).tolist() == [3.0, -3.0]
@@ -153,11 +153,19 @@ def test_other_bad_parameters_are_named():
         dare(pivot, sources, weights=[1.0, 1.0])
 
 
-def test_a_coin_is_the_same_wherever_the_block_begins_and_as_fair_as_numpys():
-    whole = SITE.drawn(0, (1001,), 0.3)
+def test_a_coin_is_the_same_wherever_the_block_begins_and_whoever_else_tosses():
+    whole = SITE.drawn(2, (1001,), 0.3)
     for start in (1, 2, 500, 999):
-        part = Site(name="w", seed=3, start=start).drawn(0, (1001 - start,), 0.3)
-        assert torch.equal(part, whole[start:])
-    assert SITE.drawn(0, (1000,), 1.0).all()
-    assert not SITE.drawn(0, (1000,), 0.0).any()
-    assert SITE.drawn(0, (200_000,), 0.3).float().mean().item() == pytest.approx(0.3, abs=0.004)
+        part = Site(name="w", seed=3, start=start).drawn(2, (1001 - start,), 0.3)
+        assert torch.equal(part, whole[:, start:])
+    assert torch.equal(SITE.drawn(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13])
+
+
+@pytest.mark.parametrize("other", [Site(name="w", seed=4), Site(name="v", seed=3)])
+def test_seeds_tensors_and_sources_toss_independently(other):
+    n = 200_000
+    first, second = SITE.drawn(2, (n,), 0.3)
+    (third,) = other.drawn(1, (n,), 0.3)
+    for one, two in ((first, second), (first, third), (first[1:], first[:-1])):
+        both = (one & two).float().mean().item()
+        assert both == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / n) ** 0.5)

@@ -23,7 +23,7 @@ def step(pivot: Tensor, sources: Sequence[Tensor], _site: Site, /, *, lam: float
 
 
 def noise(pivot: Tensor, _sources: Sequence[Tensor], site: Site, /) -> Tensor:
-    return pivot + site.drawn(0, pivot.shape, 0.5)
+    return pivot + site.drawn(1, pivot.shape, 0.5)[0]
 
 
 class Norms:
