@@ -40,6 +40,7 @@ from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
 from seme.job import MergeJob, NamedModel, job_from_config
+from seme.kernels.loading import load
 from seme.plan import plan_table
 from seme.provenance import collect
 from seme.storage.outline import open_outline
@@ -194,6 +195,7 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
         try:
             merged = scratch if merged_dir is None else ROOT / merged_dir
             shutil.rmtree(scratch, ignore_errors=True)
+            load(len(job.sources))
             with metered(cell.device) as merging:
                 report = job.run(merged, progress=cell.progress)
             _tell(report, job)

@@ -1,10 +1,11 @@
 """The magnitude of a rank, exactly, in a tensor or over a whole model (ours).
 
-Non-negative float32 numbers order like their bit patterns, so counting patterns gives the exact
-k-th largest magnitude in linear time, without sorting and without holding a model. A sample
-says between which two patterns it must lie; one pass counts what lies above and, in full
-resolution, what lies between. Where the sample misleads, or there is too little to sample, a
-pass over the upper 16 bits takes its place.
+Non-negative float32 numbers order like their bit patterns. Those of a tensor that is held are put
+in order as far as need be. For the others, counting patterns gives the exact k-th largest
+magnitude in linear time, without sorting and without holding a model: a sample says between which
+two patterns it must lie; one pass counts what lies above and, in full resolution, what lies
+between. Where the sample misleads, or there is too little to sample, a pass over the upper 16 bits
+takes its place.
 """
 
 import math
