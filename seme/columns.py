@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.streaming import Block, OpenTensor, Span
+from seme.streaming import SMALL, Block, OpenTensor, Span
 
 Ranked = Callable[[Tensor, Sequence[Tensor]], Tensor]
 """What is ranked of a block, given the pivot's and the sources': float32 without NaN, one number
@@ -57,6 +57,8 @@ class Columns:
         self,
         function: Callable[[Tensor, int], _T],
         only: Sequence[Span] | None = None,
+        *,
+        alone: bool = False,
     ) -> list[_T]:
         """Call a function for every block, on all cores.
 
@@ -64,15 +66,26 @@ class Columns:
             function: Called with a block's numbers, (n_columns, n), and the index of its first
                 element; from several threads at once.
             only: The runs to visit instead.
+            alone: On the caller's core, while others work on other tensors.
 
         Returns:
             What it returned, in the order of the blocks.
         """
-        spans = self.spans() if only is None else only
-        found = self.side_by_side(
-            lambda index: self.visited(spans[index], function), len(spans)
-        )
-        return [result for results in found for result in results]
+        if not self.held:
+            return self._tensor.map(
+                lambda block: function(self._of(block), block.start), only, alone=alone
+            )
+        spans = only
+        if spans is None:
+            starts = range(0, self.numel, self.block)
+            spans = [(start, min(start + self.block, self.numel)) for start in starts]
+
+        def visit(index: int) -> _T:
+            return function(self._between(*spans[index]), spans[index][0])
+
+        if alone:
+            return [visit(index) for index in range(len(spans))]
+        return self.side_by_side(visit, len(spans))
 
     def magnitudes(self, column: int) -> NDArray[np.int32]:
         """The patterns of one column's magnitudes, (numel,), in memory of their own.
@@ -90,19 +103,6 @@ class Columns:
     def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
         """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
         return self._tensor.side_by_side(piece, count)
-
-    def spans(self) -> list[Span]:
-        """Pieces that a pass visits side by side."""
-        if not self.held:
-            return self._tensor.spans()
-        starts = range(0, self.numel, self.block)
-        return [(start, min(start + self.block, self.numel)) for start in starts]
-
-    def visited(self, span: Span, function: Callable[[Tensor, int], _T]) -> list[_T]:
-        """Call a function for every block of a piece, as :meth:`map` does for all."""
-        if self.held:
-            return [function(self._between(*span), span[0])]
-        return self._tensor.visited(span, lambda block: function(self._of(block), block.start))
 
     def _of(self, block: Block) -> Tensor:
         return self.ranked(block.pivot, block.sources)
@@ -122,7 +122,7 @@ def map_all(
 ) -> list[list[_T]]:
     """Call a function for every block of several tensors, on all cores.
 
-    Pieces of all tensors are visited side by side: no core waits at the end of each.
+    Large ones are visited by all cores each, small ones side by side.
 
     Args:
         tensors: At least one.
@@ -131,14 +131,12 @@ def map_all(
     Returns:
         Per tensor what :meth:`Columns.map` returns.
     """
-    pieces = [(place, span) for place, t in enumerate(tensors) for span in t.spans()]
-
-    def visit(index: int) -> list[_T]:
-        place, span = pieces[index]
-        return tensors[place].visited(span, function)
-
-    found: list[list[_T]] = [[] for _ in tensors]
-    visited = tensors[0].side_by_side(visit, len(pieces))
-    for (place, _), results in zip(pieces, visited, strict=True):
-        found[place] += results
-    return found
+    several = len(tensors) > 1
+    small = [place for place, t in enumerate(tensors) if several and t.numel <= SMALL]
+    large = sorted(set(range(len(tensors))) - set(small))
+    found = {place: tensors[place].map(function) for place in large}
+    side_by_side = tensors[0].side_by_side(
+        lambda index: tensors[small[index]].map(function, alone=True), len(small)
+    )
+    found |= zip(small, side_by_side, strict=True)
+    return [found[place] for place in range(len(tensors))]

@@ -37,14 +37,12 @@ from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
 from seme.storage.shard import TensorSpec
 from seme.storage.writing import CheckpointWriter, refuse_existing
-from seme.streaming import CPU_BLOCK, Block, Models
+from seme.streaming import CPU_BLOCK, SMALL, Block, Models
 from seme.types import Prepared, Realigned, Site
 from seme.weights import Weights
 from seme.workers import Workers
 
 _logger = logging.getLogger(__name__)
-_SMALL = 1 << 24
-"""Elements up to which a tensor is merged by one thread beside others (ours)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +188,7 @@ def _demand_memory(models: Models, budget: int) -> None:
 
 def _small(layout: Mapping[str, TensorSpec]) -> list[str]:
     """Name the tensors that one thread merges while others merge others."""
-    return [name for name, spec in layout.items() if math.prod(spec.shape) <= _SMALL]
+    return [name for name, spec in layout.items() if math.prod(spec.shape) <= SMALL]
 
 
 def _on_all_cores(
@@ -199,10 +197,7 @@ def _on_all_cores(
     small: Sequence[str],
     layout: Mapping[str, TensorSpec],
 ) -> Iterator[list[tuple[float, float]]]:
-    """Write all tensors: the large ones on all cores each, the small ones side by side.
-
-    Passes over a small tensor end often, and threads that share it wait for one another.
-    """
+    """Write all tensors: the large ones on all cores each, the small ones side by side."""
     if models.device.type != "cpu":
         small = []
     for name in sorted(layout.keys() - set(small)):

@@ -25,6 +25,10 @@ long enough that threads do not wait for Python's lock (ours, measured from 2**1
 GPU_BLOCK = 1 << 22
 """On a GPU a block must be worth its kernel launches (ours, not measured)."""
 
+SMALL = 1 << 24
+"""Elements up to which a tensor is visited by one thread beside others (ours): passes over it end
+often, and threads that share it wait for one another."""
+
 _PIECES_PER_THREAD = 4
 """So that no thread waits long for the last piece of another (ours)."""
 
@@ -95,13 +99,18 @@ class OpenTensor:
         return n_bytes <= self._models.held_bytes
 
     def map(
-        self, function: Callable[[Block], _T], only: Sequence[Span] | None = None
+        self,
+        function: Callable[[Block], _T],
+        only: Sequence[Span] | None = None,
+        *,
+        alone: bool = False,
     ) -> list[_T]:
         """Call a function for every block, on all cores.
 
         Args:
             function: Called from several threads at once.
             only: The blocks to visit instead.
+            alone: On the caller's core, while others work on other tensors.
 
         Returns:
             What it returned, in the order of the blocks.
@@ -109,10 +118,13 @@ class OpenTensor:
         Raises:
             ValueError: If a model holds NaN or an infinity here.
         """
-        spans = self.spans() if only is None else only
-        found = self.side_by_side(
-            lambda index: self.visited(spans[index], function), len(spans)
-        )
+        spans = self._spans() if only is None else only
+        opened = self._opened or self._open()
+
+        def visit(index: int) -> list[_T]:
+            return [function(block) for block in self._blocks(opened, *spans[index])]
+
+        found = map(visit, range(len(spans))) if alone else self.side_by_side(visit, len(spans))
         return [result for results in found for result in results]
 
     def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
@@ -120,17 +132,12 @@ class OpenTensor:
         with _synchronised(self._models.device):
             return self._models.workers.map(piece, count)
 
-    def spans(self) -> list[Span]:
+    def _spans(self) -> list[Span]:
         """What is read in one piece each: whole blocks, and some pieces for every thread."""
         n_blocks = self.numel // self.block
         shared = n_blocks // (_PIECES_PER_THREAD * self._models.workers.n_threads)
         size = self.block * max(min(self._models.blocks_at_once, shared), 1)
         return [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
-
-    def visited(self, span: Span, function: Callable[[Block], _T]) -> list[_T]:
-        """Read one piece, and call a function for every block of it."""
-        opened = self._opened or self._open()
-        return [function(block) for block in self._blocks(opened, *span)]
 
     def _blocks(self, opened: tuple[Readable, ...], begin: int, end: int) -> Iterator[Block]:
         """Read consecutive blocks in one piece and yield them."""

@@ -159,17 +159,33 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
 
 
 @pytest.mark.parametrize("room", [0, 2**30])
-def test_pieces_of_several_tensors_are_visited_side_by_side(room):
+@pytest.mark.parametrize("small", [0, 100, 2**24])
+def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, monkeypatch):
+    monkeypatch.setattr("seme.columns.SMALL", small)
     tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
     pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
+
+    def seen(values, start):
+        return start, values.shape[1], float(values.sum())
+
     with Workers(3) as workers:
         models = models_of(pivot, tensors, held_bytes=room, workers=workers)
         columns = [Columns(models.open(name), the_sources, 1) for name in tensors]
-        found = map_all(columns, lambda values, start: (start, values.shape[1]))
-    assert found == [[(0, 3)], [], [(0, CPU_BLOCK), (CPU_BLOCK, 2)]]
-    assert found == [
-        column.map(lambda values, start: (start, values.shape[1])) for column in columns
+        found = map_all(columns, seen)
+        assert found == [column.map(seen) for column in columns]
+    assert [[place[:2] for place in blocks] for blocks in found] == [
+        [(0, 3)],
+        [],
+        [(0, CPU_BLOCK), (CPU_BLOCK, 2)],
     ]
+
+
+def test_a_tensor_that_is_not_kept_is_opened_once_in_a_pass():
+    values = torch.arange(40.0 * CPU_BLOCK)
+    models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
+    columns = [Columns(models.open(n, kept=False), the_sources, 1, hold=False) for n in "wv"]
+    map_all(columns, lambda values, _: values.shape)
+    assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
 
 
 def test_what_has_no_room_is_not_held():

@@ -59,7 +59,7 @@ def test_how_much_is_read_at_once_and_by_whom_does_not_show(
     with Workers(n_threads) as workers:
         models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
         tensor = models.open("w")
-        assert tensor.spans()[0] == (0, blocks_at_once * size)
+        assert tensor._spans()[0] == (0, blocks_at_once * size)
         found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
     expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
     assert found == expected
@@ -95,7 +95,7 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(
     one = {"n_threads": 2, "memory_budget": 2**30}
     many = {"n_threads": 5, "memory_budget": 140 * 2**20}
     expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
-    monkeypatch.setattr("seme.engine._SMALL", 0)  # all cores on every tensor, not one on each
+    monkeypatch.setattr("seme.engine.SMALL", 0)  # all cores on every tensor, not one on each
     found, again = merge(METHODS[method], *checkpoints, folder="many", **many)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert report.bytes_read <= again.bytes_read  # what is not held is read again
