@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.streaming import SMALL, Block, OpenTensor, Span
+from seme.streaming import Block, OpenTensor, Span
 
 Ranked = Callable[[Tensor, Sequence[Tensor]], Tensor]
 """What is ranked of a block, given the pivot's and the sources': float32 without NaN, one number
@@ -50,7 +50,7 @@ class Columns:
         self.n_columns = n_columns
         self.held = hold and tensor.may_hold(held_bytes(n_columns) * tensor.numel)
         """Whether a pass over them reads no weights."""
-        self._tensor = tensor
+        self.tensor = tensor
         self._values = tensor.map(self._of) if self.held else []
 
     def map(
@@ -72,7 +72,7 @@ class Columns:
             What it returned, in the order of the blocks.
         """
         if not self.held:
-            return self._tensor.map(
+            return self.tensor.map(
                 lambda block: function(self._of(block), block.start), only, alone=alone
             )
         spans = only
@@ -85,7 +85,7 @@ class Columns:
 
         if alone:
             return [visit(index) for index in range(len(spans))]
-        return self.side_by_side(visit, len(spans))
+        return self.tensor.models.side_by_side(visit, len(spans))
 
     def magnitudes(self, column: int) -> NDArray[np.int32]:
         """The patterns of one column's magnitudes, (numel,), in memory of their own.
@@ -99,10 +99,6 @@ class Columns:
             bits = values[column].numpy().view(np.int32)
             np.bitwise_and(bits, MAGNITUDE, out=found[begin : begin + len(bits)])
         return found
-
-    def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
-        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
-        return self._tensor.side_by_side(piece, count)
 
     def _of(self, block: Block) -> Tensor:
         return self.ranked(block.pivot, block.sources)
@@ -120,9 +116,7 @@ class Columns:
 def map_all(
     tensors: Sequence[Columns], function: Callable[[Tensor, int], _T]
 ) -> list[list[_T]]:
-    """Call a function for every block of several tensors, on all cores.
-
-    Large ones are visited by all cores each, small ones side by side.
+    """Call a function for every block of several tensors; see :meth:`seme.streaming.Models.by_size`.
 
     Args:
         tensors: At least one.
@@ -131,12 +125,8 @@ def map_all(
     Returns:
         Per tensor what :meth:`Columns.map` returns.
     """
-    several = len(tensors) > 1
-    small = [place for place, t in enumerate(tensors) if several and t.numel <= SMALL]
-    large = sorted(set(range(len(tensors))) - set(small))
-    found = {place: tensors[place].map(function) for place in large}
-    side_by_side = tensors[0].side_by_side(
-        lambda index: tensors[small[index]].map(function, alone=True), len(small)
+    return tensors[0].tensor.models.by_size(
+        [tensor.numel for tensor in tensors],
+        lambda index: tensors[index].map(function),
+        lambda index: tensors[index].map(function, alone=True),
     )
-    found |= zip(small, side_by_side, strict=True)
-    return [found[place] for place in range(len(tensors))]

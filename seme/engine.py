@@ -9,7 +9,7 @@ only sources that have to be rewritten are held tensor by tensor.
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from seme.memory import (
     rewritten_bytes,
     share_out,
 )
-from seme.rounding import RoundingLoss, is_finite, round_merged, round_to
+from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
 from seme.storage.shard import TensorSpec
 from seme.storage.writing import CheckpointWriter, refuse_existing
-from seme.streaming import CPU_BLOCK, SMALL, Block, Models
+from seme.streaming import CPU_BLOCK, Block, Models
 from seme.types import Prepared, Realigned, Site
 from seme.weights import Weights
 from seme.workers import Workers
@@ -132,7 +132,6 @@ def merge_checkpoints(
             name: _output_spec(walked.pivot, name, settings.dtype)
             for name in walked.pivot.names
         }
-        loss = RoundingLoss()
         with (
             CheckpointWriter(
                 destination,
@@ -145,26 +144,24 @@ def merge_checkpoints(
         ):
             task = bar.add_task("merging", total=_n_parameters(layout))
 
-            def write(read: Models, name: str) -> list[tuple[float, float]]:
-                found = []
+            def write(read: Models, name: str) -> tuple[float, float]:
+                lost = (0.0, 0.0)
                 if name in copied:
                     _copy(read, name, layout[name], writer)
                 else:
                     site = Site(name=name, seed=settings.seed)
-                    found = _merge(method, read, prepared, site, layout[name], writer)
+                    lost = _merge(method, read, prepared, site, layout[name], writer)
                 bar.advance(task, math.prod(layout[name].shape))
-                return found
+                return lost
 
-            small = _small(layout) if walked is models else []
-            for errors in _on_all_cores(write, walked, small, layout):
-                loss.add(errors)
+            errors = _walk(write, walked, layout, together=walked is not models)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
                 n_parameters=_n_parameters(layout),
                 copied=copied | pivot.dropped,
                 bytes_read=sum(model.bytes_read for model in opened) - read_before,
                 bytes_written=writer.bytes_written,
-                rounding_loss=loss.share,
+                rounding_loss=share_lost(errors),
                 warnings=warnings,
                 diagnostics={} if prepared is None else dict(prepared.diagnostics()),
             )
@@ -186,27 +183,25 @@ def _demand_memory(models: Models, budget: int) -> None:
         )
 
 
-def _small(layout: Mapping[str, TensorSpec]) -> list[str]:
-    """Name the tensors that one thread merges while others merge others."""
-    return [name for name, spec in layout.items() if math.prod(spec.shape) <= SMALL]
-
-
-def _on_all_cores(
-    write: Callable[[Models, str], list[tuple[float, float]]],
+def _walk(
+    write: Callable[[Models, str], tuple[float, float]],
     models: Models,
-    small: Sequence[str],
     layout: Mapping[str, TensorSpec],
-) -> Iterator[list[tuple[float, float]]]:
-    """Write all tensors: the large ones on all cores each, the small ones side by side."""
-    if models.device.type != "cpu":
-        small = []
-    for name in sorted(layout.keys() - set(small)):
-        yield write(models, name)
-    workers = models.workers
-    by_itself = replace(
-        models, workers=Workers(1), held_bytes=models.held_bytes // workers.n_threads
+    *,
+    together: bool,
+) -> list[tuple[float, float]]:
+    """Write all tensors, small ones side by side unless all cores shall work ``together``."""
+    names = list(layout)
+    if together or models.device.type != "cpu":
+        return [write(models, name) for name in names]
+    one_core = replace(
+        models, workers=Workers(1), held_bytes=models.held_bytes // models.workers.n_threads
     )
-    yield from workers.map(lambda index: write(by_itself, small[index]), len(small))
+    return models.by_size(
+        [math.prod(layout[name].shape) for name in names],
+        lambda index: write(models, names[index]),
+        lambda index: write(one_core, names[index]),
+    )
 
 
 def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:
@@ -237,8 +232,8 @@ def _merge(
     site: Site,
     spec: TensorSpec,
     writer: CheckpointWriter,
-) -> list[tuple[float, float]]:
-    """Merge one tensor block by block; return what rounding did to each block."""
+) -> tuple[float, float]:
+    """Merge one tensor block by block; return what rounding lost and the merge changed."""
 
     def merge(block: Block) -> tuple[float, float]:
         exact = method(block.pivot, block.sources, replace(site, start=block.start))
@@ -254,7 +249,7 @@ def _merge(
     try:
         tensor = models.open(site.name)
         site = replace(site, prepared=None if prepared is None else prepared.at(tensor))
-        return tensor.map(merge)
+        return summed(tensor.map(merge))
     except Exception as error:
         error.add_note(f"while merging {site.name} with shape {spec.shape}")
         raise

@@ -16,7 +16,7 @@ _RAW_BYTES = 8
 _FIXED_BYTES = 16_000_000
 """The writer's, the walk's and Python's own (measured on the 0.5 B shape, generously)."""
 _COUNT_BYTES = 32_000_000
-"""Counting the patterns of one column of magnitudes in :mod:`seme.selection`: a million counts
+"""Counting the patterns of one column of magnitudes in :mod:`seme.ranking`: a million counts
 of 8 bytes, as many being added by each of two threads, and the numbers waiting for it."""
 _REWRITTEN_COPIES = 6
 """Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and

@@ -117,19 +117,16 @@ def _squared_distance(values: Tensor, others: Tensor) -> float:
     return float((values.double() - others.double()).square_().sum())
 
 
-class RoundingLoss:
-    """The share of a merge's change that the output dtype loses, summed over all tensors."""
+def summed(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Add up what :func:`round_merged` lost and changed in blocks, or this in tensors."""
+    return math.fsum(lost for lost, _ in errors), math.fsum(changed for _, changed in errors)
 
-    def __init__(self) -> None:
-        self._lost = 0.0
-        self._changed = 0.0
 
-    def add(self, errors: Sequence[tuple[float, float]]) -> None:
-        """Count the blocks of a tensor, as :func:`round_merged` measured them."""
-        self._lost += math.fsum(lost for lost, _ in errors)
-        self._changed += math.fsum(changed for _, changed in errors)
+def share_lost(errors: Sequence[tuple[float, float]]) -> float:
+    """The share of a change that rounding loses, over all blocks or tensors.
 
-    @property
-    def share(self) -> float:
-        """``||rounded - exact|| / ||exact - pivot||`` so far; 0 when nothing changed."""
-        return math.sqrt(self._lost / self._changed) if self._changed else 0.0
+    Returns:
+        ``||rounded - exact|| / ||exact - pivot||``; 0 when nothing changed.
+    """
+    lost, changed = summed(errors)
+    return math.sqrt(lost / changed) if changed else 0.0

@@ -75,6 +75,34 @@ class Models:
         """
         return OpenTensor(name, self, kept=kept)
 
+    def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
+        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
+        with _synchronised(self.device):
+            return self.workers.map(piece, count)
+
+    def by_size(
+        self,
+        sizes: Sequence[int],
+        together: Callable[[int], _T],
+        alone: Callable[[int], _T],
+    ) -> list[_T]:
+        """Visit tensors: each large one on all cores, then the small ones side by side.
+
+        Args:
+            sizes: Their elements; a tensor that is the only one counts as large.
+            together: Visits the tensor of an index; called by the caller's thread.
+            alone: The same on one core; called from several threads at once.
+
+        Returns:
+            What they returned, in the order of the tensors.
+        """
+        is_small = [size <= SMALL and len(sizes) > 1 for size in sizes]
+        small = [index for index, it_is in enumerate(is_small) if it_is]
+        found = {index: together(index) for index, it_is in enumerate(is_small) if not it_is}
+        visited = self.side_by_side(lambda place: alone(small[place]), len(small))
+        found |= zip(small, visited, strict=True)
+        return [found[index] for index in range(len(sizes))]
+
 
 class OpenTensor:
     """One tensor of the pivot and of every source, opened for passes over its blocks."""
@@ -87,16 +115,16 @@ class OpenTensor:
         self.numel = math.prod(self.shape)
         self.block = CPU_BLOCK if models.device.type == "cpu" else GPU_BLOCK
         """Elements per block."""
-        self._models = models
+        self.models = models
         self._opened = self._open() if kept else None
 
     def _open(self) -> tuple[Readable, ...]:
-        models = self._models
+        models = self.models
         return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
 
     def may_hold(self, n_bytes: int) -> bool:
         """Tell whether there is room to hold what a pass computed."""
-        return n_bytes <= self._models.held_bytes
+        return n_bytes <= self.models.held_bytes
 
     def map(
         self,
@@ -124,25 +152,24 @@ class OpenTensor:
         def visit(index: int) -> list[_T]:
             return [function(block) for block in self._blocks(opened, *spans[index])]
 
-        found = map(visit, range(len(spans))) if alone else self.side_by_side(visit, len(spans))
+        found = (
+            map(visit, range(len(spans)))
+            if alone
+            else self.models.side_by_side(visit, len(spans))
+        )
         return [result for results in found for result in results]
-
-    def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
-        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
-        with _synchronised(self._models.device):
-            return self._models.workers.map(piece, count)
 
     def _spans(self) -> list[Span]:
         """What is read in one piece each: whole blocks, and some pieces for every thread."""
         n_blocks = self.numel // self.block
-        shared = n_blocks // (_PIECES_PER_THREAD * self._models.workers.n_threads)
-        size = self.block * max(min(self._models.blocks_at_once, shared), 1)
+        shared = n_blocks // (_PIECES_PER_THREAD * self.models.workers.n_threads)
+        size = self.block * max(min(self.models.blocks_at_once, shared), 1)
         return [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
 
     def _blocks(self, opened: tuple[Readable, ...], begin: int, end: int) -> Iterator[Block]:
         """Read consecutive blocks in one piece and yield them."""
-        with _own_stream(self._models.device):
-            raw = Raw([tensor.read(begin, end) for tensor in opened], self._models.device)
+        with _own_stream(self.models.device):
+            raw = Raw([tensor.read(begin, end) for tensor in opened], self.models.device)
             for start in range(begin, max(end, begin + 1), self.block):
                 rows, finite = raw.widened(start - begin, min(start + self.block, end) - begin)
                 if not all(finite):
@@ -155,7 +182,7 @@ class OpenTensor:
 
     def _owner(self, index: int) -> str:
         """Name the pivot, 0, or a source, from 1 on."""
-        models = self._models
+        models = self.models
         if index == 0:
             return f"the pivot ({models.pivot.path})"
         return describe(index - 1, models.sources[index - 1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seme.rounding import Raw, RoundingLoss, is_finite, round_merged, round_to
+from seme.rounding import Raw, is_finite, round_merged, round_to, share_lost, summed
 
 
 def test_rounding_goes_to_the_nearest_value_of_the_dtype():
@@ -42,16 +42,13 @@ def test_the_loss_is_the_share_of_the_change_that_rounding_took(way, in_torch):
     twelve = torch.tensor([12.0])
     second = round_merged(torch.float32, exact=twelve, pivot=torch.zeros(1))
     assert (first[1:], second) == ((1.0, 25.0), (twelve, 0.0, 144.0))
-    loss = RoundingLoss()
-    loss.add([first[1:], second[1:]])
-    assert loss.share == 1 / 13
+    assert summed([first[1:], second[1:]]) == (1.0, 169.0)
+    assert share_lost([first[1:], second[1:]]) == 1 / 13
 
 
 def test_nothing_changed_is_nothing_lost():
     same = torch.tensor([256.0])
-    loss = RoundingLoss()
-    loss.add([round_merged(torch.bfloat16, exact=same, pivot=same)[1:]])
-    assert loss.share == 0.0
+    assert share_lost([round_merged(torch.bfloat16, exact=same, pivot=same)[1:]]) == 0.0
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

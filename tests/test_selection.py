@@ -161,7 +161,7 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
 @pytest.mark.parametrize("room", [0, 2**30])
 @pytest.mark.parametrize("small", [0, 100, 2**24])
 def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, monkeypatch):
-    monkeypatch.setattr("seme.columns.SMALL", small)
+    monkeypatch.setattr("seme.streaming.SMALL", small)
     tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
     pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
 

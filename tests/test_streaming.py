@@ -91,11 +91,11 @@ def checkpoints(model):
 def test_threads_and_memory_budget_change_no_bit_of_a_merge(
     checkpoints, merge, method, monkeypatch
 ):
-    monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, 16 at once or 1
+    monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, 4 at once or 1
     one = {"n_threads": 2, "memory_budget": 2**30}
     many = {"n_threads": 5, "memory_budget": 140 * 2**20}
     expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
-    monkeypatch.setattr("seme.engine.SMALL", 0)  # all cores on every tensor, not one on each
+    monkeypatch.setattr("seme.streaming.SMALL", 0)  # all cores on every tensor, not one on each
     found, again = merge(METHODS[method], *checkpoints, folder="many", **many)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert report.bytes_read <= again.bytes_read  # what is not held is read again
