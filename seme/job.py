@@ -19,7 +19,7 @@ from seme.storage.checkpoint import Checkpoint, open_checkpoint
 from seme.storage.content import content_hashes
 
 _POOL_KEYS = {"name", "pivot", "sources", "references"}
-_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter"}
+_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,6 +39,7 @@ class NamedModel:
     location: str
     """Folder or hub id, as configured; the adapter's where there is one."""
     revision: str | None
+    """Of that location, as configured."""
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
@@ -203,20 +204,45 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         raise ValueError(
             f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
         )
-    revision, adapter = entry.get("revision"), entry.get("path_to_adapter")
-    location = entry["location"] if adapter is None else adapter
+    is_adapter = entry.get("path_to_adapter") is not None
+    location = entry["path_to_adapter" if is_adapter else "location"]
     name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(
             f"a model's name holds letters, digits, '.', '_' and '-', and starts with one of the "
             f"first two; got {name!r}: give {{name: ..., location: {location}}}"
         )
-    base = entry.get("location")
     return NamedModel(
         name=name,
         location=location,
-        revision=revision,
-        checkpoint=opener(location, revision=revision, root=root)
-        if adapter is None
-        else open_adapter(adapter, base=base, base_revision=revision, root=root),
+        revision=entry.get("adapter_revision" if is_adapter else "revision"),
+        checkpoint=_open_adapted(entry, root)
+        if is_adapter
+        else _open_whole(entry, root, opener),
+    )
+
+
+def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:
+    if entry.get("adapter_revision") is not None:
+        raise ValueError(
+            f"adapter_revision goes with path_to_adapter, got {entry}: of a model that is no "
+            "adapter it is called revision"
+        )
+    return opener(entry["location"], revision=entry.get("revision"), root=root)
+
+
+def _open_adapted(entry: Mapping[str, Any], root: Path) -> AdaptedCheckpoint:
+    """Open an adapter with the base that is given, or that it names itself."""
+    base, revision = entry.get("location"), entry.get("revision")
+    if base is None and revision is not None:
+        raise ValueError(
+            f"beside path_to_adapter, location and revision are those of its base, and revision "
+            f"needs location, got {entry}: the adapter's own is called adapter_revision"
+        )
+    return open_adapter(
+        entry["path_to_adapter"],
+        revision=entry.get("adapter_revision"),
+        base=base,
+        base_revision=revision,
+        root=root,
     )

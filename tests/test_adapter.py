@@ -1,6 +1,5 @@
 """LoRA adapters: the weights PEFT would merge, to the last bit where the numbers allow."""
 
-import json
 import math
 
 import pytest
@@ -12,34 +11,16 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from seme.storage.adapter import open_adapter
 from seme.storage.checkpoint import open_checkpoint
 from seme.storage.lora import lora_settings
+from tests.adapters import KEY, PLAIN, pair, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"
-KEY = "base_model.model.model.layers.0.self_attn.q_proj"
-PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
 
 
 @pytest.fixture
 def base(tmp_path, make_llama):
     return make_llama(tmp_path / "base", 0)
-
-
-def write_adapter(base, tensors, **config):
-    """Write an adapter by hand: PEFT's names, the settings given over plain ones."""
-    folder = base.parent / "adapter"
-    folder.mkdir(exist_ok=True)
-    settings = {**PLAIN, "base_model_name_or_path": str(base), **config}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
-
-
-def pair(key=KEY, *, inputs=16, outputs=16, rank=2):
-    return {
-        f"{key}.lora_A.weight": torch.ones(rank, inputs),
-        f"{key}.lora_B.weight": torch.ones(outputs, rank),
-    }
 
 
 def opened(folder, **options):

@@ -8,6 +8,7 @@ import pytest
 import seme.job
 from baselines import average, ties
 from seme.job import job_from_config
+from tests.adapters import pair, write_adapter
 
 TOP = {
     "tau": 0.1,
@@ -62,6 +63,18 @@ def test_the_record_says_which_models_took_part(folder):
     assert len(found["sources"][0]["content_hash"]) == 32
 
 
+def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
+    lora = write_adapter(folder / "base", pair())
+    (source,) = make(folder, sources=[{"path_to_adapter": str(lora)}]).sources
+    assert (source.name, source.location, source.revision) == ("adapter", str(lora), None)
+    assert source.checkpoint.base.path == folder / "base"
+    other = {"path_to_adapter": str(lora), "location": "code", "name": "other"}
+    (source,) = make(folder, sources=[other]).sources
+    assert (source.name, source.checkpoint.base.path) == ("other", folder / "code")
+    with pytest.raises(ValueError, match="the pivot must be a checkpoint of its own"):
+        make(folder, pivot={"path_to_adapter": str(lora)})
+
+
 def test_a_pool_without_a_name_is_named_after_its_models(folder):
     assert make(folder, sources=["code", "french"]).pool == "custom: base + code, french"
     named = {"name": "zoo", "pivot": "base", "sources": ["code"], "references": []}
@@ -87,6 +100,18 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
         ({"pivot": 3}, "a model is a folder, a hub id or a mapping of .*, got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
+        (
+            {"sources": [{"location": "code", "adapter_revision": "v1"}]},
+            "adapter_revision goes with path_to_adapter, got .*: of a model that is no adapter",
+        ),
+        (
+            {"sources": [{"path_to_adapter": "lora", "revision": "v1"}]},
+            "revision needs location, got .*: the adapter's own is called adapter_revision",
+        ),
+        (
+            {"sources": [{"path_to_adapter": "code", "adapter_revision": "v1"}]},
+            "revision is for Hub ids only, got 'v1' for the folder .*code",
+        ),
     ],
 )
 def test_a_pool_that_cannot_be_opened_says_why(folder, models, message):

@@ -65,9 +65,11 @@ def test_an_adapter_and_its_base_have_commits_of_their_own(cache, tmp_path):
         "adapter_config.json": json.dumps(config).encode(),
         "adapter_model.safetensors": save({"base_model.model.a": torch.zeros(2)}),
     }
-    put(cache, OLDER, files, hub_id="org/lora", main=OLDER)
+    put(cache, OLDER, files, hub_id="org/lora", main=OLDER, v1=COMMIT)
+    put(cache, COMMIT, files, hub_id="org/lora")
     model = open_adapter("org/lora", root=tmp_path)
     assert (model.commit, model.base.commit) == (OLDER, COMMIT)
+    assert open_adapter("org/lora", revision="v1", root=tmp_path).commit == COMMIT
 
 
 def test_a_folder_has_no_commit(tmp_path):

@@ -37,6 +37,18 @@ def test_every_row_of_a_table_stands_in_the_committed_one(readme, repository, na
     assert [row for row in rows if row not in committed] == []
 
 
+def test_no_claim_that_an_experiment_measured_is_said_not_to_be_measured(readme, repository):
+    def verdicts(text):
+        rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+        return {(row[0], row[1]) for row in rows if len(row) > 2 and row[1].startswith("**")}
+
+    told = verdicts(block(readme, "verdicts"))
+    for file in MARKERS["verdicts"]:
+        found = verdicts((repository / file).read_text(encoding="utf-8"))
+        measured = {claim for claim, verdict in found if verdict != "**not measured**"}
+        assert {(claim, "**not measured**") for claim in measured} & told == set(), file
+
+
 def test_it_stays_short(readme):
     assert len(readme.splitlines()) < 260
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from eval.leaderboard import read_leaderboard
 from eval.reading import read_results
 from eval.results import read_samples
 from run import ROOT, run_cell
+from tests.adapters import pair, write_adapter
 
 NAMES = ("base", "code", "french")
 TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
@@ -107,6 +109,24 @@ def test_a_run_leaves_the_record_of_its_merge_and_one_for_each_model(cell, zoo, 
     assert record.merge["bytes_read"] == 3 * record.merge["bytes_written"] == 3 * size
     assert record.merge_cost.seconds > 0
     assert record.evaluation_cost.peak_rss_bytes > size
+
+
+def test_an_adapter_and_a_checkpoint_are_merged(cell, zoo, tmp_path):
+    lora = write_adapter(zoo / "base", pair(rank=1), r=1, lora_alpha=3)
+    source = f"{{path_to_adapter: {lora}, name: lora}}"
+    kept = tmp_path / "kept"
+    record = cell(
+        f"models.sources=[{source},{zoo}/code]", f"merged_dir={kept}", evaluated=False
+    )
+    assert [s["name"] for s in record.models["sources"]] == ["lora", "code"]
+    base, code, merged = (
+        load_file(f / "model.safetensors") for f in (zoo / "base", zoo / "code", kept)
+    )
+    changed = {"model.layers.0.self_attn.q_proj.weight": 3.0}  # alpha / r times ones
+    for name, values in merged.items():
+        adapted = base[name].double() + changed.get(name, 0.0)
+        expected = (adapted + code[name].double()) / 2
+        assert torch.allclose(values.double(), expected, rtol=1e-6, atol=1e-7), name
 
 
 def test_samples_can_be_read_and_their_mean_is_the_score(cell, tmp_path):

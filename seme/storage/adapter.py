@@ -154,6 +154,7 @@ AnyCheckpoint = Checkpoint | AdaptedCheckpoint
 def open_adapter(
     location: str | Path,
     *,
+    revision: str | None = None,
     base: str | Path | None = None,
     base_revision: str | None = None,
     root: Path,
@@ -162,6 +163,7 @@ def open_adapter(
 
     Args:
         location: The adapter: a folder, relative to ``root`` or absolute, or a Hub id.
+        revision: Branch, tag or commit of the adapter; for Hub ids only.
         base: The base in the same terms; None for the one the adapter's configuration names,
             in the revision it names.
         base_revision: Branch, tag or commit of ``base``; for Hub ids only.
@@ -174,7 +176,7 @@ def open_adapter(
         ValueError: If either cannot be found or read, the adapter is of a kind whose weights
             cannot be told exactly, or it does not fit the base.
     """
-    found = locate(location, revision=None, root=root)
+    found = locate(location, revision=revision, root=root)
     folder = found.folder
     config = read_object(folder / ADAPTER_CONFIG, of="a PEFT adapter")
     file = folder / ADAPTER_FILE
@@ -186,10 +188,10 @@ def open_adapter(
     named = base if base is not None else config.get("base_model_name_or_path")
     if not isinstance(named, str | Path) or not str(named):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
-    revision = base_revision if base is not None else config.get("revision")
+    named_revision = base_revision if base is not None else config.get("revision")
     opened = _noted(
         f"while opening the base of the adapter {folder}",
-        lambda: open_checkpoint(named, revision=revision, root=root),
+        lambda: open_checkpoint(named, revision=named_revision, root=root),
     )
     reading = f"while reading the adapter {folder} of the base {opened.path}"
     settings = _noted(reading, lambda: lora_settings(config))
