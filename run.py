@@ -15,29 +15,26 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from torch import Tensor
 
 from eval.cell import Cell, check_entries, described
+from eval.conclusion import conclude
 from eval.meter import metered
-from eval.offline_run import upload_commands
 from eval.results import Record, write_whole
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
+from seme.binding import bind_method
 from seme.engine import MergeReport
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.loading import load
@@ -47,7 +44,6 @@ from seme.storage.outline import open_outline
 from seme.types import CheckpointMismatchError
 
 ROOT = Path(__file__).resolve().parent
-_METHOD_PACKAGES = ("seme.", "baselines.")
 _log = logging.getLogger("run")
 
 
@@ -74,7 +70,7 @@ def main(config: DictConfig) -> None:
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
     write_whole(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        _conclude(config.output, [cell], merge_only=not config.suite.tasks)
+        conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
 
 
 class SweepEnd(Callback):
@@ -87,45 +83,7 @@ class SweepEnd(Callback):
         if config.plan:
             told = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
             sys.exit("\n".join(told) or 0)
-        _conclude(config.output, cells)
-
-
-def _conclude(
-    output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
-) -> None:
-    """Write the leaderboard, show it, and exit with 1 if a run failed or a record is faulty.
-
-    In a sweep, a method that refused models of another shape has not failed: its row says so.
-    """
-    failed = [cell for cell in cells if cell["error"]]
-    if merge_only:  # nothing new to show, and merges start fast
-        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
-    from eval.leaderboard import (  # noqa: PLC0415 (pandas is slow to load)
-        faults_told,
-        print_summary,
-        read_leaderboard,
-        write_tables,
-    )
-
-    found = read_leaderboard(ROOT / output)
-    write_tables(ROOT / output, found)
-    sys.stderr.write(faults_told(Path(output), found.faults))
-    if len(cells) == 1 and failed:
-        sys.exit(f"error: {failed[0]['error']}")
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    print_summary(found.boards, console)
-    refused = [cell for cell in failed if cell["refused"]]
-    failed = [cell for cell in failed if not cell["refused"]]
-    if len(cells) > 1:
-        told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
-        console.print(f"{told}; records: {output}/runs")
-    if commands := upload_commands(ROOT / output):
-        told = "W&B runs that are offline are uploaded with:"
-        console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
-    for cell in failed:
-        sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or found.faults or not cells:
-        sys.exit(1)
+        conclude(ROOT, config.output, cells)
 
 
 def _job_number(path: Path) -> int:
@@ -135,7 +93,7 @@ def _job_number(path: Path) -> int:
 def _plan(config: Mapping[str, Any], method_name: str) -> None:
     """Print what a merge would do and cost; no weights are read, nothing is written."""
     check_entries(config)
-    method = _bind(config["method"])
+    method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     Console(width=None if sys.stdout.isatty() else 100).print(plan_table(job.plan(ROOT / kept)))
@@ -157,7 +115,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str) -> Reco
     """
     check_entries(config)
     suite = suite_from_config(config["suite"], root=ROOT)
-    job = job_from_config(config, method_name, _bind(config["method"]), root=ROOT)
+    job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
     cell = Cell(
         output=ROOT / config["output"],
         seed=job.settings.seed,
@@ -173,7 +131,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str) -> Reco
     record = _merge_and_evaluate(cell, job, config["merged_dir"])
     if suite is not None:
         for model in job.models:
-            _evaluate_unmerged(replace(cell, started=time.monotonic()), job.pool, model)
+            _evaluate_unmerged(replace(cell, started=time.monotonic()), job, model)
     return record
 
 
@@ -213,32 +171,22 @@ def _tell(report: MergeReport, job: MergeJob) -> None:
         console.print(source_table(report.diagnostics, names))
 
 
-def _evaluate_unmerged(cell: Cell, pool: str, model: NamedModel) -> None:
+def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     """Score a model once, whatever pools it is in: its record is known by its content."""
     found = model.described()
     draft = replace(
-        cell.blank(model.name, {"reference": found["content_hash"]}),
+        cell.blank(model.name, job.identity_of(model)),
         kind="reference",
-        models={"pool": pool, "pivot": found, "sources": [], "references": []},
+        models={"pool": job.pool, "pivot": found, "sources": [], "references": []},
     )
+    scratch = cell.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
     with cell.only_one(draft), cell.failure_recorded(draft):
         if cell.found(draft) is None:
-            cell.finish(draft, model.checkpoint.path)
-
-
-def _bind(method: Mapping[str, Any]) -> partial[Tensor]:
-    """Bind a method's hyper-parameters; only functions of our own packages are called."""
-    target = str(method.get("_target_"))
-    nested = [v for v in method.values() if isinstance(v, dict | list) and "_target_" in str(v)]
-    if not target.startswith(_METHOD_PACKAGES) or nested:
-        raise ValueError(
-            f"a method has one _target_ and it is in {_METHOD_PACKAGES}, got {target} {nested}"
-        )
-    try:
-        bound: partial[Tensor] = instantiate(method, _partial_=True, _convert_="all")
-    except HydraException as error:
-        raise ValueError(f"the method's _target_ {target} is no function of ours") from error
-    return bound
+            try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                cell.finish(draft, job.folder_of(model, scratch))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

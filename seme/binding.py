@@ -4,12 +4,39 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
 from seme.streaming import Models
 from seme.types import Preparation, Prepared
+
+_METHOD_PACKAGES = ("seme.", "baselines.")
+
+
+def bind_method(config: Mapping[str, Any]) -> functools.partial[Tensor]:
+    """Bind a method's hyper-parameters; only functions of our own packages are called.
+
+    Args:
+        config: A parsed file of ``conf/method``: ``_target_``, the dotted name of a merge
+            function; ``_partial_``; and its keyword-only parameters.
+
+    Raises:
+        ValueError: If ``_target_`` names none.
+    """
+    target = str(config.get("_target_"))
+    module, _, name = target.rpartition(".")
+    if not target.startswith(_METHOD_PACKAGES):
+        raise ValueError(f"a method's _target_ is in {_METHOD_PACKAGES}, got {target}")
+    try:
+        function = getattr(import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"the method's _target_ {target} is no function of ours") from error
+    given = {
+        key: value for key, value in config.items() if key not in ("_target_", "_partial_")
+    }
+    return functools.partial(function, **given)
 
 
 def check_method(method: functools.partial[Tensor]) -> None:

@@ -64,10 +64,11 @@ def differences(pivot: Weights, source: Weights) -> list[str]:
 def _tensor_differences(pivot: Weights, source: Weights) -> list[str]:
     """Say in one line each how a source's tensors differ from the pivot's."""
     found: list[str] = []
-    for name in sorted({*pivot.names, *source.names}):
-        if name not in source.names:
+    ours, theirs = set(pivot.names), set(source.names)
+    for name in sorted(ours | theirs):
+        if name not in theirs:
             found.append(f"{name}: shape {pivot.shape(name)} expected, missing in the source")
-        elif name not in pivot.names:
+        elif name not in ours:
             found.append(f"{name}: shape {source.shape(name)} found, missing in the pivot")
         elif pivot.shape(name) != source.shape(name):
             found.append(

@@ -130,7 +130,7 @@ def add_signed(
     for values, weight in zip(tv, weights, strict=True):
         size = (values * sign).clamp_(min=0)
         change += size * weight
-        share += (size > 0) * weight
+        share += (size > 0).double() * weight
         n_survivors += int(torch.count_nonzero(size))
     if divide:
         change = torch.where(share > 0, change / share, 0.0)

@@ -2,8 +2,9 @@
 
 The only place where weights change dtype: a method sees float32 on one device, and what it
 returns is rounded once to the output dtype. Every core takes blocks from reading over the method
-to writing, so nothing waits for anything else, and memory is a few blocks, whatever the model;
-only sources that have to be rewritten are held tensor by tensor.
+to writing, so nothing waits for anything else, and memory is a few blocks and, of what is ranked,
+a tensor of bounded size per core, whatever the model; only sources that have to be rewritten are
+held in whole tensors.
 """
 
 import functools
@@ -25,12 +26,7 @@ from seme.comparison import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.memory import (
-    keep_freed_memory,
-    mebibytes,
-    rewritten_bytes,
-    share_out,
-)
+from seme.memory import keep_freed_memory, share_out
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
@@ -123,11 +119,10 @@ def merge_checkpoints(
             workers=workers,
             blocks_at_once=room.blocks_at_once,
             held_bytes=room.held_bytes,
+            memory_budget=budget,
         )
         prepared = prepare(method, models)
         walked = prepared.models if isinstance(prepared, Realigned) else models
-        if walked is not models:
-            _demand_memory(walked, budget)
         layout = {
             name: _output_spec(walked.pivot, name, settings.dtype)
             for name in walked.pivot.names
@@ -154,7 +149,8 @@ def merge_checkpoints(
                 bar.advance(task, math.prod(layout[name].shape))
                 return lost
 
-            errors = _walk(write, walked, layout, together=walked is not models)
+            alone = walked is models and (prepared is None or room.ranked_alone)
+            errors = _walk(write, walked, layout, alone=alone)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
                 n_parameters=_n_parameters(layout),
@@ -171,28 +167,16 @@ def merge_checkpoints(
     return report
 
 
-def _demand_memory(models: Models, budget: int) -> None:
-    """Refuse to rewrite sources whose tensors do not fit the budget."""
-    sizes = (math.prod(models.pivot.shape(name)) for name in models.pivot.names)
-    need = rewritten_bytes(sizes, len(models.sources))
-    if need > budget:
-        raise ValueError(
-            "sources that are not in the pivot's frame are rewritten tensor by tensor, which "
-            f"takes about {mebibytes(need)} for these models; memory_budget is "
-            f"{mebibytes(budget)}: raise it"
-        )
-
-
 def _walk(
     write: Callable[[Models, str], tuple[float, float]],
     models: Models,
     layout: Mapping[str, TensorSpec],
     *,
-    together: bool,
+    alone: bool,
 ) -> list[tuple[float, float]]:
-    """Write all tensors, small ones side by side unless all cores shall work ``together``."""
+    """Write all tensors, on all cores each or, where memory allows, small ones on one alone."""
     names = list(layout)
-    if together or models.device.type != "cpu":
+    if not alone or models.device.type != "cpu":
         return [write(models, name) for name in names]
     one_core = replace(
         models, workers=Workers(1), held_bytes=models.held_bytes // models.workers.n_threads
@@ -242,6 +226,8 @@ def _merge(
                 f"the method must return a block's shape, {tuple(block.pivot.shape)}, got "
                 f"{tuple(exact.shape)}"
             )
+        if exact.dtype != torch.float32:
+            raise ValueError(f"the method must return float32, got {exact.dtype}")
         rounded = round_merged(spec.dtype, exact=exact, pivot=block.pivot)
         writer.write(site.name, rounded.values, block.start)
         return rounded.lost, rounded.changed

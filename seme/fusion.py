@@ -154,7 +154,7 @@ def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[flo
         return _energies(block.pivot, block.sources, flags)
 
     found = tensor.map(energies)
-    n_sources = len(found[0][1]) if found else len(tensor.map(energies, [(0, 0)])[0][1])
+    n_sources = len(tensor.models.sources)
     energy = [math.fsum(of_block[k] for _, of_block in found) for k in range(n_sources)]
     whole = math.fsum(energy)
     eta = tuple(e / whole if whole > 0 else 1 / n_sources for e in energy)

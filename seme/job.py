@@ -1,8 +1,8 @@
 """A merge job: a bound method, the models it works on, and what defines its numbers."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from seme.settings import MergeSettings, settings_from_config
 from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
 from seme.storage.content import content_hashes
+from seme.types import Site
 
 _POOL_KEYS = {"name", "pivot", "sources", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
@@ -113,6 +114,13 @@ class MergeJob:
             "exclude": self.settings.exclude,
         }
 
+    def identity_of(self, model: NamedModel) -> dict[str, Any]:
+        """What defines the numbers of a model that is not merged, JSON-ready."""
+        content = {"reference": model.checkpoint.content_hash()}
+        if isinstance(model.checkpoint, AdaptedCheckpoint):
+            return {**content, "dtype": str(self.settings.dtype)}  # see folder_of
+        return content
+
     def run(self, destination: Path, *, progress: bool) -> MergeReport:
         """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`."""
         return merge_checkpoints(
@@ -124,6 +132,28 @@ class MergeJob:
             progress=progress,
         )
 
+    def folder_of(self, model: NamedModel, scratch: Path) -> Path:
+        """Return a folder that holds a model of this job whole, as others load it.
+
+        Args:
+            model: One of :attr:`models`.
+            scratch: A new folder, made for an adapter only: there it is written with its base, in
+                the dtype of the merges.
+        """
+        found = model.checkpoint
+        if not isinstance(found, AdaptedCheckpoint):
+            return found.path
+        settings = replace(self.settings, include=(), exclude=())
+        merge_checkpoints(
+            partial(_the_source),
+            found.base,
+            [found],
+            scratch,
+            settings=settings,
+            progress=False,
+        )
+        return scratch
+
     def plan(self, destination: Path) -> Plan:
         """Say what :meth:`run` would do; see :func:`seme.plan.plan_merge`."""
         return plan_merge(
@@ -133,6 +163,11 @@ class MergeJob:
             destination,
             settings=self.settings,
         )
+
+
+def _the_source(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
+    """Merge nothing: what is written is the only source."""
+    return sources[0]
 
 
 def job_from_config(
@@ -199,7 +234,7 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
     if (
         not isinstance(entry, Mapping)
         or not entry.keys() <= _MODEL_KEYS
-        or not isinstance(entry.get("path_to_adapter", entry.get("location")), str)
+        or not _is_placed(entry)
     ):
         raise ValueError(
             f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
@@ -220,6 +255,14 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         if is_adapter
         else _open_whole(entry, root, opener),
     )
+
+
+def _is_placed(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry says where the model is, in strings."""
+    places = [
+        entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
+    ]
+    return len(places) > 0 and all(isinstance(place, str) for place in places)
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

@@ -1,6 +1,6 @@
 """The memory a merge works in, beside what the interpreter holds: a few blocks per thread (ours)."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,14 @@ _RAW_BYTES = 8
 _FIXED_BYTES = 16_000_000
 """The writer's, the walk's and Python's own (measured on the 0.5 B shape, generously)."""
 _COUNT_BYTES = 32_000_000
-"""Counting the patterns of one column of magnitudes in :mod:`seme.ranking`: a million counts
-of 8 bytes, as many being added by each of two threads, and the numbers waiting for it."""
+"""Counting the patterns of one column of magnitudes in :mod:`seme.ranking`, on all cores: a
+million counts of 8 bytes, as many being added, and twice the numbers waiting for it."""
+_RANKED_ALONE_BYTES = (16_000_000, 3_000_000)
+"""The same of a tensor that one core ranks beside others, and of each of its columns: the numbers
+between two patterns, about a fiftieth of at most ``SMALL``, and what putting them in order takes
+(ours, generously)."""
+_COMPARED_MATRICES = 14
+"""Of width x width in float64, at one time while two heads are compared (ours, measured)."""
 _REWRITTEN_COPIES = 6
 """Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and
 sources: the source's own, a product, its rows in the pivot's order (ours, counted in the code)."""
@@ -35,6 +41,8 @@ class Room:
     """What they take."""
     held_bytes: int
     """What a pass over a tensor may hold beside that for those behind it."""
+    ranked_alone: bool
+    """Whether each thread may rank a tensor of its own in its share of that."""
 
 
 def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device) -> Room:
@@ -52,11 +60,14 @@ def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device)
     n_threads = threads_that_fit(budget, n_sources, n_threads, device)
     at_once = blocks_at_once(budget, n_sources, n_threads, device)
     taken = working_bytes(n_sources, n_threads, at_once, device)
+    held = min(budget - taken, n_threads * _MOST_HELD) if device.type == "cpu" else 0
+    of_tensor, of_column = _RANKED_ALONE_BYTES
     return Room(
         n_threads=n_threads,
         blocks_at_once=at_once,
         working_bytes=taken,
-        held_bytes=min(budget - taken, n_threads * _MOST_HELD) if device.type == "cpu" else 0,
+        held_bytes=held,
+        ranked_alone=held >= n_threads * (of_tensor + n_sources * of_column),
     )
 
 
@@ -109,24 +120,63 @@ def working_bytes(n_sources: int, n_threads: int, at_once: int, device: torch.de
     return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (raw + one)
 
 
-def rewritten_bytes(n_elements: Iterable[int], n_sources: int) -> int:
+def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
     """Estimate what sources that have to be rewritten take more: whole tensors in float32.
 
     Args:
-        n_elements: Of every tensor.
-        n_sources: Number of sources; each one's, and the pivot's, are there at one time.
+        n_elements: Of every tensor, by its name.
+        n_sources: Number of sources; of each one, and of the pivot, the tensors of a module are
+            there at one time, an MLP's as a rule.
 
     Returns:
         Bytes.
     """
-    return 4 * max(n_elements) * (n_sources + 1 + _REWRITTEN_COPIES)
+    modules: dict[str, int] = {}
+    for name, n in n_elements.items():
+        module = ".".join(name.split(".")[:-2])
+        modules[module] = modules.get(module, 0) + n
+    copies = max(n_elements.values()) * _REWRITTEN_COPIES
+    return 4 * (max(modules.values()) * (n_sources + 1) + copies)
+
+
+def compared_bytes(n_rows: int, width: int, n_sources: int) -> int:
+    """Estimate what comparing the sources' heads with the pivot's takes (ours, measured).
+
+    Args:
+        n_rows: Of each head, that are compared.
+        width: Of the models.
+        n_sources: Number of sources; a map of each one is kept.
+
+    Returns:
+        Bytes: matrices of width x width in float64, and the rows of two heads.
+    """
+    matrices = (_COMPARED_MATRICES + n_sources) * 8 * width * width
+    return matrices + 2 * n_rows * width * _RAW_BYTES
+
+
+def demand(need: int, budget: int | None, doing: str) -> None:
+    """Refuse what a preparation would hold beyond the budget.
+
+    Args:
+        need: Bytes it takes.
+        budget: Bytes the merge may take beside the interpreter; None for any.
+        doing: What takes them, as the error begins.
+
+    Raises:
+        ValueError: If they are more; says what would do.
+    """
+    if budget is not None and need > budget:
+        raise ValueError(
+            f"{doing} takes about {mebibytes(need)} for these models; memory_budget is "
+            f"{mebibytes(budget)}: raise it"
+        )
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep what blocks free instead of giving it back to the system and asking again.
 
     It does so for sizes up to the largest it has seen freed, at most 32 MiB. Without this the
-    pages of every block are handed out, cleared and taken back again and again: a third of the
+    pages of every block are handed out, cleared and taken back again and again: a quarter of the
     time of averaging (measured). Other allocators are not touched.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -8,6 +8,7 @@ on weights, the folding of gains, anchors at both ends, units matched inside lay
 identity short-cut that leaves a source alone which is already in the pivot's frame.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -17,13 +18,14 @@ from torch import Tensor
 from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
 from seme.alignment.anchors import Anchors
 from seme.alignment.frames import find_frame
-from seme.alignment.heading import Heading, Options, PivotHead, read_heading
+from seme.alignment.heading import Heading, Options, PivotHead, compared_rows, read_heading
 from seme.alignment.matching import MatchUnits, check_comparable
 from seme.alignment.residual import Projection
 from seme.alignment.stopwatch import Stopwatch
 from seme.checks import check_choice, check_finite
 from seme.comparison import differences
 from seme.fusion import Select, Survey, Surveys, erase_and_add
+from seme.memory import compared_bytes, demand, rewritten_bytes
 from seme.models.anatomy import Anatomy
 from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.models.parts import Part
@@ -101,7 +103,7 @@ def prepare(
     Raises:
         ValueError: If a parameter is out of range, or a source cannot be brought into the
             pivot's frame: too few tokens in common, an architecture that is not supported or of
-            another kind, or norms that a rotation would change.
+            another kind, norms that a rotation would change, or too little memory.
     """
     options = Options(
         projection=projection,
@@ -112,7 +114,14 @@ def prepare(
         min_overlap=min_overlap,
     )
     _check(options)
+    surveys = Surveys(len(models.sources), tau=tau)
     watches = tuple(Stopwatch() for _ in models.sources)
+    rows, width = compared_rows(models.pivot)
+    demand(
+        compared_bytes(rows, width, len(models.sources)),
+        models.memory_budget,
+        "comparing the sources' heads with the pivot's",
+    )
     head = PivotHead(models.pivot, models.device)
     headings = tuple(
         read_heading(head, source, f"source {i}", options, models.device, watch)
@@ -125,7 +134,7 @@ def prepare(
         frames=(),
         folded=False,
         watches=watches,
-        surveys=Surveys(len(models.sources), tau=tau),
+        surveys=surveys,
     )
     on_disk = all(
         _is_as_on_disk(models.pivot, source, heading)
@@ -207,6 +216,12 @@ def _is_as_on_disk(pivot: Weights, source: Weights, heading: Heading) -> bool:
 def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     """Rewrite pivot and sources so that all stand in the pivot's frame and shape."""
     models, headings = alignment.models, alignment.headings
+    sizes = {name: math.prod(models.pivot.shape(name)) for name in models.pivot.names}
+    demand(
+        rewritten_bytes(sizes, len(models.sources)),
+        models.memory_budget,
+        "rewriting sources that are not in the pivot's frame",
+    )
     pivot = Anatomy(models.pivot, device=models.device)
     sources = [Anatomy(source, device=models.device) for source in models.sources]
     turns = not all(heading.in_frame for heading in headings)

@@ -10,11 +10,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from seme.alignment.heading import compared_rows
 from seme.binding import check_method, is_prepared, takes_any_shape
 from seme.calibration import Calibration, calibrate
 from seme.columns import held_bytes
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.memory import rewritten_bytes, share_out
+from seme.memory import compared_bytes, rewritten_bytes, share_out
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
@@ -115,6 +116,11 @@ def plan_merge(
     peak = room.working_bytes
     if is_prepared(method):
         peak += min(room.held_bytes, ranked * max(sizes, default=0))
+    rewritten = None
+    if takes_any_shape(method):
+        peak = max(peak, compared_bytes(*compared_rows(pivot), len(sources)))
+        named = dict(zip(merged, sizes, strict=True))
+        rewritten = peak + rewritten_bytes(named, len(sources))
     return Plan(
         merged=merged,
         copied=copied,
@@ -124,9 +130,7 @@ def plan_merge(
         written_bytes=written,
         peak_bytes=peak,
         memory_budget=settings.memory_budget,
-        rewritten_bytes=rewritten_bytes(sizes, len(sources)) + peak
-        if takes_any_shape(method)
-        else None,
+        rewritten_bytes=rewritten,
         seconds=_seconds(calibration, sum(sizes), read, written),
         free_bytes=shutil.disk_usage(disk).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
@@ -162,7 +166,10 @@ def bytes_of_walk(
 
 def plan_table(plan: Plan) -> Table:
     """Return a plan as a table of two columns."""
-    table = Table(title="Plan of the merge; no weights were read", title_justify="left")
+    table = Table(
+        title="Plan of the merge; of the weights only a sample was read, for the disk's speed",
+        title_justify="left",
+    )
     table.add_column("")
     table.add_column("", overflow="fold")
     table.add_row(

@@ -34,8 +34,8 @@ _N_RUNS = (64, 512)
 _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
 number of runs: elements of a run are alike (ours; a miss costs a pass, never exactness)."""
-_PENDING = 1 << 20
-"""Numbers gathered before they are counted."""
+_PENDING = 1 << 18
+"""Numbers gathered before they are counted, or as many as there are counts if those are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,9 @@ class _Counts:
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._most_pending = max(size, _PENDING)
         self._counts: NDArray[np.int64] | None = None
+        """Most tensors need none: their numbers are counted when all are there."""
         self._pending: list[_Bits] = []
         self._n_pending = 0
         self._lock = threading.Lock()
@@ -243,12 +245,14 @@ class _Counts:
         with self._lock:
             self._pending.append(numbers)
             self._n_pending += len(numbers)
-            if self._n_pending < _PENDING:
+            if self._n_pending < self._most_pending:
                 return
-            pending, self._pending, self._n_pending = self._pending, [], 0
-        counts = np.bincount(np.concatenate(pending), minlength=self._size)
-        with self._lock:
-            self._counts = counts if self._counts is None else self._counts + counts
+            counts = np.bincount(np.concatenate(self._pending), minlength=self._size)
+            if self._counts is None:
+                self._counts = counts
+            else:
+                self._counts += counts
+            self._pending, self._n_pending = [], 0
 
     def total(self, number: int = 0, times: int = 0) -> _Histogram:
         """The counts, once all threads are done, and those of one number more."""

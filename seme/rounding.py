@@ -91,7 +91,7 @@ def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded
         ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
     if serve(exact.device) and dtype == torch.bfloat16:
-        values, lost, changed = conversion.round_merged(exact, pivot)
+        values, lost, changed = norms.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
         changed = _squared_distance(exact, pivot)

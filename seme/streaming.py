@@ -65,6 +65,8 @@ class Models:
     """How many blocks are read in one piece; only the speed depends on it."""
     held_bytes: int = 0
     """What a pass over a tensor may hold for those behind it; only the speed depends on it."""
+    memory_budget: int | None = None
+    """What the whole merge may take, for preparations that hold whole tensors; None: any."""
 
     def open(self, name: str, *, kept: bool = True) -> "OpenTensor":
         """Open one tensor of all models.
@@ -77,8 +79,8 @@ class Models:
 
     def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
         """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
-        with _synchronised(self.device):
-            return self.workers.map(piece, count)
+        _synchronise(self.device)
+        return self.workers.map(piece, count)
 
     def by_size(
         self,
@@ -120,7 +122,11 @@ class OpenTensor:
 
     def _open(self) -> tuple[Readable, ...]:
         models = self.models
-        return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
+        try:
+            return tuple(model.opened(self.name) for model in (models.pivot, *models.sources))
+        except OSError as error:
+            error.add_note(f"while opening {self.name}")
+            raise
 
     def may_hold(self, n_bytes: int) -> bool:
         """Tell whether there is room to hold what a pass computed."""
@@ -188,12 +194,10 @@ class OpenTensor:
         return describe(index - 1, models.sources[index - 1])
 
 
-@contextlib.contextmanager
-def _synchronised(device: torch.device) -> Iterator[None]:
+def _synchronise(device: torch.device) -> None:
     """Let what the caller has queued on a GPU end before other threads build on it."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
-    yield
 
 
 @contextlib.contextmanager

@@ -91,6 +91,6 @@ class Workers:
 def _unless(failed: dict[int, BaseException], indices: Iterator[int]) -> Iterator[int]:
     """Take indices, shared with other threads, until something has failed."""
     for index in indices:
-        yield index
         if failed:
             return
+        yield index

@@ -93,6 +93,14 @@ def test_every_foreign_library_has_one_door():
     assert breaches == []
 
 
+def test_no_compiled_loop_calls_one_of_another_file():
+    # numba keeps what it compiles by the file of the outer loop: a change of the inner one's is lost
+    for path in (ROOT / "seme/kernels").glob("*.py"):
+        if path.name != "loading.py":  # which compiles nothing
+            ours = {module for module in modules_of(path) if module.startswith("seme.kernels")}
+            assert {module.rpartition(".")[0] for module in ours} <= {"seme.kernels.jit"}, path
+
+
 def test_merging_needs_neither_transformers_nor_an_evaluation_library():
     heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
     files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from seme.kernels.conversion import halves_of, is_finite, round_merged, widen
+from seme.kernels.conversion import halves_of, is_finite, widen
+from seme.kernels.norms import round_merged
 
 
 def every_bfloat16():

@@ -3,6 +3,8 @@
 import functools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -195,3 +197,50 @@ def test_the_output_dtype_is_that_of_all_tensors_and_of_the_configuration(
         torch.int64,
     ]
     assert json.loads((tmp_path / "merged/config.json").read_text()) == {"dtype": "bfloat16"}
+
+
+MEASURED = """
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from baselines import sce, ties
+from eval.meter import metered
+from seme.engine import merge_checkpoints
+from seme.kernels.loading import load
+from seme.storage.checkpoint import open_checkpoint
+from tests.settings import SETTINGS
+
+root, budget = Path(sys.argv[1]), int(sys.argv[2])
+models = [open_checkpoint(name, root=root) for name in ("p", "s", "t")]
+trim = {"density": 0.2, "lam": 1.0, "trim_ties": "exact"}
+methods = {
+    "sce": partial(sce.merge, tau=0.2, lam=1.0, renormalize=False, select="deltas"),
+    "model": partial(ties.merge, scope="model", **trim),
+    "tensor": partial(ties.merge, scope="tensor", **trim),
+}
+load(2)
+for name, method in methods.items():
+    settings = replace(SETTINGS, memory_budget=budget)
+    with metered("cpu") as stage:
+        merge_checkpoints(
+            method, models[0], models[1:], root / name, settings=settings, progress=False
+        )
+    print(stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes)
+"""
+
+
+def test_merging_takes_no_more_memory_than_the_budget(model, tmp_path, repository):
+    sizes = {"a": 21_000_000, "b": 9_000_000, "c": 9_000_000}  # 78 MB a model, 156 in float32
+    rng = torch.Generator().manual_seed(0)
+    for name in ("p", "s", "t"):
+        model(name, {n: torch.randn(k, generator=rng).bfloat16() for n, k in sizes.items()})
+    budget = 100 * 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path), str(budget)],
+        cwd=repository, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    taken = [int(line) for line in done.stdout.split()]
+    assert len(taken) == 3
+    assert max(taken) <= budget

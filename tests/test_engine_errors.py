@@ -105,6 +105,10 @@ def returns_too_little(pivot, _sources, _site, /):
     return pivot[:1]
 
 
+def returns_float64(pivot, _sources, _site, /):
+    return pivot.double()
+
+
 def returns_nan(pivot, _sources, _site, /):
     return pivot / 0 * 0
 
@@ -119,6 +123,7 @@ def is_interrupted(pivot, _sources, site, /):
     ("method", "error", "message"),
     [
         (returns_too_little, ValueError, r"must return a block.s shape, \(2,\), got \(1,\)"),
+        (returns_float64, ValueError, r"must return float32, got torch\.float64"),
         (returns_nan, ValueError, "what the method returned holds NaN"),
         (is_interrupted, KeyboardInterrupt, "by the user"),
     ],

@@ -55,6 +55,23 @@ def test_a_full_disk_is_told_with_the_tensor_and_leaves_nothing(pair, merge, tmp
     assert left(tmp_path) == ["p", "s"]
 
 
+def test_a_shard_that_cannot_be_opened_is_told_with_the_tensor(
+    pair, merge, tmp_path, monkeypatch
+):
+    real, broken = os.open, str(tmp_path / "s")
+
+    def failing(path, *arguments, **options):
+        if str(path).startswith(broken) and str(path).endswith(".safetensors"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(PermissionError, match=r"s/model\.safetensors") as error:
+        merge(TIES, *pair)  # in its preparation
+    assert notes(error) == "while opening a"
+    assert left(tmp_path) == ["p", "s"]
+
+
 def test_a_disk_that_fills_up_while_a_tensor_is_written(pair, merge, tmp_path, monkeypatch):
     real, written = os.pwrite, []
 
@@ -163,7 +180,13 @@ KILLED = """
 
 @pytest.mark.parametrize(
     ("call", "n_before", "whole"),
-    [("pwrite", 3, False), ("fsync", 1, False), ("fsync", 3, True)],
+    [
+        ("pwrite", 0, False),
+        ("pwrite", 3, False),
+        ("fsync", 1, False),
+        ("rename", 0, False),
+        ("fsync", 3, True),
+    ],
 )
 def test_killed_at_any_moment_the_folder_is_absent_or_complete(
     pair, merge, repository: Path, tmp_path, call, n_before, whole

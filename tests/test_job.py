@@ -4,6 +4,8 @@ import shutil
 from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import seme.job
 from baselines import average, ties
@@ -75,6 +77,27 @@ def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
         make(folder, pivot={"path_to_adapter": str(lora)})
 
 
+def test_what_is_scored_of_an_adapter_is_a_model_with_its_change(folder, tmp_path):
+    lora = write_adapter(folder / "base", pair())
+    job = make(
+        folder,
+        sources=[{"path_to_adapter": str(lora), "location": "code"}, "french"],
+        top={"exclude": ["lm_head*"], "dtype": "bfloat16"},
+    )
+    adapted, french = job.sources
+    assert job.folder_of(french, tmp_path / "none") == folder / "french"
+    written = load_file(job.folder_of(adapted, tmp_path / "whole") / "model.safetensors")
+    assert written.keys() == set(adapted.checkpoint.names)
+    for name, values in written.items():
+        assert torch.equal(values, adapted.checkpoint.read(name).bfloat16()), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
+
+
+def test_an_entry_that_is_null_is_not_there(folder):
+    (source,) = make(folder, sources=[{"location": "code", "path_to_adapter": None}]).sources
+    assert source.checkpoint.path == folder / "code"
+
+
 def test_a_pool_without_a_name_is_named_after_its_models(folder):
     assert make(folder, sources=["code", "french"]).pool == "custom: base + code, french"
     named = {"name": "zoo", "pivot": "base", "sources": ["code"], "references": []}
@@ -97,6 +120,7 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
         ({"source": ["code"]}, r"a pool of models has .*'sources'\], got .*'source'"),
         ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
         ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
+        ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
         ({"pivot": 3}, "a model is a folder, a hub id or a mapping of .*, got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),

@@ -45,7 +45,8 @@ def test_as_many_threads_work_as_fit_and_always_one(device):
 
 
 def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
-    assert rewritten_bytes([10, 1000, 20], 2) == 4 * 1000 * (2 + 1 + 6)
+    sizes = {"embed.weight": 1000, "0.mlp.up.weight": 900, "0.mlp.down.weight": 300, "b": 5}
+    assert rewritten_bytes(sizes, 2) == 4 * (1200 * (2 + 1) + 1000 * 6)
 
 
 def test_only_sources_threads_and_blocks_count():
@@ -61,3 +62,13 @@ def test_all_that_is_shared_out_fits_the_budget(budget):
     assert room.working_bytes == working_bytes(3, room.n_threads, room.blocks_at_once, CPU)
     assert 0 <= room.held_bytes <= budget * MIB - room.working_bytes
     assert share_out(2**40, 3, 4, CPU).held_bytes == share_out(2**35, 3, 4, CPU).held_bytes > 0
+
+
+def test_tensors_are_ranked_side_by_side_only_where_every_thread_has_room_for_it():
+    rooms = [share_out(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
+    assert [room.ranked_alone for room in rooms] == [True, True, False]
+    assert [room.held_bytes // room.n_threads > 40 * MIB for room in rooms] == [
+        True,
+        True,
+        False,
+    ]

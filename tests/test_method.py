@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,27 @@ def test_an_architecture_without_a_table_is_refused_where_it_would_be_rewritten(
     (other / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
     with pytest.raises(ValueError, match="got 'bloom'"):
         prepared(pivot, other)
+
+
+def test_heads_too_large_to_be_compared_are_refused_before_they_are_read(pivot):
+    models = replace(models_of(pivot, pivot), memory_budget=10_000)
+    wanted = {k: SETTINGS[k] for k in inspect.signature(prepare).parameters.keys() - {"models"}}
+    with pytest.raises(ValueError, match=r"comparing the sources' heads .* is 1MiB: raise it"):
+        prepare(models, **wanted)
+    assert models.pivot.bytes_read == 0
+
+
+def test_sources_too_large_to_be_rewritten_are_refused_before_they_are_aligned(
+    pivot, other, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("seme.method.find_frame", lambda *_: pytest.fail("aligned already"))
+    monkeypatch.setattr("seme.memory._REWRITTEN_COPIES", 2**30)  # tiny models made large
+    with pytest.raises(
+        ValueError,
+        match=r"rewriting sources .* takes about \d+MiB .* memory_budget is 512MiB: raise",
+    ):
+        merged(tmp_path / "merged", pivot, other)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_the_source_that_cannot_be_aligned_is_named(pivot, other):

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from baselines.ties import merge as ties
 from seme.calibration import Calibration, calibrate
 from seme.columns import held_bytes
 from seme.engine import merge_checkpoints
-from seme.memory import share_out
+from seme.memory import compared_bytes, rewritten_bytes, share_out
 from seme.method import merge as seme_merge
 from seme.plan import bytes_of_walk, plan_merge, plan_table
 from seme.storage.checkpoint import open_checkpoint
@@ -212,13 +213,21 @@ def test_a_budget_too_small_for_one_block_is_refused_with_what_it_takes(models):
 
 
 @pytest.mark.usefixtures("known_speeds")
-def test_a_method_that_rewrites_sources_may_hold_the_largest_tensor(models):
+def test_a_method_that_rewrites_sources_may_hold_whole_tensors(models):
     seme = functools.partial(seme_merge, **SEME)
     plan = planned(models, seme)
-    largest = 64 * 16
-    assert plan.rewritten_bytes == plan.peak_bytes + largest * 4 * (2 + 1 + 6)
+    sizes = {name: math.prod(models[0].shape(name)) for name in models[0].names}
+    assert plan.rewritten_bytes == plan.peak_bytes + rewritten_bytes(sizes, 2)
     assert "if sources must be rewritten" in shown(plan)
     assert planned(models).rewritten_bytes is None
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_a_method_that_compares_heads_holds_matrices_of_their_width(llama_8b):
+    large = open_outline(llama_8b, root=llama_8b)
+    plan = planned([large] * 3, functools.partial(seme_merge, **SEME))
+    rows, width = 4 * 4096, 4096
+    assert plan.peak_bytes == compared_bytes(rows, width, 2) > 8 * width**2
 
 
 def calibrated(method, tmp_path, weights=None):

@@ -129,6 +129,23 @@ def test_an_adapter_and_a_checkpoint_are_merged(cell, zoo, tmp_path):
         assert torch.allclose(values.double(), expected, rtol=1e-6, atol=1e-7), name
 
 
+def test_an_adapter_is_scored_as_the_model_it_is_with_the_base_that_was_given(
+    cell, zoo, tmp_path
+):
+    lora = write_adapter(zoo / "base", pair(), base_model_name_or_path="./gone")
+    source = f"{{path_to_adapter: {lora}, location: {zoo}/code, name: lora}}"
+    cell(f"models.sources=[{source}]")
+    code = load_file(zoo / "code/model.safetensors")
+    code["model.layers.0.self_attn.q_proj.weight"] += 6 / 2 * 2  # alpha / r * B A of ones
+    shutil.copytree(zoo / "code", tmp_path / "whole")
+    save_file(code, tmp_path / "whole/model.safetensors", metadata={"format": "pt"})
+    cell(f"models.sources=[{tmp_path}/whole]")
+    found = {record.name: record for record in read_results(tmp_path / "results").records}
+    assert found["lora"].scores["pick"] == found["whole"].scores["pick"]
+    assert found["lora"].status == "done"
+    assert not list((tmp_path / "results").glob("scratch*"))
+
+
 def test_samples_can_be_read_and_their_mean_is_the_score(cell, tmp_path):
     record = cell()
     samples = read_samples(record_paths(tmp_path)["average"].parent)["pick"]

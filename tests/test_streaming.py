@@ -25,6 +25,7 @@ METHODS = {
     "ties": partial(ties, scope="model", **TRIM),
     "ties_tensor": partial(ties, scope="tensor", **TRIM),
     "sce": partial(sce, tau=0.3, lam=1.0, renormalize=False, select="deltas"),
+    "fusechat": partial(sce, tau=0.3, lam=1.0, renormalize=True, select="coefficients"),
 }
 
 
@@ -91,7 +92,7 @@ def checkpoints(model):
 def test_threads_and_memory_budget_change_no_bit_of_a_merge(
     checkpoints, merge, method, monkeypatch
 ):
-    monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, 4 at once or 1
+    monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, several at once
     one = {"n_threads": 2, "memory_budget": 2**30}
     many = {"n_threads": 5, "memory_budget": 140 * 2**20}
     expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
@@ -113,9 +114,10 @@ def test_torch_gives_the_bits_of_the_compiled_loops(checkpoints, merge, method, 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
-def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method):
+def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method, monkeypatch):
     expected, _ = merge(METHODS[method], *checkpoints, folder="cpu")
+    monkeypatch.setattr("seme.streaming.GPU_BLOCK", 1 << 11)  # many, on streams side by side
     device = torch.device("cuda")
-    how = {"device": device, "memory_budget": 2**32}
+    how = {"device": device, "memory_budget": 2**32, "n_threads": 5}
     found, _ = merge(METHODS[method], *checkpoints, folder="gpu", **how)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -241,6 +244,23 @@ def test_what_a_living_process_or_another_destination_writes_stays(destination, 
         (destination.parent / name).mkdir()
     remove_stale(destination)
     assert left_in(destination) == sorted([living, other, "merged"])
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_what_cannot_be_told_alive_is_removed_when_nobody_has_written_to_it_for_a_day(
+    destination, days
+):
+    names = [f".seme-writing-merged-0123abcd-{os.getppid()}-0123abcd"]  # of another machine
+    machine = xxhash.xxh32_hexdigest(platform.node().encode())
+    names.append(f".seme-writing-merged-{machine}-{os.getppid()}-0123abcd")
+    for name in names:
+        folder = destination.parent / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"half")
+        for path in (folder / "model.safetensors", folder):
+            os.utime(path, (time.time() - 86400 * days,) * 2)
+    remove_stale(destination)
+    assert left_in(destination) == ([] if days else sorted(names))
 
 
 def test_transformers_loads_the_result_with_no_key_missing_or_unexpected(make_llama, tmp_path):

@@ -1,7 +1,7 @@
 """Measure the merge engine beside mergekit and beside plain copying.
 
 python -m scripts.benchmark                                  0.5 B parameters, three sources
-python -m scripts.benchmark --shape llama-1.1b --methods average,ties
+python -m scripts.benchmark --shape llama-1.1b --methods average,sce --scaling ''
 
 Writes NAME.json, NAME.md and NAME.svg (with matplotlib) to --output. mergekit is an extra:
 pip install -e '.[peers]'; without it its columns stay empty.
@@ -155,9 +155,10 @@ def _write(output: Path, name: str, rows: Sequence[Row], environment: dict[str, 
     content = {"name": name, "environment": environment, "rows": [asdict(row) for row in rows]}
     text = markdown(f"Merging {name.replace('-', ' ')}", environment, rows)
     write_whole(output / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_whole(output / f"{name}.md", text.encode())
     if importlib.util.find_spec("matplotlib") is not None:
         write_whole(output / f"{name}.svg", figure(rows))
+        text += f"\n![Seconds, and cost against size]({name}.svg)\n"
+    write_whole(output / f"{name}.md", text.encode())
     print(text)
 
 

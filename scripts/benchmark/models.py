@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seme.storage.checkpoint import INDEX_FILE
 from seme.storage.shard import TensorSpec, lay_out
-from seme.storage.writing import split_into_shards
+from seme.storage.writing import index_of, split_into_shards
 
 _BASE_STD = 0.02
 _DELTA_STD = 1e-3
@@ -162,7 +162,7 @@ def write_models(
         model.mkdir(parents=True)
         (model / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")
         if len(shards) > 1:
-            (model / INDEX_FILE).write_text(json.dumps(_index(shards)))
+            (model / INDEX_FILE).write_text(json.dumps(index_of(shards)))
     rngs = [torch.Generator().manual_seed(seed + index) for index in range(n_sources + 1)]
     for shard, specs in shards.items():
         _write_shard([model / shard for model in folders], specs, rngs)
@@ -189,9 +189,3 @@ def _write_shard(
 
 def _bytes(values: Tensor) -> memoryview:
     return values.bfloat16().view(torch.uint8).numpy().data.cast("B")
-
-
-def _index(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, Any]:
-    total = sum(spec.nbytes for specs in shards.values() for spec in specs.values())
-    placed = {name: shard for shard, specs in shards.items() for name in specs}
-    return {"metadata": {"total_size": total}, "weight_map": placed}

@@ -93,7 +93,8 @@ def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) ->
     main = [row for row in rows if _size(row) == _size(rows[0])]
     libraries = ", ".join(f"{n} {v}" for n, v in environment["libraries"].items() if v)
     machine = f"{environment['cpu']}, {environment['cores']} cores; {libraries}."
-    lines = [f"# {title}", "", machine, "", *_explanation(), "", *_header(_COLUMNS)]
+    n_runs = len(rows[0].ours.seconds)
+    lines = [f"# {title}", "", machine, "", *_explanation(n_runs), "", *_header(_COLUMNS)]
     lines += [_line(_cells(row)) for row in main]
     if len(main) < len(rows):
         lines += ["", "## Cost against the number of sources and the size", ""]
@@ -150,14 +151,18 @@ def _size(row: Row) -> tuple[int, int]:
     return row.n_sources, row.n_parameters
 
 
-def _explanation() -> list[str]:
+def _explanation(n_runs: int) -> list[str]:
     return [
-        "Medians of whole processes, started alternately in one run with a pause between them (a",
-        "system that takes back gigabytes slows what runs then), inputs read into the page cache",
-        "before each, content hashes known from a first run. The merge alone is without the start of the",
-        "process; the floor is reading the same models and writing one. The difference is to",
-        "mergekit computing in float32, where the definitions coincide but for ties at the",
-        "threshold of TIES, which bfloat16 makes frequent.",
+        f"Seconds are medians of {n_runs} runs of whole processes, memory is the largest of them.",
+        "The programs take turns, with a pause before each (a system that takes back gigabytes",
+        "slows what runs then); inputs are read into the page cache before each, content hashes are",
+        "known from a first run. The models hold random numbers in real shapes. The merge alone is",
+        "without the start of the process; the floor is a plain copy: one thread reads the same",
+        "models tensor by tensor and writes one. mergekit computes in bfloat16, this engine in",
+        "float32 or better; the difference is to mergekit computing in float32, where the definitions",
+        "coincide but for ties at the threshold of TIES, which bfloat16 makes frequent. It is empty",
+        "where they do not: mergekit's TIES trims every tensor by itself, its DARE restores the L1",
+        "norm of task vectors, its SCE weighs sources alike when they are close to the pivot.",
     ]
 
 

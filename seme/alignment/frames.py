@@ -49,6 +49,7 @@ def find_frame(
         layers = watch.time("units", lambda: match_layers(pivot, source, None, units=units))
         return Frame(turn=None, tokens=heading.tokens, layers=layers)
     operator_PK, n_anchors = heading.operator_PK, heading.n_anchors
+    assert operator_PK is not None, "kept where the source is not in the frame"
     if options.anchors == "both":
         operator_PK = operator_PK + watch.time(
             "map", lambda: _embeddings(pivot, source, heading.tokens)

@@ -38,7 +38,8 @@ class Heading:
 
     tokens: SharedTokens | None
     """None: row for row."""
-    operator_PK: Tensor
+    operator_PK: Tensor | None
+    """None where the identity short-cut is taken: nothing needs it then."""
     pivot_PP: Tensor | None
     """The same operator of the pivot with itself; for least squares only."""
     turn: ResidualMap
@@ -120,10 +121,23 @@ def _row_for_row(pivot: Weights) -> SharedTokens:
     return SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
 
 
+def compared_rows(pivot: Weights) -> tuple[int, int]:
+    """Of how many of the pivot's tokens a source's rows are compared first, and their width."""
+    n_tokens, width = head_shape(pivot)
+    return _n_some(n_tokens, width), width
+
+
+def _n_some(n_tokens: int, width: int) -> int:
+    """As many tokens as a map needs; all if that is more than half of them (ours)."""
+    n_some = MIN_TOKENS_PER_DIMENSION * width
+    return n_some if 2 * n_some <= n_tokens else n_tokens
+
+
 def _some_of(tokens: SharedTokens, width: int) -> SharedTokens | None:
-    """As many evenly spaced tokens as a map needs; None if more than half of them all (ours)."""
-    n, n_some = len(tokens.pivot_rows), MIN_TOKENS_PER_DIMENSION * width
-    if n < 2 * n_some:
+    """Evenly spaced tokens, as many as are compared first; None if that is all of them."""
+    n = len(tokens.pivot_rows)
+    n_some = _n_some(n, width)
+    if n_some == n:
         return None
     places = torch.arange(n_some) * n // n_some
     return replace(
@@ -160,12 +174,13 @@ def _compare(
         ),
     )
     close = turn.distance is not None and turn.distance < options.identity_tolerance
+    in_frame = close and options.projection != "cosine"
     return Heading(
         tokens=tokens,
-        operator_PK=operator_PK,
-        pivot_PP=pivot_PP,
+        operator_PK=None if in_frame else operator_PK,
+        pivot_PP=None if in_frame else pivot_PP,
         turn=turn,
-        in_frame=close and options.projection != "cosine",
+        in_frame=in_frame,
         condition=theirs.condition,
         ridge=theirs.ridge,
         n_anchors=len(tokens.pivot_rows),

@@ -3,7 +3,8 @@
 A compiled loop reads every number of a block once, however many steps a formula has, and does so
 without Python's lock. Its functions are compiled when they are first called, for this processor,
 and kept on disk. Without ``fastmath`` every operation rounds as IEEE 754 says and sums keep the
-order they are written in: the bits are those of the same steps in torch, on any processor.
+order they are written in: the bits of a merge are those of the same steps in torch, on any
+processor. What is kept on disk is known by its own file alone: so no loop calls one of another file.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,6 +64,12 @@ def rows(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
         seen = torch.stack([tensor.reshape(-1) for tensor in tensors])
     matrix: NDArray[np.float32] = seen.numpy()
     return matrix
+
+
+def half_patterns(values: Tensor) -> NDArray[np.uint16]:
+    """See bfloat16 numbers, 1-D and contiguous, as the patterns of bits they are."""
+    seen: NDArray[np.uint16] = values.view(torch.uint16).numpy()
+    return seen
 
 
 def flat(tensor: Tensor) -> NDArray[np.float32]:

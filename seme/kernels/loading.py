@@ -17,7 +17,7 @@ def load(n_sources: int) -> None:
     halves = conversion.halves_of([pivot.bfloat16()] * (n_sources + 1))
     conversion.widen(halves, 0, 1)
     conversion.is_finite(pivot)
-    conversion.round_merged(pivot, pivot)
+    norms.round_merged(pivot, pivot)
     norms.squared_distance(pivot, pivot)
     norms.energies(pivot, sources, kept)
     differences = ranks.differences(pivot, sources)

@@ -1,16 +1,22 @@
-"""Sums of squares in float64, added pairwise: in an order that no processor changes."""
+"""Sums of squares in float64, added pairwise: in an order that no processor changes.
+
+Rounding to bfloat16 is here as well, for what it loses is measured in the same reading.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.kernels.jit import compiled, flat, rows
+from seme.kernels.jit import compiled, flat, half_patterns, rows
 
 _Floats = NDArray[np.float32]
 _Doubles = NDArray[np.float64]
-RUN = 1024
+_Words = NDArray[np.uint32]
+_Halves = NDArray[np.uint16]
+_RUN = 1024
 """Elements at a time, a power of two."""
 
 
@@ -30,19 +36,31 @@ def energies(pivot: Tensor, sources: Sequence[Tensor], kept: Tensor) -> tuple[in
     return n_kept, found.tolist()
 
 
+def round_merged(exact: Tensor, pivot: Tensor) -> tuple[Tensor, float, float]:
+    """Round float32 numbers to bfloat16, ties to even; see :func:`seme.rounding.round_merged`.
+
+    Returns:
+        The rounded numbers, ``||rounded - exact||^2`` and ``||exact - pivot||^2``; the last is
+        not finite where a number is not.
+    """
+    rounded = torch.empty(exact.shape, dtype=torch.bfloat16)
+    lost, changed = _round_merged(flat(exact), flat(pivot), half_patterns(rounded.view(-1)))
+    return rounded, lost, changed
+
+
 @compiled
 def _squared_distance(values: _Floats, others: _Floats) -> float:
-    squares = np.empty(RUN)
+    squares = np.empty(_RUN)
     total = 0.0
-    for start in range(0, len(values), RUN):
-        stop = start + RUN
-        square_differences(values[start:stop], others[start:stop], squares)
-        total += folded(squares)
+    for start in range(0, len(values), _RUN):
+        stop = start + _RUN
+        _square_differences(values[start:stop], others[start:stop], squares)
+        total += _folded(squares)
     return total
 
 
 @compiled
-def square_differences(values: _Floats, others: _Floats, out: _Doubles) -> None:
+def _square_differences(values: _Floats, others: _Floats, out: _Doubles) -> None:
     """Write squared differences, and zeros behind the last of them."""
     for i in range(len(values)):
         apart = np.float64(values[i]) - np.float64(others[i])
@@ -52,15 +70,15 @@ def square_differences(values: _Floats, others: _Floats, out: _Doubles) -> None:
 
 @compiled
 def _energies(pivot: _Floats, sources: _Floats, kept: NDArray[np.bool_], out: _Doubles) -> int:
-    squares = np.empty(RUN)
+    squares = np.empty(_RUN)
     n_kept = 0
-    for start in range(0, len(pivot), RUN):
-        stop = start + RUN
+    for start in range(0, len(pivot), _RUN):
+        stop = start + _RUN
         n_kept += _n_true(kept[start:stop])
         for k in range(len(sources)):
-            square_differences(sources[k, start:stop], pivot[start:stop], squares)
+            _square_differences(sources[k, start:stop], pivot[start:stop], squares)
             _mask(kept[start:stop], squares)
-            out[k] += folded(squares)
+            out[k] += _folded(squares)
     return n_kept
 
 
@@ -79,7 +97,7 @@ def _mask(kept: NDArray[np.bool_], values: _Doubles) -> None:
 
 
 @compiled
-def folded(values: _Doubles) -> float:
+def _folded(values: _Doubles) -> float:
     """Sum a power of two of numbers, overwriting them."""
     width = len(values) // 2
     while width >= 8:
@@ -95,3 +113,27 @@ def folded(values: _Doubles) -> float:
 def _fold(values: _Doubles, others: _Doubles) -> None:
     for i in range(len(values)):
         values[i] += others[i]
+
+
+@compiled
+def _round_merged(exact: _Floats, pivot: _Floats, out: _Halves) -> tuple[float, float]:
+    again, squares = np.empty(_RUN, np.float32), np.empty(_RUN)
+    lost, changed = 0.0, 0.0
+    for start in range(0, len(exact), _RUN):
+        stop = min(start + _RUN, len(exact))
+        some, rounded = exact[start:stop], again[: stop - start]
+        _square_differences(some, pivot[start:stop], squares)
+        changed += _folded(squares)
+        _round(some.view(np.uint32), out[start:stop], rounded.view(np.uint32))
+        _square_differences(rounded, some, squares)
+        lost += _folded(squares)
+    return lost, changed
+
+
+@compiled
+def _round(words: _Words, out: _Halves, again: _Words) -> None:
+    for i in range(len(words)):
+        odd = (words[i] >> np.uint32(16)) & np.uint32(1)
+        half = (words[i] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        out[i] = half
+        again[i] = half << np.uint32(16)

@@ -1,4 +1,4 @@
-"""What is ranked and what survives: passes of :mod:`seme.selection` on a processor."""
+"""What is ranked, counted and kept of the elements of a block, on a processor."""
 
 from collections.abc import Sequence
 

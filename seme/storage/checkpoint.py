@@ -256,14 +256,14 @@ def _refuse_missing_head(
     """Refuse a language model without a head of its own or a tied one: it would be random."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    if generates and not _is_tied(config) and not any(name.endswith(HEADS) for name in stored):
+    if generates and not is_tied(config) and not any(name.endswith(HEADS) for name in stored):
         raise ValueError(
             f"{folder} has no {HEADS[0]} though its embeddings are not tied: the checkpoint is "
             "incomplete; set tie_word_embeddings to true in config.json only if they are"
         )
 
 
-def _is_tied(config: Mapping[str, Any]) -> bool:
+def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a configuration says, or leaves it to transformers to say, that the head is tied."""
     untied_by_default = config.get("model_type") in _UNTIED_BY_DEFAULT
     return bool(config.get("tie_word_embeddings", not untied_by_default))
@@ -273,7 +273,7 @@ def _tied_copies(
     config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> dict[str, str]:
     """Find heads stored beside the embedding they are tied to, equal to it byte for byte."""
-    if not _is_tied(config):
+    if not is_tied(config):
         return {}
     return {
         head: f"tied to {embedding}, which is written once"

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _logger = logging.getLogger(__name__)
 _FLUSHED_BYTES = 1 << 24
 """Written bytes after which the disk is set to work (ours)."""
 _PREFIX = ".seme-writing-"
+_ABANDONED_SECONDS = 24 * 3600
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
@@ -164,7 +166,7 @@ class CheckpointWriter:
             self._places |= {name: (shard, place) for name, place in places.items()}
             self._left |= {name: spec.nbytes for name, spec in specs.items()}
         if len(self._shards) > 1:
-            text = json.dumps(_index(self._shards), indent=2) + "\n"
+            text = json.dumps(index_of(self._shards), indent=2) + "\n"
             (self._temporary / INDEX_FILE).write_text(text)
 
     def _publish(self) -> None:
@@ -232,16 +234,30 @@ def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mappi
 
 
 def remove_stale(destination: Path) -> None:
-    """Remove what killed merges into ``destination`` left behind on this machine.
+    """Remove what killed merges into ``destination`` left behind.
 
-    A folder is stale when the process that made it is gone, or had this process' own id (as
-    it happens in containers): one process merges into one destination once at a time.
+    A folder is stale when its process, of this machine, is gone or had this process' own id (as
+    it happens in containers): one process merges into one destination once at a time. Of another
+    machine, or where another process has the id by now, when nobody has written to it for a day.
     """
-    pattern = re.compile(re.escape(_temporary_prefix(destination)) + r"(\d+)-[0-9a-f]{8}")
+    begins = f"{_PREFIX}{destination.name}-"
+    pattern = re.compile(re.escape(begins) + r"[0-9a-f]{8}-(\d+)-[0-9a-f]{8}")
     for folder in destination.parent.iterdir():
         found = pattern.fullmatch(folder.name)
-        if found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
+        if found is None:
+            continue
+        pid, here = int(found[1]), folder.name.startswith(_temporary_prefix(destination))
+        gone = here and (pid == os.getpid() or not _is_alive(pid))
+        if gone or _seconds_untouched(folder) > _ABANDONED_SECONDS:
             shutil.rmtree(folder)
+
+
+def _seconds_untouched(folder: Path) -> float:
+    """Since a file of a folder, or the folder, was last written to; 0 if it goes meanwhile."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return 0.0
 
 
 def _temporary_prefix(destination: Path) -> str:
@@ -269,8 +285,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _index(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, object]:
-    """Return the index of a sharded checkpoint."""
+def index_of(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, object]:
+    """Return the index of a sharded checkpoint, of the shards' names and their tensors."""
     total = sum(spec.nbytes for specs in shards.values() for spec in specs.values())
     placed = {name: shard for shard, specs in shards.items() for name in specs}
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
