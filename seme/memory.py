@@ -22,8 +22,11 @@ _RANKED_ALONE_BYTES = (16_000_000, 3_000_000)
 """The same of a tensor that one core ranks beside others, and of each of its columns: the numbers
 between two patterns, about a fiftieth of at most ``SMALL``, and what putting them in order takes
 (ours, generously)."""
-_COMPARED_MATRICES = 14
-"""Of width x width in float64, at one time while two heads are compared (ours, measured)."""
+_COMPARED_MATRICES = 28
+"""Of width x width in float32, at one time while two heads are compared (ours, measured at widths
+of 1024 and 2048: 14 to 15 in float64)."""
+_COMPARED_BYTES = 80_000_000
+"""What the solvers take beside them (ours, measured)."""
 _REWRITTEN_COPIES = 6
 """Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and
 sources: the source's own, a product, its rows in the pivot's order (ours, counted in the code)."""
@@ -139,19 +142,20 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
     return 4 * (max(modules.values()) * (n_sources + 1) + copies)
 
 
-def compared_bytes(n_rows: int, width: int, n_sources: int) -> int:
+def compared_bytes(n_rows: int, width: int, n_sources: int, *, itemsize: int) -> int:
     """Estimate what comparing the sources' heads with the pivot's takes (ours, measured).
 
     Args:
         n_rows: Of each head, that are compared.
         width: Of the models.
         n_sources: Number of sources; a map of each one is kept.
+        itemsize: Bytes of one element of a head.
 
     Returns:
-        Bytes: matrices of width x width in float64, and the rows of two heads.
+        Bytes: matrices of width x width, the rows of two heads, and what solving takes.
     """
-    matrices = (_COMPARED_MATRICES + n_sources) * 8 * width * width
-    return matrices + 2 * n_rows * width * _RAW_BYTES
+    matrices = (_COMPARED_MATRICES + n_sources) * 4 * width * width
+    return _COMPARED_BYTES + matrices + 2 * n_rows * width * itemsize
 
 
 def demand(need: int, budget: int | None, doing: str) -> None:

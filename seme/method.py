@@ -18,14 +18,14 @@ from torch import Tensor
 from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
 from seme.alignment.anchors import Anchors
 from seme.alignment.frames import find_frame
-from seme.alignment.heading import Heading, Options, PivotHead, compared_rows, read_heading
+from seme.alignment.heading import Heading, Options, PivotHead, comparing_bytes, read_heading
 from seme.alignment.matching import MatchUnits, check_comparable
 from seme.alignment.residual import Projection
 from seme.alignment.stopwatch import Stopwatch
 from seme.checks import check_choice, check_finite
 from seme.comparison import differences
 from seme.fusion import Select, Survey, Surveys, erase_and_add
-from seme.memory import compared_bytes, demand, rewritten_bytes
+from seme.memory import demand, rewritten_bytes
 from seme.models.anatomy import Anatomy
 from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.models.parts import Part
@@ -116,9 +116,8 @@ def prepare(
     _check(options)
     surveys = Surveys(len(models.sources), tau=tau)
     watches = tuple(Stopwatch() for _ in models.sources)
-    rows, width = compared_rows(models.pivot)
     demand(
-        compared_bytes(rows, width, len(models.sources)),
+        comparing_bytes(models.pivot, len(models.sources)),
         models.memory_budget,
         "comparing the sources' heads with the pivot's",
     )

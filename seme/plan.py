@@ -10,12 +10,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from seme.alignment.heading import compared_rows
+from seme.alignment.heading import comparing_bytes
 from seme.binding import check_method, is_prepared, takes_any_shape
 from seme.calibration import Calibration, calibrate
 from seme.columns import held_bytes
 from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.memory import compared_bytes, rewritten_bytes, share_out
+from seme.memory import rewritten_bytes, share_out
 from seme.settings import MergeSettings
 from seme.storage.adapter import AnyCheckpoint
 from seme.storage.checkpoint import Checkpoint
@@ -118,7 +118,7 @@ def plan_merge(
         peak += min(room.held_bytes, ranked * max(sizes, default=0))
     rewritten = None
     if takes_any_shape(method):
-        peak = max(peak, compared_bytes(*compared_rows(pivot), len(sources)))
+        peak = max(peak, comparing_bytes(pivot, len(sources)))
         named = dict(zip(merged, sizes, strict=True))
         rewritten = peak + rewritten_bytes(named, len(sources))
     return Plan(

@@ -27,9 +27,10 @@ def only(found, n_resamples=1000, seed=0):
     return compare(found, [pair], n_resamples=n_resamples, seed=seed)[0]
 
 
-def comparison(first, second, p_holm):
+def comparison(first, second, p_holm, difference=0.01):
     return Comparison(
-        first=first, second=second, difference=Estimate(value=0.0, stderr=0.0), low=0.0, high=0.0,
+        first=first, second=second, difference=Estimate(value=difference, stderr=0.0),
+        low=0.0, high=0.0,
         probability=0.5, p_value=p_holm, p_holm=p_holm,
     )  # fmt: skip
 
@@ -187,6 +188,12 @@ def test_runs_that_all_differ_have_bands_of_their_own():
 def test_a_corrected_p_value_at_the_level_is_no_difference():
     assert not comparison("a", "b", 0.05).differs
     assert comparison("a", "b", 0.0499).differs
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_shown_as_no_difference_is_not_called_one_however_certain(sign):
+    assert not comparison("a", "b", 0.0001, difference=4e-5 * sign).differs
+    assert comparison("a", "b", 0.0001, difference=6e-5 * sign).differs
 
 
 def test_every_run_is_significantly_behind_the_starters_of_the_bands_above():

@@ -5,6 +5,7 @@ import torch
 
 from seme.memory import (
     blocks_at_once,
+    compared_bytes,
     rewritten_bytes,
     share_out,
     threads_that_fit,
@@ -47,6 +48,17 @@ def test_as_many_threads_work_as_fit_and_always_one(device):
 def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
     sizes = {"embed.weight": 1000, "0.mlp.up.weight": 900, "0.mlp.down.weight": 300, "b": 5}
     assert rewritten_bytes(sizes, 2) == 4 * (1200 * (2 + 1) + 1000 * 6)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "width", "n_sources", "measured"),
+    [(4096, 1024, 1, 207e6), (8192, 2048, 3, 560e6), (12_000, 2048, 1, 583e6)],
+)
+def test_comparing_heads_is_estimated_from_what_was_measured(
+    n_rows, width, n_sources, measured
+):
+    estimate = compared_bytes(n_rows, width, n_sources, itemsize=2)
+    assert measured <= estimate <= 1.2 * measured
 
 
 def test_only_sources_threads_and_blocks_count():

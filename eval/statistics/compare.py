@@ -16,6 +16,10 @@ from eval.statistics.stats import Estimate, holm, task_weights
 LEVEL = 0.05
 """Share of false alarms allowed: 95 % intervals, and Holm-corrected p-values below this."""
 
+NEGLIGIBLE = 5e-5
+"""Differences below it are shown as 0.00 points and never called differences (ours): rounding of
+weights moves all documents a little and alike, which a test over documents takes for certain."""
+
 _SAME = 1e-12
 """Means closer than this differ by rounding only."""
 
@@ -40,8 +44,8 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether the difference is significant after the correction."""
-        return self.p_holm < LEVEL
+        """Whether the difference is significant after the correction, and not negligible."""
+        return self.p_holm < LEVEL and abs(self.difference.value) >= NEGLIGIBLE
 
 
 def compare(

@@ -16,7 +16,9 @@ from seme.alignment.matching import MatchUnits
 from seme.alignment.residual import Projection, ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
 from seme.alignment.vocabulary import MIN_TOKENS_PER_DIMENSION, SharedTokens
+from seme.memory import compared_bytes
 from seme.models.families import family_of
+from seme.models.readout import readout_of
 from seme.weights import Weights
 
 
@@ -121,10 +123,11 @@ def _row_for_row(pivot: Weights) -> SharedTokens:
     return SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
 
 
-def compared_rows(pivot: Weights) -> tuple[int, int]:
-    """Of how many of the pivot's tokens a source's rows are compared first, and their width."""
+def comparing_bytes(pivot: Weights, n_sources: int) -> int:
+    """Estimate the memory that comparing sources with the pivot takes at first, in bytes."""
     n_tokens, width = head_shape(pivot)
-    return _n_some(n_tokens, width), width
+    itemsize = pivot.dtype(readout_of(pivot.config, pivot.names).head).itemsize
+    return compared_bytes(_n_some(n_tokens, width), width, n_sources, itemsize=itemsize)
 
 
 def _n_some(n_tokens: int, width: int) -> int:
