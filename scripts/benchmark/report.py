@@ -153,7 +153,7 @@ def _size(row: Row) -> tuple[int, int]:
 
 def _explanation(n_runs: int) -> list[str]:
     return [
-        f"Seconds are medians of {n_runs} runs of whole processes, memory is the largest of them.",
+        f"Runs of each program: {n_runs}; seconds are medians of whole processes, memory the largest.",
         "The programs take turns, with a pause before each (a system that takes back gigabytes",
         "slows what runs then); inputs are read into the page cache before each, content hashes are",
         "known from a first run. The models hold random numbers in real shapes. The merge alone is",
