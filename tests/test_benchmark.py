@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts.benchmark.__main__ import main
+from scripts.benchmark.alignment import measure as measure_alignment
 from scripts.benchmark.cases import CASES, Difference, difference, peer_config
 from scripts.benchmark.floor import copy_floor
 from scripts.benchmark.models import SHAPES, n_bytes, write_models
@@ -245,3 +246,14 @@ def test_a_full_disk_and_an_absent_program_stop_it_before_anything_is_written(
     with pytest.raises(SystemExit, match=r"need 0.0 GB.*--scratch, or fewer --sources"):
         main(["--shape", "tiny", "--scratch", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("seed", "in_frame"), [(None, True), (1000, False)])
+def test_the_cost_of_aligning_a_source_is_measured(tmp_path, seed, in_frame):
+    base, tuned = write_models(tmp_path / "family", SHAPES["tiny"], 1)
+    if seed is not None:
+        (tuned,) = write_models(tmp_path / "stranger", SHAPES["tiny"], 0, seed=seed)
+    found = measure_alignment(base, tuned)
+    assert (found["distance_from_identity"] < 0.1) == in_frame
+    assert found["seconds"]["alignment"] > 0
+    assert 0 < found["start_bytes"] <= found["peak_bytes_of_alignment"] <= found["peak_bytes"]

@@ -4,6 +4,7 @@ python -m scripts.benchmark.alignment                  0.5 B parameters: one str
 python -m scripts.benchmark.alignment tiny /tmp/out    another shape, another folder for the results
 """
 
+import inspect
 import json
 import re
 import subprocess
@@ -24,7 +25,8 @@ from seme.storage.checkpoint import open_checkpoint
 from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[2]
-_OWN_KEYS = ("_target_", "_partial_", "tau", "lam", "renormalize", "select")
+_TAU = 0.1
+"""Nothing depends on it before the fusion."""
 _STAGES = ("tokens", "bases", "map", "units", "transformation")
 
 
@@ -53,7 +55,8 @@ def measure(pivot: Path, source: Path) -> dict[str, Any]:
     """Align one source at the defaults, then read every tensor of it in the pivot's frame."""
     loaded = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "method" / "seme.yaml"))
     assert isinstance(loaded, dict)
-    settings = {str(k): v for k, v in loaded.items() if k not in _OWN_KEYS}
+    wanted = inspect.signature(prepare).parameters
+    settings = {str(k): v for k, v in loaded.items() if k in wanted} | {"tau": _TAU}
     opened = [open_checkpoint(folder, root=folder) for folder in (pivot, source)]
     models = Models(
         pivot=opened[0],
@@ -83,7 +86,7 @@ def _in_process(pivot: Path, source: Path) -> dict[str, Any]:
         [*command, str(pivot), str(source)],
         cwd=ROOT,
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
