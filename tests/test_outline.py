@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from seme.storage.outline import open_outline
+from seme.storage.outline import _specs_of_architecture, open_outline
 
 
 @pytest.fixture
@@ -53,6 +53,20 @@ def test_a_single_file_on_the_hub_is_fetched_for_its_header(folder, tmp_path, mo
     asked = asked_of_the_hub(monkeypatch, folder, tmp_path / "whole")
     assert len(open_outline("org/name", root=tmp_path).names) > 2
     assert ["*.safetensors" in patterns for patterns in asked] == [False, True]
+
+
+def test_a_head_tied_by_default_is_left_out_without_its_bytes(folder, monkeypatch):
+    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+    write_index(folder, dict.fromkeys(names, "model-1.safetensors"))
+    text = (
+        (folder / "config.json").read_text().replace('"tie_word_embeddings": false', '"_": 0')
+    )
+    (folder / "config.json").write_text(text)
+    assert "lm_head.weight" in open_outline(folder, root=folder).names  # a llama says no
+    known = _specs_of_architecture(folder)
+    monkeypatch.setattr("seme.storage.outline._specs_of_architecture", lambda _: known)
+    rewrite(folder, model_type="gemma")
+    assert open_outline(folder, root=folder).names == tuple(sorted(names)[1:])
 
 
 def test_a_quantised_model_is_refused_before_its_shapes_are_asked_for(folder, monkeypatch):
