@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.cell import Cell, check_entries, described
-from eval.conclusion import conclude
+from eval.conclusion import conclude, leave
 from eval.meter import metered
 from eval.results import Record, write_whole
 from eval.suite import suite_from_config
@@ -38,7 +38,6 @@ from seme.binding import bind_method
 from seme.engine import MergeReport
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.loading import load
-from seme.plan import plan_table
 from seme.provenance import collect
 from seme.storage.outline import open_outline
 from seme.types import CheckpointMismatchError
@@ -92,6 +91,8 @@ def _job_number(path: Path) -> int:
 
 def _plan(config: Mapping[str, Any], method_name: str) -> None:
     """Print what a merge would do and cost; no weights are read, nothing is written."""
+    from seme.plan import plan_table  # noqa: PLC0415 (loads all of SeMe's alignment)
+
     check_entries(config)
     method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
@@ -204,4 +205,9 @@ if __name__ == "__main__":
     gc.freeze()  # what is imported stays to the end: at the exit nobody looks for garbage in it
     gc.enable()
     os.chdir(ROOT)
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
+            raise
+        leave()

@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from seme.binding import check_method, method_settings
 from seme.engine import MergeReport, merge_checkpoints
-from seme.plan import Plan, plan_merge
 from seme.provenance import code_version
 from seme.settings import MergeSettings, settings_from_config
 from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
 from seme.storage.content import content_hashes
 from seme.types import Site
+
+if TYPE_CHECKING:
+    from seme.plan import Plan
 
 _POOL_KEYS = {"name", "pivot", "sources", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
@@ -154,8 +156,10 @@ class MergeJob:
         )
         return scratch
 
-    def plan(self, destination: Path) -> Plan:
+    def plan(self, destination: Path) -> "Plan":
         """Say what :meth:`run` would do; see :func:`seme.plan.plan_merge`."""
+        from seme.plan import plan_merge  # noqa: PLC0415 (loads all of SeMe's alignment)
+
         return plan_merge(
             self.method,
             self.base,

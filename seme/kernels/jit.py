@@ -7,10 +7,11 @@ order they are written in: the bits of a merge are those of the same steps in to
 processor. What is kept on disk is known by its own file alone: so no loop calls one of another file.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,28 @@ from torch import Tensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+@contextlib.contextmanager
+def _without_scipy() -> Iterator[None]:
+    """Have scipy look absent where nothing has imported it yet; importable again afterwards.
+
+    numba looks in it for the BLAS of its ``np.dot``, which no loop here calls, and importing it
+    takes longer than loading all loops. A merge has no other use for it.
+    """
+    if "scipy" in sys.modules:
+        yield
+        return
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["scipy"]
+
+
+with _without_scipy():
+    import numba
+    import numba.np.arraymath  # what looks for BLAS; otherwise imported by the first loop
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:

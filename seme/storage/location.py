@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = "*.safetensors"
@@ -90,6 +89,10 @@ def _fetch(hub_id: str, revision: str | None, folder: Path, weights: bool) -> Pa
 
 def _advice(hub_id: str, revision: str | None, offline: bool, error: Exception) -> str:
     """Say what to do about a model that the Hub did not deliver."""
+    from huggingface_hub.errors import (  # noqa: PLC0415 (loads a client for the web)
+        LocalEntryNotFoundError,
+    )
+
     if not offline and not isinstance(error, LocalEntryNotFoundError):
         return "check the id and the revision, and log in with `hf auth login` if it is gated"
     words = ["hf", "download", hub_id, *(["--revision", revision] if revision else [])]
