@@ -30,7 +30,7 @@ _MAX_BETWEEN = 1 << 20
 _RUN = 1 << 12
 """Consecutive elements in a sample."""
 _N_RUNS = (64, 512)
-"""Fewest and most runs in a sample; between, one in 1024 elements (ours)."""
+"""Fewest and most runs in a sample; between, one in 128 elements (ours)."""
 _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
 number of runs: elements of a run are alike (ours; a miss costs a pass, never exactness)."""
@@ -125,7 +125,7 @@ def _sampled_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | 
     """
     n_total = sum(tensor.numel for tensor in tensors)
     least, most = _N_RUNS
-    n_runs = min(max(n_total // _RUN // 1024, least), most)
+    n_runs = min(max(n_total // _RUN // 128, least), most)
     if n_total < 8 * n_runs * _RUN:
         return None
     starts = [n_total * (2 * run + 1) // (2 * n_runs) for run in range(n_runs)]
