@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from seme.storage.hash_cache import remembered_of_text
+
 _OURS = {"seme", "baselines"}
 _LIBRARIES = (
     "torch",
@@ -119,7 +121,7 @@ def _version(library: str) -> str | None:
 
 
 def _imported_modules(module: str) -> dict[str, str]:
-    """Code of a module and of those of ours that it imports, transitively, by name."""
+    """Hashes of a module's code and of those of ours that it imports, transitively, by name."""
     packages = _OURS | {module.partition(".")[0]}
     found: dict[str, str] = {}
     waiting = [module]
@@ -136,10 +138,27 @@ def _imported_modules(module: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(source: str, module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's code without docstrings and comments, and what it imports."""
+    """A hash of a module's code without docstrings and comments, and what it imports."""
+    read = remembered_of_text(
+        f"{_this_code()}\0{module}\0{source}", lambda: "\n".join(_read_code(source, module))
+    )
+    digest, *imported = read.split("\n")
+    return digest, tuple(imported)
+
+
+@functools.cache
+def _this_code() -> str:
+    """What decides how code is read: this file."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+def _read_code(source: str, module: str) -> Iterator[str]:
+    """Yield a hash of a module's code, then the names that it imports."""
     tree = ast.parse(source)
-    imported = tuple(_imports(tree, module))
-    return repr(_skeleton(_without_docstrings(tree))), imported
+    imported = list(_imports(tree, module))
+    code = repr(_skeleton(_without_docstrings(tree))).encode()
+    yield hashlib.blake2b(code, digest_size=16).hexdigest()
+    yield from imported
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:

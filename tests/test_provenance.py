@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+import seme.provenance
 from seme.provenance import code_version, collect, git_state
 
 METHOD = '''"""A method."""
@@ -126,3 +127,31 @@ def test_a_checkout_is_dirty_when_code_changed_and_not_when_results_did(tmp_path
     (tmp_path / "code.py").write_text("2")
     assert git_state(tmp_path) == {"revision": state["revision"], "dirty": True}
     assert git_state(tmp_path / "results") is None
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of its own; what this process has read before is forgotten."""
+    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
+    seme.provenance._parsed.cache_clear()
+    return tmp_path / "cache"
+
+
+def test_code_that_was_read_once_is_remembered(house, cache, monkeypatch):
+    first = house()
+    entries = list((cache / "text").iterdir())
+    assert len(entries) == 2
+    seme.provenance._parsed.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(seme.provenance, "_skeleton", None)  # nothing is read again
+        assert house() == first
+    for entry in entries:
+        entry.write_text("{")
+    seme.provenance._parsed.cache_clear()
+    assert house() == first
+
+
+def test_a_cache_that_cannot_be_written_is_told_once(house, cache, caplog):
+    cache.write_text("")
+    assert house() == house()
+    assert caplog.text.count("cannot be written to: NotADirectoryError") == 1

@@ -1,5 +1,6 @@
-"""Remember a hash over files on disk until one of the files changes."""
+"""Remember what was computed of files until one of them changes, or of a text for good."""
 
+import functools
 import json
 import logging
 import os
@@ -32,21 +33,41 @@ def remembered(files: Sequence[Path], compute: Callable[[], str]) -> str:
         The hash.
     """
     states = [_state(file) for file in files]
-    key = xxhash.xxh3_128_hexdigest("\0".join(str(state[0]) for state in states).encode())
-    entry = cache_folder() / "content" / f"{key}.json"
-    known = _read(entry)
-    if (
-        known is not None
-        and known.get("files") == states
-        and isinstance(known.get("hash"), str)
-    ):
-        return str(known["hash"])
+    place = "\0".join(str(state[0]) for state in states)
+    return _remembered("content", place, {"files": states}, compute)
+
+
+def remembered_of_text(text: str, compute: Callable[[], str]) -> str:
+    """Return ``compute()``, or what it returned last time for the same text.
+
+    Args:
+        text: All that the result depends on.
+        compute: Computes the result.
+    """
+    return _remembered("text", text, {}, compute)
+
+
+def _remembered(
+    kind: str, place: str, state: dict[str, object], compute: Callable[[], str]
+) -> str:
+    """Return what was computed in the same state and kept in the same place, or compute it."""
+    key = xxhash.xxh3_128_hexdigest(place.encode())
+    entry = cache_folder() / kind / f"{key}.json"
+    known = _read(entry) or {}
+    found = known.pop("hash", None)
+    if isinstance(found, str) and known == state:
+        return found
     computed = compute()
     try:
-        _write(entry, json.dumps({"files": states, "hash": computed}))
+        _write(entry, json.dumps({**state, "hash": computed}))
     except OSError as error:
-        _logger.warning("the content hash is not cached: %s", error)
+        _tell_once(cache_folder(), type(error).__name__)
     return computed
+
+
+@functools.cache
+def _tell_once(folder: Path, cause: str) -> None:
+    _logger.warning("hashes are not cached, %s cannot be written to: %s", folder, cause)
 
 
 def _state(file: Path) -> list[str | int]:
