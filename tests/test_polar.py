@@ -1,5 +1,7 @@
 """Matrices nearest to an operator between two frames."""
 
+import math
+
 import pytest
 import torch
 
@@ -44,6 +46,17 @@ def test_the_polar_factor_is_semi_orthogonal_and_leaves_a_symmetric_rest(shape):
     rest = found.T @ operator
     assert torch.allclose(rest, rest.T, atol=1e-12)
     assert torch.linalg.eigvalsh(rest).min() > -1e-12
+
+
+@pytest.mark.parametrize("condition", [1.0, 9.0, 900.0, 1100.0, 1e8])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
+def test_the_polar_factor_is_that_of_the_svd_whatever_the_condition(shape, condition):
+    left, right = (rotation(n, seed=n)[:, : min(shape)] for n in shape)
+    singular = torch.logspace(0, -math.log10(condition), min(shape), dtype=torch.float64)
+    found = polar_factor((left * singular) @ right.T)
+    assert torch.allclose(found, left @ right.T, atol=1e-14 * max(condition, 1e4) ** 1.1)
+    small = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    assert torch.allclose(small, identity(min(shape)), atol=1e-9)
 
 
 def test_no_orthogonal_matrix_is_nearer_than_the_polar_factor():

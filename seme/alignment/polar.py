@@ -14,12 +14,27 @@ _SEEN = MAX_CONDITION**-2
 """Singular value over the largest below which no token says anything of a direction."""
 
 
+_FLAT = 1e3
+"""Condition number below which a matrix may be squared."""
+
+
 def polar_factor(operator: Tensor) -> Tensor:
-    """Find the (semi-)orthogonal matrix nearest to a matrix: U V^T of its SVD (ours).
+    """Find the (semi-)orthogonal matrix nearest to a matrix M: U V^T of its SVD (ours).
+
+    That is M (M^T M)^-1/2, which takes half the time and is orthogonal to within 1e-16 times the
+    square of M's condition number: so it is computed where that number is below 1e3.
 
     Directions of which no token says anything (fewer tokens than dimensions) would turn
     arbitrarily; they take the turn nearest to none, so that the pivot's own frame stays I.
+
+    Args:
+        operator: M, float64, of any two widths.
     """
+    if operator.shape[0] < operator.shape[1]:
+        return polar_factor(operator.T).T
+    squares, axes = torch.linalg.eigh(operator.T @ operator)
+    if squares[-1] < _FLAT**2 * squares[0]:
+        return operator @ (axes * squares.rsqrt()) @ axes.T
     left, singular, right = torch.linalg.svd(operator, full_matrices=False)
     n_seen = int((singular > _SEEN * singular[0]).sum())
     polar: Tensor = left[:, :n_seen] @ right[:n_seen]
