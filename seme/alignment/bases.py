@@ -14,7 +14,7 @@ Shape suffixes: V tokens, B tokens of one block, D residual width.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +28,23 @@ a direction no token has stays negligible after the division by it."""
 
 _PANEL = 256
 """Columns of the Gram matrix computed at a time, from the diagonal on: half of it is symmetry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whitening:
+    """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
+
+    whitener_DD: Tensor
+    spread_D: Tensor
+    unwhitener_DD: Tensor
+    """float64."""
+
+    def rows(self, head_BD: Tensor) -> Tensor:
+        """Whiten head rows and divide them by the length of their bases; zero stays zero."""
+        whitened_BD = head_BD.to(self.whitener_DD.dtype) @ self.whitener_DD
+        lengths_B = torch.linalg.vector_norm(whitened_BD * self.spread_D, dim=1)
+        tiny = torch.finfo(whitened_BD.dtype).tiny
+        return whitened_BD.div_(lengths_B.clamp(min=tiny)[:, None])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +67,32 @@ class Bases:
     """Condition number of H diag(g), at most 2**26: float64's Gram matrix shows no more."""
     ridge: float
     """What was added to the diagonal of G, in G's own unit; 0 when it could be inverted."""
+    _whitenings: dict[torch.dtype, Whitening] = field(default_factory=dict, repr=False)
+
+    def whitening(self, dtype: torch.dtype) -> Whitening:
+        """Return the bases in two factors, of which the first is in float32 or float64.
+
+        Computed when it is first asked for: the pivot's is, once for every source.
+        """
+        if dtype not in self._whitenings:
+            self._whitenings[dtype] = self._in_factors(dtype)
+        return self._whitenings[dtype]
+
+    def _in_factors(self, dtype: torch.dtype) -> Whitening:
+        if dtype == torch.float64:
+            whitener_DD, unwhitener_DD = (
+                self.whitener_DD,
+                self.spread_D[:, None] * self.axes_DD.T,
+            )
+        else:
+            # the inverse of the rounded matrix takes back what rounding did to every token alike
+            whitener_DD = self.whitener_DD.to(dtype)
+            unwhitener_DD = torch.linalg.solve(whitener_DD.double(), self.solver_DD)
+        return Whitening(
+            whitener_DD=whitener_DD,
+            spread_D=self.spread_D.to(dtype),
+            unwhitener_DD=unwhitener_DD,
+        )
 
     @property
     def solver_DD(self) -> Tensor:

@@ -34,7 +34,8 @@ def polar_factor(operator: Tensor) -> Tensor:
         return polar_factor(operator.T).T
     squares, axes = torch.linalg.eigh(operator.T @ operator)
     if squares[-1] < _FLAT**2 * squares[0]:
-        return operator @ (axes * squares.rsqrt()) @ axes.T
+        nearest: Tensor = operator @ (axes * squares.rsqrt()) @ axes.T
+        return nearest
     left, singular, right = torch.linalg.svd(operator, full_matrices=False)
     n_seen = int((singular > _SEEN * singular[0]).sum())
     polar: Tensor = left[:, :n_seen] @ right[:n_seen]

@@ -122,7 +122,8 @@ def residual_operator(pivot: Bases, source: Bases, *, block_rows: int) -> Tensor
     """
     _check_pairs(pivot.head_VD, source.head_VD, None, None)
     steep = max(pivot.condition, source.condition) > _FLOAT32_CONDITION
-    to, of = (_whitening(b, torch.float64 if steep else torch.float32) for b in (pivot, source))
+    dtype = torch.float64 if steep else torch.float32
+    to, of = pivot.whitening(dtype), source.whitening(dtype)
     total_PK = _zeros(pivot.head_VD, source.head_VD)
     for block_BP, block_BK in zip(
         blocks_of(pivot.head_VD, None, block_rows),
@@ -165,40 +166,6 @@ def embedding_operator(
             "of the source must be finite to be anchors, got NaN or infinity"
         )
     return total_PK
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Whitening:
-    """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
-
-    whitener_DD: Tensor
-    spread_D: Tensor
-    unwhitener_DD: Tensor
-    """float64."""
-
-    def rows(self, head_BD: Tensor) -> Tensor:
-        """Whiten head rows and divide them by the length of their bases; zero stays zero."""
-        whitened_BD = head_BD.to(self.whitener_DD.dtype) @ self.whitener_DD
-        lengths_B = torch.linalg.vector_norm(whitened_BD * self.spread_D, dim=1)
-        tiny = torch.finfo(whitened_BD.dtype).tiny
-        return whitened_BD.div_(lengths_B.clamp(min=tiny)[:, None])
-
-
-def _whitening(bases: Bases, dtype: torch.dtype) -> _Whitening:
-    if dtype == torch.float64:
-        whitener_DD, unwhitener_DD = (
-            bases.whitener_DD,
-            bases.spread_D[:, None] * bases.axes_DD.T,
-        )
-    else:
-        # the inverse of the rounded matrix takes back what rounding did to every token alike
-        whitener_DD = bases.whitener_DD.to(dtype)
-        unwhitener_DD = torch.linalg.solve(whitener_DD.double(), bases.solver_DD)
-    return _Whitening(
-        whitener_DD=whitener_DD,
-        spread_D=bases.spread_D.to(dtype),
-        unwhitener_DD=unwhitener_DD,
-    )
 
 
 def _check_pairs(
