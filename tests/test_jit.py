@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numba
 import pytest
 import torch
@@ -56,3 +59,12 @@ def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
     with pytest.raises(RuntimeError, match="no locator") as error:
         compiled(len)
     assert "set NUMBA_CACHE_DIR to a folder that can" in error.value.__notes__[0]
+
+
+def test_loops_are_loaded_without_scipy_which_can_be_imported_afterwards(repository):
+    program = (
+        "import sys; from seme.kernels.loading import load; load(2); "
+        "assert not [name for name in sys.modules if name.startswith('scipy')]; "
+        "import numba, scipy.linalg; assert numba.njit(lambda x: x + 1)(1) == 2"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True)
