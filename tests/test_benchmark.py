@@ -86,6 +86,18 @@ def test_a_process_is_measured_from_start_to_end_with_its_children():
     assert 80e6 < family.peak_anon_bytes < 200e6
 
 
+def test_a_child_that_has_not_yet_become_a_program_is_not_counted():
+    # until then it shows the memory of its parent as its own
+    start = "import os, time; x = bytearray(b'1') * 80_000_000\n"
+    fork = (
+        "for _ in range(20):\n if os.fork() == 0: time.sleep(0.005); os._exit(0)\n os.wait()\n"
+    )
+    found = run_measured(
+        [*MEASURES, start + fork + " time.sleep(0.03)"], cwd=HERE, environment={}
+    )
+    assert 80e6 < found.peak_anon_bytes < 150e6
+
+
 def test_a_process_gets_its_environment_and_what_it_prints_is_kept(tmp_path):
     program = "import os; print(os.environ['HERE'], os.getcwd())"
     found = run_measured([*MEASURES, program], cwd=tmp_path, environment={"HERE": "yes"})

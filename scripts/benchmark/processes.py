@@ -24,7 +24,8 @@ class Measured:
     """From start to exit."""
     peak_rss_bytes: int
     """Largest resident memory: the kernel's peak (``VmHWM``), or where children add to it the
-    largest sum seen in samples every 20 ms."""
+    largest sum seen in samples every 20 ms. A child counts from its second sample on: until it
+    becomes a program of its own, it shows its parent's memory as its own."""
     peak_anon_bytes: int
     """Largest sum seen of resident memory that no file backs."""
     output: str
@@ -50,10 +51,15 @@ def run_measured(
             command, cwd=cwd, env={**os.environ, **environment}, stdout=out, stderr=err
         )
         rss = anon = 0
+        before: set[int] = set()
         try:
             while process.poll() is None:
-                seen_rss, seen_anon = _memory(process.pid)
+                family = _family(process.pid)
+                seen_rss, seen_anon = _memory(
+                    [one for one in family if one == process.pid or one in before]
+                )
                 rss, anon = max(rss, seen_rss), max(anon, seen_anon)
+                before = set(family)
                 _wait(process)
         except BaseException:
             process.kill()
@@ -76,9 +82,9 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def _memory(family: Sequence[int]) -> tuple[int, int]:
     """Return resident and anonymous bytes of a process and its children; peaks where kept."""
-    found = [_status(one) for one in _family(pid)]
+    found = [_status(one) for one in family]
     now = sum(fields.get("VmRSS", 0) for fields in found)
     peaks = [fields.get("VmHWM", 0) for fields in found]
     return max(now, *peaks), sum(fields.get("RssAnon", 0) for fields in found)
