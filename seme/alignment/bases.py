@@ -35,7 +35,9 @@ class Whitening:
     """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
 
     whitener_DD: Tensor
+    """That of the bases, float32 or float64."""
     spread_D: Tensor
+    """Likewise."""
     unwhitener_DD: Tensor
     """float64."""
 

@@ -12,8 +12,6 @@ from seme.alignment.bases import MAX_CONDITION
 
 _SEEN = MAX_CONDITION**-2
 """Singular value over the largest below which no token says anything of a direction."""
-
-
 _FLAT = 1e3
 """Condition number below which a matrix may be squared."""
 
@@ -28,7 +26,10 @@ def polar_factor(operator: Tensor) -> Tensor:
     arbitrarily; they take the turn nearest to none, so that the pivot's own frame stays I.
 
     Args:
-        operator: M, float64, of any two widths.
+        operator: M, float64, (n, m), finite.
+
+    Returns:
+        float64, (n, m); its shorter side is orthonormal.
     """
     if operator.shape[0] < operator.shape[1]:
         return polar_factor(operator.T).T

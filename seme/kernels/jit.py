@@ -25,8 +25,8 @@ _R = TypeVar("_R")
 def _without_scipy() -> Iterator[None]:
     """Have scipy look absent where nothing has imported it yet; importable again afterwards.
 
-    numba looks in it for the BLAS of its ``np.dot``, which no loop here calls, and importing it
-    takes longer than loading all loops. A merge has no other use for it.
+    numba looks in it for the BLAS of its ``np.dot``, which no loop here calls; importing it
+    takes a good part of the time that loading all loops does. Nothing else of a merge needs it.
     """
     if "scipy" in sys.modules:
         yield
