@@ -51,14 +51,16 @@ class Workers:
     def map(self, piece: Callable[[int], _T], count: int) -> list[_T]:
         """Call ``piece`` with 0, ..., count - 1 and return what it returns, in that order.
 
-        When one fails, or the caller is interrupted, no further piece is started.
+        When one fails, or the caller is interrupted, no further piece is started. Pieces are taken
+        in order and all that are taken come to their end: however many threads there are, the
+        first that fails is the one whose error is raised.
 
         Args:
             piece: What to do; called from several threads at once.
             count: How often.
 
         Raises:
-            Exception: Of the pieces that failed, what the first of them raised.
+            Exception: What the first piece that cannot be done raised.
         """
         if self._pool is None:
             return [piece(index) for index in range(count)]
@@ -67,7 +69,7 @@ class Workers:
         waiting = iter(range(count))
 
         def work() -> None:
-            for index in _unless(failed, waiting):
+            for index in _until(failed, waiting):
                 try:
                     found[index] = piece(index)
                 except BaseException as error:
@@ -88,9 +90,13 @@ class Workers:
         return [found[index] for index in range(count)]
 
 
-def _unless(failed: dict[int, BaseException], indices: Iterator[int]) -> Iterator[int]:
-    """Take indices, shared with other threads, until something has failed."""
-    for index in indices:
-        if failed:
+def _until(failed: dict[int, BaseException], indices: Iterator[int]) -> Iterator[int]:
+    """Take indices, shared with other threads, as long as nothing has failed.
+
+    It is asked before an index is taken: one that is taken is always done.
+    """
+    while not failed:
+        index = next(indices, None)
+        if index is None:
             return
         yield index

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts.benchmark import processes
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.alignment import measure as measure_alignment
 from scripts.benchmark.cases import CASES, Difference, difference, peer_config
@@ -77,25 +78,30 @@ def test_the_models_lie_in_shards_and_are_the_same_every_time(models, tmp_path):
 
 
 def test_a_process_is_measured_from_start_to_end_with_its_children():
-    program = "import time; x = bytearray(b'1') * 80_000_000; time.sleep(0.3)"
+    program = "import time; x = bytearray(b'1') * 80_000_000; time.sleep(0.6)"
     alone = run_measured([*MEASURES, program], cwd=HERE, environment={})
-    assert alone.seconds > 0.3
+    assert alone.seconds > 0.6
     assert 80e6 < alone.peak_anon_bytes <= alone.peak_rss_bytes < 200e6
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
     family = run_measured([*MEASURES, parent], cwd=HERE, environment={})
     assert 80e6 < family.peak_anon_bytes < 200e6
 
 
-def test_a_child_that_has_not_yet_become_a_program_is_not_counted():
-    # until then it shows the memory of its parent as its own
-    start = "import os, time; x = bytearray(b'1') * 80_000_000\n"
-    fork = (
-        "for _ in range(20):\n if os.fork() == 0: time.sleep(0.005); os._exit(0)\n os.wait()\n"
-    )
-    found = run_measured(
-        [*MEASURES, start + fork + " time.sleep(0.03)"], cwd=HERE, environment={}
-    )
-    assert 80e6 < found.peak_anon_bytes < 150e6
+def test_a_child_counts_from_its_second_sample_on(tmp_path, monkeypatch):
+    # until it becomes a program of its own it shows the memory of its parent as its own
+    children, counted = iter([[], [8], [8, 9], [9], []]), []
+
+    def family(pid):
+        seen = next(children, None)
+        if seen is None:
+            (tmp_path / "end").touch()
+        return [pid, *(seen or [])]
+
+    monkeypatch.setattr(processes, "_family", family)
+    monkeypatch.setattr(processes, "_memory", lambda pids: counted.append(pids[1:]) or (0, 0))
+    program = "import os, time\nwhile not os.path.exists('end'): time.sleep(0.01)"
+    run_measured([*MEASURES, program], cwd=tmp_path, environment={})
+    assert counted[:5] == [[], [], [8], [9], []]
 
 
 def test_a_process_gets_its_environment_and_what_it_prints_is_kept(tmp_path):

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -7,6 +8,26 @@ from eval import meter
 from eval.meter import metered
 
 MIB = 2**20
+
+
+@pytest.fixture
+def two_samples(monkeypatch):
+    """Waits until the memory has been looked at from beginning to end."""
+    looked, resident = threading.Semaphore(0), meter._resident
+
+    def look():
+        found = resident()
+        looked.release()
+        return found
+
+    def wait():
+        while looked.acquire(blocking=False):
+            pass
+        assert looked.acquire(timeout=10)  # may have begun before
+        assert looked.acquire(timeout=10)
+
+    monkeypatch.setattr(meter, "_resident", look)
+    return wait
 
 
 def touch(n_mib):
@@ -29,10 +50,10 @@ def test_a_stage_does_not_inherit_the_peak_of_the_one_before():
     assert small.cost.peak_rss_bytes < large.cost.peak_rss_bytes - 60 * MIB
 
 
-def test_memory_that_no_file_backs_is_sampled_while_the_stage_runs():
+def test_memory_that_no_file_backs_is_sampled_while_the_stage_runs(two_samples):
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        time.sleep(0.1)
+        two_samples()
         del kept
     assert stage.cost.peak_anon_bytes >= 64 * MIB
 
@@ -63,12 +84,12 @@ def test_the_cost_of_a_running_stage_is_refused():
 
 
 def test_without_the_kernels_peak_samples_are_used_and_the_record_says_so(
-    monkeypatch, tmp_path
+    two_samples, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(meter, "_CLEAR_REFS", tmp_path)  # a folder cannot be written to
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        time.sleep(0.1)
+        two_samples()
         del kept
     assert stage.cost.source == "sampled"
     assert stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes > 60 * MIB

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import seme.workers as workers_module
 from seme.workers import Workers
 
 
@@ -49,23 +50,39 @@ def test_the_first_failure_is_raised_and_no_more_pieces_are_started(n_threads):
 
 
 def test_an_interrupted_caller_waits_for_running_pieces_only(monkeypatch):
-    done = []
+    done, interrupted, wait = [], threading.Event(), workers_module.wait
 
     def work(index):
-        time.sleep(0.05)
+        assert interrupted.wait(10)
         done.append(index)
 
-    def interrupted(_futures):
-        monkeypatch.undo()
+    def interrupt(_running):
+        monkeypatch.setattr(workers_module, "wait", wait_for_the_rest)
         raise KeyboardInterrupt
 
+    def wait_for_the_rest(running):
+        interrupted.set()
+        return wait(running)
+
     with Workers(2) as workers:
-        monkeypatch.setattr("seme.workers.wait", interrupted)
+        monkeypatch.setattr(workers_module, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             workers.map(work, 1000)
         n_done = len(done)
-        time.sleep(0.12)
-        assert len(done) == n_done <= 4
+        time.sleep(0.05)
+        assert len(done) == n_done <= 2
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_a_piece_that_fails_late_is_raised_before_one_behind_it_that_failed_early(n_threads):
+    def fail(index):
+        if index == 2:
+            time.sleep(0.05)
+        if index >= 2:
+            raise ValueError(f"piece {index}")
+
+    with Workers(n_threads) as workers, pytest.raises(ValueError, match="piece 2"):
+        workers.map(fail, 10)
 
 
 def test_one_thread_is_the_callers():
