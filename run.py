@@ -12,7 +12,6 @@ if __name__ == "__main__":
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -143,25 +142,21 @@ def _merge_and_evaluate(cell: Cell, job: MergeJob, merged_dir: str | None) -> Re
         settings=job.hyper_parameters(),
         models=job.described_models(),
     )
-    scratch = cell.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
     with (
         cell.only_one(draft),
         cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
+        cell.scratch(draft) as scratch,
     ):
         if merged_dir is None and not cell.force and (done := cell.found(draft)):
             _log.info("%s %s: done already", done.name, done.fingerprint[:12])
             return done
-        try:
-            merged = scratch if merged_dir is None else ROOT / merged_dir
-            shutil.rmtree(scratch, ignore_errors=True)
-            load(len(job.sources))
-            with metered(cell.device) as merging:
-                report = job.run(merged, progress=cell.progress)
-            _tell(report, job)
-            draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
-            return cell.finish(draft, merged)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        merged = scratch if merged_dir is None else ROOT / merged_dir
+        load(len(job.sources))
+        with metered(cell.device) as merging:
+            report = job.run(merged, progress=cell.progress)
+        _tell(report, job)
+        draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
+        return cell.finish(draft, merged)
 
 
 def _tell(report: MergeReport, job: MergeJob) -> None:
@@ -180,14 +175,9 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
         kind="reference",
         models={"pool": job.pool, "pivot": found, "sources": [], "references": []},
     )
-    scratch = cell.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
-    with cell.only_one(draft), cell.failure_recorded(draft):
+    with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
         if cell.found(draft) is None:
-            try:
-                shutil.rmtree(scratch, ignore_errors=True)
-                cell.finish(draft, job.folder_of(model, scratch))
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            cell.finish(draft, job.folder_of(model, scratch))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

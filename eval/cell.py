@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,6 +118,16 @@ class Cell:
                 told = replace(draft, status=status, error=described(error))
                 write_record(self.output, told, None)
             raise
+
+    @contextmanager
+    def scratch(self, draft: Record) -> Iterator[Path]:
+        """Name a folder for a model that is needed in the block only; nothing is left of it."""
+        folder = self.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, draft: Record, model: Path) -> Record:
         """Evaluate a model folder, write the record, and only then tell the tracker."""
