@@ -1,10 +1,11 @@
 """Offline runs of wandb: the folders it writes to, that it wrote, and the upload later."""
 
 import os
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +18,13 @@ _FOLDERS = {
 }
 _IN_ORDER = ("runs/*/wandb/merge/wandb", "runs/*/wandb/evaluation/wandb", "wandb/wandb")
 _COMMAND = "WANDB_PROGRAM=seme-bench wandb sync"
-_WRITING_SECONDS = 5.0
+_WRITING_SECONDS = 30.0
 _UPLOADING_SECONDS = 600.0
+_HEADER_BYTES = 7
+_CHUNK = struct.Struct("<IHB")
+_BORDER = 1 << 15
+_LAST_CHUNKS = (1, 4)
+"""Kinds of chunks: a record in one, and the last of several."""
 _UPLOADING = {"WANDB_PROGRAM": "seme-bench", "WANDB_X_GRAPHQL_RETRY_MAX": "3"}
 """Settings of an upload: not its own path as the name of the program, and no hour of retries."""
 
@@ -39,19 +45,49 @@ def folders_under(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def check_written(path: Path) -> None:
-    """Look at a run's file: wandb swallows its own errors, and may write it a little later.
+def check_written(path: Path, is_last: Callable[[bytes], bool]) -> None:
+    """Wait until a run's file is whole: wandb writes it after the run has ended.
+
+    It swallows its own errors, too.
+
+    Args:
+        path: The run's file.
+        is_last: Tells the record that ends a run, in the bytes of the file, from others.
 
     Raises:
-        FileNotFoundError: If it is absent or empty.
+        FileNotFoundError: If the file is absent or does not come to its end.
     """
     deadline = time.monotonic() + _WRITING_SECONDS
-    while not (path.is_file() and path.stat().st_size > 0):
+    while not (path.is_file() and any(is_last(record) for record in records_in(path))):
         if time.monotonic() > deadline:
             raise FileNotFoundError(
-                f"the offline run should be in {path}, it is absent or empty"
+                f"the offline run should be in {path}, it is absent or not written to its end"
             )
         time.sleep(0.02)
+
+
+def records_in(path: Path) -> Iterator[bytes]:
+    """Yield the records of a run's file, as far as it is written.
+
+    After a header they lie in LevelDB's log format, in chunks with checksum, size and kind; a
+    chunk crosses no border of 32 KiB
+    (https://github.com/google/leveldb/blob/main/doc/log_format.md).
+    """
+    content, place, record = path.read_bytes(), _HEADER_BYTES, b""
+    while place + _CHUNK.size <= len(content):
+        left = _BORDER - place % _BORDER
+        if left < _CHUNK.size:  # zeros up to the border
+            place += left
+            continue
+        _, size, kind = _CHUNK.unpack_from(content, place)
+        begin = place + _CHUNK.size
+        place = begin + size
+        if place > len(content):
+            return
+        record += content[begin:place]
+        if kind in _LAST_CHUNKS:
+            yield record
+            record = b""
 
 
 def upload(path: Path, root: Path) -> None:

@@ -1,12 +1,14 @@
 """Mirror records and leaderboards to Weights & Biases; the files on disk stay the truth."""
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.proto import wandb_internal_pb2
 
 from eval.exhibits import Exhibit
 from eval.lineage import Artifact, steps_of
@@ -132,6 +134,7 @@ def _run(
             project=tracker["project"],
             entity=tracker["entity"],
             mode="offline",
+            id=uuid.uuid4().hex[:8],  # WANDB_RUN_ID would make one run of all
             name=name,
             dir=str(folder),
             reinit="finish_previous",
@@ -149,9 +152,14 @@ def _run(
 def _finish(written: Sequence[Path], tracker: Mapping[str, Any], root: Path) -> None:
     """See that all runs are on disk; only then upload them, one after the other."""
     for path in written:
-        check_written(path)
+        check_written(path, _ends_a_run)
     for path in written if tracker["mode"] == "online" else ():
         upload(path, root)
+
+
+def _ends_a_run(record: bytes) -> bool:
+    found = wandb_internal_pb2.Record.FromString(record).WhichOneof("record_type")
+    return bool(found == "exit")
 
 
 def _settings() -> wandb.Settings:

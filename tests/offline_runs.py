@@ -1,12 +1,12 @@
 """Records to log, and reading back the files that wandb leaves offline."""
 
 import json
-import struct
 import time
 from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
+from eval.offline_run import records_in
 from eval.results import Record, Sample, Score, StageCost, write_record
 
 WANDB = {
@@ -64,28 +64,11 @@ def write(root, record):
     return write_record(root, record, samples)
 
 
-def blocks(path):
-    """LevelDB's log format, 7 bytes into each file: blocks of 32 KiB of checksummed chunks."""
-    data, place, whole = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # a block's padding
-            place += 32768 - place % 32768
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, place)
-        if place + 7 + size > len(data):  # not written to its end yet
-            return
-        whole += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield whole
-            whole = b""
-
-
 def read_run(path):
     """Records of one offline run; wandb writes the last of them a moment after finish()."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        records = [wandb_internal_pb2.Record.FromString(block) for block in blocks(path)]
+        records = [wandb_internal_pb2.Record.FromString(record) for record in records_in(path)]
         if any(record.WhichOneof("record_type") == "exit" for record in records):
             return records
         time.sleep(0.05)

@@ -49,7 +49,9 @@ def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
 
 def our_files() -> list[Path]:
     folders = (path for name in OURS for path in (ROOT / name).rglob("*.py"))
-    visible = [p for p in folders if not any(part.startswith(".") for part in p.parts)]
+    visible = [
+        p for p in folders if not any(n.startswith(".") for n in p.relative_to(ROOT).parts)
+    ]
     return [*visible, *ROOT.glob("run.py")]
 
 

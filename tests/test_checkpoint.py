@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seme.storage.checkpoint import open_checkpoint
+from seme.storage.checkpoint import Checkpoint, open_checkpoint
 
 VALUES = {
     "b.weight": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
@@ -269,7 +270,15 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def modified(folder, *, seconds_ago):
+    """Date the files of a folder."""
+    for file in folder.iterdir():
+        stamp = time.time_ns() - seconds_ago * 10**9
+        os.utime(file, ns=(stamp, stamp))
+
+
 def test_the_content_hash_is_remembered_until_a_file_changes(folder, cache):
+    modified(folder, seconds_ago=60)
     first = opened(folder).content_hash()
     (entry_file,) = cache.rglob("*.json")
     entry_file.write_text(entry_file.read_text().replace(first, "f" * 32))
@@ -278,8 +287,30 @@ def test_the_content_hash_is_remembered_until_a_file_changes(folder, cache):
     assert opened(folder).content_hash() == first
 
 
+def test_a_checkpoint_is_hashed_once_also_where_nothing_can_be_remembered(
+    folder, cache, monkeypatch
+):
+    cache.write_text("")
+    computed, compute = [], Checkpoint._compute_hash
+    monkeypatch.setattr(
+        Checkpoint, "_compute_hash", lambda self: computed.append(self.path) or compute(self)
+    )
+    model = opened(folder)
+    assert model.content_hash() == model.content_hash()
+    assert computed == [folder]
+
+
+def test_what_was_written_a_moment_ago_is_not_remembered(folder, cache):
+    # it may change again within the same tick of the clock, and in nothing but its content
+    modified(folder, seconds_ago=60)
+    os.utime(folder / "config.json", ns=(now := time.time_ns() + 60 * 10**9, now))
+    assert opened(folder).content_hash() == opened(folder).content_hash()
+    assert not list(cache.rglob("*.json"))
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 1}', "\x00"])
 def test_a_damaged_cache_is_rebuilt(folder, cache, damage):
+    modified(folder, seconds_ago=60)
     first = opened(folder).content_hash()
     (entry_file,) = cache.rglob("*.json")
     entry_file.write_text(damage)
@@ -288,6 +319,7 @@ def test_a_damaged_cache_is_rebuilt(folder, cache, damage):
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(folder, tmp_path, monkeypatch, caplog):
+    modified(folder, seconds_ago=60)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "file"))
     assert len(opened(folder).content_hash()) == 32

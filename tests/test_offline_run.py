@@ -1,12 +1,13 @@
 """Folders of offline runs, and the upload of them, with a wandb that is played."""
 
 import os
+import struct
 import subprocess
 
 import pytest
 
 from eval import offline_run
-from eval.offline_run import check_written, folders_under, upload, upload_commands
+from eval.offline_run import check_written, folders_under, records_in, upload, upload_commands
 
 
 @pytest.fixture
@@ -41,12 +42,44 @@ def test_the_folders_of_wandb_are_moved_for_the_block_only(tmp_path, monkeypatch
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_a_file_that_is_absent_or_empty_is_named(tmp_path, monkeypatch):
+def chunk(kind, data):
+    return struct.pack("<IHB", 0, len(data), kind) + data
+
+
+def is_end(record):
+    return record == b"end"
+
+
+WHOLE = b"header." + chunk(1, b"config") + chunk(1, b"end")
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"header.", WHOLE[:-1], WHOLE[: -len(b"end") - 7]]
+)
+def test_a_file_that_is_absent_or_not_whole_is_named(tmp_path, monkeypatch, content):
     monkeypatch.setattr(offline_run, "_WRITING_SECONDS", 0.05)
-    (tmp_path / "empty").touch()
-    for name in ("empty", "absent"):
-        with pytest.raises(FileNotFoundError, match=rf"{name}, it is absent or empty"):
-            check_written(tmp_path / name)
+    path = tmp_path / "run.wandb"
+    if content is not None:
+        path.write_bytes(content)
+    message = r"run.wandb, it is absent or not written to its end"
+    with pytest.raises(FileNotFoundError, match=message):
+        check_written(path, is_end)
+
+
+def test_a_file_that_is_written_a_little_later_is_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "run.wandb"
+    path.write_bytes(WHOLE[:-1])
+    monkeypatch.setattr(offline_run.time, "sleep", lambda _: path.write_bytes(WHOLE))
+    check_written(path, is_end)
+
+
+def test_records_cross_borders_of_the_file_in_chunks(tmp_path):
+    # seven bytes of header, and five that are too few for a chunk before the border
+    first = bytes(32768 - 7 - 7 - 5)
+    content = b"header." + chunk(1, first) + bytes(5) + chunk(2, b"a") + chunk(3, b"b")
+    path = tmp_path / "run.wandb"
+    path.write_bytes(content + chunk(4, b"c") + chunk(1, b"next") + chunk(2, b"half"))
+    assert list(records_in(path)) == [first, b"abc", b"next"]
 
 
 def test_an_upload_starts_in_the_results_folder(run, monkeypatch):

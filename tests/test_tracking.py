@@ -16,6 +16,7 @@ from tests.offline_runs import (
     make_reference,
     model,
     read_back,
+    read_run,
     run_and_summary,
     used_and_made,
     write,
@@ -111,7 +112,8 @@ def test_the_table_of_tasks_is_shown_from_an_artifact(root):
     assert list(root.rglob("media/table/tasks_*.table.json"))
 
 
-def test_a_second_record_in_the_same_process_has_runs_of_its_own(root):
+def test_a_second_record_in_the_same_process_has_runs_of_its_own(root, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "somebody-elses")
     for name, value in (("ties", 0.5), ("dare", 0.75)):
         assert log(root, make_record(name, value)) is None
     found = [run_and_summary(records) for records in read_back(root)]
@@ -176,7 +178,13 @@ def test_a_swallowed_failure_is_noticed_by_the_missing_file(root, monkeypatch):
         run = real(**options)
         finish = run.finish
         written = Path(run.settings.sync_file)
-        run.finish = lambda exit_code: (finish(exit_code), written.unlink())
+
+        def lost(exit_code):
+            finish(exit_code)
+            read_run(written)  # when it is whole nothing writes it again
+            written.unlink()
+
+        run.finish = lost
         return run
 
     monkeypatch.setattr(offline_run, "_WRITING_SECONDS", 0.1)

@@ -131,9 +131,13 @@ class AdaptedCheckpoint:
         Returns:
             xxh3_128 in hexadecimal, cached until a file of base or adapter changes.
         """
+        return self.content_hash_on(self.base.content_hash())
+
+    def content_hash_on(self, base: str) -> str:
+        """The same of the adapter on a base whose hash is known."""
         files = [self.path / ADAPTER_CONFIG, self.path / ADAPTER_FILE]
         adapter = remembered(files, self._compute_hash)
-        return xxhash.xxh3_128_hexdigest(f"{self.base.content_hash()}\0{adapter}".encode())
+        return xxhash.xxh3_128_hexdigest(f"{base}\0{adapter}".encode())
 
     def _compute_hash(self) -> str:
         settings = json.dumps(

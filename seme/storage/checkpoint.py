@@ -75,6 +75,7 @@ class Checkpoint:
         """Bytes of tensors read so far."""
         self._files: dict[Path, OpenFile] = {}
         self._lock = threading.Lock()
+        self._content_hash: str | None = None
         self._stored = {
             name: stored[name] for name in sorted(stored) if name not in self.dropped
         }
@@ -126,10 +127,14 @@ class Checkpoint:
 
         Returns:
             xxh3_128 in hexadecimal over names, dtypes, shapes and bytes of all tensors in the
-            order of their names, then over the model files. Cached until a file changes.
+            order of their names, then over the model files. Cached until a file changes, and
+            for this object, whose headers are read once, for good.
         """
-        shards = {stored.path for stored in self._stored.values()}
-        return remembered([*sorted(shards), *self.model_files()], self._compute_hash)
+        if self._content_hash is None:
+            shards = {stored.path for stored in self._stored.values()}
+            files = [*sorted(shards), *self.model_files()]
+            self._content_hash = remembered(files, self._compute_hash)
+        return self._content_hash
 
     def _compute_hash(self) -> str:
         digest = xxhash.xxh3_128()

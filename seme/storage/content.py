@@ -35,6 +35,8 @@ def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:
             zip(folders, pool.map(Checkpoint.content_hash, folders.values()), strict=True)
         )
     return [
-        hashes[model.path.resolve()] if isinstance(model, Checkpoint) else model.content_hash()
+        hashes[model.path.resolve()]
+        if isinstance(model, Checkpoint)
+        else model.content_hash_on(hashes[model.base.path.resolve()])
         for model in checkpoints
     ]

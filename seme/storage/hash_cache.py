@@ -5,10 +5,14 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import xxhash
+
+_TICK_NS = 2_000_000_000
+"""Clocks of file systems tick every 10 ms at most, FAT's every 2 s."""
 
 _logger = logging.getLogger(__name__)
 
@@ -22,8 +26,10 @@ def cache_folder() -> Path:
 def remembered(files: Sequence[Path], compute: Callable[[], str]) -> str:
     """Return ``compute()``, or what it returned last time for the same unchanged files.
 
-    Files count as unchanged when real path, size and time of modification are the same. A
-    damaged entry is ignored and written anew; an entry that cannot be written is only logged.
+    Files count as unchanged when real path, size and time of modification are the same. Of a
+    file written to a moment ago that proves nothing, since it may be written to again within the
+    same tick of the clock: what depends on one is not remembered. A damaged entry is ignored and
+    written anew; an entry that cannot be written is only logged.
 
     Args:
         files: The files the hash depends on.
@@ -32,9 +38,12 @@ def remembered(files: Sequence[Path], compute: Callable[[], str]) -> str:
     Returns:
         The hash.
     """
+    settled_before = time.time_ns() - _TICK_NS
     states = [_state(file) for file in files]
-    place = "\0".join(str(state[0]) for state in states)
-    return _remembered("content", place, {"files": states}, compute)
+    if any(modified > settled_before for *_, modified in states):
+        return compute()
+    place = "\0".join(path for path, *_ in states)
+    return _remembered("content", place, {"files": [list(state) for state in states]}, compute)
 
 
 def remembered_of_text(text: str, compute: Callable[[], str]) -> str:
@@ -70,11 +79,11 @@ def _tell_once(folder: Path, cause: str) -> None:
     _logger.warning("hashes are not cached, %s cannot be written to: %s", folder, cause)
 
 
-def _state(file: Path) -> list[str | int]:
-    """Return what tells one state of a file from another."""
+def _state(file: Path) -> tuple[str, int, int]:
+    """Return what tells one state of a file from another; last when it was modified."""
     real = file.resolve()
     status = real.stat()
-    return [f"{file.name}={real}", status.st_size, status.st_mtime_ns]
+    return f"{file.name}={real}", status.st_size, status.st_mtime_ns
 
 
 def _read(entry: Path) -> dict[str, object] | None:
