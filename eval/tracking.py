@@ -134,7 +134,7 @@ def _run(
             project=tracker["project"],
             entity=tracker["entity"],
             mode="offline",
-            id=uuid.uuid4().hex[:8],  # WANDB_RUN_ID would make one run of all
+            id=uuid.uuid4().hex,  # WANDB_RUN_ID would make one run of all
             name=name,
             dir=str(folder),
             reinit="finish_previous",
@@ -158,6 +158,7 @@ def _finish(written: Sequence[Path], tracker: Mapping[str, Any], root: Path) -> 
 
 
 def _ends_a_run(record: bytes) -> bool:
+    """Tell the record that wandb writes when a run has ended, in the bytes of its file."""
     found = wandb_internal_pb2.Record.FromString(record).WhichOneof("record_type")
     return bool(found == "exit")
 

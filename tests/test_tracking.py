@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import wandb
+from wandb.proto import wandb_internal_pb2
 
 from eval import offline_run, tracking
+from eval.offline_run import records_in
 from eval.tracking import track
 from tests.offline_runs import (
     WANDB,
@@ -169,6 +171,21 @@ def test_a_failure_on_the_way_ends_the_run_as_failed(root, monkeypatch):
     assert wandb.run is None
     (records,) = read_back(root)
     assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [1]
+
+
+def test_a_file_is_whole_when_the_end_of_the_run_is_in_it_and_not_before(root, monkeypatch):
+    waited = []
+    monkeypatch.setattr(tracking, "check_written", lambda *asked: waited.append(asked))
+    assert log(root, make_record()) is None
+    assert len(waited) == 2
+    for path, is_last in waited:
+        read_run(path)  # to its end
+        found = list(records_in(path))
+        kinds = [
+            wandb_internal_pb2.Record.FromString(r).WhichOneof("record_type") for r in found
+        ]
+        assert [is_last(record) for record in found] == [kind == "exit" for kind in kinds]
+        assert {"run", "exit"} < set(kinds)
 
 
 def test_a_swallowed_failure_is_noticed_by_the_missing_file(root, monkeypatch):
