@@ -1,6 +1,7 @@
 """Boards: the records of one set of models on one suite, sorted and ranked."""
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,12 +115,18 @@ def boards_of(records: Iterable[Record]) -> list[Board]:
     evaluated for. Runs evaluated in another precision have boards of their own; one that was
     not evaluated stands on the first of its models and suite.
     """
-    found = sorted(records, key=lambda r: (r.status == "done", r.name, r.fingerprint))
+    found = sorted(records, key=_order)
     merges = [record for record in found if record.kind == "merge"]
     marked = tuned_on_test(merges)
     unmerged = [record for record in found if record.kind == "reference"]
     groups = _grouped(merges)
     return [_board(groups[key], unmerged, marked, key[-1] or None) for key in sorted(groups)]
+
+
+def _order(record: Record) -> tuple[bool, str, str, int, str]:
+    """Place of a record among all: by what a row shows; fingerprints decide last."""
+    settings = json.dumps(record.settings)
+    return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
 
 def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[Record]]:

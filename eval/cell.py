@@ -1,6 +1,5 @@
 """A run on its way to a record: found if done already, alone while it runs, never lost."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from eval.meter import metered
-from eval.results import Record, find_done, run_folder, write_record
+from eval.results import Record, find_done, fingerprint_of, run_folder, write_record
 from eval.suite import Suite
 
 _GROUPS = {"method", "models", "suite", "tracker"}
@@ -52,9 +51,10 @@ class Cell:
             name: Method of a merge, short name of an unmerged model.
             identity: What defines the weights, JSON-ready; with the suite it names the run.
         """
+        facts = self._facts(identity)
         return Record(
             name=name,
-            fingerprint=self._fingerprint(identity),
+            fingerprint=fingerprint_of(facts),
             kind="merge",
             status="failed",
             error="did not finish",
@@ -68,23 +68,24 @@ class Cell:
             merge_cost=None,
             evaluation_cost=None,
             merge={},
-            provenance=self.provenance,
+            provenance={**self.provenance, "identity": facts},
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_total=0.0,
         )
 
-    def _fingerprint(self, identity: Mapping[str, Any]) -> str:
-        """Name a run by what defines its numbers, as 32 hexadecimal digits.
+    def _facts(self, identity: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON)
+        """Add what defines the scores to what defines the weights.
 
         Where nothing is evaluated the device does not count. Off the CPU models are evaluated
         in another precision, so that their scores are those of another run.
         """
-        suite = None if self.suite is None else self.suite.fingerprint()
-        facts = {**identity, "suite": suite}
+        facts = {
+            **identity,
+            "suite": None if self.suite is None else self.suite.fingerprint(),
+        }
         if self.suite is not None and self.device != "cpu":
             facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
-        text = json.dumps(facts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return json.loads(json.dumps(facts))  # as a record gives it back
 
     def only_one(self, draft: Record) -> FileLock:
         """Keep other processes off this run: the same cell of two sweeps runs once."""

@@ -1,6 +1,7 @@
 """The record of a run: its schema, reading it, writing it whole or not at all."""
 
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -81,7 +82,7 @@ class Record:
     """Everything needed to place a run on the leaderboard and to repeat it."""
 
     fingerprint: str
-    """Hash of what defines the run's numbers."""
+    """Hash of what defines the run's numbers, ``provenance["identity"]``."""
     kind: str
     """``merge`` or ``reference`` (an unmerged model)."""
     status: str
@@ -124,6 +125,19 @@ class Record:
             raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
 
 
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Hash what defines a run's numbers.
+
+    Args:
+        identity: JSON-ready; kept in a record as ``provenance["identity"]``.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def run_folder(root: Path, name: str, fingerprint: str) -> Path:
     """Where the run with this name and fingerprint keeps its files."""
     return root / "runs" / f"{name}-{fingerprint[:12]}"
@@ -146,7 +160,7 @@ def write_record(
         ValueError: If the record or a sample holds NaN or something JSON cannot express.
     """
     folder = run_folder(root, record.name, record.fingerprint)
-    text = _record_json(record)
+    text = record_json(record)
     packed = None if samples is None else _pack(samples)
     folder.mkdir(parents=True, exist_ok=True)
     if packed is None:
@@ -228,7 +242,7 @@ def _told(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _record_json(record: Record) -> str:
+def record_json(record: Record) -> str:
     """JSON text of a record; scores become a list, as sorted keys would lose their order."""
     values = {f.name: getattr(record, f.name) for f in fields(record)}
     values["scores"] = [{"task": task, **asdict(s)} for task, s in record.scores.items()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seme.binding import check_method, method_settings
 from seme.engine import MergeReport, merge_checkpoints
-from seme.provenance import code_version
+from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
 from seme.storage.checkpoint import Checkpoint, open_checkpoint
@@ -106,7 +106,7 @@ class MergeJob:
         return {
             "method": self.method_name,
             "code": code_version(self.method),
-            "engine": code_version(merge_checkpoints),
+            "numbers": NUMBERS_VERSION,
             "hyper_parameters": self.hyper_parameters(),
             "pivot": pivot,
             "sources": others[: len(self.sources)],

@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
-from seme.storage.hash_cache import remembered_of_text
+NUMBERS_VERSION = 1
+"""Version of the numbers of all that merge methods share: engine, kernels, selection, alignment.
 
-_OURS = {"seme", "baselines"}
+Raise it when merged bytes may change; tests/test_golden.py holds it.
+"""
+
+_SHARED = "seme"
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -30,29 +34,30 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def code_version(method: Callable[..., Any]) -> str:
-    """Hash the code that defines a method's numbers; docstrings and comments do not count.
+    """Hash the code of a method's own module; docstrings, comments and module names do not count.
+
+    An edited method is another method, so its finished runs are never taken for those of the
+    new code. What all methods share, everything in ``seme`` but the method's own module, counts
+    by :data:`NUMBERS_VERSION`. Files can be renamed and moved without changing the hash.
 
     Args:
         method: The merge function, or a ``functools.partial`` of it.
 
     Returns:
         16 hexadecimal digits over the module that defines the method and the modules of
-        ``seme``, ``baselines`` and the method's own package that it imports, transitively.
+        ``baselines`` and of the method's own package that it imports, transitively; not ``seme``.
 
     Raises:
-        ValueError: If the source of the method's module cannot be found.
+        ValueError: If the source of the method's module cannot be read.
     """
     function = method.func if isinstance(method, functools.partial) else method
-    modules = _imported_modules(function.__module__)
-    if function.__module__ not in modules:
+    codes = _codes(function.__module__)
+    if not codes:
         raise ValueError(
             f"no source file for the module {function.__module__} of the method: define methods "
             "in importable modules"
         )
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(modules):
-        digest.update(f"{name}\0{modules[name]}\0".encode())
-    return digest.hexdigest()
+    return hashlib.blake2b("\0".join(sorted(codes)).encode(), digest_size=8).hexdigest()
 
 
 def collect() -> dict[str, Any]:
@@ -120,49 +125,40 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _imported_modules(module: str) -> dict[str, str]:
-    """Hashes of a module's code and of those of ours that it imports, transitively, by name."""
-    packages = _OURS | {module.partition(".")[0]}
-    found: dict[str, str] = {}
+def _codes(module: str) -> list[str]:
+    """Hashes of the code of a module and of the methods' modules it imports, transitively."""
+    packages = {"baselines", module.partition(".")[0]} - {_SHARED}
+    codes: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name.partition(".")[0] not in packages:
+        source = None if name in codes else _source(name)
+        if source is None:
             continue
-        source = _source(name)
-        if source is not None:
-            found[name], imported = _parsed(source, name)
-            waiting.extend(imported)
-    return found
+        tree = ast.parse(source)
+        waiting += [m for m in _imports(tree, name) if m.partition(".")[0] in packages]
+        codes[name] = _code_hash(tree, packages | {_SHARED})
+    return list(codes.values())
 
 
-@functools.lru_cache(maxsize=256)
-def _parsed(source: str, module: str) -> tuple[str, tuple[str, ...]]:
-    """A hash of a module's code without docstrings and comments, and what it imports."""
-    read = remembered_of_text(
-        f"{_this_code()}\0{module}\0{source}", lambda: "\n".join(_read_code(source, module))
-    )
-    digest, *imported = read.split("\n")
-    return digest, tuple(imported)
+def _code_hash(tree: ast.Module, packages: set[str]) -> str:
+    """Hash a module's code without docstrings, and without the modules of its imports.
 
-
-@functools.cache
-def _this_code() -> str:
-    """What decides how code is read: this file."""
-    return Path(__file__).read_text(encoding="utf-8")
-
-
-def _read_code(source: str, module: str) -> Iterator[str]:
-    """Yield a hash of a module's code, then the names that it imports."""
-    tree = ast.parse(source)
-    imported = list(_imports(tree, module))
-    code = repr(_skeleton(_without_docstrings(tree))).encode()
-    yield hashlib.blake2b(code, digest_size=16).hexdigest()
-    yield from imported
+    What it imports from ``packages`` counts by its names only, in any order.
+    """
+    lines = [node for node in ast.walk(tree) if _is_import_from(node, packages)]
+    imported = {(a.name, a.asname) for line in lines for a in getattr(line, "names", [])}
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [line for line in body if not _is_text(line) and line not in lines]
+            node.body = kept  # type: ignore[attr-defined]
+    code = repr((sorted(imported, key=repr), _skeleton(tree)))
+    return hashlib.blake2b(code.encode(), digest_size=16).hexdigest()
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:
-    """Yield the names of everything a module imports that may be a module."""
+    """Yield the names of all that a module imports, modules and their members."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -185,13 +181,11 @@ def _source(module: str) -> str | None:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """Remove every string that stands alone: docstrings, also those below attributes."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return tree
+def _is_import_from(line: ast.AST, packages: set[str]) -> bool:
+    """Whether a line imports names from one of the packages, or from the module's own."""
+    if not isinstance(line, ast.ImportFrom):
+        return False
+    return line.level > 0 or (line.module or "").partition(".")[0] in packages
 
 
 def _is_text(line: ast.AST) -> bool:

@@ -167,9 +167,7 @@ def test_names_places_references_and_an_unused_tau_do_not_define_the_identity(fo
     assert same.identity() == make(folder).identity()
 
 
-def test_a_change_of_the_engine_changes_the_identity(folder, monkeypatch):
+def test_a_new_version_of_the_numbers_changes_the_identity(folder, monkeypatch):
     before = make(folder).identity()
-    real = seme.job.code_version
-    changed = lambda f: "new" if f is seme.job.merge_checkpoints else real(f)  # noqa: E731
-    monkeypatch.setattr(seme.job, "code_version", changed)
-    assert {k for k, v in make(folder).identity().items() if v != before[k]} == {"engine"}
+    monkeypatch.setattr(seme.job, "NUMBERS_VERSION", 10_000)
+    assert {k for k, v in make(folder).identity().items() if v != before[k]} == {"numbers"}

@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-import seme.provenance
 from seme.provenance import code_version, collect, git_state
 
 METHOD = '''"""A method."""
@@ -84,6 +83,30 @@ def test_a_module_that_is_not_imported_does_not_count(house, tmp_path):
     assert house("steps", "SCALE = 2", "from house import other\nSCALE = 2") != before
 
 
+def test_renaming_a_module_does_not_change_the_version(house, tmp_path):
+    before = house()
+    (tmp_path / "house/steps.py").rename(tmp_path / "house/parts.py")
+    assert house("method", "house.steps", "house.parts") == before
+    assert house("parts", "SCALE = 2", "SCALE = 3") != before
+
+
+def test_imports_can_be_split_and_sorted_without_changing_the_version(house, tmp_path):
+    (tmp_path / "house/steps.py").write_text("SCALE, SHIFT = 2, 3\n")
+    both = house("method", "import SCALE", "import SCALE, SHIFT")
+    lines = "from house.steps import SHIFT\nfrom house.steps import SCALE"
+    assert house("method", "from house.steps import SCALE, SHIFT", lines) == both
+    assert house("method", "import SHIFT", "import SHIFT as SHIFTED") != both
+
+
+def test_shared_code_counts_by_its_version_and_not_by_its_text(house):
+    before = house()
+    shared = house(
+        "method", "from house.steps", "from seme.checks import check_share\nfrom house.steps"
+    )
+    assert shared != before
+    assert house("method", "seme.checks", "seme.elsewhere") == shared
+
+
 def test_hyper_parameters_are_not_code(house):
     merge = sys.modules["house.method"].merge
     assert code_version(functools.partial(merge, pivot=1)) == code_version(merge) == house()
@@ -132,31 +155,3 @@ def test_a_checkout_is_dirty_when_code_changed_and_not_when_results_did(tmp_path
     (tmp_path / "code.py").write_text("2")
     assert git_state(tmp_path) == {"revision": state["revision"], "dirty": True}
     assert git_state(tmp_path / "results") is None
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache folder of its own; what this process has read before is forgotten."""
-    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
-    seme.provenance._parsed.cache_clear()
-    return tmp_path / "cache"
-
-
-def test_code_that_was_read_once_is_remembered(house, cache, monkeypatch):
-    first = house()
-    entries = list((cache / "text").iterdir())
-    assert len(entries) == 2
-    seme.provenance._parsed.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(seme.provenance, "_skeleton", None)  # nothing is read again
-        assert house() == first
-    for entry in entries:
-        entry.write_text("{")
-    seme.provenance._parsed.cache_clear()
-    assert house() == first
-
-
-def test_a_cache_that_cannot_be_written_is_told_once(house, cache, caplog):
-    cache.write_text("")
-    assert house() == house()
-    assert caplog.text.count("cannot be written to: NotADirectoryError") == 1

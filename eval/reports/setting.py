@@ -41,7 +41,8 @@ def environment_table(records: Iterable[Record]) -> Table:
     """Every fact of the records' provenance; where they differ, each value with its runs."""
     facts: dict[str, Counter[str]] = {}
     for record in records:
-        for fact, value in _flat("", record.provenance):
+        machine = {k: v for k, v in record.provenance.items() if k != "identity"}
+        for fact, value in _flat("", machine):
             facts.setdefault(fact, Counter())[value] += 1
     rows = tuple((fact, _values(found)) for fact, found in sorted(facts.items()))
     return Table(("fact", "value"), rows, name="environment")

@@ -1,4 +1,4 @@
-"""Remember what was computed of files until one of them changes, or of a text for good."""
+"""Cache of hashes computed from files, valid until one of the files changes."""
 
 import functools
 import json
@@ -43,29 +43,12 @@ def remembered(files: Sequence[Path], compute: Callable[[], str]) -> str:
     if any(modified > settled_before for *_, modified in states):
         return compute()
     place = "\0".join(path for path, *_ in states)
-    return _remembered("content", place, {"files": [list(state) for state in states]}, compute)
-
-
-def remembered_of_text(text: str, compute: Callable[[], str]) -> str:
-    """Return ``compute()``, or what it returned last time for the same text.
-
-    Args:
-        text: All that the result depends on.
-        compute: Computes the result.
-    """
-    return _remembered("text", text, {}, compute)
-
-
-def _remembered(
-    kind: str, place: str, state: dict[str, object], compute: Callable[[], str]
-) -> str:
-    """Return what was computed in the same state and kept in the same place, or compute it."""
-    key = xxhash.xxh3_128_hexdigest(place.encode())
-    entry = cache_folder() / kind / f"{key}.json"
+    state: dict[str, object] = {"files": [list(state) for state in states]}
+    entry = cache_folder() / "content" / f"{xxhash.xxh3_128_hexdigest(place.encode())}.json"
     known = _read(entry) or {}
-    found = known.pop("hash", None)
-    if isinstance(found, str) and known == state:
-        return found
+    cached = known.pop("hash", None)
+    if isinstance(cached, str) and known == state:
+        return cached
     computed = compute()
     try:
         _write(entry, json.dumps({**state, "hash": computed}))
