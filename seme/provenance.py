@@ -31,6 +31,11 @@ _LIBRARIES = (
     "hydra-core",
 )
 _ROOT = Path(__file__).resolve().parents[1]
+NUMBERS_VERSION = 1
+"""Version of the numbers of all that merge methods share: engine, kernels, selection, alignment.
+
+Raise it when merged bytes may change; ``tests/test_golden.py`` holds them.
+"""
 
 
 def code_version(method: Callable[..., Any]) -> str:

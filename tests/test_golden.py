@@ -1,0 +1,148 @@
+"""Merged bytes of every method, held by tests/golden.json; see tests/golden_merges.py."""
+
+import copy
+from functools import partial
+
+import pytest
+
+import seme.elementwise
+from seme.kernels import sums
+from seme.provenance import NUMBERS_VERSION
+from tests.configurations import CONF
+from tests.golden_merges import (
+    N_PROJECTIONS,
+    RENEW,
+    TOLERANCE,
+    advice,
+    all_entries,
+    changed,
+    changed_inputs,
+    entries,
+    inputs_of,
+    method_names,
+    method_of,
+    pools_for,
+    read_golden,
+    renewed,
+    without_entry,
+)
+from tests.golden_pools import POOLS, write_pool
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pools")
+    return {name: write_pool(name, folder) for name in POOLS}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return read_golden()
+
+
+def with_settings(name, **settings):
+    """A method with some hyper-parameters replaced."""
+    method = method_of(name)
+    return partial(method.func, **{**method.keywords, **settings})
+
+
+def faults_of(golden, name, pool, tensors):
+    return changed(golden["merges"], {name: {pool: tensors}})
+
+
+def test_the_file_is_of_this_version_and_holds_every_method_and_pool(golden):
+    assert golden["numbers_version"] == NUMBERS_VERSION, advice(golden)
+    faults = without_entry(golden, method_names())
+    assert not faults, "\n".join(faults)
+    assert golden["inputs"].keys() == POOLS.keys(), f"pools have come or gone: run {RENEW}"
+    for name, of_pools in golden["merges"].items():
+        assert of_pools.keys() == set(pools_for(method_of(name))), f"{name}: run {RENEW}"
+
+
+def test_the_pools_are_those_the_file_was_made_of(golden, pools):
+    faults = changed_inputs(golden, inputs_of(pools))
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_every_method_merges_to_the_bytes_in_the_file(n_threads, golden, pools):
+    faults = changed(golden["merges"], all_entries(pools, n_threads=n_threads))
+    assert not faults, "\n".join([*faults, advice(golden)])
+
+
+def test_what_a_gpu_computes_in_torch_has_the_same_bytes(golden, pools, in_torch):
+    in_torch()
+    faults = changed(golden["merges"], all_entries(pools))
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("name", ["task_arithmetic", "dare", "ties", "sce", "seme"])
+def test_a_scale_a_little_off_is_seen_in_every_frame(name, golden, pools):
+    for pool in golden["merges"][name].keys() & {"float32", "turned", "turned_tied"}:
+        lam = method_of(name).keywords["lam"] * 0.99
+        tensors = entries(pool, with_settings(name, lam=lam), pools[pool])
+        (fault,) = faults_of(golden, name, pool, tensors)
+        assert fault.startswith(f"{name} on {pool}: ")
+        assert ".weight differs" in fault
+
+
+def test_one_element_more_or_less_is_seen_in_another_frame(golden, pools):
+    tensors = entries("turned", with_settings("seme", tau=0.102), pools["turned"])
+    q_proj = "model.layers.0.self_attn.q_proj.weight"  # 26 of 256 elements in both cases
+    embedding = "model.embed_tokens.weight"  # 261 of 2560 instead of 256
+    stored = golden["merges"]["seme"]["turned"]
+    assert tensors[q_proj] == pytest.approx(stored[q_proj], abs=TOLERANCE)
+    assert tensors[embedding] != pytest.approx(stored[embedding], abs=TOLERANCE)
+
+
+def test_a_changed_kernel_is_seen_by_every_method_that_calls_it(golden, pools, monkeypatch):
+    def erase_nothing(pivot, sources, weights, scale, kept, _divide):
+        merged = sums.add_weighted(pivot, sources, weights, scale, kept)
+        return merged, 0, 0
+
+    monkeypatch.setattr(seme.elementwise.sums, "add_signed", erase_nothing)
+    faults = changed(golden["merges"], all_entries({"float16": pools["float16"]}))
+    methods = [fault.partition(" on float16: ")[0] for fault in faults]
+    assert methods == ["dare_ties", "sce", "seme", "ties"]
+
+
+def test_a_method_s_file_without_an_entry_is_named(golden, tmp_path):
+    (tmp_path / "method").mkdir()
+    for path in [*(CONF / "method").glob("*.yaml"), tmp_path / "mine.yaml"]:
+        (tmp_path / "method" / path.name).write_text("# a method\n")
+    (fault,) = without_entry(golden, method_names(tmp_path))
+    assert "conf/method/mine.yaml" in fault
+    assert RENEW in fault
+    (tmp_path / "method" / "mine.yaml").unlink()
+    (tmp_path / "method" / "ties.yaml").unlink()
+    (fault,) = without_entry(golden, method_names(tmp_path))
+    assert "entry ties" in fault
+
+
+def test_a_file_of_another_version_is_to_be_renewed(golden):
+    other = {**golden, "numbers_version": NUMBERS_VERSION + 1}
+    assert advice(other).endswith(f"run {RENEW}")
+    assert "bug" in advice(golden)
+    assert "bug" not in advice(other)
+
+
+def test_renewing_replaces_entries_under_a_raised_version_only(golden):
+    fresh = copy.deepcopy(golden)
+    fresh["merges"]["ties"]["float16"]["lm_head.weight"] = "0"
+    with pytest.raises(SystemExit, match=r"ties on float16: lm_head.weight differs, 1 in all"):
+        renewed(golden, fresh)
+    raised = {**fresh, "numbers_version": NUMBERS_VERSION + 1}
+    assert renewed(golden, raised) == raised
+    other = {**golden, "inputs": {**golden["inputs"], "float16": "0"}}
+    with pytest.raises(SystemExit, match="the weights of pool float16"):
+        renewed(golden, other)
+
+
+def test_renewing_adds_methods_and_keeps_projections_within_the_tolerance(golden):
+    fresh = copy.deepcopy(golden)
+    fresh["merges"]["mine"] = {"float16": {"lm_head.weight": "0"}}
+    turned = fresh["merges"]["seme"]["turned"]
+    turned["lm_head.weight"] = [value + TOLERANCE / 2 for value in turned["lm_head.weight"]]
+    kept = renewed(golden, fresh)["merges"]
+    assert kept == {**golden["merges"], "mine": fresh["merges"]["mine"]}
+    assert len(turned["lm_head.weight"]) == N_PROJECTIONS
