@@ -27,19 +27,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from eval.cell import Cell, check_entries, described
 from eval.conclusion import conclude, leave
 from eval.meter import metered
-from eval.results import Record, write_whole
+from eval.records import Record, write_whole
+from eval.runs import Cell, check_entries, described
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
+from seme.checkpoint.outline import open_outline
 from seme.engine import MergeReport
+from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
-from seme.kernels.loading import load
+from seme.kernels.warmup import load
 from seme.provenance import collect
-from seme.storage.outline import open_outline
-from seme.types import CheckpointMismatchError
 
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.weights import checked_mean_weights
+from baselines.coefficients import checked_mean_weights
 from seme.elementwise import weighted_mean
-from seme.types import Site
+from seme.interface import Site
 
 
 def merge(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seme.checks import check_finite, check_share
 from seme.elementwise import add_signed
-from seme.types import Site
+from seme.interface import Site
 
 
 def merge(

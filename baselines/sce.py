@@ -1,16 +1,16 @@
 """SCE: Select, Compute, Erase, without any alignment.
 
 Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990. The steps, and where
-implementations of them differ, are in :mod:`seme.fusion`, which SeMe shares.
+implementations of them differ, are in :mod:`seme.sce`, which SeMe shares.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from seme.fusion import Select, Surveys, erase_and_add
+from seme.interface import Site, prepared_by
+from seme.sce import Select, Surveys, erase_and_add
 from seme.streaming import Models
-from seme.types import Site, prepared_by
 
 
 def prepare(models: Models, /, *, tau: float) -> Surveys:

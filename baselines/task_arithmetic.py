@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.weights import checked_weights
+from baselines.coefficients import checked_weights
 from seme.checks import check_finite
 from seme.elementwise import add_weighted
-from seme.types import Site
+from seme.interface import Site
 
 
 def merge(

@@ -13,9 +13,9 @@ from torch import Tensor
 from seme.checks import check_choice, check_finite, check_share
 from seme.columns import Columns
 from seme.elementwise import add_signed, differences
+from seme.interface import Prepared, Site, prepared_by
 from seme.selection import Kept, Selection, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
-from seme.types import Prepared, Site, prepared_by
 
 Scope = Literal["model", "tensor"]
 """Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""

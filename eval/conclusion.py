@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from eval.offline_run import upload_commands
+from eval.tracking.offline_run import upload_commands
 
 
 def conclude(
@@ -28,7 +28,7 @@ def conclude(
     failed = [cell for cell in cells if cell["error"]]
     if merge_only:  # nothing new to show, and merges start fast
         sys.exit(f"error: {failed[0]['error']}" if failed else 0)
-    from eval.leaderboard import (  # noqa: PLC0415 (pandas is slow to load)
+    from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
         faults_told,
         print_summary,
         read_leaderboard,

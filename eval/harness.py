@@ -10,7 +10,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from eval.offline import go_offline
+from eval.hf_offline import go_offline
 
 go_offline()  # the libraries below read their switches when they are imported
 
@@ -31,9 +31,9 @@ from rich.progress import (  # noqa: E402
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from eval.model import load_model, load_tokenizer  # noqa: E402
+from eval.load import load_model, load_tokenizer  # noqa: E402
 from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
-from eval.results import Sample, Score  # noqa: E402
+from eval.records import Sample, Score  # noqa: E402
 from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
 

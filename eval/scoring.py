@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.results import Sample, Score
+from eval.records import Sample, Score
 
 
 def mean_score(samples: Sequence[Sample], *, metric: str) -> Score:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from eval.zoo.build import build_items
-from eval.zoo.cards import data_card
-from eval.zoo.material import ZOO, read_material, read_recipe
-from eval.zoo.schedule import train_models
-from scripts.check_zoo import check
+from scripts.zoo.build import build_items
+from scripts.zoo.cards import data_card
+from scripts.zoo.check import check
+from scripts.zoo.material import ZOO, read_material, read_recipe
+from scripts.zoo.schedule import train_models
 
 
 def main() -> None:

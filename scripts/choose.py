@@ -20,10 +20,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.reading import read_results
-from eval.results import Record, write_whole
-from eval.statistics.selection import best_setting
-from eval.statistics.stats import overall_mean
+from eval.records import Record, write_whole
+from eval.results_folder import read_results
+from eval.statistics.comparability import best_setting
+from eval.statistics.scores import overall_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from eval.model import load_model, load_tokenizer
-from eval.pages.drawing import draw
-from eval.results import write_whole
+from eval.leaderboard.drawing import draw
+from eval.load import load_model, load_tokenizer
+from eval.records import write_whole
 from seme.alignment.anchors import head_bases
 from seme.alignment.diagnosis import cost_table, layer_table, source_table
 from seme.alignment.direction import random_vectors, recomposition_cosine
+from seme.architecture.readout import readout_of
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.method import merge, prepare
-from seme.models.readout import readout_of
 from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[1]

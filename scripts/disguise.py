@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from seme.alignment.blocks import ATTENTION, MLP, Parts, read_block
-from seme.models.anatomy import Anatomy
-from seme.models.dimensions import Dimensions
-from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.models.parts import Part, Place
-from seme.storage.checkpoint import open_checkpoint
-from seme.storage.shard import TensorSpec
-from seme.storage.writing import CheckpointWriter
+from seme.architecture.dimensions import Dimensions
+from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.architecture.model import Anatomy
+from seme.architecture.parts import Part, Place
+from seme.checkpoint.reader import open_checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.writer import CheckpointWriter
 
 _READERS = (Part.Q, Part.K, Part.V, Part.GATE, Part.UP, Part.HEAD)
 _WRITERS = (Part.O, Part.DOWN, Part.O_BIAS, Part.DOWN_BIAS, Part.FINAL_NORM_BIAS)

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from eval.leaderboard import faults_told, read_leaderboard, write_tables
-from eval.pages.page import write_page
+from eval.leaderboard.page import write_page
+from eval.leaderboard.tables import faults_told, read_leaderboard, write_tables
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from eval.results import (
+from eval.records import (
     RECORD_NAME,
     Record,
     fingerprint_of,

@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-from eval.board import boards_of
-from eval.reading import read_results
-from eval.reports.document import Block, drawing_files
-from eval.reports.evidence import grounds_of
-from eval.reports.experiment import Experiment, read_experiment, records_folder
-from eval.reports.html import to_html
-from eval.reports.markdown import to_markdown
-from eval.reports.reference import read_references
-from eval.reports.report import Material, report_of
-from eval.results import write_whole
+from eval.leaderboard.board import boards_of
+from eval.records import write_whole
+from eval.report.document import Block, drawing_files
+from eval.report.evidence import grounds_of
+from eval.report.experiment import Experiment, read_experiment, records_folder
+from eval.report.html import to_html
+from eval.report.markdown import to_markdown
+from eval.report.published import read_references
+from eval.report.report import Material, report_of
+from eval.results_folder import read_results
 
 _ROOT = Path(__file__).resolve().parent.parent
 _KEYS = {"experiment", "records", "output"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from eval.exhibits import exhibit_of
-from eval.leaderboard import read_leaderboard
-from eval.offline_run import upload_commands
-from eval.tracking import check_tracker, track_exhibit
+from eval.leaderboard.tables import read_leaderboard
+from eval.tracking.leaderboard import exhibit_of
+from eval.tracking.offline_run import upload_commands
+from eval.tracking.wandb_run import check_tracker, track_exhibit
 from scripts.leaderboard import main as write_files
 
 _TRACKER = Path(__file__).resolve().parent.parent / "conf" / "tracker" / "wandb.yaml"

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.interface import Preparation, Prepared
 from seme.streaming import Models
-from seme.types import Preparation, Prepared
 
 _METHOD_PACKAGES = ("seme.", "baselines.")
 

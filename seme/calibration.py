@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from seme.checkpoint.reader import SINGLE_FILE, Checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec, lay_out
 from seme.engine import MergeReport, merge_checkpoints
 from seme.settings import MergeSettings
-from seme.storage.checkpoint import SINGLE_FILE, Checkpoint
-from seme.storage.shard import TensorSpec, lay_out
 
 _WIDTH = 512
 _TOKENS = 1024

@@ -3,7 +3,7 @@
 A task vector is ``source - pivot``. Float64 represents the difference of two float32 numbers of
 similar size exactly, so that one source added back at full weight is that source, and the order
 of sources does not show after the one rounding to float32 at the end. On a processor these are
-the compiled loops of :mod:`seme.kernels.sums`; a GPU runs the same steps in torch.
+the compiled loops of :mod:`seme.kernels.arithmetic`; a GPU runs the same steps in torch.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seme.kernels import ranks, sums
+from seme.kernels import arithmetic, selection
 from seme.kernels.jit import serve
 
 
@@ -38,7 +38,7 @@ def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
         float32, (n_sources, n).
     """
     if serve(pivot.device):
-        return ranks.differences(pivot, sources)
+        return selection.differences(pivot, sources)
     return torch.stack([source - pivot for source in sources])
 
 
@@ -56,7 +56,7 @@ def weighted_mean(
         float32 of that shape, rounded once.
     """
     if serve(sources[0].device):
-        return sums.mean(sources, weights, divisor)
+        return arithmetic.mean(sources, weights, divisor)
     total = torch.zeros_like(sources[0], dtype=torch.float64)
     for source, weight in zip(sources, weights, strict=True):
         total += source.double() * weight
@@ -85,7 +85,7 @@ def add_weighted(
         float32 of that shape, rounded once. Where the change is zero the pivot's bits stay.
     """
     if serve(pivot.device):
-        return sums.add_weighted(pivot, sources, weights, scale, kept)
+        return arithmetic.add_weighted(pivot, sources, weights, scale, kept)
     change = torch.zeros_like(pivot, dtype=torch.float64)
     for values, weight in zip(_task_vectors(pivot, sources, kept), weights, strict=True):
         change += values * weight
@@ -119,7 +119,7 @@ def add_signed(
         many values there were.
     """
     if serve(pivot.device):
-        return Signed(*sums.add_signed(pivot, sources, weights, scale, kept, divide))
+        return Signed(*arithmetic.add_signed(pivot, sources, weights, scale, kept, divide))
     tv = _task_vectors(pivot, sources, kept)
     total = torch.zeros_like(tv[0])
     for values in tv:

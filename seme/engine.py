@@ -21,21 +21,21 @@ from rich.progress import Progress
 from torch import Tensor
 
 from seme.binding import check_method, prepare, takes_any_shape
-from seme.comparison import (
+from seme.budget import keep_freed_memory, share_out
+from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.protocol import Weights
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.writer import CheckpointWriter, refuse_existing
+from seme.compatibility import (
     demand_same_tensors,
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.memory import keep_freed_memory, share_out
+from seme.interface import Prepared, Realigned, Site
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
-from seme.storage.adapter import AnyCheckpoint
-from seme.storage.checkpoint import Checkpoint
-from seme.storage.shard import TensorSpec
-from seme.storage.writing import CheckpointWriter, refuse_existing
 from seme.streaming import CPU_BLOCK, Block, Models
-from seme.types import Prepared, Realigned, Site
-from seme.weights import Weights
 from seme.workers import Workers
 
 _logger = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from seme.binding import check_method, method_settings
+from seme.checkpoint.content import content_hashes
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint, open_adapter
+from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
+from seme.interface import Site
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
-from seme.storage.adapter import AdaptedCheckpoint, AnyCheckpoint, open_adapter
-from seme.storage.checkpoint import Checkpoint, open_checkpoint
-from seme.storage.content import content_hashes
-from seme.types import Site
 
 if TYPE_CHECKING:
     from seme.plan import Plan
@@ -27,7 +27,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Opener(Protocol):
-    """Opens a checkpoint; see :func:`seme.storage.checkpoint.open_checkpoint`."""
+    """Opens a checkpoint; see :func:`seme.checkpoint.reader.open_checkpoint`."""
 
     def __call__(
         self, location: str | Path, *, revision: str | None = None, root: Path
@@ -189,7 +189,7 @@ def job_from_config(
         method_name: Stem of the method's configuration file.
         method: The merge function with its hyper-parameters bound.
         root: Folder that relative locations start from, the repository's.
-        opener: Opens the checkpoints; :func:`seme.storage.outline.open_outline` where weights may be
+        opener: Opens the checkpoints; :func:`seme.checkpoint.outline.open_outline` where weights may be
             absent.
 
     Raises:

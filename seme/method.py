@@ -15,28 +15,34 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from seme.alignment.aligned import AlignedSource, Frame, LayerMatch
+from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch
 from seme.alignment.anchors import Anchors
 from seme.alignment.frames import find_frame
-from seme.alignment.heading import Heading, Options, PivotHead, comparing_bytes, read_heading
-from seme.alignment.matching import MatchUnits, check_comparable
-from seme.alignment.residual import Projection
+from seme.alignment.head_comparison import (
+    Heading,
+    Options,
+    PivotHead,
+    comparing_bytes,
+    read_heading,
+)
+from seme.alignment.layers import MatchUnits, check_comparable
+from seme.alignment.residual_map import Projection
 from seme.alignment.stopwatch import Stopwatch
+from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.architecture.model import Anatomy
+from seme.architecture.parts import Part
+from seme.budget import demand, rewritten_bytes
+from seme.checkpoint.protocol import Weights
 from seme.checks import check_choice, check_finite
-from seme.comparison import differences
-from seme.fusion import Select, Survey, Surveys, erase_and_add
-from seme.memory import demand, rewritten_bytes
-from seme.models.anatomy import Anatomy
-from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.models.parts import Part
+from seme.compatibility import differences
+from seme.interface import Site, prepared_by
+from seme.sce import Select, Survey, Surveys, erase_and_add
 from seme.streaming import Models, OpenTensor
-from seme.types import Site, prepared_by
-from seme.weights import Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """The preparation's outcome; implements :class:`seme.types.Realigned`."""
+    """The preparation's outcome; implements :class:`seme.interface.Realigned`."""
 
     models: Models
     """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""

@@ -10,17 +10,17 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from seme.alignment.heading import comparing_bytes
+from seme.alignment.head_comparison import comparing_bytes
 from seme.binding import check_method, is_prepared, takes_any_shape
+from seme.budget import rewritten_bytes, share_out
 from seme.calibration import Calibration, calibrate
+from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.writer import refuse_existing
 from seme.columns import held_bytes
-from seme.comparison import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.memory import rewritten_bytes, share_out
+from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.settings import MergeSettings
-from seme.storage.adapter import AnyCheckpoint
-from seme.storage.checkpoint import Checkpoint
-from seme.storage.shard import TensorSpec
-from seme.storage.writing import refuse_existing
 
 _N_SHOWN = 5
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seme.kernels import conversion, norms
+from seme.kernels import conversion, reductions
 from seme.kernels.jit import serve
 
 
@@ -91,7 +91,7 @@ def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded
         ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
     if serve(exact.device) and dtype == torch.bfloat16:
-        values, lost, changed = norms.round_merged(exact, pivot)
+        values, lost, changed = reductions.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
         changed = _squared_distance(exact, pivot)
@@ -113,7 +113,7 @@ def _too_large(values: Tensor, dtype: torch.dtype) -> ValueError:
 def _squared_distance(values: Tensor, others: Tensor) -> float:
     """The squared norm of a difference, in float64."""
     if serve(values.device):
-        return norms.squared_distance(values, others)
+        return reductions.squared_distance(values, others)
     return float((values.double() - others.double()).square_().sum())
 
 

@@ -1,6 +1,6 @@
 """What survives of a column of numbers: the largest magnitudes, in a tensor or over a model.
 
-The threshold comes from :mod:`seme.ranking`; ties at it are cut here, by index (ours).
+The threshold comes from :mod:`seme.topk`; ties at it are cut here, by index (ours).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from seme.checks import check_share
 from seme.columns import Columns
-from seme.kernels import ranks
+from seme.kernels import selection as kernels
 from seme.kernels.jit import serve
-from seme.ranking import Threshold, bits_of, thresholds_of
+from seme.topk import Threshold, bits_of, thresholds_of
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold go by index. ``keep_all``: every one of them is kept."""
@@ -45,7 +45,7 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
     thresholds = [rule.threshold for rule in rules]
     n_tied = [min(max(rule.cutoff - start, 0), values.shape[1]) for rule in rules]
     if serve(values.device):
-        return ranks.survivors(values, thresholds, n_tied)
+        return kernels.survivors(values, thresholds, n_tied)
     magnitudes = values.abs()
     kept = magnitudes > torch.tensor(thresholds, device=values.device).unsqueeze(1)
     for row, sizes, rule, n in zip(kept, magnitudes, rules, n_tied, strict=True):

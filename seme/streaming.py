@@ -15,8 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from seme.checkpoint.protocol import Readable, Weights, describe
 from seme.rounding import Raw
-from seme.weights import Readable, Weights, describe
 from seme.workers import Workers
 
 CPU_BLOCK = 1 << 17

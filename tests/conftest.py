@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.storage.checkpoint import Checkpoint, open_checkpoint
 from tests.settings import SETTINGS
 
 TINY = {
@@ -50,7 +50,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Compute blocks in torch on the processor too, as on a GPU, once this is called."""
 
     def use() -> None:
-        for module in ("elementwise", "fusion", "rounding", "selection"):
+        for module in ("elementwise", "sce", "rounding", "selection"):
             monkeypatch.setattr(f"seme.{module}.serve", lambda _device: False)
 
     return use

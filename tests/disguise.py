@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from scripts.disguise import disguised as disguised_tensors
-from seme.alignment.residual import ResidualMap
-from seme.models.anatomy import Anatomy
-from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.models.parts import Part
-from seme.storage.checkpoint import open_checkpoint
-from seme.weights import Weights
+from seme.alignment.residual_map import ResidualMap
+from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.architecture.model import Anatomy
+from seme.architecture.parts import Part
+from seme.checkpoint.protocol import Weights
+from seme.checkpoint.reader import open_checkpoint
 from tests.tiny_models import save_tiny
 
 TOKENS = torch.arange(24).reshape(2, 12) * 5 % 160

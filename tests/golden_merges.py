@@ -4,10 +4,12 @@ python -m tests.golden_merges
 
 renews tests/golden.json: it adds methods and pools, and replaces entries only where
 NUMBERS_VERSION has been raised. A pool whose weights are changed needs another name.
+Where one method's own file or settings are changed on purpose, and nothing that methods share,
+remove its entry and renew: the version stays, and with it the records of the other methods.
 
-In the pools of one frame every bit of the result is certain, and hashes
-are compared. A source in another frame is brought back by linear algebra, whose last bits depend
-on the processor: projections of the merged tensors are compared within TOLERANCE.
+In the pools of one frame every bit of the result is certain, and hashes are compared. A source
+in another frame is brought back by linear algebra, whose last bits depend on the processor:
+projections of the merged tensors are compared within TOLERANCE.
 """
 
 import hashlib
@@ -27,11 +29,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from seme.binding import takes_any_shape
+from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.provenance import NUMBERS_VERSION
-from seme.storage.checkpoint import open_checkpoint
 from tests.configurations import CONF, composed
-from tests.golden_pools import POOLS, words
+from tests.golden_pools import POOLS, words, write_pool
 from tests.settings import SETTINGS
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from scripts.disguise import turned
-from seme.models.parts import Part
+from seme.architecture.parts import Part
 
 _HEADS, _KV_HEADS, _HEAD_DIM, _NEURONS = 4, 2, 4, 24
 _WIDTH = _HEADS * _HEAD_DIM

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 
 from seme.binding import prepare
+from seme.checkpoint.protocol import Held
+from seme.interface import Site
 from seme.streaming import Models
-from seme.types import Site
-from seme.weights import Held
 
 
 class InMemory:

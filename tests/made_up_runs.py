@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from eval.results import Record, Score, StageCost
+from eval.records import Record, Score, StageCost
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
 _COST = StageCost(

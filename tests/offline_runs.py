@@ -6,8 +6,8 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.offline_run import records_in
-from eval.results import Record, Sample, Score, StageCost, write_record
+from eval.records import Record, Sample, Score, StageCost, write_record
+from eval.tracking.offline_run import records_in
 
 WANDB = {
     "name": "wandb",

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seme.models.anatomy import Anatomy
-from seme.models.dimensions import Dimensions
-from seme.models.families import Family
-from seme.models.parts import Part, Place
+from seme.architecture.dimensions import Dimensions
+from seme.architecture.families import Family
+from seme.architecture.model import Anatomy
+from seme.architecture.parts import Part, Place
 
 _ACTIVATIONS = {
     "silu": functional.silu,

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from eval.board import boards_of
-from eval.reports.evidence import grounds_of
-from eval.results import Record, Sample, Score, StageCost, write_record
+from eval.leaderboard.board import boards_of
+from eval.records import Record, Sample, Score, StageCost, write_record
+from eval.report.evidence import grounds_of
 
 MIB = 2**20
 COST = StageCost(

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from seme.checkpoint.reader import open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.method import merge
-from seme.storage.checkpoint import open_checkpoint
 from tests.settings import SETTINGS as COMMON
 
 SETTINGS = {

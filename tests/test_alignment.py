@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import seme.alignment.heading
+import seme.alignment.head_comparison
 from seme.alignment.anchors import embeddings_operator
 from seme.alignment.frames import find_frame, units_operator
-from seme.alignment.heading import Options, PivotHead, read_heading
-from seme.alignment.matching import match_layers
+from seme.alignment.head_comparison import Options, PivotHead, read_heading
+from seme.alignment.layers import match_layers
 from seme.alignment.stopwatch import Stopwatch
-from seme.models.parts import Part, Place
-from seme.storage.checkpoint import open_checkpoint
+from seme.architecture.parts import Part, Place
+from seme.checkpoint.reader import open_checkpoint
 from tests.disguise import disguised, folded
 from tests.seme_merges import change_tensors, tensors_of
 from tests.tiny_models import save_tiny
@@ -223,9 +223,9 @@ def test_the_pivot_s_bases_of_a_few_tokens_are_solved_for_once(
     make_llama, tmp_path, monkeypatch
 ):
     pivot = open_checkpoint(make_llama(tmp_path / "pivot", 0), root=tmp_path)
-    n_solved, real = [], seme.alignment.heading.head_bases
+    n_solved, real = [], seme.alignment.head_comparison.head_bases
     monkeypatch.setattr(
-        seme.alignment.heading,
+        seme.alignment.head_comparison,
         "head_bases",
         lambda *arguments: (n_solved.append(1), real(*arguments))[1],
     )

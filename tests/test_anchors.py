@@ -12,9 +12,9 @@ from seme.alignment.anchors import (
     head_shape,
     match_tokens,
 )
-from seme.alignment.vocabulary import SharedTokens
-from seme.models.parts import Part, Place
-from seme.storage.checkpoint import open_checkpoint
+from seme.alignment.tokens import SharedTokens
+from seme.architecture.parts import Part, Place
+from seme.checkpoint.reader import open_checkpoint
 from tests.disguise import anatomy_of
 from tests.seme_merges import change_tensors, tensors_of
 from tests.tiny_models import save_tiny

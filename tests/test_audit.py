@@ -2,9 +2,9 @@
 
 import pytest
 
-from seme.models.audit import layout_of, places_in
-from seme.models.families import family_of
-from seme.models.parts import Part, Place
+from seme.architecture.audit import layout_of, places_in
+from seme.architecture.families import family_of
+from seme.architecture.parts import Part, Place
 
 LLAMA = family_of({"model_type": "llama", "num_hidden_layers": 2})
 GPT2 = family_of({"model_type": "gpt2", "n_layer": 1})

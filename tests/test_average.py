@@ -3,7 +3,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from baselines.average import merge
-from seme.types import Site
+from seme.interface import Site
 
 SITE = Site(name="w")
 

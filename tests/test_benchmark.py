@@ -20,7 +20,7 @@ from scripts.benchmark.models import SHAPES, n_bytes, write_models
 from scripts.benchmark.processes import run_measured
 from scripts.benchmark.report import Cost, Row, cost_of, figure, markdown
 from scripts.benchmark.runs import Bench
-from seme.storage.checkpoint import open_checkpoint
+from seme.checkpoint.reader import open_checkpoint
 
 TINY = SHAPES["tiny"]
 HERE = Path(__file__).parent

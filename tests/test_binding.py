@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seme.binding import check_method, method_settings
-from seme.types import Site, prepared_by
+from seme.interface import Site, prepared_by
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:

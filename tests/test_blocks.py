@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from seme.alignment.attention import match_heads
 from seme.alignment.blocks import (
     ATTENTION,
     MLP,
@@ -14,9 +15,8 @@ from seme.alignment.blocks import (
     restrict_to_heads,
     restrict_to_neurons,
 )
-from seme.alignment.heads import match_heads
-from seme.alignment.neurons import NeuronMatch
-from seme.models.parts import Part
+from seme.alignment.mlp import NeuronMatch
+from seme.architecture.parts import Part
 from tests.disguise import anatomy_of
 from tests.tiny_models import DENSE, save_tiny
 

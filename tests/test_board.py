@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from eval.board import boards_of
-from eval.leaderboard import to_csv, to_markdown
-from eval.markdown import TUNED_ON_TEST
-from eval.results import Record, Score, StageCost
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.markdown import TUNED_ON_TEST
+from eval.leaderboard.tables import to_csv, to_markdown
+from eval.records import Record, Score, StageCost
 
 COST = StageCost(
     seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import sync_playwright
 
-from eval.board import boards_of
-from eval.pages.page import write_page
-from eval.results import Record, Score, StageCost
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.page import write_page
+from eval.records import Record, Score, StageCost
 
 pytestmark = pytest.mark.browser
 

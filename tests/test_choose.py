@@ -7,7 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from eval.results import write_record
+from eval.records import write_record
 from scripts.choose import choose, config_text, edges, main, share_parameter, table
 from tests.made_up_runs import made_up_run
 

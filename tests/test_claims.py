@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval.reports.claims import claims_of
-from eval.reports.verdicts import Verdict
+from eval.report.claims import claims_of
+from eval.report.verdicts import Verdict
 from tests.report_records import MACHINE, Results, pool
 
 YES, NO, UNKNOWN = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.NOT_MEASURED

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from eval.statistics.compare import Comparison, best_of, compare, overall, rank_bands
-from eval.statistics.matched import MatchedTask, Panel
-from eval.statistics.stats import Estimate
+from eval.statistics.samples import MatchedTask, Panel
+from eval.statistics.scores import Estimate
 
 
 def panel(*totals_by_task, runs=("ties", "sce")):

@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.utils import instantiate
 
 import seme.job
-from eval.cell import check_entries
+from eval.runs import check_entries
 from eval.suite import suite_from_config
 from run import run_cell
 from seme.engine import check_method

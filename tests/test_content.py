@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seme.storage.adapter import open_adapter
-from seme.storage.checkpoint import Checkpoint, open_checkpoint
-from seme.storage.content import content_hashes
+from seme.checkpoint.content import content_hashes
+from seme.checkpoint.lora import open_adapter
+from seme.checkpoint.reader import Checkpoint, open_checkpoint
 
 KEY = "base_model.model.a"
 

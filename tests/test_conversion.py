@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seme.kernels.conversion import halves_of, is_finite, widen
-from seme.kernels.norms import round_merged
+from seme.kernels.reductions import round_merged
 
 
 def every_bfloat16():

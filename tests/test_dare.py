@@ -5,7 +5,7 @@ from peft.utils import merge_utils
 
 from baselines import dare_ties, task_arithmetic
 from baselines.dare import merge
-from seme.types import Site
+from seme.interface import Site
 
 SITE = Site(name="w", seed=3)
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from seme.models.dimensions import canonical_shapes, measure
-from seme.models.families import family_of
-from seme.models.parts import Part
+from seme.architecture.dimensions import canonical_shapes, measure
+from seme.architecture.families import family_of
+from seme.architecture.parts import Part
 
 CONFIG = {
     "model_type": "llama",

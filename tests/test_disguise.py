@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scripts.disguise import main
-from seme.storage.checkpoint import open_checkpoint
+from seme.checkpoint.reader import open_checkpoint
 from tests.disguise import logits_at
 from tests.tiny_models import save_tiny
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from seme.storage.checkpoint import open_checkpoint
-from seme.types import Site, prepared_by
+from seme.checkpoint.reader import open_checkpoint
+from seme.interface import Site, prepared_by
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
@@ -208,8 +208,8 @@ from pathlib import Path
 from baselines import sce, ties
 from eval.meter import metered
 from seme.engine import merge_checkpoints
-from seme.kernels.loading import load
-from seme.storage.checkpoint import open_checkpoint
+from seme.kernels.warmup import load
+from seme.checkpoint.reader import open_checkpoint
 from tests.settings import SETTINGS
 
 root, budget = Path(sys.argv[1]), int(sys.argv[2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seme.types import CheckpointMismatchError, Site, prepared_by
+from seme.interface import CheckpointMismatchError, Site, prepared_by
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:

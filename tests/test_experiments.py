@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 
-from eval.cell import check_entries
-from eval.reading import read_results
+from eval.results_folder import read_results
+from eval.runs import check_entries
 from scripts.choose import choose, config_text, share_parameter
 from seme.engine import check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.models.families import family_of
+from seme.architecture.families import family_of
 from tests.tiny_models import DENSE, MIXTURES
 
 LAYERS = {"num_hidden_layers": 2}

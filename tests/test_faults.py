@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from baselines.ties import merge as ties
-from seme.storage.checkpoint import open_checkpoint
+from seme.checkpoint.reader import open_checkpoint
 
 TIES = partial(ties, density=0.5, lam=1.0, scope="model", trim_ties="exact")
 LARGE = 300_000
@@ -158,7 +158,7 @@ KILLED = """
     from pathlib import Path
     from baselines.average import merge
     from seme.engine import merge_checkpoints
-    from seme.storage.checkpoint import open_checkpoint
+    from seme.checkpoint.reader import open_checkpoint
     from tests.settings import SETTINGS
 
     root, call, n_left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

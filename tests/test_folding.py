@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from seme.models.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.models.parts import Part, Place
+from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
+from seme.architecture.parts import Part, Place
 from tests.disguise import anatomy_of, folded, logits_at, written
 from tests.seme_merges import bits, change_tensors
 from tests.tiny_models import DENSE, save_tiny

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from eval.harness import evaluate
-from eval.model import load_model, load_tokenizer
+from eval.load import load_model, load_tokenizer
 from eval.suite import Suite, SuiteTask
 
 TEXTS = ["one fish two fish", "red fish blue fish", "a black fish", "an old fish swims", "new"]

@@ -63,7 +63,7 @@ def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
 
 def test_loops_are_loaded_without_scipy_which_can_be_imported_afterwards(repository):
     program = (
-        "import sys; from seme.kernels.loading import load; load(2); "
+        "import sys; from seme.kernels.warmup import load; load(2); "
         "assert not [name for name in sys.modules if name.startswith('scipy')]; "
         "import numba, scipy.linalg; assert numba.njit(lambda x: x + 1)(1) == 2"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seme.models.parts import Part
+from seme.architecture.parts import Part
 from tests.disguise import (
     anatomy_of,
     disguised,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from seme.models.layout import fuse, split
-from seme.models.parts import Part, Stored
+from seme.architecture.layout import fuse, split
+from seme.architecture.parts import Part, Stored
 
 QKV = (Part.Q, Part.K, Part.V)
 

@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from eval.board import boards_of
-from eval.leaderboard import print_summary, read_leaderboard, to_csv, to_markdown, write_tables
-from eval.results import Record, Score, StageCost, write_record
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.tables import (
+    print_summary,
+    read_leaderboard,
+    to_csv,
+    to_markdown,
+    write_tables,
+)
+from eval.records import Record, Score, StageCost, write_record
 from scripts.leaderboard import main
 
 MIB = 2**20
@@ -124,8 +130,8 @@ def test_equal_means_share_a_rank():
 def test_several_seeds_are_rows_of_their_own_and_say_so():
     (board,) = boards_of([TIES, replace(TIES, seed=1, fingerprint="f1")])
     assert [row.settings for row in board.merges] == [
-        "lam=1 tau=0.1 seed=1",
         "lam=1 tau=0.1 seed=0",
+        "lam=1 tau=0.1 seed=1",
     ]
 
 

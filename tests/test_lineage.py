@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.lineage import steps_of
+from eval.tracking.lineage import steps_of
 from tests.offline_runs import make_record, make_reference, model, write
 
 

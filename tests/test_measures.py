@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from eval.board import boards_of
-from eval.leaderboard import to_csv, to_markdown
-from eval.results import Record, Sample, StageCost, write_record
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.measures import cast_of, measures_of
+from eval.leaderboard.tables import to_csv, to_markdown
+from eval.records import Record, Sample, StageCost, write_record
 from eval.scoring import mean_score
-from eval.statistics.measures import cast_of, measures_of
-from eval.statistics.stats import Estimate
+from eval.statistics.scores import Estimate
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
 COST = StageCost(

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from baselines.sce import merge as sce
+from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.method import merge, prepare
-from seme.storage.checkpoint import Checkpoint, open_checkpoint
 from seme.streaming import Models
 from tests.disguise import disguised, logits_at, save_turnable
 from tests.in_memory import merge_one
@@ -258,7 +258,7 @@ def test_sources_too_large_to_be_rewritten_are_refused_before_they_are_aligned(
     pivot, other, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("seme.method.find_frame", lambda *_: pytest.fail("aligned already"))
-    monkeypatch.setattr("seme.memory._REWRITTEN_COPIES", 2**30)  # tiny models made large
+    monkeypatch.setattr("seme.budget._REWRITTEN_COPIES", 2**30)  # tiny models made large
     with pytest.raises(
         ValueError,
         match=r"rewriting sources .* takes about \d+MiB .* memory_budget is 512MiB: raise",

@@ -4,7 +4,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from eval.statistics.matched import MatchedTask, Panel, ScoreTable
 from eval.statistics.metrics import (
     Cast,
     above_chance,
@@ -17,6 +16,7 @@ from eval.statistics.metrics import (
     raw,
 )
 from eval.statistics.resampling import bootstrap
+from eval.statistics.samples import MatchedTask, Panel, ScoreTable
 
 DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
 CAST = Cast(

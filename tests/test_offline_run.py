@@ -6,8 +6,14 @@ import subprocess
 
 import pytest
 
-from eval import offline_run
-from eval.offline_run import check_written, folders_under, records_in, upload, upload_commands
+from eval.tracking import offline_run
+from eval.tracking.offline_run import (
+    check_written,
+    folders_under,
+    records_in,
+    upload,
+    upload_commands,
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from seme.storage.outline import _specs_of_architecture, open_outline
+from seme.checkpoint.outline import _specs_of_architecture, open_outline
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def test_a_head_tied_by_default_is_left_out_without_its_bytes(folder, monkeypatc
     (folder / "config.json").write_text(text)
     assert "lm_head.weight" in open_outline(folder, root=folder).names  # a llama says no
     known = _specs_of_architecture(folder)
-    monkeypatch.setattr("seme.storage.outline._specs_of_architecture", lambda _: known)
+    monkeypatch.setattr("seme.checkpoint.outline._specs_of_architecture", lambda _: known)
     rewrite(folder, model_type="gemma")
     assert open_outline(folder, root=folder).names == tuple(sorted(names)[1:])
 
 
 def test_a_quantised_model_is_refused_before_its_shapes_are_asked_for(folder, monkeypatch):
     monkeypatch.setattr(
-        "seme.storage.outline._specs_of_architecture", lambda _: pytest.fail("asked")
+        "seme.checkpoint.outline._specs_of_architecture", lambda _: pytest.fail("asked")
     )
     rewrite(folder, quantization_config={"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"is quantised, says its config\.json: .*mxfp4"):

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from eval.board import boards_of
-from eval.pages.details import details_of
-from eval.pages.page import to_html, write_page
-from eval.pages.plots import plots_of
-from eval.pages.view import Cell, view_of
-from eval.reading import Fault
-from eval.results import Record, Score, StageCost, write_record
-from eval.statistics.standing import Standing
-from eval.statistics.stats import Estimate
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.details import details_of
+from eval.leaderboard.figures import plots_of
+from eval.leaderboard.page import to_html, write_page
+from eval.leaderboard.standing import Standing
+from eval.leaderboard.view import Cell, view_of
+from eval.records import Record, Score, StageCost, write_record
+from eval.results_folder import Fault
+from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
 
 MIB = 2**20

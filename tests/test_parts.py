@@ -1,6 +1,6 @@
 """Places of parts."""
 
-from seme.models.parts import Part, Place
+from seme.architecture.parts import Part, Place
 
 
 def test_places_are_ordered_by_layer_then_expert_then_part():

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 import seme.plan
 from baselines.average import merge as average
 from baselines.ties import merge as ties
+from seme.budget import compared_bytes, rewritten_bytes, share_out
 from seme.calibration import Calibration, calibrate
+from seme.checkpoint.outline import open_outline
+from seme.checkpoint.reader import open_checkpoint
 from seme.columns import held_bytes
 from seme.engine import merge_checkpoints
-from seme.memory import compared_bytes, rewritten_bytes, share_out
+from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
 from seme.plan import bytes_of_walk, plan_merge, plan_table
-from seme.storage.checkpoint import open_checkpoint
-from seme.storage.outline import open_outline
-from seme.types import CheckpointMismatchError
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
 
@@ -106,7 +106,7 @@ def test_eight_billion_parameters_are_planned_from_config_and_index(llama_8b):
 
 def test_an_outline_is_the_checkpoint_itself_where_the_shards_are_there(models, monkeypatch):
     monkeypatch.setattr(
-        "seme.storage.outline._specs_of_architecture", lambda _: pytest.fail("asked")
+        "seme.checkpoint.outline._specs_of_architecture", lambda _: pytest.fail("asked")
     )
     outline = open_outline(models[0].path, root=models[0].path)
     assert [outline.spec(n) for n in outline.names] == [

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seme.comparison import reasons_to_copy
-from seme.storage.checkpoint import open_checkpoint
+from seme.checkpoint.reader import open_checkpoint
+from seme.compatibility import reasons_to_copy
 
 Q = "model.layers.0.mlp.up_proj"
 EXPERTS = "model.layers.0.mlp.experts"

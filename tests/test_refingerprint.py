@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.results import fingerprint_of, read_record, write_record
+from eval.records import fingerprint_of, read_record, write_record
 from scripts import refingerprint as script
 from seme.provenance import NUMBERS_VERSION
 from tests.made_up_runs import made_up_run

@@ -2,13 +2,13 @@
 
 import pytest
 
-from eval.board import boards_of
-from eval.reading import Fault, read_results
-from eval.reports.evidence import grounds_of
-from eval.reports.experiment import Experiment
-from eval.reports.html import to_html
-from eval.reports.markdown import to_markdown
-from eval.reports.report import Material, report_of
+from eval.leaderboard.board import boards_of
+from eval.report.evidence import grounds_of
+from eval.report.experiment import Experiment
+from eval.report.html import to_html
+from eval.report.markdown import to_markdown
+from eval.report.report import Material, report_of
+from eval.results_folder import Fault, read_results
 from scripts.report import main
 from tests.report_records import Results
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.reports.document import (
+from eval.report.document import (
     Commands,
     Drawing,
     Finding,
@@ -12,8 +12,8 @@ from eval.reports.document import (
     Table,
     drawing_files,
 )
-from eval.reports.html import to_html
-from eval.reports.markdown import to_markdown
+from eval.report.html import to_html
+from eval.report.markdown import to_markdown
 
 EVIL = "<script>a|b</script> *x* `y` [z](w)\nnext"
 TABLE = Table(("run", "verdict", "n"), (("seme_a", "not supported", "1.5"),), "t", verdict=1)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from eval.reports.barrier import barriers, is_midpoint
-from eval.reports.questions import settings_that_matter, what_was_chosen, worth_merging
-from eval.reports.scaling import share_by_sources
+from eval.report.barrier import barriers, is_midpoint
+from eval.report.questions import settings_that_matter, what_was_chosen, worth_merging
+from eval.report.scaling import share_by_sources
 from tests.report_records import Results, pool
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.reports.verdicts import (
+from eval.report.verdicts import (
     Verdict,
     ahead_in_all,
     ahead_once_in_each,
@@ -12,7 +12,7 @@ from eval.reports.verdicts import (
     significantly_ahead,
 )
 from eval.statistics.compare import Comparison
-from eval.statistics.stats import Estimate
+from eval.statistics.scores import Estimate
 
 YES, NO, UNKNOWN = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.NOT_MEASURED
 

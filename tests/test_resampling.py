@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.statistics.matched import MatchedTask, Panel
 from eval.statistics.resampling import bootstrap, sign_flip_p_values
+from eval.statistics.samples import MatchedTask, Panel
 
 EIGHT = [3.0, 1.0, -1.0, 2.0, 4.0, -2.0, 1.0, 5.0]
 

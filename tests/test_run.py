@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 import seme.engine
 from eval import harness
-from eval.leaderboard import read_leaderboard
-from eval.reading import read_results
-from eval.results import read_samples
+from eval.leaderboard.tables import read_leaderboard
+from eval.records import read_samples
+from eval.results_folder import read_results
 from run import ROOT, run_cell
 from tests.adapters import pair, write_adapter
 

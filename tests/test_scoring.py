@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from eval.results import Sample
+from eval.records import Sample
 from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
 
 

@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from eval.board import boards_of
-from eval.reading import read_results
-from eval.statistics.standing import standings_of
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.standing import standings_of
+from eval.results_folder import read_results
 
 
 @pytest.fixture

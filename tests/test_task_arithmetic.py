@@ -4,7 +4,7 @@ from mergekit.merge_methods.api import merge_tensors
 from peft.utils import merge_utils
 
 from baselines.task_arithmetic import merge
-from seme.types import Site
+from seme.interface import Site
 
 SITE = Site(name="w")
 

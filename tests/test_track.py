@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import wandb
 
-from eval.exhibits import exhibit_of
-from eval.leaderboard import read_leaderboard
+from eval.leaderboard.tables import read_leaderboard
+from eval.tracking.leaderboard import exhibit_of
 from scripts.leaderboard import main as write_files
 from scripts.track import main
 from tests.offline_runs import (

@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 from transformers import LlamaForCausalLM
 
-from eval.zoo.build import build_model
-from eval.zoo.cards import data_card
-from eval.zoo.corpus import batches
-from eval.zoo.material import Material
-from eval.zoo.texts import Document, split_of
-from eval.zoo.training import fresh_model, save_model, train
 from scripts import build_zoo
+from scripts.zoo.build import build_model
+from scripts.zoo.cards import data_card
+from scripts.zoo.corpus import batches
+from scripts.zoo.material import Material
+from scripts.zoo.texts import Document, split_of
+from scripts.zoo.training import fresh_model, save_model, train
 from tests.zoo_models import MINIATURE, SHAPE, trained, weights_of
 
 
@@ -76,8 +76,8 @@ def test_a_saved_model_is_bfloat16_and_reads_back_rounded(tmp_path):
 @pytest.fixture
 def material(monkeypatch):
     """Pages of every split, each with lines that can be asked for."""
-    monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 4)
-    monkeypatch.setattr("eval.zoo.material._EXERCISE_DOCUMENTS", 2)
+    monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
+    monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
     pages = [
         Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
         for n in range(60)
@@ -129,18 +129,18 @@ def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
     """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "eval.zoo.schedule"):
+    for module in ("scripts.build_zoo", "scripts.zoo.schedule"):
         monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
         monkeypatch.setattr(f"{module}.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
-    monkeypatch.setattr("eval.zoo.schedule.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr("scripts.zoo.schedule.multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr(
-        "eval.zoo.schedule.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
+        "scripts.zoo.schedule.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
     )
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setattr("eval.zoo.schedule._REPORT_EVERY", 1)
-    monkeypatch.setattr("eval.zoo.schedule._LINE_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.schedule._REPORT_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.schedule._LINE_EVERY", 1)
 
     def build(*, force=False):
         said = io.StringIO()

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import yaml
 
-from eval.zoo.build import build_items
-from eval.zoo.items import (
+from scripts.zoo.build import build_items
+from scripts.zoo.items import (
     lines_of,
 )
-from eval.zoo.material import ZOO, read_material, read_recipe
-from eval.zoo.texts import split_of
+from scripts.zoo.material import ZOO, read_material, read_recipe
+from scripts.zoo.texts import split_of
 from tests.zoo_answers import (
     TASKS,
     held_lines,

@@ -6,16 +6,16 @@ from itertools import permutations
 
 import pytest
 
-from eval.zoo.build import build_items
-from eval.zoo.items import (
+from scripts.zoo.build import build_items
+from scripts.zoo.items import (
     exercise_items,
     exercise_passages,
     lines_of,
     passage_items,
     word_order_items,
 )
-from eval.zoo.material import Material
-from eval.zoo.texts import Document, split_of
+from scripts.zoo.material import Material
+from scripts.zoo.texts import Document, split_of
 from tests.zoo_answers import (
     FORMATS,
     document,
@@ -41,10 +41,10 @@ ANSWERS = {  # of the test split: a page to the one line of it that can be an an
 @pytest.fixture
 def limits(monkeypatch):
     """Limits of the tests' own: the benchmark's are tuned to its texts."""
-    monkeypatch.setattr("eval.zoo.items._LONGEST_CONTEXT", 80)
-    monkeypatch.setattr("eval.zoo.items._LINE_BYTES", range(20, 37))
-    monkeypatch.setattr("eval.zoo.items._SHORTEST_PASSAGE", 60)
-    monkeypatch.setattr("eval.zoo.items._LONGEST_PASSAGE", 140)
+    monkeypatch.setattr("scripts.zoo.items._LONGEST_CONTEXT", 80)
+    monkeypatch.setattr("scripts.zoo.items._LINE_BYTES", range(20, 37))
+    monkeypatch.setattr("scripts.zoo.items._SHORTEST_PASSAGE", 60)
+    monkeypatch.setattr("scripts.zoo.items._LONGEST_PASSAGE", 140)
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def material(limits):  # noqa: ARG001
 def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(
     material, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 4)
+    monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
     held = material.documents["french"][0].text.split("\n")[-3]
     spoilt = Document(domain="english", key="read.2", text=held)
     material.documents["english"].append(spoilt)
@@ -279,7 +279,7 @@ def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(
 
 
 def test_items_say_their_split_and_test_comes_first(material, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.zoo.build._PER_SPLIT", 3)
+    monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 3)
     build_items(material, tmp_path)
     for path in tmp_path.iterdir():
         splits = [json.loads(line)["split"] for line in path.read_text("utf-8").splitlines()]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eval.zoo.cards import model_card
-from eval.zoo.material import ZOO
+from scripts.zoo.cards import model_card
+from scripts.zoo.material import ZOO
 from tests.zoo_models import MINIATURE, MODELS, RECIPE, weights_of
 
 

@@ -10,11 +10,11 @@ from statistics import mean, stdev
 
 import pytest
 
-from eval.results import Record, Sample, write_record
+from eval.records import Record, Sample, write_record
 from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
-from eval.statistics.matched import ScoredRun
-from eval.statistics.stats import Estimate
-from eval.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
+from eval.statistics.samples import ScoredRun
+from eval.statistics.scores import Estimate
+from scripts.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}
 DOMAINS = {

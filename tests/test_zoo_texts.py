@@ -12,11 +12,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from eval.zoo.corpus import END_OF_TEXT, batches, tokenize, train_tokenizer
-from eval.zoo.exercises import Exercise, addition, common_words, draw, numbers, output_format
-from eval.zoo.material import Material, experts_of, mix_of
-from eval.zoo.roff import plain_text
-from eval.zoo.texts import Document, fetch, read_documents, split_of
+from scripts.zoo.corpus import END_OF_TEXT, batches, tokenize, train_tokenizer
+from scripts.zoo.exercises import Exercise, addition, common_words, draw, numbers, output_format
+from scripts.zoo.material import Material, experts_of, mix_of
+from scripts.zoo.roff import plain_text
+from scripts.zoo.texts import Document, fetch, read_documents, split_of
 
 LONG = "A line of a page that is long enough. " * 30  # 1140 characters; 800 are needed
 
@@ -128,7 +128,7 @@ def fake_commands(monkeypatch):
         else:
             (cwd / "downloaded").write_bytes(b"package")
 
-    monkeypatch.setattr("eval.zoo.texts.subprocess.run", run)
+    monkeypatch.setattr("scripts.zoo.texts.subprocess.run", run)
     return asked
 
 
@@ -168,7 +168,7 @@ def test_a_failed_download_says_the_command_its_answer_and_what_to_do(tmp_path, 
     def fail(command, **_):
         raise subprocess.CalledProcessError(1, command, stderr="no network\n")
 
-    monkeypatch.setattr("eval.zoo.texts.subprocess.run", fail)
+    monkeypatch.setattr("scripts.zoo.texts.subprocess.run", fail)
     deb = {"deb": "manpages", "version": "6-1", "sha256": SHA}
     message = (
         "could not fetch manpages 6-1 with `apt-get download manpages=6-1`: no network\n"

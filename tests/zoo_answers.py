@@ -3,9 +3,9 @@
 import json
 import re
 
-from eval.zoo.exercises import Exercise
-from eval.zoo.material import ZOO
-from eval.zoo.texts import Document
+from scripts.zoo.exercises import Exercise
+from scripts.zoo.material import ZOO
+from scripts.zoo.texts import Document
 
 TASKS = sorted(path.stem for path in (ZOO / "tasks").glob("*.yaml"))
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.statistics.matched import Array, Panel, ScoreTable
 from eval.statistics.resampling import bootstrap, sign_flip_p_values
-from eval.statistics.stats import Estimate, holm, task_weights
+from eval.statistics.samples import Array, Panel, ScoreTable
+from eval.statistics.scores import Estimate, holm, task_weights
 
 LEVEL = 0.05
 """Share of false alarms allowed: 95 % intervals, and Holm-corrected p-values below this."""

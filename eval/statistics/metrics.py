@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.statistics.matched import Array, ScoreTable, mean_of
-from eval.statistics.stats import Estimate
+from eval.statistics.samples import Array, ScoreTable, mean_of
+from eval.statistics.scores import Estimate
 
 Metric = Callable[[ScoreTable, str], Array]
 """A table and the label of a run to the metric, shape (...)."""

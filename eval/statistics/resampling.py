@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eval.statistics.matched import Array, MatchedTask, Panel, ScoreTable
-from eval.statistics.stats import task_weights
+from eval.statistics.samples import Array, MatchedTask, Panel, ScoreTable
+from eval.statistics.scores import task_weights
 
 _BLOCK_ELEMENTS = 2**21
 """Resamples are drawn in blocks of so many (resample, document) pairs, for memory."""

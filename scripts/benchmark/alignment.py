@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from eval.results import write_whole
+from eval.records import write_whole
 from scripts.benchmark.models import SHAPES, write_models
+from seme.checkpoint.reader import open_checkpoint
 from seme.method import prepare
 from seme.provenance import collect
-from seme.storage.checkpoint import open_checkpoint
 from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[2]

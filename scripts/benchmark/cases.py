@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seme.storage.checkpoint import open_checkpoint
+from seme.checkpoint.reader import open_checkpoint
 
 _LAM = 0.4
 _DENSITY = 0.2

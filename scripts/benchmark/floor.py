@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from seme.storage.checkpoint import Checkpoint, open_checkpoint
-from seme.storage.shard import lay_out
+from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.safetensors_file import lay_out
 
 
 def copy_floor(destination: Path, models: list[Checkpoint]) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.storage.checkpoint import INDEX_FILE
-from seme.storage.shard import TensorSpec, lay_out
-from seme.storage.writing import index_of, split_into_shards
+from seme.checkpoint.reader import INDEX_FILE
+from seme.checkpoint.safetensors_file import TensorSpec, lay_out
+from seme.checkpoint.writer import index_of, split_into_shards
 
 _BASE_STD = 0.02
 _DELTA_STD = 1e-3

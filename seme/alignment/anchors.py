@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seme.alignment.bases import Bases, semantic_bases
-from seme.alignment.residual import embedding_operator, residual_operator
-from seme.alignment.vocabulary import SharedTokens, read_vocabulary, shared_tokens
-from seme.models.readout import readout_of
-from seme.weights import Weights
+from seme.alignment.residual_map import embedding_operator, residual_operator
+from seme.alignment.semantic_bases import Bases, semantic_bases
+from seme.alignment.tokens import SharedTokens, read_vocabulary, shared_tokens
+from seme.architecture.readout import readout_of
+from seme.checkpoint.protocol import Weights
 
 Anchors = Literal["both", "head"]
 """``head`` is the paper; ``both`` adds the embeddings of the shared tokens (ours)."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from seme.alignment.heads import HeadMatch, Heads, apply_heads, restrict_heads
-from seme.alignment.neurons import NeuronMatch, Neurons, apply_neurons
-from seme.models.anatomy import Anatomy
-from seme.models.parts import Part, Place
+from seme.alignment.attention import HeadMatch, Heads, apply_heads, restrict_heads
+from seme.alignment.mlp import NeuronMatch, Neurons, apply_neurons
+from seme.architecture.model import Anatomy
+from seme.architecture.parts import Part, Place
 
 ATTENTION = (
     Part.ATTENTION_NORM,

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from seme.alignment.aligned import Frame, LayerMatch, express_block
+from seme.alignment.aligned_source import Frame, LayerMatch, express_block
 from seme.alignment.anchors import embeddings_operator
 from seme.alignment.blocks import ATTENTION, MLP, read_block
-from seme.alignment.heading import Heading, Options
-from seme.alignment.matching import have_same_units, match_layers
-from seme.alignment.residual import ResidualMap, residual_map
+from seme.alignment.head_comparison import Heading, Options
+from seme.alignment.layers import have_same_units, match_layers
+from seme.alignment.residual_map import ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
-from seme.alignment.turning import READERS
-from seme.alignment.vocabulary import SharedTokens
-from seme.models.folding import FoldedModel
-from seme.models.parts import Part, Place
+from seme.alignment.tokens import SharedTokens
+from seme.alignment.transform import READERS
+from seme.architecture.folding import FoldedModel
+from seme.architecture.parts import Part, Place
 
 _ANCHOR_WEIGHT = 4.0
 """Weight of each end's anchors against one matrix of a layer in the refinement (SEME.md 3)."""

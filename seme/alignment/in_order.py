@@ -6,10 +6,10 @@ one model has more of is left out, or left as the pivot's.
 
 import torch
 
-from seme.alignment.heads import HeadMatch
-from seme.alignment.neurons import NeuronMatch
+from seme.alignment.attention import HeadMatch
+from seme.alignment.mlp import NeuronMatch
 from seme.alignment.rotary import pair_frequencies
-from seme.models.anatomy import Anatomy
+from seme.architecture.model import Anatomy
 
 
 def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, theirs: int) -> HeadMatch:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from seme.alignment.bases import MAX_CONDITION
+from seme.alignment.semantic_bases import MAX_CONDITION
 
 _SEEN = MAX_CONDITION**-2
 """Singular value over the largest below which no token says anything of a direction."""

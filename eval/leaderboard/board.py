@@ -1,0 +1,283 @@
+"""Boards: the records of one set of models on one suite, sorted and ranked."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.records import Record
+from eval.statistics.comparability import precision, tuned_on_test
+from eval.statistics.scores import Estimate, overall_mean
+
+MARK = "†"
+"""Stands behind the settings of a row that was tuned on the test split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One record on a board."""
+
+    name: str
+    """Method of a merge; what the board's pool calls a reference."""
+
+    rank: int | None
+    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
+    record: Record
+    settings: str
+    """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
+    they vary on the board."""
+    own_settings: str
+    """Those of the settings in which the board's rows of this method differ."""
+    mean: Estimate | None
+    """Mean over domains, each the mean of its tasks; None unless every task has a score."""
+    tuned_on_test: bool
+    """Whether it is one of several settings of its method on the test split, and not the one
+    that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
+
+    @property
+    def shown_settings(self) -> str:
+        """Its own settings, with a mark if it was tuned on the test split."""
+        return (
+            f"{self.own_settings} {MARK}".lstrip() if self.tuned_on_test else self.own_settings
+        )
+
+    @property
+    def status(self) -> str:
+        """``done``, or what else it is with the first line of the error."""
+        if self.record.error is None:
+            return "done"
+        return f"{self.record.status}: {(self.record.error.splitlines() or ['no message'])[0]}"
+
+    @property
+    def absent(self) -> str:
+        """What stands where a score is not there."""
+        return {"failed": "failed", "not applicable": "n/a"}.get(self.record.status, "missing")
+
+    @property
+    def merge_seconds(self) -> float | None:
+        cost = self.record.merge_cost
+        return None if cost is None else cost.seconds
+
+    @property
+    def merge_bytes(self) -> int | None:
+        """Peak resident memory of the merge above where it started."""
+        cost = self.record.merge_cost
+        return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        cost = self.record.evaluation_cost
+        return None if cost is None else cost.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """All merges of one set of models on one suite, and these models themselves."""
+
+    pool: str
+    models: str
+    """Hash of the content of pivot and sources: pools of the same name are kept apart."""
+    suite: str
+    """Name of the suite, ``none`` for merges that were not evaluated."""
+    split: str | None
+    fingerprint: str | None
+    """The suite's."""
+    precision: str | None
+    """What the models were evaluated in; None if none was."""
+    held_out: tuple[str, ...]
+    domains: dict[str, str]
+    """Task to domain, in the suite's order."""
+    references: tuple[Row, ...]
+    """Unmerged models: the pivot, the sources in order, the pool's references."""
+    merges: tuple[Row, ...]
+
+    @property
+    def shared_settings(self) -> dict[str, str]:
+        """Method to the settings that all its rows have in common, for those that have any."""
+        found = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        return {name: settings for name, settings in sorted(found.items()) if settings}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.domains)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.references + self.merges
+
+
+def boards_of(records: Iterable[Record]) -> list[Board]:
+    """Sort records into boards and rank them; the order of the records does not matter.
+
+    An unmerged model stands on every board whose merges name its content, whatever pool it was
+    evaluated for. Runs evaluated in another precision have boards of their own; one that was
+    not evaluated stands on the first of its models and suite.
+    """
+    found = sorted(records, key=_order)
+    merges = [record for record in found if record.kind == "merge"]
+    marked = tuned_on_test(merges)
+    unmerged = [record for record in found if record.kind == "reference"]
+    groups = _grouped(merges)
+    return [_board(groups[key], unmerged, marked, key[-1] or None) for key in sorted(groups)]
+
+
+def _order(record: Record) -> tuple[bool, str, str, int, str]:
+    """Place of a record among all: by what a row shows; fingerprints decide last."""
+    settings = json.dumps(record.settings)
+    return record.status == "done", record.name, settings, record.seed, record.fingerprint
+
+
+def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[Record]]:
+    """Merges by pool, models, suite and precision."""
+    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    for record in merges:
+        suite = _suite_fingerprint(record) or ""
+        place = record.models["pool"], _models_hash(record), suite
+        groups[*place, precision(record) or ""].append(record)
+    for key in [key for key in groups if not key[-1]]:  # not evaluated: it fits any precision
+        if others := sorted(k for k in groups if k[:-1] == key[:-1] and k != key):
+            groups[others[0]] = groups.pop(key) + groups[others[0]]
+    return groups
+
+
+def _suite_fingerprint(record: Record) -> str | None:
+    return None if record.suite is None else record.suite["fingerprint"]
+
+
+def _models_hash(record: Record) -> str:
+    """Name pivot and sources by their content, in eight hexadecimal digits."""
+    models = (record.models["pivot"], *record.models["sources"])
+    content = " ".join(model["content_hash"] for model in models)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def _board(
+    merges: list[Record],
+    unmerged: Sequence[Record],
+    marked: Mapping[str, bool],
+    evaluated_in: str | None,
+) -> Board:
+    """One board; ``merges`` share models, suite and precision."""
+    first = merges[0]
+    suite = first.suite or {"name": "none", "split": None, "held_out": []}
+    names = _names(merges)
+    references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
+    domains = _domains([*merges, *references.values()])
+    varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
+    rows = [_row(r, r.name, domains, {key: getattr(r, key) for key in varying}) for r in merges]
+    rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
+    return Board(
+        pool=first.models["pool"],
+        models=_models_hash(first),
+        suite=suite["name"],
+        split=suite["split"],
+        fingerprint=_suite_fingerprint(first),
+        precision=evaluated_in,
+        held_out=tuple(suite["held_out"]),
+        domains=domains,
+        references=tuple(
+            _row(record, names[content], domains, {}) for content, record in references.items()
+        ),
+        merges=_ranked(_with_own_settings(rows)),
+    )
+
+
+def _references(
+    unmerged: Iterable[Record],
+    names: Mapping[str, str],
+    suite: str | None,
+    evaluated_in: str | None,
+) -> dict[str, Record]:
+    """Content hash to record of the models named, in that order; of several, one that is done."""
+    found: dict[str, Record] = {}
+    for record in unmerged:
+        fits = evaluated_in is None or precision(record) in (None, evaluated_in)
+        if fits and _suite_fingerprint(record) == suite:
+            found[record.models["pivot"]["content_hash"]] = record
+    return {content: found[content] for content in names if content in found}
+
+
+def _names(merges: Sequence[Record]) -> dict[str, str]:
+    """Content hash to name of all models: the pivot, the sources, the references."""
+    models = [merges[0].models["pivot"], *merges[0].models["sources"]]
+    models += [model for merge in merges for model in merge.models["references"]]
+    names: dict[str, str] = {}
+    for model in models:
+        names.setdefault(model["content_hash"], model["name"])
+    return names
+
+
+def _domains(records: Sequence[Record]) -> dict[str, str]:
+    """Task to domain; scores are in the suite's order, the domains of a record are not."""
+    scored = max(records, key=lambda record: len(record.scores)).scores
+    domains = {task: domain for r in records for task, domain in r.domains.items()}
+    return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
+
+
+def _varies(merges: Sequence[Record], key: str) -> bool:
+    return len({getattr(merge, key) for merge in merges}) > 1
+
+
+def _row(
+    record: Record, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]
+) -> Row:
+    """One row, not ranked; ``extra`` settings are shown behind the record's own."""
+    settings = {**record.settings, **extra}
+    complete = bool(domains) and record.scores.keys() >= domains.keys()
+    usable = complete and record.status == "done"
+    return Row(
+        name=name,
+        rank=None,
+        record=record,
+        settings=_shown(settings),
+        own_settings="",
+        mean=overall_mean(record.scores, domains) if usable else None,
+        tuned_on_test=False,
+    )
+
+
+def _with_own_settings(rows: list[Row]) -> list[Row]:
+    """Give each row what tells it from the others of its method."""
+    return [
+        replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
+        for row in rows
+        for same in [_shown(_in_common(rows, row.name)).split(" ")]
+    ]
+
+
+def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
+    """Settings that have one value in all rows of a method."""
+    first, *others = [row.record.settings for row in rows if row.name == method]
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_setting(v)}" for key, v in settings.items() if v is not None)
+
+
+def _ranked(rows: list[Row]) -> tuple[Row, ...]:
+    """Complete merges by falling mean, then the others that are done, then those that are not."""
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        value = 0.0 if row.mean is None else row.mean.value
+        return row.record.status != "done", row.mean is None, -value
+
+    means = [row.mean.value for row in rows if row.mean is not None]
+    return tuple(
+        replace(
+            row, rank=None if row.mean is None else 1 + sum(m > row.mean.value for m in means)
+        )
+        for row in sorted(rows, key=place)
+    )
+
+
+def _setting(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    if isinstance(value, list):
+        return ",".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

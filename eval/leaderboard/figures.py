@@ -1,0 +1,260 @@
+"""The figures of a board: score against cost, tasks, share kept, time and memory."""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eval.leaderboard.board import Board, Row
+from eval.leaderboard.drawing import (
+    FAINT,
+    INK,
+    LINES,
+    SMALL,
+    Style,
+    add_legend,
+    bars,
+    draw,
+    heat_map,
+    points,
+    series_styles,
+    spread,
+)
+from eval.leaderboard.labels import printable, short_labels
+
+_MIB = 2**20
+_WIDTH = 4.8  # inches, as is the next
+_LINE = 0.21
+_LETTER = 0.08  # inches, no narrower than letters of a label are on average
+_REACH = 15.0
+"""Points from which on all changes have the strongest colour: one expert's gain of 40 would
+leave none for the rest, and a fixed scale compares boards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """One figure of one board."""
+
+    name: str
+    """What it shows, as part of a file's name: ``score-against-cost``."""
+    caption: str
+    svg: str
+    """An ``svg`` element; the same bytes from the same board."""
+
+
+def plots_of(board: Board) -> tuple[Plot, ...]:
+    """Draw the figures that the board has numbers for."""
+    kinds = (score_against_cost, task_heat_map, share_kept, time_and_memory)
+    return tuple(plot for kind in kinds if (plot := kind(board)) is not None)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Find the points that no other beats, by rising cost.
+
+    Args:
+        points: Cost and score of each. One beats another if it costs no more and scores no
+            less, and the two are not equal.
+
+    Returns:
+        Indices into ``points``.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
+            front.append(i)
+    return front
+
+
+def score_against_cost(board: Board) -> Plot | None:
+    """Mean score against the seconds of the merge, with the Pareto front."""
+    scored = [row for row in board.merges if row.mean is not None]
+    timed = [(cost, row) for row in scored if (cost := row.merge_seconds) is not None]
+    if not timed:
+        return None
+    styles = series_styles(row.name for row in board.merges)
+    shown = {row.name: styles[row.name] for _, row in timed}
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="merge, seconds", ylabel="mean score, %")
+        _unmerged_lines(axes, board)
+        found = [(cost, _mean(row)) for cost, row in timed]
+        front = [found[i] for i in pareto_front(found)]
+        axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.0)
+        for cost, row in timed:
+            _add(axes, [(cost, row)], styles[row.name])
+            place = (cost, _mean(row))
+            axes.annotate(
+                str(row.rank), place, (4, 4), textcoords="offset points", fontsize=SMALL
+            )
+        spread(axes, [cost for cost, _ in timed])
+        add_legend(figure, dict(sorted(shown.items())))
+
+    caption = (
+        "Mean score against merge time. Numbers are ranks, bars one standard error; the line "
+        "joins the merges that no other beats in both (the Pareto front)."
+    )
+    return _plot(board, "score-against-cost", caption, (_WIDTH, 3.6), paint)
+
+
+def task_heat_map(board: Board) -> Plot | None:
+    """Score of every task, coloured by its distance from the pivot's.
+
+    Where the pivot has no scores, the distance is from the mean of the rows.
+    """
+    rows = [row for row in board.rows if row.mean is not None]
+    if not rows:
+        return None
+    scores = [[100 * row.record.scores[task].value for task in board.tasks] for row in rows]
+    pivot = next((i for i, row in enumerate(rows) if _is_pivot(board, row)), None)
+    centres = (
+        [statistics.fmean(of_task) for of_task in zip(*scores, strict=True)]
+        if pivot is None
+        else scores[pivot]
+    )
+    changes = [[s - c for s, c in zip(line, centres, strict=True)] for line in scores]
+    tasks, labels = [printable(task, 24) for task in board.tasks], short_labels(rows)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        heat_map(axes, scores, changes, _REACH)
+        axes.set_xticks([x + 0.5 for x in range(len(tasks))], tasks, rotation=40, ha="right")
+        axes.set_yticks([y + 0.5 for y in range(len(rows))], labels)
+
+    centre = "the mean of the rows" if pivot is None else f"{rows[pivot].name} (the pivot)"
+    caption = (
+        f"Scores in per cent. Blue is above {centre}, red below it; the strongest colour is "
+        f"{_REACH:g} points away, or more."
+    )
+    size = (
+        0.4 + _LETTER * max(map(len, labels)) + 0.42 * len(tasks),
+        0.3 + 0.7 * _LETTER * max(map(len, tasks)) + _LINE * len(rows),
+    )
+    return _plot(board, "task-heat-map", caption, size, paint)
+
+
+def share_kept(board: Board) -> Plot | None:
+    """Mean score against ``tau`` or ``density``, a line per method.
+
+    A line joins runs that differ in nothing but this share and the seed; where seeds repeat a
+    share, it passes through their mean.
+    """
+    lines: dict[tuple[str, str], list[tuple[float, Row]]] = {}
+    for row in board.merges:
+        share = _share(row.record.settings)
+        if share is not None and row.mean is not None:
+            lines.setdefault(_rest(row), []).append((share, row))
+    if not lines:
+        return None
+    lines = dict(sorted(lines.items()))
+    labels = [printable(" ".join(filter(None, line)), 50) for line in lines]
+    styles = _line_styles(board, list(lines))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="share kept (tau, density)", ylabel="mean score, %")
+        _unmerged_lines(axes, board)
+        for runs, style in zip(lines.values(), styles, strict=True):
+            _add(axes, runs, style)
+            shares = sorted({share for share, _ in runs})
+            means = [statistics.fmean(_mean(r) for s, r in runs if s == x) for x in shares]
+            axes.plot(shares, means, color=style.colour, ls=style.line, lw=1.2)
+        spread(axes, [share for runs in lines.values() for share, _ in runs])
+        add_legend(figure, dict(zip(labels, styles, strict=True)))
+
+    caption = (
+        "Mean score against the share of each task vector that is kept; bars are one standard "
+        "error over documents."
+    )
+    return _plot(board, "share-kept", caption, (_WIDTH, 3.2 + 0.18 * len(labels)), paint)
+
+
+def time_and_memory(board: Board) -> Plot | None:
+    """Seconds and memory of every finished merge."""
+    rows = [row for row in board.merges if row.record.status == "done"]
+    rows = [row for row in rows if row.record.merge_cost is not None]
+    if not rows:
+        return None
+    labels = short_labels(rows)
+
+    def paint(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        bars(left, [row.merge_seconds or 0.0 for row in rows], "{:.2f}")
+        bars(right, [(row.merge_bytes or 0) / _MIB for row in rows], "{:.0f}")
+        left.set(xlabel="merge, seconds")
+        right.set(xlabel="peak memory, MiB")
+        left.set_yticks(range(len(rows)), labels)
+        left.invert_yaxis()
+
+    caption = (
+        "Time and peak resident memory of every merge, memory above where the merge started."
+    )
+    size = (4.0 + _LETTER * max(map(len, labels)), 0.7 + _LINE * len(rows))
+    return _plot(board, "time-and-memory", caption, size, paint)
+
+
+def _plot(
+    board: Board,
+    name: str,
+    caption: str,
+    size: tuple[float, float],
+    paint: Callable[[Figure], None],
+) -> Plot:
+    key = f"{name} {board.pool} {board.models} {board.fingerprint} {board.precision}"
+    return Plot(name=name, caption=caption, svg=draw(key, size, paint))
+
+
+def _mean(row: Row) -> float:
+    """Mean score in per cent, of a row that has one."""
+    assert row.mean is not None
+    return 100 * row.mean.value
+
+
+def _is_pivot(board: Board, row: Row) -> bool:
+    pivot = board.merges[0].record.models["pivot"]["content_hash"]
+    is_reference = row.record.kind == "reference"
+    return is_reference and bool(row.record.models["pivot"]["content_hash"] == pivot)
+
+
+def _unmerged_lines(axes: Axes, board: Board) -> None:
+    """Mark the scores of the pivot and of the best unmerged model."""
+    scored = [row for row in board.references if row.mean is not None]
+    best = max(scored, key=_mean, default=None)
+    for row in scored:
+        if row is best or _is_pivot(board, row):
+            axes.axhline(_mean(row), color=FAINT, lw=1.0, ls="--", zorder=0)
+            place = axes.get_yaxis_transform()
+            name = printable(row.name, 16)
+            axes.text(1.01, _mean(row), name, transform=place, va="center", fontsize=SMALL)
+
+
+def _add(axes: Axes, runs: Sequence[tuple[float, Row]], style: Style) -> None:
+    """Mean scores with one standard error, each at its place on the horizontal axis."""
+    errors = [100 * row.mean.stderr for _, row in runs if row.mean is not None]
+    points(axes, [x for x, _ in runs], [_mean(row) for _, row in runs], errors, style)
+
+
+def _share(settings: Mapping[str, Any]) -> float | None:
+    """The share kept, in (0, 1]; None for a method that keeps all."""
+    found = settings.get("tau", settings.get("density"))
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _rest(row: Row) -> tuple[str, str]:
+    """What names a line: the method, and what tells the row apart but the share and the seed."""
+    swept = ("tau=", "density=", "seed=")
+    kept = [setting for setting in row.own_settings.split() if not setting.startswith(swept)]
+    return row.name, " ".join(kept)
+
+
+def _line_styles(board: Board, lines: Sequence[tuple[str, str]]) -> list[Style]:
+    """Every method in its colour; several lines of one method are dashed each its own way."""
+    methods = series_styles(row.name for row in board.merges)
+    seen: Counter[str] = Counter()
+    styles = []
+    for method, _ in lines:
+        styles.append(methods[method]._replace(line=LINES[seen[method] % len(LINES)]))
+        seen[method] += 1
+    return styles

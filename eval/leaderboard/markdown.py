@@ -1,0 +1,179 @@
+"""A board as Markdown: what it shows and does not say, its table, and what its merges are worth."""
+
+from collections.abc import Mapping, Sequence
+
+from eval.leaderboard.board import MARK, Board, Row
+from eval.leaderboard.measures import MEASURES, Measure, Measured
+from eval.leaderboard.standing import Standing
+from eval.records import Score
+from eval.results_folder import Fault
+from eval.statistics.scores import Estimate
+
+_MIB = 2**20
+
+TUNED_ON_TEST = (
+    f"{MARK} is one of several settings of its method on this split, and not the one that the "
+    "validation split chose: it must not be read as what the method reaches."
+)
+"""What the mark behind a row's settings means."""
+MEASURED = (
+    "The base is the pivot; a source is the expert of the domain of its name, or else of the one "
+    "it gains most on over the pivot; the ceiling is the pool's reference model. Averages are "
+    "within a domain first; ± is one standard error by a paired bootstrap over documents. Empty "
+    "where there is no such model or no gap beyond the noise."
+)
+"""What the measures of a merge are held against."""
+NOT_TRUSTED = (
+    "What could not be trusted; no table shows it, but for records that only lack a task."
+)
+
+
+def board_section(
+    board: Board, standings: Mapping[str, Standing], measures: Mapping[str, Measured]
+) -> str:
+    """One board: heading, table, and a second table where a merge has measures."""
+    parts = [_heading(board), _board_table(board, standings)]
+    if any(row.record.fingerprint in measures for row in board.merges):
+        parts += ["### Against base, experts and ceiling", _measure_part(board, measures)]
+    return "\n\n".join(parts)
+
+
+def fault_list(faults: Sequence[Fault]) -> str:
+    """The faults of a results folder, one line each."""
+    lines = (f"- `{fault.path.as_posix()}` {_one_line(fault.message)}" for fault in faults)
+    return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
+
+
+def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
+    """The measures that some merge of a board has."""
+    found = {key for row in board.merges for key in measures.get(row.record.fingerprint, ())}
+    return [measure for measure in MEASURES if measure.key in found]
+
+
+def suite_name(board: Board) -> str:
+    """Suite and split; the precision where it is not that of the CPU."""
+    split = f", split {board.split}" if board.split is not None else ""
+    other = board.precision not in (None, "float32")
+    precision = f", evaluated in {board.precision}" if other else ""
+    return "no suite" if board.fingerprint is None else f"suite {board.suite}{split}{precision}"
+
+
+def evaluation(board: Board) -> str:
+    """How the board's models were evaluated, as far as its records state it; ends with a space."""
+    if board.precision is None:
+        return ""
+    suites = [row.record.suite or {} for row in board.merges]
+    stated = next((suite for suite in suites if "lm_eval" in suite), None)
+    harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
+    limit = None if stated is None else stated.get("limit")
+    first = "" if limit is None else f", the first {limit} documents of each task"
+    return f"Evaluated in {board.precision}{harness}{first}. "
+
+
+def percent(found: Estimate | None, digits: int = 2) -> str:
+    """A fraction with its standard error, in per cent; empty if there is none."""
+    if found is None:
+        return ""
+    return f"{100 * found.value:z.{digits}f} ± {100 * found.stderr:.{digits}f}"
+
+
+def rank(row: Row) -> str:
+    """Place among the merges, empty for what has none."""
+    return "" if row.rank is None else str(row.rank)
+
+
+def mean(row: Row) -> str:
+    """Mean score in per cent, or why there is none."""
+    if row.mean is None and row.record.suite is None:
+        return ""
+    if row.mean is None:
+        return "incomplete" if row.record.status == "done" else row.absent
+    return percent(row.mean)
+
+
+def costs(row: Row) -> tuple[str, str, str]:
+    """Merge seconds, merge MiB, evaluation seconds."""
+    merge, evaluation = row.merge_seconds, row.evaluation_seconds
+    return (
+        "" if merge is None else f"{merge:.2f}",
+        "" if row.merge_bytes is None else f"{row.merge_bytes / _MIB:.0f}",
+        "" if evaluation is None else f"{evaluation:.1f}",
+    )
+
+
+def _heading(board: Board) -> str:
+    """What the table shows and what it does not say."""
+    title = f"## {board.pool} on {suite_name(board)}"
+    shared = "; ".join(f"{m}: {settings}" for m, settings in board.shared_settings.items())
+    cost = (
+        f"{f'Settings of all rows: {shared}. ' if shared else ''}"
+        "Merge memory is the peak above where the merge started. "
+        f"Models by content: {board.models}."
+    )
+    if not board.tasks:
+        return f"{title}\n\nMerged only, not evaluated. {cost}"
+    tasks = ", ".join(f"{t} ({board.domains[t]}, n = {_sizes(board, t)})" for t in board.tasks)
+    held_out = (
+        f" Tuned for by no source: {', '.join(board.held_out)}." if board.held_out else ""
+    )
+    marked = f"{TUNED_ON_TEST} " if any(row.tuned_on_test for row in board.merges) else ""
+    return (
+        f"{title}\n\n"
+        f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
+        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean alone; "
+        "merges share a band unless paired permutation tests over the same documents tell them "
+        "from the band's first (5 %, Holm's correction over the board). "
+        f"{evaluation(board)}{marked}{cost}"
+    )
+
+
+def _sizes(board: Board, task: str) -> str:
+    found = {r.record.scores[task].n for r in board.rows if task in r.record.scores}
+    return " or ".join(str(n) for n in sorted(found)) or "none"
+
+
+def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
+    evaluated = ("mean", *board.tasks) if board.tasks else ()
+    header = ("rank", "band", "method", "settings", *evaluated, "merge s", "merge MiB")
+    header += ("evaluation s", "status") if board.tasks else ("status",)
+    lines = []
+    for row in board.rows:
+        scores = (mean(row), *(_cell(row, task) for task in board.tasks))
+        cost = costs(row) if board.tasks else costs(row)[:2]
+        standing = standings.get(row.record.fingerprint)
+        band = "" if standing is None else str(standing.band)
+        start = (rank(row), band, row.name, row.shown_settings)
+        lines.append((*start, *(scores if board.tasks else ()), *cost, row.status))
+    return _table(header, lines)
+
+
+def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
+    """What the measures mean, and those of the complete merges."""
+    shown = shown_measures(board, measures)
+    told = "; ".join(f"{measure.label}: {measure.told}" for measure in shown)
+    lines = []
+    for row in board.merges:
+        found = measures.get(row.record.fingerprint)
+        if found is not None:
+            cells = [percent(found.get(measure.key), 1) for measure in shown]
+            lines.append((rank(row), row.name, row.shown_settings, *cells))
+    header = ("rank", "method", "settings", *(measure.label for measure in shown))
+    return f"In per cent. {told[:1].upper()}{told[1:]}. {MEASURED}\n\n{_table(header, lines)}"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = (header, ["---" for _ in header], *lines)
+    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in rows)
+
+
+def _cell(row: Row, task: str) -> str:
+    score: Score | None = row.record.scores.get(task)
+    return row.absent if score is None else f"{100 * score.value:.1f}"
+
+
+def _escaped(cell: str) -> str:
+    return _one_line(cell).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))

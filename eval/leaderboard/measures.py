@@ -1,0 +1,198 @@
+"""What every merge of a board is worth against base, experts and ceiling, with its error."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from eval.leaderboard.board import Board, Row
+from eval.leaderboard.standing import panel_of
+from eval.statistics.chance import LEADERBOARD_V2
+from eval.statistics.metrics import (
+    Cast,
+    Metric,
+    above_chance,
+    ceiling_share,
+    estimate,
+    forgetting,
+    gap_closed,
+    interference,
+    normalised,
+)
+from eval.statistics.resampling import bootstrap
+from eval.statistics.samples import Panel
+from eval.statistics.scores import Estimate, domain_means
+
+_RESAMPLES = 2_000
+_SEED = 0
+_SIGMAS = 2.0
+"""Standard errors of a difference that a source must gain to be an expert."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A metric as tables show it."""
+
+    key: str
+    """Its column in the CSV file."""
+    label: str
+    told: str
+    """Its definition in one line; the whole of it is that of ``eval.statistics.metrics``."""
+    is_loss: bool = False
+    """Whether less of it is better."""
+
+
+MEASURES = (
+    Measure(
+        key="of_experts",
+        label="of experts",
+        told="score relative to the expert's, on the expert's own tasks",
+    ),
+    Measure(
+        key="of_gap",
+        label="of gap",
+        told="gain on the base over the experts' gain, each on its own domain",
+    ),
+    Measure(
+        key="of_ceiling",
+        label="of ceiling",
+        told="gain on the base over the gain of the model trained on all of it, on these domains",
+    ),
+    Measure(
+        key="forgetting",
+        label="forgetting",
+        told="points lost against the base where no source was tuned; negative is a gain",
+        is_loss=True,
+    ),
+    Measure(
+        key="interference",
+        label="interference",
+        told="points lost against the experts, each on its own domain, gains not counted",
+        is_loss=True,
+    ),
+    Measure(
+        key="above_chance",
+        label="above chance",
+        told="mean score from the level of guessing up, as the second Open LLM Leaderboard has it",
+    ),
+)
+"""In the order of their columns."""
+
+Measured = Mapping[str, Estimate]
+"""Key of a measure to its value, a fraction; those that are not defined are left out."""
+
+
+def measures_of(root: Path, boards: Iterable[Board]) -> dict[str, Measured]:
+    """Measure the complete merges of every board that have samples on disk.
+
+    Args:
+        root: The results folder, for the samples.
+        boards: From ``boards_of``.
+
+    Returns:
+        Fingerprint of a merge to its measures. What a measure needs may be absent: a pivot
+        with scores, experts, a ceiling, held-out domains, a lower bound of every task, or a
+        gap that no resample of the documents closes.
+    """
+    found: dict[str, Measured] = {}
+    for board in boards:
+        panel = panel_of(root, board)
+        if panel is not None:
+            found |= _board_measures(board, panel)
+    return found
+
+
+def cast_of(board: Board, scored: Iterable[str]) -> Cast | None:
+    """Who plays which part on a board; runs go by their fingerprints.
+
+    The base is the pivot. A source is the expert of the domain of its name; each of the other
+    sources, of the domain left over on which it gains most over the pivot, largest gains
+    first, if it gains more than two standard errors on any (ours). Held-out domains are
+    nobody's. The ceiling is the pool's reference model, the best of several.
+
+    Args:
+        board: From ``boards_of``.
+        scored: Fingerprints of the runs that may play a part.
+
+    Returns:
+        The cast; None without a pivot or any expert.
+    """
+    known = set(scored)
+    rows = {r.record.models["pivot"]["content_hash"]: r for r in board.references}
+    rows = {h: row for h, row in rows.items() if row.record.fingerprint in known}
+    models = board.merges[0].record.models
+    base = rows.pop(models["pivot"]["content_hash"], None)
+    hashes = dict.fromkeys(source["content_hash"] for source in models["sources"])
+    sources = [rows.pop(content) for content in hashes if content in rows]
+    if base is None or not (experts := _experts(board, base, sources)):
+        return None
+    others = sorted(rows.values(), key=lambda row: -_mean(row))
+    return Cast(
+        base=base.record.fingerprint,
+        experts=experts,
+        ceiling=others[0].record.fingerprint if others else None,
+        held_out=board.held_out,
+    )
+
+
+def _experts(board: Board, base: Row, sources: Sequence[Row]) -> dict[str, str]:
+    """Fingerprint of a source to the domain it is the expert of."""
+    free = [d for d in dict.fromkeys(board.domains.values()) if d not in board.held_out]
+    experts = {row.record.fingerprint: row.name for row in sources if row.name in free}
+    before = domain_means(base.record.scores, board.domains)
+    gains = []
+    for row in sources:
+        after = domain_means(row.record.scores, board.domains)
+        for domain in free:
+            gain = after[domain].value - before[domain].value
+            if gain > _SIGMAS * math.hypot(after[domain].stderr, before[domain].stderr):
+                gains.append((gain, row.record.fingerprint, domain))
+    for _, source, domain in sorted(gains, key=lambda gain: -gain[0]):
+        if source not in experts and domain not in experts.values():
+            experts[source] = domain
+    return experts
+
+
+def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
+    metrics = _metrics(board, cast_of(board, panel.runs))
+    if not metrics:
+        return {}
+    observed = panel.observed()
+    resampled = bootstrap(panel, n_resamples=_RESAMPLES, seed=_SEED)
+    found: dict[str, Measured] = {}
+    for row in board.merges:
+        run, measured = row.record.fingerprint, dict[str, Estimate]()
+        for key, metric in metrics.items() if run in panel.runs else ():
+            try:
+                value = estimate(metric, run, observed=observed, resampled=resampled)
+            except ValueError:  # not defined for these scores: its cell stays empty
+                continue
+            measured[key] = value
+        if measured:
+            found[run] = measured
+    return found
+
+
+def _metrics(board: Board, cast: Cast | None) -> dict[str, Metric]:
+    """Key to metric, of those that may be defined on a board."""
+    found: dict[str, Metric] = {}
+    if cast is not None:
+        found |= {
+            "of_experts": partial(normalised, cast=cast),
+            "of_gap": partial(gap_closed, cast=cast),
+            "interference": partial(interference, cast=cast),
+        }
+        if cast.ceiling is not None:
+            found["of_ceiling"] = partial(ceiling_share, cast=cast)
+        if cast.held_out:
+            found["forgetting"] = partial(forgetting, cast=cast)
+    if board.domains.keys() <= LEADERBOARD_V2.keys():
+        found["above_chance"] = partial(above_chance, lower=LEADERBOARD_V2)
+    return found
+
+
+def _mean(row: Row) -> float:
+    """Mean score of a row that has one."""
+    assert row.mean is not None
+    return row.mean.value

@@ -1,0 +1,105 @@
+"""How the merges of a board stand to one another, by paired tests over their documents."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from eval.leaderboard.board import Board, Row
+from eval.records import SAMPLES_NAME, read_samples, run_folder
+from eval.statistics.compare import LEVEL, best_of, compare, rank_bands
+from eval.statistics.samples import Panel, ScoredRun, match
+
+_RESAMPLES = 10_000
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What paired tests over the same documents say of one merge."""
+
+    band: int
+    """From 1; merges that the tests do not tell apart share a band."""
+    better_than: Mapping[str, float]
+    """Name of another run to the probability that this merge is better than it."""
+
+
+def standings_of(root: Path, boards: Sequence[Board]) -> dict[str, Standing]:
+    """Compare the complete merges of every board with one another, the pivot, the best source.
+
+    Args:
+        root: The results folder, for the samples.
+        boards: From ``boards_of``.
+
+    Returns:
+        Fingerprint of a merge to its standing; none for merges without samples on disk.
+
+    Raises:
+        ValueError: If the samples of a run are damaged or not those of its scores.
+    """
+    found: dict[str, Standing] = {}
+    for board in boards:
+        found |= _board_standings(root, board)
+    return found
+
+
+def panel_of(root: Path, board: Board) -> Panel | None:
+    """Every complete run of a board that has samples on disk, by fingerprint; None without a merge.
+
+    Raises:
+        ValueError: If the samples of a run are damaged or not those of its scores.
+    """
+    rows = [row for row in board.rows if _is_scored(root, row)]
+    if not any(row.record.kind == "merge" for row in rows):
+        return None
+    return match({row.record.fingerprint: _scored(root, row) for row in rows})
+
+
+def _board_standings(root: Path, board: Board) -> dict[str, Standing]:
+    panel = panel_of(root, board)
+    if panel is None:
+        return {}
+    merges = [row for row in board.merges if row.record.fingerprint in panel.runs]
+    others = [row for row in board.references if row.record.fingerprint in panel.runs]
+    ranked = [row.record.fingerprint for row in merges]
+    rivals = _rivals(board, others, lambda names: best_of(panel, names))
+    pairs = list(combinations(ranked, 2))
+    against = [(merge, rival) for merge in ranked for rival in rivals]
+    enough = max(_RESAMPLES, round((len(pairs) + len(against)) / LEVEL) + 1)
+    compared = compare(panel, [*pairs, *against], n_resamples=enough, seed=_SEED)
+    bands = rank_bands(ranked, compared[: len(pairs)])
+    chances = {(c.first, c.second): c.probability for c in compared[len(pairs) :]}
+    return {
+        merge: Standing(
+            band=bands[merge],
+            better_than={name: chances[merge, rival] for rival, name in rivals.items()},
+        )
+        for merge in ranked
+    }
+
+
+def _rivals(
+    board: Board, others: Sequence[Row], best: Callable[[Sequence[str]], str]
+) -> dict[str, str]:
+    """Fingerprint to name of the pivot and of the source that scores best, if scored."""
+    models = board.merges[0].record.models
+    by_content = {row.record.models["pivot"]["content_hash"]: row for row in others}
+    pivot = by_content.get(models["pivot"]["content_hash"])
+    hashes = [source["content_hash"] for source in models["sources"]]
+    sources = [by_content[h].record.fingerprint for h in hashes if h in by_content]
+    chosen = [] if pivot is None else [pivot.record.fingerprint]
+    chosen += [best(sources)] if sources else []
+    names = {row.record.fingerprint: row.name for row in others}
+    return {fingerprint: names[fingerprint] for fingerprint in chosen}
+
+
+def _is_scored(root: Path, row: Row) -> bool:
+    return row.mean is not None and (_folder(root, row) / SAMPLES_NAME).is_file()
+
+
+def _scored(root: Path, row: Row) -> ScoredRun:
+    return ScoredRun(record=row.record, samples=read_samples(_folder(root, row)))
+
+
+def _folder(root: Path, row: Row) -> Path:
+    return run_folder(root, row.record.name, row.record.fingerprint)

@@ -1,0 +1,145 @@
+"""Leaderboards as Markdown, CSV and on a terminal: the same bytes from the same records."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eval.leaderboard.board import Board, Row, boards_of
+from eval.leaderboard.markdown import (
+    TUNED_ON_TEST,
+    board_section,
+    costs,
+    fault_list,
+    mean,
+    rank,
+    suite_name,
+)
+from eval.leaderboard.measures import MEASURES, Measured, measures_of
+from eval.leaderboard.standing import Standing, standings_of
+from eval.records import write_whole
+from eval.results_folder import Fault, read_results
+
+Standings = Mapping[str, Standing]
+"""Fingerprint of a merge to how it stands."""
+Measures = Mapping[str, Measured]
+"""Fingerprint of a merge to what it is worth."""
+_NO_RECORDS = "No records yet."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """All that the views of a results folder show."""
+
+    boards: Sequence[Board]
+    standings: Standings
+    measures: Measures
+    faults: Sequence[Fault]
+    """What could not be trusted."""
+
+
+def read_leaderboard(root: Path) -> Leaderboard:
+    """Rank, test and measure the records of a results folder; no faulty one stops the others."""
+    results = read_results(root)
+    boards = boards_of(results.records)
+    return Leaderboard(
+        boards=boards,
+        standings=standings_of(root, boards),
+        measures=measures_of(root, boards),
+        faults=results.faults,
+    )
+
+
+def write_tables(root: Path, found: Leaderboard) -> None:
+    """Write ``leaderboard.md`` and ``leaderboard.csv`` of a results folder."""
+    text = to_markdown(found.boards, found.standings, found.measures, found.faults)
+    root.mkdir(parents=True, exist_ok=True)
+    write_whole(root / "leaderboard.md", text.encode())
+    write_whole(root / "leaderboard.csv", to_csv(found.boards, found.measures).encode())
+
+
+def faults_told(root: Path, faults: Sequence[Fault]) -> str:
+    """The faults as lines for a terminal, each with the path of its file."""
+    return "".join(f"fault: {root / fault.path} {fault.message}\n" for fault in faults)
+
+
+def to_markdown(
+    boards: Sequence[Board],
+    standings: Standings | None = None,
+    measures: Measures | None = None,
+    faults: Sequence[Fault] = (),
+) -> str:
+    """Boards as Markdown tables; scores and errors in per cent."""
+    parts = ["# Leaderboard"]
+    parts += [fault_list(faults)] if faults else []
+    parts += [board_section(board, standings or {}, measures or {}) for board in boards]
+    return "\n\n".join(parts if boards else [*parts, _NO_RECORDS]) + "\n"
+
+
+def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
+    """Boards as one table: fractions, seconds and bytes, in full precision."""
+    found = measures or {}
+    rows = [
+        _csv_row(board, row, found.get(row.record.fingerprint, {}))
+        for board in boards
+        for row in board.rows
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else "\n"
+
+
+def print_summary(boards: Sequence[Board], console: Console) -> None:
+    """Print each board without its tasks, for a terminal of 100 columns."""
+    for board in boards:
+        table = Table(title=f"{board.pool} · {suite_name(board)}", title_justify="left")
+        table.add_column("#", justify="right")
+        table.add_column("method", overflow="fold")
+        table.add_column("settings", overflow="fold")
+        table.add_column("mean %", justify="right", no_wrap=True)
+        table.add_column("merge s", justify="right")
+        table.add_column("MiB", justify="right")
+        table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
+        for row in board.rows:
+            cells = (rank(row), row.name, row.shown_settings, mean(row), *costs(row)[:2])
+            table.add_row(*map(escape, (*cells, row.status)))
+        console.print(table)
+        if any(row.tuned_on_test for row in board.merges):
+            console.print(TUNED_ON_TEST, highlight=False)
+        for method, settings in board.shared_settings.items():
+            console.print(f"[bold]{method}[/]: {escape(settings)}", highlight=False)
+
+
+def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:
+    record = row.record
+    found: dict[str, Any] = {
+        "pool": board.pool,
+        "models": board.models,
+        "suite": board.suite,
+        "split": board.split,
+        "precision": board.precision,
+        "kind": record.kind,
+        "rank": row.rank if row.rank is None else str(row.rank),
+        "method": row.name,
+        "settings": row.settings,
+        "tuned_on_test": row.tuned_on_test,
+        "seed": record.seed,
+        "dtype": record.dtype,
+        "fingerprint": record.fingerprint,
+        "status": row.status,
+        "mean": None if row.mean is None else row.mean.value,
+        "mean_stderr": None if row.mean is None else row.mean.stderr,
+        "merge_seconds": row.merge_seconds,
+        "merge_peak_bytes": None if row.merge_bytes is None else str(row.merge_bytes),
+        "evaluation_seconds": row.evaluation_seconds,
+    }
+    for measure in MEASURES:
+        value = measured.get(measure.key)
+        found[measure.key] = None if value is None else value.value
+        found[f"{measure.key}_stderr"] = None if value is None else value.stderr
+    for task, score in record.scores.items():
+        found |= {task: score.value, f"{task}_stderr": score.stderr}
+    return found

@@ -1,0 +1,263 @@
+"""The claims of the SeMe paper, each judged by its rule from records.
+
+SeMe, arXiv 2505.20144. Its tables are not at hand, only what it claims in words.
+"""
+
+from collections.abc import Sequence
+
+from eval.leaderboard.board import Row
+from eval.report.costs import cost_claim, merge_bytes, merge_seconds
+from eval.report.entries import (
+    RIVALS,
+    SEME,
+    candidates,
+    chosen_settings,
+    is_validation,
+    title,
+)
+from eval.report.evidence import Ground, Test, tests_of
+from eval.report.tables import points, test_table
+from eval.report.verdicts import (
+    Judgement,
+    Verdict,
+    ahead_in_all,
+    ahead_once_in_each,
+    none_ahead,
+    significantly_ahead,
+)
+
+LOWEST_TAU, HIGHEST_TAU = 0.1, 0.3
+"""The range of tau that the paper names as the one to try."""
+_NAMES_DATA = ("calibration", "corpus", "data", "documents", "samples", "texts")
+
+
+def claims_of(grounds: Sequence[Ground]) -> list[Judgement]:
+    """Judge every claim of the paper.
+
+    Args:
+        grounds: All boards of an experiment; of methods compared with one another, those on
+            the validation split only tell which settings were chosen.
+    """
+    return [
+        *performance_claims(grounds),
+        cost_claim(grounds, "runtime", merge_seconds),
+        cost_claim(grounds, "memory", merge_bytes),
+        no_data_claim(grounds),
+        architectures_claim(grounds),
+        tau_claim(grounds),
+    ]
+
+
+def performance_claims(grounds: Sequence[Ground]) -> list[Judgement]:
+    """SeMe has a better average performance than each of four methods."""
+    reported = [ground for ground in grounds if not is_validation(ground.board)]
+    asked = {rival: _against(reported, grounds, rival) for rival in RIVALS}
+    tests = iter(tests_of([pair for pairs in asked.values() for pair in pairs]))
+    return [
+        _performance(rival, [next(tests) for _ in asked[rival]], reported) for rival in RIVALS
+    ]
+
+
+def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
+    """SeMe needs no data."""
+    merges = [row.record for row in _seme_rows(grounds)]
+    named = sorted({key for r in merges for key in r.settings if _names_data(key)})
+    if not merges:
+        verdict, finding = Verdict.NOT_MEASURED, "No SeMe merge is done."
+    elif named:
+        verdict, finding = Verdict.NOT_SUPPORTED, f"Settings name data: {', '.join(named)}."
+    else:
+        verdict = Verdict.SUPPORTED
+        finding = (
+            f"{_counted(len(merges), 'SeMe merge')} read models and hyper-parameters only. "
+            f"{_chosen_with_data(grounds)}"
+        )
+    return Judgement(
+        claim="SeMe needs no data.",
+        rule="A record states all that a merge was given: models and settings. Supported if "
+        "SeMe merges are done and no setting of theirs names data (in its name: "
+        f"{', '.join(_NAMES_DATA)}). This holds by construction and can only be contradicted.",
+        verdict=verdict,
+        finding=finding,
+    )
+
+
+def architectures_claim(grounds: Sequence[Ground]) -> Judgement:
+    """SeMe works across architectures."""
+    unlike = [ground for ground in grounds if _is_unlike(ground)]
+    asked = [
+        [(ground, row, ground.pivot) for row in _rows(ground, SEME) if _testable(ground, row)]
+        for ground in unlike
+    ]
+    found = iter(tests_of([(g, a, b) for pairs in asked for g, a, b in pairs if b is not None]))
+    groups = [[next(found) for _ in pairs] for pairs in asked]
+    tests = [test for group in groups for test in group]
+    done = [row for ground in unlike for row in _rows(ground, SEME)]
+    return Judgement(
+        claim="SeMe works across architectures.",
+        rule="Pools count whose models another method refused as not of the pivot's shape. "
+        "Supported if on each of them a SeMe merge is significantly better than its pivot "
+        "alone: a merge that is worth less than no merge does not work. Taking the best of "
+        "several merges on the test split favours the claim.",
+        verdict=ahead_once_in_each([[test.result for test in group] for group in groups]),
+        finding=_across(done, unlike, tests),
+        evidence=test_table(
+            "SeMe across architectures", [max(g, key=_gain) for g in groups if g]
+        ),
+    )
+
+
+def tau_claim(grounds: Sequence[Ground]) -> Judgement:
+    """10 to 30 % is the range of tau to try."""
+    tests = tests_of([pair for ground in grounds for pair in _outside_against_inside(ground)])
+    below = [test.result for test in tests if _tau(test.first) < LOWEST_TAU]
+    above = [test.result for test in tests if _tau(test.first) > HIGHEST_TAU]
+    if tests:
+        finding = (
+            f"{sum(map(significantly_ahead, below))} of {_counted(len(below), 'merge')} below "
+            f"the range and {sum(map(significantly_ahead, above))} of {len(above)} above it are "
+            "significantly better than the best inside."
+        )
+    else:
+        finding = "No board has SeMe merges both inside and outside the range."
+    return Judgement(
+        claim="A tau of 10 to 30 % is the range to try.",
+        rule=f"Every SeMe merge with tau below {LOWEST_TAU:g} or above {HIGHEST_TAU:g} is "
+        "compared with the best one inside, whatever their other settings. Supported if none "
+        "is significantly better (Holm's correction over all of them) and both sides were "
+        "tried. This favours the claim: the best inside is picked by the scores it is judged "
+        "by, and a difference too small to be found counts for it.",
+        verdict=none_ahead(below, above),
+        finding=finding,
+        evidence=test_table("tau outside the range", tests),
+    )
+
+
+def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Ground]) -> Judgement:
+    ahead = [t for t in tests if significantly_ahead(t.result)]
+    behind = [t for t in tests if t.result.differs and t.result.difference.value < 0]
+    if tests:
+        gains = [t.result.difference.value for t in tests]
+        finding = (
+            f"SeMe minus {title(rival)}: {points(min(gains))}"
+            f"{f' to {points(max(gains))}' if len(gains) > 1 else ''} points; significantly "
+            f"ahead in {len(ahead)} of {_counted(len(tests), 'comparison')}, behind in {len(behind)}."
+        )
+    else:
+        finding = _why_untested(rival, reported)
+    return Judgement(
+        claim=f"SeMe has a better average performance than {title(rival)}.",
+        rule="Each method is represented by the setting that the validation split chooses, "
+        "or, where none was chosen, by all its settings; each seed counts as a run. Supported "
+        "if SeMe's mean over domains is significantly higher in every pair of runs (two-sided "
+        "paired permutation test over documents, Holm's correction over the pairs of all "
+        "rivals, 5 %).",
+        verdict=ahead_in_all([test.result for test in tests]),
+        finding=finding,
+        evidence=test_table(f"SeMe against {title(rival)}", tests),
+    )
+
+
+def _against(
+    reported: Sequence[Ground], grounds: Sequence[Ground], rival: str
+) -> list[tuple[Ground, Row, Row]]:
+    """Pairs of a SeMe run and a rival's, on every board."""
+    boards = [ground.board for ground in grounds]
+    return [
+        (ground, ours, theirs)
+        for ground in reported
+        for ours in candidates(ground.board, boards, SEME)
+        for theirs in candidates(ground.board, boards, rival)
+        if ground.has(ours, theirs)
+    ]
+
+
+def _why_untested(rival: str, reported: Sequence[Ground]) -> str:
+    """What is missing for a comparison with a rival."""
+    for method in (SEME, rival):
+        if not [row for ground in reported for row in _rows(ground, method)]:
+            return f"No complete run of {title(method)} outside the validation split."
+    return (
+        f"SeMe and {title(rival)} have no two runs on one board, at the settings chosen on "
+        "validation where there are any, with their per-document scores."
+    )
+
+
+def _outside_against_inside(ground: Ground) -> list[tuple[Ground, Row, Row]]:
+    """Each SeMe row with tau outside the range, and the best inside it."""
+    rows = [row for row in _rows(ground, SEME) if ground.has(row)]
+    inside = [row for row in rows if _inside(row)]
+    best = max(inside, key=_mean, default=None)
+    outside = [row for row in rows if not _inside(row)]
+    return [] if best is None else [(ground, row, best) for row in outside]
+
+
+def _across(done: Sequence[Row], unlike: Sequence[Ground], tests: Sequence[Test]) -> str:
+    if not unlike:
+        return "No pool here has sources of another shape than the pivot's."
+    merged = f"{_counted(len(done), 'SeMe merge')} done on {_counted(len(unlike), 'such pool')}"
+    if not tests:
+        return f"{merged}; their scores cannot be tested against the pivot's."
+    better = sum(significantly_ahead(test.result) for test in tests)
+    best = max(tests, key=_gain)
+    return (
+        f"{merged}; {better} of {len(tests)} significantly better than the pivot alone. The "
+        f"nearest is {points(best.result.difference.value)} points from its pivot."
+    )
+
+
+def _chosen_with_data(grounds: Sequence[Ground]) -> str:
+    boards = [ground.board for ground in grounds]
+    used = any(chosen_settings(b, boards, SEME) for b in boards if not is_validation(b))
+    return (
+        "Their hyper-parameters were chosen on the validation split, which is data."
+        if used
+        else "No run on a validation split is among these records: whether their hyper-parameters were "
+        "chosen with data, they do not tell."
+    )
+
+
+def _is_unlike(ground: Ground) -> bool:
+    """Whether a method refused the models of this board for their shape."""
+    merges = ground.board.merges
+    return not is_validation(ground.board) and any(
+        row.record.status == "not applicable" for row in merges
+    )
+
+
+def _testable(ground: Ground, row: Row) -> bool:
+    return ground.pivot is not None and ground.has(row, ground.pivot)
+
+
+def _seme_rows(grounds: Sequence[Ground]) -> list[Row]:
+    rows = [row for ground in grounds for row in ground.board.merges]
+    return [row for row in rows if row.name == SEME and row.record.status == "done"]
+
+
+def _rows(ground: Ground, method: str) -> list[Row]:
+    return [row for row in ground.board.merges if row.name == method and row.mean is not None]
+
+
+def _names_data(key: str) -> bool:
+    return any(word in key.lower().split("_") for word in _NAMES_DATA)
+
+
+def _tau(row: Row) -> float:
+    return float(row.record.settings["tau"])
+
+
+def _inside(row: Row) -> bool:
+    return LOWEST_TAU <= _tau(row) <= HIGHEST_TAU
+
+
+def _mean(row: Row) -> float:
+    assert row.mean is not None
+    return row.mean.value
+
+
+def _gain(test: Test) -> float:
+    return test.result.difference.value
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

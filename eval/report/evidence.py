@@ -1,0 +1,124 @@
+"""Boards with the documents behind their scores, and tests over several boards at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eval.leaderboard.board import Board, Row
+from eval.records import SAMPLES_NAME, read_samples, run_folder
+from eval.statistics.compare import LEVEL, Comparison, compare
+from eval.statistics.samples import Panel, ScoredRun, match
+from eval.statistics.scores import holm
+
+RESAMPLES = 10_000
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """One board, and its complete runs document by document."""
+
+    board: Board
+    runs: Mapping[str, ScoredRun]
+    """Fingerprint to run, for those whose samples are there."""
+
+    @property
+    def pivot(self) -> Row | None:
+        """The unmerged pivot, if it was scored."""
+        return self.unmerged(self.board.merges[0].record.models["pivot"]["content_hash"])
+
+    @property
+    def pivot_name(self) -> str:
+        return str(self.board.merges[0].record.models["pivot"]["name"])
+
+    @property
+    def sources(self) -> list[Row]:
+        """The unmerged sources that were scored, in order."""
+        hashes = [m["content_hash"] for m in self.board.merges[0].record.models["sources"]]
+        return [row for content in hashes if (row := self.unmerged(content)) is not None]
+
+    def unmerged(self, content: str) -> Row | None:
+        """The scored reference with this content."""
+        for row in self.board.references:
+            if row.record.models["pivot"]["content_hash"] == content and row.mean is not None:
+                return row
+        return None
+
+    def has(self, *rows: Row) -> bool:
+        """Whether the documents of all these rows are there."""
+        return all(row.record.fingerprint in self.runs for row in rows)
+
+    def panel(self, rows: Sequence[Row]) -> Panel:
+        """The runs of these rows, matched by document and labelled by fingerprint.
+
+        Raises:
+            ValueError: If they did not see the same documents; names runs and task.
+        """
+        keys = dict.fromkeys(row.record.fingerprint for row in rows)
+        return match({key: self.runs[key] for key in keys})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """A paired test between two rows of one ground."""
+
+    ground: Ground
+    first: Row
+    second: Row
+    result: Comparison
+    """Of the first minus the second."""
+
+    __test__ = False  # not one of pytest's
+
+
+def grounds_of(root: Path, boards: Sequence[Board]) -> list[Ground]:
+    """Read the samples of every complete run; one without any is left out of the tests.
+
+    Args:
+        root: The results folder.
+        boards: From ``boards_of``, of the records that ``read_results`` trusts.
+
+    Raises:
+        ValueError: If the samples of a run are damaged; names the file.
+    """
+    return [Ground(board=board, runs=_runs(root, board)) for board in boards]
+
+
+def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
+    """Test all these pairs as one family.
+
+    Each is a two-sided paired permutation test over the documents of its board; Holm's
+    correction is over all of them together, whatever their boards.
+
+    Args:
+        asked: Ground and two of its rows whose documents are there.
+
+    Returns:
+        One test each, in the order given.
+
+    Raises:
+        ValueError: If the runs of a board cannot be compared; names them.
+    """
+    enough = max(RESAMPLES, round(len(asked) / LEVEL) + 1)
+    found: dict[int, Comparison] = {}
+    for ground in {id(ground): ground for ground, _, _ in asked}.values():
+        mine = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
+        panel = ground.panel([row for pair in mine.values() for row in pair])
+        pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in mine.values()]
+        results = compare(panel, pairs, n_resamples=enough, seed=SEED)
+        found |= dict(zip(mine, results, strict=True))
+    corrected = holm([found[i].p_value for i in range(len(asked))])
+    return [
+        Test(ground=ground, first=a, second=b, result=replace(found[i], p_holm=corrected[i]))
+        for i, (ground, a, b) in enumerate(asked)
+    ]
+
+
+def _runs(root: Path, board: Board) -> dict[str, ScoredRun]:
+    found = {}
+    for row in board.rows:
+        folder = run_folder(root, row.record.name, row.record.fingerprint)
+        if row.mean is not None and (folder / SAMPLES_NAME).is_file():
+            samples = read_samples(folder)
+            found[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
+    return found

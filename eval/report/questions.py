@@ -1,0 +1,245 @@
+"""Questions of our own: is merging worth it, which settings matter, what was chosen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from eval.leaderboard.board import Board, Row
+from eval.report.document import Table
+from eval.report.entries import chosen_settings, entries_of, is_validation, title
+from eval.report.evidence import Ground, Test, tests_of
+from eval.report.tables import (
+    MOST_OPEN,
+    chance,
+    name_of,
+    percent,
+    points,
+    test_table,
+    with_error,
+)
+from eval.report.verdicts import significantly_ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the records say to a question of ours."""
+
+    question: str
+    how: str
+    """How it is answered."""
+    finding: str
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Contrast:
+    """Two rows that differ in one setting only."""
+
+    ground: Ground
+    factor: str
+    row: Row
+    reference: Row
+
+
+def worth_merging(grounds: Sequence[Ground]) -> Answer | None:
+    """Is a merge better than a model that was not merged? None if none can be tested."""
+    against = {
+        "the pivot alone": [pair for ground in grounds for pair in _against_pivot(ground)],
+        "the best source alone": [pair for ground in grounds for pair in _against_best(ground)],
+    }
+    tests = iter(tests_of([pair for pairs in against.values() for pair in pairs]))
+    found = {name: [next(tests) for _ in pairs] for name, pairs in against.items() if pairs}
+    if not found:
+        return None
+    tables = [test_table(f"against {name}", of_name) for name, of_name in found.items()]
+    return Answer(
+        question="Is a merge better than a model that was not merged?",
+        how="Every merge against the pivot, and against the source with the highest mean: "
+        "two-sided paired permutation tests over documents, Holm's correction over all of them, "
+        "5 %.",
+        finding=" ".join(_worth(name, of_name) for name, of_name in found.items()),
+        tables=tuple(table for table in tables if table is not None),
+    )
+
+
+def settings_that_matter(grounds: Sequence[Ground]) -> Answer | None:
+    """Which settings change a method's score? None where no two runs differ in just one."""
+    contrasts = [contrast for ground in grounds for contrast in _contrasts(ground)]
+    tests = tests_of([(c.ground, c.row, c.reference) for c in contrasts])
+    if not tests:
+        return None
+    pairs = sorted(zip(contrasts, tests, strict=True), key=lambda pair: _factor(pair[0]))
+    groups = [(key, list(of)) for key, of in groupby(pairs, key=lambda pair: _factor(pair[0]))]
+    found = {key: any(t.result.differs for _, t in of) for key, of in groups}
+    return Answer(
+        question="Which settings matter?",
+        how="Runs of a method that differ in one setting only are compared with the one that "
+        "has the setting's most frequent value: two-sided paired permutation test over "
+        "documents, Holm's correction over all of them, 5 %. Where seeds repeat a setting, the "
+        "lowest is taken.",
+        finding=" ".join(_sentence(found, matters) for matters in (True, False)).strip(),
+        tables=(
+            _factor_table({key: [t for _, t in of] for key, of in groups}),
+            _contrast_table(pairs),
+        ),
+    )
+
+
+def what_was_chosen(grounds: Sequence[Ground]) -> Answer | None:
+    """What did the validation split choose? None without validation runs."""
+    boards = [ground.board for ground in grounds if is_validation(ground.board)]
+    lines = [line for board in boards for line in _tried(board)]
+    chosen = [f"{pool}: {run}" for pool, run, _, mark in lines if mark]
+    if not lines:
+        return None
+    return Answer(
+        question="Which settings does the validation split choose?",
+        how="The highest mean over domains, averaged over seeds; of equal ones the simplest.",
+        finding=f"{'; '.join(chosen)}.",
+        tables=(Table(("models", "run", "mean, %", "chosen"), tuple(lines), name="tried"),),
+    )
+
+
+def _against_pivot(ground: Ground) -> list[tuple[Ground, Row, Row]]:
+    pivot = ground.pivot
+    if pivot is None or not ground.has(pivot):
+        return []
+    return [(ground, row, pivot) for row in _merges(ground)]
+
+
+def _against_best(ground: Ground) -> list[tuple[Ground, Row, Row]]:
+    """Each merge and the source that scores best, where all sources were scored."""
+    sources = [row for row in ground.sources if ground.has(row)]
+    if len(sources) < len(ground.board.merges[0].record.models["sources"]):
+        return []
+    best = max(sources, key=_mean)
+    return [(ground, row, best) for row in _merges(ground)]
+
+
+def _merges(ground: Ground) -> list[Row]:
+    rows = [row for entry in entries_of(ground.board.merges) for row in entry.scored]
+    return [row for row in rows if ground.has(row)]
+
+
+def _mean(row: Row) -> float:
+    assert row.mean is not None
+    return row.mean.value
+
+
+def _worth(name: str, tests: Sequence[Test]) -> str:
+    better = [t for t in tests if significantly_ahead(t.result)]
+    worse = [t for t in tests if t.result.differs and t.result.difference.value < 0]
+    best = max(tests, key=lambda test: test.result.difference.value)
+    return (
+        f"Against {name}, {len(better)} of {len(tests)} merges are significantly better and "
+        f"{len(worse)} worse; the best difference is {points(best.result.difference.value)} "
+        f"points ({name_of(best.first, best.ground.board)} on {best.ground.board.pool})."
+    )
+
+
+def _tried(board: Board) -> list[tuple[str, str, str, str]]:
+    lines = []
+    for entry in entries_of(board.merges):
+        if entry.mean is not None:
+            chosen = chosen_settings(board, [board], entry.method)
+            mark = "chosen" if entry.rows[0].record.settings in chosen else ""
+            lines.append((board.pool, entry.label, with_error(entry.mean, percent), mark))
+    return lines
+
+
+def _contrasts(ground: Ground) -> list[_Contrast]:
+    """All pairs of a board's rows that differ in one setting, one of them the reference."""
+    firsts = [e.scored[0] for e in entries_of(ground.board.merges) if e.scored]
+    rows = [row for row in firsts if ground.has(row)]
+    found = []
+    for method in dict.fromkeys(row.name for row in rows):
+        mine = [row for row in rows if row.name == method]
+        for factor in sorted({key for row in mine for key in row.record.settings}):
+            found += _of_factor(ground, factor, mine)
+    return found
+
+
+def _of_factor(ground: Ground, factor: str, rows: Sequence[Row]) -> list[_Contrast]:
+    """Contrasts of one setting, within every group of rows that agree in all others."""
+    usual = _usual(factor, rows)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_others(row, factor), []).append(row)
+    found = []
+    for group in groups.values():
+        reference = next((row for row in group if _value(row, factor) == usual), group[0])
+        found += [
+            _Contrast(ground=ground, factor=factor, row=row, reference=reference)
+            for row in group
+            if row is not reference
+        ]
+    return found
+
+
+def _usual(factor: str, rows: Sequence[Row]) -> str:
+    """The value most rows have; of equally frequent ones the first."""
+    values = [_value(row, factor) for row in rows]
+    return max(values, key=values.count)
+
+
+def _value(row: Row, factor: str) -> str:
+    return _shown(row.record.settings.get(factor))
+
+
+def _others(row: Row, factor: str) -> str:
+    """All of a row that must agree for a contrast in ``factor``."""
+    rest = {key: value for key, value in row.record.settings.items() if key != factor}
+    return repr((sorted(rest.items()), row.record.dtype))
+
+
+def _factor(contrast: _Contrast) -> tuple[str, str]:
+    return contrast.row.name, contrast.factor
+
+
+def _sentence(found: Mapping[tuple[str, str], bool], matters: bool) -> str:
+    named = [f"{title(m)}'s {factor}" for (m, factor), does in found.items() if does is matters]
+    if not named:
+        return ""
+    start = "A difference was found for" if matters else "None was found for"
+    return f"{start} {', '.join(named)}."
+
+
+def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
+    header = ("method", "setting", "comparisons", "significant", "largest difference", "")
+    rows = []
+    for (method, factor), tests in groups.items():
+        n = sum(test.result.differs for test in tests)
+        largest = max(tests, key=lambda test: abs(test.result.difference.value)).result
+        rows.append(
+            (
+                title(method),
+                factor,
+                str(len(tests)),
+                str(n),
+                with_error(largest.difference, points),
+                "matters" if n else "no difference found",
+            )
+        )
+    return Table(header, tuple(rows), name="settings that matter")
+
+
+def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
+    header = ("models", "run", "setting", "against", "difference", "p (Holm)", "")
+    rows = tuple(
+        (
+            contrast.ground.board.pool,
+            name_of(contrast.reference, contrast.ground.board),
+            f"{contrast.factor}={_value(contrast.row, contrast.factor)}",
+            _value(contrast.reference, contrast.factor),
+            with_error(test.result.difference, points),
+            chance(test.result.p_holm),
+            "differs" if test.result.differs else "not told apart",
+        )
+        for contrast, test in pairs
+    )
+    return Table(header, rows, "one setting at a time", folded=len(rows) > MOST_OPEN)
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,155 @@
+"""How each method's share of the gap changes with the number of sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from eval.leaderboard.drawing import add_legend, draw, points, series_styles
+from eval.leaderboard.labels import printable
+from eval.leaderboard.measures import cast_of
+from eval.report.document import Drawing, Table
+from eval.report.entries import Entry, entries_of
+from eval.report.evidence import RESAMPLES, SEED, Ground
+from eval.report.questions import Answer
+from eval.report.tables import percent, with_error
+from eval.statistics.compare import LEVEL
+from eval.statistics.metrics import Cast, gap_closed
+from eval.statistics.resampling import bootstrap
+from eval.statistics.samples import Array, ScoreTable, mean_of
+from eval.statistics.scores import Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    """One method's share with so many sources."""
+
+    n_sources: int
+    share: float
+    resampled: Array
+    """Shape (n_resamples,): the same documents are drawn whatever the number of sources."""
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(value=self.share, stderr=float(self.resampled.std(ddof=1)))
+
+
+def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Drawing] | None:
+    """How does the share of the gap change with the number of sources?
+
+    Args:
+        grounds: Boards, of which those of one pivot with several numbers of sources count.
+        name: What the figure's file begins with.
+
+    Returns:
+        The answer and its figure; None where no pivot was merged with several numbers of
+        sources on one suite.
+
+    Raises:
+        ValueError: If the experts are together no better than the pivot, so that there is no
+            gap to close.
+    """
+    lines: dict[str, list[_Point]] = {}
+    families = _families(grounds)
+    for family in families:
+        of_pivot = f" into {family[0].pivot_name}" if len(families) > 1 else ""
+        for ground in family:
+            for label, point in _points(ground).items():
+                lines.setdefault(f"{label}{of_pivot}", []).append(point)
+    lines = {label: found for label, found in lines.items() if len(found) > 1}
+    if not lines:
+        return None
+    answer = Answer(
+        question="How does each method's share of the gap change with the number of sources?",
+        how="Share of the gap between the pivot and the experts, each on its own domain, that "
+        "the merge closes (sum of gains over sum of gaps); a source is the expert of the domain "
+        "of its name, or else of the one on which it gains most over the pivot. The change from "
+        "the fewest to the most sources is found if its 95 % bootstrap interval excludes zero; "
+        "intervals are not corrected for being several.",
+        finding=" ".join(f"{label}: {_change(found)}." for label, found in lines.items()),
+        tables=(_table(lines),),
+    )
+    return answer, _drawing(name, lines)
+
+
+def _families(grounds: Sequence[Ground]) -> list[list[Ground]]:
+    """Boards of one pivot and suite with several numbers of sources, by rising number."""
+    families: dict[tuple[str, str | None], dict[int, Ground]] = {}
+    for ground in grounds:
+        models = ground.board.merges[0].record.models
+        n = len(models["sources"])
+        if ground.pivot is None or len(ground.sources) < n:
+            continue
+        if ground.has(ground.pivot, *ground.sources):
+            key = (models["pivot"]["content_hash"], ground.board.fingerprint)
+            families.setdefault(key, {}).setdefault(n, ground)
+    return [[of[n] for n in sorted(of)] for of in families.values() if len(of) > 1]
+
+
+def _points(ground: Ground) -> dict[str, _Point]:
+    """Label to share for every entry of a board; empty where not every source is an expert."""
+    cast = cast_of(ground.board, ground.runs)
+    entries = [e for e in entries_of(ground.board.merges) if e.scored and ground.has(*e.scored)]
+    if cast is None or len(cast.experts) < len(ground.sources) or ground.pivot is None:
+        return {}
+    merges = [row for entry in entries for row in entry.scored]
+    panel = ground.panel([ground.pivot, *ground.sources, *merges])
+    resampled = bootstrap(panel, n_resamples=RESAMPLES, seed=SEED)
+    return {
+        entry.label: _Point(
+            n_sources=len(cast.experts),
+            share=float(_share(panel.observed(), entry, cast)),
+            resampled=_share(resampled, entry, cast),
+        )
+        for entry in entries
+    }
+
+
+def _share(table: ScoreTable, entry: Entry, cast: Cast) -> Array:
+    """Share of the gap, averaged over seeds."""
+    share = partial(gap_closed, cast=cast)
+    return mean_of([share(table, row.record.fingerprint) for row in entry.scored])
+
+
+def _change(found: Sequence[_Point]) -> str:
+    first, last = found[0], found[-1]
+    low, high = np.quantile(last.resampled - first.resampled, [LEVEL / 2, 1 - LEVEL / 2])
+    word = "rises" if low > 0 else "falls" if high < 0 else "no change found"
+    return (
+        f"{word}, {percent(first.share)} % with {first.n_sources}, "
+        f"{percent(last.share)} % with {last.n_sources}"
+    )
+
+
+def _table(lines: Mapping[str, Sequence[_Point]]) -> Table:
+    counts = sorted({point.n_sources for found in lines.values() for point in found})
+    rows = []
+    for label, found in lines.items():
+        shares = {point.n_sources: with_error(point.estimate, percent) for point in found}
+        rows.append((label, *(shares.get(n, "") for n in counts), _change(found)))
+    header = ("method", *(f"{n} sources, %" for n in counts), "change")
+    return Table(header, tuple(rows), name="share of the gap")
+
+
+def _drawing(name: str, lines: Mapping[str, Sequence[_Point]]) -> Drawing:
+    labels = {label: printable(label, 50) for label in lines}
+    styles = series_styles(labels.values())
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="sources", ylabel="share of the gap, %")
+        for label, found in lines.items():
+            style, xs = styles[labels[label]], [point.n_sources for point in found]
+            ys = [100 * point.share for point in found]
+            points(axes, xs, ys, [100 * point.estimate.stderr for point in found], style)
+            axes.plot(xs, ys, color=style.colour, lw=1.2)
+        axes.set_xticks(sorted({p.n_sources for found in lines.values() for p in found}))
+        add_legend(figure, styles)
+
+    caption = "Share of the gap to the experts against the number of sources; bars are one "
+    return Drawing(
+        f"{name}.share-by-sources.svg",
+        draw("share-by-sources", (4.8, 3.4 + 0.1 * len(lines)), paint),
+        f"{caption}standard error over documents.",
+    )

@@ -1,0 +1,122 @@
+"""Tables of a report: the paper's form, the tests, the runs without a score."""
+
+from collections.abc import Callable, Sequence
+
+from eval.leaderboard.board import MARK, Board, Row
+from eval.report.document import Table
+from eval.report.entries import Entry, entries_of, title
+from eval.report.evidence import Test
+from eval.statistics.scores import Estimate, domain_means
+
+MIB = 2**20
+MOST_OPEN = 12
+"""Tables of evidence with more rows are folded."""
+_TEST_HEADER = ("models", "run", "against", "difference", "95 % interval", "p", "p (Holm)", "")
+
+
+def paper_table(board: Board) -> Table:
+    """Performance, runtime and memory, in the form of the paper's comparison.
+
+    Unmerged models stand first; then a line per method and setting, several seeds in one.
+    """
+    domains = tuple(dict.fromkeys(board.domains.values()))
+    header = ("method", "settings", "performance, %", "seeds", *domains, "merge s", "merge MiB")
+    unmerged = [_unmerged_line(row, board, domains) for row in board.references]
+    merges = [_entry_line(e, board, domains) for e in entries_of(board.merges)]
+    return Table(header, (*unmerged, *merges), name=f"{board.pool}, {board.suite}")
+
+
+def unscored_table(boards: Sequence[Board]) -> Table | None:
+    """Every run that failed, was refused or lacks a task; None if there is none."""
+    rows = tuple(
+        (
+            board.pool,
+            row.name,
+            row.settings,
+            row.status if row.record.error else _lacking(board, row),
+        )
+        for board in boards
+        for row in board.rows
+        if board.tasks and row.mean is None
+    )
+    header = ("models", "run", "settings", "what happened")
+    return Table(header, rows, name="runs without a score") if rows else None
+
+
+def test_table(name: str, tests: Sequence[Test]) -> Table | None:
+    """Tests row by row, folded where they are many; None without any."""
+    rows = tuple(map(_test_line, tests))
+    return Table(_TEST_HEADER, rows, name, folded=len(rows) > MOST_OPEN) if rows else None
+
+
+def name_of(row: Row, board: Board) -> str:
+    """A row by its method and what tells it from the board's others of the method."""
+    for entry in entries_of(board.merges):
+        if row in entry.rows:
+            seed = f" seed={row.record.seed}" if len(entry.rows) > 1 else ""
+            return f"{entry.label}{seed}"
+    return row.name
+
+
+def points(value: float) -> str:
+    """A difference of scores in points, with its sign."""
+    return f"{100 * value:+.2f}".replace("-0.00", "+0.00")
+
+
+def percent(value: float) -> str:
+    """A share or a score in per cent."""
+    return f"{100 * value:.2f}"
+
+
+def with_error(found: Estimate, show: Callable[[float], str]) -> str:
+    """A number and one standard error of it."""
+    return f"{show(found.value)} ± {100 * found.stderr:.2f}"
+
+
+def chance(p: float) -> str:
+    """A p-value with enough digits to judge it by."""
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _test_line(test: Test) -> tuple[str, ...]:
+    """One test as a row."""
+    result, board = test.result, test.ground.board
+    word = "ahead" if result.difference.value > 0 else "behind"
+    return (
+        board.pool,
+        name_of(test.first, board),
+        name_of(test.second, board),
+        with_error(result.difference, points),
+        f"{points(result.low)} to {points(result.high)}",
+        chance(result.p_value),
+        chance(result.p_holm),
+        f"significantly {word}" if result.differs else "not told apart",
+    )
+
+
+def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
+    mean = row.absent if row.mean is None else with_error(row.mean, percent)
+    found = {} if row.mean is None else domain_means(row.record.scores, board.domains)
+    scores = (f"{100 * found[d].value:.1f}" if d in found else row.absent for d in domains)
+    return (row.name, "unmerged", mean, "", *scores, "", "")
+
+
+def _entry_line(entry: Entry, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
+    values = entry.domain_values(board.domains) if board.domains else {}
+    mean, spread = entry.mean, entry.seed_spread
+    n = len(entry.scored)
+    mark = f" {MARK}" if any(row.tuned_on_test for row in entry.rows) else ""
+    return (
+        title(entry.method),
+        f"{entry.settings}{mark}".strip(),
+        "incomplete" if mean is None else with_error(mean, percent),
+        "" if n == 0 else f"{n}" if spread is None else f"{n}, s.d. {100 * spread:.2f}",
+        *(f"{100 * values[d]:.1f}" if d in values else "" for d in domains),
+        "" if entry.seconds is None else f"{entry.seconds:.2f}",
+        "" if entry.peak_bytes is None else f"{entry.peak_bytes / MIB:.0f}",
+    )
+
+
+def _lacking(board: Board, row: Row) -> str:
+    missing = [task for task in board.tasks if task not in row.record.scores]
+    return f"no score of {', '.join(missing)}"

@@ -1,0 +1,105 @@
+"""The rules by which a claim is judged: pure functions of measurements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from eval.report.document import Table
+from eval.statistics.compare import Comparison
+
+
+class Verdict(StrEnum):
+    """What the records say of a claim."""
+
+    SUPPORTED = "supported"
+    NOT_SUPPORTED = "not supported"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A claim, the rule it is judged by, the verdict, and what that rests on."""
+
+    claim: str
+    rule: str
+    verdict: Verdict
+    finding: str
+    """One sentence with the numbers; for a claim that was not measured, why not."""
+    evidence: Table | None = None
+
+
+def significantly_ahead(comparison: Comparison) -> bool:
+    """Whether the first run is better, beyond the noise after Holm's correction."""
+    return comparison.differs and comparison.difference.value > 0
+
+
+def ahead_in_all(comparisons: Sequence[Comparison]) -> Verdict:
+    """Supported if the first run is significantly ahead in every comparison.
+
+    Without comparisons nothing is measured; else one that is not ahead is enough for not
+    supported.
+    """
+    if not comparisons:
+        return Verdict.NOT_MEASURED
+    every = all(map(significantly_ahead, comparisons))
+    return Verdict.SUPPORTED if every else Verdict.NOT_SUPPORTED
+
+
+def ahead_once_in_each(groups: Sequence[Sequence[Comparison]]) -> Verdict:
+    """Supported if in every group the first run is significantly ahead at least once.
+
+    Groups without comparisons are passed over; if there is no other, nothing is measured.
+    """
+    measured = [group for group in groups if group]
+    if not measured:
+        return Verdict.NOT_MEASURED
+    every = all(any(map(significantly_ahead, group)) for group in measured)
+    return Verdict.SUPPORTED if every else Verdict.NOT_SUPPORTED
+
+
+def lower_than_each(ours: float | None, theirs: Mapping[str, float | None]) -> Verdict:
+    """Supported if our cost is strictly below that of every rival.
+
+    Args:
+        ours: Median cost; None if not measured.
+        theirs: Rival to median cost, None where not measured.
+
+    Returns:
+        Not supported as soon as one rival costs no more than ours; not measured if none does
+        but a cost is missing.
+    """
+    if ours is None:
+        return Verdict.NOT_MEASURED
+    if any(cost is not None and cost <= ours for cost in theirs.values()):
+        return Verdict.NOT_SUPPORTED
+    if not theirs or None in theirs.values():
+        return Verdict.NOT_MEASURED
+    return Verdict.SUPPORTED
+
+
+def none_ahead(*sides: Sequence[Comparison]) -> Verdict:
+    """Supported if the first run is significantly ahead in no comparison.
+
+    Args:
+        sides: Comparisons of what lies outside a range with the best inside it, one sequence
+            for each side of the range.
+
+    Returns:
+        Not supported as soon as one outside is ahead; not measured if none is but a side was
+        not tried.
+    """
+    if any(significantly_ahead(comparison) for side in sides for comparison in side):
+        return Verdict.NOT_SUPPORTED
+    return Verdict.SUPPORTED if sides and all(sides) else Verdict.NOT_MEASURED
+
+
+def all_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """Join the verdicts on one claim in several places.
+
+    Not supported anywhere is not supported; else not measured anywhere is not measured.
+    """
+    if Verdict.NOT_SUPPORTED in verdicts:
+        return Verdict.NOT_SUPPORTED
+    if not verdicts or Verdict.NOT_MEASURED in verdicts:
+        return Verdict.NOT_MEASURED
+    return Verdict.SUPPORTED

@@ -1,0 +1,253 @@
+"""What a results folder holds: the records that can be trusted, and what is wrong with the others."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.records import (
+    RECORD_NAME,
+    SAMPLES_NAME,
+    Record,
+    Sample,
+    read_record,
+    read_samples,
+    run_folder,
+)
+from eval.statistics.comparability import PRECISION, contract
+from eval.statistics.samples import ScoredRun, check_samples, documents_of
+
+_AGAIN = "run it again with force=true, or delete its folder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A file that cannot be trusted, or not with the others."""
+
+    path: Path
+    """Of the file, from the results folder."""
+    message: str
+    """What follows the path in a sentence: what was expected, what came, what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What was found in a results folder."""
+
+    records: tuple[Record, ...]
+    """Sorted by kind, name and fingerprint; one of a fingerprint."""
+    faults: tuple[Fault, ...]
+    """Sorted by path. Their records are left out, but for those that only lack a task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    path: Path
+    """Of the record, from the results folder."""
+    record: Record
+    samples: Mapping[str, Sequence[Sample]] | None
+    """None where none are on disk, or the run has no scores."""
+
+    @property
+    def scored(self) -> bool:
+        return self.record.status == "done" and self.record.suite is not None
+
+
+def read_results(root: Path) -> Results:
+    """Read every record under a results folder, and tell those apart that can be trusted.
+
+    Left out, and named as a fault, is a record that is damaged or of another schema, or whose
+    samples are damaged or do not give its scores; every one of several finished records of one
+    fingerprint that differ in their scores (the same scores twice are one record); and a
+    record that was evaluated otherwise than most of its suite's fingerprint: on other
+    documents, on more tasks, by another metric. A finished record that lacks a task which at
+    least half of its suite's records have is named and kept: it has no rank.
+
+    Args:
+        root: The results folder; may be absent.
+    """
+    runs, faults = _readable(root)
+    for select in (_one_of_a_fingerprint, _of_one_contract):
+        runs, found = select(runs)
+        faults += found
+    faults += _lacking_tasks(runs)
+    records = sorted((r.record for r in runs), key=lambda r: (r.kind, r.name, r.fingerprint))
+    return Results(
+        records=tuple(records),
+        faults=tuple(sorted(faults, key=lambda fault: (fault.path, fault.message))),
+    )
+
+
+def _readable(root: Path) -> tuple[list[_Run], list[Fault]]:
+    """Runs whose files hold together by themselves."""
+    runs, faults = [], []
+    for path in sorted(root.glob(f"runs/*/{RECORD_NAME}")):
+        samples = path.with_name(SAMPLES_NAME)
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            faults.append(_fault(path, root, error))
+            continue
+        run = _Run(path=path.relative_to(root), record=record, samples=None)
+        try:
+            if run.scored and samples.exists():
+                found = ScoredRun(record=record, samples=read_samples(samples))
+                check_samples(found, "this run")
+                run = _Run(path=run.path, record=record, samples=found.samples)
+        except ValueError as error:
+            faults.append(_fault(samples, root, error))
+            continue
+        runs.append(run)
+    return sorted(runs, key=_preference(root)), faults
+
+
+def _fault(path: Path, root: Path, error: ValueError) -> Fault:
+    """An error as a fault; those of reading name the path themselves."""
+    message = str(error)
+    found = message.removeprefix(f"{path} ")
+    told = found if found != message else f"cannot be used: {message}"
+    return Fault(path=path.relative_to(root), message=told)
+
+
+def _preference(root: Path) -> Callable[[_Run], Any]:
+    """Of equal runs the first is kept: done, in its own folder, with samples."""
+
+    def place(run: _Run) -> tuple[bool, bool, bool, Path]:
+        own = run_folder(root, run.record.name, run.record.fingerprint).name
+        elsewhere = run.path.parent.name != own
+        return run.record.status != "done", elsewhere, run.samples is None, run.path
+
+    return place
+
+
+def _one_of_a_fingerprint(runs: Iterable[_Run]) -> tuple[list[_Run], list[Fault]]:
+    """One run of every fingerprint; none of those whose finished runs contradict each other."""
+    of_fingerprint = defaultdict[str, list[_Run]](list)
+    for run in runs:
+        of_fingerprint[run.record.fingerprint].append(run)
+    kept, faults = [], []
+    for first, *others in of_fingerprint.values():
+        claims = [run for run in others if run.record.status == "done"]
+        differing = [run for run in claims if _differences(first.record, run.record)]
+        if not differing:
+            kept.append(first)
+        faults += [_contradiction(run, first) for run in differing]
+        faults += [_contradiction(first, run) for run in differing[:1]]
+    return kept, faults
+
+
+def _differences(first: Record, second: Record) -> list[str]:
+    """What two records' scores differ in, beyond rounding."""
+    tasks = dict.fromkeys((*first.scores, *second.scores))
+    return [
+        f"{task} is {_value(first, task)} here and {_value(second, task)} there"
+        for task in tasks
+        if not _same(first, second, task)
+    ]
+
+
+def _same(first: Record, second: Record, task: str) -> bool:
+    ours, theirs = first.scores.get(task), second.scores.get(task)
+    if ours is None or theirs is None:
+        return ours is theirs
+    close = math.isclose(ours.value, theirs.value, rel_tol=1e-9, abs_tol=1e-12)
+    return close and (ours.n, ours.raw_metric) == (theirs.n, theirs.raw_metric)
+
+
+def _value(record: Record, task: str) -> str:
+    score = record.scores.get(task)
+    return "missing" if score is None else f"{score.value:.6g} over {score.n} documents"
+
+
+def _contradiction(run: _Run, other: _Run) -> Fault:
+    differences = _differences(run.record, other.record)
+    more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+    return Fault(
+        path=run.path,
+        message=(
+            f"and {other.path} claim the fingerprint {run.record.fingerprint[:12]} with "
+            f"different scores: {differences[0]}{more}; delete the folder that is wrong"
+        ),
+    )
+
+
+def _of_one_contract(runs: Iterable[_Run]) -> tuple[list[_Run], list[Fault]]:
+    """Runs without those that were evaluated otherwise than most of their suite."""
+    kept, faults = [], []
+    groups = _by_suite(runs)
+    kept += groups.pop(None, [])
+    for of_suite in groups.values():
+        facts = [_facts(run) for run in of_suite]
+        usual, expected = _usual(facts), _expected_tasks(of_suite)
+        for run, of_run in zip(of_suite, facts, strict=True):
+            differing = [
+                f"{fact} is {value}, mostly {usual[fact]}"
+                for fact, value in of_run.items()
+                if value != usual[fact]
+            ]
+            extra = sorted(run.record.domains.keys() - expected)
+            differing += [f"it has the tasks {extra}, most have not"] if extra else []
+            if differing:
+                faults.append(_otherwise(run, differing))
+            else:
+                kept.append(run)
+    return kept, faults
+
+
+def _otherwise(run: _Run, differing: Sequence[str]) -> Fault:
+    more = f"; and {len(differing) - 3} facts more" if len(differing) > 3 else ""
+    message = (
+        f"was evaluated otherwise than most of its suite: {'; '.join(differing[:3])}{more}"
+    )
+    return Fault(path=run.path, message=f"{message}; {_AGAIN}")
+
+
+def _lacking_tasks(runs: Iterable[_Run]) -> list[Fault]:
+    """Finished runs that lack a task of their suite."""
+    groups = _by_suite(runs)
+    groups.pop(None, None)
+    return [
+        Fault(
+            path=run.path,
+            message=f"lacks scores of {lacking}, so it has no rank; {_AGAIN}",
+        )
+        for of_suite in groups.values()
+        for run in of_suite
+        if (lacking := sorted(_expected_tasks(of_suite) - run.record.scores.keys()))
+    ]
+
+
+def _by_suite(runs: Iterable[_Run]) -> dict[str | None, list[_Run]]:
+    """Runs by their suite's fingerprint, earliest first; None: without scores to compare."""
+    groups = defaultdict[str | None, list[_Run]](list)
+    for run in sorted(runs, key=lambda r: (r.record.started_at, r.record.fingerprint)):
+        suite = run.record.suite if run.scored else None
+        groups[None if suite is None else suite["fingerprint"]].append(run)
+    return dict(groups)
+
+
+def _facts(run: _Run) -> dict[str, str]:
+    """What the runs of a suite must share, as texts; each precision has boards of its own."""
+    facts = {key: value for key, value in contract(run.record).items() if key != PRECISION}
+    if run.samples is not None:
+        seen = documents_of(ScoredRun(record=run.record, samples=run.samples))
+        facts |= {f"tasks.{task}.contents": digest[:8] for task, digest in seen.items()}
+    return {fact: json.dumps(value) for fact, value in facts.items()}
+
+
+def _usual(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Fact to its most frequent value; of equally frequent ones the first."""
+    values = defaultdict[str, Counter[str]](Counter)
+    for of_run in facts:
+        for fact, value in of_run.items():
+            values[fact][value] += 1
+    return {fact: counts.most_common(1)[0][0] for fact, counts in values.items()}
+
+
+def _expected_tasks(runs: Sequence[_Run]) -> set[str]:
+    """Tasks that at least half of the runs have."""
+    counts = Counter(task for run in runs for task in run.record.domains)
+    return {task for task, n in counts.items() if 2 * n >= len(runs)}

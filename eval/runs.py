@@ -1,0 +1,192 @@
+"""A run on its way to a record: found if done already, alone while it runs, never lost."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from eval.meter import metered
+from eval.records import Record, find_done, fingerprint_of, run_folder, write_record
+from eval.suite import Suite
+
+_GROUPS = {"method", "models", "suite", "tracker"}
+_LIMITS = {"include", "exclude", "memory_budget"}
+_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
+_SWITCHES = {"force", "plan", "quiet"}
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One configuration: where its records go and how they are made."""
+
+    output: Path
+    """The results root."""
+    seed: int
+    dtype: str | None
+    device: str
+    suite: Suite | None
+    tracker: Mapping[str, Any]
+    """The parsed file of ``conf/tracker``."""
+    group: str
+    """Name of the sweep."""
+    provenance: Mapping[str, Any]
+    force: bool
+    """Repeat a finished run."""
+    progress: bool
+    started: float = field(default_factory=time.monotonic)
+
+    def blank(self, name: str, identity: Mapping[str, Any]) -> Record:
+        """A record that says only where it comes from, and that it has not ended well yet.
+
+        Args:
+            name: Method of a merge, short name of an unmerged model.
+            identity: What defines the weights, JSON-ready; with the suite it names the run.
+        """
+        facts = self._facts(identity)
+        return Record(
+            name=name,
+            fingerprint=fingerprint_of(facts),
+            kind="merge",
+            status="failed",
+            error="did not finish",
+            settings={},
+            models={},
+            suite=None if self.suite is None else self.suite.described(),
+            seed=self.seed,
+            dtype=self.dtype,
+            scores={},
+            domains={} if self.suite is None else self.suite.domains,
+            merge_cost=None,
+            evaluation_cost=None,
+            merge={},
+            provenance={**self.provenance, "identity": facts},
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds_total=0.0,
+        )
+
+    def _facts(self, identity: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON)
+        """Add what defines the scores to what defines the weights.
+
+        Where nothing is evaluated the device does not count. Off the CPU models are evaluated
+        in another precision, so that their scores are those of another run.
+        """
+        facts = {
+            **identity,
+            "suite": None if self.suite is None else self.suite.fingerprint(),
+        }
+        if self.suite is not None and self.device != "cpu":
+            facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
+        return json.loads(json.dumps(facts))  # as a record gives it back
+
+    def only_one(self, draft: Record) -> FileLock:
+        """Keep other processes off this run: the same cell of two sweeps runs once."""
+        folder = run_folder(self.output, draft.name, draft.fingerprint)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder.with_name(f"{folder.name}.lock"))
+
+    def found(self, draft: Record) -> Record | None:
+        """The finished record of this run, also if its model had another name then."""
+        ending = f"-{draft.fingerprint[:12]}"
+        names = [f.name.removesuffix(ending) for f in self.output.glob(f"runs/*{ending}")]
+        found = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
+        return next((record for record in found if record is not None), None)
+
+    @contextmanager
+    def failure_recorded(
+        self, draft: Record, *, not_applicable: type[Exception] | None = None
+    ) -> Iterator[None]:
+        """Record what goes wrong in the block, unless a finished record would be lost by it.
+
+        Args:
+            draft: The record of the run.
+            not_applicable: What a method raises that cannot merge such models.
+        """
+        try:
+            yield
+        except Exception as error:
+            refused = not_applicable is not None and isinstance(error, not_applicable)
+            status = "not applicable" if refused else "failed"
+            if self.found(draft) is None:
+                told = replace(draft, status=status, error=described(error))
+                write_record(self.output, told, None)
+            raise
+
+    @contextmanager
+    def scratch(self, draft: Record) -> Iterator[Path]:
+        """Name a folder for a model that is needed in the block only; nothing is left of it."""
+        folder = self.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self, draft: Record, model: Path) -> Record:
+        """Evaluate a model folder, write the record, and only then tell the tracker."""
+        samples = None
+        if self.suite is not None:
+            from eval.harness import evaluate  # noqa: PLC0415 (a merge alone loads no lm-eval)
+
+            with metered(self.device) as stage:
+                found = evaluate(
+                    model,
+                    self.suite,
+                    device=self.device,
+                    seed=self.seed,
+                    progress=self.progress,
+                )
+            samples = found.samples
+            suite = {**self.suite.described(), "task_versions": found.versions}
+            draft = replace(draft, suite=suite, scores=found.scores, evaluation_cost=stage.cost)
+        seconds = time.monotonic() - self.started
+        record = replace(draft, status="done", error=None, seconds_total=seconds)
+        path = write_record(self.output, record, samples)
+        self._track(record, path)
+        return record
+
+    def _track(self, record: Record, path: Path) -> None:
+        if self.tracker["name"] == "none":
+            return
+        from eval.tracking.wandb_run import track  # noqa: PLC0415 (wandb is slow to load)
+
+        folder = path.parent / "wandb"
+        warning = track(record, path, tracker=self.tracker, group=self.group, folder=folder)
+        if warning:
+            _logger.warning(warning)
+
+
+def check_entries(config: Mapping[str, Any]) -> None:
+    """Check the top level of a run's configuration.
+
+    Raises:
+        ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
+            off, or the tracker cannot be used.
+    """
+    expected = _GROUPS | _VALUES | _SWITCHES
+    if unknown := sorted(config.keys() - expected):
+        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+    if missing := sorted(expected - config.keys()):
+        raise ValueError(f"missing entries {missing}")
+    for key in sorted(_SWITCHES):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    if config["tracker"].get("name") != "none":
+        from eval.tracking.wandb_run import check_tracker  # noqa: PLC0415 (wandb is slow to load)
+
+        check_tracker(config["tracker"])
+
+
+def described(error: Exception) -> str:
+    """An error's message with the notes on where it happened; paths from the working folder."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
+    return text.replace(f"{Path.cwd()}/", "")

@@ -1,0 +1,131 @@
+"""Means and differences of scores, with standard errors; correction for many tests."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.records import Sample, Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number and one standard error of it."""
+
+    value: float
+    stderr: float
+
+
+def mean_score(scores: Sequence[Score]) -> Estimate:
+    """Average scores over tasks, each task counting once.
+
+    Args:
+        scores: One score a task, at least one; their documents are taken as independent.
+
+    Returns:
+        The mean; its error is the root of the summed squared errors, over their number.
+
+    Raises:
+        ValueError: If there is no score.
+    """
+    if not scores:
+        raise ValueError("a mean score needs at least one task, got none")
+    return Estimate(
+        value=math.fsum(score.value for score in scores) / len(scores),
+        stderr=math.hypot(*(score.stderr for score in scores)) / len(scores),
+    )
+
+
+def task_weights(domains: Mapping[str, str]) -> dict[str, float]:
+    """Weight of every task in the overall mean: mean within a domain, then across.
+
+    Args:
+        domains: Task to domain, at least one task.
+
+    Returns:
+        1 / (number of domains x number of tasks in the task's domain); they add up to 1.
+
+    Raises:
+        ValueError: If there is no task.
+    """
+    if not domains:
+        raise ValueError("an overall mean needs at least one task, got none")
+    sizes = Counter(domains.values())
+    return {task: 1 / (len(sizes) * sizes[domain]) for task, domain in domains.items()}
+
+
+def domain_means(
+    scores: Mapping[str, Score], domains: Mapping[str, str]
+) -> dict[str, Estimate]:
+    """Average the scores of each domain's tasks, each task counting once.
+
+    Args:
+        scores: Task to score, one for every task of ``domains``.
+        domains: Task to domain; the result has the domains in this order.
+
+    Raises:
+        ValueError: If a task has no score; names it.
+    """
+    if missing := sorted(domains.keys() - scores.keys()):
+        raise ValueError(f"a mean needs a score of every task, got none of {missing}")
+    of_domain: dict[str, list[Score]] = {}
+    for task, domain in domains.items():
+        of_domain.setdefault(domain, []).append(scores[task])
+    return {domain: mean_score(found) for domain, found in of_domain.items()}
+
+
+def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Estimate:
+    """Average the domain means, each domain counting once however many tasks it has.
+
+    Args:
+        scores: Task to score, one for every task of ``domains``.
+        domains: Task to domain, at least one.
+
+    Returns:
+        The mean; the errors of the tasks are carried through as independent.
+
+    Raises:
+        ValueError: If there is no task, or one has no score.
+    """
+    weights = task_weights(domains)
+    means = domain_means(scores, domains).values()
+    return Estimate(
+        value=math.fsum(mean.value for mean in means) / len(means),
+        stderr=math.hypot(*(weights[task] * scores[task].stderr for task in domains)),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for being several, so that any false alarm is as rare as for one.
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979: the i-th smallest of
+    n is multiplied by n - i + 1, never less than the adjusted one before it, at most 1. Holds
+    whatever the dependence between the tests.
+
+    Args:
+        p_values: Each in [0, 1].
+
+    Returns:
+        Adjusted p-values, in the order given.
+
+    Raises:
+        ValueError: If one is outside [0, 1] or NaN.
+    """
+    if wrong := [p for p in p_values if not 0 <= p <= 1]:
+        raise ValueError(f"p-values must be in [0, 1], got {wrong}")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _check_matched(first: Sequence[Sample], second: Sequence[Sample]) -> None:
+    ours, theirs = (Counter(s.doc_hash for s in samples) for samples in (first, second))
+    if ours != theirs:
+        raise ValueError(
+            f"paired runs must have seen the same documents; {(ours - theirs).total()} are only "
+            f"in the first and {(theirs - ours).total()} only in the second"
+        )
+    if ours.total() < 2:
+        raise ValueError(f"a paired difference needs at least 2 documents, got {ours.total()}")

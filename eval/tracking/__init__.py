@@ -1,0 +1,1 @@
+"""Mirror of records and leaderboards in Weights & Biases."""

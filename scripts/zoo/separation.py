@@ -1,0 +1,236 @@
+"""Does the embedded benchmark tell merge methods apart? Computed from records and samples.
+
+Experts and gaps are judged by bits per byte on the expert's own domain (as byte likelihood,
+2 ** -bits), which every domain has and which resolves small changes; the accuracies of the
+domains' other tasks are reported beside them. Errors are those of a paired bootstrap over
+documents.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from eval.records import read_samples, run_folder
+from eval.results_folder import read_results
+from eval.statistics.metrics import Cast, Metric, estimate, gap_closed, raw
+from eval.statistics.resampling import bootstrap
+from eval.statistics.samples import Array, Panel, ScoredRun, ScoreTable, match
+from eval.statistics.scores import Estimate
+
+_EXPERT_SIGMAS, _GAP_SIGMAS, _SPREAD_SIGMAS = 5.0, 3.0, 3.0
+_SMALLEST_GAP_SHARE = 0.4
+_RESAMPLES = 10_000
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One thing the benchmark must show, what was found, and whether that is enough."""
+
+    claim: str
+    found: Estimate
+    needed: str
+    """Empty where the finding is only reported."""
+    holds: bool
+
+    @property
+    def sigmas(self) -> float:
+        """The finding in standard errors from zero; NaN where nothing varies."""
+        return self.found.value / self.found.stderr if self.found.stderr else math.nan
+
+
+def read_runs(root: Path, *, suite: str) -> list[ScoredRun]:
+    """Read every finished run of a suite under a results root.
+
+    Raises:
+        ValueError: If a record under the root cannot be trusted; names all that cannot.
+    """
+    found = read_results(root)
+    if found.faults:
+        told = "\n".join(f"{root / fault.path} {fault.message}" for fault in found.faults)
+        raise ValueError(f"nothing is judged by records that cannot be trusted:\n{told}")
+    return [
+        ScoredRun(record=r, samples=read_samples(run_folder(root, r.name, r.fingerprint)))
+        for r in found.records
+        if r.status == "done" and r.suite is not None and r.suite["name"] == suite
+    ]
+
+
+def best_lam(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> float:
+    """The lam of task arithmetic that closes the largest share of the gap.
+
+    Args:
+        runs: Runs on the validation split, with task arithmetic at several lam.
+        experts: Expert to the domain it was tuned for.
+    """
+    tried = [run for run in runs if run.record.name == "task_arithmetic"]
+    table = _panel([*tried, *_references(runs, experts)]).observed()
+    metric = partial(gap_closed, cast=_cast(runs, experts))
+    table = _only(table, _own_tasks(runs, experts))
+    best = max(tried, key=lambda run: float(metric(table, _label(run))))
+    return float(best.record.settings["lam"])
+
+
+def share_closed(
+    merge: ScoredRun, runs: Sequence[ScoredRun], experts: Mapping[str, str]
+) -> Estimate:
+    """Share of the gap from base to experts that a merge closes, in byte likelihood.
+
+    The metric is ``eval.statistics.metrics.gap_closed`` on the bits of the experts' domains.
+    """
+    scores = _Scores.of([merge, *_references(runs, experts)])
+    metric = partial(gap_closed, cast=_cast(runs, experts))
+    return scores.only(_own_tasks(runs, experts)).estimate(metric, merge)
+
+
+def claims(
+    runs: Sequence[ScoredRun],
+    experts: Mapping[str, str],
+    *,
+    lam: float,
+    default_lams: Mapping[str, float | None],
+) -> list[Claim]:
+    """What the benchmark must show, judged on the test split.
+
+    Args:
+        runs: Runs on the test split: references, the methods at their defaults, and task
+            arithmetic at ``lam``.
+        experts: Expert to the domain it was tuned for.
+        lam: Scale of task arithmetic chosen on the validation split.
+        default_lams: The methods to rank, each with its default lam; None for a method that
+            has none.
+    """
+    chosen = _merge(runs, "task_arithmetic", lam)
+    merges = [_merge(runs, method, default) for method, default in default_lams.items()]
+    scores = _Scores.of([*merges, *_references(runs, experts)])
+    return [
+        *_expert_claims(scores, runs, experts),
+        _gap_claim(share_closed(chosen, runs, experts), lam),
+        _spread_claim(scores, merges),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """The scores of several runs, and their resamples."""
+
+    observed: ScoreTable
+    resampled: ScoreTable
+
+    @classmethod
+    def of(cls, runs: Iterable[ScoredRun]) -> "_Scores":
+        panel = _panel(runs)
+        return cls(panel.observed(), bootstrap(panel, n_resamples=_RESAMPLES, seed=_SEED))
+
+    def only(self, tasks: Sequence[str]) -> "_Scores":
+        return _Scores(_only(self.observed, tasks), _only(self.resampled, tasks))
+
+    def estimate(self, metric: Metric, run: ScoredRun) -> Estimate:
+        tables = {"observed": self.observed, "resampled": self.resampled}
+        return estimate(metric, _label(run), **tables)
+
+    def difference(self, first: ScoredRun, second: ScoredRun) -> Estimate:
+        """Mean of the first run minus that of the second, within a domain, then across."""
+
+        def ahead(table: ScoreTable, run: str) -> Array:
+            return raw(table, run) - raw(table, _label(second))
+
+        return self.estimate(ahead, first)
+
+
+def _expert_claims(
+    scores: _Scores, runs: Sequence[ScoredRun], experts: Mapping[str, str]
+) -> list[Claim]:
+    """Every expert is better than the base on its bits; its other tasks are only told."""
+    base = _reference(runs, "base")
+    found = []
+    for name, domain in experts.items():
+        for task in scores.observed.tasks_of(domain):
+            gain = scores.only([task]).difference(_reference(runs, name), base)
+            required = task == _bits_task(base, domain)
+            holds = not required or gain.value > _EXPERT_SIGMAS * gain.stderr
+            needed = f"> {_EXPERT_SIGMAS:g} standard errors" if required else ""
+            claim = f"{name} - base on {task}"
+            found.append(Claim(claim=claim, found=gain, needed=needed, holds=holds))
+    return found
+
+
+def _gap_claim(closed: Estimate, lam: float) -> Claim:
+    return Claim(
+        claim=f"share of the gap closed by task arithmetic, lam {lam:g} from validation",
+        found=closed,
+        needed=f">= {_SMALLEST_GAP_SHARE:.0%} and {_GAP_SIGMAS:g} standard errors",
+        holds=closed.value >= max(_SMALLEST_GAP_SHARE, _GAP_SIGMAS * closed.stderr),
+    )
+
+
+def _spread_claim(scores: _Scores, merges: Sequence[ScoredRun]) -> Claim:
+    ranked = sorted(merges, key=lambda run: float(raw(scores.observed, _label(run))))
+    worst, best = ranked[0], ranked[-1]
+    spread = scores.difference(best, worst)
+    return Claim(
+        claim=f"best method ({best.record.name}) - worst ({worst.record.name}), mean score",
+        found=spread,
+        needed=f"> {_SPREAD_SIGMAS:g} standard errors",
+        holds=spread.value > _SPREAD_SIGMAS * spread.stderr,
+    )
+
+
+def _panel(runs: Iterable[ScoredRun]) -> Panel:
+    return match({_label(run): run for run in runs})
+
+
+def _only(table: ScoreTable, tasks: Sequence[str]) -> ScoreTable:
+    """The columns of some tasks, in the order given."""
+    columns = [list(table.domains).index(task) for task in tasks]
+    domains = {task: table.domains[task] for task in tasks}
+    return replace(table, values=table.values[..., columns], domains=domains)
+
+
+def _cast(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> Cast:
+    by_label = {_label(_reference(runs, name)): domain for name, domain in experts.items()}
+    base = _label(_reference(runs, "base"))
+    return Cast(base=base, experts=by_label, ceiling=None, held_out=())
+
+
+def _references(runs: Sequence[ScoredRun], experts: Iterable[str]) -> list[ScoredRun]:
+    return [_reference(runs, name) for name in ("base", *experts)]
+
+
+def _own_tasks(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> list[str]:
+    """The task in bits of every expert's domain."""
+    base = _reference(runs, "base")
+    return [_bits_task(base, domain) for domain in experts.values()]
+
+
+def _label(run: ScoredRun) -> str:
+    return run.record.fingerprint
+
+
+def _reference(runs: Sequence[ScoredRun], name: str) -> ScoredRun:
+    for run in runs:
+        if run.record.kind == "reference" and run.record.name == name:
+            return run
+    raise ValueError(f"no finished run of the unmerged model {name}: run the sweep first")
+
+
+def _merge(runs: Sequence[ScoredRun], method: str, lam: float | None) -> ScoredRun:
+    for run in runs:
+        record = run.record
+        if (record.kind, record.name) == ("merge", method) and record.settings.get(
+            "lam"
+        ) == lam:
+            return run
+    raise ValueError(f"no finished run of {method} with lam {lam}: run the sweep first")
+
+
+def _bits_task(run: ScoredRun, domain: str) -> str:
+    """The domain's task that is measured in bits per byte."""
+    scores = run.record.scores
+    return next(
+        task
+        for task, its_domain in run.record.domains.items()
+        if its_domain == domain and scores[task].raw_metric == "bits_per_byte"
+    )

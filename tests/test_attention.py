@@ -1,0 +1,240 @@
+"""Attention heads: matching by circuits, inner bases, and the function they must not change."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from seme.alignment.attention import (
+    apply_heads,
+    head_similarity,
+    match_heads,
+    restrict_heads,
+)
+from seme.alignment.rotary import pair_frequencies
+from tests.attention_layers import (
+    WIDTH,
+    assert_same_function,
+    assert_same_weights,
+    disguise,
+    frequencies,
+    random_heads,
+)
+
+
+@pytest.mark.parametrize(
+    "rotary", [frequencies(8), frequencies(4), ()], ids=["rope", "partial rope", "learned"]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_disguised_copy_is_recovered(rotary, bias):
+    pivot = random_heads(1, rotary=rotary, bias=bias)
+    copy = disguise(pivot)
+    assert_same_function(pivot, copy)
+    match = match_heads(pivot, copy, rotate_inner=True)
+    assert match.group_index.tolist() == [1, 0]
+    assert match.head_index.tolist() == [2, 3, 1, 0]
+    assert match.exact
+    torch.testing.assert_close(match.similarity, torch.ones(2))
+    assert_same_weights(apply_heads(match, copy), pivot)
+
+
+def test_with_norms_inside_heads_a_copy_is_recovered_without_turning_queries_and_keys():
+    pivot = random_heads(1)
+    copy = disguise(pivot, rotate_inner=False)
+    match = match_heads(pivot, copy, rotate_inner=False)
+    assert_same_weights(apply_heads(match, copy), pivot)
+
+
+@pytest.mark.parametrize("rotate_inner", [True, False])
+@pytest.mark.parametrize(
+    "rotary", [frequencies(8), frequencies(4), ()], ids=["rope", "partial rope", "learned"]
+)
+@pytest.mark.parametrize(("n_heads", "n_kv"), [(4, 4), (4, 2), (4, 1)])
+def test_matching_leaves_the_function_of_any_source_unchanged(
+    rotary, n_heads, n_kv, rotate_inner
+):
+    pivot, source = (random_heads(s, n_heads=n_heads, n_kv=n_kv, rotary=rotary) for s in (1, 2))
+    match = match_heads(pivot, source, rotate_inner=rotate_inner)
+    assert_same_function(apply_heads(match, source), source)
+
+
+def test_matching_brings_an_unrelated_source_closer_to_the_pivot():
+    pivot, source = random_heads(1), random_heads(2)
+    aligned = apply_heads(match_heads(pivot, source, rotate_inner=True), source)
+    for name in ("q", "k", "v", "o"):
+        own = getattr(pivot, name)
+        assert torch.dist(getattr(aligned, name), own) < torch.dist(getattr(source, name), own)
+
+
+def test_what_a_head_writes_and_where_it_looks_count_alike():
+    heads = random_heads(1, bias=False)
+    pairs = pair_frequencies(heads.frequencies, heads.frequencies)
+    for change in ({"o": -heads.o}, {"q": -heads.q}):
+        similarity = head_similarity(heads, replace(heads, **change), pairs)
+        torch.testing.assert_close(similarity.diagonal(), torch.zeros(4))
+
+
+@pytest.mark.parametrize("rotary", [None, ()], ids=["rope", "learned"])
+def test_a_narrower_source_computes_the_same_in_a_pivot_of_more_and_wider_heads(rotary):
+    pivot = random_heads(1, n_heads=8, n_kv=4, head_dim=16, rotary=rotary)
+    source = random_heads(2, n_heads=4, n_kv=2, head_dim=8, rotary=rotary)
+    match = match_heads(pivot, source, rotate_inner=True)
+    placed = apply_heads(match, source)
+    assert (placed.n_heads, placed.n_kv, placed.head_dim) == (8, 4, 16)
+    assert match.q_scale == pytest.approx(2**0.5)
+    assert match.exact
+    assert_same_function(placed, source)
+
+
+def test_a_scale_that_is_not_of_the_head_size_goes_into_the_queries():
+    pivot, source = random_heads(1, scale=0.5), random_heads(2, scale=0.2)
+    match = match_heads(pivot, source, rotate_inner=True)
+    assert match.q_scale == pytest.approx(0.4)
+    assert_same_function(apply_heads(match, source), source)
+
+
+def test_missing_query_heads_do_not_disturb_the_basis_of_those_that_are_there():
+    # six heads in two groups; the copy lacks the last head of each group
+    pivot = random_heads(1, n_heads=6, n_kv=2)
+    copy = disguise(pivot, inside=((0, 1, 2), (0, 1, 2)))
+    there = torch.tensor([0, 1, 3, 4]).repeat_interleave(8) * 8 + torch.arange(8).repeat(4)
+    fewer = replace(
+        copy, q=copy.q[there], q_bias=copy.q_bias[there], o=copy.o[:, there], n_heads=4
+    )
+    found = apply_heads(match_heads(pivot, fewer, rotate_inner=True), fewer)
+    torch.testing.assert_close(found.k, pivot.k, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found.v, pivot.v, rtol=1e-5, atol=2e-5)
+
+
+def test_groups_without_a_counterpart_have_bases_of_zeros():
+    match = match_heads(random_heads(1), random_heads(2, n_heads=2, n_kv=1), rotate_inner=True)
+    empty = match.group_index < 0
+    assert empty.sum() == 1
+    assert not match.qk[empty].any()
+    assert not match.vo[empty].any()
+
+
+def test_norms_inside_heads_leave_every_dimension_in_its_place():
+    # the source's frequencies in reverse: a match by frequency would move the pairs
+    pivot, source = random_heads(1), random_heads(2, rotary=frequencies(8)[::-1])
+    match = match_heads(pivot, source, rotate_inner=False)
+    assert torch.equal(match.qk, torch.eye(8).expand(2, 8, 8))
+    assert not match.exact
+
+
+def test_more_query_heads_in_a_pivot_group_leave_places_without_a_counterpart():
+    pivot, source = random_heads(1, n_heads=6, n_kv=2), random_heads(2, n_heads=4, n_kv=2)
+    match = match_heads(pivot, source, rotate_inner=True)
+    assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1, 2, 3]
+    placed = apply_heads(match, source)
+    empty = (match.head_index < 0).repeat_interleave(8)
+    assert not placed.q[empty].any()
+    assert not placed.o[:, empty].any()
+    assert_same_function(placed, source)
+
+
+def test_of_more_source_groups_the_most_similar_is_used():
+    pivot = random_heads(1, n_heads=1, n_kv=1)
+    others = random_heads(2, n_heads=2, n_kv=2)
+    source = replace(
+        others,
+        **{n: torch.cat([getattr(others, n)[:8], getattr(pivot, n)]) for n in ("q", "k", "v")},
+        o=torch.cat([others.o[:, :8], pivot.o], dim=1),
+    )
+    match = match_heads(pivot, replace(source, q_bias=None, k_bias=None), rotate_inner=True)
+    assert match.group_index.tolist() == [1]
+    assert match.head_index.tolist() == [1]
+
+
+def test_a_narrower_head_fills_the_rows_of_its_frequencies_and_no_others():
+    # one source group of one head of 4 dimensions: pairs 0 and 1 stand at pairs 0 and 2 of 8
+    pivot = random_heads(1, n_heads=4, n_kv=2)
+    source = random_heads(2, n_heads=1, n_kv=1, head_dim=4)
+    match = match_heads(pivot, source, rotate_inner=True)
+    group, head = (index.tolist().index(0) for index in (match.group_index, match.head_index))
+    for heads in (apply_heads(match, source), restrict_heads(match, pivot)):
+        filled = heads.q.any(dim=1).nonzero()[:, 0].tolist()
+        assert filled == [8 * head + i for i in (0, 2, 4, 6)]
+        filled = heads.k.any(dim=1).nonzero()[:, 0].tolist()
+        assert filled == [8 * group + i for i in (0, 2, 4, 6)]
+
+
+def test_restricting_to_counterparts_changes_nothing_where_there_is_one_for_everything():
+    pivot, source = random_heads(1), random_heads(2)
+    match = match_heads(pivot, source, rotate_inner=True)
+    assert_same_weights(restrict_heads(match, pivot), pivot)
+
+
+def test_restriction_is_a_projection_to_what_the_placed_source_fills():
+    pivot = random_heads(1, n_heads=6, n_kv=2, head_dim=16)
+    source = random_heads(2, n_heads=2, n_kv=1, head_dim=8)
+    match = match_heads(pivot, source, rotate_inner=True)
+    placed, kept = apply_heads(match, source), restrict_heads(match, pivot)
+    assert_same_weights(restrict_heads(match, placed), placed)
+    assert_same_weights(restrict_heads(match, kept), kept)
+    for rows, own in ((kept.q, pivot.q), (kept.k, pivot.k)):
+        torch.testing.assert_close(rows[rows.any(dim=1)], own[rows.any(dim=1)])
+    assert torch.linalg.matrix_rank(kept.v) == 8
+
+
+def test_different_rotary_bases_are_matched_in_order_and_reported():
+    pivot = random_heads(1)
+    source = random_heads(2, rotary=frequencies(8, theta=500_000.0))
+    match = match_heads(pivot, source, rotate_inner=True)
+    assert not match.exact
+    assert apply_heads(match, source).frequencies == pivot.frequencies
+
+
+def test_layers_of_zeros_match_without_nan():
+    pivot = random_heads(1)
+    empty = replace(
+        pivot, **{n: torch.zeros_like(getattr(pivot, n)) for n in ("q", "k", "v", "o")}
+    )
+    match = match_heads(
+        pivot, replace(empty, q_bias=None, k_bias=None, v_bias=None), rotate_inner=True
+    )
+    assert match.similarity.tolist() == [0.0, 0.0]
+    assert sorted(match.group_index.tolist()) == [0, 1]
+    assert match.qk.isfinite().all()
+    assert match.vo.isfinite().all()
+
+
+def test_matching_writes_to_none_of_its_inputs_and_repeats_its_bits():
+    pivot, source = random_heads(1), random_heads(2)
+    before = source.q.clone(), pivot.v.clone()
+    first, second = (match_heads(pivot, source, rotate_inner=True) for _ in range(2))
+    apply_heads(first, source)
+    assert torch.equal(source.q, before[0])
+    assert torch.equal(pivot.v, before[1])
+    assert torch.equal(first.qk, second.qk)
+    assert torch.equal(first.vo, second.vo)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        ({"head_dim": 16}, r"\(8, 4\) of the pivot and \(16, 8\) of the source"),
+        ({"rotary": frequencies(4)}, r"\(8, 4\) of the pivot and \(8, 2\) of the source"),
+    ],
+)
+def test_norms_inside_heads_refuse_heads_of_another_form(change, got):
+    with pytest.raises(ValueError, match=f"pairs must be equal, got {got}"):
+        match_heads(random_heads(1), random_heads(2, **change), rotate_inner=False)
+
+
+def test_layers_of_different_widths_are_refused():
+    with pytest.raises(ValueError, match=r"got width 24 of the pivot and 16 of the source"):
+        match_heads(random_heads(1), random_heads(2, width=16), rotate_inner=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_kv": 3}, "n_heads must be a multiple of n_kv, got 4 and 3"),
+        ({"k": torch.zeros(8, WIDTH)}, r"k must be \(16, 24\), got \(8, 24\)"),
+        ({"frequencies": (1.0,) * 5}, "8 dimensions has at most 4 rotary pairs, got 5"),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(random_heads(1), **change)

@@ -1,0 +1,86 @@
+"""The memory of a merge: what a budget allows, and what is too little."""
+
+import pytest
+import torch
+
+from seme.budget import (
+    blocks_at_once,
+    compared_bytes,
+    rewritten_bytes,
+    share_out,
+    threads_that_fit,
+    working_bytes,
+)
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_a_larger_budget_reads_more_blocks_at_once_up_to_four():
+    found = [blocks_at_once(b * MIB, 3, 32, CPU) for b in (500, 700, 8192)]
+    assert found == sorted(found)
+    assert 1 <= found[0] < found[1] < found[2] == 4
+
+
+@pytest.mark.parametrize("budget", [300, 500, 2048])
+def test_what_is_chosen_stays_in_the_budget(budget):
+    at_once = blocks_at_once(budget * MIB, 3, 8, CPU)
+    assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
+
+
+def test_a_budget_that_is_too_small_is_told_what_it_takes():
+    message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: raise it"
+    with pytest.raises(ValueError, match=message) as error:
+        blocks_at_once(100 * MIB, 8, 64, CPU)
+    need = int(str(error.value).split("MiB")[0].split()[-1])
+    assert blocks_at_once(need * MIB, 8, 64, CPU) == 1
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_as_many_threads_work_as_fit_and_always_one(device):
+    assert threads_that_fit(64 * 2**30, 3, 16, device) == 16
+    n_threads = threads_that_fit(2 * 2**30, 3, 200, device)
+    assert 1 < n_threads < 200
+    assert blocks_at_once(2 * 2**30, 3, n_threads, device) >= 1
+    assert threads_that_fit(1, 3, 16, device) == 1
+
+
+def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
+    sizes = {"embed.weight": 1000, "0.mlp.up.weight": 900, "0.mlp.down.weight": 300, "b": 5}
+    assert rewritten_bytes(sizes, 2) == 4 * (1200 * (2 + 1) + 1000 * 6)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "width", "n_sources", "measured"),
+    [(4096, 1024, 1, 207e6), (8192, 2048, 3, 695e6), (12_000, 2048, 1, 583e6)],
+)
+def test_comparing_heads_is_estimated_from_what_was_measured(
+    n_rows, width, n_sources, measured
+):
+    estimate = compared_bytes(n_rows, width, n_sources, itemsize=2)
+    assert measured <= estimate <= 1.2 * measured
+
+
+def test_only_sources_threads_and_blocks_count():
+    assert working_bytes(4, 2, 1, CPU) > working_bytes(3, 2, 1, CPU)
+    assert working_bytes(3, 3, 1, CPU) > working_bytes(3, 2, 1, CPU)
+    assert working_bytes(3, 2, 2, CPU) > working_bytes(3, 2, 1, CPU)
+
+
+@pytest.mark.parametrize("budget", [200, 300, 500, 2048])
+def test_all_that_is_shared_out_fits_the_budget(budget):
+    room = share_out(budget * MIB, 3, 4, CPU)
+    assert 1 <= room.n_threads <= 4
+    assert room.working_bytes == working_bytes(3, room.n_threads, room.blocks_at_once, CPU)
+    assert 0 <= room.held_bytes <= budget * MIB - room.working_bytes
+    assert share_out(2**40, 3, 4, CPU).held_bytes == share_out(2**35, 3, 4, CPU).held_bytes > 0
+
+
+def test_tensors_are_ranked_side_by_side_only_where_every_thread_has_room_for_it():
+    rooms = [share_out(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
+    assert [room.ranked_alone for room in rooms] == [True, True, False]
+    assert [room.held_bytes // room.n_threads > 40 * MIB for room in rooms] == [
+        True,
+        True,
+        False,
+    ]

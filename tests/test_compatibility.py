@@ -1,0 +1,88 @@
+"""What makes two models mergeable beside the names and shapes of their tensors."""
+
+import json
+
+import pytest
+
+from seme.checkpoint.reader import open_checkpoint
+from seme.compatibility import demand_same_tensors, differences, tolerated_differences
+from seme.interface import CheckpointMismatchError
+
+
+@pytest.fixture
+def two(make_llama, tmp_path):
+    """A pivot and a source; the source's configuration is changed by keyword."""
+    pivot, source = make_llama(tmp_path / "pivot", 0), make_llama(tmp_path / "source", 1)
+
+    def opened(both=None, **changes):
+        for folder, extra in ((pivot, both or {}), (source, {**(both or {}), **changes})):
+            path = folder / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | extra))
+        return [open_checkpoint(folder, root=tmp_path) for folder in (pivot, source)]
+
+    return opened
+
+
+def test_models_that_agree_raise_no_warning(two):
+    pivot, source = two()
+    assert tolerated_differences(pivot, [source, source]) == []
+    assert differences(pivot, source) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mistral"}, "config.json: model_type: llama expected, mistral found"),
+        ({"num_attention_heads": 4}, "config.json: num_attention_heads: 2 expected, 4 found"),
+        ({"num_key_value_heads": 2}, "config.json: num_key_value_heads: 1 expected, 2 found"),
+        ({"head_dim": 4}, "config.json: head_dim: 8 expected, 4 found"),
+    ],
+)
+def test_tensors_of_one_shape_but_of_other_heads_are_refused(two, change, message):
+    pivot, source = two(**change)
+    with pytest.raises(CheckpointMismatchError, match=message) as caught:
+        demand_same_tensors(pivot, [pivot, source])
+    assert f"source 1 ({source.path})" in str(caught.value)
+
+
+def test_heads_that_are_not_stated_follow_from_the_others(two):
+    # width 16 in 2 heads of 8; as many key and value heads as heads
+    pivot, source = two(head_dim=None)
+    assert differences(pivot, source) == []
+    pivot, source = two({"num_key_value_heads": None}, num_key_value_heads=2)
+    assert differences(pivot, source) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"rope_theta": 5e5}, "rope_theta: 10000.0 expected, 500000.0 found"),
+        ({"rope_parameters": {"rope_theta": 2}}, "rope_theta: 10000.0 expected, 2 found"),
+        ({"rope_scaling": {"factor": 8.0}}, "factor: nothing expected, 8.0 found"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_type: default expected, yarn found"),
+        ({"hidden_act": "gelu"}, "hidden_act: silu expected, gelu found"),
+        ({"model_type": None}, "model_type: llama expected, nothing found"),
+    ],
+)
+def test_another_rotary_embedding_or_activation_is_warned_about(two, change, line):
+    pivot, source = two({"rope_parameters": None}, **change)
+    assert tolerated_differences(pivot, [source]) == [
+        f"source 0 ({source.path}): config.json: {line}"
+    ]
+
+
+def test_the_rotary_embedding_reads_alike_in_old_and_new_files(two):
+    old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    new = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    pivot, source = two({**old, "rope_parameters": None})
+    path = source.path / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k not in old}
+    path.write_text(json.dumps({**config, "rope_parameters": new}))
+    assert tolerated_differences(pivot, [open_checkpoint(source.path, root=source.path)]) == []
+
+
+def test_the_language_part_of_a_model_of_text_and_images_is_compared(two):
+    nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 2}}
+    pivot, source = two(nested, text_config={"num_attention_heads": 4})
+    with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
+        demand_same_tensors(pivot, [source])

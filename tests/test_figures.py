@@ -1,0 +1,246 @@
+"""The figures of a board: what is drawn, where, and that it is the same every time."""
+
+import itertools
+import math
+import random
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+
+from eval.leaderboard.board import boards_of
+from eval.leaderboard.drawing import INK, draw, series_styles, spread
+from eval.leaderboard.figures import (
+    pareto_front,
+    plots_of,
+    score_against_cost,
+    share_kept,
+    task_heat_map,
+    time_and_memory,
+)
+from eval.leaderboard.labels import printable, short_labels
+from eval.records import Record, Score, StageCost
+
+MIB = 2**20
+
+
+def model(name):
+    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+
+
+def score(value):
+    return Score(
+        value=value, stderr=0.03, n=200, raw=value, raw_metric="acc", higher_is_better=True
+    )
+
+
+def cost(seconds, mebibytes=50):
+    return StageCost(
+        seconds=seconds, peak_rss_bytes=(100 + mebibytes) * MIB, base_rss_bytes=100 * MIB,
+        peak_anon_bytes=None, peak_gpu_bytes=None, source="VmHWM",
+    )  # fmt: skip
+
+
+def record(name, *scores, seconds=0.25, **changes):
+    tasks = dict(zip(("code", "spanish"), scores, strict=False))
+    models = {"pool": "zoo", "pivot": model("base"), "sources": [], "references": []}
+    settings = changes.get("settings", {})
+    return replace(
+        Record(
+            fingerprint=f"{name}{settings}{changes.get('seed')}", kind="merge", status="done",
+            name=name, settings={}, models=models,
+            suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
+            seed=0, dtype=None, scores={task: score(v) for task, v in tasks.items()},
+            domains={"code": "code", "spanish": "spanish"}, merge_cost=cost(seconds),
+            evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
+            seconds_total=1.0,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+BASE = record("base", 0.2, 0.4, kind="reference", merge_cost=None)
+TIES = [record("ties", 0.5, x, settings={"density": x, "lam": 1.0}) for x in (0.1, 0.2)]
+SEME = record("seme", 0.6, 0.5, settings={"tau": 0.1})
+FAILED = record("dare", settings={"density": 0.1}, status="failed", error="NaN")
+
+
+def board(*records):
+    (found,) = boards_of(records)
+    return found
+
+
+def texts(plot):
+    root = ElementTree.fromstring(plot.svg)
+    return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    # cost, score: b is dearer and worse than a, d is dearer than c for the same score
+    a, b, c, d = (1.0, 0.5), (2.0, 0.4), (3.0, 0.7), (4.0, 0.7)
+    assert pareto_front([d, c, b, a]) == [3, 1]
+
+
+def test_equal_points_are_on_the_front_together():
+    assert pareto_front([(1.0, 0.5), (1.0, 0.5), (1.0, 0.4)]) == [0, 1]
+
+
+def test_the_front_is_that_of_the_definition():
+    rng = random.Random(0)
+    for _ in range(200):
+        points = [(rng.randrange(5), rng.randrange(5)) for _ in range(rng.randrange(8))]
+        beaten = {
+            i
+            for (i, p), q in itertools.product(enumerate(points), points)
+            if q != p and q[0] <= p[0] and q[1] >= p[1]
+        }
+        assert sorted(pareto_front(points)) == [
+            i for i in range(len(points)) if i not in beaten
+        ]
+
+
+def test_a_board_has_the_figures_it_has_numbers_for():
+    def names(*records):
+        return [plot.name for plot in plots_of(board(*records))]
+
+    whole = ["score-against-cost", "task-heat-map", "share-kept", "time-and-memory"]
+    assert names(BASE, SEME) == whole
+    assert names(record("average", 0.5, 0.5)) == [whole[0], whole[1], whole[3]]
+    assert names(record("average", suite=None, domains={})) == ["time-and-memory"]
+    assert names(record("ties", 0.1, 0.1, merge_cost=None)) == ["task-heat-map"]
+    assert names(FAILED) == []
+
+
+def test_a_figure_is_the_same_bytes_whatever_the_order_and_the_users_settings():
+    before = plots_of(board(BASE, *TIES, SEME))
+    with mpl.rc_context({"font.size": 30, "xtick.labelsize": 30, "savefig.facecolor": "red"}):
+        assert plots_of(board(SEME, *reversed(TIES), BASE)) == before
+
+
+def test_a_figure_says_neither_when_nor_by_what_it_was_drawn():
+    svg = score_against_cost(board(SEME)).svg
+    assert svg.startswith("<svg")
+    assert not re.search("date|Matplotlib|<metadata|<image", svg)
+
+
+def test_figures_of_two_boards_share_no_ids():
+    def ids(found):
+        return {i for p in plots_of(found) for i in re.findall(r' id="([^"]+)"', p.svg)}
+
+    other = {**SEME.models, "pool": "alps"}
+    first, second = ids(board(SEME)), ids(board(replace(SEME, models=other)))
+    assert first
+    assert not first & second
+
+
+def test_scores_stand_in_per_cent_with_rank_and_unmerged_models_beside():
+    found = texts(score_against_cost(board(BASE, *TIES, SEME)))
+    assert {"1", "2", "3", "base", "seme", "ties", "merge, seconds"} <= set(found)
+
+
+def test_of_unmerged_models_only_the_pivot_and_the_best_are_lines():
+    models = [
+        record(n, s, s, kind="reference", models={**BASE.models, "pivot": model(n)})
+        for n, s in (("good", 0.3), ("best", 0.9))
+    ]
+    merge = {**SEME.models, "sources": [model("good"), model("best")]}
+    found = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
+    assert [name for name in found if name in ("base", "good", "best")] == ["base", "best"]
+
+
+def test_the_heat_map_writes_every_score_and_measures_from_the_pivot():
+    plot = task_heat_map(board(BASE, SEME, FAILED))
+    # rows base (20, 40) and seme (60, 50)
+    assert [t for t in texts(plot) if "." in t] == ["1. seme", "20.0", "40.0", "60.0", "50.0"]
+    assert "Blue is above base (the pivot)" in plot.caption
+    darkest_blue = mpl.colors.to_hex(mpl.colormaps["RdBu"](1.0))
+    assert plot.svg.count(f"fill: {darkest_blue}") == 1  # + 40 points, beyond the scale
+
+
+def test_without_the_pivot_the_heat_map_measures_from_the_mean_of_the_rows():
+    plot = task_heat_map(board(record("a", 0.3, 0.5), record("b", 0.5, 0.5)))
+    assert "Blue is above the mean of the rows" in plot.caption
+
+
+def test_a_line_joins_runs_that_differ_in_share_and_seed_alone():
+    seeds = [replace(TIES[0], seed=1, fingerprint="x")]
+    other = record("ties", 0.4, 0.4, settings={"density": 0.1, "lam": 0.5})
+    labels = texts(share_kept(board(*TIES, *seeds, other, SEME, record("average", 0.1, 0.1))))
+    assert [t for t in labels if t[:4] in ("seme", "ties")] == [
+        "seme",
+        "ties lam=0.5",
+        "ties lam=1",
+    ]
+
+
+def test_where_seeds_repeat_a_share_the_line_passes_through_their_mean():
+    # means 0.2 and 0.6 at one share, 0.4 at the other: the line through 0.4 is level
+    runs = [
+        record("dare", v, v, settings={"density": x}, seed=i)
+        for i, (x, v) in enumerate([(0.1, 0.2), (0.1, 0.6), (0.2, 0.4)])
+    ]
+    svg = share_kept(board(*runs)).svg
+    (line,) = re.findall(r'd="([^"]*)"[^>]*stroke: #0072b2; stroke-width: 1.2', svg)
+    heights = re.findall(r"[ML] \S+ (\S+)", line)
+    assert len(heights) == 2
+    assert heights[0] == heights[1]
+
+
+def test_bars_show_seconds_and_mebibytes_of_finished_merges():
+    slow = record("ties", 0.5, 0.4, merge_cost=cost(12.25, 7))
+    found = texts(time_and_memory(board(BASE, slow, FAILED)))
+    assert {"12.25", "7", "1. ties"} <= set(found)
+    assert not {"base", "dare"} & set(found)
+
+
+def test_labels_hold_what_rows_of_one_name_do_not_share():
+    rows = board(*TIES, SEME).merges
+    assert short_labels(rows) == ["1. seme", "2. ties density=0.2 †", "3. ties density=0.1 †"]
+
+
+def test_text_is_cut_and_what_xml_cannot_hold_is_marked():
+    assert (
+        printable("abc\0d\ud800", 10)
+        == "abc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}"
+    )
+    assert printable("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize("text", ["<b>&\"'</b>", "$\\frac{1}$", "\0]]>", "学", "-->", "_a"])
+def test_text_of_a_record_is_drawn_as_it_is(text):
+    settings = [{"tau": x, "scope": f"{text}{x}"} for x in (0.1, 0.2)]
+    models = {**SEME.models, "pivot": {**model("base"), "name": text}}
+    runs = [record("seme", 0.5, 0.5, settings=s, models=models) for s in settings]
+    shown = texts(share_kept(board(BASE, *runs)))
+    assert printable(text, 16) in shown  # the pivot's line
+    assert any(f"scope={printable(text, 16)}" in found for found in shown)
+
+
+@pytest.mark.parametrize(("values", "scale"), [((0.1, 0.7), "linear"), ((0.1, 0.8), "log")])
+def test_an_axis_over_a_wide_range_is_logarithmic(values, scale):
+    axes = Figure().add_subplot()
+    spread(axes, values)
+    assert axes.get_xscale() == scale
+
+
+def test_an_axis_with_zero_is_linear():
+    axes = Figure().add_subplot()
+    spread(axes, [0.0, 100.0])
+    assert axes.get_xscale() == "linear"
+
+
+def test_up_to_49_names_look_different_and_order_does_not_matter():
+    names = [f"method{i}" for i in range(49)]
+    styles = series_styles(reversed(names))
+    assert len(set(styles.values())) == 49
+    assert styles == series_styles(names)
+
+
+def test_text_and_axes_have_the_ink_a_page_replaces():
+    svg = draw("x", (2.0, 2.0), lambda figure: figure.add_subplot(xlabel="word"))
+    assert f"fill: {INK}" in svg
+    assert "#000000" not in svg
+    assert math.isclose(float(re.search(r'width="([\d.]+)pt"', svg)[1]), 144)

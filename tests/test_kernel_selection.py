@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from seme.kernels.selection import count, differences, survivors, variance
+
+
+def patterns_of(values):
+    return values.numpy().view(np.int32) & 0x7FFFFFFF
+
+
+@pytest.mark.parametrize("n", [1, 8, 1023, 1024, 1030, 20_000])
+def test_counting_is_that_of_numpy_row_by_row(n):
+    rng = torch.Generator().manual_seed(n)
+    values = torch.randn(3, n, generator=rng)
+    values[2] = values[2].bfloat16().float()  # many are equal
+    lows, sizes, guesses = [], [], []
+    for row in patterns_of(values):
+        low, middle, high = np.sort(row)[[n // 4, n // 2, n // 4 * 3]]
+        lows.append(int(low))
+        sizes.append(int(high - low) + 1)
+        guesses.append(int(middle - low))
+    found = count(values, lows, sizes, guesses)
+    for row, low, size, guess, (n_above, n_guessed, places) in zip(
+        patterns_of(values), lows, sizes, guesses, found, strict=True
+    ):
+        inside = (row >= low) & (row < low + size)
+        assert n_above == np.count_nonzero(row >= low + size)
+        assert n_guessed == np.count_nonzero(row == low + guess)
+        others = row[inside & (row != low + guess)] - low
+        assert places.tolist() == others.tolist()
+
+
+def test_signs_do_not_count():
+    values = torch.tensor([[1.0, -2.0, -1.0, 3.0, -0.0]])
+    one, two = patterns_of(torch.tensor([1.0, 2.0])).tolist()
+    ((n_above, n_guessed, places),) = count(values, [one], [two - one + 1], [0])
+    assert (n_above, n_guessed, places.tolist()) == (1, 2, [two - one])
+
+
+def test_survivors_are_above_a_threshold_or_early_at_it():
+    values = torch.tensor([[2.0, -1.0, 0.5, 1.0], [0.0, 0.0, -0.0, 1.0]])
+    found = survivors(values, [1.0, 0.0], [2, 2])
+    assert found.tolist() == [[True, True, False, False], [True, True, False, True]]
+    assert not survivors(values, [float("inf")] * 2, [0, 0]).any()
+
+
+@pytest.mark.parametrize("n_sources", [2, 3, 6])
+def test_variances_are_those_of_float64(n_sources):
+    rng = torch.Generator().manual_seed(0)
+    sources = list(0.02 * torch.randn(n_sources, 3000, generator=rng))
+    expected = torch.stack(sources).double().var(0, correction=0) * n_sources**2
+    assert torch.allclose(variance(sources, 1.0).double(), expected, rtol=1e-6)
+
+
+def test_equal_sources_do_not_vary_at_all():
+    source = torch.rand(2000) + 1e-3
+    assert not variance([source] * 5, 2.0**64).any()
+
+
+def test_differences_are_rows():
+    pivot, *sources = torch.randn(4, 2000)
+    assert torch.equal(differences(pivot, sources), torch.stack(sources) - pivot)

@@ -1,0 +1,157 @@
+"""Which models may meet, and what of a source stands at each layer of the pivot."""
+
+import pytest
+import torch
+
+from scripts.disguise import random_orthogonal
+from seme.alignment.layers import check_comparable, have_same_units, match_layers
+from seme.architecture.parts import Part, Place
+from tests.disguise import anatomy_of, as_map, folded
+from tests.tiny_models import DENSE, save_tiny
+
+
+@pytest.fixture
+def model_of(tmp_path):
+    """Build the anatomy of a tiny model: ``model_of("llama", **settings)``."""
+    count = iter(range(9))
+
+    def build(model_type, **settings):
+        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+
+    return build
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_a_model_may_meet_one_of_its_own_architecture_and_any_size(model_type, model_of):
+    layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
+    types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
+    check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
+
+
+@pytest.mark.parametrize(
+    ("pivot", "source", "message"),
+    [
+        ("llama", "gpt2", r"^norm: the pivot \(llama\) has rms, the source \(gpt2\) has layer"),
+        (
+            "llama",
+            "gemma2",
+            "has attention_norm, mlp_norm, the source .gemma2. has attention_n",
+        ),
+        ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
+    ],
+)
+def test_what_two_architectures_compute_differently_is_named(pivot, source, message, model_of):
+    with pytest.raises(ValueError, match=message):
+        check_comparable(model_of(pivot), model_of(source))
+
+
+def test_learned_positions_are_no_rotary_ones(model_of):
+    pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
+    with pytest.raises(
+        ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
+    ):
+        check_comparable(pivot, source)
+
+
+def test_blocks_side_by_side_are_no_blocks_one_after_the_other(model_of):
+    pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
+    with pytest.raises(ValueError, match="has attention and MLP side by side, the source"):
+        check_comparable(pivot, source)
+
+
+def test_another_activation_is_named(model_of):
+    with pytest.raises(
+        ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
+    ):
+        check_comparable(model_of("llama"), model_of("llama", hidden_act="gelu"))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
+def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
+    sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
+    keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
+    pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
+    expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
+    with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
+        check_comparable(pivot, source)
+
+
+def test_a_bias_needs_a_place_in_the_pivot_but_not_in_the_source(model_of):
+    plain, biased = model_of("llama", attention_bias=False), model_of("llama")
+    check_comparable(biased, plain)
+    with pytest.raises(
+        ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"
+    ):
+        check_comparable(plain, biased)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, True),
+        ({"num_hidden_layers": 3}, True),
+        ({"num_key_value_heads": 4}, False),
+        ({"intermediate_size": 40}, False),
+        ({"head_dim": 16}, False),
+    ],
+)
+def test_units_are_the_same_where_their_numbers_are(settings, same, model_of):
+    assert have_same_units(model_of("llama"), model_of("llama", **settings)) is same
+
+
+def test_without_matching_units_stand_in_their_own_order(tmp_path):
+    pivot, source = (
+        folded(save_tiny(tmp_path / str(n), "llama", num_hidden_layers=n)).model for n in (2, 3)
+    )
+    layers = match_layers(pivot, source, None, units=False)
+    assert [[(m.layer, m.share) for m in at] for at in layers] == [[(0, 1.0)], [(2, 1.0)]]
+    assert all(m.heads is None is m.neurons for at in layers for m in at)
+
+
+def test_every_pair_of_layers_is_matched_by_itself(tmp_path):
+    pivot, source = (
+        folded(save_tiny(tmp_path / str(n), "llama", num_hidden_layers=n)).model for n in (3, 2)
+    )
+    layers = match_layers(pivot, source, None, units=True)
+    shares = [[(m.layer, m.share) for m in at] for at in layers]
+    assert shares == [[(0, 1.0)], [(0, 0.5), (1, 0.5)], [(1, 1.0)]]
+    first, second = layers[1]
+    assert not torch.equal(first.neurons.index, second.neurons.index)
+
+
+def test_a_model_is_its_own_match_unit_by_unit(tmp_path):
+    model = folded(save_tiny(tmp_path / "model", "llama")).model
+    for ((match,),) in zip(match_layers(model, model, None, units=True), strict=True):
+        assert match.heads.head_index.tolist() == [0, 1, 2, 3]
+        assert match.neurons.index.tolist() == list(range(48))
+        assert float(match.heads.similarity.min()) == pytest.approx(1.0, abs=1e-5)
+        torch.testing.assert_close(match.heads.qk, torch.eye(8).expand(2, 8, 8))
+
+
+def test_units_are_compared_in_the_pivots_frame(tmp_path):
+    # under the right turn a model in another frame is its own match, without it nothing is alike
+    model = folded(save_tiny(tmp_path / "model", "llama")).model
+    turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
+
+    class Turned:
+        anatomy = model.anatomy
+
+        def read(self, place):
+            part = model.read(place)
+            if place.part in (Part.Q, Part.K, Part.V, Part.GATE, Part.UP):
+                return part @ turn.forward_PK
+            return turn.forward_PK.T @ part if place.part in (Part.O, Part.DOWN) else part
+
+    for right, similarity in ((turn, 1.0), (None, 0.3)):
+        ((match,), _) = match_layers(model, Turned(), right, units=True)
+        assert float(match.neurons.similarity.mean()) == pytest.approx(similarity, abs=0.2)
+    assert Place(Part.Q, 0) in model.anatomy.places
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
+def test_the_basis_of_queries_and_keys_stays_under_a_norm(model_type, tmp_path):
+    pivot, source = (folded(save_tiny(tmp_path / str(s), model_type, seed=s)) for s in (0, 1))
+    ((match,), _) = match_layers(pivot.model, source.model, None, units=True)
+    size = match.heads.qk.shape[1]
+    assert torch.equal(match.heads.qk, torch.eye(size).expand_as(match.heads.qk))
+    assert not torch.allclose(match.heads.vo[0], torch.eye(size), atol=0.1)

@@ -1,0 +1,177 @@
+"""Where models are found: folders, and the Hub's cache with the commit a revision stood for."""
+
+import json
+import re
+
+import pytest
+import torch
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import save
+
+from seme.checkpoint.lora import open_adapter
+from seme.checkpoint.model_folder import locate
+from seme.checkpoint.reader import open_checkpoint
+
+COMMIT, OLDER = "c" * 40, "0" * 40
+MODEL = {
+    "config.json": b'{"model_type": "toy"}',
+    "model.safetensors": save({"a": torch.ones(2)}),
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the Hub, and no network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put(cache, commit, files, *, hub_id="org/name", **refs):
+    """Lay out a snapshot as huggingface_hub does: blobs, and links to them by commit."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    for folder in ("blobs", "refs"):
+        (repository / folder).mkdir(parents=True, exist_ok=True)
+    snapshot.mkdir(parents=True)
+    for name, content in files.items():
+        blob = repository / "blobs" / f"{commit[0]}-{name}"
+        blob.write_bytes(content)
+        (snapshot / name).symlink_to(blob)
+    for ref, target in refs.items():
+        (repository / "refs" / ref).write_text(target)
+    return snapshot
+
+
+def test_a_cached_model_is_used_without_a_network_and_its_commit_known(cache, tmp_path):
+    snapshot = put(cache, COMMIT, MODEL, main=COMMIT)
+    model = open_checkpoint("org/name", root=tmp_path)
+    assert (model.path, model.commit) == (snapshot, COMMIT)
+    assert model.read("a").tolist() == [1.0, 1.0]
+    assert len(model.content_hash()) == 32
+
+
+@pytest.mark.parametrize("revision", ["v1", OLDER])
+def test_a_tag_or_a_commit_leads_to_its_own_snapshot(cache, tmp_path, revision):
+    put(cache, COMMIT, MODEL, main=COMMIT, v1=OLDER)
+    put(cache, OLDER, MODEL)
+    assert open_checkpoint("org/name", revision=revision, root=tmp_path).commit == OLDER
+
+
+def test_an_adapter_and_its_base_have_commits_of_their_own(cache, tmp_path):
+    put(cache, COMMIT, MODEL, v2=COMMIT)
+    config = {"base_model_name_or_path": "org/name", "revision": "v2", "peft_type": "LORA"}
+    config |= {"r": 1, "lora_alpha": 1}
+    files = {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": save({"base_model.model.a": torch.zeros(2)}),
+    }
+    put(cache, OLDER, files, hub_id="org/lora", main=OLDER, v1=COMMIT)
+    put(cache, COMMIT, files, hub_id="org/lora")
+    model = open_adapter("org/lora", root=tmp_path)
+    assert (model.commit, model.base.commit) == (OLDER, COMMIT)
+    assert open_adapter("org/lora", revision="v1", root=tmp_path).commit == COMMIT
+
+
+def test_a_folder_has_no_commit(tmp_path):
+    found = locate(tmp_path, revision=None, root=tmp_path)
+    assert (found.folder, found.commit) == (tmp_path, None)
+
+
+def test_a_model_that_is_not_cached_says_what_to_do_offline(cache, tmp_path):
+    advice = (
+        r"org/name is neither a folder .*HF_HUB_OFFLINE is set: unset it, or run `hf download "
+        rf"org/name --revision 'a b'` on .* bring models--org--name from its cache to {re.escape(str(cache))}"
+    )
+    with pytest.raises(ValueError, match=advice):
+        open_checkpoint("org/name", revision="a b", root=tmp_path)
+
+
+def test_a_snapshot_whose_download_broke_off_is_not_used(cache, tmp_path):
+    snapshot = put(cache, COMMIT, {"config.json": MODEL["config.json"]}, main=COMMIT)
+    listed = {name: {"size": 1, "blob_id": "x"} for name in MODEL}
+    listing = snapshot.parents[1] / "trees" / f"{COMMIT}.json"
+    listing.parent.mkdir()
+    listing.write_text(json.dumps({"format_version": 1, "files": listed}))
+    with pytest.raises(
+        ValueError, match=r"not whole, in the local cache.*`hf download org/name`"
+    ):
+        open_checkpoint("org/name", root=tmp_path)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_hub_out_of_reach_is_an_error_only_for_what_is_not_cached(
+    cache, tmp_path, monkeypatch, cached
+):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    if cached:
+        put(cache, COMMIT, MODEL, main=COMMIT)
+        assert open_checkpoint("org/name", root=tmp_path).commit == COMMIT
+    else:
+        with pytest.raises(ValueError, match="the Hub cannot be reached: retry, or run `hf"):
+            open_checkpoint("org/name", root=tmp_path)
+
+
+def fetching(monkeypatch, outcome):
+    """Put a function in the place of the download; return what it was asked."""
+    asked = {}
+
+    def fetch(hub_id, **options):
+        asked.update(options, hub_id=hub_id)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return str(outcome)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    return asked
+
+
+@pytest.mark.parametrize(("switch", "offline"), [("", False), ("0", False), ("True", True)])
+def test_the_network_is_left_alone_offline(tmp_path, monkeypatch, switch, offline):
+    asked = fetching(monkeypatch, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", switch)
+    locate("org/name", revision=None, root=tmp_path)
+    assert asked["local_files_only"] is offline
+
+
+def test_a_model_is_fetched_without_code_or_pickles(tmp_path, monkeypatch):
+    asked = fetching(monkeypatch, tmp_path / "snapshots" / COMMIT)
+    found = locate("org/name", revision="v1", root=tmp_path)
+    assert (found.folder.name, found.commit) == (COMMIT, COMMIT)
+    assert (asked["hub_id"], asked["revision"]) == ("org/name", "v1")
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert {"*.py", "*.bin"} <= set(asked["ignore_patterns"])
+
+
+def test_weights_can_stay_on_the_hub(tmp_path, monkeypatch):
+    asked = fetching(monkeypatch, tmp_path)
+    locate("org/name", revision=None, root=tmp_path, weights=False)
+    assert "*.json" in asked["allow_patterns"]
+    assert "*.safetensors" not in asked["allow_patterns"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("connection lost"), OSError("401"), "gated"])
+def test_whatever_the_hub_answers_is_told_with_what_to_check(tmp_path, monkeypatch, error):
+    if error == "gated":
+        error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+    fetching(monkeypatch, error)
+    told = rf"delivered \({type(error).__name__}\): check the id and the revision, .*auth login"
+    with pytest.raises(ValueError, match=told) as caught:
+        locate("org/name", revision=None, root=tmp_path)
+    assert caught.value.__cause__ is error
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no model folder at .*absent.*Hub id such as org/name"
+    ):
+        locate(tmp_path / "absent", revision=None, root=tmp_path)
+    with pytest.raises(ValueError, match=r"no model folder at .*eval/zoo/models/absent"):
+        locate("eval/zoo/models/absent", revision=None, root=tmp_path)
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="revision is for Hub ids only, got 'main'"):
+        locate(tmp_path, revision="main", root=tmp_path)

@@ -1,0 +1,113 @@
+"""Published numbers: the committed files, what a malformed one is told, and what is compared."""
+
+import pytest
+import yaml
+
+from eval.report.published import read_reference, read_references, verdict_on
+from tests.report_records import Results, model, score
+
+ENTRY = {
+    "method": "ties", "pivot": "zoo/base", "sources": ["zoo/b", "zoo/a"],
+    "settings": {"density": 0.2}, "task": "d_task", "value": 60.0, "tolerance": 2.0,
+    "read_in": "page", "tuned_on_test": False, "unreproduced": None,
+}  # fmt: skip
+
+
+def write(folder, **changes):
+    found = {"source": "S", "url": "U", "note": "N", "numbers": [ENTRY | changes]}
+    (folder / "s.yaml").write_text(yaml.safe_dump(found))
+    return folder / "s.yaml"
+
+
+@pytest.fixture
+def number(tmp_path):
+    (found,) = read_reference(write(tmp_path)).numbers
+    return found
+
+
+def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", task="d_task"):
+    models = {"pool": "p", "pivot": model("base"), "sources": [model(s) for s in sources]}
+    values = [1.0] * round(20 * value) + [0.0] * (20 - round(20 * value))
+    return Results(tmp_path / "runs_of").add(
+        method, 6, settings={"density": density, "lam": 1.0}, scores={task: score(values)},
+        models=models | {"references": []}, domains={task: "d"},
+    )  # fmt: skip
+
+
+def test_the_committed_files_are_readable_and_hold_what_is_known(repository):
+    found = {r.source: r for r in read_references(repository / "results" / "reference")}
+    numbers = {(n.method, n.task): n for r in found.values() for n in r.numbers}
+    assert {key: n.value for key, n in numbers.items()} == {
+        ("average", "alpaca_eval"): 67.04, ("average", "gsm8k"): 66.34,
+        ("average", "minerva_math"): 13.40, ("dare", "gsm8k"): 56.48, ("sce", "aime24"): 74.0,
+    }  # fmt: skip
+    dare = numbers["dare", "gsm8k"]
+    assert dare.tuned_on_test
+    assert dare.unreproduced == "users who repeated it got 33 to 34"
+    assert dare.settings == {"density": 0.9, "lam": 1.0}
+
+
+def test_seme_s_own_numbers_are_not_at_hand_and_its_file_says_so(repository):
+    found = read_reference(repository / "results" / "reference" / "seme.yaml")
+    assert found.numbers == ()
+    assert "not available" in found.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": "60"}, r"numbers\[0\]\.value must be a number from 0 to 100, got '60'"),
+        ({"value": 101}, r"numbers\[0\]\.value must be a number from 0 to 100, got 101"),
+        ({"tolerance": True}, r"numbers\[0\]\.tolerance must be a number"),
+        ({"read_in": "memory"}, r"read_in must be one of \('code', 'page'\), got 'memory'"),
+        ({"sources": "zoo/a"}, r"numbers\[0\]\.sources must be a list, got 'zoo/a'"),
+        ({"settings": []}, r"numbers\[0\]\.settings must be a dict, got \[\]"),
+        ({"tuned_on_test": "no"}, r"numbers\[0\]\.tuned_on_test must be a bool, got 'no'"),
+        ({"unreproduced": 3}, r"numbers\[0\]\.unreproduced must be a str, got 3"),
+        ({"task": " "}, r"numbers\[0\]\.task must not be empty"),
+        ({"extra": 1}, r"numbers\[0\] must have the keys .*, got .*'extra'"),
+    ],
+)
+def test_a_malformed_entry_is_named_with_what_was_expected(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: .*{message}"):
+        read_reference(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["[]", "source: S", "a: b: c", "numbers: 3\nsource: S"])
+def test_a_malformed_file_is_named(tmp_path, text):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"s.yaml is not a readable reference"):
+        read_references(tmp_path)
+
+
+# published 60, tolerance 2, our error 10 points: 58 - 20 to 62 + 20 is within
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [(0.6, "within tolerance"), (0.4, "within tolerance"), (0.35, "outside tolerance"),
+     (0.8, "within tolerance"), (0.85, "outside tolerance")],
+)  # fmt: skip
+def test_a_number_is_compared_where_the_setting_matches(tmp_path, number, value, outcome):
+    found, told = verdict_on(number, [run(tmp_path, value=value)])
+    assert found == outcome
+    assert told == f"ours {100 * value:.2f} ± 10.00 (ties0)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"sources": ("a",)}, "models differ: published zoo/b + zoo/a into zoo/base, here p"),
+        ({"method": "dare"}, "method differs: published ties, here dare"),
+        ({"density": 0.1}, "settings differ: published density=0.2, here density=0.1 lam=1.0"),
+        ({"task": "other"}, "task differs: published d_task, here other"),
+    ],
+)
+def test_the_first_fact_that_differs_says_why_nothing_is_compared(
+    tmp_path, number, changes, why
+):
+    assert verdict_on(number, [run(tmp_path, **changes)]) == ("not compared", why)
+
+
+def test_without_a_finished_merge_there_is_nothing_to_compare(tmp_path, number):
+    refused = Results(tmp_path).add_refused("ties")
+    expected = ("not compared", "no finished merge to compare with")
+    assert verdict_on(number, [refused]) == expected

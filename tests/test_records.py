@@ -1,0 +1,169 @@
+import gzip
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from eval.records import (
+    Record,
+    Sample,
+    Score,
+    StageCost,
+    find_done,
+    read_record,
+    read_samples,
+    write_record,
+)
+
+SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
+COST = StageCost(
+    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=None,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+RECORD = Record(
+    fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
+    settings={"density": 0.1},
+    models={
+        "pool": "zoo", "pivot": {"name": "base", "content_hash": "h"}, "sources": [],
+        "references": [],
+    },
+    suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
+    seed=0, dtype="bfloat16", scores={"zebra": SCORE, "ape": replace(SCORE, value=0.25)},
+    domains={"zebra": "a", "ape": "b"}, merge_cost=COST, evaluation_cost=None,
+    merge={"n_merged": 3}, error=None, provenance={"python": "3.11"},
+    started_at="2025-01-01T00:00:00+00:00", seconds_total=1.5,
+)  # fmt: skip
+SAMPLES = {
+    "zebra": [Sample(doc_id=0, doc_hash="h", value=0.1, loglikelihood=-3.25, n_bytes=7)],
+    "ape": [
+        Sample(doc_id=0, doc_hash="g", value=1.0),
+        Sample(doc_id=1, doc_hash="i", value=0.0),
+    ],
+}
+
+
+def test_a_record_comes_back_as_it_was_written_with_tasks_in_order(tmp_path):
+    path = write_record(tmp_path, RECORD, None)
+    assert path == tmp_path / "runs" / "ties-0123456789ab" / "record.json"
+    found = read_record(path)
+    assert found == RECORD
+    assert list(found.scores) == ["zebra", "ape"]
+
+
+def test_samples_come_back_as_they_were_written(tmp_path):
+    path = write_record(tmp_path, RECORD, SAMPLES)
+    found = read_samples(path.parent)
+    assert found == SAMPLES
+    assert list(found) == ["zebra", "ape"]
+
+
+def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
+    first, second = (write_record(tmp_path / n, RECORD, SAMPLES).parent for n in "ab")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["record.json", "samples.jsonl.gz"]
+    assert all((first / n).read_bytes() == (second / n).read_bytes() for n in names)
+    assert (first / names[1]).read_bytes()[4:8] == bytes(4)  # gzip's time stamp
+
+
+def test_json_is_sorted_and_ends_with_a_line_break(tmp_path):
+    text = write_record(tmp_path, RECORD, None).read_text()
+    assert text.endswith("}\n")
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_a_finished_run_is_found_by_its_whole_fingerprint(tmp_path):
+    write_record(tmp_path, RECORD, None)
+    assert find_done(tmp_path, "ties", RECORD.fingerprint) == RECORD
+    assert find_done(tmp_path, "ties", RECORD.fingerprint[:12] + "beef") is None
+    assert find_done(tmp_path, "sce", RECORD.fingerprint) is None
+
+
+def test_a_failed_run_is_read_but_not_taken_as_done(tmp_path):
+    failed = replace(RECORD, status="failed", error="NaN in a", scores={})
+    assert read_record(write_record(tmp_path, failed, None)) == failed
+    assert find_done(tmp_path, "ties", RECORD.fingerprint) is None
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="record of ties cannot be written as JSON"):
+        write_record(tmp_path, replace(RECORD, settings={"tau": math.nan}), SAMPLES)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.01, 1.01])
+def test_a_score_outside_the_unit_interval_is_refused(value):
+    with pytest.raises(ValueError, match=r"a score must be in \[0, 1\]"):
+        replace(SCORE, value=value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema_version must be 1, got 2"),
+        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        ({"kind": "mrege"}, "kind must be one of"),
+        ({"scores": [{"task": "a"}]}, r"scores.0: unknown keys \[\], missing keys \['higher"),
+        ({"seconds_total": "1"}, "seconds_total must be a number, got '1'"),
+    ],
+)
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path, change, message):
+    path = write_record(tmp_path, RECORD, None)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"ties-0123456789ab/record.json is not .*{message}"):
+        read_record(path)
+    with pytest.raises(ValueError, match="delete its folder to run it again"):
+        find_done(tmp_path, "ties", RECORD.fingerprint)
+
+
+def test_half_a_record_is_named(tmp_path):
+    path = write_record(tmp_path, RECORD, None)
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=r"record.json is not a readable record"):
+        read_record(path)
+
+
+def test_a_record_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(ValueError, match=r"not a readable record: Is a directory; delete"):
+        read_record(tmp_path / "record.json")
+
+
+def packed(text):
+    """Compressed alike at every time of day: test runners must collect the same names."""
+    return gzip.compress(text, mtime=0)
+
+
+PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 99)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (packed(b'{"task": "a", "doc_id"'), "Expecting ':'"),
+        (packed(b'{"task": "a"}'), r"missing keys \['doc_hash', 'doc_id', 'value'\]"),
+        (packed(b"7"), "expected an object, got a whole number"),
+        (PACKED[:40], "end-of-stream marker"),
+        (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
+        (b"plain", "Not a gzipped file"),
+    ],
+)
+def test_a_damaged_sample_file_is_named(tmp_path, content, message):
+    folder = write_record(tmp_path, RECORD, SAMPLES).parent
+    (folder / "samples.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as found:
+        read_samples(folder)
+    assert re.search(message, str(found.value))
+    assert str(found.value).endswith("delete its folder to run it again, or restore the file")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "org/model", ".hidden"])
+def test_a_name_that_is_no_folder_name_is_refused(name):
+    with pytest.raises(ValueError, match="name must be usable as a folder's name"):
+        replace(RECORD, name=name)
+
+
+def test_only_a_record_that_is_not_done_has_an_error():
+    with pytest.raises(ValueError, match="not done, and no other, has an error, got 'boom'"):
+        replace(RECORD, error="boom")

@@ -1,0 +1,281 @@
+"""Residual maps between models of any two widths."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from seme.alignment.residual_map import (
+    Projection,
+    embedding_operator,
+    residual_map,
+    residual_operator,
+)
+from seme.alignment.semantic_bases import semantic_bases
+
+WIDTH, TOKENS = 8, 64
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rotation(width=WIDTH, seed=1):
+    return torch.linalg.qr(random(width, width, seed=seed).double())[0]
+
+
+def bases(head, gain=None):
+    gain = torch.ones(head.shape[1]) if gain is None else gain
+    return semantic_bases(head, gain, block_rows=16)
+
+
+def operator(pivot, source, block_rows=16):
+    return residual_operator(pivot, source, block_rows=block_rows)
+
+
+def mapped(pivot, source, projection="orthogonal", *, centred=False):
+    return residual_map(
+        operator(bases(pivot), bases(source)),
+        projection=projection,
+        centred=centred,
+        n_anchors=len(pivot),
+        pivot_PP=operator(bases(pivot), bases(pivot)),
+    )
+
+
+def steep(head, condition):
+    """Scale the columns of a head, which its rotation then hides, to a condition number."""
+    scale = torch.logspace(0, -math.log10(condition), head.shape[1])
+    return (head * scale).double() @ rotation(head.shape[1], seed=9)
+
+
+@pytest.mark.parametrize("source_width", [5, 8, 11])
+def test_the_operator_is_the_sum_over_tokens_of_the_paper(source_width):
+    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, source_width, seed=5))
+    expected = torch.zeros(WIDTH, source_width, dtype=torch.float64)
+    for to, of in zip(pivot.rows(0, TOKENS), source.rows(0, TOKENS), strict=True):
+        expected += torch.outer(to, of) / (to.norm() * of.norm())
+    found = operator(pivot, source)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_operator_pairs_tokens_row_by_row_in_blocks_of_any_size():
+    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
+    expected = sum(
+        torch.outer(pivot.unit_rows(i, i + 1)[0], source.unit_rows(i, i + 1)[0])
+        for i in range(TOKENS)
+    )
+    for block_rows in (3, 1000):
+        found = operator(pivot, source, block_rows=block_rows)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e3, 5e3, 2e4, 1e5])
+def test_a_rotated_source_is_turned_back_however_steep_its_head(condition):
+    head, turn = steep(random(600, WIDTH), condition), rotation()
+    # the source's representations are turn @ r, so that its head is head @ turn.T
+    found = mapped(head, head @ turn.T)
+    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+    assert torch.allclose(found.backward_KP.double(), turn, atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [1e2, 5e3])
+def test_float32_products_give_the_operator_of_float64_ones(condition):
+    pivot = bases(steep(random(600, WIDTH), condition))
+    source = bases(steep(random(600, WIDTH, seed=5), condition))
+    exact = pivot.unit_rows(0, 600).T @ source.unit_rows(0, 600)
+    error = torch.linalg.norm(operator(pivot, source) - exact) / torch.linalg.norm(exact)
+    assert 1e-9 < error < 3e-4  # float64 products come to 1e-12
+
+
+def test_a_head_steeper_than_ten_thousand_is_taken_in_float64():
+    pivot = bases(steep(random(600, WIDTH), 3e4))
+    exact = pivot.unit_rows(0, 600).T @ pivot.unit_rows(0, 600)
+    error = torch.linalg.norm(operator(pivot, pivot) - exact) / torch.linalg.norm(exact)
+    assert error < 1e-10
+
+
+def test_a_gain_folded_by_the_rotation_is_seen_through():
+    head, gain, turn = random(TOKENS, WIDTH), 0.5 + random(WIDTH).abs(), rotation()
+    pivot, source = bases(head, gain), bases((head * gain).double() @ turn.T)
+    found = residual_map(
+        operator(pivot, source), projection="orthogonal", centred=False, n_anchors=TOKENS
+    )
+    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
+@pytest.mark.parametrize("n_tokens", [TOKENS, 5])
+def test_the_pivot_is_in_its_own_frame(projection, n_tokens):
+    # with fewer tokens than dimensions, directions without a token stay as they are
+    found = mapped(random(n_tokens, WIDTH), random(n_tokens, WIDTH), projection)
+    assert found.distance < 1e-6
+    assert found.similarity == pytest.approx(1.0, abs=1e-6)
+    assert found.support_PP is None
+
+
+def test_directions_without_a_token_do_not_disturb_those_with_one():
+    head, turn = random(5, WIDTH).double(), rotation()
+    forward = mapped(head, head @ turn.T).forward_PK.double()
+    assert torch.allclose(forward @ forward.T, torch.eye(WIDTH).double(), atol=1e-6)
+    assert torch.allclose(head @ turn.T @ forward.T, head, atol=1e-5)
+
+
+def test_padding_rows_of_zeros_and_bfloat16_are_no_obstacle():
+    head = random(TOKENS, WIDTH).bfloat16()
+    head[50:] = 0
+    assert mapped(head, head.clone()).distance < 1e-6
+
+
+def test_shared_tokens_in_another_order_give_the_rotation_of_a_rotated_source():
+    # the source has 20 tokens of its own; bases of the shared ones only are comparable
+    head, turn, order = random(TOKENS, WIDTH).double(), rotation(), torch.randperm(TOKENS)
+    own = random(20, WIDTH, seed=7).double()
+    source_head = torch.cat([own, head[order] @ turn.T])
+    rows = torch.arange(TOKENS), 20 + order.argsort()
+    pivot, source = bases(head[rows[0]]), bases(source_head[rows[1]])
+    found = residual_map(
+        operator(pivot, source), projection="orthogonal", centred=False, n_anchors=TOKENS
+    )
+    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+
+
+def test_a_narrower_source_takes_its_place_in_a_wider_pivot():
+    # the pivot's head is the source's, put into five of its eight dimensions
+    narrow, place = random(TOKENS, 5).double(), rotation()[:, :5]
+    found = mapped(narrow @ place.T, narrow)
+    assert torch.allclose(found.forward_PK.double(), place, atol=1e-5)
+    assert torch.allclose(found.support_PP.double(), place @ place.T, atol=1e-5)
+    assert found.similarity == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_map_of_any_narrower_source_keeps_lengths():
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
+    assert torch.allclose(found.forward_PK.T @ found.forward_PK, torch.eye(5), atol=1e-6)
+    assert torch.equal(found.backward_KP, found.forward_PK.T)
+    assert torch.allclose(found.support_PP, found.forward_PK @ found.backward_KP, atol=1e-6)
+    assert found.distance is None
+
+
+def test_a_wider_source_is_projected_on_all_of_the_pivot_s_space():
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 11, seed=5))
+    assert torch.allclose(found.forward_PK @ found.forward_PK.T, torch.eye(WIDTH), atol=1e-6)
+    assert (found.support_PP, found.distance) == (None, None)
+
+
+@pytest.mark.parametrize("projection", ["cosine", "least_squares"])
+def test_the_support_of_a_map_that_is_not_orthogonal_is_its_range(projection):
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), projection)
+    axes = torch.linalg.qr(found.forward_PK)[0]
+    assert torch.allclose(found.support_PP, axes @ axes.T, atol=1e-5)
+    assert torch.allclose(found.backward_KP @ found.forward_PK, torch.eye(5), atol=1e-5)
+
+
+def test_the_similarity_is_the_mean_cosine_of_the_unit_bases_after_the_map():
+    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
+    turned = source.unit_rows(0, TOKENS) @ found.forward_PK.double().T
+    cosines = torch.nn.functional.cosine_similarity(pivot.unit_rows(0, TOKENS), turned)
+    assert found.similarity == pytest.approx(float(cosines.mean()), abs=1e-6)
+
+
+def test_the_literal_operator_has_the_norm_of_an_orthogonal_matrix_but_is_no_identity():
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "cosine")
+    assert float(found.forward_PK.norm()) == pytest.approx(WIDTH**0.5, rel=1e-6)
+    literal = operator(bases(random(TOKENS, WIDTH)), bases(random(TOKENS, WIDTH))).float()
+    ratio = found.forward_PK / literal
+    assert torch.allclose(ratio, ratio[0, 0], rtol=1e-3)
+    assert found.distance > 0.05
+
+
+def test_the_literal_operator_between_widths_has_the_norm_of_the_smaller():
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "cosine")
+    assert float(found.forward_PK.norm()) == pytest.approx(5**0.5, rel=1e-6)
+
+
+def test_least_squares_solves_for_the_rows_of_the_bases():
+    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
+    expected = torch.linalg.lstsq(pivot.unit_rows(0, TOKENS), source.unit_rows(0, TOKENS))
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "least_squares")
+    assert torch.allclose(found.forward_PK.double(), expected.solution, atol=1e-5)
+
+
+def test_a_centred_map_takes_means_to_means():
+    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), centred=True)
+    r = random(5, seed=6)
+    assert torch.allclose(
+        found.forward_PK @ (r - r.mean()),
+        found.forward_PK @ r - (found.forward_PK @ r).mean(),
+        atol=1e-6,
+    )
+    assert mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), centred=True).distance < 1e-6
+
+
+@pytest.mark.parametrize("projection", ["cosine", "least_squares"])
+def test_layer_norm_needs_the_orthogonal_map(projection):
+    with pytest.raises(ValueError, match=f"LayerNorm needs projection=orth.*={projection}"):
+        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), projection, centred=True)
+
+
+def test_an_unknown_projection_is_refused_with_the_choices():
+    with pytest.raises(
+        ValueError, match="one of cosine, least_squares, orthogonal, got 'polar'"
+    ):
+        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "polar")
+
+
+def test_embeddings_are_summed_as_unit_rows():
+    # rows (3, 4) / 5 with (2, 0) / 2, and a row of zeros that counts for nothing
+    found = embedding_operator(
+        torch.tensor([[3.0, 4.0], [0.0, 0.0]]),
+        torch.tensor([[9.0, 9.0], [2.0, 0.0]]),
+        torch.tensor([0, 1]),
+        torch.tensor([1, 0]),
+        block_rows=1,
+    )
+    assert torch.allclose(found, torch.tensor([[0.6, 0.0], [0.8, 0.0]]).double(), atol=1e-15)
+
+
+def test_heads_and_embeddings_together_find_the_rotation_of_both():
+    head, embedding, turn = random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=2), rotation()
+    turned = embedding.double() @ turn.T
+    both = operator(bases(head), bases(head.double() @ turn.T)) + embedding_operator(
+        embedding, turned, None, None, block_rows=16
+    )
+    found = residual_map(both, projection="orthogonal", centred=False, n_anchors=2 * TOKENS)
+    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+    assert found.similarity == pytest.approx(1.0, abs=1e-5)
+
+
+def test_embeddings_that_are_not_finite_are_an_error():
+    with pytest.raises(ValueError, match=r"embeddings \(2, 1\) of the pivot and \(2, 3\) of"):
+        embedding_operator(
+            torch.tensor([[1.0], [math.nan]]), torch.ones(2, 3), None, None, block_rows=16
+        )
+
+
+def test_different_numbers_of_tokens_are_refused():
+    pivot, source = random(48, WIDTH), random(40, WIDTH)
+    with pytest.raises(ValueError, match="got 48 of the pivot and 40 of the source"):
+        operator(bases(pivot), bases(source))
+    with pytest.raises(ValueError, match="got 3 of the pivot and 40 of the source"):
+        embedding_operator(pivot, source, torch.arange(3), None, block_rows=16)
+
+
+@pytest.mark.parametrize("projection", get_args(Projection))
+def test_a_map_has_the_same_bits_on_each_run(projection):
+    first, second = (
+        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=5), projection)
+        for _ in range(2)
+    )
+    assert torch.equal(first.forward_PK, second.forward_PK)
+    assert torch.equal(first.backward_KP, second.backward_KP)
+
+
+@pytest.mark.parametrize("block_rows", [1, 5, 1000])
+def test_the_size_of_row_blocks_changes_rounding_only(block_rows):
+    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
+    whole, cut = operator(pivot, source), operator(pivot, source, block_rows=block_rows)
+    assert torch.allclose(cut, whole, rtol=0, atol=1e-5)

@@ -1,0 +1,235 @@
+"""What of a results folder can be trusted, and how the rest is named."""
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.records import Record, Sample, StageCost, write_record
+from eval.results_folder import read_results
+from eval.scoring import mean_score
+
+DOMAINS = {"a": "code", "b": "french"}
+MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
+COST = StageCost(
+    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
+    source="VmHWM",
+)  # fmt: skip
+
+
+def samples(a=(1, 0), b=(1, 1)):
+    """Documents h0, h1, ... of two tasks, with these values."""
+    return {
+        task: [Sample(doc_id=i, doc_hash=f"h{i}", value=v) for i, v in enumerate(values)]
+        for task, values in {"a": a, "b": b}.items()
+    }
+
+
+SAMPLES = samples()
+
+
+def record(name="ties", found=SAMPLES, **changes):
+    return replace(
+        Record(
+            fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
+            settings={}, models={"pool": "p", "pivot": MODEL, "sources": [], "references": []},
+            suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=0,
+            dtype=None, scores={t: mean_score(s, metric="acc") for t, s in found.items()},
+            domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
+            provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+def write(root, *records, found=SAMPLES):
+    return [write_record(root, r, None if r.status != "done" else found) for r in records]
+
+
+def names(root):
+    return [r.name for r in read_results(root).records]
+
+
+def faults(root):
+    return {fault.path.as_posix(): fault.message for fault in read_results(root).faults}
+
+
+SCE, SEME, TIES = record("sce"), record("seme"), record("ties")
+AT = "runs/ties-ties-0123456"
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path, SCE, SEME, TIES)
+    return tmp_path
+
+
+def test_sound_records_are_read_in_order_of_kind_name_and_fingerprint(root):
+    write(root, record("a", kind="reference"))
+    found = read_results(root)
+    assert [r.name for r in found.records] == ["sce", "seme", "ties", "a"]
+    assert found.records[2] == TIES
+    assert found.faults == ()
+
+
+def test_a_folder_that_is_absent_holds_nothing(tmp_path):
+    assert read_results(tmp_path / "absent").records == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is not a readable record: Expecting property name"),
+        ('{"schema_version": 9}', "schema_version must be 1, got 9; delete its folder to run"),
+        ("\udcff", "codec can't decode"),
+    ],
+)
+def test_a_damaged_record_is_named_and_the_rest_is_read(root, text, told):
+    (root / AT / "record.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert names(root) == ["sce", "seme"]
+    ((path, message),) = faults(root).items()
+    assert path == f"{AT}/record.json"
+    assert told in message
+    assert str(root) not in message
+
+
+def test_a_damaged_samples_file_takes_its_record_along(root):
+    (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
+    assert names(root) == ["sce", "seme"]
+    assert faults(root) == {
+        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended before "
+        "the end-of-stream marker was reached; delete its folder to run it again, or restore "
+        "the file"
+    }
+
+
+def test_samples_of_another_run_are_named(root):
+    write(root, TIES, found=samples(a=(1, 1)))
+    assert names(root) == ["sce", "seme"]
+    assert faults(root)[f"{AT}/samples.jsonl.gz"] == (
+        "cannot be used: a: the samples of this run must give its recorded score 0.5, they give "
+        "1.0; they are of another run, run it again"
+    )
+
+
+def test_a_record_without_samples_is_read(root):
+    (root / AT / "samples.jsonl.gz").unlink()
+    assert names(root) == ["sce", "seme", "ties"]
+    assert faults(root) == {}
+
+
+def copied(root, to, **changes):
+    """Another folder with the record of TIES, changed."""
+    folder = root / "runs" / to
+    shutil.copytree(root / AT, folder)
+    found = json.loads((folder / "record.json").read_text()) | changes
+    (folder / "record.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_the_same_scores_twice_are_one_record_whatever_they_cost(root):
+    copied(root, "copy-of-ties", started_at="later", seconds_total=9.0)
+    found = read_results(root)
+    assert [r.name for r in found.records] == ["sce", "seme", "ties"]
+    assert found.records[2] == TIES
+    assert found.faults == ()
+
+
+def test_a_fingerprint_with_other_scores_is_shown_by_none_of_its_records(root):
+    folder = copied(root, "copy-of-ties")
+    other = samples(a=(1, 1))
+    write_record(root / "elsewhere", replace(TIES, scores=record(found=other).scores), other)
+    shutil.copytree(root / "elsewhere" / AT, folder, dirs_exist_ok=True)
+    assert names(root) == ["sce", "seme"]
+    assert faults(root) == {
+        "runs/copy-of-ties/record.json": f"and {AT}/record.json claim the fingerprint "
+        "ties-0123456 with different scores: a is 1 over 2 documents here and 0.5 over 2 "
+        "documents there; delete the folder that is wrong",
+        f"{AT}/record.json": "and runs/copy-of-ties/record.json claim the fingerprint "
+        "ties-0123456 with different scores: a is 0.5 over 2 documents here and 1 over 2 "
+        "documents there; delete the folder that is wrong",
+    }
+
+
+def test_scores_that_differ_by_rounding_are_the_same(root):
+    scores = json.loads((root / AT / "record.json").read_text())["scores"]
+    scores[0]["value"] *= 1 + 1e-11
+    copied(root, "copy-of-ties", scores=scores)
+    assert faults(root) == {}
+
+
+def test_a_failed_run_does_not_contradict_a_finished_one(root):
+    write(root, replace(TIES, name="b", status="failed", error="disk full", scores={}))
+    (root / AT / "samples.jsonl.gz").unlink()
+    assert read_results(root).records == (SCE, SEME, TIES)
+    assert faults(root) == {}
+
+
+def test_of_several_failures_one_is_shown(tmp_path):
+    failed = replace(TIES, status="failed", error="disk full", scores={})
+    write(tmp_path, failed, replace(failed, name="b"))
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_task_that_most_have_and_one_lacks_is_named_and_the_record_is_kept(root):
+    lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
+    write(root, lacking, found={"a": SAMPLES["a"]})
+    assert read_results(root).records[2] == lacking
+    assert faults(root) == {
+        f"{AT}/record.json": "lacks scores of ['b'], so it has no rank; run it again with "
+        "force=true, or delete its folder"
+    }
+
+
+def test_a_task_that_only_one_has_is_not_held_against_the_others(root):
+    more = {**SAMPLES, "c": SAMPLES["a"]}
+    write(root, record(found=more, domains={**DOMAINS, "c": "code"}), found=more)
+    assert names(root) == ["sce", "seme"]
+    assert "it has the tasks ['c'], most have not" in faults(root)[f"{AT}/record.json"]
+
+
+def test_other_documents_than_most_runs_saw_are_named(root):
+    other = {
+        **SAMPLES,
+        "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]],
+    }
+    write(root, TIES, found=other)
+    assert names(root) == ["sce", "seme"]
+    (message,) = faults(root).values()
+    assert message.startswith(
+        "was evaluated otherwise than most of its suite: tasks.a.contents"
+    )
+
+
+def test_of_two_runs_that_disagree_the_earlier_is_kept(tmp_path):
+    fewer = samples(a=(1, 0, 1))
+    write(tmp_path, SEME)
+    write(tmp_path, record("zebra", fewer, started_at="2024"), found=fewer)
+    assert names(tmp_path) == ["zebra"]
+    (message,) = faults(tmp_path).values()
+    assert "tasks.a.documents is 2, mostly 3" in message
+
+
+def test_runs_of_other_suites_or_precisions_are_not_compared(root):
+    fewer = samples(a=(1, 0, 1))
+    suite = {**TIES.suite, "fingerprint": "t"}
+    write(root, record("other", fewer, suite=suite), found=fewer)
+    write(root, record("gpu", evaluation_cost=replace(COST, peak_gpu_bytes=5)))
+    assert names(root) == ["gpu", "other", "sce", "seme", "ties"]
+    assert faults(root) == {}
+
+
+def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(root):
+    write(root, record("new", suite={**TIES.suite, "limit": None, "lm_eval": "0.4"}))
+    assert names(root) == ["new", "sce", "seme", "ties"]
+    assert faults(root) == {}
+
+
+def test_the_published_records_can_be_trusted(repository):
+    for folder in ("published", "published/heterogeneous"):
+        found = read_results(Path(repository) / "results" / folder)
+        assert found.faults == ()
+        assert len(found.records) > 20

@@ -1,0 +1,217 @@
+import pytest
+import torch
+
+from baselines.sce import merge
+from seme.columns import Columns
+from seme.sce import compute_coefficients, select_elements, variation
+from seme.selection import KeepRule, Kept
+from seme.workers import Workers
+from tests.in_memory import merge_one, models_of
+
+OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}
+
+
+def select_compute_erase(pivot, sources, **options):
+    return merge_one(merge, pivot, sources, **OPTIONS | options)
+
+
+def fuse(pivot, sources, **options):
+    tensors = [torch.tensor(source) for source in sources]
+    return select_compute_erase(torch.tensor(pivot), tensors, **options).tolist()
+
+
+def opened(pivot, sources):
+    return models_of({"w": pivot}, *({"w": source} for source in sources)).open("w")
+
+
+def selected(pivot, sources, *, tau):
+    kept = select_elements(opened(pivot, sources), tau=tau).at(pivot, sources, 0)
+    return kept.squeeze(0).nonzero().flatten().tolist()
+
+
+def coefficients(pivot, sources, *, tau):
+    tensor = opened(pivot, sources)
+    return compute_coefficients(tensor, select_elements(tensor, tau=tau))
+
+
+def fuse_naively(pivot, sources, *, tau, renormalize, select):
+    """Element by element in Python's floats, from SEME.md section 5."""
+    pivot, sources = pivot.tolist(), [source.tolist() for source in sources]
+    tv = [[s - p for s, p in zip(source, pivot, strict=True)] for source in sources]
+    k, n = len(tv), len(pivot)
+    columns = [[row[i] for row in tv] for i in range(n)]
+    variance = [sum((d - sum(c) / k) ** 2 for d in c) / k for c in columns]
+    ranked = sorted(range(n), key=lambda i: (-variance[i], i))[: round(tau * n)]
+    chosen = {i for i in ranked if variance[i] > 0}
+    energy = [sum(row[i] ** 2 for i in chosen) for row in tv]
+    eta = [e / sum(energy) for e in energy] if sum(energy) else [1 / k] * k
+    merged = []
+    for i, column in enumerate(columns):
+        used = column if i in chosen or select == "coefficients" else [0.0] * k
+        kept = [j for j, d in enumerate(used) if d * sum(used) > 0]
+        weight = sum(eta[j] for j in kept) if renormalize else 1.0
+        change = sum(eta[j] * used[j] for j in kept)
+        merged.append(pivot[i] + (change / weight if weight else 0.0))
+    return merged
+
+
+def random_models(n_sources, n=200):
+    rng = torch.Generator().manual_seed(n_sources)
+    pivot = torch.randn(n, generator=rng)
+    return pivot, [pivot + 0.01 * torch.randn(n, generator=rng) for _ in range(n_sources)]
+
+
+def test_selected_deltas_are_weighted_by_energy_and_dissenters_erased():
+    # deltas [4, 1, 0], [-2, 1, 2]: variances 9, 0, 1; tau 2/3 selects elements 0 and 2
+    # energies 16 and 4 + 4 = 8: eta 2/3 and 1/3; the signs of the sums are + and +
+    # element 0: the -2 is erased, 2/3 * 4; element 1 is not selected; element 2: 1/3 * 2
+    merged = fuse([0.0, 0.0, 0.0], [[4.0, 1.0, 0.0], [-2.0, 1.0, 2.0]], tau=2 / 3)
+    assert merged == pytest.approx([8 / 3, 0.0, 2 / 3])
+
+
+def test_renormalising_divides_by_the_coefficients_that_survive():
+    # as above; each selected element has one survivor, which then counts in full
+    sources = [[4.0, 1.0, 0.0], [-2.0, 1.0, 2.0]]
+    assert fuse([0.0, 0.0, 0.0], sources, tau=2 / 3, renormalize=True) == [4.0, 0.0, 2.0]
+
+
+def test_selecting_coefficients_leaves_the_unselected_deltas_in():
+    # as above, but element 1, outside the selection, is merged as well: 2/3 * 1 + 1/3 * 1
+    sources = [[4.0, 1.0, 0.0], [-2.0, 1.0, 2.0]]
+    merged = fuse([0.0, 0.0, 0.0], sources, tau=2 / 3, select="coefficients")
+    assert merged == pytest.approx([8 / 3, 1.0, 2 / 3])
+
+
+@pytest.mark.parametrize("select", ["deltas", "coefficients"])
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("n_sources", [2, 3, 5])
+def test_the_steps_agree_with_a_loop_over_elements(n_sources, tau, renormalize, select):
+    pivot, sources = random_models(n_sources)
+    options = {"tau": tau, "renormalize": renormalize, "select": select}
+    merged = select_compute_erase(pivot, sources, **options)
+    expected = fuse_naively(pivot, sources, **options)
+    assert torch.equal(merged, torch.tensor(expected))
+
+
+def test_elements_are_selected_by_variance_and_never_where_sources_agree():
+    pivot = torch.zeros(4)
+    sources = [torch.tensor([9.0, 1.0, 0.0, 5.0]), torch.tensor([9.0, 2.0, 3.0, 1.0])]
+    assert selected(pivot, sources, tau=0.5) == [2, 3]
+    assert selected(pivot, sources, tau=1.0) == [1, 2, 3]
+
+
+def test_a_single_source_is_selected_by_the_size_of_its_delta():
+    assert selected(torch.zeros(3), [torch.tensor([1.0, -3.0, 2.0])], tau=1 / 3) == [1]
+
+
+@pytest.mark.parametrize("exponent", [-90, -20, 24])
+@pytest.mark.parametrize("n_sources", [2, 3, 5])
+def test_the_variation_orders_as_the_variance_at_any_scale(n_sources, exponent):
+    rng = torch.Generator().manual_seed(0)
+    sources = [torch.randn(300, generator=rng) * 2.0**exponent for _ in range(n_sources)]
+    variance = torch.stack(sources).double().var(dim=0, correction=0)
+    order = variation(torch.zeros(300), sources).squeeze(0).abs().argsort()
+    assert torch.equal(order, variance.argsort())
+
+
+def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
+    tiny = 2.0**-100
+    sources = [torch.tensor([1.0, 2.0, 0.0]) * tiny, torch.tensor([0.0, 0.0, 3.0]) * tiny]
+    assert selected(torch.zeros(3), sources, tau=2 / 3) == [1, 2]
+    n_selected, eta = coefficients(torch.zeros(3), sources, tau=2 / 3)
+    assert (n_selected, eta) == (2, pytest.approx((4 / 13, 9 / 13)))
+
+
+def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
+    sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
+    tensor = opened(torch.zeros(2), sources)
+    nothing = Kept(Columns(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
+    assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
+
+
+def test_one_source_in_full_is_returned_to_the_last_bit():
+    pivot, sources = random_models(1, n=5000)
+    merged = select_compute_erase(
+        pivot, sources, tau=1.0, lam=1.0, renormalize=False, select="deltas"
+    )
+    assert torch.equal(merged, sources[0])
+
+
+def test_a_model_merged_with_itself_keeps_its_bits_and_the_signs_of_its_zeros():
+    pivot = torch.tensor([-0.0, 0.0, 0.3, -1e-30])
+    merged = select_compute_erase(
+        pivot, [pivot, pivot], tau=1.0, lam=1.0, renormalize=True, select="deltas"
+    )
+    assert torch.equal(merged.view(torch.int32), pivot.view(torch.int32))
+
+
+def test_equal_sources_vary_nowhere_and_leave_the_pivot():
+    assert fuse([1.0, 2.0], [[3.1, 4.7], [3.1, 4.7], [3.1, 4.7]]) == [1.0, 2.0]
+
+
+def test_equal_sources_are_returned_where_only_coefficients_are_selected():
+    assert fuse([1.0, 2.0], [[3.0, 4.0], [3.0, 4.0]], select="coefficients") == [3.0, 4.0]
+
+
+def test_lam_scales_the_change_and_zero_returns_the_pivot():
+    sources = [[4.0, 1.0], [-2.0, 3.0]]
+    whole, half, none = (fuse([1.0, 1.0], sources, lam=lam) for lam in (1.0, 0.5, 0.0))
+    assert none == [1.0, 1.0]
+    assert [h - 1 for h in half] == pytest.approx([(w - 1) / 2 for w in whole])
+
+
+def test_deltas_that_cancel_are_all_erased():
+    assert fuse([5.0], [[7.0], [3.0]]) == [5.0]
+    assert fuse([5.0], [[7.0], [3.0]], renormalize=True) == [5.0]
+
+
+def test_the_order_of_the_sources_does_not_show():
+    pivot, sources = random_models(4, n=40_000)
+    options = {"tau": 0.3, "lam": 1.0, "renormalize": False, "select": "deltas"}
+    merged = select_compute_erase(pivot, sources, **options)
+    assert torch.equal(merged, select_compute_erase(pivot, sources[::-1], **options))
+
+
+@pytest.mark.parametrize("blocks_at_once", [1, 3])
+def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_at_once):
+    pivot, sources = random_models(3, n=700_000)
+    alone = select_compute_erase(pivot, sources, tau=0.3)
+    with Workers(3) as workers:
+        how = {"workers": workers, "blocks_at_once": blocks_at_once}
+        together = select_compute_erase(pivot, sources, tau=0.3, how=how)
+    assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 0), (2, 3, 4), (260, 257)])
+def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
+    pivot, sources = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    before = [tensor.clone() for tensor in (pivot, *sources)]
+    merged = select_compute_erase(
+        pivot, sources, tau=0.5, lam=1.0, renormalize=True, select="deltas"
+    )
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
+
+
+def test_a_transposed_view_gives_what_its_copy_gives():
+    pivot, source = torch.arange(6.0).view(2, 3), torch.arange(6.0).view(3, 2).T
+    options = {"tau": 0.5, "lam": 1.0, "renormalize": False, "select": "deltas"}
+    merged = select_compute_erase(pivot, [source], **options)
+    assert torch.equal(merged, select_compute_erase(pivot, [source.contiguous()], **options))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"tau": 0.0}, r"tau must be in \(0, 1\], got 0.0"),
+        ({"tau": 1.5}, r"tau must be in \(0, 1\], got 1.5"),
+        ({"tau": float("nan")}, r"tau must be in \(0, 1\], got nan"),
+        ({"tau": "abc"}, r"tau must be in \(0, 1\], got 'abc'"),
+        ({"lam": float("inf")}, "lam must be a finite number, got inf"),
+        ({"select": "delta"}, "select must be one of coefficients, deltas, got 'delta'"),
+    ],
+)
+def test_bad_parameters_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        fuse([0.0], [[1.0]], **bad)

@@ -1,0 +1,163 @@
+"""Semantic bases: S = H (H^T H)^-1 of the head with the final norm's gain."""
+
+import math
+
+import pytest
+import torch
+
+from seme.alignment.semantic_bases import MAX_CONDITION, blocks_of, row_blocks, semantic_bases
+
+
+def head_and_gain(n_tokens=40, width=8, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    head = torch.randn(n_tokens, width, generator=rng)
+    return head, 0.5 + torch.rand(width, generator=rng)
+
+
+def rotation(width, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(width, width, generator=rng, dtype=torch.float64))[0]
+
+
+def test_a_head_of_two_tokens_is_inverted_token_by_token():
+    # H diag(g) = [[2, 0], [0, 8]]   ->   S = [[1/2, 0], [0, 1/8]], condition 8 / 2
+    bases = semantic_bases(
+        torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.tensor([1.0, 2.0]), block_rows=1
+    )
+    assert bases.rows(0, 2).tolist() == [[0.5, 0.0], [0.0, 0.125]]
+    assert (bases.condition, bases.ridge) == (4.0, 0.0)
+
+
+def test_bases_are_the_left_inverse_of_the_head_with_its_gain():
+    head, gain = head_and_gain()
+    rows = semantic_bases(head, gain, block_rows=7).rows(0, 40)
+    identity = torch.eye(8, dtype=torch.float64)
+    assert rows.dtype == torch.float64
+    assert torch.allclose(rows.T @ (head * gain).double(), identity, atol=1e-6)
+    assert not torch.allclose(rows.T @ head.double(), identity, atol=1e-1)
+
+
+def test_bases_are_the_transposed_pseudo_inverse():
+    head, gain = head_and_gain()
+    expected = torch.linalg.pinv(head.double() * gain.double()).T
+    assert torch.allclose(
+        semantic_bases(head, gain, block_rows=16).rows(0, 40), expected, atol=1e-12
+    )
+
+
+def test_the_condition_number_is_that_of_the_head_with_its_gain():
+    head, gain = head_and_gain()
+    expected = torch.linalg.cond(head.double() * gain.double())
+    assert semantic_bases(head, gain, block_rows=40).condition == pytest.approx(
+        float(expected), rel=1e-9
+    )
+
+
+def test_a_rotated_head_has_rotated_bases():
+    head, gain = head_and_gain()
+    turn = rotation(8)
+    turned = semantic_bases((head * gain).double() @ turn, torch.ones(8), block_rows=40)
+    straight = semantic_bases((head * gain).double(), torch.ones(8), block_rows=40)
+    assert torch.allclose(turned.rows(0, 40), straight.rows(0, 40) @ turn, atol=1e-12)
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 39, 1000])
+def test_the_size_of_row_blocks_does_not_matter(block_rows):
+    head, gain = head_and_gain()
+    whole = semantic_bases(head, gain, block_rows=40).rows(0, 40)
+    cut = semantic_bases(head, gain, block_rows=block_rows)
+    assert torch.allclose(cut.rows(0, 40), whole, rtol=0, atol=1e-13)
+    assert torch.equal(cut.rows(10, 12), cut.rows(0, 40)[10:12])
+
+
+def test_row_blocks_cover_every_row_once():
+    assert list(row_blocks(7, 3)) == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_blocks_come_in_the_order_of_the_rows_asked_for():
+    matrix = torch.arange(10).reshape(5, 2)
+    blocks = [b.tolist() for b in blocks_of(matrix, torch.tensor([4, 0, 2]), 2)]
+    assert blocks == [[[8, 9], [0, 1]], [[4, 5]]]
+    assert [len(block) for block in blocks_of(matrix, None, 3)] == [3, 2]
+
+
+@pytest.mark.parametrize("width", [8, 256, 300, 513])
+def test_a_width_of_any_number_of_panels_is_inverted(width):
+    head, gain = head_and_gain(n_tokens=2 * width, width=width)
+    bases = semantic_bases(head, gain, block_rows=100)
+    inverted = bases.rows(0, 2 * width).T @ (head.double() * gain.double())
+    assert torch.allclose(inverted, torch.eye(width).double(), atol=1e-10)
+
+
+@pytest.mark.parametrize("n_tokens", [40, 5])
+def test_the_three_factors_multiply_to_the_bases_and_the_axes_are_orthogonal(n_tokens):
+    head, gain = head_and_gain(n_tokens)
+    bases = semantic_bases(head, gain, block_rows=16)
+    whitened = head.double() @ bases.whitener_DD * bases.spread_D
+    assert torch.allclose(whitened @ bases.axes_DD.T, bases.rows(0, n_tokens), atol=1e-12)
+    assert torch.allclose(whitened.norm(dim=1), bases.rows(0, n_tokens).norm(dim=1), atol=1e-12)
+    seen = (head.double() @ bases.whitener_DD)[:, -min(n_tokens, 8) :]
+    assert torch.allclose(seen.norm(dim=0), torch.ones(()).double(), atol=1e-6)
+
+
+def test_unit_rows_have_length_one_and_a_zero_token_stays_zero():
+    head, gain = head_and_gain()
+    head[3] = 0.0
+    norms = semantic_bases(head, gain, block_rows=40).unit_rows(0, 40).norm(dim=1)
+    assert norms[3] == 0.0
+    assert torch.allclose(norms[norms > 0], torch.ones(39, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("n_tokens", "scale"), [(5, 1.0), (40, 0.0), (40, 1e-7)])
+def test_a_head_without_full_column_rank_gets_a_stated_ridge_and_stays_finite(n_tokens, scale):
+    head, gain = head_and_gain(n_tokens)
+    head[:, 0] *= scale
+    bases = semantic_bases(head, gain, block_rows=16)
+    largest = torch.linalg.matrix_norm((head * gain).double(), ord=2) ** 2
+    assert bases.ridge == pytest.approx(1e-8 * float(largest), rel=1e-6)
+    assert MAX_CONDITION < bases.condition <= 2**26
+    assert torch.isfinite(bases.rows(0, n_tokens)).all()
+
+
+def test_a_ridge_is_added_to_the_diagonal_of_the_gram_matrix():
+    # H = [[2, 0]]   ->   G = diag(4, 0), ridge 4e-8   ->   S = [[2 / (4 + 4e-8), 0]]
+    bases = semantic_bases(torch.tensor([[2.0, 0.0]]), torch.ones(2), block_rows=1)
+    assert bases.ridge == pytest.approx(4e-8, rel=1e-12)
+    first, second = bases.rows(0, 1)[0].tolist()
+    assert first == pytest.approx(2 / (4 + 4e-8), rel=1e-12)
+    assert second == 0.0
+
+
+def test_a_badly_conditioned_head_of_full_rank_gets_none():
+    head, gain = head_and_gain()
+    head[:, 0] *= 1e-5
+    bases = semantic_bases(head, gain, block_rows=16)
+    assert 1e4 < bases.condition < MAX_CONDITION
+    assert bases.ridge == 0.0
+
+
+def test_a_bfloat16_head_is_solved_in_float64_and_not_copied():
+    head, gain = head_and_gain()
+    bases = semantic_bases(head.bfloat16(), gain, block_rows=16)
+    assert bases.head_VD.dtype == torch.bfloat16
+    exact = semantic_bases(head.bfloat16().double(), gain, block_rows=16)
+    assert torch.equal(bases.rows(0, 40), exact.rows(0, 40))
+
+
+def test_bases_have_the_same_bits_on_each_run():
+    head, gain = head_and_gain()
+    runs = [semantic_bases(head, gain, block_rows=16).rows(0, 40) for _ in range(2)]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_head_that_is_not_finite_is_an_error(value):
+    head, gain = head_and_gain()
+    head[2, 1] = value
+    with pytest.raises(ValueError, match=r"output head \(40, 8\).*must be finite"):
+        semantic_bases(head, gain, block_rows=16)
+
+
+def test_a_head_of_zeros_is_an_error():
+    with pytest.raises(ValueError, match="no semantic bases: all of H diag"):
+        semantic_bases(torch.zeros(40, 8), torch.ones(8), block_rows=16)

@@ -1,0 +1,267 @@
+"""Vocabularies by their text, and the tokens two models share."""
+
+import base64
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from seme.alignment.tokens import Vocabulary, read_vocabulary, shared_tokens
+
+TEXT = ["the cat sat on the mat, and the dog — a naïve one — sat on the cat in the hut"] * 20
+SPECIAL = "<|end|>"
+
+
+def trained(model, trainer, pre_tokenizer, decoder):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
+
+
+def byte_level_bpe(size=330):
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return trained(models.BPE(), trainer, level, decoders.ByteLevel())
+
+
+def metaspace_bpe():
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=[SPECIAL], show_progress=False)
+    space = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return trained(models.BPE(byte_fallback=True), trainer, *space)
+
+
+def metaspace_unigram():
+    # the trainer's result varies from run to run: the pieces of the other, in another order
+    pieces = sorted(metaspace_bpe().get_vocab())
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces]))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([SPECIAL])
+    return tokenizer
+
+
+def stored(tokenizer, folder):
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return read_vocabulary(folder)
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def plain(folder, vocab, added=(), **model):
+    tokenizer = {"added_tokens": list(added), "model": {"type": "WordLevel", "vocab": vocab}}
+    tokenizer["model"] |= model
+    return write(folder, tokenizer__json=tokenizer)
+
+
+def vocabulary(*texts, **specials):
+    ids = {text.encode(): (token_id,) for token_id, text in enumerate(texts)}
+    return Vocabulary(ids=ids, specials=specials)
+
+
+def shared(pivot, source, n_pivot=100, n_source=100, width=1, min_overlap=0.0):
+    return shared_tokens(
+        pivot, source, n_pivot=n_pivot, n_source=n_source, width=width, min_overlap=min_overlap
+    )
+
+
+@pytest.mark.parametrize("other", [metaspace_bpe, metaspace_unigram])
+def test_byte_level_and_sentencepiece_tokens_meet_in_their_text(other, tmp_path):
+    ours, theirs = byte_level_bpe(), other()
+    found = shared(
+        stored(ours, tmp_path / "a"), stored(theirs, tmp_path / "b"), n_pivot=400, n_source=400
+    )
+    pairs = dict(zip(found.pivot_rows.tolist(), found.source_rows.tolist(), strict=True))
+    assert pairs[ours.token_to_id(SPECIAL)] == theirs.token_to_id(SPECIAL)
+    written = {ours.decode([p]): theirs.id_to_token(s) for p, s in pairs.items()}
+    assert written.items() >= {" the": "▁the", "t": "t", ",": ",", " ": "▁"}.items()
+    assert all(spelled.replace("▁", " ") == text for text, spelled in written.items() if text)
+    assert found.overlap == len(pairs) / ours.get_vocab_size()
+
+
+def test_matched_tokens_of_the_zoo_decode_to_the_same_text(repository):
+    folders = [repository / "eval/zoo/models" / name for name in ("base", "foreign")]
+    ours, theirs = (Tokenizer.from_file(str(f / "tokenizer.json")) for f in folders)
+    found = shared(*map(read_vocabulary, folders), n_pivot=1024, n_source=1280, width=160)
+    decoded = [
+        [t.decode([row], skip_special_tokens=False) for row in rows.tolist()]
+        for t, rows in ((ours, found.pivot_rows), (theirs, found.source_rows))
+    ]
+    assert decoded[0] == decoded[1]
+    common = ours.get_vocab().keys() & theirs.get_vocab().keys()
+    assert len(decoded[0]) == len(common) > 900
+    assert found.overlap == len(common) / 1024
+
+
+def test_rows_are_sorted_by_the_pivot_s():
+    pivot = Vocabulary(ids={b"a": (3,), b"b": (2,), b"c": (1,)}, specials={"d": 0})
+    found = shared(pivot, vocabulary("x", "a", "b", "c", d=4))
+    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
+    assert found.source_rows.tolist() == [4, 3, 2, 1]
+    assert (found.pivot_rows.dtype, found.overlap) == (torch.int64, 1.0)
+
+
+def test_the_overlap_is_a_share_of_the_pivot_s_vocabulary_specials_included():
+    pivot, source = vocabulary(*"abcdef", end=6, pad=7), vocabulary(*"abcd", end=9)
+    found = shared(pivot, source)
+    assert found.overlap == 5 / 8
+    assert (found.pivot_rows[-1], found.source_rows[-1]) == (6, 9)
+
+
+def test_a_special_token_is_not_the_text_it_is_written_with():
+    found = shared(vocabulary(*"abcd", e=4), vocabulary(*"abcde"))
+    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("n_pivot", "n_source"), [(4, 9), (9, 4)])
+def test_ids_beyond_the_rows_of_a_head_are_left_out(n_pivot, n_source):
+    found = shared(vocabulary(*"abcdef"), vocabulary(*"abcdefg"), n_pivot, n_source)
+    assert found.pivot_rows.tolist() == found.source_rows.tolist() == [0, 1, 2, 3]
+    assert found.overlap == 4 / 6
+
+
+def test_one_vocabulary_shares_all_rows_padding_included():
+    found = shared(vocabulary(*"abc"), vocabulary(*"abc"), 8, 8, width=50)
+    assert found.pivot_rows.tolist() == found.source_rows.tolist() == list(range(8))
+    assert found.overlap == 1.0
+
+
+def test_one_vocabulary_under_heads_of_different_length_shares_its_tokens_only():
+    found = shared(vocabulary(*"abcd"), vocabulary(*"abcd"), 8, 9)
+    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
+
+
+def test_an_ordinary_token_is_matched_before_a_byte_token_of_the_same_text(tmp_path):
+    tokens = {"<0x61>": 0, "a": 1, "<0x0A>": 2}
+    folder = plain(tmp_path, tokens, type="BPE", merges=[], byte_fallback=True)
+    found = read_vocabulary(folder)
+    assert found.ids == {b"a": (1, 0), b"\n": (2,)}
+    twice = shared(found, vocabulary("a", "\n", "c", "d"), width=0)
+    assert twice.pivot_rows.tolist() == [1, 2]
+
+
+def test_added_tokens_are_text_and_special_ones_are_kept_apart(tmp_path):
+    added = [
+        {"id": 7, "content": "  ", "special": False},
+        {"id": 0, "content": "<s>", "special": True},
+        {"id": 1, "content": "<tool>", "special": False},
+    ]
+    found = read_vocabulary(plain(tmp_path, {"<s>": 0, "<tool>": 1, "a": 2}, added))
+    assert found == Vocabulary(
+        ids={b"a": (2,), b"  ": (7,), b"<tool>": (1,)}, specials={"<s>": 0}
+    )
+    assert len(found) == 4
+
+
+def test_a_unigram_token_has_its_place_as_id(tmp_path):
+    folder = plain(tmp_path, [["a", -1.0], ["b", -2.0]], type="Unigram")
+    assert read_vocabulary(folder).ids == {b"a": (0,), b"b": (1,)}
+
+
+def test_gpt2_files_are_byte_level_with_specials_beside(tmp_path):
+    write(
+        tmp_path,
+        vocab__json={"Ġthe": 0, "<e>": 1, "<p>": 2, "<m>": 3},
+        merges__txt="#version: 0.2",
+        special_tokens_map__json={
+            "eos_token": "<e>",
+            "pad_token": {"content": "<p>"},
+            "additional_special_tokens": ["<m>"],
+        },
+        added_tokens__json={"<x>": 4},
+        tokenizer_config__json={"added_tokens_decoder": {"5": {"content": "<y>"}}},
+    )
+    specials = {"<e>": 1, "<p>": 2, "<m>": 3, "<x>": 4, "<y>": 5}
+    assert read_vocabulary(tmp_path) == Vocabulary(ids={b" the": (0,)}, specials=specials)
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "tokenizer.model"])
+def test_a_tiktoken_file_is_read_line_by_line(name, tmp_path):
+    tokens = [b" the", b"\xe2\x96", b"a"]
+    lines = [f"{base64.b64encode(t).decode()} {i}" for i, t in enumerate(tokens)]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    expected = {b" the": (0,), b"\xe2\x96": (1,), b"a": (2,)}
+    assert read_vocabulary(tmp_path) == Vocabulary(ids=expected, specials={})
+
+
+def test_tokenizer_json_comes_before_all_other_files(tmp_path):
+    write(tmp_path, vocab__json={"x": 0}, merges__txt="", tokenizer__model="eA== 0")
+    assert read_vocabulary(plain(tmp_path, {"a": 0})).ids == {b"a": (0,)}
+
+
+def test_a_sentencepiece_model_alone_is_refused_with_the_conversion(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(ValueError, match=r"line 1 is another.*AutoTokenizer.*save_pretrained"):
+        read_vocabulary(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
+    write(tmp_path, vocab__json={"a": 0})  # without merges.txt its spelling is unknown
+    with pytest.raises(ValueError, match=r"no tokenizer in .*looked for tokenizer\.json"):
+        read_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"type": "WordPiece"}, "got WordPiece"),
+        ({"type": "BPE", "end_of_word_suffix": "</w>"}, "got BPE with the affix '</w>'"),
+        ({"type": None}, "got None"),
+    ],
+)
+def test_models_whose_tokens_are_not_text_are_refused(model, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        read_vocabulary(plain(tmp_path, {"a": 0}, **model))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", "damaged or incomplete: JSONDecodeError"),
+        ("[]", "damaged or incomplete"),
+        ({"model": {"type": "BPE"}}, "damaged or incomplete: KeyError"),
+        ({"model": {"type": "BPE", "vocab": {"a": "0"}}}, "must be a whole number, got '0'"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "must be a whole number, got -1"),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_it(content, named, tmp_path):
+    with pytest.raises(ValueError, match=named) as caught:
+        read_vocabulary(write(tmp_path, tokenizer__json=content))
+    assert "tokenizer.json" in "".join(
+        [str(caught.value), *getattr(caught.value, "__notes__", [])]
+    )
+
+
+def test_too_small_an_overlap_is_refused_with_the_numbers():
+    pivot, source = vocabulary(*"abcdefgh"), vocabulary(*"abcdwxyz")
+    assert shared(pivot, source, min_overlap=0.5).overlap == 0.5
+    with pytest.raises(
+        ValueError, match=r"least 60.0%.*\(min_overlap\), they share 50.0%: 4 tok"
+    ):
+        shared(pivot, source, min_overlap=0.6)
+
+
+def test_fewer_than_four_shared_tokens_per_dimension_are_refused():
+    pivot, source = vocabulary(*"abcdefgh"), vocabulary(*"abcdefghi")
+    assert len(shared(pivot, source, width=2).pivot_rows) == 8
+    with pytest.raises(
+        ValueError, match=r"width 3 needs.*dimension, 12, the models share 8 tok"
+    ):
+        shared(pivot, source, width=3)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_least_overlap_outside_the_unit_interval_is_an_error(value):
+    with pytest.raises(ValueError, match=r"min_overlap must be in \[0, 1\]"):
+        shared(vocabulary("a"), vocabulary("b"), min_overlap=value)

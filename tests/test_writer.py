@@ -1,0 +1,275 @@
+"""Writing: what the new folder holds, and that it is there whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import xxhash
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from seme.checkpoint.reader import open_checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.writer import CheckpointWriter, remove_stale, split_into_shards, with_dtype
+
+VALUES = {
+    "a": torch.tensor([1.5, -2.5]),
+    "b": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+    "c": torch.tensor(True),
+}
+LAYOUT = {n: TensorSpec(dtype=v.dtype, shape=tuple(v.shape)) for n, v in VALUES.items()}
+FILES = {
+    "config.json": '{ "model_type":"toy" , "torch_dtype": "float32"}',
+    "generation_config.json": "{}",
+    "tokenizer.json": "{ }\n",
+    "tokenizer_config.json": "{}",
+    "special_tokens_map.json": "{}",
+    "chat_template.jinja": "{{ messages }}",
+    "vocab.json": "{}",
+    "merges.txt": "a b",
+    "spiece.model": "x",
+    "LICENSE": "Apache-2.0",
+}
+
+
+@pytest.fixture
+def pivot(tmp_path):
+    folder = tmp_path / "pivot"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    save_file(VALUES, folder / "model.safetensors")
+    return open_checkpoint(folder, root=tmp_path)
+
+
+@pytest.fixture
+def destination(tmp_path):
+    return tmp_path / "out" / "merged"
+
+
+def write(destination, pivot, values, *, layout=None, **options):
+    defaults = {"dtype": None, "config": pivot.config}
+    with CheckpointWriter(
+        destination, pivot=pivot, layout=layout or LAYOUT, **{**defaults, **options}
+    ) as writer:
+        for name, value in values.items() if isinstance(values, dict) else values:
+            writer.write(name, value)
+    return writer
+
+
+def left_in(destination):
+    return sorted(path.name for path in destination.parent.iterdir())
+
+
+def test_the_file_is_what_safetensors_would_have_written(destination, pivot, tmp_path):
+    writer = write(destination, pivot, dict(reversed(VALUES.items())))
+    save_file(VALUES, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    ours = (destination / "model.safetensors").read_bytes()
+    assert ours == (tmp_path / "theirs.safetensors").read_bytes()
+    assert writer.bytes_written == 8 + 12 + 1
+
+
+def test_shards_hold_every_tensor_once_and_are_indexed(destination, pivot, tmp_path):
+    write(destination, pivot, VALUES, max_shard_bytes=13)
+    shards = sorted(destination.glob("*.safetensors"))
+    assert [path.name[6:11] for path in shards] == ["00001", "00002"]
+    assert [sorted(load_file(path)) for path in shards] == [["a"], ["b", "c"]]
+    index = json.loads((destination / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 21
+    again = open_checkpoint(destination, root=tmp_path)
+    assert again.content_hash() == pivot.content_hash()
+
+
+def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own():
+    assert [sorted(group) for group in split_into_shards(LAYOUT, 1).values()] == [
+        ["a"],
+        ["b"],
+        ["c"],
+    ]
+
+
+def test_the_other_files_are_copied_byte_for_byte(destination, pivot):
+    write(destination, pivot, VALUES)
+    assert left_in(destination / "x") == sorted([*FILES, "model.safetensors"])
+    assert all((destination / name).read_text() == text for name, text in FILES.items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "modeling.py", "tokenizer.py", "pytorch_model.bin", "adapter.safetensors"],
+)
+def test_cards_code_and_other_weights_stay_behind(destination, pivot, name):
+    (pivot.path / name).write_text("x")
+    write(destination, pivot, VALUES)
+    assert name not in left_in(destination / "x")
+
+
+def test_another_dtype_changes_that_word_of_the_configuration_only():
+    config = {"b": 1, "torch_dtype": "float32", "a": {"dtype": "float32"}}
+    changed = with_dtype(config, torch.bfloat16)
+    assert list(changed.items()) == [
+        ("b", 1),
+        ("torch_dtype", "bfloat16"),
+        ("a", {"dtype": "float32"}),
+    ]
+    assert with_dtype({"b": 1}, torch.float16) == {"b": 1, "dtype": "float16"}
+    assert with_dtype(config, None) is config
+
+
+def test_a_dtype_the_configuration_states_already_leaves_it_byte_for_byte(destination, pivot):
+    write(destination, pivot, VALUES, dtype=torch.float32)
+    assert (destination / "config.json").read_text() == FILES["config.json"]
+
+
+def test_a_destination_that_exists_is_refused_and_left_alone(destination, pivot):
+    destination.mkdir(parents=True)
+    with pytest.raises(ValueError, match="merged already exists: a merge writes a new folder"):
+        write(destination, pivot, VALUES)
+    assert left_in(destination) == ["merged"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_midway_leaves_nothing(destination, pivot, error):
+    def values():
+        yield "a", VALUES["a"]
+        assert left_in(destination)[0].startswith(".seme-writing-merged-")
+        raise error("midway")
+
+    with pytest.raises(error, match="midway"):
+        write(destination, pivot, values())
+    assert left_in(destination) == []
+
+
+def test_an_error_while_starting_leaves_nothing(destination, pivot, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("seme.checkpoint.writer.shutil.copyfile", full)
+    with pytest.raises(OSError, match="disk full"):
+        write(destination, pivot, VALUES)
+    assert left_in(destination) == []
+
+
+def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatch):
+    def broken(_):
+        raise OSError("cannot flush")
+
+    monkeypatch.setattr("seme.checkpoint.writer.os.fsync", broken)
+    with pytest.raises(OSError, match="cannot flush"):
+        write(destination, pivot, VALUES)
+    assert left_in(destination) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"a": VALUES["a"]}, "not written in full: b, c"),
+        ({**VALUES, "d": VALUES["a"]}, "d is not in the layout"),
+        ({**VALUES, "a": VALUES["a"][:1]}, "not written in full: a"),
+        ({"a": VALUES["a"].double()}, "a must be written in .*float32.*got .*float64"),
+    ],
+)
+def test_what_is_written_must_be_what_was_declared(destination, pivot, values, message):
+    with pytest.raises(ValueError, match=message):
+        write(destination, pivot, values)
+    assert left_in(destination) == []
+
+
+def test_a_tensor_is_written_once(destination, pivot):
+    with pytest.raises(ValueError, match="a has 8 bytes, got 8 more: it was written before"):
+        write(destination, pivot, [("a", VALUES["a"]), ("a", VALUES["a"])])
+
+
+def test_a_tensor_may_come_in_pieces_and_in_any_order(destination, pivot):
+    layout = {name: pivot.spec(name) for name in pivot.names}
+    with CheckpointWriter(
+        destination, pivot=pivot, layout=layout, config=pivot.config, dtype=None
+    ) as writer:
+        for name, values in VALUES.items():
+            for start in reversed(range(values.numel())):
+                writer.write(name, values.reshape(-1)[start : start + 1], start)
+    found = load_file(destination / "model.safetensors")
+    assert all(torch.equal(found[name], values) for name, values in VALUES.items())
+
+
+def test_a_strided_tensor_is_written_in_the_order_of_its_elements(destination, pivot):
+    columns = VALUES["b"].T.contiguous().T
+    write(destination, pivot, {**VALUES, "b": columns})
+    assert torch.equal(load_file(destination / "model.safetensors")["b"], VALUES["b"])
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from seme.checkpoint.reader import open_checkpoint
+from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.writer import CheckpointWriter
+pivot = open_checkpoint(sys.argv[1], root=Path())
+layout = {name: pivot.spec(name) for name in pivot.names}
+with CheckpointWriter(Path(sys.argv[2]), pivot=pivot, layout=layout, config={}, dtype=None):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_changed_configuration_is_written_instead_of_the_pivots(destination, pivot):
+    write(destination, pivot, VALUES, config={**pivot.config, "tie_word_embeddings": False})
+    written = json.loads((destination / "config.json").read_text())
+    assert written == {**pivot.config, "tie_word_embeddings": False}
+
+
+def test_what_a_killed_merge_left_is_removed_by_the_next(destination, pivot, repository):
+    subprocess.run(
+        [sys.executable, "-c", KILLED, pivot.path, destination], cwd=repository, check=False
+    )
+    assert [name.startswith(".seme-writing-merged-") for name in left_in(destination)] == [True]
+    write(destination, pivot, VALUES)
+    assert left_in(destination) == ["merged"]
+
+
+def test_what_a_living_process_or_another_destination_writes_stays(destination, pivot):
+    with CheckpointWriter(
+        destination, pivot=pivot, layout=LAYOUT, config=pivot.config, dtype=None
+    ) as writer:
+        mine = left_in(destination)[0]
+        for name, value in VALUES.items():
+            writer.write(name, value)
+    living = mine.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    other = mine.replace("-merged-", "-another-")
+    for name in (living, other, mine):
+        (destination.parent / name).mkdir()
+    remove_stale(destination)
+    assert left_in(destination) == sorted([living, other, "merged"])
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_what_cannot_be_told_alive_is_removed_when_nobody_has_written_to_it_for_a_day(
+    destination, days
+):
+    names = [f".seme-writing-merged-0123abcd-{os.getppid()}-0123abcd"]  # of another machine
+    machine = xxhash.xxh32_hexdigest(platform.node().encode())
+    names.append(f".seme-writing-merged-{machine}-{os.getppid()}-0123abcd")
+    for name in names:
+        folder = destination.parent / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"half")
+        for path in (folder / "model.safetensors", folder):
+            os.utime(path, (time.time() - 86400 * days,) * 2)
+    remove_stale(destination)
+    assert left_in(destination) == ([] if days else sorted(names))
+
+
+def test_transformers_loads_the_result_with_no_key_missing_or_unexpected(make_llama, tmp_path):
+    llama = open_checkpoint(make_llama(tmp_path / "llama", 0), root=tmp_path)
+    layout = {name: llama.spec(name) for name in llama.names}
+    values = {name: llama.read(name) for name in llama.names}
+    write(tmp_path / "merged", llama, values, layout=layout, max_shard_bytes=4000)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", dtype="auto", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(model.lm_head.weight, values["lm_head.weight"])
