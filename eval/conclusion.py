@@ -1,11 +1,9 @@
 """What is told when all cells are done: the leaderboard, what failed, what is left to upload."""
 
-import atexit
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
@@ -54,15 +52,3 @@ def conclude(
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
     if failed or found.faults or not cells:
         sys.exit(1)
-
-
-def leave() -> NoReturn:
-    """End this process with 0 at once, when all is written and its other threads have ended.
-
-    What was registered for the exit is done; the interpreter is not taken apart module by
-    module, which takes a twentieth of a merge and gives back nothing that the system does not.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

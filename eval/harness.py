@@ -1,11 +1,12 @@
 """Score a model folder on a suite, in process, through lm-eval."""
 
+import difflib
 import logging
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
 _BOOTSTRAP_ITERS = 1
 """lm-eval writes "N/A" at 0; its standard errors are not used, ours come from the samples."""
 
+_METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
+"""Headline metrics in order of preference, for a suite that names none."""
+
 _NO_TQDM = partial(lm_eval_task.tqdm, disable=True)
 _EXPECTED_WARNINGS = (
     "Custom kwargs can be passed",
@@ -52,6 +56,8 @@ _EXPECTED_WARNINGS = (
 class Evaluation:
     """What a suite says of a model; both mappings follow the suite's order."""
 
+    tasks: tuple[SuiteTask, ...]
+    """The suite's tasks, with each one's own kind, metric, score and filter filled in."""
     scores: dict[str, Score]
     samples: dict[str, list[Sample]]
     versions: dict[str, Any]
@@ -65,7 +71,8 @@ def evaluate(
 
     Args:
         model: Folder with weights, configuration and tokenizer.
-        suite: The tasks; they are built once per process.
+        suite: The tasks; they are built once per process. What it does not say of a task is
+            the task's own: see ``_resolve``.
         device: A torch device; on the CPU the model runs in float32.
         seed: Seed of few-shot draws and of sampled generation.
         progress: Whether to show a bar; silent otherwise.
@@ -91,11 +98,12 @@ def evaluate(
             bootstrap_iters=_BOOTSTRAP_ITERS,
             log_samples=True,
         )
-    samples = {t.task: _samples(t, results["samples"][t.task]) for t in suite.tasks}
-    scores = {t.task: _score(t, samples[t.task], results) for t in suite.tasks}
+    resolved = tuple(_resolve(task, tasks[task.task]) for task in suite.tasks)
+    samples = {t.task: _samples(t, results["samples"][t.task]) for t in resolved}
+    scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
     versions = {task: None if found == "N/A" else found for task, found in stated.items()}
-    return Evaluation(scores=scores, samples=samples, versions=versions)
+    return Evaluation(tasks=resolved, scores=scores, samples=samples, versions=versions)
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
@@ -178,10 +186,10 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
 @cache
 def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
     """Build a suite's tasks, once per process and content of their files."""
-    manager = TaskManager(
-        include_defaults=suite.include_path is None,
-        include_path=None if suite.include_path is None else str(suite.include_path),
-    )
+    folder = None if suite.include_path is None else str(suite.include_path)
+    manager = TaskManager(include_defaults=folder is None, include_path=folder)
+    if folder is not None and any(t.task not in manager.all_tasks for t in suite.tasks):
+        manager = TaskManager(include_defaults=True, include_path=folder)  # takes seconds
     return {task.task: _build(task, manager, suite.split) for task in suite.tasks}
 
 
@@ -189,7 +197,12 @@ def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # 
     """Build one lm-eval task, checked before and after, with the suite's changes."""
     _check_entry(task, manager)
     built = manager.load([task.task])["tasks"][task.task]
-    if TASK_KINDS[task.kind] != built.OUTPUT_TYPE:
+    if built.OUTPUT_TYPE not in TASK_KINDS.values():
+        raise ValueError(
+            f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "
+            f"{built.OUTPUT_TYPE}"
+        )
+    if task.kind is not None and TASK_KINDS[task.kind] != built.OUTPUT_TYPE:
         raise ValueError(
             f"{task.task} must be {TASK_KINDS[task.kind]}, it is {built.OUTPUT_TYPE}"
         )
@@ -202,14 +215,35 @@ def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # 
     return built
 
 
+def _resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-eval task)
+    """Fill in what the suite leaves to a task: kind, metric, score and filter.
+
+    The metric is the first of ``_METRICS`` that the task has, else its first; the filter is the
+    only one, else the one called strict, else the first.
+    """
+    kind = next(kind for kind, output in TASK_KINDS.items() if output == built.OUTPUT_TYPE)
+    names = list(built.aggregation())
+    preferred = [name for name in _METRICS if name in names]
+    metric = task.metric or (preferred or names)[0]
+    filters = [str(ensemble.name) for ensemble in built._filters] or ["none"]
+    strict = [name for name in filters if "strict" in name]
+    return replace(
+        task,
+        kind=task.kind or kind,
+        metric=metric,
+        score=task.score or ("byte_likelihood" if metric == "bits_per_byte" else "raw"),
+        filter=task.filter or (strict or filters)[0],
+    )
+
+
 def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
     """Refuse groups, unknown tasks and unknown metrics before anything asks the network."""
     if task.task not in manager.all_subtasks:
         kind = "a group or tag: name its tasks" if task.task in manager.all_tasks else "unknown"
-        where = manager.include_path or "lm-eval's own tasks"
-        raise ValueError(
-            f"every task of a suite must be one task of {where}, {task.task} is {kind}"
-        )
+        close = difflib.get_close_matches(task.task, manager.all_subtasks, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        where = f"{manager.include_path or 'no folder'} and lm-eval's own"
+        raise ValueError(f"task {task.task} is {kind} (tasks are from {where}){hint}")
     config = manager.task_index[task.task].cfg or {}
     if "process_results" in config:
         return
@@ -234,7 +268,7 @@ def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
 
 
 def _sample(task: SuiteTask, logged: Mapping[str, Any]) -> Sample:
-    found, rolling = logged[task.metric], task.score == "byte_likelihood"
+    found, rolling = logged[str(task.metric)], task.score == "byte_likelihood"
     if not rolling and not isinstance(found, numbers.Real):
         raise ValueError(f"{task.task}: {task.metric} must be a number, got {found!r}")
     log, n_bytes = (float(found[0]), int(found[1])) if rolling else (None, None)
@@ -252,7 +286,7 @@ def _score(task: SuiteTask, samples: list[Sample], results: Mapping[str, Any]) -
     if not results["higher_is_better"][task.task][task.metric] and task.score == "raw":
         raise ValueError(f"{task.task}: {task.metric} must be better when higher to be a score")
     if task.score == "raw":
-        score = mean_score(samples, metric=task.metric)
+        score = mean_score(samples, metric=str(task.metric))
     else:
         score = byte_likelihood_score(samples)
     reported = float(results["results"][task.task][f"{task.metric},{task.filter}"])

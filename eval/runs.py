@@ -145,7 +145,11 @@ class Cell:
                     progress=self.progress,
                 )
             samples = found.samples
-            suite = {**self.suite.described(), "task_versions": found.versions}
+            suite = {
+                **replace(self.suite, tasks=found.tasks).described(),
+                "fingerprint": self.suite.fingerprint(),
+                "task_versions": found.versions,
+            }
             draft = replace(draft, suite=suite, scores=found.scores, evaluation_cost=stage.cost)
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)

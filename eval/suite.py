@@ -1,4 +1,8 @@
-"""Which tasks a model is scored on, and how each becomes a fraction."""
+"""Suites: the tasks a model is scored on, and how each becomes a fraction.
+
+At the least a suite is a list of names of lm-eval tasks; whatever is not said is taken from the
+task itself when it is built.
+"""
 
 import hashlib
 import json
@@ -23,31 +27,33 @@ is ``2 ** -bits_per_byte``, the geometric mean probability per byte, in (0, 1]."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteTask:
-    """One lm-eval task and its headline metric."""
+    """One lm-eval task and its headline metric; None is the task's own, see ``eval.harness``."""
 
     task: str
-    metric: str
-    domain: str
-    kind: str
-    """One of ``TASK_KINDS``."""
-    score: str
-    """One of ``SCORES``."""
-    filter: str = "none"
+    metric: str | None = None
+    domain: str = ""
+    """What the task counts to in the mean over domains; its own name by default."""
+    kind: str | None = None
+    """One of ``TASK_KINDS``: refuses a task that is of another kind."""
+    score: str | None = None
+    """One of ``SCORES``; ``byte_likelihood`` for bits_per_byte, ``raw`` for other metrics."""
+    filter: str | None = None
     """The lm-eval filter whose metric counts."""
     num_fewshot: int | None = None
-    """None leaves the task's own number."""
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
         _one_of("score", self.score, list(SCORES), self.task)
-        if (self.score == "byte_likelihood") != (self.metric == "bits_per_byte"):
+        if None not in (self.score, self.metric) and (
+            (self.score == "byte_likelihood") != (self.metric == "bits_per_byte")
+        ):
             raise ValueError(
                 f"score byte_likelihood goes with metric bits_per_byte and with no other, "
                 f"got score {self.score} and metric {self.metric} in task {self.task}"
             )
 
     def described(self) -> dict[str, Any]:
-        """How the task is asked and scored; ``num_fewshot`` null is the task's own number."""
+        """How the task is asked and scored; null is the task's own."""
         return {
             key: value for key, value in asdict(self).items() if key not in ("task", "domain")
         }
@@ -58,15 +64,15 @@ class Suite:
     """A set of tasks, evaluated together and shown as one table."""
 
     name: str
-    split: str | None
-    """Split of the data every task is scored on; None leaves each task's own."""
-    include_path: Path | None
-    """Absolute folder of the tasks' YAML files; None for the tasks that come with lm-eval."""
-    batch_size: int
-    limit: int | None
-    """Score only the first so many documents of each task."""
     tasks: tuple[SuiteTask, ...]
-    held_out: tuple[str, ...]
+    split: str | None = None
+    """Split of the data every task is scored on; None leaves each task's own."""
+    include_path: Path | None = None
+    """Absolute folder of YAML files of tasks; other names are tasks that come with lm-eval."""
+    batch_size: int = 16
+    limit: int | None = None
+    """Score only the first so many documents of each task."""
+    held_out: tuple[str, ...] = ()
     """Domains that no source was tuned for."""
 
     def __post_init__(self) -> None:
@@ -120,7 +126,8 @@ def suite_from_config(mapping: Mapping[str, Any], *, root: Path) -> Suite | None
     """Build a suite from its YAML.
 
     Args:
-        mapping: The parsed file of ``conf/suite``.
+        mapping: The parsed file of ``conf/suite``: ``name``, ``tasks`` (names, or mappings of
+            the entries of ``SuiteTask``) and any other entry of ``Suite``.
         root: Folder a relative ``include_path`` starts from, the repository's.
 
     Returns:
@@ -133,21 +140,22 @@ def suite_from_config(mapping: Mapping[str, Any], *, root: Path) -> Suite | None
     _check_keys(Suite, mapping, where=f"suite {mapping.get('name')}")
     if not mapping["tasks"]:
         return None
-    include_path = mapping["include_path"]
-    return Suite(
-        name=mapping["name"],
-        split=mapping["split"],
-        include_path=None if include_path is None else _folder(root, include_path),
-        batch_size=mapping["batch_size"],
-        limit=mapping["limit"],
-        tasks=tuple(_task(task) for task in mapping["tasks"]),
-        held_out=tuple(mapping["held_out"]),
-    )
+    folder = mapping.get("include_path")
+    entries = {
+        **mapping,
+        "include_path": None if folder is None else _folder(root, folder),
+        "tasks": tuple(map(_task, mapping["tasks"])),
+        "held_out": tuple(mapping.get("held_out", ())),
+    }
+    return Suite(**entries)
 
 
-def _task(mapping: Mapping[str, Any]) -> SuiteTask:
+def _task(entry: str | Mapping[str, Any]) -> SuiteTask:
+    mapping = {"task": entry} if isinstance(entry, str) else entry
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"a task is a name or a mapping of entries, got {entry!r}")
     _check_keys(SuiteTask, mapping, where=f"task {mapping.get('task')}")
-    return SuiteTask(**mapping)
+    return SuiteTask(**{"domain": mapping["task"], **mapping})
 
 
 def _folder(root: Path, include_path: str) -> Path:
@@ -176,8 +184,8 @@ def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> No
         raise ValueError(f"{where}: missing keys {missing}")
 
 
-def _one_of(key: str, value: str, choices: list[str], task: str) -> None:
-    if value not in choices:
+def _one_of(key: str, value: str | None, choices: list[str], task: str) -> None:
+    if value is not None and value not in choices:
         raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
 
 

@@ -161,9 +161,6 @@ def merge_checkpoints(
                 warnings=warnings,
                 diagnostics={} if prepared is None else dict(prepared.diagnostics()),
             )
-    _logger.info(
-        "merged %d tensors (%d copied) into %s", report.n_merged, len(copied), destination
-    )
     return report
 
 

@@ -246,6 +246,36 @@ def test_an_evaluation_without_progress_says_nothing(make_model, tasks, capfd, c
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
 
 
+def test_what_a_suite_does_not_say_is_the_tasks_own(make_model, tasks):
+    folder = make_model(1)
+    plain = run(folder, tasks, *(SuiteTask(task=name) for name in ("pick", "say", "roll")))
+    said = run(folder, tasks, PICK, SAY, ROLL)
+    assert (plain.scores, plain.samples) == (said.scores, said.samples)
+    assert [(t.kind, t.metric, t.score, t.filter) for t in plain.tasks] == [
+        ("multiple_choice", "acc", "raw", "none"),
+        ("generate", "exact_match", "raw", "none"),
+        ("rolling", "bits_per_byte", "byte_likelihood", "none"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (["flexible-extract", "strict-match"], "strict-match"),
+        (["first", "second"], "first"),
+    ],
+)
+def test_the_strict_filter_counts_unless_the_suite_says_otherwise(
+    make_model, tmp_path, filters, expected
+):
+    lines = [f"  - {{name: {name}, filter: [{{function: take_first}}]}}" for name in filters]
+    (tmp_path / "data.py").write_text(DATA)
+    text = "\n".join([TASKS["say"], "filter_list:", *lines, ""])
+    (tmp_path / "say.yaml").write_text(text)
+    (task,) = run(make_model(1), tmp_path, SuiteTask(task="say")).tasks
+    assert task.filter == expected
+
+
 def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
     (tmp_path / "data.py").write_text(DATA)
     text = TASKS["pick"].replace(": text", ": '{{text}}'").replace(": gold", ": '{{gold}}'")

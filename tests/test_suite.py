@@ -31,8 +31,23 @@ def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tm
     suite = suite_from_config(config, root=tmp_path)
     assert suite.domains == {"a": "code", "b": "english"}
     assert suite.include_path == tmp_path / "tasks"
-    assert suite.tasks[0].filter == "none"
+    assert suite.tasks[0].filter is None
     assert suite.tasks[0].num_fewshot is None
+
+
+def test_two_lines_are_a_suite(tmp_path):
+    least = {"name": "s", "include_path": "tasks", "tasks": ["a", {"task": "b", "domain": "x"}]}
+    suite = suite_from_config(least, root=tmp_path)
+    assert suite.domains == {"a": "a", "b": "x"}
+    assert (suite.split, suite.limit, suite.held_out) == (None, None, ())
+    assert suite.described()["tasks"]["a"] == dict.fromkeys(
+        ["metric", "kind", "score", "filter", "num_fewshot"]
+    )
+
+
+def test_a_task_is_a_name_or_a_mapping(config, tmp_path):
+    with pytest.raises(ValueError, match="3"):
+        suite_from_config(config | {"tasks": [3]}, root=tmp_path)
 
 
 def test_no_tasks_means_no_suite(config, tmp_path):
@@ -72,8 +87,8 @@ def test_what_is_wrong_in_a_suite_is_named(config, tmp_path, change, message):
 
 
 def test_a_missing_key_is_named(config, tmp_path):
-    del config["split"]
-    with pytest.raises(ValueError, match=r"suite s: missing keys \['split'\]"):
+    del config["tasks"]
+    with pytest.raises(ValueError, match=r"suite s: missing keys \['tasks'\]"):
         suite_from_config(config, root=tmp_path)
 
 
@@ -110,12 +125,12 @@ def test_a_record_is_told_the_contract_in_words_but_not_the_batch_size(config, t
         "chat_template": None,
         "tasks": {
             "a": {
-                "metric": "acc", "kind": "multiple_choice", "score": "raw", "filter": "none",
+                "metric": "acc", "kind": "multiple_choice", "score": "raw", "filter": None,
                 "num_fewshot": None,
             },
             "b": {
                 "metric": "bits_per_byte", "kind": "rolling", "score": "byte_likelihood",
-                "filter": "none", "num_fewshot": None,
+                "filter": None, "num_fewshot": None,
             },
         },
     }  # fmt: skip
