@@ -4,19 +4,23 @@ python run.py method=ties tau=0.2
 python run.py -m method=seme,ties tau=0.1,0.2
 """
 
+import os
+import signal
 import sys
 
-if __name__ == "__main__":  # also while the imports below take their seconds
-    sys.excepthook = lambda kind, error, trace: (
-        sys.stderr.write("\ninterrupted; finished runs are kept; the same command goes on\n")
-        if kind is KeyboardInterrupt
-        else sys.__excepthook__(kind, error, trace)
-    )
+if __name__ == "__main__":
+    interrupted = "\ninterrupted; finished runs are kept; the same command goes on\n"
+
+    def leave_imports(*_: object) -> None:
+        """End at once: an exception in the midst of an import is not always passed on."""
+        sys.stderr.write(interrupted)
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, leave_imports)
 
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -187,6 +191,10 @@ def _merge_and_evaluate(
         if merged_dir is None and not cell.force and (done := cell.found(draft)):
             _log.info("%s  done before%s", label, _mean(done))
             return done
+        if cell.suite is not None:
+            from eval.harness import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
+
+            build_tasks(cell.suite)
         merged = scratch if merged_dir is None else ROOT / merged_dir
         load(len(job.sources))
         with metered(cell.device) as merging:
@@ -249,5 +257,10 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write(interrupted)
+        sys.exit(130)

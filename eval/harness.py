@@ -16,6 +16,7 @@ from eval.hf_offline import go_offline
 go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
+from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
 from lm_eval import utils as lm_eval_utils  # noqa: E402
 from lm_eval.api import task as lm_eval_task  # noqa: E402
@@ -104,6 +105,16 @@ def evaluate(
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
     versions = {task: None if found == "N/A" else found for task, found in stated.items()}
     return Evaluation(tasks=resolved, scores=scores, samples=samples, versions=versions)
+
+
+def build_tasks(suite: Suite) -> None:
+    """Build a suite's tasks and read their data, so that what is wrong with them is known.
+
+    Raises:
+        ValueError: If a task is unknown or its data cannot be read.
+    """
+    _prepare_lm_eval()
+    _tasks(suite, suite.fingerprint())
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
@@ -196,7 +207,13 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
 def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # noqa: ANN401
     """Build one lm-eval task, checked before and after, with the suite's changes."""
     _check_entry(task, manager)
-    built = manager.load([task.task])["tasks"][task.task]
+    try:
+        built = manager.load([task.task])["tasks"][task.task]
+    except (ConnectionError, FileNotFoundError, DatasetsError) as error:
+        raise ValueError(
+            f"the data of task {task.task} cannot be read: {error}; SEME_ONLINE=1 in the "
+            "environment lets it be downloaded"
+        ) from error
     if built.OUTPUT_TYPE not in TASK_KINDS.values():
         raise ValueError(
             f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "

@@ -111,7 +111,12 @@ def test_a_typo_in_a_file_stops_before_a_model_is_opened(override, message, monk
 
     monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
     with pytest.raises(ValueError, match=message):
-        run_cell(composed("method=ties", *CUSTOM, override), method_name="ties", group="g")
+        run_cell(
+            composed("method=ties", *CUSTOM, override),
+            method_name="ties",
+            group="g",
+            label="ties",
+        )
 
 
 def test_every_file_begins_with_what_it_is_for():

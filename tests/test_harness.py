@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eval.harness import evaluate
+from eval.harness import build_tasks, evaluate
 from eval.load import load_model, load_tokenizer
 from eval.suite import Suite, SuiteTask
 
@@ -282,3 +282,11 @@ def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
     (tmp_path / "pick.yaml").write_text(text.replace(": choices", ": '{{choices}}'"))
     folder = make_model(1)
     assert run(folder, tmp_path, PICK) == run(folder, tasks, PICK)
+
+
+def test_data_that_cannot_be_read_are_an_error_that_names_the_task_and_the_switch(tmp_path):
+    text = TASKS["pick"].replace("custom_dataset: !function data.load", "dataset_path: no/such")
+    (tmp_path / "pick.yaml").write_text(text)
+    suite = Suite(name="s", include_path=tmp_path, tasks=(PICK,))
+    with pytest.raises(ValueError, match=r"pick.*SEME_ONLINE"):
+        build_tasks(suite)

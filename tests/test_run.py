@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ def cell(zoo, tmp_path):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = OmegaConf.to_container(compose("config", found), resolve=True)
         suites = {"suite": suite} if evaluated else {}
-        return run_cell({**config, **suites}, method_name=method, group="sweep-7")
+        return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
 
     return run
 
@@ -179,7 +181,7 @@ def test_a_finished_run_is_skipped_also_at_a_tau_it_does_not_have(cell, tmp_path
     stamps = {path: path.stat().st_mtime_ns for path in record_paths(tmp_path).values()}
     with caplog.at_level(logging.INFO):
         assert cell("tau=0.2") == record
-    assert "done already" in caplog.text
+    assert "done before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
@@ -283,6 +285,18 @@ def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"error: {zoo}/tasks has no config.json: it is not a model folder\n")
+
+
+def test_an_interrupted_command_says_that_it_can_be_repeated(tmp_path):
+    command = [sys.executable, ROOT / "run.py", "tracker=none", f"output={tmp_path / 'out'}"]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/runs/*.lock")):  # in the midst of a run
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate()
+    assert child.returncode == 130
+    assert [line[:11] for line in error.splitlines() if line] == ["interrupted"]
 
 
 def test_a_sweep_over_the_embedded_benchmark_fills_its_board(tmp_path):
