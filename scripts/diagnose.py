@@ -28,7 +28,7 @@ from eval.records import write_whole
 from seme.alignment.anchors import head_bases
 from seme.alignment.diagnosis import cost_table, layer_table, source_table
 from seme.alignment.direction import random_vectors, recomposition_cosine
-from seme.architecture.readout import readout_of
+from seme.architecture.families import readout_of
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.method import merge, prepare
 from seme.streaming import Models

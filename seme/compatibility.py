@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from seme.architecture.config_json import DECISIVE, computed_entries
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.interface import CheckpointMismatchError
 
 _N_NAMED = 5
-_DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
-_DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
 
 
 def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> None:
@@ -83,40 +82,16 @@ def _config_differences(
     pivot: Mapping[str, Any], source: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Say how configurations differ in what equal tensors mean: decisively, and tolerably."""
-    expected, found = _meaning(pivot), _meaning(source)
+    expected, found = computed_entries(pivot), computed_entries(source)
     decisive: list[str] = []
     tolerated: list[str] = []
     for key in sorted(expected.keys() | found.keys()):
         ours, theirs = expected.get(key), found.get(key)
         if ours != theirs:
             stated = ours is not None and theirs is not None
-            lines = decisive if key in _DECISIVE and stated else tolerated
+            lines = decisive if key in DECISIVE and stated else tolerated
             lines.append(f"{key}: {_shown(ours)} expected, {_shown(theirs)} found")
     return decisive, tolerated
-
-
-def _meaning(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries that decide what a tensor of a given shape computes."""
-    text = {**config, **(config.get("text_config") or {})}  # a model of text and images
-    heads = text.get("num_attention_heads", text.get("n_head"))
-    width = text.get("hidden_size")
-    found = {
-        "model_type": text.get("model_type"),
-        "hidden_act": text.get("hidden_act"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or (width // heads if width and heads else None),
-    }
-    return found | _rope(text)
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary embedding's entries, alike for transformers 4 and 5."""
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    if "type" in rope:  # the older name
-        rope.setdefault("rope_type", rope.pop("type"))
-    top_level = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
-    return _DEFAULT_ROPE | rope | top_level
 
 
 def _shown(value: object) -> str:

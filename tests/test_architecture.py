@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seme.architecture.readout import readout_of
+from seme.architecture.families import readout_of
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("seme", "baselines", "eval", "scripts", "run")

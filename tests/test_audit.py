@@ -2,8 +2,8 @@
 
 import pytest
 
-from seme.architecture.audit import layout_of, places_in
 from seme.architecture.families import family_of
+from seme.architecture.model import layout_of, places_in
 from seme.architecture.parts import Part, Place
 
 LLAMA = family_of({"model_type": "llama", "num_hidden_layers": 2})

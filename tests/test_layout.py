@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from seme.architecture.layout import fuse, split
-from seme.architecture.parts import Part, Stored
+from seme.architecture.parts import Part, Stored, fuse, split
 
 QKV = (Part.Q, Part.K, Part.V)
 

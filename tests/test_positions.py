@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from seme.architecture.dimensions import rotary_frequencies
 from seme.architecture.families import family_of
-from seme.architecture.positions import rotary_frequencies
 from tests.tiny_models import DENSE
 
 LLAMA3 = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from seme.alignment.residual_map import embedding_operator, residual_operator
 from seme.alignment.semantic_bases import Bases, semantic_bases
 from seme.alignment.tokens import SharedTokens, read_vocabulary, shared_tokens
-from seme.architecture.readout import readout_of
+from seme.architecture.families import readout_of
 from seme.checkpoint.protocol import Weights
 
 Anchors = Literal["both", "head"]

@@ -16,8 +16,7 @@ from seme.alignment.residual_map import Projection, ResidualMap, residual_map
 from seme.alignment.semantic_bases import Bases
 from seme.alignment.stopwatch import Stopwatch
 from seme.alignment.tokens import MIN_TOKENS_PER_DIMENSION, SharedTokens
-from seme.architecture.families import family_of
-from seme.architecture.readout import readout_of
+from seme.architecture.families import family_of, readout_of
 from seme.budget import compared_bytes
 from seme.checkpoint.protocol import Weights
 

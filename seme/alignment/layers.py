@@ -15,6 +15,7 @@ from seme.alignment.in_order import heads_in_order, neurons_in_order
 from seme.alignment.mlp import NeuronMatch, match_neurons
 from seme.alignment.residual_map import ResidualMap
 from seme.alignment.transform import turn_block
+from seme.architecture.config_json import activation
 from seme.architecture.folding import FoldedModel
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part, Place
@@ -40,7 +41,7 @@ def check_comparable(pivot: Anatomy, source: Anatomy) -> None:
         ("norm", pivot.family.norm, source.family.norm),
         ("norms per block", _norms(pivot), _norms(source)),
         ("MLP", _mlp(pivot), _mlp(source)),
-        ("activation", _activation(pivot), _activation(source)),
+        ("activation", activation(pivot.weights.config), activation(source.weights.config)),
         ("norm of queries and keys", pivot.family.qk_norm, source.family.qk_norm),
         ("positions", pivot.family.positions, source.family.positions),
         ("blocks", _blocks(pivot), _blocks(source)),
@@ -202,13 +203,6 @@ def _norms(model: Anatomy) -> str:
 
 def _mlp(model: Anatomy) -> str:
     return "a gate" if model.family.gated else "no gate"
-
-
-def _activation(model: Anatomy) -> str:
-    config = model.weights.config
-    names = ("hidden_activation", "hidden_act", "activation_function")
-    found = next((str(config[name]) for name in names if config.get(name)), "the default")
-    return {"swish": "silu"}.get(found, found)
 
 
 def _blocks(model: Anatomy) -> str:

@@ -1,16 +1,17 @@
-"""What every tensor of a supported architecture is, as one short table per architecture (ours).
+"""Architecture facts: one table per supported architecture, and the names of heads and embeddings.
 
 Models of one kind store the same canonical parts under other names, fused, transposed or with
-another convention. A table says so by the name transformers writes, with ``*`` for the layer's
+another convention. A table gives the name that transformers writes, with ``*`` for the layer's
 number and a second ``*`` for the expert's. To support another architecture, add a line to
-``_FAMILIES``: what is not said there is as in Llama.
+``_FAMILIES``: what it does not say is as in Llama. Semantic bases need only the head, so models
+of some other architectures have them too: see ``_READOUTS``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from seme.architecture.configuration import count
+from seme.architecture.config_json import count
 from seme.architecture.parts import Part, Stored
 
 
@@ -255,6 +256,26 @@ _FAMILIES: Mapping[str, Family] = {
 }
 
 
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Endings of the names of LM heads."""
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+"""Endings of the names of token embeddings."""
+UNTIED_BY_DEFAULT = frozenset({n for n, f in _FAMILIES.items() if not f.tied} | {"phi"})
+"""Model types whose head is not the embedding where config.json does not say (transformers 5)."""
+_READOUTS = (
+    ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"),
+    ("lm_head.weight", "model.embed_tokens.weight", "model.final_layernorm.weight"),
+    ("lm_head.weight", "transformer.wte.weight", "transformer.ln_f.weight"),
+    ("lm_head.weight", "wte.weight", "ln_f.weight"),
+    ("embed_out.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
+)
+"""Names of LM head, embedding and final norm."""
+_OFFSET_GAINS = frozenset(
+    {n for n, f in _FAMILIES.items() if f.gain_offset} | {"gemma", "gemma3", "qwen3_next"}
+)
+"""Model types that store the gains of their norms less 1."""
+
+
 def family_of(config: Mapping[str, Any]) -> Family:
     """Find the table of a model's architecture, with what its configuration says about it.
 
@@ -296,4 +317,42 @@ def family_of(config: Mapping[str, Any]) -> Family:
         n_experts=count(config, *experts) if mixture else 0,
         tied=config.get("tie_word_embeddings", family.tied),
         parallel=config.get("use_parallel_residual", family.parallel),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readout:
+    """The end of a model: logits = norm(h) diag(gain) H^T."""
+
+    head: str
+    """Name of the output head H; the embedding where the two are tied."""
+    norm: str
+    """Name of the final norm's stored gain."""
+    gain_offset: float
+    """What is added to the stored gain: 1 where the convention is 1 + g, else 0."""
+    tied: bool
+    """Whether the head is the embedding."""
+
+
+def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
+    """Find the output head and the final norm; any architecture in which they can be found.
+
+    Args:
+        config: The model's configuration; ``tie_word_embeddings`` and ``model_type`` are read.
+        names: Names of the tensors on disk; a missing head means that it is tied.
+
+    Raises:
+        ValueError: If the final norm and the embedding stand under no name known here.
+    """
+    for head, embedding, norm in _READOUTS:
+        if {embedding, norm} <= set(names):
+            tied = bool(config.get("tie_word_embeddings")) or head not in names
+            offset = 1.0 if config.get("model_type") in _OFFSET_GAINS else 0.0
+            name = embedding if tied else head
+            return Readout(head=name, norm=norm, gain_offset=offset, tied=tied)
+    pairs = [(embedding, norm) for _, embedding, norm in _READOUTS]
+    raise ValueError(
+        f"semantic bases need the output head behind the final norm: one of {pairs} was expected "
+        f"in the checkpoint (model_type {config.get('model_type')!r}), which begins with "
+        f"{sorted(names)[:3]}; add its names to seme/architecture/families.py"
     )

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from seme.architecture.families import EMBEDDINGS, HEADS
 from seme.checkpoint.factors import Factors
 from seme.checkpoint.lora_config import LoraSettings
-from seme.checkpoint.reader import EMBEDDINGS, HEADS, Checkpoint
+from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.safetensors_file import StoredTensor
 
 _Shape = tuple[int, ...]

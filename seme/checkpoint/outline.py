@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from seme.architecture.families import HEADS
 from seme.checkpoint.json_object import read_object
 from seme.checkpoint.model_folder import locate
 from seme.checkpoint.quantised import refuse_quantised
 from seme.checkpoint.reader import (
-    HEADS,
     INDEX_FILE,
     Checkpoint,
     is_tied,

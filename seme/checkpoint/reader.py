@@ -11,6 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from seme.architecture.families import EMBEDDINGS, HEADS, UNTIED_BY_DEFAULT
 from seme.checkpoint.hash_cache import remembered
 from seme.checkpoint.json_object import read_object
 from seme.checkpoint.model_folder import locate
@@ -39,23 +40,6 @@ _MODEL_FILES = (
     "*.tiktoken",
 )
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
-HEADS = ("lm_head.weight", "embed_out.weight")
-"""How the names of heads end."""
-EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
-_UNTIED_BY_DEFAULT = frozenset(  # transformers 5, for a config.json that does not say
-    {
-        "gpt_neox",
-        "llama",
-        "mistral",
-        "mixtral",
-        "olmo2",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "qwen3_moe",
-    }
-)
 
 
 class Checkpoint:
@@ -276,7 +260,7 @@ def _refuse_missing_head(
 
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a configuration says, or leaves it to transformers to say, that the head is tied."""
-    untied_by_default = config.get("model_type") in _UNTIED_BY_DEFAULT
+    untied_by_default = config.get("model_type") in UNTIED_BY_DEFAULT
     return bool(config.get("tie_word_embeddings", not untied_by_default))
 
 

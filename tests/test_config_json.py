@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.architecture.configuration import count, setting
+from seme.architecture.config_json import count, setting
 
 
 def test_a_setting_goes_by_the_first_name_that_is_not_null():
