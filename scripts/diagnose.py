@@ -25,9 +25,14 @@ from transformers.utils.logging import disable_progress_bar
 from eval.leaderboard.drawing import draw
 from eval.load import load_model, load_tokenizer
 from eval.records import write_whole
-from seme.alignment.anchors import head_bases
-from seme.alignment.diagnosis import cost_table, layer_table, source_table
-from seme.alignment.direction import random_vectors, recomposition_cosine
+from seme.alignment.diagnosis import (
+    cost_table,
+    layer_table,
+    random_vectors,
+    recomposition_cosine,
+    source_table,
+)
+from seme.alignment.head_comparison import head_bases
 from seme.architecture.families import readout_of
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.method import merge, prepare

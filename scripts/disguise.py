@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seme.alignment.blocks import ATTENTION, MLP, Parts, read_block
+from seme.alignment.transform import ATTENTION, MLP, Parts, read_block
 from seme.architecture.dimensions import Dimensions
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy

@@ -16,16 +16,17 @@ from typing import Any, get_args
 from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch
-from seme.alignment.anchors import Anchors
 from seme.alignment.frames import find_frame
 from seme.alignment.head_comparison import (
+    Anchors,
     Heading,
+    MatchUnits,
     Options,
     PivotHead,
     comparing_bytes,
     read_heading,
 )
-from seme.alignment.layers import MatchUnits, check_comparable
+from seme.alignment.layers import check_comparable
 from seme.alignment.residual_map import Projection
 from seme.alignment.stopwatch import Stopwatch
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import seme.alignment.head_comparison
-from seme.alignment.anchors import embeddings_operator
 from seme.alignment.frames import find_frame, units_operator
-from seme.alignment.head_comparison import Options, PivotHead, read_heading
+from seme.alignment.head_comparison import Options, PivotHead, embeddings_operator, read_heading
 from seme.alignment.layers import match_layers
 from seme.alignment.stopwatch import Stopwatch
 from seme.architecture.parts import Part, Place

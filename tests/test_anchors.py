@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from seme.alignment.anchors import (
+from seme.alignment.head_comparison import (
     embeddings_operator,
     head_bases,
     head_operator,

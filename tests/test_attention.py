@@ -11,7 +11,7 @@ from seme.alignment.attention import (
     match_heads,
     restrict_heads,
 )
-from seme.alignment.rotary import pair_frequencies
+from seme.alignment.circuits import pair_frequencies
 from tests.attention_layers import (
     WIDTH,
     assert_same_function,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from seme.alignment.attention import match_heads
-from seme.alignment.blocks import (
+from seme.alignment.mlp import NeuronMatch
+from seme.alignment.transform import (
     ATTENTION,
     MLP,
     heads_of,
@@ -15,7 +16,6 @@ from seme.alignment.blocks import (
     restrict_to_heads,
     restrict_to_neurons,
 )
-from seme.alignment.mlp import NeuronMatch
 from seme.architecture.parts import Part
 from tests.disguise import anatomy_of
 from tests.tiny_models import DENSE, save_tiny

@@ -6,10 +6,10 @@ import torch
 from seme.alignment.circuits import (
     circuit_inner,
     output_similarity,
+    pair_frequencies,
     rotary_inner,
     score_similarity,
 )
-from seme.alignment.rotary import pair_frequencies
 
 FREQUENCIES = (1.0, 0.37)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from seme.alignment.depth import layer_shares
+from seme.alignment.layers import layer_shares
 
 
 def test_models_of_one_depth_take_layer_for_layer():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seme.alignment.direction import random_vectors, recomposition_cosine
+from seme.alignment.diagnosis import random_vectors, recomposition_cosine
 
 
 def test_an_orthonormal_basis_recomposes_every_direction():

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from seme.checkpoint.factors import AdaptedTensor, Factors
+from seme.checkpoint.lora_tensors import AdaptedTensor, Factors
 from seme.checkpoint.protocol import Held
 
 
@@ -71,7 +71,7 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 def test_blocks_of_rows_add_up_to_the_formula(monkeypatch, transposed, dora):
-    monkeypatch.setattr("seme.checkpoint.factors._BLOCK", 30)  # 4 rows of 7
+    monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)  # 4 rows of 7
     weight, change, expected = case(transposed, dora)
     found = AdaptedTensor(Held(weight), change).read(0, weight.numel()).view(weight.shape)
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
@@ -79,7 +79,7 @@ def test_blocks_of_rows_add_up_to_the_formula(monkeypatch, transposed, dora):
 
 @CASES
 def test_every_range_holds_the_bits_of_the_whole(monkeypatch, transposed, dora):
-    monkeypatch.setattr("seme.checkpoint.factors._BLOCK", 30)
+    monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)
     weight, change, _ = case(transposed, dora)
     whole = AdaptedTensor(Held(weight), change).read(0, 161)
     for start in range(0, 161, 9):
@@ -106,7 +106,7 @@ def test_threads_do_not_show_in_the_bits(transposed, dora):
 
 
 def test_a_range_reads_only_the_rows_around_it(monkeypatch):
-    monkeypatch.setattr("seme.checkpoint.factors._BLOCK", 30)
+    monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)
     weight, change, _ = case(False, False)
     asked = []
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from seme.alignment.in_order import heads_in_order, neurons_in_order
+from seme.alignment.layers import heads_in_order, neurons_in_order
 
 
 def model(n_heads, n_kv, head_dim, n_neurons=4):

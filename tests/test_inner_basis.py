@@ -2,8 +2,8 @@
 
 import torch
 
-from seme.alignment.inner_basis import query_key_basis, value_output_basis
-from seme.alignment.rotary import pair_frequencies
+from seme.alignment.attention import query_key_basis, value_output_basis
+from seme.alignment.circuits import pair_frequencies
 
 
 def random_rows(seed, *shape):

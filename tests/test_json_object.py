@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.checkpoint.json_object import read_object
+from seme.checkpoint.model_folder import read_object
 
 
 def test_an_object_comes_back(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seme.alignment.polar import (
+from seme.alignment.residual_map import (
     centred_polar_factor,
     distance_from_identity,
     least_squares,

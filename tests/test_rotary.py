@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seme.alignment.rotary import pair_frequencies, pairwise_rotation
+from seme.alignment.circuits import pair_frequencies, pairwise_rotation
 
 
 def frequencies(head_dim, theta=10_000.0):

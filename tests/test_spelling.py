@@ -4,7 +4,7 @@ import pytest
 from tokenizers import decoders
 from tokenizers.pre_tokenizers import ByteLevel
 
-from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
+from seme.alignment.tokens import Spelling, is_byte_token, spelling_of
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}

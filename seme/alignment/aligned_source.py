@@ -14,23 +14,21 @@ import torch
 from torch import Tensor
 
 from seme.alignment.attention import HeadMatch
-from seme.alignment.blocks import (
-    ATTENTION,
-    MLP,
-    Parts,
-    place_heads,
-    place_neurons,
-    read_block,
-    restrict_to_heads,
-    restrict_to_neurons,
-)
 from seme.alignment.mlp import NeuronMatch
 from seme.alignment.residual_map import ResidualMap
 from seme.alignment.stopwatch import Stopwatch
 from seme.alignment.tokens import SharedTokens
 from seme.alignment.transform import (
+    ATTENTION,
     FINAL_NORMS,
+    MLP,
+    Parts,
+    place_heads,
+    place_neurons,
+    read_block,
     restrict_part,
+    restrict_to_heads,
+    restrict_to_neurons,
     turn_block,
     turn_final_norm,
     turn_part,

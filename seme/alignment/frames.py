@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from seme.alignment.aligned_source import Frame, LayerMatch, express_block
-from seme.alignment.anchors import embeddings_operator
-from seme.alignment.blocks import ATTENTION, MLP, read_block
-from seme.alignment.head_comparison import Heading, Options
+from seme.alignment.head_comparison import Heading, Options, embeddings_operator
 from seme.alignment.layers import have_same_units, match_layers
 from seme.alignment.residual_map import ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
 from seme.alignment.tokens import SharedTokens
-from seme.alignment.transform import READERS
+from seme.alignment.transform import ATTENTION, MLP, READERS, read_block
 from seme.architecture.folding import FoldedModel
 from seme.architecture.parts import Part, Place
 

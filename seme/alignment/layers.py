@@ -1,27 +1,104 @@
 """Match a source's layers to the pivot's: depth, then the units inside each pair (SEME.md 3, 4)."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
 from seme.alignment.aligned_source import LayerMatch
 from seme.alignment.attention import HeadMatch, match_heads
-from seme.alignment.blocks import ATTENTION, MLP, Parts, heads_of, neurons_of, read_block
-from seme.alignment.depth import layer_shares
-from seme.alignment.in_order import heads_in_order, neurons_in_order
+from seme.alignment.circuits import pair_frequencies
 from seme.alignment.mlp import NeuronMatch, match_neurons
 from seme.alignment.residual_map import ResidualMap
-from seme.alignment.transform import turn_block
+from seme.alignment.transform import (
+    ATTENTION,
+    MLP,
+    Parts,
+    heads_of,
+    neurons_of,
+    read_block,
+    turn_block,
+)
 from seme.architecture.config_json import activation
 from seme.architecture.folding import FoldedModel
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part, Place
 
-MatchUnits = Literal["auto", "always", "never"]
-"""``auto``: only where the source is not in the pivot's frame."""
+
+def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int, float], ...]:
+    """Find the layers of a source between which a layer of the pivot lies (paper).
+
+    Args:
+        layer: Layer of the pivot, from 0.
+        n_pivot: Number of layers of the pivot.
+        n_source: Number of layers of the source.
+
+    Returns:
+        (source layer, share) pairs, shares positive and summing to 1: two neighbouring layers,
+        or one where the pivot's layer falls on it. The first and the last layers of both models
+        stand on one another; a pivot of one layer takes the source's first (ours).
+
+    Raises:
+        ValueError: If the layer is not one of the pivot's, or a model has no layer.
+    """
+    if n_pivot < 1 or n_source < 1 or not 0 <= layer < n_pivot:
+        raise ValueError(
+            f"layer must be one of the pivot's {n_pivot} and the source must have layers, got "
+            f"layer {layer} and {n_source} layers of the source"
+        )
+    position = layer * (n_source - 1) / max(n_pivot - 1, 1)
+    below = math.floor(position)
+    share = position - below
+    if share == 0:
+        return ((below, 1.0),)
+    return ((below, 1 - share), (below + 1, share))
+
+
+def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, theirs: int) -> HeadMatch:
+    """Put key/value group on group and, inside, query head on query head.
+
+    Args:
+        pivot: The pivot.
+        source: The source.
+        layer: Layer of the pivot.
+        theirs: Layer of the source.
+    """
+    ours, other = pivot.dimensions, source.dimensions
+    groups, heads = torch.arange(ours.n_kv_heads), torch.arange(ours.n_heads)
+    ratio, other_ratio = ours.n_heads // ours.n_kv_heads, other.n_heads // other.n_kv_heads
+    group, place = heads // ratio, heads % ratio
+    there = (group < other.n_kv_heads) & (place < other_ratio)
+    group_index = torch.where(groups < other.n_kv_heads, groups, -1)
+    pairs = pair_frequencies(ours.rotary_of(layer), other.rotary_of(theirs))
+    present = (group_index >= 0).float()[:, None, None]
+    inside = torch.zeros(ours.head_dim, other.head_dim)
+    inside[pairs.planes, pairs.source_planes] = 1.0
+    free = slice(2 * len(pairs.index), None), slice(2 * pairs.n_source, None)
+    inside[free] = torch.eye(*inside[free].shape)
+    return HeadMatch(
+        group_index=group_index,
+        head_index=torch.where(there, group * other_ratio + place, -1),
+        qk=present * inside,
+        vo=present * torch.eye(ours.head_dim, other.head_dim),
+        similarity=torch.zeros(ours.n_kv_heads),
+        exact=pairs.exact,
+        q_scale=other.attention_scale / ours.attention_scale,
+        frequencies=ours.rotary_of(layer),
+        attention_scale=ours.attention_scale,
+    )
+
+
+def neurons_in_order(pivot: Anatomy, source: Anatomy) -> NeuronMatch:
+    """Put neuron on neuron."""
+    places = torch.arange(pivot.dimensions.n_neurons)
+    return NeuronMatch(
+        index=torch.where(places < source.dimensions.n_neurons, places, -1),
+        sign=torch.ones(len(places)),
+        similarity=torch.zeros(len(places)),
+    )
+
 
 _MOST_AT_ONCE = 8
 """Layers matched side by side: each takes some hundred megabytes at real sizes."""

@@ -17,7 +17,108 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+_OUTSIDE = "\uffff"
+"""What a character outside the byte-level alphabet is translated to: not a byte."""
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Map GPT-2's characters to the bytes they stand for, as characters of Latin-1.
+
+    Printable bytes stand for themselves; the others, in order, are moved up from U+0100.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = (byte for byte in range(0x100) if byte not in printable)
+    alphabet = {byte: chr(byte) if byte in printable else _OUTSIDE for byte in range(0x100)}
+    return alphabet | {0x100 + place: chr(byte) for place, byte in enumerate(moved)}
+
+
+_BYTE_ALPHABET = _byte_alphabet()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """How one tokenizer spells text."""
+
+    byte_level: bool
+    space: str = " "
+    """What a space is written as, where it is not byte-level."""
+    byte_tokens: bool = False
+    """Whether "<0xAB>" is the byte AB."""
+
+    def text(self, token: str) -> bytes:
+        """Read a token of the model; of byte-level ones, a character outside is literal."""
+        if self.byte_level:
+            try:
+                return token.translate(_BYTE_ALPHABET).encode("latin-1")
+            except UnicodeEncodeError:
+                return token.encode()
+        if self.byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
+            return bytes.fromhex(byte[1])
+        return self.added_text(token)
+
+    def added_text(self, content: str) -> bytes:
+        """Read a token that was added to the model, which is text but for the space's mark."""
+        return content.replace(self.space, " ").encode()
+
+
+def is_byte_token(token: str) -> bool:
+    """Whether sentencepiece's byte fallback would write one byte like this."""
+    return _BYTE_TOKEN.fullmatch(token) is not None
+
+
+def spelling_of(tokenizer: Mapping[str, Any]) -> Spelling:
+    """Find how a tokenizer.json, parsed, spells text.
+
+    Raises:
+        ValueError: If its sections are those of several spellings.
+    """
+    steps = [
+        step
+        for section in ("normalizer", "pre_tokenizer", "decoder")
+        for step in _flat(tokenizer.get(section))
+    ]
+    spaces = {space for step in steps if (space := _space_mark(step)) is not None}
+    byte_level = any(step["type"] == "ByteLevel" for step in steps)
+    if byte_level + len(spaces) > 1:
+        found = [
+            *sorted(f"spaces as {space!r}" for space in spaces),
+            *["byte-level"] * byte_level,
+        ]
+        raise ValueError(f"a tokenizer must spell text in one way, got {', '.join(found)}")
+    byte_fallback = any(step["type"] == "ByteFallback" for step in steps)
+    return Spelling(
+        byte_level=byte_level,
+        space=spaces.pop() if spaces else " ",
+        byte_tokens=byte_fallback or bool(tokenizer["model"].get("byte_fallback")),
+    )
+
+
+def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield a section's steps, those inside sequences one by one."""
+    if step is None:
+        return
+    if step["type"] != "Sequence":
+        yield step
+        return
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        for inner in step.get(key, ()):
+            yield from _flat(inner)
+
+
+def _space_mark(step: Mapping[str, Any]) -> str | None:
+    """Find the character a step writes for a space, or reads as one; None if it does neither."""
+    if step["type"] == "Metaspace":
+        return str(step["replacement"])
+    if step["type"] == "Replace":
+        pattern: str | None = step["pattern"].get("String")
+        if pattern == " ":
+            return str(step["content"])
+        if step["content"] == " ":
+            return pattern
+    return None
+
 
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""

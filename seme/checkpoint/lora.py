@@ -12,12 +12,10 @@ import torch
 import xxhash
 from torch import Tensor
 
-from seme.checkpoint.factors import AdaptedTensor
 from seme.checkpoint.hash_cache import remembered
-from seme.checkpoint.json_object import read_object
 from seme.checkpoint.lora_config import LoraSettings, lora_settings
-from seme.checkpoint.lora_tensors import Changes, changes_of
-from seme.checkpoint.model_folder import Located, locate
+from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, changes_of
+from seme.checkpoint.model_folder import Located, locate, read_object
 from seme.checkpoint.protocol import Readable
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import (

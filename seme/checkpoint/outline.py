@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from seme.architecture.families import HEADS
-from seme.checkpoint.json_object import read_object
-from seme.checkpoint.model_folder import locate
-from seme.checkpoint.quantised import refuse_quantised
+from seme.checkpoint.model_folder import locate, read_object
 from seme.checkpoint.reader import (
     INDEX_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
     read_index,
+    refuse_quantised,
 )
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 
