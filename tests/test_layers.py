@@ -1,10 +1,19 @@
 """Which models may meet, and what of a source stands at each layer of the pivot."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from scripts.disguise import random_orthogonal
-from seme.alignment.layers import check_comparable, have_same_units, match_layers
+from seme.alignment.layers import (
+    check_comparable,
+    have_same_units,
+    heads_in_order,
+    layer_shares,
+    match_layers,
+    neurons_in_order,
+)
 from seme.architecture.parts import Part, Place
 from tests.disguise import anatomy_of, as_map, folded
 from tests.tiny_models import DENSE, save_tiny
@@ -155,3 +164,86 @@ def test_the_basis_of_queries_and_keys_stays_under_a_norm(model_type, tmp_path):
     size = match.heads.qk.shape[1]
     assert torch.equal(match.heads.qk, torch.eye(size).expand_as(match.heads.qk))
     assert not torch.allclose(match.heads.vo[0], torch.eye(size), atol=0.1)
+
+
+def test_models_of_one_depth_take_layer_for_layer():
+    assert [layer_shares(i, n_pivot=5, n_source=5) for i in range(5)] == [
+        ((i, 1.0),) for i in range(5)
+    ]
+
+
+def test_layers_between_are_shared_by_their_neighbours():
+    # 5 layers onto 3: positions 0, 0.5, 1, 1.5, 2
+    assert [layer_shares(i, n_pivot=5, n_source=3) for i in range(5)] == [
+        ((0, 1.0),),
+        ((0, 0.5), (1, 0.5)),
+        ((1, 1.0),),
+        ((1, 0.5), (2, 0.5)),
+        ((2, 1.0),),
+    ]
+
+
+def test_a_deeper_source_is_thinned_out():
+    # 3 layers onto 4: positions 0, 1.5, 3
+    assert layer_shares(1, n_pivot=3, n_source=4) == ((1, 0.5), (2, 0.5))
+
+
+@pytest.mark.parametrize(("n_pivot", "n_source"), [(2, 7), (7, 2), (24, 28), (4, 3), (1, 1)])
+def test_ends_meet_and_shares_sum_to_one(n_pivot, n_source):
+    shares = [layer_shares(i, n_pivot=n_pivot, n_source=n_source) for i in range(n_pivot)]
+    assert shares[0] == ((0, 1.0),)
+    assert shares[-1] == ((n_source - 1, 1.0),)
+    assert all(sum(share for _, share in found) == pytest.approx(1) for found in shares)
+    assert all(0 <= layer < n_source for found in shares for layer, _ in found)
+
+
+def test_a_source_of_one_layer_stands_everywhere():
+    assert {layer_shares(i, n_pivot=3, n_source=1) for i in range(3)} == {((0, 1.0),)}
+
+
+@pytest.mark.parametrize(("layer", "n_pivot", "n_source"), [(3, 3, 3), (-1, 3, 3), (0, 1, 0)])
+def test_a_layer_that_is_not_there_is_an_error(layer, n_pivot, n_source):
+    with pytest.raises(ValueError, match=f"one of the pivot's {n_pivot}.*layer {layer}"):
+        layer_shares(layer, n_pivot=n_pivot, n_source=n_source)
+
+
+def model(n_heads, n_kv, head_dim, n_neurons=4):
+    pairs = head_dim // 2
+    sizes = SimpleNamespace(
+        n_heads=n_heads, n_kv_heads=n_kv, head_dim=head_dim, n_neurons=n_neurons,
+        attention_scale=head_dim**-0.5,
+        rotary_of=lambda _layer: tuple(100.0 ** (-i / pairs) for i in range(pairs)),
+    )  # fmt: skip
+    return SimpleNamespace(dimensions=sizes)
+
+
+def test_the_first_neurons_stand_on_one_another():
+    assert neurons_in_order(model(2, 1, 4, 5), model(2, 1, 4, 3)).index.tolist() == [
+        0, 1, 2, -1, -1
+    ]  # fmt: skip
+    assert neurons_in_order(model(2, 1, 4, 2), model(2, 1, 4, 3)).index.tolist() == [0, 1]
+
+
+def test_heads_keep_their_group_and_their_place_in_it():
+    # pivot: 3 groups of 2 heads; source: 2 groups of 3 heads
+    match = heads_in_order(model(6, 3, 4), model(6, 2, 4), 0, 0)
+    assert match.group_index.tolist() == [0, 1, -1]
+    assert match.head_index.tolist() == [0, 1, 3, 4, -1, -1]
+    assert torch.equal(match.qk[0], torch.eye(4))
+    assert torch.equal(match.vo[1], torch.eye(4))
+    assert not match.qk[2].any()
+    assert not match.vo[2].any()
+
+
+def test_groups_with_fewer_heads_leave_places_empty():
+    # pivot: 2 groups of 3 heads; source: 2 groups of 2
+    match = heads_in_order(model(6, 2, 4), model(4, 2, 4), 0, 0)
+    assert match.head_index.tolist() == [0, 1, -1, 2, 3, -1]
+
+
+def test_a_narrower_head_stands_at_its_frequencies():
+    # pairs of the source at theta ** 0 and ** -1/2, which the pivot has as pairs 0 and 2 of 4
+    match = heads_in_order(model(1, 1, 8), model(1, 1, 4), 0, 0)
+    assert match.exact
+    assert match.qk[0].nonzero().tolist() == [[0, 0], [2, 1], [4, 2], [6, 3]]
+    assert match.q_scale == pytest.approx(2**0.5)

@@ -9,7 +9,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import save
 
 from seme.checkpoint.lora import open_adapter
-from seme.checkpoint.model_folder import locate
+from seme.checkpoint.model_folder import locate, read_object
 from seme.checkpoint.reader import open_checkpoint
 
 COMMIT, OLDER = "c" * 40, "0" * 40
@@ -175,3 +175,30 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="revision is for Hub ids only, got 'main'"):
         locate(tmp_path, revision="main", root=tmp_path)
+
+
+def test_an_object_comes_back(tmp_path):
+    (tmp_path / "config.json").write_text('{"name": "caf\u00e9"}', encoding="utf-8")
+    assert read_object(tmp_path / "config.json", of="a model folder") == {"name": "caf\u00e9"}
+
+
+def test_an_absent_file_says_what_the_folder_is_not(tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} has no x\.json: it is not a PEFT adapter"
+    ):
+        read_object(tmp_path / "x.json", of="a PEFT adapter")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"{", "cannot be parsed"),
+        (b"\xff", "cannot be parsed"),
+        (b"[" * 100_000, "cannot be parsed"),
+        (b"[1, 2]", r"must hold a JSON object, got \[1, 2\]"),
+    ],
+)
+def test_anything_else_is_refused_by_its_path(tmp_path, content, match):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.json {match}"):
+        read_object(tmp_path / "x.json", of="a model folder")
