@@ -4,7 +4,16 @@ import time
 import numpy as np
 import pytest
 
-from eval.statistics.compare import Comparison, best_of, compare, overall, rank_bands
+from eval.statistics.compare import (
+    LEVEL,
+    CorrectedComparison,
+    best_of,
+    compare,
+    correct,
+    overall,
+    resamples_for,
+    win_probabilities,
+)
 from eval.statistics.samples import MatchedTask, Panel
 from eval.statistics.scores import Estimate
 
@@ -28,18 +37,11 @@ def only(found, n_resamples=1000, seed=0):
 
 
 def comparison(first, second, p_holm, difference=0.01):
-    return Comparison(
+    return CorrectedComparison(
         first=first, second=second, difference=Estimate(value=difference, stderr=0.0),
         low=0.0, high=0.0,
         probability=0.5, p_value=p_holm, p_holm=p_holm,
     )  # fmt: skip
-
-
-def bands(ranked, different):
-    """Rank bands where these pairs differ significantly and no others."""
-    pairs = itertools.combinations(ranked, 2)
-    found = [comparison(a, b, 0.01 if f"{a}{b}" in different else 0.05) for a, b in pairs]
-    return rank_bands(ranked, found)
 
 
 def test_the_overall_mean_counts_each_domain_once():
@@ -99,7 +101,12 @@ def test_the_chance_of_winning_is_the_normal_one_for_many_documents():
 def test_p_values_are_corrected_for_the_pairs_compared_together():
     rng = np.random.default_rng(2)
     found = panel(rng.normal(size=(3, 30)) + np.array([[1], [0], [0]]), runs=("a", "b", "c"))
-    together = compare(found, [("a", "b"), ("a", "c"), ("b", "c")], n_resamples=2000, seed=0)
+    raw = compare(found, [("a", "b"), ("a", "c"), ("b", "c")], n_resamples=2000, seed=0)
+    together = correct(raw)
+    assert [c.p_value for c in together] == [c.p_value for c in raw]
+    assert [(c.first, c.second, c.low) for c in together] == [
+        (c.first, c.second, c.low) for c in raw
+    ]
     smallest, middle, largest = sorted(together, key=lambda c: c.p_value)
     assert smallest.p_holm == pytest.approx(3 * smallest.p_value)
     assert middle.p_holm == pytest.approx(max(smallest.p_holm, 2 * middle.p_value))
@@ -128,7 +135,8 @@ def test_the_significant_are_as_rare_as_they_should_be_when_nothing_differs():
     alarms = 0
     for trial in range(200):
         found = panel(rng.normal(size=(4, 40)), runs=tuple("abcd"))
-        alarms += any(c.differs for c in compare(found, pairs, n_resamples=400, seed=trial))
+        compared = compare(found, pairs, n_resamples=400, seed=trial)
+        alarms += any(c.differs for c in correct(compared))
     assert alarms / 200 < 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
 
 
@@ -156,33 +164,44 @@ def test_a_hundred_and_twenty_pairs_take_seconds():
     assert time.perf_counter() - start < 10
 
 
-def test_too_few_resamples_for_any_pair_to_be_significant_are_refused():
+def test_as_many_resamples_as_one_of_the_tests_needs_to_be_significant():
+    assert [resamples_for(n) for n in (0, 1, 499, 500, 2000)] == [10_000] * 3 + [10_001, 40_001]
+    n = resamples_for(2000)
+    assert 2000 / (n + 1) < LEVEL
+
+
+def test_the_chances_of_winning_are_those_of_the_comparisons():
+    rng = np.random.default_rng(11)
+    found = panel(rng.integers(0, 2, (4, 40)), rng.normal(size=(4, 30)), runs=tuple("abcd"))
+    chances = win_probabilities(found, ["c", "a"], ["b", "d"], n_resamples=500, seed=3)
+    pairs = [("c", "b"), ("c", "d"), ("a", "b"), ("a", "d")]
+    compared = compare(found, pairs, n_resamples=500, seed=3)
+    assert [(run, rival) for run, row in chances.items() for rival in row] == pairs
+    assert [chances[a][b] for a, b in pairs] == [c.probability for c in compared]
+
+
+def test_the_chances_of_winning_do_not_depend_on_the_blocks_they_are_counted_in(monkeypatch):
+    found = panel([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]], runs=tuple("abc"))
+    whole = win_probabilities(found, ["a", "b"], ["c"], n_resamples=101, seed=0)
+    monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 4 * 7)
+    assert win_probabilities(found, ["a", "b"], ["c"], n_resamples=101, seed=0) == whole
+    assert 0.5 < whole["a"]["c"] < 1
+
+
+def test_without_a_rival_there_is_no_chance_of_winning():
     found = panel([[1, 0], [0, 1]])
-    with pytest.raises(ValueError, match=r"at least 40 for 2 pairs, .* below 0\.05; got 39"):
-        compare(found, [("ties", "sce"), ("sce", "ties")], n_resamples=39, seed=0)
-    assert len(compare(found, [("ties", "sce"), ("sce", "ties")], n_resamples=40, seed=0)) == 2
+    assert win_probabilities(found, ["ties"], [], n_resamples=10, seed=0) == {"ties": {}}
+
+
+def test_a_rival_that_is_not_on_the_panel_is_named():
+    found = panel([[1, 0], [0, 1]])
+    with pytest.raises(ValueError, match=r"runs are \['sce', 'ties'\], got \['dare'\]"):
+        win_probabilities(found, ["ties"], ["dare"], n_resamples=10, seed=0)
 
 
 def test_the_best_run_has_the_highest_overall_mean_and_the_first_of_equals_is_taken():
     found = panel([[0, 0], [1, 0], [0, 1]], runs=("ties", "sce", "dare"))
     assert best_of(found, ["ties", "dare", "sce"]) == "dare"
-
-
-def test_runs_within_the_noise_of_the_best_share_its_band():
-    assert bands("abc", {"ac"}) == {"a": 1, "b": 1, "c": 2}
-
-
-def test_a_band_is_measured_from_its_best_run_not_from_its_last():
-    # b is not told apart from c, but c is from a, who starts the band
-    assert bands("abcd", {"ac", "ad"}) == {"a": 1, "b": 1, "c": 2, "d": 2}
-
-
-def test_a_noisy_run_joins_a_band_past_one_that_does_not():
-    assert bands("abc", {"ab"}) == {"a": 1, "b": 2, "c": 1}
-
-
-def test_runs_that_all_differ_have_bands_of_their_own():
-    assert bands("abc", {"ab", "ac", "bc"}) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_a_corrected_p_value_at_the_level_is_no_difference():
@@ -194,21 +213,3 @@ def test_a_corrected_p_value_at_the_level_is_no_difference():
 def test_what_is_shown_as_no_difference_is_not_called_one_however_certain(sign):
     assert not comparison("a", "b", 0.0001, difference=4e-5 * sign).differs
     assert comparison("a", "b", 0.0001, difference=6e-5 * sign).differs
-
-
-def test_every_run_is_significantly_behind_the_starters_of_the_bands_above():
-    rng = np.random.default_rng(9)
-    for _ in range(50):
-        different = {
-            f"{a}{b}" for a, b in itertools.combinations("abcdef", 2) if rng.random() < 0.5
-        }
-        found = bands("abcdef", different)
-        starters = {band: min(r for r in found if found[r] == band) for band in found.values()}
-        for run, band in found.items():
-            assert all(f"{starters[above]}{run}" in different for above in range(1, band))
-
-
-def test_bands_need_every_comparison():
-    with pytest.raises(ValueError, match="need a comparison of a and b, got none"):
-        rank_bands("ab", [])
-    assert rank_bands([], []) == {}

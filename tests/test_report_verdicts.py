@@ -11,14 +11,14 @@ from eval.report.verdicts import (
     none_ahead,
     significantly_ahead,
 )
-from eval.statistics.compare import Comparison
+from eval.statistics.compare import CorrectedComparison
 from eval.statistics.scores import Estimate
 
 YES, NO, UNKNOWN = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.NOT_MEASURED
 
 
 def comparison(difference, p):
-    return Comparison(
+    return CorrectedComparison(
         first="a", second="b", difference=Estimate(value=difference, stderr=0.1), low=0.0,
         high=0.0, probability=0.5, p_value=p, p_holm=p,
     )  # fmt: skip

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.statistics.resampling import bootstrap, sign_flip_p_values
+from eval.statistics.compare import overall
+from eval.statistics.resampling import (
+    bootstrap,
+    bootstrap_means,
+    flip_signs,
+    sign_flip_p_values,
+)
 from eval.statistics.samples import MatchedTask, Panel
 
 EIGHT = [3.0, 1.0, -1.0, 2.0, 4.0, -2.0, 1.0, 5.0]
@@ -142,7 +148,10 @@ def test_blocks_of_resamples_are_only_a_matter_of_memory(monkeypatch):
     found = random_panel(5)
     draws = bootstrap(found, n_resamples=50, seed=1).values
     p_value = p_of(found, n_resamples=50)
+    values = {"a": np.random.default_rng(0).normal(size=(40, 3))}
+    sums = flip_signs(values, n_resamples=50, seed=1)
     monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
+    assert flip_signs(values, n_resamples=50, seed=1) == pytest.approx(sums, abs=1e-5)
     again = bootstrap(found, n_resamples=50, seed=1).values
     assert again == pytest.approx(draws, abs=1e-12)
     assert p_of(found, n_resamples=50) == p_value
@@ -154,6 +163,24 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_means_of_draws_are_the_overall_means_of_the_draws(monkeypatch):
+    found = random_panel(7)
+    draws = overall(bootstrap(found, n_resamples=50, seed=1))
+    monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
+    blocks = list(bootstrap_means(found, n_resamples=50, seed=1))
+    assert [block.shape for block in blocks] == [(7, 3)] * 7 + [(1, 3)]
+    expected = np.stack([draws[run] for run in found.runs], axis=1)
+    assert np.concatenate(blocks) == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_runs_have_the_same_signs_on_a_document_and_each_document_its_own():
+    values = {"a": np.array([[1.0, -2.0], [0.0, 0.0]]), "b": np.array([[0.25, 0.25]])}
+    first, second = flip_signs(values, n_resamples=400, seed=0)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == {
+        (1.25, -1.75), (0.75, -2.25), (-0.75, 2.25), (-1.25, 1.75),
+    }  # fmt: skip
 
 
 def test_draws_depend_on_neither_the_other_runs_nor_the_order_of_tasks():
@@ -211,7 +238,13 @@ def test_the_bootstrap_error_and_interval_are_those_of_scipy():
 
 
 @pytest.mark.parametrize(
-    ("call", "least"), [(lambda p, n: bootstrap(p, n_resamples=n, seed=0), 2), (p_of, 1)]
+    ("call", "least"),
+    [
+        (lambda p, n: bootstrap(p, n_resamples=n, seed=0), 2),
+        (lambda p, n: next(bootstrap_means(p, n_resamples=n, seed=0)), 2),
+        (lambda _, n: flip_signs({"a": np.ones((2, 2))}, n_resamples=n, seed=0), 1),
+        (p_of, 1),
+    ],
 )
 def test_too_few_resamples_are_refused(call, least):
     with pytest.raises(ValueError, match=f"at least {least}, got {least - 1}"):

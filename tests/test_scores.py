@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from eval.records import Sample, Score
+from eval.records import Score
 from eval.statistics.scores import (
     domain_means,
     holm,
@@ -19,10 +19,6 @@ def score(value, stderr, n=10):
     return Score(
         value=value, stderr=stderr, n=n, raw=value, raw_metric="acc", higher_is_better=True
     )
-
-
-def samples(**values):
-    return [Sample(doc_id=i, doc_hash=h, value=v) for i, (h, v) in enumerate(values.items())]
 
 
 def test_the_mean_counts_every_task_once_whatever_its_size():

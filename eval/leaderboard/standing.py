@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
 from eval.records import SAMPLES_NAME, read_samples, run_folder
-from eval.statistics.compare import LEVEL, best_of, compare, rank_bands
+from eval.statistics.bands import rank_bands
+from eval.statistics.compare import best_of, win_probabilities
+from eval.statistics.resampling import RESAMPLES, SEED
 from eval.statistics.samples import Panel, ScoredRun, match
-
-_RESAMPLES = 10_000
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +17,7 @@ class Standing:
     """What paired tests over the same documents say of one merge."""
 
     band: int
-    """From 1; merges that the tests do not tell apart share a band."""
+    """From 1; the tests find no difference between merges of a band and its leader."""
     better_than: Mapping[str, float]
     """Name of another run to the probability that this merge is better than it."""
 
@@ -63,16 +61,13 @@ def _board_standings(root: Path, board: Board) -> dict[str, Standing]:
     others = [row for row in board.references if row.record.fingerprint in panel.runs]
     ranked = [row.record.fingerprint for row in merges]
     rivals = _rivals(board, others, lambda names: best_of(panel, names))
-    pairs = list(combinations(ranked, 2))
-    against = [(merge, rival) for merge in ranked for rival in rivals]
-    enough = max(_RESAMPLES, round((len(pairs) + len(against)) / LEVEL) + 1)
-    compared = compare(panel, [*pairs, *against], n_resamples=enough, seed=_SEED)
-    bands = rank_bands(ranked, compared[: len(pairs)])
-    chances = {(c.first, c.second): c.probability for c in compared[len(pairs) :]}
+    draws = {"n_resamples": RESAMPLES, "seed": SEED}
+    bands = rank_bands(panel, ranked, **draws)
+    chances = win_probabilities(panel, ranked, list(rivals), **draws)
     return {
         merge: Standing(
             band=bands[merge],
-            better_than={name: chances[merge, rival] for rival, name in rivals.items()},
+            better_than={name: chances[merge][rival] for rival, name in rivals.items()},
         )
         for merge in ranked
     }

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from eval.leaderboard.board import Row
 from eval.report.document import Table
-from eval.report.evidence import RESAMPLES, SEED, Ground
+from eval.report.evidence import Ground
 from eval.report.questions import Answer
 from eval.report.tables import name_of, percent, points, with_error
 from eval.statistics.compare import overall
-from eval.statistics.resampling import bootstrap
+from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.scores import Estimate
 
 

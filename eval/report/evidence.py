@@ -1,17 +1,20 @@
 """Boards with the documents behind their scores, and tests over several boards at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
 from eval.records import SAMPLES_NAME, read_samples, run_folder
-from eval.statistics.compare import LEVEL, Comparison, compare
+from eval.statistics.compare import (
+    Comparison,
+    CorrectedComparison,
+    compare,
+    correct,
+    resamples_for,
+)
+from eval.statistics.resampling import SEED
 from eval.statistics.samples import Panel, ScoredRun, match
-from eval.statistics.scores import holm
-
-RESAMPLES = 10_000
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class Test:
     ground: Ground
     first: Row
     second: Row
-    result: Comparison
+    result: CorrectedComparison
     """Of the first minus the second."""
 
     __test__ = False  # not one of pytest's
@@ -99,7 +102,7 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     Raises:
         ValueError: If the runs of a board cannot be compared; names them.
     """
-    enough = max(RESAMPLES, round(len(asked) / LEVEL) + 1)
+    enough = resamples_for(len(asked))
     found: dict[int, Comparison] = {}
     for ground in {id(ground): ground for ground, _, _ in asked}.values():
         mine = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
@@ -107,10 +110,10 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
         pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in mine.values()]
         results = compare(panel, pairs, n_resamples=enough, seed=SEED)
         found |= dict(zip(mine, results, strict=True))
-    corrected = holm([found[i].p_value for i in range(len(asked))])
+    corrected = correct([found[i] for i in range(len(asked))])
     return [
-        Test(ground=ground, first=a, second=b, result=replace(found[i], p_holm=corrected[i]))
-        for i, (ground, a, b) in enumerate(asked)
+        Test(ground=ground, first=a, second=b, result=result)
+        for (ground, a, b), result in zip(asked, corrected, strict=True)
     ]
 
 

@@ -12,12 +12,12 @@ from eval.leaderboard.labels import printable
 from eval.leaderboard.measures import cast_of
 from eval.report.document import Drawing, Table
 from eval.report.entries import Entry, entries_of
-from eval.report.evidence import RESAMPLES, SEED, Ground
+from eval.report.evidence import Ground
 from eval.report.questions import Answer
 from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
 from eval.statistics.metrics import Cast, gap_closed
-from eval.statistics.resampling import bootstrap
+from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, ScoreTable, mean_of
 from eval.statistics.scores import Estimate
 

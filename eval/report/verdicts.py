@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from eval.report.document import Table
-from eval.statistics.compare import Comparison
+from eval.statistics.compare import CorrectedComparison
 
 
 class Verdict(StrEnum):
@@ -28,12 +28,12 @@ class Judgement:
     evidence: Table | None = None
 
 
-def significantly_ahead(comparison: Comparison) -> bool:
+def significantly_ahead(comparison: CorrectedComparison) -> bool:
     """Whether the first run is better, beyond the noise after Holm's correction."""
     return comparison.differs and comparison.difference.value > 0
 
 
-def ahead_in_all(comparisons: Sequence[Comparison]) -> Verdict:
+def ahead_in_all(comparisons: Sequence[CorrectedComparison]) -> Verdict:
     """Supported if the first run is significantly ahead in every comparison.
 
     Without comparisons nothing is measured; else one that is not ahead is enough for not
@@ -45,7 +45,7 @@ def ahead_in_all(comparisons: Sequence[Comparison]) -> Verdict:
     return Verdict.SUPPORTED if every else Verdict.NOT_SUPPORTED
 
 
-def ahead_once_in_each(groups: Sequence[Sequence[Comparison]]) -> Verdict:
+def ahead_once_in_each(groups: Sequence[Sequence[CorrectedComparison]]) -> Verdict:
     """Supported if in every group the first run is significantly ahead at least once.
 
     Groups without comparisons are passed over; if there is no other, nothing is measured.
@@ -77,7 +77,7 @@ def lower_than_each(ours: float | None, theirs: Mapping[str, float | None]) -> V
     return Verdict.SUPPORTED
 
 
-def none_ahead(*sides: Sequence[Comparison]) -> Verdict:
+def none_ahead(*sides: Sequence[CorrectedComparison]) -> Verdict:
     """Supported if the first run is significantly ahead in no comparison.
 
     Args:

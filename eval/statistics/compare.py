@@ -1,15 +1,19 @@
-"""Which runs differ: paired differences, chances of winning, corrected tests, rank bands.
+"""Paired differences between runs, with errors, win probabilities and permutation tests.
 
 All of it is about the documents, as if others of the same kind had been drawn: the models are
 taken as they are. How much a method varies with its seed needs runs at several seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from eval.statistics.resampling import bootstrap, sign_flip_p_values
+from eval.statistics.resampling import (
+    RESAMPLES,
+    bootstrap_means,
+    sign_flip_p_values,
+)
 from eval.statistics.samples import Array, Panel, ScoreTable
 from eval.statistics.scores import Estimate, holm, task_weights
 
@@ -38,9 +42,15 @@ class Comparison:
     probability: float
     """Share of bootstrap resamples in which the first is ahead; ties count half."""
     p_value: float
-    """Of the two-sided paired permutation test."""
+    """Of the two-sided paired permutation test; not corrected for other pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectedComparison(Comparison):
+    """A comparison, and its p-value as one of a family."""
+
     p_holm: float
-    """The p-value, corrected for all the pairs compared together."""
+    """The p-value after Holm's correction for the family."""
 
     @property
     def differs(self) -> bool:
@@ -49,36 +59,58 @@ class Comparison:
 
 
 def compare(
-    panel: Panel, pairs: Sequence[tuple[str, str]], *, n_resamples: int, seed: int
+    panel: Panel,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    n_resamples: int,
+    seed: int,
 ) -> list[Comparison]:
     """Compare pairs of runs by their overall means (within a domain, then across).
 
     Args:
         panel: The runs and their documents.
-        pairs: Labels of two runs each; together they are the family that Holm's correction
-            is for.
-        n_resamples: Of the bootstrap and of the permutation test.
-        seed: Same seed, same numbers; they do not depend on the other pairs, but for p_holm.
+        pairs: Labels of two runs each.
+        n_resamples: Of the bootstrap and of the permutation test; see ``resamples_for``.
+        seed: Same seed, same numbers; they do not depend on the other pairs.
 
     Returns:
-        One comparison per pair, in the order given.
+        One comparison per pair, in the order given, none corrected for being one of several.
 
     Raises:
-        ValueError: If a run is not on the panel, or the resamples are too few for any pair to
-            reach significance after the correction.
+        ValueError: If a run is not on the panel, or ``n_resamples`` is below 2.
     """
-    if n_resamples + 1 <= len(pairs) / LEVEL:
-        raise ValueError(
-            f"n_resamples must be at least {round(len(pairs) / LEVEL)} for {len(pairs)} pairs, "
-            f"or no corrected p-value can be below {LEVEL}; got {n_resamples}"
-        )
     p_values = sign_flip_p_values(panel, pairs, n_resamples=n_resamples, seed=seed)
-    means = overall(bootstrap(panel, n_resamples=n_resamples, seed=seed))
+    means = np.concatenate(list(bootstrap_means(panel, n_resamples=n_resamples, seed=seed)))
+    resampled = dict(zip(panel.runs, means.T, strict=True))
     observed = overall(panel.observed())
     return [
-        _comparison(pair, observed, means, p_value, p_holm)
-        for pair, p_value, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
+        _comparison(pair, observed, resampled, p_value)
+        for pair, p_value in zip(pairs, p_values, strict=True)
     ]
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[CorrectedComparison]:
+    """Correct comparisons for being several, by Holm's method.
+
+    Args:
+        comparisons: All that are judged together, whatever panels they come from.
+
+    Returns:
+        The same comparisons with corrected p-values, in the order given.
+    """
+    corrected = holm([comparison.p_value for comparison in comparisons])
+    return [
+        CorrectedComparison(
+            **{field.name: getattr(comparison, field.name) for field in fields(comparison)},
+            p_holm=p_holm,
+        )
+        for comparison, p_holm in zip(comparisons, corrected, strict=True)
+    ]
+
+
+def resamples_for(n_tests: int) -> int:
+    """Sign patterns with which one of so many tests can be significant after the correction."""
+    return max(RESAMPLES, round(n_tests / LEVEL) + 1)
 
 
 def overall(table: ScoreTable) -> dict[str, Array]:
@@ -97,54 +129,56 @@ def best_of(panel: Panel, runs: Sequence[str]) -> str:
     return max(runs, key=lambda run: float(means[run]))
 
 
-def rank_bands(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> dict[str, int]:
-    """Group runs so that no band claims a difference that is not significant.
-
-    The rule (ours): the first run without a band starts one, and every later run without a
-    band that is not significantly different from *this* run after Holm's correction joins it;
-    then the next band starts. So every run is significantly behind the starter of each band
-    above its own. Two runs of one band need not be equal, and a noisy run may share a band
-    with the starter although a run ranked between them does not.
+def win_probabilities(
+    panel: Panel,
+    runs: Sequence[str],
+    rivals: Sequence[str],
+    *,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Probability of every run to be better than each rival, by their overall means.
 
     Args:
-        ranked: Labels of the runs, best mean first.
-        comparisons: One for every pair of them, in either order, corrected together.
+        panel: The runs and their documents.
+        runs: Labels.
+        rivals: Labels of what they are held against.
+        n_resamples: Bootstrap draws, at least 2.
+        seed: Same seed, same numbers.
 
     Returns:
-        Label to band, from 1, in the order of ``ranked``.
+        Run to rival to the share of draws in which the run is ahead; ties count half. Time
+        grows with the number of runs, memory does not.
 
     Raises:
-        ValueError: If a needed comparison is missing; names the runs.
+        ValueError: If a run is not on the panel.
     """
-    differs = {frozenset((c.first, c.second)): c.differs for c in comparisons}
-    bands: dict[str, int] = {}
-    left, band = list(ranked), 0
-    while left:
-        band += 1
-        joining = [run for run in left if run == left[0] or not _differs(differs, left[0], run)]
-        bands |= dict.fromkeys(joining, band)
-        left = [run for run in left if run not in joining]
-    return {run: bands[run] for run in ranked}
-
-
-def _differs(differs: Mapping[frozenset[str], bool], first: str, second: str) -> bool:
-    pair = frozenset((first, second))
-    if pair not in differs:
-        raise ValueError(f"rank bands need a comparison of {first} and {second}, got none")
-    return differs[pair]
+    if unknown := sorted({*runs, *rivals} - set(panel.runs)):
+        raise ValueError(f"runs are {sorted(panel.runs)}, got {unknown}")
+    if not rivals:
+        return {run: {} for run in runs}
+    place = {run: i for i, run in enumerate(panel.runs)}
+    columns, against = [place[run] for run in runs], [place[rival] for rival in rivals]
+    balance = np.zeros((len(runs), len(rivals)))
+    for means in bootstrap_means(panel, n_resamples=n_resamples, seed=seed):
+        for column, rival in enumerate(against):
+            balance[:, column] += _balance(means[:, columns] - means[:, [rival]])
+    probabilities = (1 + balance / n_resamples) / 2
+    return {
+        run: dict(zip(rivals, row, strict=True))
+        for run, row in zip(runs, probabilities.tolist(), strict=True)
+    }
 
 
 def _comparison(
     pair: tuple[str, str],
     observed: Mapping[str, Array],
-    means: Mapping[str, Array],
+    resampled: Mapping[str, Array],
     p_value: float,
-    p_holm: float,
 ) -> Comparison:
     first, second = pair
-    differences = means[first] - means[second]
+    differences = resampled[first] - resampled[second]
     low, high = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2])
-    ahead, behind = (differences > _SAME).mean(), (differences < -_SAME).mean()
     return Comparison(
         first=first,
         second=second,
@@ -154,7 +188,13 @@ def _comparison(
         ),
         low=float(low),
         high=float(high),
-        probability=float((1 + ahead - behind) / 2),
+        probability=float((1 + _balance(differences) / len(differences)) / 2),
         p_value=p_value,
-        p_holm=p_holm,
     )
+
+
+def _balance(differences: Array) -> Array:
+    """Number of positive less number of negative differences, along the first axis."""
+    ahead, behind = differences > _SAME, differences < -_SAME
+    balance: Array = ahead.sum(axis=0) - behind.sum(axis=0)
+    return balance

@@ -9,11 +9,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.statistics.samples import Array, MatchedTask, Panel, ScoreTable
 from eval.statistics.scores import task_weights
 
-_BLOCK_ELEMENTS = 2**21
+RESAMPLES = 10_000
+"""Bootstrap draws and sign patterns behind every table and report, unless it says otherwise."""
+
+SEED = 0
+"""Seed of the draws behind every table and report."""
+
+_BLOCK_ELEMENTS = 2**19
 """Resamples are drawn in blocks of so many (resample, document) pairs, for memory."""
 
 _SAME = 1e-12
@@ -38,8 +45,7 @@ def bootstrap(panel: Panel, *, n_resamples: int, seed: int) -> ScoreTable:
     Raises:
         ValueError: If ``n_resamples`` is below 2.
     """
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples must be at least 2, got {n_resamples}")
+    _check_n_resamples(n_resamples, least=2)
     values = np.empty((n_resamples, len(panel.runs), len(panel.tasks)))
     for column, (name, task) in enumerate(panel.tasks.items()):
         rng, n = _generator(seed, name), len(task.sizes)
@@ -48,6 +54,63 @@ def bootstrap(panel: Panel, *, n_resamples: int, seed: int) -> ScoreTable:
             sizes = counts @ task.sizes
             values[rows, :, column] = task.scores(counts @ task.totals.T, sizes[:, None])
     return ScoreTable(values=values, runs=panel.runs, domains=panel.domains)
+
+
+def bootstrap_means(panel: Panel, *, n_resamples: int, seed: int) -> Iterator[Array]:
+    """Overall means (within a domain, then across) of the draws of ``bootstrap``, in blocks.
+
+    Memory is that of one block, whatever the number of resamples and tasks.
+
+    Args:
+        panel: The runs and their documents.
+        n_resamples: At least 2.
+        seed: Same seed, same draws.
+
+    Yields:
+        Arrays of shape (n_rows, n_runs), ``n_resamples`` rows in all.
+
+    Raises:
+        ValueError: If ``n_resamples`` is below 2.
+    """
+    _check_n_resamples(n_resamples, least=2)
+    weights = task_weights(panel.domains)
+    rngs = {name: _generator(seed, name) for name in panel.tasks}
+    widest = max(len(panel.runs), *(len(task.sizes) for task in panel.tasks.values()))
+    for rows in _blocks(n_resamples, widest):
+        means = np.zeros((rows.stop - rows.start, len(panel.runs)))
+        for name, task in panel.tasks.items():
+            counts = _draw_counts(rngs[name], len(means), len(task.sizes))
+            sizes = counts @ task.sizes
+            means += weights[name] * task.scores(counts @ task.totals.T, sizes[:, None])
+        yield means
+
+
+def flip_signs(
+    values: Mapping[str, Array], *, n_resamples: int, seed: int
+) -> NDArray[np.float32]:
+    """Sum values over documents with random signs, one sign a document for all runs.
+
+    Args:
+        values: Task to values, shape (n_documents, n_runs); those of one document should be
+            centred on zero, for float32.
+        n_resamples: Number of sign patterns, at least 1.
+        seed: Same seed, same signs; they are those of ``sign_flip_p_values``.
+
+    Returns:
+        Sums over the documents of all tasks, shape (n_runs, n_resamples).
+
+    Raises:
+        ValueError: If ``n_resamples`` is below 1.
+    """
+    _check_n_resamples(n_resamples, least=1)
+    n_runs = next(iter(values.values())).shape[1]
+    sums = np.zeros((n_runs, n_resamples), dtype=np.float32)
+    for name, of_task in values.items():
+        rng, transposed = _generator(seed, name), of_task.T.astype(np.float32)
+        for rows in _blocks(n_resamples, max(of_task.shape)):
+            signs = _draw_signs(rng, rows.stop - rows.start, len(of_task))
+            sums[:, rows] += transposed @ signs.T.astype(np.float32)
+    return sums
 
 
 def sign_flip_p_values(
@@ -59,7 +122,8 @@ def sign_flip_p_values(
     the difference of the overall means (within a domain, then across), computed anew after
     each exchange. If the documents on which the runs differ have no more than ``n_resamples``
     sign patterns, all are enumerated and p is the share with a difference at least as large;
-    otherwise patterns are drawn and p = (b + 1) / (m + 1) (Phipson and Smyth, Permutation p-values should never be zero, 2010, equation 2).
+    otherwise patterns are drawn and p = (b + 1) / (m + 1) (Phipson and Smyth, Permutation
+    p-values should never be zero, 2010, equation 2).
 
     Args:
         panel: The runs and their documents.
@@ -73,8 +137,7 @@ def sign_flip_p_values(
     Raises:
         ValueError: If ``n_resamples`` is below 1 or a run is not on the panel.
     """
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    _check_n_resamples(n_resamples, least=1)
     if unknown := sorted({run for pair in pairs for run in pair} - set(panel.runs)):
         raise ValueError(f"runs are {sorted(panel.runs)}, got {unknown}")
     most = n_resamples.bit_length() - 1
@@ -180,6 +243,11 @@ def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     size = max(1, _BLOCK_ELEMENTS // n_columns)
     for block in range(math.ceil(n_rows / size)):
         yield slice(block * size, min(n_rows, (block + 1) * size))
+
+
+def _check_n_resamples(n_resamples: int, *, least: int) -> None:
+    if n_resamples < least:
+        raise ValueError(f"n_resamples must be at least {least}, got {n_resamples}")
 
 
 def _generator(seed: int, task: str) -> np.random.Generator:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.records import Sample, Score
+from eval.records import Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +118,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
         adjusted[i] = largest
     return adjusted
-
-
-def _check_matched(first: Sequence[Sample], second: Sequence[Sample]) -> None:
-    ours, theirs = (Counter(s.doc_hash for s in samples) for samples in (first, second))
-    if ours != theirs:
-        raise ValueError(
-            f"paired runs must have seen the same documents; {(ours - theirs).total()} are only "
-            f"in the first and {(theirs - ours).total()} only in the second"
-        )
-    if ours.total() < 2:
-        raise ValueError(f"a paired difference needs at least 2 documents, got {ours.total()}")

@@ -15,14 +15,12 @@ from pathlib import Path
 from eval.records import read_samples, run_folder
 from eval.results_folder import read_results
 from eval.statistics.metrics import Cast, Metric, estimate, gap_closed, raw
-from eval.statistics.resampling import bootstrap
+from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, Panel, ScoredRun, ScoreTable, match
 from eval.statistics.scores import Estimate
 
 _EXPERT_SIGMAS, _GAP_SIGMAS, _SPREAD_SIGMAS = 5.0, 3.0, 3.0
 _SMALLEST_GAP_SHARE = 0.4
-_RESAMPLES = 10_000
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +120,7 @@ class _Scores:
     @classmethod
     def of(cls, runs: Iterable[ScoredRun]) -> "_Scores":
         panel = _panel(runs)
-        return cls(panel.observed(), bootstrap(panel, n_resamples=_RESAMPLES, seed=_SEED))
+        return cls(panel.observed(), bootstrap(panel, n_resamples=RESAMPLES, seed=SEED))
 
     def only(self, tasks: Sequence[str]) -> "_Scores":
         return _Scores(_only(self.observed, tasks), _only(self.resampled, tasks))
