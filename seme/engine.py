@@ -35,8 +35,7 @@ from seme.compatibility import (
 from seme.interface import Prepared, Realigned, Site
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
-from seme.streaming import CPU_BLOCK, Block, Models
-from seme.workers import Workers
+from seme.streaming import CPU_BLOCK, Block, Models, Workers
 
 _logger = logging.getLogger(__name__)
 

@@ -1,23 +1,24 @@
-"""Models tensor by tensor, tensors block by block, on all cores: every pass over weights (ours).
+"""Passes over the weights: a thread pool, and models read tensor by tensor, block by block.
 
-A pass calls a function for each block of a tensor. Blocks are cut alike whatever the memory and
-the number of threads, and what the function returns is kept in their order: so no result depends
-on either.
+A pass calls a function for each block of a tensor and returns the results in the order of the
+blocks. Block boundaries depend neither on the memory budget nor on the number of threads, so no
+result does either. Reading, arithmetic on blocks and writing all release Python's global lock:
+threads keep every core busy and overlap the disk with the arithmetic without a queue.
 """
 
 import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from seme.checkpoint.protocol import Readable, Weights, describe
 from seme.rounding import Raw
-from seme.workers import Workers
 
 CPU_BLOCK = 1 << 17
 """Elements per block: some blocks of float64 fit the last cache, and an operation on one takes
@@ -37,6 +38,63 @@ Span = tuple[int, int]
 
 _T = TypeVar("_T")
 _streams = threading.local()
+
+
+class Workers:
+    """A thread pool with ordered results; a context manager that ends its threads."""
+
+    def __init__(self, n_threads: int) -> None:
+        """Start no thread yet.
+
+        Args:
+            n_threads: At least 1; with 1 everything runs in the calling thread.
+        """
+        assert n_threads >= 1, n_threads
+        self.n_threads = n_threads
+        self._executor: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self.n_threads > 1:
+            self._executor = ThreadPoolExecutor(
+                self.n_threads,
+                thread_name_prefix="seme",
+                initializer=torch.set_num_threads,
+                initargs=(1,),  # of that thread: items run in parallel, not their operations
+            )
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+            torch.set_num_threads(torch.get_num_threads())  # of threads to come, as of this one
+
+    def map(self, function: Callable[[int], _T], count: int) -> list[_T]:
+        """Return ``[function(0), ..., function(count - 1)]``.
+
+        When an item fails, or the caller is interrupted, items not yet started are cancelled and
+        running ones are waited for.
+
+        Args:
+            function: Called from several threads at once.
+            count: Number of items.
+
+        Raises:
+            Exception: The error of the first item, by index, that fails; the same for any number
+                of threads.
+        """
+        if self._executor is None:
+            return [function(index) for index in range(count)]
+        futures = []
+        try:
+            for index in range(count):
+                futures.append(self._executor.submit(function, index))
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +136,7 @@ class Models:
         return OpenTensor(name, self, kept=kept)
 
     def side_by_side(self, piece: Callable[[int], _T], count: int) -> list[_T]:
-        """Do pieces of work on all cores; see :meth:`seme.workers.Workers.map`."""
+        """Do pieces of work on all cores; see :meth:`Workers.map`."""
         _synchronise(self.device)
         return self.workers.map(piece, count)
 

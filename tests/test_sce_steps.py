@@ -5,7 +5,7 @@ from baselines.sce import merge
 from seme.columns import Columns
 from seme.sce import compute_coefficients, select_elements, variation
 from seme.selection import KeepRule, Kept
-from seme.workers import Workers
+from seme.streaming import Workers
 from tests.in_memory import merge_one, models_of
 
 OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}

@@ -5,8 +5,7 @@ import torch
 
 from seme.columns import Columns, held_bytes, map_all
 from seme.selection import KeepRule, Kept, select_largest, survivors
-from seme.streaming import CPU_BLOCK
-from seme.workers import Workers
+from seme.streaming import CPU_BLOCK, Workers
 from tests.in_memory import models_of
 
 
