@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
-from seme.columns import Columns
 from seme.elementwise import add_signed, differences
 from seme.interface import Prepared, Site, prepared_by
 from seme.selection import Kept, Selection, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
+from seme.topk import Columns
 
 Scope = Literal["model", "tensor"]
 """Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""

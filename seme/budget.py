@@ -38,11 +38,11 @@ class Room:
 
     n_threads: int
     """Threads that work side by side."""
-    blocks_at_once: int
+    blocks_per_read: int
     """How many blocks each of them reads in one piece."""
     working_bytes: int
     """What they take."""
-    held_bytes: int
+    cache_bytes: int
     """What a pass over a tensor may hold beside that for those behind it."""
     ranked_alone: bool
     """Whether each thread may rank a tensor of its own in its share of that."""
@@ -61,15 +61,15 @@ def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device)
         ValueError: If the budget is too small even for one thread and block.
     """
     n_threads = threads_that_fit(budget, n_sources, n_threads, device)
-    at_once = blocks_at_once(budget, n_sources, n_threads, device)
+    at_once = blocks_per_read(budget, n_sources, n_threads, device)
     taken = working_bytes(n_sources, n_threads, at_once, device)
     held = min(budget - taken, n_threads * _MOST_HELD) if device.type == "cpu" else 0
     of_tensor, of_column = _RANKED_ALONE_BYTES
     return Room(
         n_threads=n_threads,
-        blocks_at_once=at_once,
+        blocks_per_read=at_once,
         working_bytes=taken,
-        held_bytes=held,
+        cache_bytes=held,
         ranked_alone=held >= n_threads * (of_tensor + n_sources * of_column),
     )
 
@@ -81,7 +81,7 @@ def threads_that_fit(budget: int, n_sources: int, n_threads: int, device: torch.
     return n_threads
 
 
-def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
+def blocks_per_read(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
     """Choose how many blocks are read in one piece, from 1 to 4.
 
     Args:

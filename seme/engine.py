@@ -116,8 +116,8 @@ def merge_checkpoints(
             merged_names=tuple(n for n in pivot.names if n not in copied),
             device=device,
             workers=workers,
-            blocks_at_once=room.blocks_at_once,
-            held_bytes=room.held_bytes,
+            blocks_per_read=room.blocks_per_read,
+            cache_bytes=room.cache_bytes,
             memory_budget=budget,
         )
         prepared = prepare(method, models)
@@ -178,9 +178,9 @@ def _walk(
     if not alone or models.device.type != "cpu":
         return [write(models, name) for name in names]
     one_core = replace(
-        models, workers=Workers(1), held_bytes=models.held_bytes // models.workers.n_threads
+        models, workers=Workers(1), cache_bytes=models.cache_bytes // models.workers.n_threads
     )
-    return models.by_size(
+    return models.map_tensors(
         [math.prod(layout[name].shape) for name in names],
         lambda index: write(models, names[index]),
         lambda index: write(one_core, names[index]),
@@ -189,7 +189,7 @@ def _walk(
 
 def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:
     """Copy a tensor of the pivot in the output dtype."""
-    size, numel = CPU_BLOCK * models.blocks_at_once, math.prod(spec.shape)
+    size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
 
     def copy(index: int) -> None:
         start = index * size

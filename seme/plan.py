@@ -18,9 +18,9 @@ from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.columns import held_bytes
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.settings import MergeSettings
+from seme.topk import cached_bytes
 
 _N_SHOWN = 5
 
@@ -99,8 +99,8 @@ def plan_merge(
     disk = _nearest_folder(destination)
     room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
     sizes = [_numel(spec) for spec in specs]
-    ranked = held_bytes(len(sources)) * room.n_threads  # of an element, if all of it is held
-    is_held = ranked * _middle(sizes) <= room.held_bytes
+    ranked = cached_bytes(len(sources)) * room.n_threads  # of an element, if all of it is held
+    is_held = ranked * _middle(sizes) <= room.cache_bytes
     calibration = calibrate(
         method,
         n_sources=len(sources),
@@ -115,7 +115,7 @@ def plan_merge(
     written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
     peak = room.working_bytes
     if is_prepared(method):
-        peak += min(room.held_bytes, ranked * max(sizes, default=0))
+        peak += min(room.cache_bytes, ranked * max(sizes, default=0))
     rewritten = None
     if takes_any_shape(method):
         peak = max(peak, comparing_bytes(pivot, len(sources)))

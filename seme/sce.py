@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
-from seme.columns import Columns
 from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
 from seme.kernels.jit import serve
 from seme.selection import Kept, select_largest
 from seme.streaming import Block, OpenTensor
+from seme.topk import Columns
 
 Select = Literal["coefficients", "deltas"]
 """What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""

@@ -19,11 +19,11 @@ from seme.budget import compared_bytes, rewritten_bytes, share_out
 from seme.calibration import Calibration, calibrate
 from seme.checkpoint.outline import open_outline
 from seme.checkpoint.reader import open_checkpoint
-from seme.columns import held_bytes
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
 from seme.plan import bytes_of_walk, plan_merge, plan_table
+from seme.topk import cached_bytes
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
 
@@ -198,8 +198,8 @@ def test_a_method_is_tried_with_room_to_hold_only_where_most_of_the_model_would_
     budgets = [settings.memory_budget for settings in tried]
     assert budgets[0] == SETTINGS.memory_budget
     room = share_out(budgets[1], 2, SETTINGS.n_threads, torch.device("cpu"))
-    assert (budgets[1], room.held_bytes) == (room.working_bytes, 0)
-    held = SETTINGS.n_threads * 64 * 16 * held_bytes(2)
+    assert (budgets[1], room.cache_bytes) == (room.working_bytes, 0)
+    held = SETTINGS.n_threads * 64 * 16 * cached_bytes(2)
     assert small_plan.peak_bytes == planned(models).peak_bytes + held
     assert large_plan.peak_bytes > small_plan.peak_bytes
 

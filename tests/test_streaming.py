@@ -51,17 +51,17 @@ def test_some_elements_can_be_visited_alone():
     assert found == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
 
 
-@pytest.mark.parametrize("blocks_at_once", [1, 2, 16])
+@pytest.mark.parametrize("blocks_per_read", [1, 2, 16])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_how_much_is_read_at_once_and_by_whom_does_not_show(
-    n_threads, blocks_at_once, monkeypatch
+    n_threads, blocks_per_read, monkeypatch
 ):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", size := 1000)
     pivot = torch.arange(200.0 * size + 1)
     with Workers(n_threads) as workers:
-        models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
+        models = models_of({"w": pivot}, workers=workers, blocks_per_read=blocks_per_read)
         tensor = models.open("w")
-        assert tensor._spans()[0] == (0, blocks_at_once * size)
+        assert tensor._reads()[0] == (0, blocks_per_read * size)
         found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
     expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
     assert found == expected

@@ -14,8 +14,8 @@ def load(n_sources: int) -> None:
     pivot, *sources = torch.zeros(n_sources + 1, 1).unbind()
     kept = torch.zeros(1, 1, dtype=torch.bool)
     weights = [1.0] * n_sources
-    halves = conversion.halves_of([pivot.bfloat16()] * (n_sources + 1))
-    conversion.widen(halves, 0, 1)
+    patterns = conversion.bit_patterns([pivot.bfloat16()] * (n_sources + 1))
+    conversion.upcast(patterns, 0, 1)
     conversion.is_finite(pivot)
     reductions.round_merged(pivot, pivot)
     reductions.squared_distance(pivot, pivot)
