@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from seme.binding import check_method, prepare, takes_any_shape
-from seme.budget import keep_freed_memory, share_out
+from seme.budget import allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
@@ -107,17 +107,17 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
     budget, device = settings.memory_budget, settings.device
-    room = share_out(budget, len(sources), settings.n_threads, device)
+    allocation = allocate(budget, len(sources), settings.n_threads, device)
     keep_freed_memory()
-    with Workers(room.n_threads) as workers:
+    with Workers(allocation.n_threads) as workers:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
             merged_names=tuple(n for n in pivot.names if n not in copied),
             device=device,
             workers=workers,
-            blocks_per_read=room.blocks_per_read,
-            cache_bytes=room.cache_bytes,
+            blocks_per_read=allocation.blocks_per_read,
+            cache_bytes=allocation.cache_bytes,
             memory_budget=budget,
         )
         prepared = prepare(method, models)
@@ -148,7 +148,7 @@ def merge_checkpoints(
                 bar.advance(task, math.prod(layout[name].shape))
                 return lost
 
-            alone = walked is models and (prepared is None or room.ranked_alone)
+            alone = walked is models and (prepared is None or allocation.rank_per_thread)
             errors = _walk(write, walked, layout, alone=alone)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),

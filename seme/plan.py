@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
 from seme.binding import check_method, is_prepared, takes_any_shape
-from seme.budget import rewritten_bytes, share_out
+from seme.budget import allocate, rewritten_bytes
 from seme.checkpoint.json_object import read_object
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import locate
@@ -129,10 +129,14 @@ def _peak_bytes(
     settings: MergeSettings,
 ) -> int:
     """Estimate the peak memory of a merge whose largest tensor has ``largest`` elements."""
-    room = share_out(settings.memory_budget, n_sources, settings.n_threads, settings.device)
-    peak = room.working_bytes
+    allocation = allocate(
+        settings.memory_budget, n_sources, settings.n_threads, settings.device
+    )
+    peak = allocation.working_bytes
     if is_prepared(method):
-        peak += min(room.cache_bytes, cached_bytes(n_sources) * room.n_threads * largest)
+        peak += min(
+            allocation.cache_bytes, cached_bytes(n_sources) * allocation.n_threads * largest
+        )
     if takes_any_shape(method):
         peak = max(peak, comparing_bytes(pivot, n_sources))
     return peak

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from seme.budget import (
+    allocate,
     blocks_per_read,
     compared_bytes,
     rewritten_bytes,
-    share_out,
     threads_that_fit,
     working_bytes,
 )
@@ -69,19 +69,21 @@ def test_only_sources_threads_and_blocks_count():
 
 @pytest.mark.parametrize("budget", [200, 300, 500, 2048])
 def test_all_that_is_shared_out_fits_the_budget(budget):
-    room = share_out(budget * MIB, 3, 4, CPU)
-    assert 1 <= room.n_threads <= 4
-    assert room.working_bytes == working_bytes(3, room.n_threads, room.blocks_per_read, CPU)
-    assert 0 <= room.cache_bytes <= budget * MIB - room.working_bytes
-    assert (
-        share_out(2**40, 3, 4, CPU).cache_bytes == share_out(2**35, 3, 4, CPU).cache_bytes > 0
+    allocation = allocate(budget * MIB, 3, 4, CPU)
+    assert 1 <= allocation.n_threads <= 4
+    assert allocation.working_bytes == working_bytes(
+        3, allocation.n_threads, allocation.blocks_per_read, CPU
     )
+    assert 0 <= allocation.cache_bytes <= budget * MIB - allocation.working_bytes
+    assert allocate(2**40, 3, 4, CPU).cache_bytes == allocate(2**35, 3, 4, CPU).cache_bytes > 0
 
 
 def test_tensors_are_ranked_side_by_side_only_where_every_thread_has_room_for_it():
-    rooms = [share_out(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
-    assert [room.ranked_alone for room in rooms] == [True, True, False]
-    assert [room.cache_bytes // room.n_threads > 40 * MIB for room in rooms] == [
+    allocations = [allocate(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
+    assert [allocation.rank_per_thread for allocation in allocations] == [True, True, False]
+    assert [
+        allocation.cache_bytes // allocation.n_threads > 40 * MIB for allocation in allocations
+    ] == [
         True,
         True,
         False,

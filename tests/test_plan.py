@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from baselines.average import merge as average
 from baselines.ties import merge as ties
-from seme.budget import compared_bytes, rewritten_bytes, share_out
+from seme.budget import allocate, compared_bytes, rewritten_bytes
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
@@ -173,9 +173,9 @@ def test_a_method_that_ranks_caches_scores_of_one_tensor_per_thread(models, llam
     cached = SETTINGS.n_threads * 64 * 16 * cached_bytes(2)
     assert ties_plan.peak_bytes == average_plan.peak_bytes + cached
     assert (average_plan.is_prepared, ties_plan.is_prepared) == (False, True)
-    room = share_out(SETTINGS.memory_budget, 2, SETTINGS.n_threads, torch.device("cpu"))
+    allocation = allocate(SETTINGS.memory_budget, 2, SETTINGS.n_threads, torch.device("cpu"))
     large_plan = planned([large] * 3, TIES)
-    assert large_plan.peak_bytes == room.working_bytes + room.cache_bytes
+    assert large_plan.peak_bytes == allocation.working_bytes + allocation.cache_bytes
 
 
 def test_a_budget_too_small_for_one_block_is_refused_with_what_it_takes(models):
