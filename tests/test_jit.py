@@ -58,7 +58,7 @@ def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
     monkeypatch.setattr(numba, "njit", lambda **_: nowhere)
     with pytest.raises(RuntimeError, match="no locator") as error:
         compiled(len)
-    assert "set NUMBA_CACHE_DIR to a folder that can" in error.value.__notes__[0]
+    assert "set NUMBA_CACHE_DIR to a writable folder" in error.value.__notes__[0]
 
 
 def test_loops_are_loaded_without_scipy_which_can_be_imported_afterwards(repository):

@@ -1,4 +1,4 @@
-"""Load all compiled loops at once, so that no merge that is measured pays for it (ours)."""
+"""Warm-up: compile or load all loops before a merge is timed."""
 
 import torch
 
@@ -6,10 +6,10 @@ from seme.kernels import arithmetic, conversion, random_bits, reductions, select
 
 
 def load(n_sources: int) -> None:
-    """Call every loop on next to nothing: what this machine has not compiled is compiled now.
+    """Call every loop on one element: it is compiled, or loaded from the cache.
 
     Args:
-        n_sources: Number of sources of the merges to come; reading models is compiled for it.
+        n_sources: Number of sources of the merges to come; the upcast is compiled per number.
     """
     pivot, *sources = torch.zeros(n_sources + 1, 1).unbind()
     kept = torch.zeros(1, 1, dtype=torch.bool)
