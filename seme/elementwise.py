@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seme.kernels import arithmetic, selection
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 
 
 class Signed(NamedTuple):
@@ -37,7 +37,7 @@ def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
     Returns:
         float32, (n_sources, n).
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return selection.differences(pivot, sources)
     return torch.stack([source - pivot for source in sources])
 
@@ -55,7 +55,7 @@ def weighted_mean(
     Returns:
         float32 of that shape, rounded once.
     """
-    if serve(sources[0].device):
+    if use_numba(sources[0].device):
         return arithmetic.mean(sources, weights, divisor)
     total = torch.zeros_like(sources[0], dtype=torch.float64)
     for source, weight in zip(sources, weights, strict=True):
@@ -84,7 +84,7 @@ def add_weighted(
     Returns:
         float32 of that shape, rounded once. Where the change is zero the pivot's bits stay.
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return arithmetic.add_weighted(pivot, sources, weights, scale, kept)
     change = torch.zeros_like(pivot, dtype=torch.float64)
     for values, weight in zip(_task_vectors(pivot, sources, kept), weights, strict=True):
@@ -117,7 +117,7 @@ def add_signed(
     Returns:
         The merged weights, rounded once, the pivot's bits where the change is zero; and counts.
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return Signed(*arithmetic.add_signed(pivot, sources, weights, scale, kept, divide))
     tv = _task_vectors(pivot, sources, kept)
     total = torch.zeros_like(tv[0])

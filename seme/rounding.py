@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seme.kernels import conversion, reductions
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 
 
 class Rounded(NamedTuple):
@@ -23,7 +23,7 @@ class Rounded(NamedTuple):
 
 def is_finite(values: Tensor) -> bool:
     """Check that a tensor holds neither NaN nor an infinity; one pass, no temporary."""
-    if serve(values.device) and values.dtype == torch.float32:
+    if use_numba(values.device) and values.dtype == torch.float32:
         return conversion.is_finite(values)
     if values.numel() == 0 or math.isfinite(values.sum().item()):
         return True  # NaN and infinities would show in the sum
@@ -45,7 +45,7 @@ class Raw:
         self._device = device
         all_bfloat16 = all(values.dtype == torch.bfloat16 for values in slices)
         self._bfloat16 = (
-            conversion.bit_patterns(slices) if serve(device) and all_bfloat16 else None
+            conversion.bit_patterns(slices) if use_numba(device) and all_bfloat16 else None
         )
 
     def upcast(self, start: int, stop: int) -> tuple[Tensor, list[bool]]:
@@ -92,7 +92,7 @@ def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded
     Raises:
         ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
-    if serve(exact.device) and dtype == torch.bfloat16:
+    if use_numba(exact.device) and dtype == torch.bfloat16:
         values, lost, changed = reductions.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
@@ -114,7 +114,7 @@ def _too_large(values: Tensor, dtype: torch.dtype) -> ValueError:
 
 def _squared_distance(values: Tensor, others: Tensor) -> float:
     """Squared norm of a difference, in float64."""
-    if serve(values.device):
+    if use_numba(values.device):
         return reductions.squared_distance(values, others)
     return float((values.double() - others.double()).square_().sum())
 

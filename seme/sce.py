@@ -26,7 +26,7 @@ from seme.checks import check_choice, check_finite, check_share
 from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 from seme.selection import Kept, select_largest
 from seme.streaming import Block, OpenTensor
 from seme.topk import Columns
@@ -220,7 +220,7 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
         return (first - pivot).unsqueeze(0)
     if len(others) == 1:
         return (others[0] - first).unsqueeze(0)
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return selection.variance(sources, _SCALE).unsqueeze(0)
     origin = first.double()
     apart = [source.double().sub_(origin) for source in others]
@@ -236,7 +236,7 @@ def _energies(
     pivot: Tensor, sources: Sequence[Tensor], kept: Tensor
 ) -> tuple[int, list[float]]:
     """Count the kept elements, and sum their squares in every task vector."""
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return reductions.energies(pivot, sources, kept)
     tv = [source.double() - pivot.double() for source in sources]
     squares = [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seme.checks import check_share
 from seme.kernels import selection as kernels
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 from seme.topk import Columns, Threshold, find_thresholds, magnitude_bits
 
 TrimTies = Literal["exact", "keep_all"]
@@ -43,7 +43,7 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
     """
     thresholds = [rule.threshold for rule in rules]
     n_tied = [min(max(rule.cutoff - start, 0), values.shape[1]) for rule in rules]
-    if serve(values.device):
+    if use_numba(values.device):
         return kernels.survivors(values, thresholds, n_tied)
     magnitudes = values.abs()
     kept = magnitudes > torch.tensor(thresholds, device=values.device).unsqueeze(1)

@@ -62,7 +62,7 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return loop
 
 
-def serve(device: torch.device) -> bool:
+def use_numba(device: torch.device) -> bool:
     """Decide whether tensors of a device go through the compiled loops."""
     return device.type == "cpu"
 
