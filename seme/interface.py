@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from seme.kernels.random_bits import toss
+from seme.kernels.random_bits import bernoulli
 from seme.streaming import Models, OpenTensor
 
 
@@ -52,7 +52,9 @@ class Site:
             Booleans on the CPU, (n_sources, *shape).
         """
         seeds = [_seed_of(self.seed, self.name, source) for source in range(n_sources)]
-        return toss(seeds, self.start, math.prod(shape), probability).view(n_sources, *shape)
+        return bernoulli(seeds, self.start, math.prod(shape), probability).view(
+            n_sources, *shape
+        )
 
 
 @functools.lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ _FINE = np.uint64(1 << 62)
 """Offset in the sequence of the numbers that refine a 16-bit sample to 48 bits."""
 
 
-def toss(seeds: Sequence[int], start: int, n: int, probability: float) -> Tensor:
+def bernoulli(seeds: Sequence[int], start: int, n: int, probability: float) -> Tensor:
     """Sample Bernoulli variables; every number of a sequence gives four, of 16 bits each.
 
     A sample whose 16 bits equal those of the probability is refined by 32 bits more.
@@ -39,26 +39,28 @@ def toss(seeds: Sequence[int], start: int, n: int, probability: float) -> Tensor
     """
     edge, fine = divmod(round(probability * 2**48), 2**32)
     samples = np.empty((len(seeds), n), dtype=np.bool_)
-    _toss(np.array(seeds, dtype=np.uint64), start, edge, fine, samples)
+    _bernoulli(np.array(seeds, dtype=np.uint64), start, edge, fine, samples)
     return torch.from_numpy(samples)
 
 
 @compiled
-def _toss(seeds: NDArray[np.uint64], start: int, edge: int, fine: int, out: _Flags) -> None:
+def _bernoulli(
+    seeds: NDArray[np.uint64], start: int, edge: int, fine: int, out: _Flags
+) -> None:
     n = out.shape[1]
     ahead = min(-start % 4, n)
     for k in range(len(seeds)):
-        _toss_each(seeds[k], start, edge, fine, out[k, :ahead])
+        _bernoulli_each(seeds[k], start, edge, fine, out[k, :ahead])
         for begin in range(ahead, n, _RUN):
             run = out[k, begin : min(begin + _RUN, n)]
             whole = len(run) // 4 * 4
-            if _toss_fours(seeds[k], start + begin, edge, run[:whole]):
-                _toss_each(seeds[k], start + begin, edge, fine, run)
-            _toss_each(seeds[k], start + begin + whole, edge, fine, run[whole:])
+            if _bernoulli_fours(seeds[k], start + begin, edge, run[:whole]):
+                _bernoulli_each(seeds[k], start + begin, edge, fine, run)
+            _bernoulli_each(seeds[k], start + begin + whole, edge, fine, run[whole:])
 
 
 @compiled
-def _toss_fours(seed: np.uint64, start: int, edge: int, out: _Flags) -> bool:
+def _bernoulli_fours(seed: np.uint64, start: int, edge: int, out: _Flags) -> bool:
     """Sample from whole numbers of a sequence; return whether a sample must be refined."""
     tied = False
     limit, first = np.uint64(edge), np.uint64(start // 4)
@@ -72,7 +74,7 @@ def _toss_fours(seed: np.uint64, start: int, edge: int, out: _Flags) -> bool:
 
 
 @compiled
-def _toss_each(seed: np.uint64, start: int, edge: int, fine: int, out: _Flags) -> None:
+def _bernoulli_each(seed: np.uint64, start: int, edge: int, fine: int, out: _Flags) -> None:
     """Sample one by one, refined where needed."""
     for i in range(len(out)):
         place = start + i

@@ -27,4 +27,4 @@ def load(n_sources: int) -> None:
     arithmetic.mean(sources, weights, 1.0)
     arithmetic.add_weighted(pivot, sources, weights, 1.0, kept)
     arithmetic.add_signed(pivot, sources, weights, 1.0, kept, divide=True)
-    random_bits.toss([0], 0, 1, 0.5)
+    random_bits.bernoulli([0], 0, 1, 0.5)
