@@ -37,7 +37,9 @@ class Site:
     start: int = 0
     """Index in the flat tensor of the block's first element."""
 
-    def drawn(self, n_sources: int, shape: Sequence[int], probability: float) -> Tensor:
+    def bernoulli_mask(
+        self, n_sources: int, shape: Sequence[int], probability: float
+    ) -> Tensor:
         """Toss a coin per element and source, the same on every machine, thread count and order.
 
         A coin depends on (seed, tensor name, source index) and the element's flat index in the
