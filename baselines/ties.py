@@ -15,7 +15,7 @@ from seme.elementwise import add_signed, differences
 from seme.interface import Prepared, Site, prepared_by
 from seme.selection import Kept, Selection, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
-from seme.topk import Columns
+from seme.topk import RankingScores
 
 Scope = Literal["model", "tensor"]
 """Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""
@@ -27,12 +27,12 @@ class ModelTrim:
 
     selections: tuple[Selection, ...]
     """One per source."""
-    columns: Mapping[str, Columns]
+    scores: Mapping[str, RankingScores]
     """Of every tensor, none of them held."""
 
     def at(self, tensor: OpenTensor) -> Kept:
         rules = [selection.rules[tensor.name] for selection in self.selections]
-        return Kept(self.columns[tensor.name], rules)
+        return Kept(self.scores[tensor.name], rules)
 
     def diagnostics(self) -> Mapping[str, Any]:
         """Give threshold (None when nothing survives) and share kept of every source."""
@@ -52,9 +52,9 @@ class TensorTrim:
     trim_ties: TrimTies
 
     def at(self, tensor: OpenTensor) -> Kept:
-        columns = Columns(tensor, differences, self.n_sources)
-        selections = select_largest([columns], self.density, self.trim_ties)
-        return Kept(columns, [selection.rules[tensor.name] for selection in selections])
+        scores = RankingScores(tensor, differences, self.n_sources)
+        selections = select_largest([scores], self.density, self.trim_ties)
+        return Kept(scores, [selection.rules[tensor.name] for selection in selections])
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -81,10 +81,10 @@ def prepare(
     if scope == "tensor":
         return TensorTrim(n_sources=n_sources, density=density, trim_ties=trim_ties)
     tensors = [models.open(name, kept=False) for name in models.merged_names]
-    columns = [Columns(tensor, differences, n_sources, hold=False) for tensor in tensors]
+    scores = [RankingScores(tensor, differences, n_sources, cache=False) for tensor in tensors]
     return ModelTrim(
-        selections=select_largest(columns, density, trim_ties),
-        columns={of_tensor.name: of_tensor for of_tensor in columns},
+        selections=select_largest(scores, density, trim_ties),
+        scores={of_tensor.name: of_tensor for of_tensor in scores},
     )
 
 

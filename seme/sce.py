@@ -29,7 +29,7 @@ from seme.kernels import reductions, selection
 from seme.kernels.jit import use_numba
 from seme.selection import Kept, select_largest
 from seme.streaming import Block, OpenTensor
-from seme.topk import Columns
+from seme.topk import RankingScores
 
 Select = Literal["coefficients", "deltas"]
 """What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""
@@ -130,9 +130,9 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
     Returns:
         What is selected, by the order of :func:`variation`.
     """
-    columns = Columns(tensor, variation, 1)
-    (largest,) = select_largest([columns], tau, "exact")
-    return Kept(columns, [largest.rules[tensor.name]])
+    scores = RankingScores(tensor, variation, 1)
+    (largest,) = select_largest([scores], tau, "exact")
+    return Kept(scores, [largest.rules[tensor.name]])
 
 
 def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[float, ...]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from seme.checks import check_share
 from seme.kernels import selection as kernels
 from seme.kernels.jit import use_numba
-from seme.topk import Columns, Threshold, find_thresholds, magnitude_bits
+from seme.topk import RankingScores, Threshold, find_thresholds, magnitude_bits
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold are kept by index. ``keep_all``: all of them are kept."""
@@ -55,7 +55,7 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
 class Kept:
     """The top-k masks of one tensor, block by block."""
 
-    def __init__(self, scores: Columns, rules: Sequence[KeepRule]) -> None:
+    def __init__(self, scores: RankingScores, rules: Sequence[KeepRule]) -> None:
         """Compute the masks of cached scores at once; those of others when asked for.
 
         Args:
@@ -100,7 +100,7 @@ class Selection:
 
 
 def select_largest(
-    tensors: Sequence[Columns], share: float, trim_ties: TrimTies
+    tensors: Sequence[RankingScores], share: float, trim_ties: TrimTies
 ) -> tuple[Selection, ...]:
     """Select, per row of scores, the elements of largest magnitude over all tensors.
 
@@ -146,7 +146,7 @@ def _rank(n_total: int, share: float, trim_ties: TrimTies) -> int:
 
 
 def _cutoffs(
-    tensors: Sequence[Columns],
+    tensors: Sequence[RankingScores],
     thresholds: Sequence[Threshold],
     n_kept: Sequence[int],
 ) -> list[list[int]]:
@@ -181,7 +181,7 @@ def _count_ties(values: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
 
 
 def _cutoff(
-    tensor: Columns,
+    tensor: RankingScores,
     row: int,
     n_tied: Sequence[int],
     n_kept: int,

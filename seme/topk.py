@@ -54,11 +54,11 @@ def cached_bytes(n_rows: int) -> int:
     return 5 * n_rows + 4
 
 
-class Columns:
+class RankingScores:
     """Per-element ranking scores of a tensor, cached if the memory budget allows."""
 
     def __init__(
-        self, tensor: OpenTensor, score: Score, n_rows: int, *, hold: bool = True
+        self, tensor: OpenTensor, score: Score, n_rows: int, *, cache: bool = True
     ) -> None:
         """Compute the scores if they may be cached; else read nothing yet.
 
@@ -66,7 +66,7 @@ class Columns:
             tensor: Of the pivot and the sources.
             score: Computes the scores of a block.
             n_rows: Number of rankings, hence of scores per element.
-            hold: Cache if the budget allows; it allows one tensor at a time.
+            cache: Cache if the budget allows; it allows one tensor at a time.
         """
         self.name = tensor.name
         self.numel = tensor.numel
@@ -74,7 +74,7 @@ class Columns:
         """Elements per block."""
         self.score = score
         self.n_rows = n_rows
-        self.cached = hold and tensor.fits_the_cache(cached_bytes(n_rows) * tensor.numel)
+        self.cached = cache and tensor.fits_the_cache(cached_bytes(n_rows) * tensor.numel)
         """A pass over cached scores reads no weights."""
         self.tensor = tensor
         self._scores = tensor.map(self._score) if self.cached else []
@@ -138,16 +138,16 @@ class Columns:
 
 
 def map_all(
-    tensors: Sequence[Columns], function: Callable[[Tensor, int], _T]
+    tensors: Sequence[RankingScores], function: Callable[[Tensor, int], _T]
 ) -> list[list[_T]]:
     """Call a function for every block of several tensors; see :meth:`Models.map_tensors`.
 
     Args:
         tensors: At least one.
-        function: As in :meth:`Columns.map`.
+        function: As in :meth:`RankingScores.map`.
 
     Returns:
-        Per tensor what :meth:`Columns.map` returns.
+        Per tensor what :meth:`RankingScores.map` returns.
     """
     return tensors[0].tensor.models.map_tensors(
         [tensor.numel for tensor in tensors],
@@ -190,7 +190,9 @@ class _Range:
         return self.high - self.low + 1
 
 
-def find_thresholds(tensors: Sequence[Columns], rank: int, n_total: int) -> list[Threshold]:
+def find_thresholds(
+    tensors: Sequence[RankingScores], rank: int, n_total: int
+) -> list[Threshold]:
     """Find the magnitude of a rank in every row.
 
     Args:
@@ -221,7 +223,7 @@ def magnitude_bits(values: Tensor) -> _Bits:
     return bits
 
 
-def _partition(tensor: Columns, row: int, rank: int) -> Threshold:
+def _partition(tensor: RankingScores, row: int, rank: int) -> Threshold:
     """Find the threshold of a row of cached scores by partial sorting."""
     magnitudes = tensor.magnitudes(row)
     place = len(magnitudes) - rank
@@ -234,7 +236,7 @@ def _partition(tensor: Columns, row: int, rank: int) -> Threshold:
     )
 
 
-def _sample_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | None:
+def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
     """Guess from a sample between which patterns the threshold of each row lies.
 
     Returns:
@@ -257,8 +259,8 @@ def _sample_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | N
 
 
 def _by_tensor(
-    tensors: Sequence[Columns], starts: Sequence[int]
-) -> Iterator[tuple[Columns, list[Span]]]:
+    tensors: Sequence[RankingScores], starts: Sequence[int]
+) -> Iterator[tuple[RankingScores, list[Span]]]:
     """Turn places in all tensors, end to end, into runs of elements of each tensor."""
     before = 0
     for tensor in tensors:
@@ -281,7 +283,7 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
     )
 
 
-def _upper_ranges(tensors: Sequence[Columns], rank: int) -> list[_Range]:
+def _upper_ranges(tensors: Sequence[RankingScores], rank: int) -> list[_Range]:
     """Find, by one pass, the upper 16 bits of the threshold of each row."""
     counters = [_Counter(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_rows)]
 
@@ -295,7 +297,7 @@ def _upper_ranges(tensors: Sequence[Columns], rank: int) -> list[_Range]:
 
 
 def _count_in_ranges(
-    tensors: Sequence[Columns], ranges: Sequence[_Range], rank: int
+    tensors: Sequence[RankingScores], ranges: Sequence[_Range], rank: int
 ) -> list[Threshold] | None:
     """Find the thresholds by one pass; None where one is not in its range."""
     counters = [_Counter(r.size) for r in ranges]

@@ -5,7 +5,7 @@ import torch
 
 from seme.selection import KeepRule, Kept, select_largest, survivors
 from seme.streaming import CPU_BLOCK, Workers
-from seme.topk import Columns, cached_bytes, map_all
+from seme.topk import RankingScores, cached_bytes, map_all
 from tests.in_memory import models_of
 
 
@@ -22,7 +22,7 @@ def select(columns_by_name, share, trim_ties="exact", **how):
     found = []
     for room in (0, 2**30):
         models = models_of(pivot, *columns, cache_bytes=room, **how)
-        ranked = [Columns(models.open(name), the_sources, n_columns) for name in pivot]
+        ranked = [RankingScores(models.open(name), the_sources, n_columns) for name in pivot]
         assert all(c.cached == bool(room) for c in ranked if c.numel)
         found.append(select_largest(ranked, share, trim_ties))
     assert found[0] == found[1]
@@ -133,7 +133,7 @@ def test_a_sample_saves_a_pass_over_the_tensor():
         return torch.stack(sources)
 
     models = models_of({"w": torch.zeros_like(values)}, {"w": values})
-    select_largest([Columns(models.open("w"), counted, 1)], 0.3, "exact")
+    select_largest([RankingScores(models.open("w"), counted, 1)], 0.3, "exact")
     assert sum(n_read) < 1.6 * len(values)
 
 
@@ -146,7 +146,7 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
 
     how = {"cache_bytes": cached_bytes(1) * len(values)}
     models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
-    columns = Columns(models.open("w"), counted, 1)
+    columns = RankingScores(models.open("w"), counted, 1)
     (selection,) = select_largest([columns], 0.3, "exact")
     found = Kept(columns, [selection.rules["w"]])
     block = values[CPU_BLOCK : 2 * CPU_BLOCK]
@@ -169,7 +169,7 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, 
 
     with Workers(3) as workers:
         models = models_of(pivot, tensors, cache_bytes=room, workers=workers)
-        columns = [Columns(models.open(name), the_sources, 1) for name in tensors]
+        columns = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
         found = map_all(columns, seen)
         assert found == [column.map(seen) for column in columns]
     assert [[place[:2] for place in blocks] for blocks in found] == [
@@ -182,16 +182,18 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, 
 def test_a_tensor_that_is_not_kept_is_opened_once_in_a_pass():
     values = torch.arange(40.0 * CPU_BLOCK)
     models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
-    columns = [Columns(models.open(n, kept=False), the_sources, 1, hold=False) for n in "wv"]
+    columns = [
+        RankingScores(models.open(n, kept=False), the_sources, 1, cache=False) for n in "wv"
+    ]
     map_all(columns, lambda values, _: values.shape)
     assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
 
 
 def test_what_has_no_room_is_not_held():
     models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, cache_bytes=999)
-    assert not Columns(models.open("w"), the_sources, 2).cached
-    assert Columns(models.open("w"), the_sources, 1).cached
-    assert not Columns(models.open("w"), the_sources, 1, hold=False).cached
+    assert not RankingScores(models.open("w"), the_sources, 2).cached
+    assert RankingScores(models.open("w"), the_sources, 1).cached
+    assert not RankingScores(models.open("w"), the_sources, 1, cache=False).cached
 
 
 def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
