@@ -13,7 +13,7 @@ from torch import Tensor
 from seme.checks import check_choice, check_finite, check_share
 from seme.elementwise import add_signed, differences
 from seme.interface import Prepared, Site, prepared_by
-from seme.selection import Kept, Selection, TrimTies, select_largest
+from seme.selection import Selection, TopKMask, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
 from seme.topk import RankingScores
 
@@ -30,9 +30,9 @@ class ModelTrim:
     scores: Mapping[str, RankingScores]
     """Of every tensor, none of them held."""
 
-    def at(self, tensor: OpenTensor) -> Kept:
+    def at(self, tensor: OpenTensor) -> TopKMask:
         rules = [selection.rules[tensor.name] for selection in self.selections]
-        return Kept(self.scores[tensor.name], rules)
+        return TopKMask(self.scores[tensor.name], rules)
 
     def diagnostics(self) -> Mapping[str, Any]:
         """Give threshold (None when nothing survives) and share kept of every source."""
@@ -51,10 +51,10 @@ class TensorTrim:
     density: float
     trim_ties: TrimTies
 
-    def at(self, tensor: OpenTensor) -> Kept:
+    def at(self, tensor: OpenTensor) -> TopKMask:
         scores = RankingScores(tensor, differences, self.n_sources)
         selections = select_largest([scores], self.density, self.trim_ties)
-        return Kept(scores, [selection.rules[tensor.name] for selection in selections])
+        return TopKMask(scores, [selection.rules[tensor.name] for selection in selections])
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -130,7 +130,7 @@ def merge(
         ValueError: If ``lam`` is not finite.
     """
     check_finite("lam", lam)
-    trimmed: Kept = site.prepared
+    trimmed: TopKMask = site.prepared
     kept = trimmed.at(pivot, sources, site.start)
     return add_signed(
         pivot, sources, weights=[1.0] * len(sources), scale=lam, divide=True, kept=kept

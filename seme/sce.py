@@ -27,7 +27,7 @@ from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
 from seme.kernels.jit import use_numba
-from seme.selection import Kept, select_largest
+from seme.selection import TopKMask, select_largest
 from seme.streaming import Block, OpenTensor
 from seme.topk import RankingScores
 
@@ -42,7 +42,7 @@ _SCALE = 2.0**64
 class Survey:
     """What the passes over a tensor found, for its walk."""
 
-    kept: Kept
+    kept: TopKMask
     """Which elements are selected, by what :func:`variation` says of them."""
     eta: tuple[float, ...]
     """Coefficients of the sources, summing to 1 (paper's eta)."""
@@ -117,7 +117,7 @@ class FusionTally:
         }
 
 
-def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
+def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
     """Select the elements that vary most across the sources.
 
     Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
@@ -132,10 +132,10 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
     """
     scores = RankingScores(tensor, variation, 1)
     (largest,) = select_largest([scores], tau, "exact")
-    return Kept(scores, [largest.rules[tensor.name]])
+    return TopKMask(scores, [largest.rules[tensor.name]])
 
 
-def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[float, ...]]:
+def compute_coefficients(tensor: OpenTensor, kept: TopKMask) -> tuple[int, tuple[float, ...]]:
     """Weigh each source by its share of the energy in the selected elements (paper's eta).
 
     Only energies that are all exactly zero give equal weights. mergekit does so whenever their

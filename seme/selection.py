@@ -52,7 +52,7 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
     return kept
 
 
-class Kept:
+class TopKMask:
     """The top-k masks of one tensor, block by block."""
 
     def __init__(self, scores: RankingScores, rules: Sequence[KeepRule]) -> None:

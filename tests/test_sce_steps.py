@@ -3,7 +3,7 @@ import torch
 
 from baselines.sce import merge
 from seme.sce import compute_coefficients, select_elements, variation
-from seme.selection import KeepRule, Kept
+from seme.selection import KeepRule, TopKMask
 from seme.streaming import Workers
 from seme.topk import RankingScores
 from tests.in_memory import merge_one, models_of
@@ -126,7 +126,7 @@ def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
 def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
     sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
     tensor = opened(torch.zeros(2), sources)
-    nothing = Kept(RankingScores(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
+    nothing = TopKMask(RankingScores(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
     assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from seme.selection import KeepRule, Kept, select_largest, survivors
+from seme.selection import KeepRule, TopKMask, select_largest, survivors
 from seme.streaming import CPU_BLOCK, Workers
 from seme.topk import RankingScores, cached_bytes, map_all
 from tests.in_memory import models_of
@@ -148,7 +148,7 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
     models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
     columns = RankingScores(models.open("w"), counted, 1)
     (selection,) = select_largest([columns], 0.3, "exact")
-    found = Kept(columns, [selection.rules["w"]])
+    found = TopKMask(columns, [selection.rules["w"]])
     block = values[CPU_BLOCK : 2 * CPU_BLOCK]
     expected = by_sorting(values, 0.3)[CPU_BLOCK : 2 * CPU_BLOCK]
     assert torch.equal(found.at(block, [block], CPU_BLOCK).squeeze(0), expected)
