@@ -35,7 +35,7 @@ from seme.compatibility import (
 from seme.interface import Prepared, Realigned, Site
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
-from seme.streaming import CPU_BLOCK, Block, Models, Workers
+from seme.streaming import CPU_BLOCK, Block, Models, ThreadPool
 
 _logger = logging.getLogger(__name__)
 
@@ -109,13 +109,13 @@ def merge_checkpoints(
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(budget, len(sources), settings.n_threads, device)
     keep_freed_memory()
-    with Workers(allocation.n_threads) as workers:
+    with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
             merged_names=tuple(n for n in pivot.names if n not in copied),
             device=device,
-            workers=workers,
+            threads=threads,
             blocks_per_read=allocation.blocks_per_read,
             cache_bytes=allocation.cache_bytes,
             memory_budget=budget,
@@ -178,7 +178,9 @@ def _walk(
     if not alone or models.device.type != "cpu":
         return [write(models, name) for name in names]
     one_core = replace(
-        models, workers=Workers(1), cache_bytes=models.cache_bytes // models.workers.n_threads
+        models,
+        threads=ThreadPool(1),
+        cache_bytes=models.cache_bytes // models.threads.n_threads,
     )
     return models.map_tensors(
         [math.prod(layout[name].shape) for name in names],
@@ -202,7 +204,7 @@ def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter)
 
     try:
         opened = models.pivot.opened(name)
-        models.workers.map(copy, -(-numel // size))
+        models.threads.map(copy, -(-numel // size))
     except Exception as error:
         error.add_note(f"while copying {name} with shape {spec.shape}")
         raise

@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 _streams = threading.local()
 
 
-class Workers:
+class ThreadPool:
     """A thread pool with ordered results; a context manager that ends its threads."""
 
     def __init__(self, n_threads: int) -> None:
@@ -118,7 +118,7 @@ class Models:
     merged_names: tuple[str, ...]
     """Tensors the method will be called for, in the order of the walk."""
     device: torch.device
-    workers: Workers = field(default_factory=lambda: Workers(1))
+    threads: ThreadPool = field(default_factory=lambda: ThreadPool(1))
     blocks_per_read: int = 1
     """Blocks read at once; changes the speed only."""
     cache_bytes: int = 0
@@ -136,9 +136,9 @@ class Models:
         return OpenTensor(name, self, kept=kept)
 
     def map(self, function: Callable[[int], _T], count: int) -> list[_T]:
-        """Call a function with 0 to ``count - 1`` on all cores; see :meth:`Workers.map`."""
+        """Call a function with 0 to ``count - 1`` on all cores; see :meth:`ThreadPool.map`."""
         _synchronise(self.device)
-        return self.workers.map(function, count)
+        return self.threads.map(function, count)
 
     def map_tensors(
         self,
@@ -224,7 +224,7 @@ class OpenTensor:
     def _reads(self) -> list[Span]:
         """Return the spans read at once: whole blocks, and some reads for every thread."""
         n_blocks = self.numel // self.block
-        shared = n_blocks // (_READS_PER_THREAD * self.models.workers.n_threads)
+        shared = n_blocks // (_READS_PER_THREAD * self.models.threads.n_threads)
         size = self.block * max(min(self.models.blocks_per_read, shared), 1)
         return [(i, min(i + size, self.numel)) for i in range(0, self.numel, size)]
 

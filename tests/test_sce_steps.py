@@ -4,7 +4,7 @@ import torch
 from baselines.sce import merge
 from seme.sce import compute_coefficients, select_elements, variation
 from seme.selection import KeepRule, TopKMask
-from seme.streaming import Workers
+from seme.streaming import ThreadPool
 from seme.topk import RankingScores
 from tests.in_memory import merge_one, models_of
 
@@ -177,8 +177,8 @@ def test_the_order_of_the_sources_does_not_show():
 def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_per_read):
     pivot, sources = random_models(3, n=700_000)
     alone = select_compute_erase(pivot, sources, tau=0.3)
-    with Workers(3) as workers:
-        how = {"workers": workers, "blocks_per_read": blocks_per_read}
+    with ThreadPool(3) as threads:
+        how = {"threads": threads, "blocks_per_read": blocks_per_read}
         together = select_compute_erase(pivot, sources, tau=0.3, how=how)
     assert torch.equal(alone, together)
 

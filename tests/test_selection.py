@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seme.selection import KeepRule, TopKMask, select_largest, survivors
-from seme.streaming import CPU_BLOCK, Workers
+from seme.streaming import CPU_BLOCK, ThreadPool
 from seme.topk import RankingScores, cached_bytes, map_all
 from tests.in_memory import models_of
 
@@ -120,8 +120,8 @@ def test_a_tensor_that_is_sampled_is_selected_as_exactly(kind, share):
 @pytest.mark.parametrize("kind", ["normal", "few distinct"])
 def test_threads_change_nothing(kind):
     values = long(kind)
-    with Workers(4) as workers:
-        together = rule_for(values, 0.3, workers=workers, blocks_per_read=3)
+    with ThreadPool(4) as threads:
+        together = rule_for(values, 0.3, threads=threads, blocks_per_read=3)
     assert together == rule_for(values, 0.3)
 
 
@@ -167,8 +167,8 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, 
     def seen(values, start):
         return start, values.shape[1], float(values.sum())
 
-    with Workers(3) as workers:
-        models = models_of(pivot, tensors, cache_bytes=room, workers=workers)
+    with ThreadPool(3) as threads:
+        models = models_of(pivot, tensors, cache_bytes=room, threads=threads)
         columns = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
         found = map_all(columns, seen)
         assert found == [column.map(seen) for column in columns]

@@ -14,7 +14,7 @@ from baselines.dare_ties import merge as dare_ties
 from baselines.sce import merge as sce
 from baselines.task_arithmetic import merge as task_arithmetic
 from baselines.ties import merge as ties
-from seme.streaming import CPU_BLOCK, Workers
+from seme.streaming import CPU_BLOCK, ThreadPool
 from tests.in_memory import models_of
 
 TRIM = {"density": 0.3, "lam": 1.0, "trim_ties": "exact"}
@@ -58,8 +58,8 @@ def test_how_much_is_read_at_once_and_by_whom_does_not_show(
 ):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", size := 1000)
     pivot = torch.arange(200.0 * size + 1)
-    with Workers(n_threads) as workers:
-        models = models_of({"w": pivot}, workers=workers, blocks_per_read=blocks_per_read)
+    with ThreadPool(n_threads) as threads:
+        models = models_of({"w": pivot}, threads=threads, blocks_per_read=blocks_per_read)
         tensor = models.open("w")
         assert tensor._reads()[0] == (0, blocks_per_read * size)
         found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
@@ -130,9 +130,9 @@ def test_results_come_in_the_order_of_the_items(n_threads):
         time.sleep(0.02 if index == 0 else 0)
         return index * index
 
-    with Workers(n_threads) as workers:
-        assert workers.map(slow_first, 40) == [index * index for index in range(40)]
-        assert workers.map(slow_first, 0) == []
+    with ThreadPool(n_threads) as threads:
+        assert threads.map(slow_first, 40) == [index * index for index in range(40)]
+        assert threads.map(slow_first, 0) == []
 
 
 def test_items_run_side_by_side_and_each_with_one_thread_of_torch():
@@ -143,8 +143,8 @@ def test_items_run_side_by_side_and_each_with_one_thread_of_torch():
         return torch.get_num_threads()
 
     before = torch.get_num_threads()
-    with Workers(3) as workers:
-        assert workers.map(meet, 3) == [1, 1, 1]
+    with ThreadPool(3) as threads:
+        assert threads.map(meet, 3) == [1, 1, 1]
     assert torch.get_num_threads() == before
 
 
@@ -158,8 +158,8 @@ def test_the_first_failure_is_raised_and_items_not_yet_started_are_cancelled(n_t
             raise ValueError(f"item {index}")
         time.sleep(0.01)
 
-    with Workers(n_threads) as workers, pytest.raises(ValueError, match="item 3"):
-        workers.map(fail, 1000)
+    with ThreadPool(n_threads) as threads, pytest.raises(ValueError, match="item 3"):
+        threads.map(fail, 1000)
     n_started = len(started)
     time.sleep(0.05)
     assert len(started) == n_started < 100
@@ -177,10 +177,10 @@ def test_an_interrupted_caller_waits_for_running_items_only(monkeypatch):
         interrupted.set()
         raise KeyboardInterrupt
 
-    with Workers(2) as workers:
+    with ThreadPool(2) as threads:
         monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            workers.map(work, 1000)
+            threads.map(work, 1000)
         n_done = len(done)
         time.sleep(0.05)
         assert 0 < len(done) == n_done <= 4
@@ -194,13 +194,13 @@ def test_a_item_that_fails_late_is_raised_before_one_behind_it_that_failed_early
         if index >= 2:
             raise ValueError(f"item {index}")
 
-    with Workers(n_threads) as workers, pytest.raises(ValueError, match="item 2"):
-        workers.map(fail, 10)
+    with ThreadPool(n_threads) as threads, pytest.raises(ValueError, match="item 2"):
+        threads.map(fail, 10)
 
 
 def test_one_thread_is_the_callers():
-    with Workers(1) as workers:
+    with ThreadPool(1) as threads:
         assert (
-            workers.map(lambda _: threading.current_thread(), 2)
+            threads.map(lambda _: threading.current_thread(), 2)
             == [threading.main_thread()] * 2
         )
