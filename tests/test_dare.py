@@ -90,7 +90,7 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
     pivot, sources = torch.zeros(4), [torch.tensor([1.0, 1.0, 1.0, 5.0])]
     survives = torch.tensor([1.0, 1.0, 0.0, 0.0])
     monkeypatch.setattr(torch, "bernoulli", lambda _: survives)
-    monkeypatch.setattr(Site, "drawn", lambda *_: survives.bool().unsqueeze(0))
+    monkeypatch.setattr(Site, "bernoulli_mask", lambda *_: survives.bool().unsqueeze(0))
     parameters = {"weight": 1.0, "density": 0.5, "rescale": True, "normalize": False}
     theirs = merge_tensors(
         [pivot, *sources], "dare_linear", parameters=parameters, base_index=0
@@ -103,7 +103,7 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
 def test_dare_ties_averages_the_survivors_that_carry_the_elected_sign(monkeypatch):
     # survivors, doubled: [8, 0], [4, -6], [-2, 4]; elected signs [+, -]
     keeps = torch.tensor([[True, False], [True, True], [True, True]])
-    monkeypatch.setattr(Site, "drawn", lambda *_: keeps)
+    monkeypatch.setattr(Site, "bernoulli_mask", lambda *_: keeps)
     sources = [torch.tensor(tv) for tv in ([4.0, -1.0], [2.0, -3.0], [-1.0, 2.0])]
     assert with_ties(torch.zeros(2), sources).tolist() == [6.0, -6.0]
     assert with_ties(torch.zeros(2), sources, lam=0.5).tolist() == [3.0, -3.0]
