@@ -48,5 +48,5 @@ def merge(
     check_share("density", density)
     check_finite("lam", lam)
     checked = checked_weights(weights, len(sources))
-    kept = site.drawn(len(sources), pivot.shape, density).to(pivot.device)
+    kept = site.bernoulli_mask(len(sources), pivot.shape, density).to(pivot.device)
     return add_weighted(pivot, sources, weights=checked, scale=lam / density, kept=kept)

@@ -43,5 +43,5 @@ def merge(
         weights=[1.0] * len(sources),
         scale=lam / density,
         divide=True,
-        kept=site.drawn(len(sources), pivot.shape, density).to(pivot.device),
+        kept=site.bernoulli_mask(len(sources), pivot.shape, density).to(pivot.device),
     ).merged

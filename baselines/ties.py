@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
-from seme.columns import Columns
 from seme.elementwise import add_signed, differences
 from seme.interface import Prepared, Site, prepared_by
-from seme.selection import Kept, Selection, TrimTies, select_largest
+from seme.selection import Selection, TopKMask, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
+from seme.topk import RankingScores
 
 Scope = Literal["model", "tensor"]
 """Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""
@@ -27,12 +27,12 @@ class ModelTrim:
 
     selections: tuple[Selection, ...]
     """One per source."""
-    columns: Mapping[str, Columns]
+    scores: Mapping[str, RankingScores]
     """Of every tensor, none of them held."""
 
-    def at(self, tensor: OpenTensor) -> Kept:
+    def at(self, tensor: OpenTensor) -> TopKMask:
         rules = [selection.rules[tensor.name] for selection in self.selections]
-        return Kept(self.columns[tensor.name], rules)
+        return TopKMask(self.scores[tensor.name], rules)
 
     def diagnostics(self) -> Mapping[str, Any]:
         """Give threshold (None when nothing survives) and share kept of every source."""
@@ -51,10 +51,10 @@ class TensorTrim:
     density: float
     trim_ties: TrimTies
 
-    def at(self, tensor: OpenTensor) -> Kept:
-        columns = Columns(tensor, differences, self.n_sources)
-        selections = select_largest([columns], self.density, self.trim_ties)
-        return Kept(columns, [selection.rules[tensor.name] for selection in selections])
+    def at(self, tensor: OpenTensor) -> TopKMask:
+        scores = RankingScores(tensor, differences, self.n_sources)
+        selections = select_largest([scores], self.density, self.trim_ties)
+        return TopKMask(scores, [selection.rules[tensor.name] for selection in selections])
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -81,10 +81,10 @@ def prepare(
     if scope == "tensor":
         return TensorTrim(n_sources=n_sources, density=density, trim_ties=trim_ties)
     tensors = [models.open(name, kept=False) for name in models.merged_names]
-    columns = [Columns(tensor, differences, n_sources, hold=False) for tensor in tensors]
+    scores = [RankingScores(tensor, differences, n_sources, cache=False) for tensor in tensors]
     return ModelTrim(
-        selections=select_largest(columns, density, trim_ties),
-        columns={of_tensor.name: of_tensor for of_tensor in columns},
+        selections=select_largest(scores, density, trim_ties),
+        scores={of_tensor.name: of_tensor for of_tensor in scores},
     )
 
 
@@ -130,7 +130,7 @@ def merge(
         ValueError: If ``lam`` is not finite.
     """
     check_finite("lam", lam)
-    trimmed: Kept = site.prepared
+    trimmed: TopKMask = site.prepared
     kept = trimmed.at(pivot, sources, site.start)
     return add_signed(
         pivot, sources, weights=[1.0] * len(sources), scale=lam, divide=True, kept=kept

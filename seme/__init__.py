@@ -1,1 +1,1 @@
-"""SeMe, merging by semantic alignment, and what every merge needs: reading, walking, writing."""
+"""The merge engine, and SeMe: merging by semantic alignment."""

@@ -1,4 +1,7 @@
-"""The memory a merge works in, beside what the interpreter holds: a few blocks per thread (ours)."""
+"""Memory budget: threads, blocks per read and cache that fit a number of bytes.
+
+Budgets and estimates exclude the Python process with its libraries.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,88 +10,87 @@ import torch
 
 from seme.streaming import CPU_BLOCK, GPU_BLOCK
 
-_MOST_AT_ONCE = 4
-"""More are read no faster (ours, measured with 1 to 16)."""
-_MOST_HELD = 96 << 20
-"""Per thread; for larger tensors a pass more is no dearer than memory (ours)."""
-_RAW_BYTES = 8
-"""Of one element as read, at most: that of float64."""
+_MOST_BLOCKS_PER_READ = 4
+"""More do not read faster (measured with 1 to 16)."""
+_MOST_CACHE_BYTES = 96 << 20
+"""Per thread; for larger tensors another pass costs no more than the memory."""
+_STORED_BYTES = 8
+"""Of one element in its stored dtype, at most: float64."""
 _FIXED_BYTES = 16_000_000
-"""The writer's, the walk's and Python's own (measured on the 0.5 B shape, generously)."""
+"""Of the writer, the walk and Python objects (measured on the 0.5 B shape, rounded up)."""
 _COUNT_BYTES = 32_000_000
-"""Counting the patterns of one column of magnitudes in :mod:`seme.topk`, on all cores: a
-million counts of 8 bytes, as many being added, and twice the numbers waiting for it."""
-_RANKED_ALONE_BYTES = (16_000_000, 3_000_000)
-"""The same of a tensor that one core ranks beside others, and of each of its columns: the numbers
-between two patterns, about a fiftieth of at most ``SMALL``, and what putting them in order takes
-(ours, generously)."""
+"""Of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a million
+counts of 8 bytes, as many being added, and twice the numbers pending."""
+_COUNT_BYTES_ON_ONE_THREAD = (16_000_000, 3_000_000)
+"""The same for a tensor ranked by one thread, fixed and per row: the numbers between two
+patterns, about a fiftieth of at most ``SMALL``, and sorting them (rounded up)."""
 _COMPARED_MATRICES = 30
-"""Of width x width in float32, at one time while two heads are compared (ours, measured at widths
-of 1024 and 2048: 15 in float64)."""
+"""Peak number of live (width, width) float32 matrices when comparing two LM heads (measured at
+widths of 1024 and 2048: 15 in float64)."""
 _COMPARED_BYTES = 80_000_000
-"""What the solvers take beside them (ours, measured)."""
+"""Workspace of the solvers in that comparison (measured)."""
 _REWRITTEN_COPIES = 6
-"""Float32 copies of the largest tensor while a source is rewritten, beside those of pivot and
-sources: the source's own, a product, its rows in the pivot's order (ours, counted in the code)."""
+"""Float32 copies of the largest tensor while a source is rewritten, besides those of pivot and
+sources: the source's own, a product, its rows in the pivot's order (counted in the code)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """How a merge uses its budget."""
+class Allocation:
+    """Division of a memory budget."""
 
     n_threads: int
-    """Threads that work side by side."""
-    blocks_at_once: int
-    """How many blocks each of them reads in one piece."""
+    """Threads that run in parallel."""
+    blocks_per_read: int
+    """Blocks that each of them reads at once."""
     working_bytes: int
-    """What they take."""
-    held_bytes: int
-    """What a pass over a tensor may hold beside that for those behind it."""
-    ranked_alone: bool
-    """Whether each thread may rank a tensor of its own in its share of that."""
+    """Bytes of all passes and the walk; see :func:`working_bytes`."""
+    cache_bytes: int
+    """Bytes beyond those that one pass may cache for later ones."""
+    rank_per_thread: bool
+    """Each thread may rank a tensor of its own in its share of the cache."""
 
 
-def share_out(budget: int, n_sources: int, n_threads: int, device: torch.device) -> Room:
-    """Share out a budget: first threads, then blocks, then what is held.
+def allocate(budget: int, n_sources: int, n_threads: int, device: torch.device) -> Allocation:
+    """Divide a budget: first threads, then blocks per read, then cache.
 
     Args:
-        budget: Bytes the merge may take beside the interpreter.
+        budget: Bytes the merge may take over the Python process.
         n_sources: Number of sources.
         n_threads: The most threads.
-        device: Where the blocks are worked on.
+        device: Device of the blocks.
 
     Raises:
         ValueError: If the budget is too small even for one thread and block.
     """
     n_threads = threads_that_fit(budget, n_sources, n_threads, device)
-    at_once = blocks_at_once(budget, n_sources, n_threads, device)
-    taken = working_bytes(n_sources, n_threads, at_once, device)
-    held = min(budget - taken, n_threads * _MOST_HELD) if device.type == "cpu" else 0
-    of_tensor, of_column = _RANKED_ALONE_BYTES
-    return Room(
+    n_blocks = blocks_per_read(budget, n_sources, n_threads, device)
+    working = working_bytes(n_sources, n_threads, n_blocks, device)
+    cache = min(budget - working, n_threads * _MOST_CACHE_BYTES) if device.type == "cpu" else 0
+    fixed, per_row = _COUNT_BYTES_ON_ONE_THREAD
+    return Allocation(
         n_threads=n_threads,
-        blocks_at_once=at_once,
-        working_bytes=taken,
-        held_bytes=held,
-        ranked_alone=held >= n_threads * (of_tensor + n_sources * of_column),
+        blocks_per_read=n_blocks,
+        working_bytes=working,
+        cache_bytes=cache,
+        rank_per_thread=cache >= n_threads * (fixed + n_sources * per_row),
     )
 
 
 def threads_that_fit(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
-    """Choose how many threads work side by side, at most ``n_threads`` and at least one."""
+    """Choose how many threads run in parallel, at most ``n_threads`` and at least one."""
     while n_threads > 1 and working_bytes(n_sources, n_threads, 1, device) > budget:
         n_threads -= 1
     return n_threads
 
 
-def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
-    """Choose how many blocks are read in one piece, from 1 to 4.
+def blocks_per_read(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
+    """Choose how many blocks are read at once, from 1 to 4.
 
     Args:
-        budget: Bytes the merge may take beside the interpreter.
+        budget: Bytes the merge may take over the Python process.
         n_sources: Number of sources.
-        n_threads: Threads that each hold a piece; see :func:`threads_that_fit`.
-        device: Where the blocks are worked on.
+        n_threads: Threads that each hold what they read; see :func:`threads_that_fit`.
+        device: Device of the blocks.
 
     Raises:
         ValueError: If the budget is too small even for one block per thread.
@@ -102,37 +104,34 @@ def blocks_at_once(budget: int, n_sources: int, n_threads: int, device: torch.de
     if device.type != "cpu":
         return 1
     more = working_bytes(n_sources, n_threads, 2, device) - need
-    return min(1 + (budget - need) // more, _MOST_AT_ONCE)
+    return min(1 + (budget - need) // more, _MOST_BLOCKS_PER_READ)
 
 
-def working_bytes(n_sources: int, n_threads: int, at_once: int, device: torch.device) -> int:
+def working_bytes(n_sources: int, n_threads: int, n_blocks: int, device: torch.device) -> int:
     """Estimate the memory of all passes and the walk over models on disk.
 
-    Per thread and element there are the raw values of all models, for every block read at once;
-    and for one block their float32, per source a number that is ranked and its place or a draw,
-    the merged values and those rounded. On a GPU the raw values are there twice, once in pinned
-    memory, and the rest is the GPU's.
+    Per thread and element: the stored values of all models, for all ``n_blocks`` read at once;
+    and, for one block, their float32 values, per source a ranking score with its place or a
+    random draw, the merged values and those rounded. On a GPU the host holds the stored values
+    twice, once in pinned memory, and the GPU the rest.
 
     Returns:
-        Bytes of the host. The size of the models does not matter.
+        Bytes on the host, independent of the models' size.
     """
     on_cpu = device.type == "cpu"
-    raw = at_once * _RAW_BYTES * (n_sources + 1)
-    one = 4 * (n_sources + 1) + 9 * n_sources + 16 if on_cpu else raw + 8
+    stored = n_blocks * _STORED_BYTES * (n_sources + 1)
+    float32 = 4 * (n_sources + 1) + 9 * n_sources + 16 if on_cpu else stored + 8
     block = CPU_BLOCK if on_cpu else GPU_BLOCK
-    return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (raw + one)
+    return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (stored + float32)
 
 
 def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
-    """Estimate what sources that have to be rewritten take more: whole tensors in float32.
+    """Estimate the additional bytes of rewriting sources: whole tensors in float32.
 
     Args:
-        n_elements: Of every tensor, by its name.
-        n_sources: Number of sources; of each one, and of the pivot, the tensors of a module are
-            there at one time, an MLP's as a rule.
-
-    Returns:
-        Bytes.
+        n_elements: Elements of every tensor, by name.
+        n_sources: Number of sources. The tensors of one module, as a rule an MLP, of each source
+            and of the pivot are held at the same time.
     """
     modules: dict[str, int] = {}
     for name, n in n_elements.items():
@@ -143,31 +142,28 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
 
 def compared_bytes(n_rows: int, width: int, n_sources: int, *, itemsize: int) -> int:
-    """Estimate what comparing the sources' heads with the pivot's takes (ours, measured).
+    """Estimate the bytes of comparing the sources' LM heads with the pivot's.
 
     Args:
-        n_rows: Of each head, that are compared.
-        width: Of the models.
-        n_sources: Number of sources; a map of each one is kept.
+        n_rows: Rows (tokens) of each head that are compared.
+        width: Hidden size of the models.
+        n_sources: Number of sources; one (width, width) map is held for each.
         itemsize: Bytes of one element of a head.
-
-    Returns:
-        Bytes: matrices of width x width, the rows of two heads, and what solving takes.
     """
     matrices = (_COMPARED_MATRICES + n_sources) * 4 * width * width
     return _COMPARED_BYTES + matrices + 2 * n_rows * width * itemsize
 
 
 def demand(need: int, budget: int | None, doing: str) -> None:
-    """Refuse what a preparation would hold beyond the budget.
+    """Refuse a preparation that would exceed the budget.
 
     Args:
         need: Bytes it takes.
-        budget: Bytes the merge may take beside the interpreter; None for any.
-        doing: What takes them, as the error begins.
+        budget: Bytes the merge may take over the Python process; None: unlimited.
+        doing: The preparation, as the subject of the error message.
 
     Raises:
-        ValueError: If they are more; says what would do.
+        ValueError: If ``need`` exceeds ``budget``; names both.
     """
     if budget is not None and need > budget:
         raise ValueError(
@@ -177,15 +173,15 @@ def demand(need: int, budget: int | None, doing: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what blocks free instead of giving it back to the system and asking again.
+    """Make glibc reuse the memory of freed blocks instead of returning it to the system.
 
-    It does so for sizes up to the largest it has seen freed, at most 32 MiB. Without this the
-    pages of every block are handed out, cleared and taken back again and again: a quarter of the
-    time of averaging (measured). Other allocators are not touched.
+    glibc does so for sizes up to the largest it has seen freed, at most 32 MiB. Otherwise the
+    pages of every block are mapped, cleared and unmapped: a quarter of the time of averaging
+    (measured). Other allocators are not affected.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def mebibytes(n_bytes: int) -> str:
-    """Show a size as memory_budget takes it, rounded up."""
+    """Format a size as memory_budget takes it, rounded up."""
     return f"{-(-n_bytes // 2**20)}MiB"

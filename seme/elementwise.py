@@ -1,9 +1,9 @@
-"""Sums of task vectors over a block: the arithmetic that every element-wise merge shares.
+"""Weighted sums of task vectors over a block: the arithmetic of every element-wise merge.
 
 A task vector is ``source - pivot``. Float64 represents the difference of two float32 numbers of
-similar size exactly, so that one source added back at full weight is that source, and the order
-of sources does not show after the one rounding to float32 at the end. On a processor these are
-the compiled loops of :mod:`seme.kernels.arithmetic`; a GPU runs the same steps in torch.
+similar size exactly, so one source added back at full weight is that source, and the order of
+sources does not matter after the one rounding to float32 at the end. On the CPU these functions
+call the compiled loops of :mod:`seme.kernels`; for a GPU the same steps follow in torch.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ import torch
 from torch import Tensor
 
 from seme.kernels import arithmetic, selection
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 
 
 class Signed(NamedTuple):
-    """What an election of signs gave."""
+    """A sign-consistent sum, and counts of the values in it."""
 
     merged: Tensor
     """float32, of the pivot's shape."""
     n_values: int
-    """Task vectors' kept elements that were not zero."""
+    """Non-zero values among the kept elements of all task vectors."""
     n_survivors: int
-    """Those of them that carried the elected sign."""
+    """Those that carry the elected sign."""
 
 
 def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
-    """Task vectors in float32, as their magnitudes are ranked.
+    """Compute task vectors in float32, whose magnitudes are ranked.
 
     Args:
         pivot: float32 weights, (n,). Never written to.
-        sources: The same of the sources, at least one.
+        sources: float32 weights, (n,) each, at least one.
 
     Returns:
         float32, (n_sources, n).
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return selection.differences(pivot, sources)
     return torch.stack([source - pivot for source in sources])
 
@@ -45,7 +45,7 @@ def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
 def weighted_mean(
     sources: Sequence[Tensor], *, weights: Sequence[float], divisor: float
 ) -> Tensor:
-    """Sum tensors, each times its weight, and divide.
+    """Compute the weighted sum of tensors over a divisor.
 
     Args:
         sources: float32, at least one, all of one shape. Never written to.
@@ -55,7 +55,7 @@ def weighted_mean(
     Returns:
         float32 of that shape, rounded once.
     """
-    if serve(sources[0].device):
+    if use_numba(sources[0].device):
         return arithmetic.mean(sources, weights, divisor)
     total = torch.zeros_like(sources[0], dtype=torch.float64)
     for source, weight in zip(sources, weights, strict=True):
@@ -78,13 +78,13 @@ def add_weighted(
         sources: float32 weights of the pivot's shape, at least one. Never written to.
         weights: One per source.
         scale: Of the sum.
-        kept: Which elements of the task vectors count: booleans, (n_sources, *shape) or, for
-            all sources alike, (1, *shape). None means all.
+        kept: Mask of the elements of the task vectors that count: (n_sources, *shape) or, for
+            all sources alike, (1, *shape). None keeps all.
 
     Returns:
         float32 of that shape, rounded once. Where the change is zero the pivot's bits stay.
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return arithmetic.add_weighted(pivot, sources, weights, scale, kept)
     change = torch.zeros_like(pivot, dtype=torch.float64)
     for values, weight in zip(_task_vectors(pivot, sources, kept), weights, strict=True):
@@ -115,10 +115,9 @@ def add_signed(
         kept: As in :func:`add_weighted`.
 
     Returns:
-        The merged weights, rounded once, the pivot's bits where the change is zero; and how
-        many values there were.
+        The merged weights, rounded once, the pivot's bits where the change is zero; and counts.
     """
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return Signed(*arithmetic.add_signed(pivot, sources, weights, scale, kept, divide))
     tv = _task_vectors(pivot, sources, kept)
     total = torch.zeros_like(tv[0])
@@ -141,7 +140,7 @@ def add_signed(
 def _task_vectors(
     pivot: Tensor, sources: Sequence[Tensor], kept: Tensor | None
 ) -> list[Tensor]:
-    """The kept elements of the task vectors in float64, zero elsewhere."""
+    """Compute masked task vectors in float64."""
     tv = [source.double() - pivot.double() for source in sources]
     if kept is None:
         return tv
@@ -152,5 +151,5 @@ def _task_vectors(
 
 
 def _add_to_pivot(pivot: Tensor, change: Tensor) -> Tensor:
-    """Add a change to the pivot; where it is zero the pivot's bits stay, the sign of 0 too."""
+    """Add a change to the pivot; where it is zero the pivot's bits stay, including the sign of 0."""
     return torch.where(change == 0, pivot, (pivot.double() + change).float())

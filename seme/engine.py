@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from seme.binding import check_method, prepare, takes_any_shape
-from seme.budget import keep_freed_memory, share_out
+from seme.budget import allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
@@ -35,8 +35,7 @@ from seme.compatibility import (
 from seme.interface import Prepared, Realigned, Site
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
-from seme.streaming import CPU_BLOCK, Block, Models
-from seme.workers import Workers
+from seme.streaming import CPU_BLOCK, Block, Models, ThreadPool
 
 _logger = logging.getLogger(__name__)
 
@@ -108,17 +107,17 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
     budget, device = settings.memory_budget, settings.device
-    room = share_out(budget, len(sources), settings.n_threads, device)
+    allocation = allocate(budget, len(sources), settings.n_threads, device)
     keep_freed_memory()
-    with Workers(room.n_threads) as workers:
+    with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
             merged_names=tuple(n for n in pivot.names if n not in copied),
             device=device,
-            workers=workers,
-            blocks_at_once=room.blocks_at_once,
-            held_bytes=room.held_bytes,
+            threads=threads,
+            blocks_per_read=allocation.blocks_per_read,
+            cache_bytes=allocation.cache_bytes,
             memory_budget=budget,
         )
         prepared = prepare(method, models)
@@ -149,7 +148,7 @@ def merge_checkpoints(
                 bar.advance(task, math.prod(layout[name].shape))
                 return lost
 
-            alone = walked is models and (prepared is None or room.ranked_alone)
+            alone = walked is models and (prepared is None or allocation.rank_per_thread)
             errors = _walk(write, walked, layout, alone=alone)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
@@ -176,9 +175,11 @@ def _walk(
     if not alone or models.device.type != "cpu":
         return [write(models, name) for name in names]
     one_core = replace(
-        models, workers=Workers(1), held_bytes=models.held_bytes // models.workers.n_threads
+        models,
+        threads=ThreadPool(1),
+        cache_bytes=models.cache_bytes // models.threads.n_threads,
     )
-    return models.by_size(
+    return models.map_tensors(
         [math.prod(layout[name].shape) for name in names],
         lambda index: write(models, names[index]),
         lambda index: write(one_core, names[index]),
@@ -187,7 +188,7 @@ def _walk(
 
 def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:
     """Copy a tensor of the pivot in the output dtype."""
-    size, numel = CPU_BLOCK * models.blocks_at_once, math.prod(spec.shape)
+    size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
 
     def copy(index: int) -> None:
         start = index * size
@@ -200,7 +201,7 @@ def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter)
 
     try:
         opened = models.pivot.opened(name)
-        models.workers.map(copy, -(-numel // size))
+        models.threads.map(copy, -(-numel // size))
     except Exception as error:
         error.add_note(f"while copying {name} with shape {spec.shape}")
         raise

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from seme.kernels.random_bits import toss
+from seme.kernels.random_bits import bernoulli
 from seme.streaming import Models, OpenTensor
 
 
@@ -37,7 +37,9 @@ class Site:
     start: int = 0
     """Index in the flat tensor of the block's first element."""
 
-    def drawn(self, n_sources: int, shape: Sequence[int], probability: float) -> Tensor:
+    def bernoulli_mask(
+        self, n_sources: int, shape: Sequence[int], probability: float
+    ) -> Tensor:
         """Toss a coin per element and source, the same on every machine, thread count and order.
 
         A coin depends on (seed, tensor name, source index) and the element's flat index in the
@@ -52,7 +54,9 @@ class Site:
             Booleans on the CPU, (n_sources, *shape).
         """
         seeds = [_seed_of(self.seed, self.name, source) for source in range(n_sources)]
-        return toss(seeds, self.start, math.prod(shape), probability).view(n_sources, *shape)
+        return bernoulli(seeds, self.start, math.prod(shape), probability).view(
+            n_sources, *shape
+        )
 
 
 @functools.lru_cache(maxsize=64)

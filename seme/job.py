@@ -189,7 +189,7 @@ def job_from_config(
         method_name: Stem of the method's configuration file.
         method: The merge function with its hyper-parameters bound.
         root: Folder that relative locations start from, the repository's.
-        opener: Opens the checkpoints; :func:`seme.checkpoint.outline.open_outline` where weights may be
+        opener: Opens the checkpoints; :func:`seme.plan.open_outline` where weights may be
             absent.
 
     Raises:

@@ -1,33 +1,47 @@
-"""What a merge will do and cost, told before any weights are read."""
+"""Merge plan: tensors, bytes, memory and disk, from headers alone (no weights loaded).
+
+Shards may be absent: config and index are enough. This is the only module of the package that
+imports transformers, and only for models without shards; a merge never does.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
+from seme.architecture.families import HEADS
 from seme.binding import check_method, is_prepared, takes_any_shape
-from seme.budget import rewritten_bytes, share_out
-from seme.calibration import Calibration, calibrate
+from seme.budget import allocate, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
-from seme.checkpoint.reader import Checkpoint
-from seme.checkpoint.safetensors_file import TensorSpec
+from seme.checkpoint.model_folder import locate, read_object
+from seme.checkpoint.reader import (
+    INDEX_FILE,
+    Checkpoint,
+    is_tied,
+    open_checkpoint,
+    read_index,
+    refuse_quantised,
+)
+from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.columns import held_bytes
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.settings import MergeSettings
+from seme.topk import cached_bytes
 
-_N_SHOWN = 5
+_N_NAMED = 5
+"""Tensors named per reason in the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a merge will do, and an estimate of what it will take."""
+    """Tensors, bytes and memory of a merge."""
 
     merged: tuple[str, ...]
     """Tensors merged."""
@@ -36,24 +50,22 @@ class Plan:
     dropped: Mapping[str, str]
     """Stored tensors of the pivot that are left out, with the reason."""
     n_parameters: int
-    """Of the merged model."""
+    """Parameters of the merged model."""
     read_bytes: int
-    """Tensors read by the walk and the method's preparation together, estimated."""
+    """Bytes read by the walk: every tensor once."""
+    is_prepared: bool
+    """The method's preparation reads the models too, before or during the walk."""
     written_bytes: int
-    """Tensors written."""
+    """Bytes of the merged tensors."""
     peak_bytes: int
-    """Largest memory beside what the interpreter holds, estimated."""
-    memory_budget: int
-    """What the merge may take of it."""
+    """Estimated peak memory, excluding the Python process."""
     rewritten_bytes: int | None
-    """The same if sources have to be rewritten to fit the pivot, tensor by tensor; None for
-    methods that take only what fits."""
-    seconds: float
-    """Of the merge, estimated: reading, computing and writing at the same time."""
+    """Estimated peak memory if sources have to be rewritten to fit the pivot, tensor by tensor;
+    None for methods that merge only models of the same shape."""
     free_bytes: int
-    """Free on the destination's disk; ``written_bytes`` are needed."""
+    """Free bytes on the destination's disk; ``written_bytes`` are needed."""
     warnings: tuple[str, ...]
-    """What the models' configurations differ in."""
+    """Differences between the models' configurations that do not stop the merge."""
 
     @property
     def fits_the_disk(self) -> bool:
@@ -68,24 +80,18 @@ def plan_merge(
     *,
     settings: MergeSettings,
 ) -> Plan:
-    """Plan a merge from headers, or outlines, of the models; no weights are read.
-
-    Bytes to read are one read of every tensor that the walk needs, times how often the method
-    reads its models in small merges made for the purpose. The time is the longest of three: that
-    of computing, as those merges took it; of reading, at the speed at which the first part of a
-    file that is there is read now; of writing. What a preparation takes that is not linear in
-    parameters (the d x d solve of semantic bases) comes on top.
+    """Plan a merge from the headers, or outlines, of its models; no weights are read.
 
     Args:
         method: The merge function, its hyper-parameters bound.
         pivot: As for :func:`seme.engine.merge_checkpoints`; or an outline without shards.
         sources: Models merged from, at least one.
         destination: The folder that would be made.
-        settings: What every method shares.
+        settings: Merge settings common to all methods.
 
     Raises:
         CheckpointMismatchError: If the merge would be refused for a source that does not fit.
-        ValueError: If it would be refused for its method, patterns or destination.
+        ValueError: If it would be refused for its method, patterns, budget or destination.
     """
     check_method(method)
     refuse_existing(destination)
@@ -95,56 +101,44 @@ def plan_merge(
         demand_same_tensors(pivot, sources)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged = tuple(name for name in pivot.names if name not in copied)
-    specs = [pivot.spec(name) for name in merged]
-    disk = _nearest_folder(destination)
-    room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
-    sizes = [_numel(spec) for spec in specs]
-    ranked = held_bytes(len(sources)) * room.n_threads  # of an element, if all of it is held
-    is_held = ranked * _middle(sizes) <= room.held_bytes
-    calibration = calibrate(
-        method,
-        n_sources=len(sources),
-        dtype=_common_dtype(specs),
-        settings=settings
-        if is_held
-        else replace(settings, memory_budget=room.working_bytes),  # no room to hold anything
-        weights=_largest_file(pivot),
-        destination=disk,
-    )
-    read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
-    written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
-    peak = room.working_bytes
-    if is_prepared(method):
-        peak += min(room.held_bytes, ranked * max(sizes, default=0))
-    rewritten = None
-    if takes_any_shape(method):
-        peak = max(peak, comparing_bytes(pivot, len(sources)))
-        named = dict(zip(merged, sizes, strict=True))
-        rewritten = peak + rewritten_bytes(named, len(sources))
+    sizes = {name: _numel(pivot.spec(name)) for name in merged}
+    peak = _peak_bytes(method, pivot, len(sources), max(sizes.values(), default=0), settings)
     return Plan(
         merged=merged,
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=read,
-        written_bytes=written,
+        read_bytes=bytes_of_walk(pivot, sources, merged, copied),
+        is_prepared=is_prepared(method),
+        written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
-        memory_budget=settings.memory_budget,
-        rewritten_bytes=rewritten,
-        seconds=_seconds(calibration, sum(sizes), read, written),
-        free_bytes=shutil.disk_usage(disk).free,
+        rewritten_bytes=peak + rewritten_bytes(sizes, len(sources))
+        if takes_any_shape(method)
+        else None,
+        free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
     )
 
 
-def _middle(sizes: Sequence[int]) -> int:
-    """The size of the tensor that holds the middle parameter, counted by size; 0 of none."""
-    reached, half = 0, sum(sizes) / 2
-    for size in sorted(sizes):
-        reached += size
-        if reached >= half:
-            return size
-    return 0
+def _peak_bytes(
+    method: partial[Tensor],
+    pivot: Checkpoint,
+    n_sources: int,
+    largest: int,
+    settings: MergeSettings,
+) -> int:
+    """Estimate the peak memory of a merge whose largest tensor has ``largest`` elements."""
+    allocation = allocate(
+        settings.memory_budget, n_sources, settings.n_threads, settings.device
+    )
+    peak = allocation.working_bytes
+    if is_prepared(method):
+        peak += min(
+            allocation.cache_bytes, cached_bytes(n_sources) * allocation.n_threads * largest
+        )
+    if takes_any_shape(method):
+        peak = max(peak, comparing_bytes(pivot, n_sources))
+    return peak
 
 
 def bytes_of_walk(
@@ -153,9 +147,9 @@ def bytes_of_walk(
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:
-    """Return the bytes of every tensor that a walk reads once.
+    """Sum the bytes of every tensor that a walk reads, each once.
 
-    A source of other names than the pivot's counts whole.
+    All tensors of a source whose names differ from the pivot's count.
     """
     total = sum(pivot.spec(name).nbytes for name in (*merged, *copied))
     for source in sources:
@@ -164,12 +158,71 @@ def bytes_of_walk(
     return total
 
 
-def plan_table(plan: Plan) -> Table:
-    """Return a plan as a table of two columns."""
-    table = Table(
-        title="Plan of the merge; of the weights only a sample was read, for the disk's speed",
-        title_justify="left",
-    )
+def open_outline(
+    location: str | Path, *, revision: str | None = None, root: Path
+) -> Checkpoint:
+    """Open a checkpoint to plan with; its shards may be absent.
+
+    Without shards, shapes come from the architecture that ``config.json`` describes, built
+    without memory on torch's meta device, and names from the index. Shards of a model on the Hub
+    that has an index are not downloaded.
+
+    Args:
+        location: A folder, relative to ``root`` or absolute, or a Hub id.
+        revision: Branch, tag or commit; for Hub ids only.
+        root: Folder that relative paths start from: the repository's root.
+
+    Returns:
+        The checkpoint; reading a tensor whose shard is absent fails.
+
+    Raises:
+        ValueError: If the model cannot be opened, or its index names tensors that its
+            architecture, as transformers builds it, has not.
+    """
+    model = locate(location, revision=revision, root=root, weights=False)
+    shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
+    if all((model.folder / shard).exists() for shard in shards.values()):
+        return open_checkpoint(location, revision=revision, root=root)
+    config = read_object(model.folder / "config.json", of="a model folder")
+    refuse_quantised(model.folder, config, {})
+    specs = _specs_of_architecture(model.folder)
+    unknown = sorted(shards.keys() - specs.keys())
+    if unknown:
+        raise ValueError(
+            f"{model.folder} has no shards, and the shapes of {len(unknown)} tensors do not "
+            f"follow from its config.json, {unknown[0]} for one: fetch the shards to plan with "
+            "this model"
+        )
+    stored = {
+        name: StoredTensor(spec=specs[name], path=model.folder / shard, offset=0)
+        for name, shard in shards.items()
+        if not (is_tied(config) and name.endswith(HEADS))  # whose bytes cannot be compared
+    }
+    return Checkpoint(model.folder, config, stored, commit=model.commit)
+
+
+def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
+    """Build a model's architecture on the meta device; return dtype and shape of its tensors."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    dtype = getattr(config, "dtype", None) or torch.float32
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return {
+        name: TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def plan_table(plan: Plan, *, memory_budget: str) -> Table:
+    """Lay out a plan as a table of two columns.
+
+    Args:
+        plan: The plan.
+        memory_budget: As the user gave it, such as ``2GiB``.
+    """
+    table = Table(title="Merge plan (no weights loaded)", title_justify="left")
     table.add_column("")
     table.add_column("", overflow="fold")
     table.add_row(
@@ -177,30 +230,22 @@ def plan_table(plan: Plan) -> Table:
     )
     table.add_row("copied", _with_reasons(plan.copied))
     table.add_row("dropped", _with_reasons(plan.dropped))
-    table.add_row("to read", _size(plan.read_bytes))
+    more = " per pass; the method's preparation adds passes" if plan.is_prepared else ""
+    table.add_row("to read", f"{_size(plan.read_bytes)}{more}")
     table.add_row("to write", _size(plan.written_bytes))
     verdict = "" if plan.fits_the_disk else ": NOT ENOUGH"
     table.add_row("disk free", f"{_size(plan.free_bytes)}{verdict}")
-    table.add_row("peak memory", _memory(plan))
-    table.add_row("time", f"about {plan.seconds:.3g} seconds")
+    table.add_row("peak memory", _memory(plan, memory_budget))
     for warning in plan.warnings:
         table.add_row("warning", warning)
     return table
 
 
-def _memory(plan: Plan) -> str:
-    told = f"about {_size(plan.peak_bytes)} beside the interpreter"
-    if plan.rewritten_bytes is not None:
-        told += f"; {_size(plan.rewritten_bytes)} if sources must be rewritten"
-    return f"{told} (memory_budget: {_size(plan.memory_budget)})"
-
-
-def _seconds(calibration: Calibration, n_merged: int, read: int, written: int) -> float:
-    return calibration.fixed_seconds + max(
-        n_merged * calibration.seconds_per_parameter,
-        read / calibration.read_bytes_per_second,
-        written / calibration.write_bytes_per_second,
-    )
+def _memory(plan: Plan, memory_budget: str) -> str:
+    peak = f"+{_size(plan.peak_bytes)} over the Python process (budget {memory_budget})"
+    if plan.rewritten_bytes is None:
+        return peak
+    return f"{peak}; +{_size(plan.rewritten_bytes)} if sources must be rewritten"
 
 
 def _written(spec: TensorSpec, dtype: torch.dtype | None) -> int:
@@ -213,35 +258,21 @@ def _numel(spec: TensorSpec) -> int:
     return spec.nbytes // spec.dtype.itemsize
 
 
-def _common_dtype(specs: Sequence[TensorSpec]) -> torch.dtype:
-    """Return the dtype that most of the parameters have."""
-    counts: dict[torch.dtype, int] = {}
-    for spec in specs:
-        counts[spec.dtype] = counts.get(spec.dtype, 0) + _numel(spec)
-    return max(counts, key=lambda dtype: counts[dtype])
-
-
-def _largest_file(model: Checkpoint) -> Path | None:
-    """Return the largest file of weights of a model; None where there is none."""
-    files = [file for file in model.path.glob("*.safetensors") if file.is_file()]
-    return max(files, key=lambda file: file.stat().st_size, default=None)
-
-
 def _nearest_folder(path: Path) -> Path:
-    """Return the nearest folder above a path that exists."""
+    """Return the nearest parent of a path that exists."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _with_reasons(reasons: Mapping[str, str]) -> str:
-    """Count tensors by reason; name a few where they are few."""
+    """Count tensors by reason and name the first few of each."""
     if not reasons:
         return "none"
     grouped: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         grouped.setdefault(reason, []).append(name)
     return "\n".join(
-        f"{len(names)} {reason}: {', '.join(names[:_N_SHOWN])}"
-        + (", ..." if len(names) > _N_SHOWN else "")
+        f"{len(names)} {reason}: {', '.join(names[:_N_NAMED])}"
+        + (", ..." if len(names) > _N_NAMED else "")
         for reason, names in grouped.items()
     )
 

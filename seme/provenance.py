@@ -1,4 +1,4 @@
-"""What produced a number: the code of a method, the libraries, the machine."""
+"""Provenance of a number: code version of the method, libraries, machine, git state."""
 
 import ast
 import functools
@@ -13,12 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-NUMBERS_VERSION = 1
-"""Version of the numbers of all that merge methods share: engine, kernels, selection, alignment.
-
-Raise it when merged bytes may change; tests/test_golden.py holds it.
-"""
 
 _SHARED = "seme"
 _LIBRARIES = (

@@ -1,4 +1,4 @@
-"""From the dtype on disk to float32, once back to the output dtype, and what that costs."""
+"""Upcast to float32, round once to the output dtype, measure the rounding error."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from seme.kernels import conversion, reductions
-from seme.kernels.jit import serve
+from seme.kernels.jit import use_numba
 
 
 class Rounded(NamedTuple):
-    """A block in the output dtype."""
+    """A merged block in the output dtype, and what rounding and merging changed."""
 
     values: Tensor
     lost: float
@@ -22,8 +22,8 @@ class Rounded(NamedTuple):
 
 
 def is_finite(values: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor an infinity; one pass, no temporary."""
-    if serve(values.device) and values.dtype == torch.float32:
+    """Check that a tensor holds neither NaN nor an infinity; one pass, no temporary."""
+    if use_numba(values.device) and values.dtype == torch.float32:
         return conversion.is_finite(values)
     if values.numel() == 0 or math.isfinite(values.sum().item()):
         return True  # NaN and infinities would show in the sum
@@ -32,36 +32,38 @@ def is_finite(values: Tensor) -> bool:
 
 
 class Raw:
-    """Consecutive numbers of several models as they were read, on their way to float32."""
+    """Slices of all models in their stored dtype, to be upcast to float32 block by block."""
 
-    def __init__(self, pieces: Sequence[Tensor], device: torch.device) -> None:
+    def __init__(self, slices: Sequence[Tensor], device: torch.device) -> None:
         """Compute nothing yet.
 
         Args:
-            pieces: One per model, 1-D and of one length, in any dtype.
-            device: Where they are wanted.
+            slices: One per model, 1-D and of one length, in any dtype.
+            device: Device of the float32 values.
         """
-        self._pieces = pieces
+        self._slices = slices
         self._device = device
-        alike = serve(device) and all(piece.dtype == torch.bfloat16 for piece in pieces)
-        self._halves = conversion.halves_of(pieces) if alike else None
+        all_bfloat16 = all(values.dtype == torch.bfloat16 for values in slices)
+        self._bfloat16 = (
+            conversion.bit_patterns(slices) if use_numba(device) and all_bfloat16 else None
+        )
 
-    def widened(self, start: int, stop: int) -> tuple[Tensor, list[bool]]:
+    def upcast(self, start: int, stop: int) -> tuple[Tensor, list[bool]]:
         """Convert the numbers [start, stop) of every model to float32.
 
         Returns:
-            One row per model, (n_models, stop - start), in memory of their own; and per model
-            whether none of its numbers is NaN or infinite there.
+            One row per model, (n_models, stop - start), in new memory; and, per model, whether
+            all of them are finite.
         """
-        if self._halves is not None:
-            return conversion.widen(self._halves, start, stop)
-        rows = torch.empty((len(self._pieces), stop - start), device=self._device)
-        for row, piece in zip(rows, self._pieces, strict=True):
-            row.copy_(self._brought(piece[start:stop]))
+        if self._bfloat16 is not None:
+            return conversion.upcast(self._bfloat16, start, stop)
+        rows = torch.empty((len(self._slices), stop - start), device=self._device)
+        for row, values in zip(rows, self._slices, strict=True):
+            row.copy_(self._on_device(values[start:stop]))
         return rows, [is_finite(row) for row in rows]
 
-    def _brought(self, values: Tensor) -> Tensor:
-        """Bring values to a GPU through pinned memory."""
+    def _on_device(self, values: Tensor) -> Tensor:
+        """Move values to a GPU through pinned memory."""
         if self._device.type == "cuda" and values.device.type == "cpu":
             return values.pin_memory().to(self._device, non_blocking=True)
         return values
@@ -80,24 +82,24 @@ def round_to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
 
 
 def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded:
-    """Round a merged block to the output dtype, and measure what that and the merge did.
+    """Round a merged block to the output dtype; measure the rounding error and the change.
 
     Args:
         dtype: The output dtype.
-        exact: What the method returned, float32, (n,).
-        pivot: The pivot's block.
+        exact: The merged block as the method returned it, float32, (n,).
+        pivot: The pivot's block, (n,).
 
     Raises:
         ValueError: If ``exact`` holds NaN or an infinity, or a value too large for ``dtype``.
     """
-    if serve(exact.device) and dtype == torch.bfloat16:
+    if use_numba(exact.device) and dtype == torch.bfloat16:
         values, lost, changed = reductions.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
         changed = _squared_distance(exact, pivot)
         lost = _squared_distance(values.float(), exact) if values is not exact else 0.0
     if not math.isfinite(changed):  # float64 holds the squares of all that float32 holds
-        raise ValueError("what the method returned holds NaN or an infinity")
+        raise ValueError("the merge method returned NaN or inf")
     if not math.isfinite(lost):
         raise _too_large(exact, dtype)
     return Rounded(values, lost, changed)
@@ -111,19 +113,19 @@ def _too_large(values: Tensor, dtype: torch.dtype) -> ValueError:
 
 
 def _squared_distance(values: Tensor, others: Tensor) -> float:
-    """The squared norm of a difference, in float64."""
-    if serve(values.device):
+    """Squared norm of a difference, in float64."""
+    if use_numba(values.device):
         return reductions.squared_distance(values, others)
     return float((values.double() - others.double()).square_().sum())
 
 
 def summed(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Add up what :func:`round_merged` lost and changed in blocks, or this in tensors."""
+    """Sum (lost, changed) of blocks or of tensors; see :class:`Rounded`."""
     return math.fsum(lost for lost, _ in errors), math.fsum(changed for _, changed in errors)
 
 
 def share_lost(errors: Sequence[tuple[float, float]]) -> float:
-    """The share of a change that rounding loses, over all blocks or tensors.
+    """Compute the share of the merged change that rounding loses, over all blocks or tensors.
 
     Returns:
         ``||rounded - exact|| / ||exact - pivot||``; 0 when nothing changed.

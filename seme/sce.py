@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
-from seme.columns import Columns
 from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
-from seme.kernels.jit import serve
-from seme.selection import Kept, select_largest
+from seme.kernels.jit import use_numba
+from seme.selection import TopKMask, select_largest
 from seme.streaming import Block, OpenTensor
+from seme.topk import RankingScores
 
 Select = Literal["coefficients", "deltas"]
 """What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""
@@ -42,7 +42,7 @@ _SCALE = 2.0**64
 class Survey:
     """What the passes over a tensor found, for its walk."""
 
-    kept: Kept
+    kept: TopKMask
     """Which elements are selected, by what :func:`variation` says of them."""
     eta: tuple[float, ...]
     """Coefficients of the sources, summing to 1 (paper's eta)."""
@@ -117,7 +117,7 @@ class FusionTally:
         }
 
 
-def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
+def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
     """Select the elements that vary most across the sources.
 
     Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
@@ -130,12 +130,12 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> Kept:
     Returns:
         What is selected, by the order of :func:`variation`.
     """
-    columns = Columns(tensor, variation, 1)
-    (largest,) = select_largest([columns], tau, "exact")
-    return Kept(columns, [largest.rules[tensor.name]])
+    scores = RankingScores(tensor, variation, 1)
+    (largest,) = select_largest([scores], tau, "exact")
+    return TopKMask(scores, [largest.rules[tensor.name]])
 
 
-def compute_coefficients(tensor: OpenTensor, kept: Kept) -> tuple[int, tuple[float, ...]]:
+def compute_coefficients(tensor: OpenTensor, kept: TopKMask) -> tuple[int, tuple[float, ...]]:
     """Weigh each source by its share of the energy in the selected elements (paper's eta).
 
     Only energies that are all exactly zero give equal weights. mergekit does so whenever their
@@ -220,7 +220,7 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
         return (first - pivot).unsqueeze(0)
     if len(others) == 1:
         return (others[0] - first).unsqueeze(0)
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return selection.variance(sources, _SCALE).unsqueeze(0)
     origin = first.double()
     apart = [source.double().sub_(origin) for source in others]
@@ -236,7 +236,7 @@ def _energies(
     pivot: Tensor, sources: Sequence[Tensor], kept: Tensor
 ) -> tuple[int, list[float]]:
     """Count the kept elements, and sum their squares in every task vector."""
-    if serve(pivot.device):
+    if use_numba(pivot.device):
         return reductions.energies(pivot, sources, kept)
     tv = [source.double() - pivot.double() for source in sources]
     squares = [float(torch.where(kept, values, 0.0).square_().sum()) for values in tv]

@@ -1,6 +1,6 @@
-"""What survives of a column of numbers: the largest magnitudes, in a tensor or over a model.
+"""Top-k masks by magnitude, in a tensor or over a model, with deterministic tie-breaking.
 
-The threshold comes from :mod:`seme.topk`; ties at it are cut here, by index (ours).
+Thresholds come from :mod:`seme.topk`; elements at the threshold are kept by flat index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from seme.checks import check_share
-from seme.columns import Columns
 from seme.kernels import selection as kernels
-from seme.kernels.jit import serve
-from seme.topk import Threshold, bits_of, thresholds_of
+from seme.kernels.jit import use_numba
+from seme.topk import RankingScores, Threshold, find_thresholds, magnitude_bits
 
 TrimTies = Literal["exact", "keep_all"]
-"""``exact``: ties at the threshold go by index. ``keep_all``: every one of them is kept."""
+"""``exact``: ties at the threshold are kept by index. ``keep_all``: all of them are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepRule:
-    """Which elements of one tensor survive: a threshold, and an index that breaks its ties."""
+    """A top-k mask of one tensor in two numbers: a threshold, and an index that breaks ties."""
 
     threshold: float
     """Larger magnitudes survive, smaller do not."""
@@ -32,19 +31,19 @@ class KeepRule:
 
 
 def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
-    """Tell which of consecutive elements survive.
+    """Compute the top-k mask of consecutive elements.
 
     Args:
         rules: One per row.
-        values: float32, (len(rules), n).
-        start: Flat index in the tensor of the first of them.
+        values: float32 ranking scores, (len(rules), n).
+        start: Flat index of the first element.
 
     Returns:
         Booleans, (len(rules), n).
     """
     thresholds = [rule.threshold for rule in rules]
     n_tied = [min(max(rule.cutoff - start, 0), values.shape[1]) for rule in rules]
-    if serve(values.device):
+    if use_numba(values.device):
         return kernels.survivors(values, thresholds, n_tied)
     magnitudes = values.abs()
     kept = magnitudes > torch.tensor(thresholds, device=values.device).unsqueeze(1)
@@ -53,47 +52,47 @@ def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
     return kept
 
 
-class Kept:
-    """Which elements of one tensor survive, block by block."""
+class TopKMask:
+    """The top-k masks of one tensor, block by block."""
 
-    def __init__(self, columns: Columns, rules: Sequence[KeepRule]) -> None:
-        """Apply the rules at once where the columns are held; else to every block asked for.
+    def __init__(self, scores: RankingScores, rules: Sequence[KeepRule]) -> None:
+        """Compute the masks of cached scores at once; those of others when asked for.
 
         Args:
-            columns: What the rules are about.
-            rules: One per column.
+            scores: Ranking scores of the tensor.
+            rules: One per row of the scores.
         """
         self.rules = rules
-        self._ranked = columns.ranked
-        found = columns.map(self._survivors) if columns.held else []
-        self._found = {index * columns.block: flags for index, flags in enumerate(found)}
+        self._score = scores.score
+        masks = scores.map(self._mask) if scores.cached else []
+        self._masks = {index * scores.block: mask for index, mask in enumerate(masks)}
 
     def at(self, pivot: Tensor, sources: Sequence[Tensor], start: int) -> Tensor:
-        """Tell which elements of a block survive.
+        """Return the mask of a block.
 
         Args:
             pivot: The pivot's block, (n,).
-            sources: The sources'.
-            start: Flat index in the tensor of its first element.
+            sources: The sources' blocks.
+            start: Flat index of the first element.
 
         Returns:
-            Booleans, (n_columns, n).
+            Booleans, (n_rows, n).
         """
-        flags = self._found.get(start)
-        if flags is not None and flags.shape[1] == len(pivot):
-            return flags
-        return self._survivors(self._ranked(pivot, sources), start)
+        mask = self._masks.get(start)
+        if mask is not None and mask.shape[1] == len(pivot):
+            return mask
+        return self._mask(self._score(pivot, sources), start)
 
-    def _survivors(self, values: Tensor, start: int) -> Tensor:
+    def _mask(self, values: Tensor, start: int) -> Tensor:
         return survivors(self.rules, values, start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What survives in one column of the tensors."""
+    """The top-k selection of one row of scores over all tensors."""
 
     rules: Mapping[str, KeepRule]
-    """Tensor name to its rule."""
+    """By tensor name."""
     threshold: float
     """The smallest magnitude that may survive; infinite when the share rounds to nothing."""
     share_kept: float
@@ -101,19 +100,19 @@ class Selection:
 
 
 def select_largest(
-    tensors: Sequence[Columns], share: float, trim_ties: TrimTies
+    tensors: Sequence[RankingScores], share: float, trim_ties: TrimTies
 ) -> tuple[Selection, ...]:
-    """Find, per column, the elements of largest magnitude over all tensors.
+    """Select, per row of scores, the elements of largest magnitude over all tensors.
 
     Args:
-        tensors: In the order in which ties are broken, at least one, all with as many columns.
-        share: Share of all elements of a column that survives, in (0, 1].
+        tensors: In the order in which ties are broken, at least one, all with as many rows.
+        share: Share of all elements that survives, in (0, 1].
         trim_ties: ``exact`` keeps ``round(share * n)`` elements, never a zero, ties going to
             the first; ``keep_all`` keeps every element not below the
             (floor(share * n) + 1)-th largest, zeros too, as the code of the TIES authors does.
 
     Returns:
-        One selection per column; the same however the elements are cut into tensors.
+        One selection per row; the same however the elements are cut into tensors.
 
     Raises:
         ValueError: If ``share`` is outside (0, 1].
@@ -121,19 +120,21 @@ def select_largest(
     check_share("share", share)
     n_total = sum(tensor.numel for tensor in tensors)
     rank = _rank(n_total, share, trim_ties)
-    found = thresholds_of(tensors, rank, n_total)
-    n_kept = [t.n_equal if trim_ties == "keep_all" else t.n_kept(rank) for t in found]
-    cutoffs = _cutoffs(tensors, found, n_kept)
+    thresholds = find_thresholds(tensors, rank, n_total)
+    n_tied_kept = [
+        t.n_equal if trim_ties == "keep_all" else t.n_equal_kept(rank) for t in thresholds
+    ]
+    cutoffs = _cutoffs(tensors, thresholds, n_tied_kept)
     return tuple(
         Selection(
             rules={
                 tensor.name: KeepRule(threshold=t.value, cutoff=cutoff)
-                for tensor, cutoff in zip(tensors, of_column, strict=True)
+                for tensor, cutoff in zip(tensors, row, strict=True)
             },
             threshold=t.value,
-            share_kept=(t.n_above + kept) / max(n_total, 1),
+            share_kept=(t.n_above + n_kept) / max(n_total, 1),
         )
-        for t, kept, of_column in zip(found, n_kept, cutoffs, strict=True)
+        for t, n_kept, row in zip(thresholds, n_tied_kept, cutoffs, strict=True)
     )
 
 
@@ -145,52 +146,55 @@ def _rank(n_total: int, share: float, trim_ties: TrimTies) -> int:
 
 
 def _cutoffs(
-    tensors: Sequence[Columns],
+    tensors: Sequence[RankingScores],
     thresholds: Sequence[Threshold],
     n_kept: Sequence[int],
 ) -> list[list[int]]:
-    """Share out the surviving ties: the first of each column, in the order of the tensors.
+    """Distribute the surviving ties: the first of each row, in the order of the tensors.
 
     Returns:
-        Per column, one cutoff per tensor. Reads on only until the last tie that survives.
+        Per row, one cutoff per tensor. Reads on only until the last tie that survives.
     """
     left = list(n_kept)
-    cut = [0 < kept < t.n_equal for t, kept in zip(thresholds, n_kept, strict=True)]
+    is_cut = [0 < kept < t.n_equal for t, kept in zip(thresholds, n_kept, strict=True)]
     cutoffs: list[list[int]] = [[] for _ in thresholds]
     for index, tensor in enumerate(tensors):
         counted = None
-        for column, (t, n) in enumerate(zip(thresholds, left, strict=True)):
-            if not (cut[column] and n):
-                cutoffs[column].append(tensor.numel if n else 0)
+        for row, (t, n) in enumerate(zip(thresholds, left, strict=True)):
+            if not (is_cut[row] and n):
+                cutoffs[row].append(tensor.numel if n else 0)
                 continue
-            if t.ties is None and counted is None:
-                counted = tensor.map(lambda values, _: _n_tied(values, thresholds))
-            of_blocks = t.ties[index] if t.ties else [c[column] for c in counted or ()]
-            cutoffs[column].append(_cutoff(tensor, column, of_blocks, n, t))
-            left[column] = max(n - sum(of_blocks), 0)
+            known = t.n_equal_per_block
+            if known is None and counted is None:
+                counted = tensor.map(lambda values, _: _count_ties(values, thresholds))
+            n_tied = known[index] if known else [counts[row] for counts in counted or ()]
+            cutoffs[row].append(_cutoff(tensor, row, n_tied, n, t))
+            left[row] = max(n - sum(n_tied), 0)
     return cutoffs
 
 
-def _n_tied(values: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
+def _count_ties(values: Tensor, thresholds: Sequence[Threshold]) -> list[int]:
     return [
-        int(np.count_nonzero(bits_of(row) == t.bits))
+        int(np.count_nonzero(magnitude_bits(row) == t.bits))
         for row, t in zip(values, thresholds, strict=True)
     ]
 
 
 def _cutoff(
-    tensor: Columns,
-    column: int,
+    tensor: RankingScores,
+    row: int,
     n_tied: Sequence[int],
     n_kept: int,
     threshold: Threshold,
 ) -> int:
-    """Find the flat index behind the last of ``n_kept`` ties, given how many each block has."""
+    """Return the flat index after the last of ``n_kept`` ties, given the ties of each block."""
     for index, n in enumerate(n_tied):
         if n_kept < n:
             start = index * tensor.block
             stop = min(start + tensor.block, tensor.numel)
-            (patterns,) = tensor.map(lambda values, _: bits_of(values[column]), [(start, stop)])
+            (patterns,) = tensor.map(
+                lambda values, _: magnitude_bits(values[row]), [(start, stop)]
+            )
             ties = np.flatnonzero(patterns == threshold.bits)
             return start + int(ties[n_kept])
         n_kept -= n

@@ -1,60 +1,178 @@
-"""The magnitude of a rank, exactly, in a tensor or over a whole model (ours).
+"""Exact k-th largest magnitude (top-k threshold) of per-element ranking scores, streaming.
 
-Non-negative float32 numbers order like their bit patterns. Those of a tensor that is held are put
-in order as far as need be. For the others, counting patterns gives the exact k-th largest
-magnitude in linear time, without sorting and without holding a model: a sample says between which
-two patterns it must lie; one pass counts what lies above and, in full resolution, what lies
-between. Where the sample misleads, or there is too little to sample, a pass over the upper 16 bits
-takes its place.
+Non-negative float32 numbers order like their bit patterns, so thresholds are found on integers.
+Cached scores are partitioned. Otherwise patterns are counted, in linear time, without sorting and
+without holding a model: a sample gives two patterns between which the threshold must lie; one
+pass counts the scores above the range and, in full resolution, those inside. If the sample
+misleads, or there is too little to sample, a pass over the upper 16 bits replaces it.
 """
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.columns import MAGNITUDE, Columns, map_all
 from seme.kernels import selection
+from seme.streaming import Block, OpenTensor, Span
+
+Score = Callable[[Tensor, Sequence[Tensor]], Tensor]
+"""Ranking scores of a block, given the pivot's and the sources' weights: float32 without NaN,
+one score per ranking and element, (n_rows, n)."""
 
 _Bits = NDArray[np.int32]
+_T = TypeVar("_T")
+
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+"""Mask clearing the float32 sign bit."""
 _INFINITE = 0x7F800000
 """The pattern above that of every number; NaN have still larger ones."""
 _LOWER_BITS = 16
-_MAX_BETWEEN = 1 << 20
-"""Patterns that are told apart in one pass: 8 MB of counts."""
+_MAX_RANGE = 1 << 20
+"""Most patterns counted in full resolution in one pass: 8 MB of counts."""
 _RUN = 1 << 12
 """Consecutive elements in a sample."""
 _N_RUNS = (64, 512)
-"""Fewest and most runs in a sample; between, one in 128 elements (ours)."""
+"""Fewest and most runs in a sample; within these limits one element in 128 is sampled."""
 _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
-number of runs: elements of a run are alike (ours; a miss costs a pass, never exactness)."""
+number of runs, because elements of a run are alike; a miss costs a pass, never exactness."""
 _PENDING = 1 << 18
 """Numbers gathered before they are counted, or as many as there are counts if those are more."""
 
 
+def cached_bytes(n_rows: int) -> int:
+    """Return the bytes per element that cached scores take.
+
+    Every score and whether it survives; and, while a threshold is found, one row's magnitudes.
+    """
+    return 5 * n_rows + 4
+
+
+class RankingScores:
+    """Per-element ranking scores of a tensor, cached if the memory budget allows."""
+
+    def __init__(
+        self, tensor: OpenTensor, score: Score, n_rows: int, *, cache: bool = True
+    ) -> None:
+        """Compute the scores if they may be cached; else read nothing yet.
+
+        Args:
+            tensor: Of the pivot and the sources.
+            score: Computes the scores of a block.
+            n_rows: Number of rankings, hence of scores per element.
+            cache: Cache if the budget allows; it allows one tensor at a time.
+        """
+        self.name = tensor.name
+        self.numel = tensor.numel
+        self.block = tensor.block
+        """Elements per block."""
+        self.score = score
+        self.n_rows = n_rows
+        self.cached = cache and tensor.fits_the_cache(cached_bytes(n_rows) * tensor.numel)
+        """A pass over cached scores reads no weights."""
+        self.tensor = tensor
+        self._scores = tensor.map(self._score) if self.cached else []
+
+    def map(
+        self,
+        function: Callable[[Tensor, int], _T],
+        spans: Sequence[Span] | None = None,
+        *,
+        one_thread: bool = False,
+    ) -> list[_T]:
+        """Call a function for the scores of every block, on all cores.
+
+        Args:
+            function: Called with a block's scores, (n_rows, n), and the flat index of its first
+                element; from several threads at once.
+            spans: Elements to visit instead of all blocks.
+            one_thread: Stay on the caller's thread, while others work on other tensors.
+
+        Returns:
+            The results, in the order of the blocks.
+        """
+        if not self.cached:
+            return self.tensor.map(
+                lambda block: function(self._score(block), block.start),
+                spans,
+                one_thread=one_thread,
+            )
+        places = self._blocks() if spans is None else spans
+
+        def visit(index: int) -> _T:
+            return function(self._slice(*places[index]), places[index][0])
+
+        if one_thread:
+            return [visit(index) for index in range(len(places))]
+        return self.tensor.models.map(visit, len(places))
+
+    def magnitudes(self, row: int) -> _Bits:
+        """Return a new array of the magnitude patterns of one row of cached scores, (numel,)."""
+        assert self.cached, f"{self.name} is not cached"
+        magnitudes = np.empty(self.numel, dtype=np.int32)
+        for (start, stop), scores in zip(self._blocks(), self._scores, strict=True):
+            bits = scores[row].numpy().view(np.int32)
+            np.bitwise_and(bits, _MAGNITUDE, out=magnitudes[start:stop])
+        return magnitudes
+
+    def _blocks(self) -> list[Span]:
+        starts = range(0, self.numel, self.block)
+        return [(start, min(start + self.block, self.numel)) for start in starts]
+
+    def _score(self, block: Block) -> Tensor:
+        return self.score(block.pivot, block.sources)
+
+    def _slice(self, start: int, stop: int) -> Tensor:
+        """Cached scores of consecutive elements."""
+        first, last = start // self.block, (stop - 1) // self.block
+        begin = first * self.block
+        blocks = self._scores[first : last + 1]
+        scores = blocks[0] if first == last else torch.cat(blocks, dim=1)
+        return scores[:, start - begin : stop - begin]
+
+
+def map_all(
+    tensors: Sequence[RankingScores], function: Callable[[Tensor, int], _T]
+) -> list[list[_T]]:
+    """Call a function for every block of several tensors; see :meth:`Models.map_tensors`.
+
+    Args:
+        tensors: At least one.
+        function: As in :meth:`RankingScores.map`.
+
+    Returns:
+        Per tensor what :meth:`RankingScores.map` returns.
+    """
+    return tensors[0].tensor.models.map_tensors(
+        [tensor.numel for tensor in tensors],
+        lambda index: tensors[index].map(function),
+        lambda index: tensors[index].map(function, one_thread=True),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The magnitude of some rank in one column."""
+    """The k-th largest magnitude of one row."""
 
     bits: int
     n_above: int
     n_equal: int
-    ties: Sequence[Sequence[int]] | None = None
-    """Per tensor, how many of the equal ones each block has, where that is known."""
+    n_equal_per_block: Sequence[Sequence[int]] | None = None
+    """Per tensor and block, how many magnitudes equal the threshold; None where not counted."""
 
     @property
     def value(self) -> float:
-        """The pattern read as the float32 it stands for."""
+        """The threshold as a float32 number."""
         return float(np.int32(self.bits).view(np.float32))
 
-    def n_kept(self, rank: int) -> int:
-        """Count the equal ones that survive: up to the rank, and never a zero."""
+    def n_equal_kept(self, rank: int) -> int:
+        """Count the magnitudes at the threshold that survive: up to the rank, never a zero."""
         return rank - self.n_above if self.bits else 0
 
 
@@ -65,83 +183,84 @@ class _Range:
     low: int
     high: int
     guess: int
-    """The one that it most likely is: where that is right, ties need no pass of their own."""
+    """The most likely pattern: where it is right, ties need no pass of their own."""
 
     @property
     def size(self) -> int:
         return self.high - self.low + 1
 
 
-def thresholds_of(tensors: Sequence[Columns], rank: int, n_total: int) -> list[Threshold]:
-    """Find the magnitude of a rank in every column.
+def find_thresholds(
+    tensors: Sequence[RankingScores], rank: int, n_total: int
+) -> list[Threshold]:
+    """Find the magnitude of a rank in every row.
 
     Args:
-        tensors: All that is ranked, at least one, all with as many columns.
-        rank: From 1, the largest, to ``n_total``; 0 is above all.
-        n_total: Number of elements of a column.
+        tensors: All scores that are ranked together, at least one, all with as many rows.
+        rank: From 1, the largest, to ``n_total``; 0 gives a threshold above all.
+        n_total: Number of elements of all tensors.
 
     Returns:
-        One threshold per column; the same however the elements are cut into tensors.
+        One threshold per row; the same however the elements are cut into tensors.
     """
+    n_rows = tensors[0].n_rows
     if rank == 0:
-        return [Threshold(_INFINITE, 0, 0) for _ in range(tensors[0].n_columns)]
-    if len(tensors) == 1 and tensors[0].held:
-        return [
-            _partitioned(tensors[0], column, rank) for column in range(tensors[0].n_columns)
-        ]
-    ranges = _sampled_ranges(tensors, rank / n_total)
-    found = None if ranges is None else _located(tensors, ranges, rank)
-    if found is None:
-        found = _located(tensors, _upper_ranges(tensors, rank), rank)
-    assert found is not None, "the tensors changed between two passes"
-    return found
+        return [Threshold(_INFINITE, 0, 0) for _ in range(n_rows)]
+    if len(tensors) == 1 and tensors[0].cached:
+        return [_partition(tensors[0], row, rank) for row in range(n_rows)]
+    ranges = _sample_ranges(tensors, rank / n_total)
+    thresholds = None if ranges is None else _count_in_ranges(tensors, ranges, rank)
+    if thresholds is None:
+        thresholds = _count_in_ranges(tensors, _upper_ranges(tensors, rank), rank)
+    assert thresholds is not None, "the tensors changed between two passes"
+    return thresholds
 
 
-def bits_of(values: Tensor) -> _Bits:
-    """The patterns of magnitudes, on the CPU: numpy compares and counts faster there."""
+def magnitude_bits(values: Tensor) -> _Bits:
+    """Return the patterns of magnitudes on the CPU, where numpy compares and counts faster."""
     assert values.dtype == torch.float32, f"float32 is ranked, got {values.dtype}"
-    bits: _Bits = values.cpu().numpy().view(np.int32) & MAGNITUDE
+    bits: _Bits = values.cpu().numpy().view(np.int32) & _MAGNITUDE
     return bits
 
 
-def _partitioned(tensor: Columns, column: int, rank: int) -> Threshold:
-    """Find the threshold of a column that is held: in order, as far as need be."""
-    bits = tensor.magnitudes(column)
-    place = len(bits) - rank
-    bits.partition(place)
-    found = bits[place]
+def _partition(tensor: RankingScores, row: int, rank: int) -> Threshold:
+    """Find the threshold of a row of cached scores by partial sorting."""
+    magnitudes = tensor.magnitudes(row)
+    place = len(magnitudes) - rank
+    magnitudes.partition(place)
+    threshold = magnitudes[place]
     return Threshold(
-        bits=int(found),
-        n_above=int(np.count_nonzero(bits[place:] > found)),
-        n_equal=int(np.count_nonzero(bits == found)),
+        bits=int(threshold),
+        n_above=int(np.count_nonzero(magnitudes[place:] > threshold)),
+        n_equal=int(np.count_nonzero(magnitudes == threshold)),
     )
 
 
-def _sampled_ranges(tensors: Sequence[Columns], share: float) -> list[_Range] | None:
-    """Guess from some blocks between which patterns the threshold of each column lies.
+def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
+    """Guess from a sample between which patterns the threshold of each row lies.
 
     Returns:
-        None where there is too little to sample, or a guess is too wide to count in full.
+        None where there is too little to sample, or a range is too wide to count in full.
     """
     n_total = sum(tensor.numel for tensor in tensors)
-    least, most = _N_RUNS
-    n_runs = min(max(n_total // _RUN // 128, least), most)
+    fewest, most = _N_RUNS
+    n_runs = min(max(n_total // _RUN // 128, fewest), most)
     if n_total < 8 * n_runs * _RUN:
         return None
     starts = [n_total * (2 * run + 1) // (2 * n_runs) for run in range(n_runs)]
-    sampled = [
+    samples = [
         patterns
         for tensor, runs in _by_tensor(tensors, starts)
-        for patterns in tensor.map(lambda values, _: [bits_of(row) for row in values], runs)
+        for patterns in tensor.map(lambda rows, _: [magnitude_bits(row) for row in rows], runs)
     ]
     margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
-    ranges = [_around(np.concatenate(c), share, margin) for c in zip(*sampled, strict=True)]
-    return None if any(r.size > _MAX_BETWEEN for r in ranges) else ranges
+    ranges = [_around(np.concatenate(row), share, margin) for row in zip(*samples, strict=True)]
+    return None if any(r.size > _MAX_RANGE for r in ranges) else ranges
 
 
 def _by_tensor(
-    tensors: Sequence[Columns], starts: Sequence[int]
-) -> Iterator[tuple[Columns, list[tuple[int, int]]]]:
+    tensors: Sequence[RankingScores], starts: Sequence[int]
+) -> Iterator[tuple[RankingScores, list[Span]]]:
     """Turn places in all tensors, end to end, into runs of elements of each tensor."""
     before = 0
     for tensor in tensors:
@@ -152,76 +271,74 @@ def _by_tensor(
 
 
 def _around(sample: _Bits, share: float, margin: float) -> _Range:
-    """The patterns of a sample that have the shares ``share`` -+ ``margin`` above them."""
+    """Return the patterns of a sample that have the shares ``share`` -+ ``margin`` above them."""
     sample.sort()
     high = len(sample) - math.floor((share - margin) * len(sample))
     low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
+    middle = len(sample) - math.ceil(share * len(sample))
     return _Range(
         low=int(sample[low]) if low >= 0 else 0,
-        high=int(sample[high]) if high < len(sample) else int(MAGNITUDE),
-        guess=int(
-            sample[min(max(len(sample) - math.ceil(share * len(sample)), 0), len(sample) - 1)]
-        ),
+        high=int(sample[high]) if high < len(sample) else int(_MAGNITUDE),
+        guess=int(sample[min(max(middle, 0), len(sample) - 1)]),
     )
 
 
-def _upper_ranges(tensors: Sequence[Columns], rank: int) -> list[_Range]:
-    """Find, by one pass, the upper 16 bits of the threshold of each column."""
-    counts = [_Counts(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_columns)]
+def _upper_ranges(tensors: Sequence[RankingScores], rank: int) -> list[_Range]:
+    """Find, by one pass, the upper 16 bits of the threshold of each row."""
+    counters = [_Counter(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_rows)]
 
-    def count(values: Tensor, _: int) -> None:
-        for tally, row in zip(counts, values, strict=True):
-            tally.add(bits_of(row) >> _LOWER_BITS)
+    def count(rows: Tensor, _: int) -> None:
+        for counter, row in zip(counters, rows, strict=True):
+            counter.add(magnitude_bits(row) >> _LOWER_BITS)
 
     map_all(tensors, count)
-    lows = [tally.total().locate(rank)[0] << _LOWER_BITS for tally in counts]
+    lows = [counter.histogram().locate(rank)[0] << _LOWER_BITS for counter in counters]
     return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 
 
-def _located(
-    tensors: Sequence[Columns], ranges: Sequence[_Range], rank: int
+def _count_in_ranges(
+    tensors: Sequence[RankingScores], ranges: Sequence[_Range], rank: int
 ) -> list[Threshold] | None:
     """Find the thresholds by one pass; None where one is not in its range."""
-    counts = [_Counts(r.size) for r in ranges]
+    counters = [_Counter(r.size) for r in ranges]
+    lows, sizes = [r.low for r in ranges], [r.size for r in ranges]
+    guesses = [r.guess - r.low for r in ranges]
 
-    def count(values: Tensor, _: int) -> list[tuple[int, int]]:
-        lows, sizes, guesses = zip(
-            *((r.low, r.size, r.guess - r.low) for r in ranges), strict=True
-        )
-        found = selection.count(values.cpu(), lows, sizes, guesses)
-        for tally, (_, _, between) in zip(counts, found, strict=True):
-            tally.add(between)
-        return [(n_above, n_guessed) for n_above, n_guessed, _ in found]
+    def count(rows: Tensor, _: int) -> list[tuple[int, int]]:
+        counted = selection.count(rows.cpu(), lows, sizes, guesses)
+        for counter, (_, _, inside) in zip(counters, counted, strict=True):
+            counter.add(inside)
+        return [(n_above, n_guessed) for n_above, n_guessed, _ in counted]
 
-    seen = map_all(tensors, count)
-    found = []
-    for column, (tally, r) in enumerate(zip(counts, ranges, strict=True)):
-        n_above = sum(of_block[column][0] for blocks in seen for of_block in blocks)
-        ties = [[of_block[column][1] for of_block in blocks] for blocks in seen]
-        between = tally.total(r.guess - r.low, sum(map(sum, ties)))
-        if not n_above < rank <= n_above + between.counts.sum():
+    counts = map_all(tensors, count)
+    thresholds = []
+    for row, (counter, r) in enumerate(zip(counters, ranges, strict=True)):
+        n_above = sum(block[row][0] for blocks in counts for block in blocks)
+        n_guessed = [[block[row][1] for block in blocks] for blocks in counts]
+        histogram = counter.histogram(r.guess - r.low, sum(map(sum, n_guessed)))
+        if not n_above < rank <= n_above + histogram.counts.sum():
             return None
-        digit, n_between, n_equal = between.locate(rank - n_above)
-        found.append(
+        offset, n_inside, n_equal = histogram.locate(rank - n_above)
+        thresholds.append(
             Threshold(
-                bits=r.low + digit,
-                n_above=n_above + n_between,
+                bits=r.low + offset,
+                n_above=n_above + n_inside,
                 n_equal=n_equal,
-                ties=ties if r.low + digit == r.guess else None,
+                n_equal_per_block=n_guessed if r.low + offset == r.guess else None,
             )
         )
-    return found
+    return thresholds
 
 
 @dataclass(frozen=True, slots=True)
 class _Histogram:
-    """Numbers, rising, and how often each was added."""
+    """Numbers in rising order, and the count of each."""
 
     numbers: NDArray[np.int64]
     counts: NDArray[np.int64]
 
     def locate(self, rank: int) -> tuple[int, int, int]:
-        """Find the number of a rank (1 is the largest), and how many lie above it and at it."""
+        """Return the number of a rank (1 is the largest), and the counts above it and of it."""
         from_top = self.counts[::-1].cumsum()
         step = int(np.searchsorted(from_top, rank))
         place = len(self.counts) - 1 - step
@@ -229,14 +346,14 @@ class _Histogram:
         return int(self.numbers[place]), above, int(self.counts[place])
 
 
-class _Counts:
-    """How often each of the numbers from 0 on was added; from any thread, in any order."""
+class _Counter:
+    """Counts of the numbers from 0 to ``size - 1``, added from any thread in any order."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._most_pending = max(size, _PENDING)
         self._counts: NDArray[np.int64] | None = None
-        """Most tensors need none: their numbers are counted when all are there."""
+        """Allocated for large tensors only: few numbers are counted once, at the end."""
         self._pending: list[_Bits] = []
         self._n_pending = 0
         self._lock = threading.Lock()
@@ -254,12 +371,12 @@ class _Counts:
                 self._counts += counts
             self._pending, self._n_pending = [], 0
 
-    def total(self, number: int = 0, times: int = 0) -> _Histogram:
-        """The counts, once all threads are done, and those of one number more."""
+    def histogram(self, number: int = 0, times: int = 0) -> _Histogram:
+        """Return the counts, once all threads are done, with ``number`` added ``times`` more."""
         numbers, counts = np.array([number]), np.array([times])
         if self._pending:
-            waiting, n_waiting = np.unique(np.concatenate(self._pending), return_counts=True)
-            numbers, counts = np.append(numbers, waiting), np.append(counts, n_waiting)
+            pending, n_pending = np.unique(np.concatenate(self._pending), return_counts=True)
+            numbers, counts = np.append(numbers, pending), np.append(counts, n_pending)
         if self._counts is not None:
             counted = np.flatnonzero(self._counts)
             numbers = np.append(numbers, counted)

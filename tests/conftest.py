@@ -51,7 +51,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def use() -> None:
         for module in ("elementwise", "sce", "rounding", "selection"):
-            monkeypatch.setattr(f"seme.{module}.serve", lambda _device: False)
+            monkeypatch.setattr(f"seme.{module}.use_numba", lambda _device: False)
 
     return use
 

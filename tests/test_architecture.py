@@ -106,8 +106,8 @@ def test_no_compiled_loop_calls_one_of_another_file():
 def test_merging_needs_neither_transformers_nor_an_evaluation_library():
     heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
     files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]
-    # planning without weights asks transformers for the shapes, in a function of its own
-    assert [p.name for p in files if packages_of(p) & heavy] == ["outline.py"]
+    # planning without shards gets shapes from transformers, imported within a function
+    assert [p.name for p in files if packages_of(p) & heavy] == ["plan.py"]
 
 
 def test_run_names_no_method():

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from seme.budget import (
-    blocks_at_once,
+    allocate,
+    blocks_per_read,
     compared_bytes,
     rewritten_bytes,
-    share_out,
     threads_that_fit,
     working_bytes,
 )
@@ -16,24 +16,24 @@ CPU = torch.device("cpu")
 MIB = 2**20
 
 
-def test_a_larger_budget_reads_more_blocks_at_once_up_to_four():
-    found = [blocks_at_once(b * MIB, 3, 32, CPU) for b in (500, 700, 8192)]
+def test_a_larger_budget_reads_more_blocks_per_read_up_to_four():
+    found = [blocks_per_read(b * MIB, 3, 32, CPU) for b in (500, 700, 8192)]
     assert found == sorted(found)
     assert 1 <= found[0] < found[1] < found[2] == 4
 
 
 @pytest.mark.parametrize("budget", [300, 500, 2048])
 def test_what_is_chosen_stays_in_the_budget(budget):
-    at_once = blocks_at_once(budget * MIB, 3, 8, CPU)
+    at_once = blocks_per_read(budget * MIB, 3, 8, CPU)
     assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
 
 
 def test_a_budget_that_is_too_small_is_told_what_it_takes():
     message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: raise it"
     with pytest.raises(ValueError, match=message) as error:
-        blocks_at_once(100 * MIB, 8, 64, CPU)
+        blocks_per_read(100 * MIB, 8, 64, CPU)
     need = int(str(error.value).split("MiB")[0].split()[-1])
-    assert blocks_at_once(need * MIB, 8, 64, CPU) == 1
+    assert blocks_per_read(need * MIB, 8, 64, CPU) == 1
 
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
@@ -41,7 +41,7 @@ def test_as_many_threads_work_as_fit_and_always_one(device):
     assert threads_that_fit(64 * 2**30, 3, 16, device) == 16
     n_threads = threads_that_fit(2 * 2**30, 3, 200, device)
     assert 1 < n_threads < 200
-    assert blocks_at_once(2 * 2**30, 3, n_threads, device) >= 1
+    assert blocks_per_read(2 * 2**30, 3, n_threads, device) >= 1
     assert threads_that_fit(1, 3, 16, device) == 1
 
 
@@ -69,17 +69,21 @@ def test_only_sources_threads_and_blocks_count():
 
 @pytest.mark.parametrize("budget", [200, 300, 500, 2048])
 def test_all_that_is_shared_out_fits_the_budget(budget):
-    room = share_out(budget * MIB, 3, 4, CPU)
-    assert 1 <= room.n_threads <= 4
-    assert room.working_bytes == working_bytes(3, room.n_threads, room.blocks_at_once, CPU)
-    assert 0 <= room.held_bytes <= budget * MIB - room.working_bytes
-    assert share_out(2**40, 3, 4, CPU).held_bytes == share_out(2**35, 3, 4, CPU).held_bytes > 0
+    allocation = allocate(budget * MIB, 3, 4, CPU)
+    assert 1 <= allocation.n_threads <= 4
+    assert allocation.working_bytes == working_bytes(
+        3, allocation.n_threads, allocation.blocks_per_read, CPU
+    )
+    assert 0 <= allocation.cache_bytes <= budget * MIB - allocation.working_bytes
+    assert allocate(2**40, 3, 4, CPU).cache_bytes == allocate(2**35, 3, 4, CPU).cache_bytes > 0
 
 
 def test_tensors_are_ranked_side_by_side_only_where_every_thread_has_room_for_it():
-    rooms = [share_out(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
-    assert [room.ranked_alone for room in rooms] == [True, True, False]
-    assert [room.held_bytes // room.n_threads > 40 * MIB for room in rooms] == [
+    allocations = [allocate(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
+    assert [allocation.rank_per_thread for allocation in allocations] == [True, True, False]
+    assert [
+        allocation.cache_bytes // allocation.n_threads > 40 * MIB for allocation in allocations
+    ] == [
         True,
         True,
         False,

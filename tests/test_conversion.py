@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from seme.kernels.conversion import halves_of, is_finite, widen
+from seme.kernels.conversion import bit_patterns, is_finite, upcast
 from seme.kernels.reductions import round_merged
 
 
@@ -14,7 +14,7 @@ def every_bfloat16():
 def test_every_finite_bfloat16_is_widened_and_rounds_back_to_itself():
     values = every_bfloat16()
     values = values[values.float().isfinite()]
-    (wide,), finite = widen(halves_of([values]), 0, len(values))
+    (wide,), finite = upcast(bit_patterns([values]), 0, len(values))
     assert finite == [True]
     assert torch.equal(wide.view(torch.int32), values.float().view(torch.int32))
     rounded, lost, changed = round_merged(wide, wide)
@@ -24,12 +24,12 @@ def test_every_finite_bfloat16_is_widened_and_rounds_back_to_itself():
 
 def test_a_part_of_several_models_is_widened_to_adjoining_rows():
     models = [torch.arange(k, k + 100, dtype=torch.float32).bfloat16() for k in range(3)]
-    found, finite = widen(halves_of(models), 10, 30)
+    found, finite = upcast(bit_patterns(models), 10, 30)
     assert finite == [True] * 3
     assert torch.equal(found, torch.stack(models).float()[:, 10:30])
     models[1][29] = float("nan")
-    assert widen(halves_of(models), 10, 30)[1] == [True, False, True]
-    assert widen(halves_of(models), 10, 29)[1] == [True] * 3
+    assert upcast(bit_patterns(models), 10, 30)[1] == [True, False, True]
+    assert upcast(bit_patterns(models), 10, 29)[1] == [True] * 3
 
 
 def test_numbers_round_as_torch_rounds_them_ties_to_even():
@@ -61,10 +61,10 @@ def test_one_number_that_is_not_finite_is_told(value, place):
     assert is_finite(numbers)
     numbers[place] = value
     assert not is_finite(numbers)
-    assert widen(halves_of([numbers.bfloat16()]), 0, 1000)[1] == [False]
+    assert upcast(bit_patterns([numbers.bfloat16()]), 0, 1000)[1] == [False]
 
 
 def test_no_numbers_are_finite():
     assert is_finite(torch.empty(0))
-    found, finite = widen(halves_of([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
+    found, finite = upcast(bit_patterns([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
     assert (tuple(found.shape), finite) == ((1, 0), [True])

@@ -19,7 +19,7 @@ def with_ties(pivot, sources, *, site=SITE, density=0.5, lam=1.0):
 
 
 def masks(n_sources, shape, density, site=SITE):
-    return site.drawn(n_sources, shape, density)
+    return site.bernoulli_mask(n_sources, shape, density)
 
 
 def random_models(shape=(40, 50), n_sources=3):
@@ -90,7 +90,7 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
     pivot, sources = torch.zeros(4), [torch.tensor([1.0, 1.0, 1.0, 5.0])]
     survives = torch.tensor([1.0, 1.0, 0.0, 0.0])
     monkeypatch.setattr(torch, "bernoulli", lambda _: survives)
-    monkeypatch.setattr(Site, "drawn", lambda *_: survives.bool().unsqueeze(0))
+    monkeypatch.setattr(Site, "bernoulli_mask", lambda *_: survives.bool().unsqueeze(0))
     parameters = {"weight": 1.0, "density": 0.5, "rescale": True, "normalize": False}
     theirs = merge_tensors(
         [pivot, *sources], "dare_linear", parameters=parameters, base_index=0
@@ -103,7 +103,7 @@ def test_mergekit_restores_the_l1_norm_instead(monkeypatch):
 def test_dare_ties_averages_the_survivors_that_carry_the_elected_sign(monkeypatch):
     # survivors, doubled: [8, 0], [4, -6], [-2, 4]; elected signs [+, -]
     keeps = torch.tensor([[True, False], [True, True], [True, True]])
-    monkeypatch.setattr(Site, "drawn", lambda *_: keeps)
+    monkeypatch.setattr(Site, "bernoulli_mask", lambda *_: keeps)
     sources = [torch.tensor(tv) for tv in ([4.0, -1.0], [2.0, -3.0], [-1.0, 2.0])]
     assert with_ties(torch.zeros(2), sources).tolist() == [6.0, -6.0]
     assert with_ties(torch.zeros(2), sources, lam=0.5).tolist() == [3.0, -3.0]
@@ -154,18 +154,20 @@ def test_other_bad_parameters_are_named():
 
 
 def test_a_coin_is_the_same_wherever_the_block_begins_and_whoever_else_tosses():
-    whole = SITE.drawn(2, (1001,), 0.3)
+    whole = SITE.bernoulli_mask(2, (1001,), 0.3)
     for start in (1, 2, 500, 999):
-        part = Site(name="w", seed=3, start=start).drawn(2, (1001 - start,), 0.3)
+        part = Site(name="w", seed=3, start=start).bernoulli_mask(2, (1001 - start,), 0.3)
         assert torch.equal(part, whole[:, start:])
-    assert torch.equal(SITE.drawn(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13])
+    assert torch.equal(
+        SITE.bernoulli_mask(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13]
+    )
 
 
 @pytest.mark.parametrize("other", [Site(name="w", seed=4), Site(name="v", seed=3)])
 def test_seeds_tensors_and_sources_toss_independently(other):
     n = 200_000
-    first, second = SITE.drawn(2, (n,), 0.3)
-    (third,) = other.drawn(1, (n,), 0.3)
+    first, second = SITE.bernoulli_mask(2, (n,), 0.3)
+    (third,) = other.bernoulli_mask(1, (n,), 0.3)
     for one, two in ((first, second), (first, third), (first[1:], first[:-1])):
         both = (one & two).float().mean().item()
         assert both == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / n) ** 0.5)

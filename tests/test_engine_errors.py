@@ -124,7 +124,7 @@ def is_interrupted(pivot, _sources, site, /):
     [
         (returns_too_little, ValueError, r"must return a block.s shape, \(2,\), got \(1,\)"),
         (returns_float64, ValueError, r"must return float32, got torch\.float64"),
-        (returns_nan, ValueError, "what the method returned holds NaN"),
+        (returns_nan, ValueError, "method returned NaN or inf"),
         (is_interrupted, KeyboardInterrupt, "by the user"),
     ],
 )

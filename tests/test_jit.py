@@ -5,7 +5,7 @@ import numba
 import pytest
 import torch
 
-from seme.kernels.jit import compiled, flat, rows, serve
+from seme.kernels.jit import compiled, flat, rows, use_numba
 
 
 def test_neighbours_in_one_memory_are_seen_where_they_lie():
@@ -47,8 +47,8 @@ def test_tensors_of_no_elements_are_rows_of_none():
 
 
 def test_a_gpu_is_not_served():
-    assert serve(torch.device("cpu"))
-    assert not serve(torch.device("cuda"))
+    assert use_numba(torch.device("cpu"))
+    assert not use_numba(torch.device("cuda"))
 
 
 def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
@@ -58,7 +58,7 @@ def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
     monkeypatch.setattr(numba, "njit", lambda **_: nowhere)
     with pytest.raises(RuntimeError, match="no locator") as error:
         compiled(len)
-    assert "set NUMBA_CACHE_DIR to a folder that can" in error.value.__notes__[0]
+    assert "set NUMBA_CACHE_DIR to a writable folder" in error.value.__notes__[0]
 
 
 def test_loops_are_loaded_without_scipy_which_can_be_imported_afterwards(repository):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seme.kernels.random_bits import _number, toss
+from seme.kernels.random_bits import _number, bernoulli
 
 PUBLISHED = [
     6457827717110365317,
@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_reference_implementation():
 )
 def test_coins_are_those_of_the_definition(start, n, probability):
     seeds = [0, 2**64 - 1, 987654321]
-    found = toss(seeds, start, n, probability)
+    found = bernoulli(seeds, start, n, probability)
     assert found.shape == (3, n)
     expected = [[tossed(s, start + i, probability) for i in range(n)] for s in seeds]
     assert found.tolist() == expected
@@ -51,15 +51,15 @@ def test_coins_are_those_of_the_definition(start, n, probability):
 def test_coins_between_two_of_16_bits_are_decided():
     probability = (100 + 0.25) / 2**16
     n = 1 << 24
-    share = toss([5], 0, n, probability).double().mean().item()
+    share = bernoulli([5], 0, n, probability).double().mean().item()
     spread = (probability / n) ** 0.5
     assert share == pytest.approx(probability, abs=4 * spread)
-    assert toss([5], 0, n, 100 / 2**16).sum() < toss([5], 0, n, probability).sum()
+    assert bernoulli([5], 0, n, 100 / 2**16).sum() < bernoulli([5], 0, n, probability).sum()
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_coins_are_fair_at_every_place_of_a_number(probability):
     n = 400_000
-    places = toss([11], 0, 4 * n, probability).view(n, 4).double().mean(dim=0)
+    places = bernoulli([11], 0, 4 * n, probability).view(n, 4).double().mean(dim=0)
     spread = (probability * (1 - probability) / n) ** 0.5
     assert torch.all((places - probability).abs() < 5 * spread)

@@ -62,7 +62,7 @@ def test_changes_whose_squares_float32_cannot_hold_are_measured(size):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_merge_that_is_not_finite_is_refused(dtype, value):
     exact = torch.tensor([1.0, value, 2.0])
-    with pytest.raises(ValueError, match="the method returned holds NaN or an infinity"):
+    with pytest.raises(ValueError, match="the merge method returned NaN or inf"):
         round_merged(dtype, exact=exact, pivot=torch.zeros(3))
 
 
@@ -81,23 +81,23 @@ def test_every_dtype_is_widened_and_what_is_not_finite_is_told(way, dtype, in_to
     values = torch.linspace(-3, 5, 1000).to(dtype)
     other = values.flip(0).clone()
     raw = Raw([values, other], CPU)
-    found, finite = raw.widened(100, 900)
+    found, finite = raw.upcast(100, 900)
     assert finite == [True, True]
     assert torch.equal(found, torch.stack([values, other]).float()[:, 100:900])
     other[700] = float("inf")
-    assert raw.widened(100, 900)[1] == [True, False]
+    assert raw.upcast(100, 900)[1] == [True, False]
 
 
 def test_models_of_different_dtypes_are_widened_together():
     values = torch.linspace(-3, 5, 100).bfloat16()
-    found, finite = Raw([values, values.double()], CPU).widened(0, 100)
+    found, finite = Raw([values, values.double()], CPU).upcast(0, 100)
     assert finite == [True, True]
     assert torch.equal(found, values.float().expand(2, -1))
 
 
 def test_numbers_too_large_for_float32_are_told():
     raw = Raw([torch.tensor([1e300], dtype=torch.float64)], CPU)
-    assert raw.widened(0, 1)[1] == [False]
+    assert raw.upcast(0, 1)[1] == [False]
 
 
 def test_large_finite_numbers_are_finite_though_their_sum_is_not():

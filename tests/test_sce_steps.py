@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from baselines.sce import merge
-from seme.columns import Columns
 from seme.sce import compute_coefficients, select_elements, variation
-from seme.selection import KeepRule, Kept
-from seme.workers import Workers
+from seme.selection import KeepRule, TopKMask
+from seme.streaming import ThreadPool
+from seme.topk import RankingScores
 from tests.in_memory import merge_one, models_of
 
 OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}
@@ -126,7 +126,7 @@ def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
 def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
     sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
     tensor = opened(torch.zeros(2), sources)
-    nothing = Kept(Columns(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
+    nothing = TopKMask(RankingScores(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
     assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
 
 
@@ -173,12 +173,12 @@ def test_the_order_of_the_sources_does_not_show():
     assert torch.equal(merged, select_compute_erase(pivot, sources[::-1], **options))
 
 
-@pytest.mark.parametrize("blocks_at_once", [1, 3])
-def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_at_once):
+@pytest.mark.parametrize("blocks_per_read", [1, 3])
+def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_per_read):
     pivot, sources = random_models(3, n=700_000)
     alone = select_compute_erase(pivot, sources, tau=0.3)
-    with Workers(3) as workers:
-        how = {"workers": workers, "blocks_at_once": blocks_at_once}
+    with ThreadPool(3) as threads:
+        how = {"threads": threads, "blocks_per_read": blocks_per_read}
         together = select_compute_erase(pivot, sources, tau=0.3, how=how)
     assert torch.equal(alone, together)
 

@@ -3,10 +3,9 @@ import math
 import pytest
 import torch
 
-from seme.columns import Columns, held_bytes, map_all
-from seme.selection import KeepRule, Kept, select_largest, survivors
-from seme.streaming import CPU_BLOCK
-from seme.workers import Workers
+from seme.selection import KeepRule, TopKMask, select_largest, survivors
+from seme.streaming import CPU_BLOCK, ThreadPool
+from seme.topk import RankingScores, cached_bytes, map_all
 from tests.in_memory import models_of
 
 
@@ -22,9 +21,9 @@ def select(columns_by_name, share, trim_ties="exact", **how):
     ]
     found = []
     for room in (0, 2**30):
-        models = models_of(pivot, *columns, held_bytes=room, **how)
-        ranked = [Columns(models.open(name), the_sources, n_columns) for name in pivot]
-        assert all(c.held == bool(room) for c in ranked if c.numel)
+        models = models_of(pivot, *columns, cache_bytes=room, **how)
+        ranked = [RankingScores(models.open(name), the_sources, n_columns) for name in pivot]
+        assert all(c.cached == bool(room) for c in ranked if c.numel)
         found.append(select_largest(ranked, share, trim_ties))
     assert found[0] == found[1]
     return found[0]
@@ -121,8 +120,8 @@ def test_a_tensor_that_is_sampled_is_selected_as_exactly(kind, share):
 @pytest.mark.parametrize("kind", ["normal", "few distinct"])
 def test_threads_change_nothing(kind):
     values = long(kind)
-    with Workers(4) as workers:
-        together = rule_for(values, 0.3, workers=workers, blocks_at_once=3)
+    with ThreadPool(4) as threads:
+        together = rule_for(values, 0.3, threads=threads, blocks_per_read=3)
     assert together == rule_for(values, 0.3)
 
 
@@ -134,7 +133,7 @@ def test_a_sample_saves_a_pass_over_the_tensor():
         return torch.stack(sources)
 
     models = models_of({"w": torch.zeros_like(values)}, {"w": values})
-    select_largest([Columns(models.open("w"), counted, 1)], 0.3, "exact")
+    select_largest([RankingScores(models.open("w"), counted, 1)], 0.3, "exact")
     assert sum(n_read) < 1.6 * len(values)
 
 
@@ -145,11 +144,11 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
         n_read.append(len(pivot))
         return torch.stack(sources)
 
-    how = {"held_bytes": held_bytes(1) * len(values)}
+    how = {"cache_bytes": cached_bytes(1) * len(values)}
     models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
-    columns = Columns(models.open("w"), counted, 1)
+    columns = RankingScores(models.open("w"), counted, 1)
     (selection,) = select_largest([columns], 0.3, "exact")
-    found = Kept(columns, [selection.rules["w"]])
+    found = TopKMask(columns, [selection.rules["w"]])
     block = values[CPU_BLOCK : 2 * CPU_BLOCK]
     expected = by_sorting(values, 0.3)[CPU_BLOCK : 2 * CPU_BLOCK]
     assert torch.equal(found.at(block, [block], CPU_BLOCK).squeeze(0), expected)
@@ -168,9 +167,9 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, 
     def seen(values, start):
         return start, values.shape[1], float(values.sum())
 
-    with Workers(3) as workers:
-        models = models_of(pivot, tensors, held_bytes=room, workers=workers)
-        columns = [Columns(models.open(name), the_sources, 1) for name in tensors]
+    with ThreadPool(3) as threads:
+        models = models_of(pivot, tensors, cache_bytes=room, threads=threads)
+        columns = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
         found = map_all(columns, seen)
         assert found == [column.map(seen) for column in columns]
     assert [[place[:2] for place in blocks] for blocks in found] == [
@@ -183,16 +182,18 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, 
 def test_a_tensor_that_is_not_kept_is_opened_once_in_a_pass():
     values = torch.arange(40.0 * CPU_BLOCK)
     models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
-    columns = [Columns(models.open(n, kept=False), the_sources, 1, hold=False) for n in "wv"]
+    columns = [
+        RankingScores(models.open(n, kept=False), the_sources, 1, cache=False) for n in "wv"
+    ]
     map_all(columns, lambda values, _: values.shape)
     assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
 
 
 def test_what_has_no_room_is_not_held():
-    models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, held_bytes=999)
-    assert not Columns(models.open("w"), the_sources, 2).held
-    assert Columns(models.open("w"), the_sources, 1).held
-    assert not Columns(models.open("w"), the_sources, 1, hold=False).held
+    models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, cache_bytes=999)
+    assert not RankingScores(models.open("w"), the_sources, 2).cached
+    assert RankingScores(models.open("w"), the_sources, 1).cached
+    assert not RankingScores(models.open("w"), the_sources, 1, cache=False).cached
 
 
 def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():

@@ -1,5 +1,7 @@
-"""Passes over tensors: blocks, their order, and that neither threads nor budgets show."""
+"""Passes over tensors in blocks, and the thread pool: order, errors, interruption, budgets."""
 
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +14,7 @@ from baselines.dare_ties import merge as dare_ties
 from baselines.sce import merge as sce
 from baselines.task_arithmetic import merge as task_arithmetic
 from baselines.ties import merge as ties
-from seme.streaming import CPU_BLOCK
-from seme.workers import Workers
+from seme.streaming import CPU_BLOCK, ThreadPool
 from tests.in_memory import models_of
 
 TRIM = {"density": 0.3, "lam": 1.0, "trim_ties": "exact"}
@@ -50,17 +51,17 @@ def test_some_elements_can_be_visited_alone():
     assert found == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
 
 
-@pytest.mark.parametrize("blocks_at_once", [1, 2, 16])
+@pytest.mark.parametrize("blocks_per_read", [1, 2, 16])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_how_much_is_read_at_once_and_by_whom_does_not_show(
-    n_threads, blocks_at_once, monkeypatch
+    n_threads, blocks_per_read, monkeypatch
 ):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", size := 1000)
     pivot = torch.arange(200.0 * size + 1)
-    with Workers(n_threads) as workers:
-        models = models_of({"w": pivot}, workers=workers, blocks_at_once=blocks_at_once)
+    with ThreadPool(n_threads) as threads:
+        models = models_of({"w": pivot}, threads=threads, blocks_per_read=blocks_per_read)
         tensor = models.open("w")
-        assert tensor._spans()[0] == (0, blocks_at_once * size)
+        assert tensor._reads()[0] == (0, blocks_per_read * size)
         found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
     expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
     assert found == expected
@@ -121,3 +122,85 @@ def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method, monkeypatch
     how = {"device": device, "memory_budget": 2**32, "n_threads": 5}
     found, _ = merge(METHODS[method], *checkpoints, folder="gpu", **how)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(n_threads):
+    def slow_first(index):
+        time.sleep(0.02 if index == 0 else 0)
+        return index * index
+
+    with ThreadPool(n_threads) as threads:
+        assert threads.map(slow_first, 40) == [index * index for index in range(40)]
+        assert threads.map(slow_first, 0) == []
+
+
+def test_items_run_side_by_side_and_each_with_one_thread_of_torch():
+    met = threading.Barrier(3, timeout=10)
+
+    def meet(_):
+        met.wait()
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    with ThreadPool(3) as threads:
+        assert threads.map(meet, 3) == [1, 1, 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_the_first_failure_is_raised_and_items_not_yet_started_are_cancelled(n_threads):
+    started = []
+
+    def fail(index):
+        started.append(index)
+        if index == 3:
+            raise ValueError(f"item {index}")
+        time.sleep(0.01)
+
+    with ThreadPool(n_threads) as threads, pytest.raises(ValueError, match="item 3"):
+        threads.map(fail, 1000)
+    n_started = len(started)
+    time.sleep(0.05)
+    assert len(started) == n_started < 100
+
+
+def test_an_interrupted_caller_waits_for_running_items_only(monkeypatch):
+    done, interrupted = [], threading.Event()
+
+    def work(index):
+        assert interrupted.wait(10)
+        time.sleep(0.02)
+        done.append(index)
+
+    def interrupt(_future):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    with ThreadPool(2) as threads:
+        monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            threads.map(work, 1000)
+        n_done = len(done)
+        time.sleep(0.05)
+        assert 0 < len(done) == n_done <= 4
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_a_item_that_fails_late_is_raised_before_one_behind_it_that_failed_early(n_threads):
+    def fail(index):
+        if index == 2:
+            time.sleep(0.05)
+        if index >= 2:
+            raise ValueError(f"item {index}")
+
+    with ThreadPool(n_threads) as threads, pytest.raises(ValueError, match="item 2"):
+        threads.map(fail, 10)
+
+
+def test_one_thread_is_the_callers():
+    with ThreadPool(1) as threads:
+        assert (
+            threads.map(lambda _: threading.current_thread(), 2)
+            == [threading.main_thread()] * 2
+        )

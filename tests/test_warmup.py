@@ -5,11 +5,14 @@ import sys
 from dataclasses import replace
 
 import torch
+from safetensors.torch import save_file
 
 import seme.kernels
-from seme.calibration import calibrate
+from seme.checkpoint.reader import open_checkpoint
+from seme.engine import merge_checkpoints
 from seme.kernels.jit import compiled
 from seme.kernels.warmup import load
+from seme.streaming import CPU_BLOCK
 from tests.settings import SETTINGS
 from tests.test_streaming import METHODS
 
@@ -27,21 +30,34 @@ def signatures():
     }
 
 
+def models_in(folder):
+    """Four bfloat16 models of a tensor of one element and one large enough to be sampled."""
+    rng = torch.Generator().manual_seed(0)
+    sizes = {"a": 1, "b": 17 * CPU_BLOCK + 7}
+    for index in range(4):
+        (folder / str(index)).mkdir()
+        tensors = {name: torch.randn(n, generator=rng).bfloat16() for name, n in sizes.items()}
+        save_file(tensors, folder / str(index) / "model.safetensors")
+        (folder / str(index) / "config.json").write_text('{"model_type": "toy"}')
+        yield open_checkpoint(str(index), root=folder)
+
+
 def load_and_merge(folder):
-    """In a process of its own: merge with every method, held or not, behind one loading."""
+    """In a process of its own: merge with every method, scores cached or not, after loading."""
     assert not any(signatures().values())
     load(3)
     loaded = signatures()
     assert any(loaded.values())
-    for method in METHODS.values():
+    pivot, *sources = models_in(folder)
+    for name, method in METHODS.items():
         for budget in (2**30, 140 * 2**20):
-            calibrate(
+            merge_checkpoints(
                 method,
-                n_sources=3,
-                dtype=torch.bfloat16,
+                pivot,
+                sources,
+                folder / f"{name}{budget}",
                 settings=replace(SETTINGS, memory_budget=budget),
-                weights=None,
-                destination=folder,
+                progress=False,
             )
     late = {name: new for name, new in signatures().items() if new != loaded[name]}
     assert not late, f"not loaded beforehand: {late}"

@@ -1,1 +1,1 @@
-"""Loops over the elements of blocks on a processor, compiled; a GPU runs the same in torch."""
+"""Compiled loops over the elements of blocks on the CPU; a GPU runs the same steps in torch."""

@@ -1,4 +1,4 @@
-"""Sums of task vectors: what :mod:`seme.elementwise` says, on a processor."""
+"""Weighted sums of task vectors, with and without sign election: :mod:`seme.elementwise` on the CPU."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _Floats = NDArray[np.float32]
 _Doubles = NDArray[np.float64]
 _Flags = NDArray[np.bool_]
 _RUN = 1024
-"""Elements at a time: some rows of so many float64 numbers fit a core's first cache."""
+"""Elements at a time: a few float64 rows of this length fit a core's L1 cache."""
 
 
 def mean(sources: Sequence[Tensor], weights: Sequence[float], divisor: float) -> Tensor:
@@ -32,8 +32,8 @@ def add_weighted(
 ) -> Tensor:
     """See :func:`seme.elementwise.add_weighted`."""
     merged = torch.empty(pivot.shape)
-    numbers = np.array(weights, dtype=np.float64)
-    _add_weighted(flat(pivot), rows(sources), numbers, scale, _flags(kept, pivot), flat(merged))
+    factors = np.array(weights, dtype=np.float64)
+    _add_weighted(flat(pivot), rows(sources), factors, scale, _flags(kept, pivot), flat(merged))
     return merged
 
 
@@ -47,19 +47,19 @@ def add_signed(
 ) -> tuple[Tensor, int, int]:
     """See :func:`seme.elementwise.add_signed`."""
     merged = torch.empty(pivot.shape)
-    numbers = np.array(weights, dtype=np.float64)
+    factors = np.array(weights, dtype=np.float64)
     n_values, n_survivors = _add_signed(
-        flat(pivot), rows(sources), numbers, scale, _flags(kept, pivot), divide, flat(merged)
+        flat(pivot), rows(sources), factors, scale, _flags(kept, pivot), divide, flat(merged)
     )
     return merged, n_values, n_survivors
 
 
 def _flags(kept: Tensor | None, like: Tensor) -> _Flags:
-    """Rows of flags, one for all sources or one for each."""
+    """Flatten a mask to rows: one for all sources or one for each."""
     if kept is None:
         return np.ones((1, like.numel()), dtype=np.bool_)
-    seen: _Flags = kept.reshape(len(kept), -1).numpy()
-    return seen
+    flags: _Flags = kept.reshape(len(kept), -1).numpy()
+    return flags
 
 
 @compiled

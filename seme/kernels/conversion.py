@@ -1,4 +1,4 @@
-"""bfloat16 to float32, and whether all numbers are finite, in one reading."""
+"""Upcast bfloat16 to float32 and check finiteness, in one pass."""
 
 from collections.abc import Sequence
 
@@ -12,45 +12,44 @@ from seme.kernels.jit import compiled, flat, half_patterns
 _Words = NDArray[np.uint32]
 _Halves = NDArray[np.uint16]
 _INFINITE = 0x7F800000
-"""The pattern of the first magnitude that is no number."""
+"""Bit pattern of infinity; finite magnitudes have smaller ones, NaN larger."""
+
+Patterns = tuple[_Halves, ...]
+"""Bit patterns of the bfloat16 numbers of several models, 1-D each."""
 
 
-Halves = tuple[NDArray[np.uint16], ...]
-"""bfloat16 numbers of several models as the patterns of bits they are; 1-D each."""
-
-
-def halves_of(values: Sequence[Tensor]) -> Halves:
-    """See bfloat16 tensors, 1-D and contiguous, as patterns of bits."""
+def bit_patterns(values: Sequence[Tensor]) -> Patterns:
+    """View bfloat16 tensors, 1-D and contiguous, as bit patterns."""
     return tuple(half_patterns(one) for one in values)
 
 
-def widen(halves: Halves, start: int, stop: int) -> tuple[Tensor, list[bool]]:
+def upcast(patterns: Patterns, start: int, stop: int) -> tuple[Tensor, list[bool]]:
     """Convert the bfloat16 numbers [start, stop) of every model to float32.
 
     Returns:
-        One row per model; and per model whether none of the numbers is NaN or an infinity.
+        One row per model; and, per model, whether all of them are finite.
     """
-    words = np.empty((len(halves), stop - start), dtype=np.uint32)
-    largest = np.empty(len(halves), dtype=np.uint32)
-    _widen(halves, start, words, largest)
+    words = np.empty((len(patterns), stop - start), dtype=np.uint32)
+    largest = np.empty(len(patterns), dtype=np.uint32)
+    _upcast(patterns, start, words, largest)
     rows = torch.from_numpy(words.view(np.float32))
     return rows, [number < _INFINITE for number in largest.tolist()]
 
 
 def is_finite(values: Tensor) -> bool:
-    """Tell whether float32 numbers hold neither NaN nor an infinity."""
+    """Check that float32 numbers hold neither NaN nor an infinity."""
     return bool(_largest(flat(values).view(np.uint32)) < _INFINITE)
 
 
 @compiled
-def _widen(halves: Halves, start: int, out: _Words, largest: _Words) -> None:
+def _upcast(patterns: Patterns, start: int, out: _Words, largest: _Words) -> None:
     n = out.shape[1]
-    for k in range(len(halves)):
-        largest[k] = _widen_row(halves[k][start : start + n], out[k])
+    for k in range(len(patterns)):
+        largest[k] = _upcast_row(patterns[k][start : start + n], out[k])
 
 
 @compiled
-def _widen_row(halves: _Halves, out: _Words) -> np.uint32:
+def _upcast_row(halves: _Halves, out: _Words) -> np.uint32:
     largest = np.uint32(0)
     for i in range(len(halves)):
         word = np.uint32(halves[i]) << np.uint32(16)

@@ -1,6 +1,7 @@
-"""Sums of squares in float64, added pairwise: in an order that no processor changes.
+"""Sums of squares in float64, added pairwise: in the same order on any CPU.
 
-Rounding to bfloat16 is here as well, for what it loses is measured in the same reading.
+Rounding to bfloat16 is in this file because its error is measured in the same pass, with the
+same loops, and no compiled loop calls one of another file.
 """
 
 from collections.abc import Sequence
@@ -29,19 +30,19 @@ def energies(pivot: Tensor, sources: Sequence[Tensor], kept: Tensor) -> tuple[in
     """Sum the squares of the kept elements of each float32 task vector.
 
     Returns:
-        How many elements are kept, and one sum per source.
+        Number of kept elements, and one sum per source.
     """
-    found = np.zeros(len(sources))
-    n_kept = _energies(flat(pivot), rows(sources), kept.reshape(-1).numpy(), found)
-    return n_kept, found.tolist()
+    sums = np.zeros(len(sources))
+    n_kept = _energies(flat(pivot), rows(sources), kept.reshape(-1).numpy(), sums)
+    return n_kept, sums.tolist()
 
 
 def round_merged(exact: Tensor, pivot: Tensor) -> tuple[Tensor, float, float]:
     """Round float32 numbers to bfloat16, ties to even; see :func:`seme.rounding.round_merged`.
 
     Returns:
-        The rounded numbers, ``||rounded - exact||^2`` and ``||exact - pivot||^2``; the last is
-        not finite where a number is not.
+        The rounded numbers, ``||rounded - exact||^2`` and ``||exact - pivot||^2``; the latter is
+        not finite if any number is not.
     """
     rounded = torch.empty(exact.shape, dtype=torch.bfloat16)
     lost, changed = _round_merged(flat(exact), flat(pivot), half_patterns(rounded.view(-1)))
@@ -61,10 +62,10 @@ def _squared_distance(values: _Floats, others: _Floats) -> float:
 
 @compiled
 def _square_differences(values: _Floats, others: _Floats, out: _Doubles) -> None:
-    """Write squared differences, and zeros behind the last of them."""
+    """Write squared differences, padded with zeros to the length of ``out``."""
     for i in range(len(values)):
-        apart = np.float64(values[i]) - np.float64(others[i])
-        out[i] = apart * apart
+        difference = np.float64(values[i]) - np.float64(others[i])
+        out[i] = difference * difference
     out[len(values) :] = 0.0
 
 
@@ -98,7 +99,7 @@ def _mask(kept: NDArray[np.bool_], values: _Doubles) -> None:
 
 @compiled
 def _folded(values: _Doubles) -> float:
-    """Sum a power of two of numbers, overwriting them."""
+    """Sum numbers pairwise, overwriting them; their count is a power of two."""
     width = len(values) // 2
     while width >= 8:
         _fold(values[:width], values[width : 2 * width])
@@ -117,23 +118,24 @@ def _fold(values: _Doubles, others: _Doubles) -> None:
 
 @compiled
 def _round_merged(exact: _Floats, pivot: _Floats, out: _Halves) -> tuple[float, float]:
-    again, squares = np.empty(_RUN, np.float32), np.empty(_RUN)
+    upcast, squares = np.empty(_RUN, np.float32), np.empty(_RUN)
     lost, changed = 0.0, 0.0
     for start in range(0, len(exact), _RUN):
         stop = min(start + _RUN, len(exact))
-        some, rounded = exact[start:stop], again[: stop - start]
-        _square_differences(some, pivot[start:stop], squares)
+        run, rounded = exact[start:stop], upcast[: stop - start]
+        _square_differences(run, pivot[start:stop], squares)
         changed += _folded(squares)
-        _round(some.view(np.uint32), out[start:stop], rounded.view(np.uint32))
-        _square_differences(rounded, some, squares)
+        _round(run.view(np.uint32), out[start:stop], rounded.view(np.uint32))
+        _square_differences(rounded, run, squares)
         lost += _folded(squares)
     return lost, changed
 
 
 @compiled
-def _round(words: _Words, out: _Halves, again: _Words) -> None:
+def _round(words: _Words, out: _Halves, upcast: _Words) -> None:
+    """Round float32 patterns to bfloat16, and write those as float32 patterns again."""
     for i in range(len(words)):
         odd = (words[i] >> np.uint32(16)) & np.uint32(1)
         half = (words[i] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
         out[i] = half
-        again[i] = half << np.uint32(16)
+        upcast[i] = half << np.uint32(16)

@@ -1,4 +1,4 @@
-"""What is ranked, counted and kept of the elements of a block, on a processor."""
+"""Ranking scores, counts of magnitude patterns, and top-k masks of a block."""
 
 from collections.abc import Sequence
 
@@ -19,62 +19,63 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 def variance(sources: Sequence[Tensor], scale: float) -> Tensor:
-    """The variance of at least two float32 numbers per element, times n^2 and a scale; float32.
+    """Compute the variance over at least two sources per element, times n^2 and a scale.
 
-    Exactly zero where all are equal.
+    Returns:
+        float32, in the sources' shape; exactly zero where all sources are equal.
     """
-    found = torch.empty(sources[0].shape)
-    _variance(rows(sources), scale, flat(found))
-    return found
+    variances = torch.empty(sources[0].shape)
+    _variance(rows(sources), scale, flat(variances))
+    return variances
 
 
 def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
-    """Task vectors in float32, as rows: (n_sources, n)."""
-    found = torch.empty((len(sources), pivot.numel()))
-    _differences(flat(pivot), rows(sources), found.numpy())
-    return found
+    """Compute task vectors in float32, (n_sources, n)."""
+    tv = torch.empty((len(sources), pivot.numel()))
+    _differences(flat(pivot), rows(sources), tv.numpy())
+    return tv
 
 
 def survivors(values: Tensor, thresholds: Sequence[float], n_tied: Sequence[int]) -> Tensor:
-    """Tell which numbers have a magnitude above, or in the first places at, a threshold.
+    """Compute top-k masks: magnitudes above a threshold, or at it in the first places.
 
     Args:
         values: float32, (k, n).
-        thresholds: Of each row, float32 numbers from 0 on.
-        n_tied: Of how many numbers of each row, from the first on, those at the threshold count.
+        thresholds: One per row, non-negative float32 numbers.
+        n_tied: Per row, the number of first elements that survive at the threshold too.
 
     Returns:
         Booleans, (k, n).
     """
-    found = torch.empty(values.shape, dtype=torch.bool)
+    masks = torch.empty(values.shape, dtype=torch.bool)
     limits = np.array(thresholds, dtype=np.float32)
-    _survivors(values.numpy(), limits, np.array(n_tied, dtype=np.int64), found.numpy())
-    return found
+    _survivors(values.numpy(), limits, np.array(n_tied, dtype=np.int64), masks.numpy())
+    return masks
 
 
 def count(
     values: Tensor, lows: Sequence[int], sizes: Sequence[int], guesses: Sequence[int]
 ) -> list[tuple[int, int, _Bits]]:
-    """Count magnitudes above a range of patterns, and find those in it.
+    """Count magnitudes above a range of bit patterns, and gather those in it.
 
     Args:
         values: float32, (k, n).
         lows: The first pattern of each row's range.
-        sizes: How many patterns it has.
-        guesses: A place in the range, from 0, whose patterns are counted only.
+        sizes: The number of patterns in it.
+        guesses: An offset in the range, from 0, whose patterns are counted and not gathered.
 
     Returns:
-        Per row: how many lie above the range; how many are the guess; the places in the range
-        of all others that lie in it.
+        Per row: the number of magnitudes above the range; the number at the guess; the offsets
+        in the range of all others in it.
     """
     bits = values.numpy().view(np.int32)
     ranges = np.array([lows, sizes, guesses], dtype=np.int32)
-    found = np.empty(bits.shape, dtype=np.int32)
-    counted = np.empty((len(bits), 3), dtype=np.int64)
-    _count(bits, ranges, found, counted)
+    offsets = np.empty(bits.shape, dtype=np.int32)
+    counts = np.empty((len(bits), 3), dtype=np.int64)
+    _count(bits, ranges, offsets, counts)
     return [
-        (n_above, n_guessed, row[:n_found].copy())
-        for row, (n_above, n_guessed, n_found) in zip(found, counted.tolist(), strict=True)
+        (n_above, n_guessed, row[:n_inside].copy())
+        for row, (n_above, n_guessed, n_inside) in zip(offsets, counts.tolist(), strict=True)
     ]
 
 
@@ -102,18 +103,18 @@ def _begin(first: _Floats, origin: _Doubles, sums: _Doubles, squares: _Doubles) 
 @compiled
 def _add_moments(source: _Floats, origin: _Doubles, sums: _Doubles, squares: _Doubles) -> None:
     for i in range(len(source)):
-        apart = np.float64(source[i]) - origin[i]
-        sums[i] += apart
-        squares[i] += apart * apart
+        difference = np.float64(source[i]) - origin[i]
+        sums[i] += difference
+        squares[i] += difference * difference
 
 
 @compiled
 def _end(
-    sums: _Doubles, squares: _Doubles, of_squares: float, of_sums: float, out: _Floats
+    sums: _Doubles, squares: _Doubles, square_scale: float, sum_scale: float, out: _Floats
 ) -> None:
     for i in range(len(out)):
-        found = squares[i] * of_squares - of_sums * sums[i] * sums[i]
-        out[i] = np.float32(max(found, 0.0))
+        variance = squares[i] * square_scale - sum_scale * sums[i] * sums[i]
+        out[i] = np.float32(max(variance, 0.0))
 
 
 @compiled
@@ -151,27 +152,27 @@ def _at_least(values: _Floats, threshold: np.float32, out: _Flags) -> None:
 
 
 @compiled
-def _count(bits: _Bits, ranges: _Bits, out: _Bits, counted: NDArray[np.int64]) -> None:
+def _count(bits: _Bits, ranges: _Bits, out: _Bits, counts: NDArray[np.int64]) -> None:
     flags = np.zeros(_RUN, np.uint8)
     for k in range(len(bits)):
         low, size, guess = ranges[0, k], ranges[1, k], ranges[2, k]
-        n_above, n_guessed, n_found = 0, 0, 0
+        n_above, n_guessed, n_inside = 0, 0, 0
         for start in range(0, bits.shape[1], _RUN):
-            some = bits[k, start : start + _RUN]
-            above, guessed = _tally(some, low, size, guess, flags)
+            run = bits[k, start : start + _RUN]
+            above, guessed = _tally(run, low, size, guess, flags)
             n_above += int(above)
             n_guessed += int(guessed)
-            n_found += _gather(some, low, flags, out[k, n_found:])
-        counted[k, 0] = n_above
-        counted[k, 1] = n_guessed
-        counted[k, 2] = n_found
+            n_inside += _gather(run, low, flags, out[k, n_inside:])
+        counts[k, 0] = n_above
+        counts[k, 1] = n_guessed
+        counts[k, 2] = n_inside
 
 
 @compiled
 def _tally(
     bits: _Bits, low: np.int32, size: np.int32, guess: np.int32, flags: NDArray[np.uint8]
 ) -> tuple[np.int32, np.int32]:
-    """Count, and flag what is to be gathered; flags behind the patterns are cleared."""
+    """Count patterns and flag those to gather; flags past the last pattern are cleared."""
     above, guessed = np.int32(0), np.int32(0)
     for i in range(len(bits)):
         place = np.int32(bits[i] & _MAGNITUDE) - low
@@ -184,13 +185,13 @@ def _tally(
 
 @compiled
 def _gather(bits: _Bits, low: np.int32, flags: NDArray[np.uint8], out: _Bits) -> int:
-    """Find the flagged: few, so that eight flags are looked at as one word first."""
+    """Gather the flagged patterns: few, so eight flags are tested at once, as one word."""
     words = flags.view(np.uint64)
-    n_found = 0
+    n_gathered = 0
     for word in range(len(words)):
         if words[word]:
             for i in range(8 * word, 8 * word + 8):
                 if flags[i]:
-                    out[n_found] = np.int32(bits[i] & _MAGNITUDE) - low
-                    n_found += 1
-    return n_found
+                    out[n_gathered] = np.int32(bits[i] & _MAGNITUDE) - low
+                    n_gathered += 1
+    return n_gathered

@@ -1,4 +1,4 @@
-"""Load all compiled loops at once, so that no merge that is measured pays for it (ours)."""
+"""Warm-up: compile or load all loops before a merge is timed."""
 
 import torch
 
@@ -6,16 +6,16 @@ from seme.kernels import arithmetic, conversion, random_bits, reductions, select
 
 
 def load(n_sources: int) -> None:
-    """Call every loop on next to nothing: what this machine has not compiled is compiled now.
+    """Call every loop on one element: it is compiled, or loaded from the cache.
 
     Args:
-        n_sources: Number of sources of the merges to come; reading models is compiled for it.
+        n_sources: Number of sources of the merges to come; the upcast is compiled per number.
     """
     pivot, *sources = torch.zeros(n_sources + 1, 1).unbind()
     kept = torch.zeros(1, 1, dtype=torch.bool)
     weights = [1.0] * n_sources
-    halves = conversion.halves_of([pivot.bfloat16()] * (n_sources + 1))
-    conversion.widen(halves, 0, 1)
+    patterns = conversion.bit_patterns([pivot.bfloat16()] * (n_sources + 1))
+    conversion.upcast(patterns, 0, 1)
     conversion.is_finite(pivot)
     reductions.round_merged(pivot, pivot)
     reductions.squared_distance(pivot, pivot)
@@ -27,4 +27,4 @@ def load(n_sources: int) -> None:
     arithmetic.mean(sources, weights, 1.0)
     arithmetic.add_weighted(pivot, sources, weights, 1.0, kept)
     arithmetic.add_signed(pivot, sources, weights, 1.0, kept, divide=True)
-    random_bits.toss([0], 0, 1, 0.5)
+    random_bits.bernoulli([0], 0, 1, 0.5)
