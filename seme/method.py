@@ -19,12 +19,12 @@ from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch
 from seme.alignment.frames import find_frame
 from seme.alignment.head_comparison import (
     Anchors,
-    Heading,
+    HeadComparison,
     MatchUnits,
     Options,
     PivotHead,
+    compare_heads,
     comparing_bytes,
-    read_heading,
 )
 from seme.alignment.layers import check_comparable
 from seme.alignment.residual_map import Projection
@@ -48,7 +48,7 @@ class Alignment:
     models: Models
     """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""
     options: Options
-    headings: tuple[Heading, ...]
+    comparisons: tuple[HeadComparison, ...]
     frames: tuple[Frame, ...]
     """None of them where the models are fused as they are on disk."""
     folded: bool
@@ -59,14 +59,14 @@ class Alignment:
         return self.surveys.at(tensor)
 
     def diagnostics(self) -> dict[str, Any]:
-        frames = self.frames or (None,) * len(self.headings)
+        frames = self.frames or (None,) * len(self.comparisons)
         return {
             "projection": self.options.projection,
             "gains_folded": self.folded,
             "sources": [
-                {**_described(heading, frame), "seconds": dict(watch.seconds)}
-                for heading, frame, watch in zip(
-                    self.headings, frames, self.watches, strict=True
+                {**_described(comparison, frame), "seconds": dict(watch.seconds)}
+                for comparison, frame, watch in zip(
+                    self.comparisons, frames, self.watches, strict=True
                 )
             ],
             **self.surveys.diagnostics(),
@@ -129,22 +129,22 @@ def prepare(
         "comparing the sources' heads with the pivot's",
     )
     head = PivotHead(models.pivot, models.device)
-    headings = tuple(
-        read_heading(head, source, f"source {i}", options, models.device, watch)
+    comparisons = tuple(
+        compare_heads(head, source, f"source {i}", options, models.device, watch)
         for i, (source, watch) in enumerate(zip(models.sources, watches, strict=True))
     )
     alignment = Alignment(
         models=models,
         options=options,
-        headings=headings,
+        comparisons=comparisons,
         frames=(),
         folded=False,
         watches=watches,
         surveys=surveys,
     )
     on_disk = all(
-        _is_as_on_disk(models.pivot, source, heading)
-        for source, heading in zip(models.sources, headings, strict=True)
+        _is_as_on_disk(models.pivot, source, comparison)
+        for source, comparison in zip(models.sources, comparisons, strict=True)
     )
     if on_disk and match_units != "always":
         return alignment
@@ -214,14 +214,14 @@ def _check(options: Options) -> None:
         raise ValueError(f"refine must be a whole number from 0 on, got {options.refine!r}")
 
 
-def _is_as_on_disk(pivot: Weights, source: Weights, heading: Heading) -> bool:
+def _is_as_on_disk(pivot: Weights, source: Weights, comparison: HeadComparison) -> bool:
     """Whether a source is fused as it is: in the pivot's frame, laid out like the pivot."""
-    return heading.in_frame and heading.tokens is None and not differences(pivot, source)
+    return comparison.in_frame and comparison.tokens is None and not differences(pivot, source)
 
 
 def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     """Rewrite pivot and sources so that all stand in the pivot's frame and shape."""
-    models, headings = alignment.models, alignment.headings
+    models, comparisons = alignment.models, alignment.comparisons
     sizes = {name: math.prod(models.pivot.shape(name)) for name in models.pivot.names}
     demand(
         rewritten_bytes(sizes, len(models.sources)),
@@ -230,7 +230,7 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     )
     pivot = Anatomy(models.pivot, device=models.device)
     sources = [Anatomy(source, device=models.device) for source in models.sources]
-    turns = not all(heading.in_frame for heading in headings)
+    turns = not all(comparison.in_frame for comparison in comparisons)
     for anatomy in (pivot, *sources):
         if anatomy.family.same_frame_only:
             raise ValueError(
@@ -248,12 +248,12 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     rewritten = FoldedWeights(folded, untied=untied)
     _check_all_merged(rewritten, models)
     frames, aligned = [], []
-    for i, (source, heading, watch) in enumerate(
-        zip(sources, headings, alignment.watches, strict=True)
+    for i, (source, comparison, watch) in enumerate(
+        zip(sources, comparisons, alignment.watches, strict=True)
     ):
         try:
             theirs = FoldedModel(source, norms=norms)
-            frame = find_frame(folded, theirs, heading, alignment.options, watch)
+            frame = find_frame(folded, theirs, comparison, alignment.options, watch)
         except ValueError as error:
             error.add_note(f"while aligning source {i} ({source.weights.path})")
             raise
@@ -290,18 +290,18 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
         )
 
 
-def _described(heading: Heading, frame: Frame | None) -> dict[str, Any]:
+def _described(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
     """What was found of one source, JSON-ready."""
-    turn = heading.turn if frame is None or frame.turn is None else frame.turn
+    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
     return {
-        "identity_shortcut": heading.in_frame,
+        "identity_shortcut": comparison.in_frame,
         "distance_from_identity": turn.distance,
-        "head_similarity": heading.turn.similarity,
-        "overlap": 1.0 if heading.tokens is None else heading.tokens.overlap,
-        "shared_tokens": heading.n_shared,
-        "compared_tokens": heading.n_anchors,
-        "condition": heading.condition,
-        "ridge": heading.ridge,
+        "head_similarity": comparison.turn.similarity,
+        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
+        "shared_tokens": comparison.n_shared,
+        "compared_tokens": comparison.n_anchors,
+        "condition": comparison.condition,
+        "ridge": comparison.ridge,
         "layers": [] if frame is None else [_layer(matches) for matches in frame.layers],
     }
 

@@ -7,7 +7,12 @@ import torch
 
 import seme.alignment.head_comparison
 from seme.alignment.frames import find_frame, units_operator
-from seme.alignment.head_comparison import Options, PivotHead, embeddings_operator, read_heading
+from seme.alignment.head_comparison import (
+    Options,
+    PivotHead,
+    compare_heads,
+    embeddings_operator,
+)
 from seme.alignment.layers import match_layers
 from seme.alignment.stopwatch import Stopwatch
 from seme.architecture.parts import Part, Place
@@ -26,9 +31,9 @@ OPTIONS = Options(
 )
 
 
-def heading_of(pivot, source, watch=None, **options):
+def comparison_of(pivot, source, watch=None, **options):
     ours, theirs = (open_checkpoint(folder, root=folder) for folder in (pivot, source))
-    return read_heading(
+    return compare_heads(
         PivotHead(ours, torch.device("cpu")),
         theirs,
         "source 0",
@@ -43,7 +48,7 @@ def frame_of(pivot, source, watch=None, **options):
     return find_frame(
         folded(pivot).model,
         folded(source).model,
-        heading_of(pivot, source, **options),
+        comparison_of(pivot, source, **options),
         chosen,
         watch or Stopwatch(),
     )
@@ -71,7 +76,7 @@ def turn_of(pivot, twin):
 
 
 def test_a_model_stands_in_its_own_frame(pivot):
-    found = heading_of(pivot, pivot)
+    found = comparison_of(pivot, pivot)
     assert found.in_frame
     assert found.turn.distance < 1e-6
     assert found.turn.similarity == pytest.approx(1.0)
@@ -79,34 +84,34 @@ def test_a_model_stands_in_its_own_frame(pivot):
 
 
 def test_the_literal_operator_never_takes_the_short_cut(pivot):
-    assert not heading_of(pivot, pivot, projection="cosine", identity_tolerance=9.0).in_frame
+    assert not comparison_of(pivot, pivot, projection="cosine", identity_tolerance=9.0).in_frame
 
 
 @pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
 def test_heads_alone_tell_how_a_disguise_is_turned(projection, pivot, twin):
-    found = heading_of(pivot, twin, projection=projection)
+    found = comparison_of(pivot, twin, projection=projection)
     assert not found.in_frame
     back = turn_of(pivot, twin)  # T takes the twin's frame back to the pivot's
     torch.testing.assert_close(found.turn.forward_PK, back, atol=1e-4, rtol=0)
 
 
 def test_least_squares_alone_needs_the_pivots_operator_with_itself(pivot, other):
-    assert heading_of(pivot, other).pivot_PP is None
-    found = heading_of(pivot, other, projection="least_squares").pivot_PP
+    assert comparison_of(pivot, other).pivot_PP is None
+    found = comparison_of(pivot, other, projection="least_squares").pivot_PP
     assert torch.equal(found, found.T) or torch.allclose(found, found.T)
     assert float(found.trace()) == pytest.approx(160, rel=1e-4)  # of unit rows
 
 
 def test_another_width_has_no_distance_and_is_no_frame_of_the_pivots(pivot, tmp_path):
     narrow = save_tiny(tmp_path / "narrow", "llama", hidden_size=24, head_dim=8)
-    found = heading_of(pivot, narrow)
+    found = comparison_of(pivot, narrow)
     assert (found.turn.distance, found.in_frame) == (None, False)
     assert found.turn.forward_PK.shape == (32, 24)
 
 
 def test_a_layer_norm_model_gets_a_map_that_fixes_all_ones(tmp_path):
     models = [save_tiny(tmp_path / str(seed), "gpt_neox", seed=seed) for seed in (0, 1)]
-    turn = heading_of(*models).turn
+    turn = comparison_of(*models).turn
     torch.testing.assert_close(turn.forward_PK @ torch.ones(32), torch.ones(32))
 
 
@@ -148,7 +153,7 @@ def test_anchors_at_both_ends_bring_the_embeddings_together(pivot, other):
         similar[anchors] = float((ours * (theirs @ turn.forward_PK.T)).sum(dim=1).mean())
     assert similar["head"] < 0.1 < 0.2 < similar["both"]
     turn = frame_of(pivot, other, anchors="head").turn
-    assert torch.equal(turn.forward_PK, heading_of(pivot, other).turn.forward_PK)
+    assert torch.equal(turn.forward_PK, comparison_of(pivot, other).turn.forward_PK)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +185,13 @@ def test_refinement_brings_the_matrices_of_the_source_closer(pivot, other):
 
 
 def test_a_refined_map_is_that_of_units_and_of_anchors_four_times_a_matrix(pivot, other):
-    plain, theirs, heading = folded(pivot).model, folded(other).model, heading_of(pivot, other)
+    plain, theirs, comparison = (
+        folded(pivot).model,
+        folded(other).model,
+        comparison_of(pivot, other),
+    )
     embeddings = (model.read(Place(Part.EMBEDDING)) for model in (plain, theirs))
-    anchors = heading.operator_PK + embeddings_operator(*embeddings, None)
+    anchors = comparison.operator_PK + embeddings_operator(*embeddings, None)
     units = units_operator(plain, theirs, frame_of(pivot, other).layers)
     left, _, right = torch.linalg.svd(4 * anchors / 160 + units)
     found = frame_of(pivot, other, refine=1).turn.forward_PK
@@ -214,7 +223,7 @@ def test_layers_count_in_it_by_their_shares(pivot, tmp_path):
 
 def test_the_seconds_of_every_stage_are_kept(pivot, other):
     watch = Stopwatch()
-    heading_of(pivot, other, watch)
+    comparison_of(pivot, other, watch)
     assert watch.seconds.keys() == {"tokens", "bases", "map"}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seme.alignment.aligned_source import Frame, LayerMatch, express_block
-from seme.alignment.head_comparison import Heading, Options, embeddings_operator
+from seme.alignment.head_comparison import HeadComparison, Options, embeddings_operator
 from seme.alignment.layers import have_same_units, match_layers
 from seme.alignment.residual_map import ResidualMap, residual_map
 from seme.alignment.stopwatch import Stopwatch
@@ -29,7 +29,7 @@ _ANCHOR_WEIGHT = 4.0
 def find_frame(
     pivot: FoldedModel,
     source: FoldedModel,
-    heading: Heading,
+    comparison: HeadComparison,
     options: Options,
     watch: Stopwatch,
 ) -> Frame:
@@ -38,37 +38,39 @@ def find_frame(
     Args:
         pivot: The pivot, folded as the source is.
         source: The source.
-        heading: What their heads say.
+        comparison: What their heads say.
         options: Their ``projection``, ``anchors``, ``match_units`` and ``refine`` are used.
         watch: Takes the seconds of ``map``, ``units`` and ``refinement``.
     """
-    units = _wants_units(pivot, source, heading, options)
-    if heading.in_frame:
+    units = _wants_units(pivot, source, comparison, options)
+    if comparison.in_frame:
         layers = watch.time("units", lambda: match_layers(pivot, source, None, units=units))
-        return Frame(turn=None, tokens=heading.tokens, layers=layers)
-    operator_PK, n_anchors = heading.operator_PK, heading.n_anchors
+        return Frame(turn=None, tokens=comparison.tokens, layers=layers)
+    operator_PK, n_anchors = comparison.operator_PK, comparison.n_anchors
     assert operator_PK is not None, "kept where the source is not in the frame"
     if options.anchors == "both":
         operator_PK = operator_PK + watch.time(
-            "map", lambda: _embeddings(pivot, source, heading.tokens)
+            "map", lambda: _embeddings(pivot, source, comparison.tokens)
         )
         n_anchors *= 2
-    turn = watch.time("map", lambda: _map_of(operator_PK, n_anchors, pivot, heading, options))
+    turn = watch.time(
+        "map", lambda: _map_of(operator_PK, n_anchors, pivot, comparison, options)
+    )
     layers = watch.time("units", lambda: match_layers(pivot, source, turn, units=units))
     for _ in range(options.refine if units and options.projection == "orthogonal" else 0):
         turn = watch.time(
             "refinement",
             lambda: _map_of(
-                _ANCHOR_WEIGHT * operator_PK / heading.n_anchors
+                _ANCHOR_WEIGHT * operator_PK / comparison.n_anchors
                 + units_operator(pivot, source, layers),  # noqa: B023  (called at once)
                 1,
                 pivot,
-                heading,
+                comparison,
                 options,
             ),
         )
         layers = watch.time("units", lambda: match_layers(pivot, source, turn, units=units))  # noqa: B023
-    return Frame(turn=turn, tokens=heading.tokens, layers=layers)
+    return Frame(turn=turn, tokens=comparison.tokens, layers=layers)
 
 
 def units_operator(
@@ -110,14 +112,18 @@ def _term(ours: Tensor, theirs: Tensor, *, reader: bool) -> Tensor:
 
 
 def _map_of(
-    operator_PK: Tensor, n_anchors: int, pivot: FoldedModel, heading: Heading, options: Options
+    operator_PK: Tensor,
+    n_anchors: int,
+    pivot: FoldedModel,
+    comparison: HeadComparison,
+    options: Options,
 ) -> ResidualMap:
     return residual_map(
         operator_PK,
         projection=options.projection,
         centred=pivot.anatomy.family.norm == "layer",
         n_anchors=n_anchors,
-        pivot_PP=heading.pivot_PP,
+        pivot_PP=comparison.pivot_PP,
     )
 
 
@@ -127,8 +133,8 @@ def _embeddings(pivot: FoldedModel, source: FoldedModel, tokens: SharedTokens | 
 
 
 def _wants_units(
-    pivot: FoldedModel, source: FoldedModel, heading: Heading, options: Options
+    pivot: FoldedModel, source: FoldedModel, comparison: HeadComparison, options: Options
 ) -> bool:
     if options.match_units != "auto":
         return options.match_units == "always"
-    return not heading.in_frame or not have_same_units(pivot.anatomy, source.anatomy)
+    return not comparison.in_frame or not have_same_units(pivot.anatomy, source.anatomy)

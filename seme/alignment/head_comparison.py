@@ -155,7 +155,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
+class HeadComparison:
     """What the output heads of the pivot and a source say of where the source stands."""
 
     tokens: SharedTokens | None
@@ -199,14 +199,14 @@ class PivotHead:
         return found
 
 
-def read_heading(
+def compare_heads(
     head: PivotHead,
     source: Weights,
     owner: str,
     options: Options,
     device: torch.device,
     watch: Stopwatch,
-) -> Heading:
+) -> HeadComparison:
     """Compare a source with the pivot by their heads alone; no layer is read.
 
     Where that leaves most tokens out, evenly spaced ones are compared first. If they show the
@@ -231,11 +231,11 @@ def read_heading(
     whole = tokens or _row_for_row(pivot)
     some = _some_of(whole, head_shape(pivot)[1])
     if some is not None:
-        heading = _compare(head, source, owner, some, options, device, watch, keep=True)
-        if heading.in_frame:
-            return replace(heading, tokens=tokens, n_shared=len(whole.pivot_rows))
-    heading = _compare(head, source, owner, whole, options, device, watch, keep=False)
-    return replace(heading, tokens=tokens)
+        comparison = _compare(head, source, owner, some, options, device, watch, keep=True)
+        if comparison.in_frame:
+            return replace(comparison, tokens=tokens, n_shared=len(whole.pivot_rows))
+    comparison = _compare(head, source, owner, whole, options, device, watch, keep=False)
+    return replace(comparison, tokens=tokens)
 
 
 def _row_for_row(pivot: Weights) -> SharedTokens:
@@ -278,7 +278,7 @@ def _compare(
     watch: Stopwatch,
     *,
     keep: bool,
-) -> Heading:
+) -> HeadComparison:
     """Compare the heads in some of the tokens the models share."""
     ours = watch.time("bases", lambda: head.bases(tokens.pivot_rows, keep=keep))
     theirs = watch.time("bases", lambda: head_bases(source, tokens.source_rows, owner, device))
@@ -298,7 +298,7 @@ def _compare(
     )
     close = turn.distance is not None and turn.distance < options.identity_tolerance
     in_frame = close and options.projection != "cosine"
-    return Heading(
+    return HeadComparison(
         tokens=tokens,
         operator_PK=None if in_frame else operator_PK,
         pivot_PP=None if in_frame else pivot_PP,
