@@ -9,26 +9,24 @@ identity short-cut that leaves a source alone which is already in the pivot's fr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from torch import Tensor
 
-from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch
-from seme.alignment.frames import find_frame
+from seme.alignment.aligned_source import AlignedSource
+from seme.alignment.architectures import check_comparable
+from seme.alignment.frames import Frame, find_frame
 from seme.alignment.head_comparison import (
-    Anchors,
     HeadComparison,
-    MatchUnits,
-    Options,
     PivotHead,
     compare_heads,
     comparing_bytes,
 )
-from seme.alignment.layers import check_comparable
-from seme.alignment.residual_map import Projection
-from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.layers import LayerMatch
+from seme.alignment.options import AlignmentOptions, Anchors, MatchUnits, Projection
+from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
@@ -47,12 +45,12 @@ class Alignment:
 
     models: Models
     """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""
-    options: Options
+    options: AlignmentOptions
     comparisons: tuple[HeadComparison, ...]
     frames: tuple[Frame, ...]
     """None of them where the models are fused as they are on disk."""
     folded: bool
-    watches: tuple[Stopwatch, ...]
+    seconds: tuple[dict[str, float], ...]
     surveys: Surveys
 
     def at(self, tensor: OpenTensor) -> Survey:
@@ -64,9 +62,9 @@ class Alignment:
             "projection": self.options.projection,
             "gains_folded": self.folded,
             "sources": [
-                {**_described(comparison, frame), "seconds": dict(watch.seconds)}
-                for comparison, frame, watch in zip(
-                    self.comparisons, frames, self.watches, strict=True
+                {**_described(comparison, frame), "seconds": _seconds(seconds, source)}
+                for comparison, frame, seconds, source in zip(
+                    self.comparisons, frames, self.seconds, self.models.sources, strict=True
                 )
             ],
             **self.surveys.diagnostics(),
@@ -112,7 +110,7 @@ def prepare(
             pivot's frame: too few tokens in common, an architecture that is not supported or of
             another kind, norms that a rotation would change, or too little memory.
     """
-    options = Options(
+    options = AlignmentOptions(
         projection=projection,
         anchors=anchors,
         match_units=match_units,
@@ -122,24 +120,25 @@ def prepare(
     )
     _check(options)
     surveys = Surveys(len(models.sources), tau=tau)
-    watches = tuple(Stopwatch() for _ in models.sources)
     demand(
         comparing_bytes(models.pivot, len(models.sources)),
         models.memory_budget,
         "comparing the sources' heads with the pivot's",
     )
-    head = PivotHead(models.pivot, models.device)
-    comparisons = tuple(
-        compare_heads(head, source, f"source {i}", options, models.device, watch)
-        for i, (source, watch) in enumerate(zip(models.sources, watches, strict=True))
-    )
+    pivot_head = PivotHead(models.pivot, models.device)
+    comparisons, all_seconds = [], []
+    for i, source in enumerate(models.sources):
+        seconds: dict[str, float] = {}
+        with collect_seconds(seconds):
+            comparisons.append(compare_heads(pivot_head, source, f"source {i}", options))
+        all_seconds.append(seconds)
     alignment = Alignment(
         models=models,
         options=options,
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
         frames=(),
         folded=False,
-        watches=watches,
+        seconds=tuple(all_seconds),
         surveys=surveys,
     )
     on_disk = all(
@@ -198,7 +197,7 @@ def merge(
     return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)
 
 
-def _check(options: Options) -> None:
+def _check(options: AlignmentOptions) -> None:
     check_choice("projection", options.projection, get_args(Projection))
     check_choice("anchors", options.anchors, get_args(Anchors))
     check_choice("match_units", options.match_units, get_args(MatchUnits))
@@ -248,17 +247,18 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     rewritten = FoldedWeights(folded, untied=untied)
     _check_all_merged(rewritten, models)
     frames, aligned = [], []
-    for i, (source, comparison, watch) in enumerate(
-        zip(sources, comparisons, alignment.watches, strict=True)
+    for i, (source, comparison, seconds) in enumerate(
+        zip(sources, comparisons, alignment.seconds, strict=True)
     ):
         try:
-            theirs = FoldedModel(source, norms=norms)
-            frame = find_frame(folded, theirs, comparison, alignment.options, watch)
+            folded_source = FoldedModel(source, norms=norms)
+            with collect_seconds(seconds):
+                frame = find_frame(folded, folded_source, comparison, alignment.options)
         except ValueError as error:
             error.add_note(f"while aligning source {i} ({source.weights.path})")
             raise
         frames.append(frame)
-        aligned.append(AlignedSource(rewritten, theirs, frame, watch))
+        aligned.append(AlignedSource(rewritten, folded_source, frame))
     added = set(rewritten.names) - set(models.pivot.names)
     return replace(
         alignment,
@@ -288,6 +288,12 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
             "include or exclude pattern, or raise identity_tolerance if these are fine-tunes of "
             "one base"
         )
+
+
+def _seconds(alignment: Mapping[str, float], source: Weights) -> dict[str, float]:
+    """Seconds of each stage, those of reading the rewritten source included."""
+    transformation = source.seconds if isinstance(source, AlignedSource) else {}
+    return {**alignment, **transformation}
 
 
 def _described(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:

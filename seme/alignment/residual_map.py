@@ -10,11 +10,12 @@ Shape suffixes: V tokens, B tokens of one block, D any width, P the pivot's, K t
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from seme.alignment.options import Projection
 from seme.alignment.semantic_bases import MAX_CONDITION, Bases, blocks_of
 from seme.checks import check_choice
 
@@ -95,9 +96,6 @@ def _mean_free_axes(operator_PK: Tensor, dim: int) -> Tensor:
 def _identity(like: Tensor) -> Tensor:
     return torch.eye(*like.shape, dtype=like.dtype, device=like.device)
 
-
-Projection = Literal["cosine", "least_squares", "orthogonal"]
-"""Cosine is the paper's; the other two are ours."""
 
 _FLOAT32_CONDITION = 1e4
 """Condition number of a head up to which its whitened rows are computed in float32: rounding
