@@ -43,10 +43,9 @@ from eval.runs import Cell, check_entries, described
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
-from seme.binding import bind_method
 from seme.checkpoint.outline import open_outline
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError
+from seme.interface import CheckpointMismatchError, bind_method
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
@@ -128,13 +127,20 @@ def _job_number(path: Path) -> int:
 
 def _plan(config: Mapping[str, Any], method_name: str) -> None:
     """Print what a merge would do and cost; no weights are read, nothing is written."""
-    from seme.plan import plan_table  # noqa: PLC0415 (loads all of SeMe's alignment)
+    from seme.plan import plan_merge, plan_table  # noqa: PLC0415 (loads SeMe's alignment)
 
     check_entries(config)
     method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
-    Console(width=None if sys.stdout.isatty() else 100).print(plan_table(job.plan(ROOT / kept)))
+    plan = plan_merge(
+        job.method,
+        job.base,
+        [source.checkpoint for source in job.sources],
+        ROOT / kept,
+        settings=job.settings,
+    )
+    Console(width=None if sys.stdout.isatty() else 100).print(plan_table(plan))
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: str) -> Record:

@@ -32,10 +32,10 @@ from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
 from seme.checkpoint.protocol import Weights
-from seme.checks import check_choice, check_finite
+from seme.checks import check_between, check_choice, check_finite, check_switch, check_whole
 from seme.compatibility import differences
-from seme.interface import Site, prepared_by
-from seme.sce import Select, Survey, Surveys, erase_and_add
+from seme.interface import Site, checked_by, prepared_by
+from seme.sce import Select, Survey, Surveys, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor
 
 
@@ -90,7 +90,7 @@ def prepare(
 
     Args:
         models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
-        tau: See :func:`merge`.
+        tau: Share of elements selected, in (0, 1] (paper).
         projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
         anchors: What fixes the map: the output ``head`` (paper) or ``both`` ends (ours).
         match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
@@ -106,7 +106,7 @@ def prepare(
             embedding decides, and the final norm's gain is approximated by a diagonal.
 
     Raises:
-        ValueError: If a parameter is out of range, or a source cannot be brought into the
+        ValueError: If a source cannot be brought into the
             pivot's frame: too few tokens in common, an architecture that is not supported or of
             another kind, norms that a rotation would change, or too little memory.
     """
@@ -118,7 +118,6 @@ def prepare(
         identity_tolerance=identity_tolerance,
         min_overlap=min_overlap,
     )
-    _check(options)
     surveys = Surveys(len(models.sources), tau=tau)
     demand(
         comparing_bytes(models.pivot, len(models.sources)),
@@ -150,24 +149,46 @@ def prepare(
     return _realigned(alignment, untie_embeddings=untie_embeddings)
 
 
+def check(
+    *,
+    tau: float,
+    lam: float,
+    renormalize: bool,
+    select: Select,
+    projection: Projection,
+    anchors: Anchors,
+    match_units: MatchUnits,
+    refine: int,
+    identity_tolerance: float,
+    min_overlap: float,
+    untie_embeddings: bool,
+) -> None:
+    """Check the ranges of the hyper-parameters; see :func:`prepare` and :func:`merge`.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    check_fusion(tau=tau, lam=lam, renormalize=renormalize, select=select)
+    check_choice("projection", projection, get_args(Projection))
+    check_choice("anchors", anchors, get_args(Anchors))
+    check_choice("match_units", match_units, get_args(MatchUnits))
+    check_whole("refine", refine, least=0)
+    check_finite("identity_tolerance", identity_tolerance, least=0)
+    check_between("min_overlap", min_overlap, 0, 1)
+    check_switch("untie_embeddings", untie_embeddings)
+
+
 @prepared_by(prepare, any_shape=True)
+@checked_by(check)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
     site: Site,
     /,
     *,
-    tau: float,  # noqa: ARG001  (these belong to the preparation)
     lam: float,
     renormalize: bool,
     select: Select,
-    projection: Projection,  # noqa: ARG001
-    anchors: Anchors,  # noqa: ARG001
-    match_units: MatchUnits,  # noqa: ARG001
-    refine: int,  # noqa: ARG001
-    identity_tolerance: float,  # noqa: ARG001
-    min_overlap: float,  # noqa: ARG001
-    untie_embeddings: bool,  # noqa: ARG001
 ) -> Tensor:
     """Fuse the sources, which the preparation brought into the pivot's frame, into the pivot.
 
@@ -175,42 +196,15 @@ def merge(
         pivot: Weights the sources are merged into. Never written to.
         sources: Weights of the pivot's shape, in its frame.
         site: Carries what was selected of the tensor, and the sources' coefficients.
-        tau: Share of elements selected, in (0, 1] (paper).
         lam: Scale of the merged task vector (paper: 1).
         renormalize: Divide by the surviving weights per element (FuseChat's code; paper: no).
         select: ``deltas`` (paper) or ``coefficients`` (FuseChat's code).
-        projection: See :func:`prepare`.
-        anchors: See :func:`prepare`.
-        match_units: See :func:`prepare`.
-        refine: See :func:`prepare`.
-        identity_tolerance: See :func:`prepare`.
-        min_overlap: See :func:`prepare`.
-        untie_embeddings: See :func:`prepare`.
 
     Returns:
         Merged weights of the pivot's shape. When any source was turned, all gains of norms that
         something reads behind are folded into the readers and come out as ones.
-
-    Raises:
-        ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
     return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)
-
-
-def _check(options: AlignmentOptions) -> None:
-    check_choice("projection", options.projection, get_args(Projection))
-    check_choice("anchors", options.anchors, get_args(Anchors))
-    check_choice("match_units", options.match_units, get_args(MatchUnits))
-    check_finite("identity_tolerance", options.identity_tolerance)
-    check_finite("min_overlap", options.min_overlap)
-    if not 0 <= options.min_overlap <= 1:
-        raise ValueError(f"min_overlap must be in [0, 1], got {options.min_overlap}")
-    if options.identity_tolerance < 0:
-        raise ValueError(
-            f"identity_tolerance must be at least 0, got {options.identity_tolerance}"
-        )
-    if not isinstance(options.refine, int) or options.refine < 0:
-        raise ValueError(f"refine must be a whole number from 0 on, got {options.refine!r}")
 
 
 def _is_as_on_disk(pivot: Weights, source: Weights, comparison: HeadComparison) -> bool:

@@ -11,8 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
-from seme.binding import check_method, is_prepared, takes_any_shape
-from seme.budget import rewritten_bytes, share_out
+from seme.budget import Room, rewritten_bytes, share_out
 from seme.calibration import Calibration, calibrate
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.reader import Checkpoint
@@ -20,9 +19,13 @@ from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.columns import held_bytes
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.interface import Traits, check_method, traits_of
 from seme.settings import MergeSettings
+from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _N_SHOWN = 5
+_WHOLE_CALIBRATION_BYTES = 2**30
+"""Ample for whole tensors of the small merges, which the planned one's may be smaller than."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +90,10 @@ def plan_merge(
         CheckpointMismatchError: If the merge would be refused for a source that does not fit.
         ValueError: If it would be refused for its method, patterns or destination.
     """
-    check_method(method)
+    check_method(method, len(sources))
     refuse_existing(destination)
-    if not sources:
-        raise ValueError("a merge needs at least one source, got none")
-    if not takes_any_shape(method):
+    traits = traits_of(method)
+    if not traits.any_shape:
         demand_same_tensors(pivot, sources)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged = tuple(name for name in pivot.names if name not in copied)
@@ -99,27 +101,30 @@ def plan_merge(
     disk = _nearest_folder(destination)
     room = share_out(settings.memory_budget, len(sources), settings.n_threads, settings.device)
     sizes = [_numel(spec) for spec in specs]
+    named = dict(zip(merged, sizes, strict=True))
+    peak, budget = room.working_bytes, settings.memory_budget
+    if traits.whole_tensor:
+        memory = memory_for_whole(named, len(sources), traits, room=room, budget=budget)
+        peak += peak_of_whole(named, len(sources), traits, memory=memory, room=room)
     ranked = held_bytes(len(sources)) * room.n_threads  # of an element, if all of it is held
     is_held = ranked * _middle(sizes) <= room.held_bytes
     calibration = calibrate(
         method,
         n_sources=len(sources),
         dtype=_common_dtype(specs),
-        settings=settings
-        if is_held
-        else replace(settings, memory_budget=room.working_bytes),  # no room to hold anything
+        settings=replace(
+            settings, memory_budget=_calibration_budget(traits, room, budget, is_held=is_held)
+        ),
         weights=_largest_file(pivot),
         destination=disk,
     )
     read = round(calibration.passes * bytes_of_walk(pivot, sources, merged, copied))
     written = sum(_written(pivot.spec(name), settings.dtype) for name in pivot.names)
-    peak = room.working_bytes
-    if is_prepared(method):
+    if traits.preparation is not None and not traits.whole_tensor:
         peak += min(room.held_bytes, ranked * max(sizes, default=0))
     rewritten = None
-    if takes_any_shape(method):
+    if traits.any_shape:
         peak = max(peak, comparing_bytes(pivot, len(sources)))
-        named = dict(zip(merged, sizes, strict=True))
         rewritten = peak + rewritten_bytes(named, len(sources))
     return Plan(
         merged=merged,
@@ -129,12 +134,19 @@ def plan_merge(
         read_bytes=read,
         written_bytes=written,
         peak_bytes=peak,
-        memory_budget=settings.memory_budget,
+        memory_budget=budget,
         rewritten_bytes=rewritten,
         seconds=_seconds(calibration, sum(sizes), read, written),
         free_bytes=shutil.disk_usage(disk).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
     )
+
+
+def _calibration_budget(traits: Traits, room: Room, budget: int, *, is_held: bool) -> int:
+    """Budget of the small merges: what decides how the planned merge reads decides it there."""
+    if traits.whole_tensor:
+        return max(budget, room.working_bytes + _WHOLE_CALIBRATION_BYTES)
+    return budget if is_held else room.working_bytes
 
 
 def _middle(sizes: Sequence[int]) -> int:

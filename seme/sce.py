@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from seme.checks import check_choice, check_finite, check_share
+from seme.checks import check_choice, check_finite, check_share, check_switch
 from seme.columns import Columns
 from seme.elementwise import add_signed
 from seme.interface import Site
@@ -36,6 +36,18 @@ Select = Literal["coefficients", "deltas"]
 
 _SCALE = 2.0**64
 """Takes variances of weights away from float32's smallest number (ours)."""
+
+
+def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
+    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``Surveys``.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    check_share("tau", tau)
+    check_finite("lam", lam)
+    check_switch("renormalize", renormalize)
+    check_choice("select", select, get_args(Select))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +71,7 @@ class Surveys:
         Args:
             n_sources: Number of sources.
             tau: Share of the elements of a tensor that is selected, in (0, 1].
-
-        Raises:
-            ValueError: If ``tau`` is out of range.
         """
-        check_share("tau", tau)
         self._tau = tau
         self._tally = FusionTally(n_sources)
 
@@ -184,12 +192,7 @@ def erase_and_add(
 
     Returns:
         Merged float32 weights, (n,).
-
-    Raises:
-        ValueError: If ``lam`` or ``select`` is out of range.
     """
-    check_finite("lam", lam)
-    check_choice("select", select, get_args(Select))
     survey: Survey = site.prepared
     kept = None
     if select == "deltas":

@@ -19,7 +19,7 @@ def with_ties(pivot, sources, *, site=SITE, density=0.5, lam=1.0):
 
 
 def masks(n_sources, shape, density, site=SITE):
-    return site.drawn(n_sources, shape, density)
+    return site.bernoulli_mask(n_sources, shape, density)
 
 
 def random_models(shape=(40, 50), n_sources=3):
@@ -154,18 +154,18 @@ def test_other_bad_parameters_are_named():
 
 
 def test_a_coin_is_the_same_wherever_the_block_begins_and_whoever_else_tosses():
-    whole = SITE.drawn(2, (1001,), 0.3)
+    whole = SITE.bernoulli_mask(2, (1001,), 0.3)
     for start in (1, 2, 500, 999):
-        part = Site(name="w", seed=3, start=start).drawn(2, (1001 - start,), 0.3)
+        part = Site(name="w", seed=3, start=start).bernoulli_mask(2, (1001 - start,), 0.3)
         assert torch.equal(part, whole[:, start:])
-    assert torch.equal(SITE.drawn(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13])
+    assert torch.equal(SITE.bernoulli_mask(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13])
 
 
 @pytest.mark.parametrize("other", [Site(name="w", seed=4), Site(name="v", seed=3)])
 def test_seeds_tensors_and_sources_toss_independently(other):
     n = 200_000
-    first, second = SITE.drawn(2, (n,), 0.3)
-    (third,) = other.drawn(1, (n,), 0.3)
+    first, second = SITE.bernoulli_mask(2, (n,), 0.3)
+    (third,) = other.bernoulli_mask(1, (n,), 0.3)
     for one, two in ((first, second), (first, third), (first[1:], first[:-1])):
         both = (one & two).float().mean().item()
         assert both == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / n) ** 0.5)

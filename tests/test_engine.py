@@ -25,7 +25,7 @@ def step(pivot: Tensor, sources: Sequence[Tensor], _site: Site, /, *, lam: float
 
 
 def noise(pivot: Tensor, _sources: Sequence[Tensor], site: Site, /) -> Tensor:
-    return pivot + site.drawn(1, pivot.shape, 0.5)[0]
+    return pivot + site.bernoulli_mask(1, pivot.shape, 0.5)[0]
 
 
 class Norms:
