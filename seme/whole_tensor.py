@@ -1,6 +1,5 @@
 """Whole-tensor merging: memory taken from the budget, blocks gathered, the result in blocks."""
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,19 +134,19 @@ def demand_like(exact: Tensor, pivot: Tensor, whose: str) -> None:
 
 
 def _gathered(tensor: OpenTensor) -> list[Tensor]:
-    """Read a tensor of the pivot and of every source whole, in float32 and its shape."""
+    """Read a tensor of the pivot and of every source whole, in float32 and its shape.
+
+    They are rows of one matrix, which the kernels then read without a copy.
+    """
     models = tensor.models
-    rows = [
-        torch.empty(math.prod(tensor.shape), device=models.device)
-        for _ in (models.pivot, *models.sources)
-    ]
+    rows = torch.empty((1 + len(models.sources), tensor.numel), device=models.device)
 
     def keep(block: Block) -> None:
         for row, values in zip(rows, (block.pivot, *block.sources), strict=True):
             row[block.start : block.start + values.numel()] = values
 
     tensor.map(keep)
-    return [row.view(tensor.shape) for row in rows]
+    return list(rows.view(-1, *tensor.shape).unbind())
 
 
 @contextmanager

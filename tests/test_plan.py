@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import seme.plan
 from baselines.average import merge as average
+from baselines.slerp import merge as slerp
 from baselines.ties import merge as ties
 from seme.budget import compared_bytes, rewritten_bytes, share_out
 from seme.calibration import Calibration, calibrate
@@ -186,6 +187,29 @@ def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, l
 
 
 @pytest.mark.usefixtures("known_speeds")
+def test_whole_tensors_are_in_the_memory_and_refused_where_one_does_not_fit(models, llama_8b):
+    method = functools.partial(slerp, t=0.5)
+    pair = models[:2]
+    working = planned(pair).peak_bytes
+    largest = [64 * 16, 64 * 16]  # embedding and head, on two threads
+    assert planned(pair, method).peak_bytes == working + sum(4 * 3 * n for n in largest)
+    one = planned(pair, method, n_threads=1).peak_bytes
+    assert one == planned(pair, n_threads=1).peak_bytes + 4 * 3 * 64 * 16
+    large = open_outline(llama_8b, root=llama_8b)
+    need = 4 * 3 * 128256 * 4096
+    with pytest.raises(ValueError, match=rf"lm_head.weight takes .* \({need} bytes\)"):
+        planned([large, large], method)
+    plan = planned([large, large], method, memory_budget=2**33)
+    assert need < plan.peak_bytes <= plan.memory_budget
+    assert "GB" in shown(plan)
+
+
+def test_the_plan_of_a_method_of_whole_tensors_is_made_within_any_budget(models):
+    tight = planned(models[:2], functools.partial(slerp, t=0.5), memory_budget=100 * 2**20)
+    assert (tight.memory_budget, tight.n_parameters) == (100 * 2**20, 5968)
+
+
+@pytest.mark.usefixtures("known_speeds")
 def test_a_method_is_tried_with_room_to_hold_only_where_most_of_the_model_would_be_held(
     models, llama_8b, monkeypatch
 ):
@@ -289,6 +313,8 @@ def test_what_the_merge_would_refuse_the_plan_refuses(models, tmp_path, make_lla
         planned(models[:1])
     with pytest.raises(ValueError, match=r"no parameter lamb"):
         planned(models, functools.partial(average, weights=None, lamb=1))
+    with pytest.raises(ValueError, match="merges exactly 1 source into the pivot, got 2"):
+        planned(models, functools.partial(slerp, t=0.5))
     wide = open_checkpoint(make_llama(tmp_path / "w", 5, intermediate_size=32), root=tmp_path)
     with pytest.raises(CheckpointMismatchError, match="does not fit the pivot"):
         planned([models[0], wide])
