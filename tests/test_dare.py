@@ -159,7 +159,9 @@ def test_a_draw_is_the_same_in_every_cut_and_for_every_number_of_sources():
     for start in (1, 2, 500, 999):
         part = Site(name="w", seed=3, start=start).bernoulli_mask(2, (1001 - start,), 0.3)
         assert torch.equal(part, whole[:, start:])
-    assert torch.equal(SITE.bernoulli_mask(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13])
+    assert torch.equal(
+        SITE.bernoulli_mask(5, (7, 11, 13), 0.3)[:2].flatten(1), whole[:, : 7 * 11 * 13]
+    )
 
 
 @pytest.mark.parametrize("other", [Site(name="w", seed=4), Site(name="v", seed=3)])

@@ -140,7 +140,10 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
         ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
         ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
         ({"references": None}, "models.references must be a list"),
-        ({"source": ["code"]}, r"a pool of models has .*'sources'\] and may have .*, got .*'source'"),
+        (
+            {"source": ["code"]},
+            r"a pool of models has .*'sources'\] and may have .*, got .*'source'",
+        ),
         ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
         ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),

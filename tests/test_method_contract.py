@@ -114,14 +114,24 @@ def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
 def test_the_number_of_threads_does_not_show(name, pools, merged):
     method = method_of(name)
     for folders in pools_of(method, pools):
-        expected = bits(merged(method, folders, n_threads=1))
+        expected = bits(on_threads(1, merged, method, folders))
         for n_threads in (2, 5):
-            assert bits(merged(method, folders, n_threads=n_threads)) == expected
+            assert bits(on_threads(n_threads, merged, method, folders)) == expected
+
+
+def on_threads(n_threads, merged, method, folders):
+    """Merge on so many threads, and so many of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        return merged(method, folders, n_threads=n_threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_order_of_tensors_does_not_show(name, pools, merged, monkeypatch):
-    def over_backwards(self, models, *, alone):
+    def over_backwards(self, models, **_):
         return [self._write(models, tensor) for tensor in reversed(list(self.layout))]
 
     method = method_of(name)

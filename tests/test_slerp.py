@@ -33,7 +33,9 @@ def test_the_middle_of_a_quarter_circle_has_the_same_radius():
     # [3, 0] to [0, 3] at half the angle: 3 cos 45 = 2.1213 in both, where a mean has 1.5
     assert slerp([3.0, 0.0], [0.0, 3.0]).tolist() == pytest.approx([3 * HALF, 3 * HALF])
     # a third of the way: 3 cos 30 and 3 sin 30
-    assert slerp([3.0, 0.0], [0.0, 3.0], t=1 / 3).tolist() == pytest.approx([3 * math.sqrt(0.75), 1.5])
+    assert slerp([3.0, 0.0], [0.0, 3.0], t=1 / 3).tolist() == pytest.approx(
+        [3 * math.sqrt(0.75), 1.5]
+    )
 
 
 def test_the_weights_as_they_are_are_interpolated_not_normalised_ones():
@@ -90,9 +92,7 @@ def test_the_angle_is_that_of_the_whole_tensor_and_of_each_tensor():
     pivot = torch.cat([torch.ones(n), torch.zeros(n)]).view(n, 2)
     source = torch.cat([torch.zeros(n), torch.ones(n)]).view(n, 2)
     assert cosine(pivot, source) == 0.0
-    merged = merge_models(
-        merge, {"a": pivot, "b": pivot}, {"a": source, "b": pivot}, t=0.5
-    )
+    merged = merge_models(merge, {"a": pivot, "b": pivot}, {"a": source, "b": pivot}, t=0.5)
     assert merged["a"].unique().tolist() == [pytest.approx(HALF)]
     assert torch.equal(merged["b"], pivot)
 

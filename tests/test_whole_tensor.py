@@ -31,7 +31,7 @@ def halfway(pivot, sources, _site, /):
 
 
 @whole_tensor
-def columns(pivot, sources, _site, /):
+def columns(_pivot, sources, _site, /):
     """Scale columns to norm 1: a result that no block can give."""
     return sources[0] / torch.linalg.vector_norm(sources[0], dim=0)
 
@@ -95,13 +95,13 @@ def test_a_preparation_reaches_whole_tensors_through_the_site(model, merge):
         def diagnostics(self):
             return {"means": True}
 
-    @prepared_by(lambda _models, /, *, rho: Means())
+    @prepared_by(lambda _models, /: Means())
     @whole_tensor
     def centre(pivot, _sources, site, /):
         return torch.full_like(pivot, site.prepared)
 
     source = model("s", {"a": torch.full(WIDE, 3.0), "b": [1.0, 2.0]})
-    merged, report = merge(partial(centre, rho=1), source, source)
+    merged, report = merge(partial(centre), source, source)
     assert (merged["a"].unique().tolist(), merged["b"].tolist()) == ([3.0], [1.5, 1.5])
     assert report.diagnostics == {"means": True}
 
@@ -180,7 +180,7 @@ def test_a_tensor_that_does_not_fit_is_refused_before_anything_is_read(model, me
         (lambda pivot: pivot.flatten(), r"return the tensor's shape, \(2, 2\), got \(4,\)"),
         (lambda pivot: pivot.double(), r"must return float32, got torch\.float64"),
         (lambda pivot: pivot / 0 * 0, "what the method returned holds NaN"),
-        (lambda pivot: 1 / torch.zeros(0)[0], "index 0 is out of bounds"),
+        (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],
 )
 def test_a_failure_names_the_tensor_and_leaves_nothing(
