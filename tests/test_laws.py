@@ -161,3 +161,18 @@ def test_the_order_of_sources_does_not_show(model_type, tmp_path):
     merged(tmp_path / "forth", pivot, *sources, tau=0.3, refine=1)
     merged(tmp_path / "back", pivot, *sources[::-1], tau=0.3, refine=1)
     assert bits(tmp_path / "forth") == bits(tmp_path / "back")
+
+
+def test_the_number_of_threads_does_not_show(tmp_path):
+    pivot, source = (
+        save_tiny(tmp_path / str(seed), "llama", seed=seed, num_hidden_layers=1)
+        for seed in range(2)
+    )
+    threads = torch.get_num_threads()
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        try:
+            merged(tmp_path / f"on {n}", pivot, source, refine=0)
+        finally:
+            torch.set_num_threads(threads)
+    assert bits(tmp_path / "on 1") == bits(tmp_path / "on 2")

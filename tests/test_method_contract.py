@@ -114,17 +114,20 @@ def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
 def test_the_number_of_threads_does_not_show(name, pools, merged):
     method = method_of(name)
     for folders in pools_of(method, pools):
-        expected = bits(on_threads(1, merged, method, folders))
+        expected = bits(merged(method, folders, n_threads=1))
         for n_threads in (2, 5):
-            assert bits(on_threads(n_threads, merged, method, folders)) == expected
+            assert bits(merged(method, folders, n_threads=n_threads)) == expected
 
 
-def on_threads(n_threads, merged, method, folders):
-    """Merge on so many threads, and so many of torch."""
+@pytest.mark.parametrize("name", METHODS)
+def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, merged):
+    method = method_of(name)
+    folders = taken_by(method, pools["float32"])
     before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
+    expected = bits(merged(method, folders))
+    torch.set_num_threads(before + 3)
     try:
-        return merged(method, folders, n_threads=n_threads)
+        assert bits(merged(method, folders, n_threads=1)) == expected
     finally:
         torch.set_num_threads(before)
 
