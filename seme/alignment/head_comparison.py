@@ -71,7 +71,7 @@ def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> Shar
 
 
 def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.device) -> Bases:
-    """Solve for the semantic bases of some of a model's tokens; see :func:`semantic_bases`.
+    """Solve for the semantic bases of a selection of tokens; see :func:`semantic_bases`.
 
     Args:
         model: The model; only these rows of its head are read, and its final norm.
@@ -145,7 +145,7 @@ class HeadComparison:
     pivot_PP: Tensor | None
     """The same operator of the pivot with itself; for least squares only."""
     turn: ResidualMap
-    """Map found from the compared tokens alone."""
+    """Map from the compared tokens alone."""
     in_frame: bool
     """The identity short-cut is taken."""
     condition: float
@@ -167,11 +167,11 @@ class PivotHead:
         self._cached: tuple[Tensor, Bases] | None = None
 
     def bases(self, rows: Tensor) -> Bases:
-        """Solve for the bases of some tokens, rows int64; never cached, all of them are large."""
+        """Solve for the bases of these rows, int64; not cached, as those of all rows are large."""
         return head_bases(self.model, rows, "the pivot", self.device)
 
     def sample_bases(self, rows: Tensor) -> Bases:
-        """Solve for the bases of a sample of tokens, or return those of the last call's."""
+        """Return the bases of a sample of rows, int64; the last sample's are cached."""
         if self._cached is None or not torch.equal(rows, self._cached[0]):
             self._cached = rows, self.bases(rows)
         return self._cached[1]
@@ -250,7 +250,7 @@ def _compare(
     tokens: SharedTokens,
     options: AlignmentOptions,
 ) -> HeadComparison:
-    """Compare the heads in some of the shared tokens, whose bases of the pivot are given."""
+    """Compare the heads in these shared tokens, of which the pivot's bases are given."""
     with stage("bases"):
         source_bases = head_bases(source, tokens.source_rows, owner, pivot_head.device)
     with stage("map"):
