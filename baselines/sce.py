@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from seme.interface import Site, checked_by, prepared_by
-from seme.sce import Select, Surveys, check_fusion, erase_and_add
+from seme.sce import Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models
 
 
-def prepare(models: Models, /, *, tau: float) -> Surveys:
+def prepare(models: Models, /, *, tau: float) -> SelectCompute:
     """Select the elements of each tensor and weigh the sources, just before its walk.
 
     Args:
         models: Pivot and sources.
         tau: Share of the elements of a tensor that is selected, in (0, 1].
     """
-    return Surveys(len(models.sources), tau=tau)
+    return SelectCompute(len(models.sources), tau=tau)
 
 
 @prepared_by(prepare)

@@ -35,7 +35,7 @@ from seme.checkpoint.protocol import Weights
 from seme.checks import check_between, check_choice, check_finite, check_switch, check_whole
 from seme.compatibility import differences
 from seme.interface import Site, checked_by, prepared_by
-from seme.sce import Select, Survey, Surveys, check_fusion, erase_and_add
+from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor
 
 
@@ -51,9 +51,9 @@ class Alignment:
     """None of them where the models are fused as they are on disk."""
     folded: bool
     seconds: tuple[dict[str, float], ...]
-    surveys: Surveys
+    surveys: SelectCompute
 
-    def at(self, tensor: OpenTensor) -> Survey:
+    def at(self, tensor: OpenTensor) -> Fusion:
         return self.surveys.at(tensor)
 
     def diagnostics(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def prepare(
         identity_tolerance=identity_tolerance,
         min_overlap=min_overlap,
     )
-    surveys = Surveys(len(models.sources), tau=tau)
+    surveys = SelectCompute(len(models.sources), tau=tau)
     demand(
         comparing_bytes(models.pivot, len(models.sources)),
         models.memory_budget,

@@ -39,7 +39,7 @@ _SCALE = 2.0**64
 
 
 def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
-    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``Surveys``.
+    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
 
     Raises:
         ValueError: If one is out of range.
@@ -51,7 +51,7 @@ def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Fusion:
     """What the passes over a tensor found, for its walk."""
 
     kept: Kept
@@ -62,7 +62,7 @@ class Survey:
     """Counts what is erased."""
 
 
-class Surveys:
+class SelectCompute:
     """Select and Compute, tensor by tensor; implements :class:`seme.interface.Prepared`."""
 
     def __init__(self, n_sources: int, *, tau: float) -> None:
@@ -75,11 +75,11 @@ class Surveys:
         self._tau = tau
         self._tally = FusionTally(n_sources)
 
-    def at(self, tensor: OpenTensor) -> Survey:
+    def at(self, tensor: OpenTensor) -> Fusion:
         kept = select_elements(tensor, tau=self._tau)
         n_selected, eta = compute_coefficients(tensor, kept)
         self._tally.add_tensor(tensor.numel, n_selected, eta)
-        return Survey(kept, eta, self._tally)
+        return Fusion(kept, eta, self._tally)
 
     def diagnostics(self) -> dict[str, Any]:
         """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
@@ -183,7 +183,7 @@ def erase_and_add(
     Args:
         pivot: Block of float32 weights that the sources are merged into, (n,).
         sources: The same of the sources, in the pivot's frame. Their order does not matter.
-        site: Carries the tensor's :class:`Survey`.
+        site: Carries the tensor's :class:`Fusion`.
         lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
         renormalize: Divide by the coefficients that survive the erasure at each element
             (FuseChat's code) instead of leaving the sum as it is (paper).
@@ -193,7 +193,7 @@ def erase_and_add(
     Returns:
         Merged float32 weights, (n,).
     """
-    survey: Survey = site.prepared
+    survey: Fusion = site.prepared
     kept = None
     if select == "deltas":
         kept = survey.kept.at(pivot, sources, site.start)
