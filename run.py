@@ -43,9 +43,8 @@ from eval.runs import Cell, check_entries, described
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table
-from seme.binding import bind_method
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError
+from seme.interface import CheckpointMismatchError, bind_method
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
@@ -127,13 +126,19 @@ def _job_number(path: Path) -> int:
 
 def _plan(config: Mapping[str, Any], method_name: str) -> None:
     """Print the merge plan; no weights are read, nothing is written."""
-    from seme.plan import open_outline, plan_table  # noqa: PLC0415 (loads SeMe's alignment)
+    from seme.plan import (  # noqa: PLC0415 (loads SeMe's alignment)
+        open_outline,
+        plan_merge,
+        plan_table,
+    )
 
     check_entries(config)
     method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
-    table = plan_table(job.plan(ROOT / kept), memory_budget=config["memory_budget"])
+    sources = [source.checkpoint for source in job.sources]
+    plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
+    table = plan_table(plan, memory_budget=config["memory_budget"])
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 

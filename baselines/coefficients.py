@@ -1,4 +1,4 @@
-"""The weights of sources and of their task vectors, as several baselines take them."""
+"""Weights of sources, and of their task vectors: one finite number per source."""
 
 import math
 from collections.abc import Sequence
@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from seme.checks import check_finite
 
 
-def checked_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
-    """Give every source its weight: the number stated for it, or 1 where none are stated.
-
-    Args:
-        weights: One finite number per source in configuration order, or None.
-        n_sources: Number of sources.
+def check_weights(weights: object, n_sources: int) -> None:
+    """Demand one finite number per source, in configuration order, or None.
 
     Raises:
         ValueError: If there are more or fewer weights than sources, or one is not finite.
     """
     if weights is None:
-        return [1.0] * n_sources
+        return
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise ValueError(f"weights must be a list of numbers or null, got {weights!r}")
     if len(weights) != n_sources:
         raise ValueError(
             f"weights must hold one number per source: expected {n_sources}, "
@@ -25,16 +23,19 @@ def checked_weights(weights: Sequence[float] | None, n_sources: int) -> list[flo
         )
     for index, weight in enumerate(weights):
         check_finite(f"weights[{index}]", weight)
-    return [float(weight) for weight in weights]
 
 
-def checked_mean_weights(weights: Sequence[float] | None, n_sources: int) -> list[float]:
-    """Give every source its weight in a mean, not yet divided by their sum.
+def check_mean_weights(weights: object, n_sources: int) -> None:
+    """Demand weights that a mean can divide by their sum.
 
     Raises:
-        ValueError: As :func:`checked_weights`, and if the weights sum to zero.
+        ValueError: As :func:`check_weights`, and if the weights sum to zero.
     """
-    checked = checked_weights(weights, n_sources)
-    if math.fsum(checked) == 0:
-        raise ValueError(f"weights of a mean must not sum to zero, got {checked}")
-    return checked
+    check_weights(weights, n_sources)
+    if math.fsum(weights_or_ones(weights, n_sources)) == 0:  # type: ignore[arg-type]
+        raise ValueError(f"weights of a mean must not sum to zero, got {weights}")
+
+
+def weights_or_ones(weights: Sequence[float] | None, n_sources: int) -> list[float]:
+    """Return the weight of every source: 1 where none are given."""
+    return [1.0] * n_sources if weights is None else [float(weight) for weight in weights]

@@ -1,18 +1,30 @@
-"""DARE: drop elements of the task vectors at random, rescale the others, then add them.
+"""DARE: drop elements of the task vectors at random, rescale the others, add them.
 
-Yu et al., 2024, https://arxiv.org/abs/2311.03099, with task arithmetic behind it.
+Yu et al., 2024, https://arxiv.org/abs/2311.03099; the task vectors are added by task arithmetic,
+https://arxiv.org/abs/2212.04089.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.coefficients import checked_weights
+from baselines.coefficients import check_weights, weights_or_ones
 from seme.checks import check_finite, check_share
 from seme.elementwise import add_weighted
-from seme.interface import Site
+from seme.interface import Site, checked_by, takes
 
 
+def check(
+    *, density: float, lam: float, weights: Sequence[float] | None, n_sources: int
+) -> None:
+    """Demand a share, a finite number, and one finite number per source or None."""
+    check_share("density", density)
+    check_finite("lam", lam)
+    check_weights(weights, n_sources)
+
+
+@takes(order_matters=True)
+@checked_by(check)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
@@ -31,8 +43,7 @@ def merge(
     Args:
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``.
-        site: Seeds the drop by run seed, tensor name and source index: the order of the
-            sources matters, the order of the tensors does not.
+        site: Seeds the drop, see :func:`drop`.
         density: Probability that an element survives, in (0, 1]; the paper's p is
             ``1 - density``.
         lam: Scale of the summed task vectors (task arithmetic's lambda).
@@ -40,13 +51,20 @@ def merge(
 
     Returns:
         float32 weights of the pivot's shape.
-
-    Raises:
-        ValueError: If ``density`` is outside (0, 1], ``lam`` is not finite, or the weights
-            are not one number per source.
     """
-    check_share("density", density)
-    check_finite("lam", lam)
-    checked = checked_weights(weights, len(sources))
-    kept = site.bernoulli_mask(len(sources), pivot.shape, density).to(pivot.device)
-    return add_weighted(pivot, sources, weights=checked, scale=lam / density, kept=kept)
+    survivors = drop(pivot, sources, site, density)
+    rescaled = lam / density
+    coefficients = weights_or_ones(weights, len(sources))
+    return add_weighted(pivot, sources, weights=coefficients, scale=rescaled, kept=survivors)
+
+
+def drop(pivot: Tensor, sources: Sequence[Tensor], site: Site, density: float) -> Tensor:
+    """Draw which elements of each task vector survive, with probability ``density``.
+
+    Seeded by run seed, tensor name and source index: the order of the sources matters, the
+    order of the tensors does not.
+
+    Returns:
+        Booleans, (n_sources, *shape).
+    """
+    return site.bernoulli_mask(len(sources), pivot.shape, density).to(pivot.device)

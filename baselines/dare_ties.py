@@ -1,4 +1,4 @@
-"""DARE with TIES behind it: drop at random, rescale, elect sign, disjoint mean.
+"""DARE with TIES: drop at random, rescale, elect sign, disjoint mean.
 
 Yu et al., 2024, https://arxiv.org/abs/2311.03099, with the election and the mean
 of TIES, https://arxiv.org/abs/2306.01708. The random drop takes the place of TIES' trim by
@@ -9,11 +9,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from baselines.dare import drop
+from baselines.ties import add_disjoint_mean
 from seme.checks import check_finite, check_share
-from seme.elementwise import add_signed
-from seme.interface import Site
+from seme.interface import Site, checked_by, takes
 
 
+def check(*, density: float, lam: float) -> None:
+    """Demand a share and a finite number."""
+    check_share("density", density)
+    check_finite("lam", lam)
+
+
+@takes(order_matters=True)
+@checked_by(check)
 def merge(
     pivot: Tensor, sources: Sequence[Tensor], site: Site, /, *, density: float, lam: float
 ) -> Tensor:
@@ -25,23 +34,13 @@ def merge(
     Args:
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``.
-        site: Seeds the drop, as in :func:`baselines.dare.merge`.
+        site: Seeds the drop, see :func:`baselines.dare.drop`.
         density: Probability that an element survives, in (0, 1].
         lam: Scale of the merged task vector.
 
     Returns:
         float32 weights of the pivot's shape.
-
-    Raises:
-        ValueError: If ``density`` is outside (0, 1] or ``lam`` is not finite.
     """
-    check_share("density", density)
-    check_finite("lam", lam)
-    return add_signed(
-        pivot,
-        sources,
-        weights=[1.0] * len(sources),
-        scale=lam / density,
-        divide=True,
-        kept=site.bernoulli_mask(len(sources), pivot.shape, density).to(pivot.device),
-    ).merged
+    survivors = drop(pivot, sources, site, density)
+    rescaled = lam / density
+    return add_disjoint_mean(pivot, sources, survivors, lam=rescaled)

@@ -8,32 +8,29 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from seme.interface import Site, prepared_by
-from seme.sce import Select, Surveys, erase_and_add
+from seme.interface import Site, checked_by, prepared_by
+from seme.sce import Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models
 
 
-def prepare(models: Models, /, *, tau: float) -> Surveys:
+def prepare(models: Models, /, *, tau: float) -> SelectCompute:
     """Select the elements of each tensor and weigh the sources, just before its walk.
 
     Args:
         models: Pivot and sources.
-        tau: See :func:`merge`.
-
-    Raises:
-        ValueError: If ``tau`` is out of range.
+        tau: Share of the elements of a tensor that is selected, in (0, 1].
     """
-    return Surveys(len(models.sources), tau=tau)
+    return SelectCompute(len(models.sources), tau=tau)
 
 
 @prepared_by(prepare)
+@checked_by(check_fusion)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
     site: Site,
     /,
     *,
-    tau: float,  # noqa: ARG001  (belongs to the preparation)
     lam: float,
     renormalize: bool,
     select: Select,
@@ -43,16 +40,12 @@ def merge(
     Args:
         pivot: float32 weights the sources are merged into, any shape. Never written to.
         sources: float32 weights, each shaped like ``pivot``. Their order does not matter.
-        site: Carries what was selected of the tensor, and the sources' coefficients.
-        tau: Share of the elements of the tensor that is selected, in (0, 1].
-        lam: Scale of the merged task vector (ours); the paper adds it unchanged, 1.
+        site: Carries the selection within the tensor and the sources' coefficients.
+        lam: Scale of the merged task vector; the paper adds it unchanged, 1.
         renormalize: Divide by the surviving coefficients per element (FuseChat's code).
         select: Mask the ``deltas`` (paper) or the ``coefficients`` only (FuseChat's code).
 
     Returns:
         float32 weights of the pivot's shape.
-
-    Raises:
-        ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
     return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from baselines.coefficients import checked_weights
+from baselines.coefficients import check_weights, weights_or_ones
 from seme.checks import check_finite
 from seme.elementwise import add_weighted
-from seme.interface import Site
+from seme.interface import Site, checked_by
 
 
+def check(*, lam: float, weights: Sequence[float] | None, n_sources: int) -> None:
+    """Demand a finite ``lam``, and one finite number per source or None."""
+    check_finite("lam", lam)
+    check_weights(weights, n_sources)
+
+
+@checked_by(check)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
@@ -31,14 +38,10 @@ def merge(
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``.
         lam: Scale of the summed task vectors (the paper's lambda); negative values negate.
-        weights: One finite number per source (ours; the paper's are 1); None is 1 for all.
+        weights: One finite number per source (the paper's are 1); None is 1 for all.
 
     Returns:
         float32 weights of the pivot's shape.
-
-    Raises:
-        ValueError: If ``lam`` is not finite, or the weights are not one number per source.
     """
-    check_finite("lam", lam)
-    checked = checked_weights(weights, len(sources))
-    return add_weighted(pivot, sources, weights=checked, scale=lam)
+    coefficients = weights_or_ones(weights, len(sources))
+    return add_weighted(pivot, sources, weights=coefficients, scale=lam)

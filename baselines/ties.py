@@ -12,30 +12,30 @@ from torch import Tensor
 
 from seme.checks import check_choice, check_finite, check_share
 from seme.elementwise import add_signed, differences
-from seme.interface import Prepared, Site, prepared_by
+from seme.interface import Prepared, Site, checked_by, prepared_by
 from seme.selection import Selection, TopKMask, TrimTies, select_largest
 from seme.streaming import Models, OpenTensor
 from seme.topk import RankingScores
 
 Scope = Literal["model", "tensor"]
-"""Over what the trim ranks magnitudes: the whole task vector (paper), or each tensor."""
+"""The trim ranks magnitudes over the whole task vector (paper), or in each tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTrim:
-    """What survives of each source's task vector when it is trimmed over the whole model."""
+    """Survivors of each source's task vector, trimmed over the whole model."""
 
     selections: tuple[Selection, ...]
     """One per source."""
-    scores: Mapping[str, RankingScores]
-    """Of every tensor, none of them held."""
+    columns: Mapping[str, RankingScores]
+    """Task vectors by tensor name, not cached."""
 
     def at(self, tensor: OpenTensor) -> TopKMask:
         rules = [selection.rules[tensor.name] for selection in self.selections]
-        return TopKMask(self.scores[tensor.name], rules)
+        return TopKMask(self.columns[tensor.name], rules)
 
     def diagnostics(self) -> Mapping[str, Any]:
-        """Give threshold (None when nothing survives) and share kept of every source."""
+        """Return threshold (None when nothing survives) and share kept of every source."""
         thresholds = [selection.threshold for selection in self.selections]
         return {
             "threshold": [None if math.isinf(t) else t for t in thresholds],
@@ -45,16 +45,16 @@ class ModelTrim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorTrim:
-    """What survives of each source's task vector when every tensor is trimmed by itself."""
+    """Survivors of each source's task vector, trimmed within each tensor."""
 
     n_sources: int
     density: float
     trim_ties: TrimTies
 
     def at(self, tensor: OpenTensor) -> TopKMask:
-        scores = RankingScores(tensor, differences, self.n_sources)
-        selections = select_largest([scores], self.density, self.trim_ties)
-        return TopKMask(scores, [selection.rules[tensor.name] for selection in selections])
+        columns = RankingScores(tensor, differences, self.n_sources)
+        selections = select_largest([columns], self.density, self.trim_ties)
+        return TopKMask(columns, [selection.rules[tensor.name] for selection in selections])
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -63,75 +63,80 @@ class TensorTrim:
 def prepare(
     models: Models, /, *, density: float, scope: Scope, trim_ties: TrimTies
 ) -> Prepared:
-    """Find what the trim keeps of each source, by streaming.
+    """Find the threshold of each source's trim, by streaming.
 
     Args:
         models: Pre-trained model and sources.
-        density: Share of each task vector that survives the trim, in (0, 1].
-        scope: ``model`` or ``tensor``, see :func:`merge`.
-        trim_ties: ``exact`` or ``keep_all``, see :func:`merge`.
-
-    Raises:
-        ValueError: If a parameter is out of range.
+        density: Share of each task vector that survives the trim, in (0, 1]; the paper's k is
+            ``100 * density``.
+        scope: ``model`` trims over the whole task vector (paper and authors' code),
+            ``tensor`` within each tensor (mergekit).
+        trim_ties: ``exact`` keeps exactly ``round(density * n)`` elements, never a zero, ties
+            going to the first; ``keep_all`` keeps every element that is not below the
+            threshold, as the authors' code does: far more than ``density`` of a bfloat16
+            model, whose task vectors hold few distinct values.
     """
-    check_share("density", density)
-    check_choice("scope", scope, get_args(Scope))
-    check_choice("trim_ties", trim_ties, get_args(TrimTies))
     n_sources = len(models.sources)
     if scope == "tensor":
         return TensorTrim(n_sources=n_sources, density=density, trim_ties=trim_ties)
     tensors = [models.open(name, kept=False) for name in models.merged_names]
-    scores = [RankingScores(tensor, differences, n_sources, cache=False) for tensor in tensors]
+    columns = [RankingScores(tensor, differences, n_sources, cache=False) for tensor in tensors]
     return ModelTrim(
-        selections=select_largest(scores, density, trim_ties),
-        scores={of_tensor.name: of_tensor for of_tensor in scores},
+        selections=select_largest(columns, density, trim_ties),
+        columns={scores.name: scores for scores in columns},
     )
 
 
-@prepared_by(prepare)
-def merge(
-    pivot: Tensor,
-    sources: Sequence[Tensor],
-    site: Site,
-    /,
-    *,
-    density: float,  # noqa: ARG001  (these belong to the preparation)
-    lam: float,
-    scope: Scope,  # noqa: ARG001
-    trim_ties: TrimTies,  # noqa: ARG001
-) -> Tensor:
-    """Add the sign-consistent mean of the trimmed task vectors to the pivot.
+def check(*, density: float, lam: float, scope: Scope, trim_ties: TrimTies) -> None:
+    """Demand a share, a finite number, and known readings of the trim."""
+    check_share("density", density)
+    check_finite("lam", lam)
+    check_choice("scope", scope, get_args(Scope))
+    check_choice("trim_ties", trim_ties, get_args(TrimTies))
 
-    The sign is elected by the unweighted sum of the trimmed values (mergekit weighs them
-    first); where that sum is zero nothing is added (PEFT and mergekit elect plus, the
-    authors' code the commoner sign of the model). The mean divides by the number of values
-    that carry the elected sign (FusionBench and MergeBench do not divide). Zeros neither
-    elect nor count. No rescaling for the values trimmed.
+
+@prepared_by(prepare)
+@checked_by(check)
+def merge(pivot: Tensor, sources: Sequence[Tensor], site: Site, /, *, lam: float) -> Tensor:
+    """Add the disjoint mean of the trimmed task vectors to the pivot.
 
     Args:
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``. Their order does not
             matter.
-        site: Carries what the trim keeps of each source.
-        density: Share of each task vector that survives the trim, in (0, 1]; the paper's k is
-            ``100 * density``.
+        site: Carries the thresholds of the trim, see :func:`prepare`.
         lam: Scale of the merged task vector (the paper's lambda); 1 adds it unchanged.
-        scope: ``model`` trims over the whole task vector (paper and authors' code),
-            ``tensor`` within each tensor (mergekit).
-        trim_ties: ``exact`` keeps exactly ``round(density * n)`` elements, never a zero, ties
-            going to the first (ours); ``keep_all`` keeps every element that is not below the
-            threshold, as the authors' code does: far more than ``density`` of a bfloat16
-            model, whose task vectors hold few distinct values.
 
     Returns:
         float32 weights of the pivot's shape.
-
-    Raises:
-        ValueError: If ``lam`` is not finite.
     """
-    check_finite("lam", lam)
-    trimmed: TopKMask = site.prepared
-    kept = trimmed.at(pivot, sources, site.start)
-    return add_signed(
-        pivot, sources, weights=[1.0] * len(sources), scale=lam, divide=True, kept=kept
-    ).merged
+    trimmed = trim(pivot, sources, site)
+    return add_disjoint_mean(pivot, sources, trimmed, lam=lam)
+
+
+def trim(pivot: Tensor, sources: Sequence[Tensor], site: Site) -> Tensor:
+    """Mask the elements of each task vector that survive; no rescaling for the others.
+
+    Returns:
+        Booleans, (n_sources, *shape).
+    """
+    survivors: TopKMask = site.prepared
+    return survivors.at(pivot, sources, site.start)
+
+
+def add_disjoint_mean(
+    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor, *, lam: float
+) -> Tensor:
+    """Elect a sign per element, and add ``lam`` times the mean of the values that carry it.
+
+    One pass over the elements, with t over the kept values of the task vectors:
+    ``elected = sign(sum t)``; ``mean = sum(t where sign(t) == elected) / their number``;
+    ``merged = pivot + lam * mean``.
+
+    The election is unweighted (mergekit weighs first); where the sum is zero nothing is added
+    (PEFT and mergekit elect plus, the authors' code the commoner sign of the model). The mean
+    divides by the number of values that carry the elected sign (FusionBench and MergeBench do
+    not divide). Zeros neither elect nor count.
+    """
+    equal = [1.0] * len(sources)
+    return add_signed(pivot, sources, weights=equal, scale=lam, divide=True, kept=kept).merged

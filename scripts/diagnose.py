@@ -3,12 +3,13 @@
 python -m scripts.diagnose models=small_into_base
 python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]' method.refine=0
 
-Prints where every source stands in the pivot's frame, its matched units layer by layer, the cost
-of each stage, and the paper's direction test with its control; draws the test to
-OUTPUT/diagnostics/<pool>.svg (output=results by default, text=FILE for other text).
+Prints each source's frame, its matched units layer by layer, the seconds of each stage, and the
+paper's direction test with its control; draws the test to OUTPUT/diagnostics/<pool>.svg
+(output=results by default, text=FILE for other text).
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,26 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 from transformers.utils.logging import disable_progress_bar
 
 from eval.leaderboard.drawing import draw
 from eval.load import load_model, load_tokenizer
 from eval.records import write_whole
-from seme.alignment.diagnosis import (
-    cost_table,
-    layer_table,
-    random_vectors,
-    recomposition_cosine,
-    source_table,
-)
+from seme.alignment.diagnosis import source_table, two_decimals
 from seme.alignment.head_comparison import head_bases
 from seme.architecture.families import readout_of
+from seme.interface import bind_method, prepare
 from seme.job import MergeJob, NamedModel, job_from_config
-from seme.method import merge, prepare
 from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[1]
 _TEXT = ROOT / "README.md"
 _LONGEST = 1000
-"""Characters of the text that are looked at."""
-_METHOD_KEYS = ("_target_", "_partial_")
+"""Characters of the text that a model reads."""
 
 
 def main(arguments: list[str]) -> int:
@@ -65,8 +62,9 @@ def main(arguments: list[str]) -> int:
             merged_names=job.pivot.checkpoint.names,
             device=job.settings.device,
         )
-        wanted = {key: job.method.keywords[key] for key in _preparation_keys(job)}
-        found = prepare(models, **wanted).diagnostics()
+        prepared = prepare(job.method, models)
+        assert prepared is not None, "SeMe has a preparation"
+        diagnostics = prepared.diagnostics()
         curves = {
             m.name: direction_test(m, Path(config["text"])) for m in (job.pivot, *job.sources)
         }
@@ -75,11 +73,11 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}\n{notes}".rstrip(), file=sys.stderr)
         return 1
     names = [source.name for source in job.sources]
-    console.print(source_table(found, names))
-    for name, source in zip(names, found["sources"], strict=True):
+    console.print(source_table(diagnostics, names))
+    for name, source in zip(names, diagnostics["sources"], strict=True):
         if source["layers"]:
             console.print(layer_table(source, name))
-    console.print(cost_table(found, names))
+    console.print(cost_table(diagnostics, names))
     for name, curve in curves.items():
         console.print(_direction_table(name, curve))
     path = ROOT / config["output"] / "diagnostics" / f"{job.pool}.svg"
@@ -94,14 +92,13 @@ def direction_test(model: NamedModel, text: Path) -> dict[str, list[float]]:
 
     Args:
         model: A model with a tokenizer.
-        text: What the model reads, its first 1000 characters.
+        text: File whose first 1000 characters the model reads.
 
     Returns:
-        Kind of vectors to the cosine behind the embedding and every layer.
+        Kind of vectors to the cosine after the embedding and after every layer.
     """
     weights, device = model.checkpoint, torch.device("cpu")
-    end = readout_of(weights.config, weights.names)
-    head = weights.read(end.head).float()
+    head = weights.read(readout_of(weights.config, weights.names).head).float()
     bases = head_bases(weights, None, model.name, device)
     loaded: Any = load_model(weights.path, device="cpu")
     ids = load_tokenizer(weights.path).encode(text.read_text(encoding="utf-8")[:_LONGEST])
@@ -119,8 +116,61 @@ def direction_test(model: NamedModel, text: Path) -> dict[str, list[float]]:
     }
 
 
+def recomposition_cosine(representations: Tensor, vectors: Tensor) -> Tensor:
+    """Recompose representations from their cosines with unit vectors, and compare directions.
+
+    SeMe, https://arxiv.org/abs/2505.20144, assumes that a representation is preserved by its
+    cosines with the semantic bases. With many more tokens than dimensions any vectors preserve
+    it nearly as well (ours, measured): only the difference to :func:`random_vectors` counts.
+
+    Args:
+        representations: (N, width), float.
+        vectors: (V, width); only directions count, a vector of zeros counts for nothing.
+
+    Returns:
+        cos(r, sum_i cos(r, v_i) v_i / |v_i|) of each, float64, (N,), in [-1, 1].
+    """
+    directions = normalize(representations.double(), dim=1)
+    unit_vectors = normalize(vectors.double(), dim=1)
+    return cosine_similarity(directions, directions @ (unit_vectors.T @ unit_vectors), dim=1)
+
+
+def random_vectors(n: int, width: int) -> Tensor:
+    """Draw the control: vectors of independent normal numbers, (n, width), always the same."""
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+
+
+def layer_table(source: Mapping[str, Any], name: str) -> Table:
+    """Build a table of a source's layers and matched units, a row per layer of the pivot."""
+    table = Table(title=f"{escape(name)}: layer by layer", title_justify="left")
+    for column in ("layer", "source layers", "heads", "neurons"):
+        table.add_column(column, justify="right")
+    for number, layer in enumerate(source["layers"]):
+        shares = zip(layer["shares"], layer["source_layers"], strict=True)
+        table.add_row(
+            str(number),
+            " + ".join(f"{share:.2f} x {source_layer}" for share, source_layer in shares),
+            two_decimals(layer.get("heads_similarity")),
+            two_decimals(layer.get("neurons_similarity")),
+        )
+    return table
+
+
+def cost_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
+    """Build a table of the seconds of each stage of the alignment, a row per source."""
+    stages = sorted({stage for source in diagnostics["sources"] for stage in source["seconds"]})
+    table = Table(title="Seconds per stage", title_justify="left")
+    table.add_column("source")
+    for stage in stages:
+        table.add_column(stage, justify="right")
+    for name, source in zip(names, diagnostics["sources"], strict=True):
+        seconds = source["seconds"]
+        table.add_row(escape(name), *(f"{seconds.get(stage, 0.0):.2f}" for stage in stages))
+    return table
+
+
 def _config(arguments: list[str]) -> dict[str, Any]:
-    """The configuration a merge by SeMe would have, with the overrides of the command line."""
+    """Compose the configuration of a merge by SeMe with the overrides of the command line."""
     given = OmegaConf.from_dotlist([a for a in arguments if not a.startswith("models=")])
     pools = [a.removeprefix("models=") for a in arguments if a.startswith("models=")]
     pool = ROOT / "conf" / "models" / f"{pools[-1] if pools else 'zoo'}.yaml"
@@ -142,13 +192,7 @@ def _config(arguments: list[str]) -> dict[str, Any]:
 
 
 def _job(config: dict[str, Any]) -> MergeJob:
-    settings = {k: v for k, v in config["method"].items() if k not in _METHOD_KEYS}
-    return job_from_config(config, "seme", partial(merge, **settings), root=ROOT)
-
-
-def _preparation_keys(job: MergeJob) -> list[str]:
-    own = prepare.__kwdefaults__ or prepare.__annotations__
-    return [key for key in job.method.keywords if key in own]
+    return job_from_config(config, "seme", bind_method(config["method"]), root=ROOT)
 
 
 def _direction_table(name: str, curve: dict[str, list[float]]) -> Table:

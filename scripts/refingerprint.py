@@ -24,7 +24,7 @@ from eval.records import (
     run_folder,
     write_whole,
 )
-from seme.binding import bind_method
+from seme.interface import bind_method
 from seme.provenance import NUMBERS_VERSION, code_version
 
 _ROOT = Path(__file__).resolve().parents[1]

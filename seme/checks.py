@@ -1,6 +1,6 @@
 """Range checks of hyper-parameters, in one wording for all methods."""
 
-import math
+import sys
 from collections.abc import Iterable
 from typing import TypeGuard
 
@@ -15,14 +15,51 @@ def check_share(name: str, value: object) -> None:
         raise ValueError(f"{name} must be in (0, 1], got {value!r}")
 
 
-def check_finite(name: str, value: object) -> None:
-    """Demand a finite number of any sign.
+def check_between(name: str, value: object, low: float, high: float) -> None:
+    """Demand a number in [low, high].
 
     Raises:
-        ValueError: If ``value`` is infinite, NaN or not a number.
+        ValueError: If ``value`` is anything else, a string or NaN included.
     """
-    if not _is_number(value) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
+
+
+def check_finite(name: str, value: object, *, least: float | None = None) -> None:
+    """Demand a finite number.
+
+    Args:
+        name: Of the parameter.
+        value: Its value.
+        least: The smallest that is allowed; None for any.
+
+    Raises:
+        ValueError: If ``value`` is smaller, infinite, NaN or not a number.
+    """
+    is_finite = _is_number(value) and abs(value) <= sys.float_info.max
+    if not is_finite or (least is not None and value < least):  # type: ignore[operator]
+        bound = "" if least is None else f" of at least {least:g}"
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Demand a whole number of at least ``least``.
+
+    Raises:
+        ValueError: If ``value`` is anything else, a boolean included.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_switch(name: str, value: object) -> None:
+    """Demand true or false.
+
+    Raises:
+        ValueError: If ``value`` is anything else, 0 and 1 included.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

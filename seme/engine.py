@@ -1,10 +1,10 @@
 """Merge checkpoints: check, prepare, walk the tensors in order, call the method, write.
 
-The only place where weights change dtype: a method sees float32 on one device, and what it
-returns is rounded once to the output dtype. Every core takes blocks from reading over the method
-to writing, so nothing waits for anything else, and memory is a few blocks and, of what is ranked,
-a tensor of bounded size per core, whatever the model; only sources that have to be rewritten are
-held in whole tensors.
+A method sees float32 on one device, and what it returns is rounded once to the output dtype.
+Every thread takes blocks from reading over the method to writing, so nothing waits for anything
+else. Memory is a few blocks and the cached ranking scores of one tensor per thread, whatever the
+model; whole tensors are held for sources that have to be rewritten, and for methods that declare
+:func:`seme.interface.whole_tensor`, out of the memory budget.
 """
 
 import functools
@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from seme.binding import check_method, prepare, takes_any_shape
 from seme.budget import allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
@@ -32,17 +31,33 @@ from seme.compatibility import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.interface import Prepared, Realigned, Site
+from seme.interface import (
+    Merge,
+    Prepared,
+    Realigned,
+    Site,
+    check_method,
+    merge_function,
+    prepare,
+    traits_of,
+)
 from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
-from seme.streaming import CPU_BLOCK, Block, Models, ThreadPool
+from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
+from seme.whole_tensor import (
+    SharedMemory,
+    bytes_of_whole,
+    demand_like,
+    memory_for_whole,
+    merge_whole,
+)
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeReport:
-    """What a merge did."""
+    """Counts, costs and diagnostics of a finished merge."""
 
     n_merged: int
     """Number of tensors merged."""
@@ -61,9 +76,9 @@ class MergeReport:
     0 when nothing changed.
     """
     warnings: list[str]
-    """What the models' configurations differ in and the merge goes on in spite of."""
+    """Differences of the models' configurations that do not stop the merge."""
     diagnostics: dict[str, Any]
-    """What the method's preparation reports; JSON-ready."""
+    """Of the method's preparation; JSON-ready."""
 
 
 def merge_checkpoints(
@@ -80,44 +95,51 @@ def merge_checkpoints(
     Args:
         method: The merge function, its hyper-parameters bound.
         pivot: Model that gives the result its tensors, configuration and tokenizer.
-        sources: Models merged from, at least one, with the pivot's names and shapes unless the
-            method's preparation takes any.
+        sources: Models merged from, with the pivot's names and shapes unless the method's
+            preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
-        settings: What every method shares.
+        settings: Common to all methods.
         progress: Show a progress bar where standard error is a terminal.
 
     Returns:
-        What was merged, copied, read and written.
+        Counts, costs and diagnostics.
 
     Raises:
         CheckpointMismatchError: If a source's names, shapes or heads differ from the pivot's.
-        ValueError: If the method is bound wrongly, the destination exists, there is no source,
-            a pattern matches nothing, the budget is too small, or a tensor is not finite.
+        ValueError: If a hyper-parameter or the number of sources is out of range, the
+            destination exists, a pattern matches nothing, the budget is too small, or a tensor
+            is not finite.
     """
-    check_method(method)
+    check_method(method, len(sources))
     refuse_existing(destination)
-    if not sources:
-        raise ValueError("a merge needs at least one source, got none")
-    if not takes_any_shape(method):
+    traits = traits_of(method)
+    if not traits.any_shape:
         demand_same_tensors(pivot, sources)
     warnings = tolerated_differences(pivot, sources)
     for warning in warnings:
         _logger.warning("%s; the merged model computes with the pivot's", warning)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    merged_names = tuple(n for n in pivot.names if n not in copied)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(budget, len(sources), settings.n_threads, device)
+    memory = None
+    if traits.whole_tensor:
+        sizes = {name: math.prod(pivot.shape(name)) for name in merged_names}
+        memory = memory_for_whole(
+            sizes, len(sources), traits, allocation=allocation, budget=budget
+        )
     keep_freed_memory()
     with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
             sources=tuple(sources),
-            merged_names=tuple(n for n in pivot.names if n not in copied),
+            merged_names=merged_names,
             device=device,
             threads=threads,
             blocks_per_read=allocation.blocks_per_read,
-            cache_bytes=allocation.cache_bytes,
+            cache_bytes=allocation.cache_bytes if memory is None else 0,
             memory_budget=budget,
         )
         prepared = prepare(method, models)
@@ -137,19 +159,19 @@ def merge_checkpoints(
             _progress_bar(progress) as bar,
         ):
             task = bar.add_task("merging", total=_n_parameters(layout))
-
-            def write(read: Models, name: str) -> tuple[float, float]:
-                lost = (0.0, 0.0)
-                if name in copied:
-                    _copy(read, name, layout[name], writer)
-                else:
-                    site = Site(name=name, seed=settings.seed)
-                    lost = _merge(method, read, prepared, site, layout[name], writer)
-                bar.advance(task, math.prod(layout[name].shape))
-                return lost
-
-            alone = walked is models and (prepared is None or allocation.rank_per_thread)
-            errors = _walk(write, walked, layout, alone=alone)
+            walk = _Walk(
+                method=method,
+                prepared=prepared,
+                seed=settings.seed,
+                layout=layout,
+                copied=copied,
+                memory=memory,
+                writer=writer,
+                advance=lambda n: bar.advance(task, n),
+            )
+            rank_per_thread = allocation.rank_per_thread and memory is None
+            alone = walked is models and (prepared is None or rank_per_thread)
+            errors = walk.over(walked, alone=alone)
             report = MergeReport(
                 n_merged=len(layout) - len(copied),
                 n_parameters=_n_parameters(layout),
@@ -163,80 +185,112 @@ def merge_checkpoints(
     return report
 
 
-def _walk(
-    write: Callable[[Models, str], tuple[float, float]],
-    models: Models,
-    layout: Mapping[str, TensorSpec],
-    *,
-    alone: bool,
-) -> list[tuple[float, float]]:
-    """Write all tensors, on all cores each or, where memory allows, small ones on one alone."""
-    names = list(layout)
-    if not alone or models.device.type != "cpu":
-        return [write(models, name) for name in names]
-    one_core = replace(
-        models,
-        threads=ThreadPool(1),
-        cache_bytes=models.cache_bytes // models.threads.n_threads,
-    )
-    return models.map_tensors(
-        [math.prod(layout[name].shape) for name in names],
-        lambda index: write(models, names[index]),
-        lambda index: write(one_core, names[index]),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Walk:
+    """Visits every tensor of the merged model once: merge or copy it, round it, write it."""
 
+    method: functools.partial[Tensor]
+    prepared: Prepared | None
+    seed: int
+    layout: Mapping[str, TensorSpec]
+    copied: Mapping[str, str]
+    memory: SharedMemory | None
+    """For whole tensors; None where the method takes blocks."""
+    writer: CheckpointWriter
+    advance: Callable[[int], None]
+    """Called with the number of elements written."""
 
-def _copy(models: Models, name: str, spec: TensorSpec, writer: CheckpointWriter) -> None:
-    """Copy a tensor of the pivot in the output dtype."""
-    size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
+    def over(self, models: Models, *, alone: bool) -> list[tuple[float, float]]:
+        """Write all tensors, on all threads each or, where memory allows, on one thread each.
 
-    def copy(index: int) -> None:
-        start = index * size
-        values = opened.read(start, min(start + size, numel))
-        if not is_finite(values):
-            raise ValueError(
-                f"{name} of the pivot ({models.pivot.path}) holds NaN or an infinity"
-            )
-        writer.write(name, round_to(spec.dtype, values), start)
+        Returns:
+            What rounding lost and the merge changed, squared, by tensor in their order.
+        """
+        names = list(self.layout)
+        if not alone or models.device.type != "cpu":
+            return [self._write(models, name) for name in names]
+        one_core = replace(
+            models,
+            threads=ThreadPool(1),
+            cache_bytes=models.cache_bytes // models.threads.n_threads,
+        )
+        if self.memory is not None:
+            return models.map(lambda index: self._write(one_core, names[index]), len(names))
+        return models.map_tensors(
+            [math.prod(self.layout[name].shape) for name in names],
+            lambda index: self._write(models, names[index]),
+            lambda index: self._write(one_core, names[index]),
+        )
 
-    try:
+    def _write(self, models: Models, name: str) -> tuple[float, float]:
+        spec, is_copied = self.layout[name], name in self.copied
+        try:
+            error = (0.0, 0.0)
+            if is_copied:
+                self._copy(models, name)
+            else:
+                error = self._merge(models, name)
+        except Exception as failure:
+            doing = "copying" if is_copied else "merging"
+            failure.add_note(f"while {doing} {name} with shape {spec.shape}")
+            raise
+        self.advance(math.prod(spec.shape))
+        return error
+
+    def _copy(self, models: Models, name: str) -> None:
+        """Copy a tensor of the pivot in the output dtype."""
+        spec = self.layout[name]
+        size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
         opened = models.pivot.opened(name)
+
+        def copy(index: int) -> None:
+            start = index * size
+            values = opened.read(start, min(start + size, numel))
+            if not is_finite(values):
+                raise ValueError(
+                    f"{name} of the pivot ({models.pivot.path}) holds NaN or an infinity"
+                )
+            self.writer.write(name, round_to(spec.dtype, values), start)
+
         models.threads.map(copy, -(-numel // size))
-    except Exception as error:
-        error.add_note(f"while copying {name} with shape {spec.shape}")
-        raise
 
+    def _merge(self, models: Models, name: str) -> tuple[float, float]:
+        """Merge a tensor, block by block or whole."""
+        tensor = models.open(name)
+        prepared = None if self.prepared is None else self.prepared.at(tensor)
+        site = Site(name=name, seed=self.seed, prepared=prepared)
+        merge = merge_function(self.method)
+        if self.memory is not None:
+            return self._merge_whole(merge, tensor, site, self.memory)
 
-def _merge(
-    method: functools.partial[Tensor],
-    models: Models,
-    prepared: Prepared | None,
-    site: Site,
-    spec: TensorSpec,
-    writer: CheckpointWriter,
-) -> tuple[float, float]:
-    """Merge one tensor block by block; return what rounding lost and the merge changed."""
+        def merge_block(block: Block) -> tuple[float, float]:
+            exact = merge(block.pivot, block.sources, replace(site, start=block.start))
+            demand_like(exact, block.pivot, "a block's")
+            return self._finish(name, block, exact)
 
-    def merge(block: Block) -> tuple[float, float]:
-        exact = method(block.pivot, block.sources, replace(site, start=block.start))
-        if exact.shape != block.pivot.shape:
-            raise ValueError(
-                f"the method must return a block's shape, {tuple(block.pivot.shape)}, got "
-                f"{tuple(exact.shape)}"
+        return summed(tensor.map(merge_block))
+
+    def _merge_whole(
+        self, merge: Merge, tensor: OpenTensor, site: Site, memory: SharedMemory
+    ) -> tuple[float, float]:
+        n_bytes = bytes_of_whole(
+            tensor.numel, len(tensor.models.sources), traits_of(self.method)
+        )
+        with memory.taken(n_bytes):
+            return summed(
+                merge_whole(
+                    merge,
+                    tensor,
+                    site,
+                    lambda block, exact: self._finish(site.name, block, exact),
+                )
             )
-        if exact.dtype != torch.float32:
-            raise ValueError(f"the method must return float32, got {exact.dtype}")
-        rounded = round_merged(spec.dtype, exact=exact, pivot=block.pivot)
-        writer.write(site.name, rounded.values, block.start)
-        return rounded.lost, rounded.changed
 
-    try:
-        tensor = models.open(site.name)
-        site = replace(site, prepared=None if prepared is None else prepared.at(tensor))
-        return summed(tensor.map(merge))
-    except Exception as error:
-        error.add_note(f"while merging {site.name} with shape {spec.shape}")
-        raise
+    def _finish(self, name: str, block: Block, exact: Tensor) -> tuple[float, float]:
+        """Round and write a merged block; return what rounding lost and the merge changed."""
+        rounded = round_merged(self.layout[name].dtype, exact=exact, pivot=block.pivot)
+        self.writer.write(name, rounded.values, block.start)
+        return rounded.lost, rounded.changed
 
 
 def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:

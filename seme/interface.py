@@ -1,23 +1,39 @@
-"""The interface between the engine and a merge method.
+"""Merge-method interface: what a method declares, receives and returns, and how it is bound.
 
-A merge method is a pure function over a block of one tensor, ``merge(pivot, sources, site, /, *,
-...)``: what it returns for an element may depend on that element of every model and on the site.
-What it needs to know of the whole tensor or the whole model is computed before by a
-*preparation*, which the method names with :func:`prepared_by`; the result reaches the method
-through ``site.prepared``.
+A merge method is a pure function ``merge(pivot, sources, site, /, *, ...)``. By default it is
+called with *blocks*: flat runs of at most 2**17 consecutive elements of one tensor, not the
+tensor. What it returns for an element may then depend on that element of every model and on the
+site only. A method that needs more declares it with a decorator:
+
+- :func:`whole_tensor`: it is called with whole tensors in their shape;
+- :func:`prepared_by`: a preparation passes over the models first, and its result reaches the
+  method through ``site.prepared``;
+- :func:`takes`: how many sources it merges, and whether their order matters;
+- :func:`checked_by`: a check of the hyper-parameters' ranges, before any weights are read.
+
+Hyper-parameters are keyword-only without defaults: the method's YAML holds the values, and its
+keys are exactly the parameters that merge function and preparation name. Each function is
+called with those that it names.
 """
 
+import difflib
 import functools
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 from torch import Tensor
 
 from seme.kernels.random_bits import bernoulli
 from seme.streaming import Models, OpenTensor
+
+_METHOD_PACKAGES = ("seme.", "baselines.")
+_N_SOURCES = "n_sources"
+"""The one parameter of a check that is no hyper-parameter."""
 
 
 class CheckpointMismatchError(ValueError):
@@ -26,29 +42,29 @@ class CheckpointMismatchError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where a tensor stands in the model: all that a method may know beside the weights."""
+    """Place of a block in the model, seed, and what was prepared for the tensor."""
 
     name: str
     """Name of the tensor in the pivot's checkpoint."""
     seed: int = 0
     """Seed of the run."""
     prepared: Any = None
-    """What the method's preparation found for this tensor; None without a preparation."""
+    """What the preparation's ``at`` returned for this tensor; None without a preparation."""
     start: int = 0
-    """Index in the flat tensor of the block's first element."""
+    """Index in the flat tensor of the block's first element; 0 for a whole tensor."""
 
     def bernoulli_mask(
         self, n_sources: int, shape: Sequence[int], probability: float
     ) -> Tensor:
-        """Toss a coin per element and source, the same on every machine, thread count and order.
+        """Draw a mask per source, the same on every machine, thread count and cut.
 
-        A coin depends on (seed, tensor name, source index) and the element's flat index in the
-        tensor, and on nothing else.
+        An element's draw depends on (seed, tensor name, source index) and the element's flat
+        index in the tensor, and on nothing else.
 
         Args:
-            n_sources: Number of sources; each has coins of its own.
+            n_sources: Number of sources; draws of different sources are independent.
             shape: Shape of the block.
-            probability: Of true, in [0, 1], in steps of 2 ** -48.
+            probability: Of True, in [0, 1], in steps of 2 ** -48.
 
         Returns:
             Booleans on the CPU, (n_sources, *shape).
@@ -66,66 +82,265 @@ def _seed_of(seed: int, name: str, source: int) -> int:
 
 
 class Merge(Protocol):
-    """A block of one tensor of the pivot and of every source in, the merged block out.
+    """A merge function with its hyper-parameters bound.
 
-    A block holds consecutive elements of the flat tensor, in float32, of one shape and on one
-    device; the engine rounds the result once to the output dtype. How the tensor is cut must
-    not show. Inputs are never written to; called from several threads at once. Hyper-parameters are keyword-only without
-    defaults (defaults live in the method's YAML) and bound before the engine sees the function.
+    Takes the pivot's float32 values, those of every source, all of one shape and on one device,
+    and the site; returns merged float32 values of that shape, which the engine rounds once to
+    the output dtype. Called from several threads at once; never writes to its inputs.
     """
 
     def __call__(self, pivot: Tensor, sources: Sequence[Tensor], site: Site, /) -> Tensor: ...
 
 
 class Prepared(Protocol):
-    """The outcome of a preparation.
-
-    One that has ``models`` changes what is merged: the walk goes over these models instead of
-    those on disk; see :class:`Realigned`.
-    """
+    """Result of a preparation; with ``models`` it is :class:`Realigned`."""
 
     def at(self, tensor: OpenTensor) -> Any:  # noqa: ANN401  (each method reads its own back)
-        """What ``site.prepared`` will be for a tensor; called once for each, before its walk.
+        """Return ``site.prepared`` of a tensor; called once for each, before it is merged.
 
         May pass over the tensor. Called for several tensors at once, from several threads.
         """
         ...
 
     def diagnostics(self) -> Mapping[str, Any]:
-        """JSON-ready facts for the record: what was found, one entry per source where apt."""
+        """Return JSON-ready facts for the record, one entry per source where apt."""
         ...
 
 
 @runtime_checkable
 class Realigned(Prepared, Protocol):
-    """The outcome of a preparation that brought the sources into the pivot's shape and frame."""
+    """Result of a preparation that rewrote the sources in the pivot's shape and frame."""
 
     @property
     def models(self) -> Models:
-        """The models to walk over; the pivot's configuration is the merged model's."""
+        """The models to merge instead of those on disk; the pivot's config is the result's."""
         ...
 
 
 Preparation = Callable[..., Prepared]
-"""``prepare(models, /, *, ...)``: its keyword-only parameters are some of the method's own."""
+"""``prepare(models, /, *, ...)``, called once before any tensor is merged."""
+Check = Callable[..., None]
+"""``check(*, ...)``: raises ValueError where a hyper-parameter is out of range.
 
+Names the hyper-parameters it checks and, where it needs it, ``n_sources``.
+"""
 _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a method declares by its decorators."""
+
+    preparation: Preparation | None = None
+    any_shape: bool = False
+    """The preparation takes sources of other names and shapes than the pivot's."""
+    whole_tensor: bool = False
+    temporaries: int = 0
+    """See :func:`whole_tensor`."""
+    min_sources: int = 1
+    max_sources: int | None = None
+    """None for any number."""
+    order_matters: bool = False
+    """Another order of the sources is another result."""
+    check: Check | None = None
+
+
+def traits_of(method: Callable[..., Tensor]) -> Traits:
+    """Return what a merge function, or a ``functools.partial`` of it, declares."""
+    function = method.func if isinstance(method, functools.partial) else method
+    traits: Traits = getattr(function, "traits", Traits())
+    return traits
 
 
 def prepared_by(
     preparation: Preparation, *, any_shape: bool = False
 ) -> Callable[[_MergeFunction], _MergeFunction]:
-    """Name the pass over the whole model that a method needs before its walk.
+    """Declare the preparation that a method needs before tensors are merged.
 
     Args:
-        preparation: The pass.
-        any_shape: Whether it brings sources of other names and shapes into the pivot's; without
-            it they are refused before the pass.
+        preparation: Called with the models and the hyper-parameters it names.
+        any_shape: It rewrites sources of other names and shapes in the pivot's; without it they
+            are refused before the preparation.
     """
+    return _declaring(preparation=preparation, any_shape=any_shape)
 
-    def name_it(merge: _MergeFunction) -> _MergeFunction:
-        merge.preparation = preparation  # type: ignore[attr-defined]
-        merge.any_shape = any_shape  # type: ignore[attr-defined]
+
+@overload
+def whole_tensor(merge: _MergeFunction, /) -> _MergeFunction: ...
+@overload
+def whole_tensor(*, temporaries: int) -> Callable[[_MergeFunction], _MergeFunction]: ...
+def whole_tensor(
+    merge: _MergeFunction | None = None, /, *, temporaries: int = 4
+) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
+    """Declare that a method is called with whole tensors in their shape instead of blocks.
+
+    Torch computes on one thread in it, so that no result depends on the number of threads; as
+    many tensors are merged at the same time as ``memory_budget`` has room for.
+
+    Args:
+        merge: The merge function, where the decorator is written without arguments.
+        temporaries: float32 tensors of that shape that the method holds at one time beside its
+            inputs and its result; a float64 copy counts twice. They are taken from the budget.
+    """
+    declare = _declaring(whole_tensor=True, temporaries=temporaries)
+    return declare if merge is None else declare(merge)
+
+
+def takes(
+    *, min_sources: int = 1, max_sources: int | None = None, order_matters: bool = False
+) -> Callable[[_MergeFunction], _MergeFunction]:
+    """Declare which numbers of sources a method merges, and whether their order matters."""
+    return _declaring(
+        min_sources=min_sources, max_sources=max_sources, order_matters=order_matters
+    )
+
+
+def checked_by(check: Check) -> Callable[[_MergeFunction], _MergeFunction]:
+    """Declare the range check of a method's hyper-parameters; see :data:`Check`."""
+    return _declaring(check=check)
+
+
+def _declaring(**declared: Any) -> Callable[[_MergeFunction], _MergeFunction]:  # noqa: ANN401
+    def declare(merge: _MergeFunction) -> _MergeFunction:
+        merge.traits = replace(traits_of(merge), **declared)  # type: ignore[attr-defined]
         return merge
 
-    return name_it
+    return declare
+
+
+def bind_method(config: Mapping[str, Any]) -> functools.partial[Tensor]:
+    """Bind a method's hyper-parameters; only functions of ``seme`` and ``baselines`` are called.
+
+    Args:
+        config: A parsed file of ``conf/method``: ``_target_``, the dotted name of a merge
+            function; ``_partial_``; and its hyper-parameters.
+
+    Raises:
+        ValueError: If ``_target_`` names no function of these packages.
+    """
+    target = str(config.get("_target_"))
+    module, _, name = target.rpartition(".")
+    if not target.startswith(_METHOD_PACKAGES):
+        raise ValueError(f"a method's _target_ is in {_METHOD_PACKAGES}, got {target}")
+    try:
+        function = getattr(import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"the method's _target_ {target} does not exist: {error}") from error
+    given = {
+        key: value for key, value in config.items() if key not in ("_target_", "_partial_")
+    }
+    return functools.partial(function, **given)
+
+
+def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
+    """Check a method's hyper-parameters and the number of sources; no weights are needed.
+
+    Args:
+        method: A merge function with its hyper-parameters bound.
+        n_sources: Number of sources to be merged.
+
+    Raises:
+        ValueError: If a hyper-parameter is unknown, unbound or out of range, or the method does
+            not merge that many sources.
+    """
+    name = _name_of(method)
+    if method.args:
+        raise ValueError(f"{name}: only keyword parameters can be bound, got {method.args}")
+    _check_names(name, set(method.keywords), hyper_parameter_names(method))
+    traits = traits_of(method)
+    _check_arity(name, traits, n_sources)
+    if traits.check is not None:
+        values = {**method.keywords, _N_SOURCES: n_sources}
+        traits.check(**{key: values[key] for key in _keyword_only(traits.check)})
+    method_settings(method)
+
+
+def hyper_parameter_names(method: Callable[..., Tensor]) -> set[str]:
+    """Return the parameters that a merge function and its preparation name: its YAML's keys."""
+    function = method.func if isinstance(method, functools.partial) else method
+    preparation = traits_of(method).preparation
+    prepared = set() if preparation is None else _keyword_only(preparation)
+    return _keyword_only(function) | prepared
+
+
+def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
+    """Return a method's bound hyper-parameters as plain, JSON-ready values.
+
+    Raises:
+        ValueError: If JSON cannot hold a value: NaN and infinities among them.
+    """
+    return {key: _plain(key, value) for key, value in sorted(method.keywords.items())}
+
+
+def merge_function(method: functools.partial[Tensor]) -> Merge:
+    """Return the merge function bound to the hyper-parameters it names."""
+    return functools.partial(method.func, **_named_by(method.func, method))
+
+
+def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | None:
+    """Run a method's preparation, if it has one, with the hyper-parameters it names."""
+    preparation = traits_of(method).preparation
+    if preparation is None:
+        return None
+    return preparation(models, **_named_by(preparation, method))
+
+
+def _check_names(name: str, given: set[str], valid: set[str]) -> None:
+    for key in sorted(given - valid):
+        close = difflib.get_close_matches(key, sorted(valid), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{name} has no parameter {key}, only {_listed(valid)}{hint}")
+    if missing := valid - given:
+        raise ValueError(f"{name} needs {_listed(missing)} as well; it takes {_listed(valid)}")
+
+
+def _check_arity(name: str, traits: Traits, n_sources: int) -> None:
+    least, most = traits.min_sources, traits.max_sources
+    if n_sources < least or (most is not None and n_sources > most):
+        raise ValueError(
+            f"{name} merges {_expected_sources(least, most)} into the pivot, got {n_sources}: "
+            "change models.sources"
+        )
+
+
+def _expected_sources(least: int, most: int | None) -> str:
+    if most is None:
+        return f"at least {_count(least)}"
+    return f"exactly {_count(least)}" if least == most else f"{least} to {_count(most)}"
+
+
+def _count(n: int) -> str:
+    return "1 source" if n == 1 else f"{n} sources"
+
+
+def _name_of(method: functools.partial[Tensor]) -> str:
+    return f"{method.func.__module__}.{method.func.__qualname__}"
+
+
+def _named_by(
+    function: Callable[..., object], method: functools.partial[Tensor]
+) -> dict[str, Any]:
+    """Pick a method's hyper-parameters that a function names."""
+    return {key: method.keywords[key] for key in sorted(_keyword_only(function))}
+
+
+def _keyword_only(function: Callable[..., object]) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _plain(key: str, value: object) -> object:
+    """Return a value as JSON would give it back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} must be finite, got {value}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(f"{key}.{k}", v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(key, item) for item in value]
+    raise ValueError(f"{key} must be a number, text, list or mapping, got {value!r}")

@@ -1,42 +1,35 @@
-"""A merge job: a bound method, the models it works on, and what defines its numbers."""
+"""A merge job: a bound method, the opened models of a pool, and their identity."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from seme.binding import check_method, method_settings
 from seme.checkpoint.content import content_hashes
 from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint, open_adapter
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.interface import Site
+from seme.interface import Site, check_method, method_settings
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
-if TYPE_CHECKING:
-    from seme.plan import Plan
-
-_POOL_KEYS = {"name", "pivot", "sources", "references"}
+_POOL_KEYS = {"pivot", "sources"}
+_OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Opener(Protocol):
-    """Opens a checkpoint; see :func:`seme.checkpoint.reader.open_checkpoint`."""
-
-    def __call__(
-        self, location: str | Path, *, revision: str | None = None, root: Path
-    ) -> Checkpoint: ...
+Opener = Callable[..., Checkpoint]
+"""Opens a model; called as :func:`seme.checkpoint.reader.open_checkpoint` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedModel:
-    """A model of a pool, opened: headers read, weights not."""
+    """An opened model of a pool: headers are read, weights are not."""
 
     name: str
     location: str
@@ -81,7 +74,7 @@ class MergeJob:
 
     @property
     def models(self) -> tuple[NamedModel, ...]:
-        """The pivot, the sources and the references: what a leaderboard shows unmerged."""
+        """The pivot, the sources and the references: a leaderboard's unmerged models."""
         return (self.pivot, *self.sources, *self.references)
 
     def hyper_parameters(self) -> dict[str, Any]:
@@ -98,9 +91,9 @@ class MergeJob:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What defines the numbers of the merged weights, JSON-ready.
+        """Everything that determines the merged weights, JSON-ready.
 
-        Where the models lie, what they are called, the device and the memory do not.
+        Locations and names of the models, the device and the memory do not.
         """
         pivot, *others = content_hashes([model.checkpoint for model in self.models])
         return {
@@ -117,7 +110,7 @@ class MergeJob:
         }
 
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
-        """What defines the numbers of a model that is not merged, JSON-ready."""
+        """Everything that determines the weights of a model that is not merged, JSON-ready."""
         content = {"reference": model.checkpoint.content_hash()}
         if isinstance(model.checkpoint, AdaptedCheckpoint):
             return {**content, "dtype": str(self.settings.dtype)}  # see folder_of
@@ -135,42 +128,30 @@ class MergeJob:
         )
 
     def folder_of(self, model: NamedModel, scratch: Path) -> Path:
-        """Return a folder that holds a model of this job whole, as others load it.
+        """Return a folder that transformers loads a model of this job from.
 
         Args:
             model: One of :attr:`models`.
-            scratch: A new folder, made for an adapter only: there it is written with its base, in
-                the dtype of the merges.
+            scratch: A new folder, made for an adapter only: its base with the adapter merged
+                in, in the dtype of the merges.
         """
-        found = model.checkpoint
-        if not isinstance(found, AdaptedCheckpoint):
-            return found.path
+        checkpoint = model.checkpoint
+        if not isinstance(checkpoint, AdaptedCheckpoint):
+            return checkpoint.path
         settings = replace(self.settings, include=(), exclude=())
         merge_checkpoints(
             partial(_the_source),
-            found.base,
-            [found],
+            checkpoint.base,
+            [checkpoint],
             scratch,
             settings=settings,
             progress=False,
         )
         return scratch
 
-    def plan(self, destination: Path) -> "Plan":
-        """Say what :meth:`run` would do; see :func:`seme.plan.plan_merge`."""
-        from seme.plan import plan_merge  # noqa: PLC0415 (loads all of SeMe's alignment)
-
-        return plan_merge(
-            self.method,
-            self.base,
-            [source.checkpoint for source in self.sources],
-            destination,
-            settings=self.settings,
-        )
-
 
 def _the_source(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
-    """Merge nothing: what is written is the only source."""
+    """Return the only source."""
     return sources[0]
 
 
@@ -193,13 +174,12 @@ def job_from_config(
             absent.
 
     Raises:
-        ValueError: If a value, a hyper-parameter or a model cannot be used; says which.
+        ValueError: If a value, a hyper-parameter, the number of sources or a model cannot be
+            used; says which. All but the models is checked before one is opened.
     """
     settings = settings_from_config(config)
-    check_method(method)
-    models = config["models"]
-    if models.keys() != _POOL_KEYS:
-        raise ValueError(f"a pool of models has {sorted(_POOL_KEYS)}, got {sorted(models)}")
+    models = _pool(config["models"])
+    check_method(method, len(models["sources"]))
     pivot = _open(models["pivot"], root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
@@ -207,9 +187,7 @@ def job_from_config(
             "its base first (a merge with the base as pivot, the adapter as only source and "
             "method=average does it), or use it as a source"
         )
-    sources = _open_all("models.sources", models["sources"], root, opener)
-    if not sources:
-        raise ValueError("models.sources must name at least one model, got none")
+    sources = tuple(_open(model, root, opener) for model in models["sources"])
     return MergeJob(
         method_name=method_name,
         method=method,
@@ -217,19 +195,27 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=_open_all("models.references", models["references"], root, opener),
+        references=tuple(_open(model, root, opener) for model in models["references"]),
     )
+
+
+def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a pool of models and fill in what it leaves out; no model is opened."""
+    if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
+        raise ValueError(
+            f"a pool of models has {sorted(_POOL_KEYS)} and may have "
+            f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
+        )
+    pool = {"name": None, "references": [], **models}
+    for key in ("sources", "references"):
+        if not isinstance(pool[key], list | tuple):
+            raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
+    return pool
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     """Name a pool that has no name after its models."""
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
-
-
-def _open_all(key: str, models: object, root: Path, opener: Opener) -> tuple[NamedModel, ...]:
-    if not isinstance(models, list | tuple):
-        raise ValueError(f"{key} must be a list such as [A,B], got {models!r}")
-    return tuple(_open(model, root, opener) for model in models)
 
 
 def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
@@ -262,7 +248,7 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry says where the model is, in strings."""
+    """Tell whether an entry gives a location, and only strings as locations."""
     places = [
         entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
     ]
@@ -272,19 +258,19 @@ def _is_placed(entry: Mapping[str, Any]) -> bool:
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:
     if entry.get("adapter_revision") is not None:
         raise ValueError(
-            f"adapter_revision goes with path_to_adapter, got {entry}: of a model that is no "
-            "adapter it is called revision"
+            f"adapter_revision needs path_to_adapter, got {entry}; for a model that is no adapter "
+            "use revision"
         )
     return opener(entry["location"], revision=entry.get("revision"), root=root)
 
 
 def _open_adapted(entry: Mapping[str, Any], root: Path) -> AdaptedCheckpoint:
-    """Open an adapter with the base that is given, or that it names itself."""
+    """Open an adapter with the base given, or the one its configuration names."""
     base, revision = entry.get("location"), entry.get("revision")
     if base is None and revision is not None:
         raise ValueError(
-            f"beside path_to_adapter, location and revision are those of its base, and revision "
-            f"needs location, got {entry}: the adapter's own is called adapter_revision"
+            f"with path_to_adapter, location and revision name its base, and revision needs "
+            f"location, got {entry}; for the adapter's own use adapter_revision"
         )
     return open_adapter(
         entry["path_to_adapter"],

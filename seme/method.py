@@ -9,35 +9,33 @@ identity short-cut that leaves a source alone which is already in the pivot's fr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from torch import Tensor
 
-from seme.alignment.aligned_source import AlignedSource, Frame, LayerMatch
-from seme.alignment.frames import find_frame
+from seme.alignment.aligned_source import AlignedSource
+from seme.alignment.architectures import check_comparable
+from seme.alignment.frames import Frame, find_frame
 from seme.alignment.head_comparison import (
-    Anchors,
-    Heading,
-    MatchUnits,
-    Options,
+    HeadComparison,
     PivotHead,
+    compare_heads,
     comparing_bytes,
-    read_heading,
 )
-from seme.alignment.layers import check_comparable
-from seme.alignment.residual_map import Projection
-from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.layers import LayerMatch
+from seme.alignment.options import AlignmentOptions, Anchors, MatchUnits, Projection
+from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
 from seme.checkpoint.protocol import Weights
-from seme.checks import check_choice, check_finite
+from seme.checks import check_between, check_choice, check_finite, check_switch, check_whole
 from seme.compatibility import differences
-from seme.interface import Site, prepared_by
-from seme.sce import Select, Survey, Surveys, erase_and_add
+from seme.interface import Site, checked_by, prepared_by
+from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor
 
 
@@ -47,26 +45,26 @@ class Alignment:
 
     models: Models
     """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""
-    options: Options
-    headings: tuple[Heading, ...]
+    options: AlignmentOptions
+    comparisons: tuple[HeadComparison, ...]
     frames: tuple[Frame, ...]
     """None of them where the models are fused as they are on disk."""
     folded: bool
-    watches: tuple[Stopwatch, ...]
-    surveys: Surveys
+    seconds: tuple[dict[str, float], ...]
+    surveys: SelectCompute
 
-    def at(self, tensor: OpenTensor) -> Survey:
+    def at(self, tensor: OpenTensor) -> Fusion:
         return self.surveys.at(tensor)
 
     def diagnostics(self) -> dict[str, Any]:
-        frames = self.frames or (None,) * len(self.headings)
+        frames = self.frames or (None,) * len(self.comparisons)
         return {
             "projection": self.options.projection,
             "gains_folded": self.folded,
             "sources": [
-                {**_described(heading, frame), "seconds": dict(watch.seconds)}
-                for heading, frame, watch in zip(
-                    self.headings, frames, self.watches, strict=True
+                {**_described(comparison, frame), "seconds": _seconds(seconds, source)}
+                for comparison, frame, seconds, source in zip(
+                    self.comparisons, frames, self.seconds, self.models.sources, strict=True
                 )
             ],
             **self.surveys.diagnostics(),
@@ -92,7 +90,7 @@ def prepare(
 
     Args:
         models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
-        tau: See :func:`merge`.
+        tau: Share of elements selected, in (0, 1] (paper).
         projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
         anchors: What fixes the map: the output ``head`` (paper) or ``both`` ends (ours).
         match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
@@ -108,11 +106,11 @@ def prepare(
             embedding decides, and the final norm's gain is approximated by a diagonal.
 
     Raises:
-        ValueError: If a parameter is out of range, or a source cannot be brought into the
+        ValueError: If a source cannot be brought into the
             pivot's frame: too few tokens in common, an architecture that is not supported or of
             another kind, norms that a rotation would change, or too little memory.
     """
-    options = Options(
+    options = AlignmentOptions(
         projection=projection,
         anchors=anchors,
         match_units=match_units,
@@ -120,55 +118,77 @@ def prepare(
         identity_tolerance=identity_tolerance,
         min_overlap=min_overlap,
     )
-    _check(options)
-    surveys = Surveys(len(models.sources), tau=tau)
-    watches = tuple(Stopwatch() for _ in models.sources)
+    surveys = SelectCompute(len(models.sources), tau=tau)
     demand(
         comparing_bytes(models.pivot, len(models.sources)),
         models.memory_budget,
         "comparing the sources' heads with the pivot's",
     )
-    head = PivotHead(models.pivot, models.device)
-    headings = tuple(
-        read_heading(head, source, f"source {i}", options, models.device, watch)
-        for i, (source, watch) in enumerate(zip(models.sources, watches, strict=True))
-    )
+    pivot_head = PivotHead(models.pivot, models.device)
+    comparisons, all_seconds = [], []
+    for i, source in enumerate(models.sources):
+        seconds: dict[str, float] = {}
+        with collect_seconds(seconds):
+            comparisons.append(compare_heads(pivot_head, source, f"source {i}", options))
+        all_seconds.append(seconds)
     alignment = Alignment(
         models=models,
         options=options,
-        headings=headings,
+        comparisons=tuple(comparisons),
         frames=(),
         folded=False,
-        watches=watches,
+        seconds=tuple(all_seconds),
         surveys=surveys,
     )
     on_disk = all(
-        _is_as_on_disk(models.pivot, source, heading)
-        for source, heading in zip(models.sources, headings, strict=True)
+        _is_as_on_disk(models.pivot, source, comparison)
+        for source, comparison in zip(models.sources, comparisons, strict=True)
     )
     if on_disk and match_units != "always":
         return alignment
     return _realigned(alignment, untie_embeddings=untie_embeddings)
 
 
+def check(
+    *,
+    tau: float,
+    lam: float,
+    renormalize: bool,
+    select: Select,
+    projection: Projection,
+    anchors: Anchors,
+    match_units: MatchUnits,
+    refine: int,
+    identity_tolerance: float,
+    min_overlap: float,
+    untie_embeddings: bool,
+) -> None:
+    """Check the ranges of the hyper-parameters; see :func:`prepare` and :func:`merge`.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    check_fusion(tau=tau, lam=lam, renormalize=renormalize, select=select)
+    check_choice("projection", projection, get_args(Projection))
+    check_choice("anchors", anchors, get_args(Anchors))
+    check_choice("match_units", match_units, get_args(MatchUnits))
+    check_whole("refine", refine, least=0)
+    check_finite("identity_tolerance", identity_tolerance, least=0)
+    check_between("min_overlap", min_overlap, 0, 1)
+    check_switch("untie_embeddings", untie_embeddings)
+
+
 @prepared_by(prepare, any_shape=True)
+@checked_by(check)
 def merge(
     pivot: Tensor,
     sources: Sequence[Tensor],
     site: Site,
     /,
     *,
-    tau: float,  # noqa: ARG001  (these belong to the preparation)
     lam: float,
     renormalize: bool,
     select: Select,
-    projection: Projection,  # noqa: ARG001
-    anchors: Anchors,  # noqa: ARG001
-    match_units: MatchUnits,  # noqa: ARG001
-    refine: int,  # noqa: ARG001
-    identity_tolerance: float,  # noqa: ARG001
-    min_overlap: float,  # noqa: ARG001
-    untie_embeddings: bool,  # noqa: ARG001
 ) -> Tensor:
     """Fuse the sources, which the preparation brought into the pivot's frame, into the pivot.
 
@@ -176,52 +196,25 @@ def merge(
         pivot: Weights the sources are merged into. Never written to.
         sources: Weights of the pivot's shape, in its frame.
         site: Carries what was selected of the tensor, and the sources' coefficients.
-        tau: Share of elements selected, in (0, 1] (paper).
         lam: Scale of the merged task vector (paper: 1).
         renormalize: Divide by the surviving weights per element (FuseChat's code; paper: no).
         select: ``deltas`` (paper) or ``coefficients`` (FuseChat's code).
-        projection: See :func:`prepare`.
-        anchors: See :func:`prepare`.
-        match_units: See :func:`prepare`.
-        refine: See :func:`prepare`.
-        identity_tolerance: See :func:`prepare`.
-        min_overlap: See :func:`prepare`.
-        untie_embeddings: See :func:`prepare`.
 
     Returns:
         Merged weights of the pivot's shape. When any source was turned, all gains of norms that
         something reads behind are folded into the readers and come out as ones.
-
-    Raises:
-        ValueError: If ``tau``, ``lam`` or ``select`` is out of range.
     """
     return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)
 
 
-def _check(options: Options) -> None:
-    check_choice("projection", options.projection, get_args(Projection))
-    check_choice("anchors", options.anchors, get_args(Anchors))
-    check_choice("match_units", options.match_units, get_args(MatchUnits))
-    check_finite("identity_tolerance", options.identity_tolerance)
-    check_finite("min_overlap", options.min_overlap)
-    if not 0 <= options.min_overlap <= 1:
-        raise ValueError(f"min_overlap must be in [0, 1], got {options.min_overlap}")
-    if options.identity_tolerance < 0:
-        raise ValueError(
-            f"identity_tolerance must be at least 0, got {options.identity_tolerance}"
-        )
-    if not isinstance(options.refine, int) or options.refine < 0:
-        raise ValueError(f"refine must be a whole number from 0 on, got {options.refine!r}")
-
-
-def _is_as_on_disk(pivot: Weights, source: Weights, heading: Heading) -> bool:
+def _is_as_on_disk(pivot: Weights, source: Weights, comparison: HeadComparison) -> bool:
     """Whether a source is fused as it is: in the pivot's frame, laid out like the pivot."""
-    return heading.in_frame and heading.tokens is None and not differences(pivot, source)
+    return comparison.in_frame and comparison.tokens is None and not differences(pivot, source)
 
 
 def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     """Rewrite pivot and sources so that all stand in the pivot's frame and shape."""
-    models, headings = alignment.models, alignment.headings
+    models, comparisons = alignment.models, alignment.comparisons
     sizes = {name: math.prod(models.pivot.shape(name)) for name in models.pivot.names}
     demand(
         rewritten_bytes(sizes, len(models.sources)),
@@ -230,7 +223,7 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     )
     pivot = Anatomy(models.pivot, device=models.device)
     sources = [Anatomy(source, device=models.device) for source in models.sources]
-    turns = not all(heading.in_frame for heading in headings)
+    turns = not all(comparison.in_frame for comparison in comparisons)
     for anatomy in (pivot, *sources):
         if anatomy.family.same_frame_only:
             raise ValueError(
@@ -248,17 +241,18 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     rewritten = FoldedWeights(folded, untied=untied)
     _check_all_merged(rewritten, models)
     frames, aligned = [], []
-    for i, (source, heading, watch) in enumerate(
-        zip(sources, headings, alignment.watches, strict=True)
+    for i, (source, comparison, seconds) in enumerate(
+        zip(sources, comparisons, alignment.seconds, strict=True)
     ):
         try:
-            theirs = FoldedModel(source, norms=norms)
-            frame = find_frame(folded, theirs, heading, alignment.options, watch)
+            folded_source = FoldedModel(source, norms=norms)
+            with collect_seconds(seconds):
+                frame = find_frame(folded, folded_source, comparison, alignment.options)
         except ValueError as error:
             error.add_note(f"while aligning source {i} ({source.weights.path})")
             raise
         frames.append(frame)
-        aligned.append(AlignedSource(rewritten, theirs, frame, watch))
+        aligned.append(AlignedSource(rewritten, folded_source, frame))
     added = set(rewritten.names) - set(models.pivot.names)
     return replace(
         alignment,
@@ -290,18 +284,24 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
         )
 
 
-def _described(heading: Heading, frame: Frame | None) -> dict[str, Any]:
+def _seconds(alignment: Mapping[str, float], source: Weights) -> dict[str, float]:
+    """Seconds of each stage, those of reading the rewritten source included."""
+    transformation = source.seconds if isinstance(source, AlignedSource) else {}
+    return {**alignment, **transformation}
+
+
+def _described(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
     """What was found of one source, JSON-ready."""
-    turn = heading.turn if frame is None or frame.turn is None else frame.turn
+    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
     return {
-        "identity_shortcut": heading.in_frame,
+        "identity_shortcut": comparison.in_frame,
         "distance_from_identity": turn.distance,
-        "head_similarity": heading.turn.similarity,
-        "overlap": 1.0 if heading.tokens is None else heading.tokens.overlap,
-        "shared_tokens": heading.n_shared,
-        "compared_tokens": heading.n_anchors,
-        "condition": heading.condition,
-        "ridge": heading.ridge,
+        "head_similarity": comparison.turn.similarity,
+        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
+        "shared_tokens": comparison.n_shared,
+        "compared_tokens": comparison.n_anchors,
+        "condition": comparison.condition,
+        "ridge": comparison.ridge,
         "layers": [] if frame is None else [_layer(matches) for matches in frame.layers],
     }
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
 from seme.architecture.families import HEADS
-from seme.binding import check_method, is_prepared, takes_any_shape
 from seme.budget import allocate, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import locate, read_object
@@ -32,8 +31,10 @@ from seme.checkpoint.reader import (
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
 from seme.topk import cached_bytes
+from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _N_NAMED = 5
 """Tensors named per reason in the table."""
@@ -93,27 +94,26 @@ def plan_merge(
         CheckpointMismatchError: If the merge would be refused for a source that does not fit.
         ValueError: If it would be refused for its method, patterns, budget or destination.
     """
-    check_method(method)
+    check_method(method, len(sources))
     refuse_existing(destination)
-    if not sources:
-        raise ValueError("a merge needs at least one source, got none")
-    if not takes_any_shape(method):
+    traits = traits_of(method)
+    if not traits.any_shape:
         demand_same_tensors(pivot, sources)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged = tuple(name for name in pivot.names if name not in copied)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
-    peak = _peak_bytes(method, pivot, len(sources), max(sizes.values(), default=0), settings)
+    peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
     return Plan(
         merged=merged,
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
         read_bytes=bytes_of_walk(pivot, sources, merged, copied),
-        is_prepared=is_prepared(method),
+        is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
         rewritten_bytes=peak + rewritten_bytes(sizes, len(sources))
-        if takes_any_shape(method)
+        if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
         warnings=tuple(tolerated_differences(pivot, sources)),
@@ -124,19 +124,22 @@ def _peak_bytes(
     method: partial[Tensor],
     pivot: Checkpoint,
     n_sources: int,
-    largest: int,
+    sizes: Mapping[str, int],
     settings: MergeSettings,
 ) -> int:
-    """Estimate the peak memory of a merge whose largest tensor has ``largest`` elements."""
-    allocation = allocate(
-        settings.memory_budget, n_sources, settings.n_threads, settings.device
-    )
+    """Estimate the peak memory of a merge of tensors with these numbers of elements."""
+    traits, budget = traits_of(method), settings.memory_budget
+    allocation = allocate(budget, n_sources, settings.n_threads, settings.device)
     peak = allocation.working_bytes
-    if is_prepared(method):
-        peak += min(
-            allocation.cache_bytes, cached_bytes(n_sources) * allocation.n_threads * largest
+    if traits.whole_tensor:
+        memory = memory_for_whole(
+            sizes, n_sources, traits, allocation=allocation, budget=budget
         )
-    if takes_any_shape(method):
+        peak += peak_of_whole(sizes, n_sources, traits, memory=memory, allocation=allocation)
+    elif traits.preparation is not None:
+        cached = cached_bytes(n_sources) * allocation.n_threads * max(sizes.values(), default=0)
+        peak += min(allocation.cache_bytes, cached)
+    if traits.any_shape:
         peak = max(peak, comparing_bytes(pivot, n_sources))
     return peak
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from seme.checks import check_choice, check_finite, check_share
+from seme.checks import check_choice, check_finite, check_share, check_switch
 from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
@@ -38,8 +38,20 @@ _SCALE = 2.0**64
 """Takes variances of weights away from float32's smallest number (ours)."""
 
 
+def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
+    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    check_share("tau", tau)
+    check_finite("lam", lam)
+    check_switch("renormalize", renormalize)
+    check_choice("select", select, get_args(Select))
+
+
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Fusion:
     """What the passes over a tensor found, for its walk."""
 
     kept: TopKMask
@@ -50,7 +62,7 @@ class Survey:
     """Counts what is erased."""
 
 
-class Surveys:
+class SelectCompute:
     """Select and Compute, tensor by tensor; implements :class:`seme.interface.Prepared`."""
 
     def __init__(self, n_sources: int, *, tau: float) -> None:
@@ -59,19 +71,15 @@ class Surveys:
         Args:
             n_sources: Number of sources.
             tau: Share of the elements of a tensor that is selected, in (0, 1].
-
-        Raises:
-            ValueError: If ``tau`` is out of range.
         """
-        check_share("tau", tau)
         self._tau = tau
         self._tally = FusionTally(n_sources)
 
-    def at(self, tensor: OpenTensor) -> Survey:
+    def at(self, tensor: OpenTensor) -> Fusion:
         kept = select_elements(tensor, tau=self._tau)
         n_selected, eta = compute_coefficients(tensor, kept)
         self._tally.add_tensor(tensor.numel, n_selected, eta)
-        return Survey(kept, eta, self._tally)
+        return Fusion(kept, eta, self._tally)
 
     def diagnostics(self) -> dict[str, Any]:
         """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
@@ -130,9 +138,9 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
     Returns:
         What is selected, by the order of :func:`variation`.
     """
-    scores = RankingScores(tensor, variation, 1)
-    (largest,) = select_largest([scores], tau, "exact")
-    return TopKMask(scores, [largest.rules[tensor.name]])
+    columns = RankingScores(tensor, variation, 1)
+    (largest,) = select_largest([columns], tau, "exact")
+    return TopKMask(columns, [largest.rules[tensor.name]])
 
 
 def compute_coefficients(tensor: OpenTensor, kept: TopKMask) -> tuple[int, tuple[float, ...]]:
@@ -175,7 +183,7 @@ def erase_and_add(
     Args:
         pivot: Block of float32 weights that the sources are merged into, (n,).
         sources: The same of the sources, in the pivot's frame. Their order does not matter.
-        site: Carries the tensor's :class:`Survey`.
+        site: Carries the tensor's :class:`Fusion`.
         lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
         renormalize: Divide by the coefficients that survive the erasure at each element
             (FuseChat's code) instead of leaving the sum as it is (paper).
@@ -184,13 +192,8 @@ def erase_and_add(
 
     Returns:
         Merged float32 weights, (n,).
-
-    Raises:
-        ValueError: If ``lam`` or ``select`` is out of range.
     """
-    check_finite("lam", lam)
-    check_choice("select", select, get_args(Select))
-    survey: Survey = site.prepared
+    survey: Fusion = site.prepared
     kept = None
     if select == "deltas":
         kept = survey.kept.at(pivot, sources, site.start)

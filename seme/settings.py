@@ -1,4 +1,4 @@
-"""What a merge is told beside its method and its models: checked values, no strings."""
+"""Merge settings common to all methods, validated."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seme.checks import check_choice, check_share
+from seme.checks import check_choice, check_share, check_whole
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -16,7 +16,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeSettings:
-    """The settings every method shares."""
+    """Everything that defines a merge besides its method and its models."""
 
     seed: int
     device: torch.device
@@ -27,9 +27,9 @@ class MergeSettings:
     exclude: tuple[str, ...] = ()
     """Glob patterns of tensors to copy from the pivot."""
     memory_budget: int
-    """Bytes a merge may take beside the interpreter; no result depends on it."""
+    """Bytes a merge may take, the Python process excluded; no result depends on it."""
     n_threads: int
-    """Threads that work side by side; no result depends on it."""
+    """Size of the thread pool; no result depends on it."""
 
 
 def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
@@ -40,21 +40,19 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
             ``memory_budget``.
 
     Returns:
-        The settings; ``device=auto`` is resolved. As many threads as torch would use, which
-        ``OMP_NUM_THREADS`` sets.
+        The settings, ``device=auto`` resolved, with as many threads as torch uses
+        (``OMP_NUM_THREADS`` sets it).
 
     Raises:
         ValueError: If a value is out of range, of another type, or not one of the choices.
     """
     check_share("tau", config["tau"])
-    seed = config["seed"]
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    check_whole("seed", config["seed"], least=0)
     dtype = config["dtype"]
     if dtype is not None:
         check_choice("dtype", dtype, _DTYPES)
     return MergeSettings(
-        seed=seed,
+        seed=config["seed"],
         device=_device(config["device"]),
         dtype=None if dtype is None else _DTYPES[dtype],
         include=_patterns("include", config["include"]),
@@ -79,8 +77,8 @@ def _patterns(name: str, value: object) -> tuple[str, ...]:
 
 
 def _bytes(name: str, value: object) -> int:
-    """Read a size such as 512MiB or 2GiB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG]i?B)", str(value))
-    if found is None:
+    """Parse a size such as 512MiB or 2GiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG]i?B)", str(value))
+    if match is None:
         raise ValueError(f"{name} must be a size such as 512MiB, 2GiB or 4GB, got {value!r}")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -28,9 +28,9 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from torch import Tensor
 
-from seme.binding import takes_any_shape
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
+from seme.interface import traits_of
 from seme.provenance import NUMBERS_VERSION
 from tests.configurations import CONF, composed
 from tests.golden_pools import POOLS, words, write_pool
@@ -65,8 +65,15 @@ def method_of(name: str, conf: Path = CONF) -> partial[Tensor]:
 
 
 def pools_for(method: partial[Tensor]) -> list[str]:
-    """List the pools that a method merges: turned ones if it takes sources of any shape."""
-    return [name for name in POOLS if takes_any_shape(method) or not POOLS[name].turned]
+    """List the pools that a method merges, by its shapes and its number of sources."""
+    traits = traits_of(method)
+    most = traits.max_sources or math.inf
+    return [
+        name
+        for name, pool in POOLS.items()
+        if (traits.any_shape or not pool.turned)
+        and traits.min_sources <= pool.n_sources <= most
+    ]
 
 
 def entries(

@@ -1,14 +1,20 @@
 """Models made of tensors, and methods run on them block by block as the engine runs them."""
 
-import inspect
+from dataclasses import replace
 from functools import partial
 
 import torch
 
-from seme.binding import prepare
 from seme.checkpoint.protocol import Held
-from seme.interface import Site
+from seme.interface import (
+    Site,
+    check_method,
+    merge_function,
+    prepare,
+    traits_of,
+)
 from seme.streaming import Models
+from seme.whole_tensor import merge_whole
 
 
 class InMemory:
@@ -48,25 +54,35 @@ def models_of(pivot, *sources, **how):
 
 
 def merge_models(method, pivot, *sources, seed=0, how=None, **parameters):
-    """Run a method's preparation, then merge every tensor of mappings of names to tensors."""
-    asked = inspect.signature(method).parameters
-    bound = partial(method, **{k: v for k, v in parameters.items() if k in asked})
-    assert set(parameters) <= set(asked), sorted(set(parameters) - set(asked))
+    """Check a method, run its preparation, merge every tensor of mappings of names to tensors.
+
+    Parameters that the method has not are refused, as the engine refuses them.
+    """
+    bound = partial(method, **parameters)
+    check_method(bound, len(sources))
     models = models_of(pivot, *sources, **(how or {}))
     prepared = prepare(bound, models)
     merged = {}
     for name in pivot:
         tensor = models.open(name)
-        found = None if prepared is None else prepared.at(tensor)
-
-        def merge(block, name=name, found=found):
-            site = Site(name=name, seed=seed, prepared=found, start=block.start)
-            return bound(block.pivot, block.sources, site)
-
-        pieces = tensor.map(merge)
+        outcome = None if prepared is None else prepared.at(tensor)
+        site = Site(name=name, seed=seed, prepared=outcome)
+        pieces = _pieces(bound, tensor, site)
         flat = torch.cat(pieces) if pieces else torch.empty(0)
         merged[name] = flat.view(pivot[name].shape)
     return merged
+
+
+def _pieces(method, tensor, site):
+    """The merged tensor, flat, in blocks."""
+    merge = merge_function(method)
+    if traits_of(method).whole_tensor:
+        return merge_whole(merge, tensor, site, lambda _block, merged: merged)
+
+    def merge_block(block):
+        return merge(block.pivot, block.sources, replace(site, start=block.start))
+
+    return tensor.map(merge_block)
 
 
 def merge_one(method, pivot, sources, **options):

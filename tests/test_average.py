@@ -2,7 +2,7 @@ import pytest
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from baselines.average import merge
+from baselines.average import check, merge
 from seme.interface import Site
 
 SITE = Site(name="w")
@@ -66,8 +66,10 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
         ([1.0], r"one number per source: expected 2, got 1: \[1.0\]"),
         ([1.0, float("nan")], r"weights\[1\] must be a finite number, got nan"),
         ([1.0, -1.0], r"weights of a mean must not sum to zero, got \[1.0, -1.0\]"),
+        (2.0, "weights must be a list of numbers or null, got 2.0"),
+        ("ab", "weights must be a list of numbers or null, got 'ab'"),
     ],
 )
 def test_weights_that_cannot_be_used_are_named(weights, message):
     with pytest.raises(ValueError, match=message):
-        average([[1.0], [2.0]], weights=weights)
+        check(weights=weights, n_sources=2)

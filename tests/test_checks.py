@@ -1,8 +1,17 @@
+"""Range checks: what passes, and the message of what does not."""
+
 import math
 
 import pytest
 
-from seme.checks import check_choice, check_finite, check_share
+from seme.checks import (
+    check_between,
+    check_choice,
+    check_finite,
+    check_share,
+    check_switch,
+    check_whole,
+)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, "0.5", None, True])
@@ -13,11 +22,40 @@ def test_a_share_is_a_number_above_zero_and_up_to_one(value):
     check_share("tau", 1e-9)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, True, 10**400])
 def test_a_scale_is_a_finite_number(value):
     with pytest.raises(ValueError, match="lam must be a finite number, got "):
         check_finite("lam", value)
     check_finite("lam", -2)
+
+
+@pytest.mark.parametrize("value", [-1e-9, math.inf, math.nan, True])
+def test_a_finite_number_may_have_a_least_value(value):
+    with pytest.raises(ValueError, match="d must be a finite number of at least 0, got "):
+        check_finite("d", value, least=0)
+    check_finite("d", 0.0, least=0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, "0", None, False])
+def test_a_number_of_an_interval_may_be_either_end(value):
+    with pytest.raises(ValueError, match=r"t must be in \[0, 1\], got "):
+        check_between("t", value, 0, 1)
+    check_between("t", 0, 0, 1)
+    check_between("t", 1.0, 0, 1)
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, "1", None, True])
+def test_a_whole_number_is_no_float_and_no_boolean(value):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 0, got "):
+        check_whole("n", value, least=0)
+    check_whole("n", 0, least=0)
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", None, math.nan])
+def test_a_switch_is_true_or_false(value):
+    with pytest.raises(ValueError, match="x must be true or false, got "):
+        check_switch("x", value)
+    check_switch("x", False)
 
 
 def test_choices_are_listed_in_order():

@@ -12,7 +12,7 @@ import seme.job
 from eval.runs import check_entries
 from eval.suite import suite_from_config
 from run import run_cell
-from seme.engine import check_method
+from seme.interface import check_method, hyper_parameter_names, traits_of
 from tests.configurations import CONF, composed
 
 FILES = sorted(
@@ -42,11 +42,11 @@ def test_a_method_s_file_is_named_like_its_module_and_spells_out_its_signature(n
     module, function = config["_target_"].rsplit(".", 1)
     assert module == ("seme.method" if name == "seme" else f"baselines.{name}")
     merge = getattr(importlib.import_module(module), function)
-    parameters = inspect.signature(merge).parameters.values()
-    wanted = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert config.keys() - {"_target_", "_partial_"} == wanted
-    assert all(p.default is p.empty for p in parameters)  # defaults live in the file alone
-    check_method(instantiate(config))
+    assert config.keys() - {"_target_", "_partial_"} == hyper_parameter_names(merge)
+    for part in (merge, traits_of(merge).preparation):
+        parameters = inspect.signature(part).parameters.values() if part else ()
+        assert all(p.default is p.empty for p in parameters)  # defaults are in the file alone
+    check_method(instantiate(config), n_sources=traits_of(merge).min_sources)
 
 
 def test_tau_feeds_every_method_that_keeps_a_share_and_no_other():
@@ -98,10 +98,12 @@ def test_a_mistyped_override_is_refused(key):
         ("tau=abc", "tau must be in .*got 'abc'"),
         ("force=maybe", "force must be true or false, got 'maybe'"),
         ("method._target_=os.system", "a method's _target_ is in .*got os.system"),
+        ("method.lam=inf", "lam must be a finite number, got inf"),
+        ("method.density=1.5", r"density must be in \(0, 1\], got 1.5"),
         ("+method.x={_target_:os.system}", "has no parameter x"),
         (
             "method._target_=baselines.tiess.merge",
-            "baselines.tiess.merge is no function of ours",
+            "_target_ baselines.tiess.merge does not exist",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from mergekit.merge_methods.api import merge_tensors
 from peft.utils import merge_utils
 
 from baselines import dare_ties, task_arithmetic
-from baselines.dare import merge
+from baselines.dare import check, merge
 from seme.interface import Site
 
 SITE = Site(name="w", seed=3)
@@ -136,24 +136,25 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(method, shap
     assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
 
 
-@pytest.mark.parametrize("method", [dare, with_ties])
-@pytest.mark.parametrize("density", [0.0, -0.1, 1.5])
-def test_density_outside_the_unit_interval_is_named(method, density):
-    with pytest.raises(ValueError, match=rf"density must be in \(0, 1\], got {density}"):
-        method(torch.zeros(1), [torch.ones(1)], density=density)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
+        ({"density": 1.5}, r"density must be in \(0, 1\], got 1.5"),
+        ({"lam": float("inf")}, "lam must be a finite number, got inf"),
+        ({"weights": [1.0, 1.0]}, "expected 1, got 2"),
+    ],
+)
+def test_bad_parameters_are_named(bad, message):
+    good = {"density": 0.5, "lam": 1.0, "weights": None, "n_sources": 1}
+    with pytest.raises(ValueError, match=message):
+        check(**good | bad)
+    if "weights" not in bad:
+        with pytest.raises(ValueError, match=message):
+            dare_ties.check(**{"density": 0.5, "lam": 1.0} | bad)
 
 
-def test_other_bad_parameters_are_named():
-    pivot, sources = torch.zeros(1), [torch.ones(1)]
-    with pytest.raises(ValueError, match="lam must be a finite number, got inf"):
-        dare(pivot, sources, lam=float("inf"))
-    with pytest.raises(ValueError, match="lam must be a finite number, got nan"):
-        with_ties(pivot, sources, lam=float("nan"))
-    with pytest.raises(ValueError, match="expected 1, got 2"):
-        dare(pivot, sources, weights=[1.0, 1.0])
-
-
-def test_a_coin_is_the_same_wherever_the_block_begins_and_whoever_else_tosses():
+def test_a_draw_is_the_same_in_every_cut_and_for_every_number_of_sources():
     whole = SITE.bernoulli_mask(2, (1001,), 0.3)
     for start in (1, 2, 500, 999):
         part = Site(name="w", seed=3, start=start).bernoulli_mask(2, (1001 - start,), 0.3)
@@ -164,7 +165,7 @@ def test_a_coin_is_the_same_wherever_the_block_begins_and_whoever_else_tosses():
 
 
 @pytest.mark.parametrize("other", [Site(name="w", seed=4), Site(name="v", seed=3)])
-def test_seeds_tensors_and_sources_toss_independently(other):
+def test_draws_of_seeds_tensors_and_sources_are_independent(other):
     n = 200_000
     first, second = SITE.bernoulli_mask(2, (n,), 0.3)
     (third,) = other.bernoulli_mask(1, (n,), 0.3)

@@ -45,7 +45,7 @@ def test_excluding_everything_is_refused(model, merge):
 
 
 def test_a_merge_without_sources_is_refused(model, merge):
-    with pytest.raises(ValueError, match="at least one source, got none"):
+    with pytest.raises(ValueError, match="at least 1 source into the pivot, got 0"):
         merge(bound(mean), model("p", {"a": [1.0]}))
 
 

@@ -1,21 +1,25 @@
-"""The anchors of a source: tokens, bases of the head, embeddings."""
+"""Comparison of LM heads: shared tokens, bases, residual map, identity short-cut."""
 
 import json
 
 import pytest
 import torch
 
+import seme.alignment.head_comparison
 from seme.alignment.head_comparison import (
+    PivotHead,
     embeddings_operator,
     head_bases,
     head_operator,
     head_shape,
     match_tokens,
 )
+from seme.alignment.stopwatch import collect_seconds
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint
-from tests.disguise import anatomy_of
+from tests.alignments import comparison_of
+from tests.disguise import anatomy_of, disguised
 from tests.seme_merges import change_tensors, tensors_of
 from tests.tiny_models import save_tiny
 
@@ -132,3 +136,92 @@ def test_both_operators_sum_over_the_shared_tokens(tmp_path):
 def test_a_tied_head_has_the_shape_of_the_embedding(tmp_path):
     assert head_shape(opened(tmp_path / "gemma", model_type="gemma2")) == (160, 32)
     assert head_shape(opened(tmp_path / "neox", model_type="gpt_neox")) == (160, 32)
+
+
+@pytest.fixture
+def pivot(tmp_path):
+    return save_tiny(tmp_path / "pivot", "llama")
+
+
+@pytest.fixture
+def other(tmp_path):
+    return save_tiny(tmp_path / "other", "llama", seed=1)
+
+
+@pytest.fixture
+def twin(pivot, tmp_path):
+    return disguised(pivot, tmp_path / "twin")
+
+
+def turn_of(pivot, twin):
+    """Recover how the disguise turned the stream from its embedding, E' = E T^t."""
+    name = "model.embed_tokens.weight"
+    return torch.linalg.lstsq(tensors_of(pivot)[name], tensors_of(twin)[name]).solution
+
+
+def test_a_model_stands_in_its_own_frame(pivot):
+    found = comparison_of(pivot, pivot)
+    assert found.in_frame
+    assert found.turn.distance < 1e-6
+    assert found.turn.similarity == pytest.approx(1.0)
+    assert (found.tokens, found.n_anchors) == (None, 160)
+
+
+def test_the_literal_operator_never_takes_the_short_cut(pivot):
+    assert not comparison_of(pivot, pivot, projection="cosine", identity_tolerance=9.0).in_frame
+
+
+@pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
+def test_heads_alone_tell_how_a_disguise_is_turned(projection, pivot, twin):
+    found = comparison_of(pivot, twin, projection=projection)
+    assert not found.in_frame
+    back = turn_of(pivot, twin)  # T takes the twin's frame back to the pivot's
+    torch.testing.assert_close(found.turn.forward_PK, back, atol=1e-4, rtol=0)
+
+
+def test_least_squares_alone_needs_the_pivots_operator_with_itself(pivot, other):
+    assert comparison_of(pivot, other).pivot_PP is None
+    found = comparison_of(pivot, other, projection="least_squares").pivot_PP
+    assert torch.equal(found, found.T) or torch.allclose(found, found.T)
+    assert float(found.trace()) == pytest.approx(160, rel=1e-4)  # of unit rows
+
+
+def test_another_width_has_no_distance_and_is_no_frame_of_the_pivots(pivot, tmp_path):
+    narrow = save_tiny(tmp_path / "narrow", "llama", hidden_size=24, head_dim=8)
+    found = comparison_of(pivot, narrow)
+    assert (found.turn.distance, found.in_frame) == (None, False)
+    assert found.turn.forward_PK.shape == (32, 24)
+
+
+def test_a_layer_norm_model_gets_a_map_that_fixes_all_ones(tmp_path):
+    models = [save_tiny(tmp_path / str(seed), "gpt_neox", seed=seed) for seed in (0, 1)]
+    turn = comparison_of(*models).turn
+    torch.testing.assert_close(turn.forward_PK @ torch.ones(32), torch.ones(32))
+
+
+def test_the_seconds_of_every_stage_are_collected(pivot, other):
+    seconds = {}
+    with collect_seconds(seconds):
+        comparison_of(pivot, other)
+    assert seconds.keys() == {"tokens", "bases", "map"}
+
+
+def test_the_pivot_s_bases_of_a_sample_of_tokens_are_solved_for_once(
+    make_llama, tmp_path, monkeypatch
+):
+    pivot = open_checkpoint(make_llama(tmp_path / "pivot", 0), root=tmp_path)
+    n_solved, real = [], seme.alignment.head_comparison.head_bases
+    monkeypatch.setattr(
+        seme.alignment.head_comparison,
+        "head_bases",
+        lambda *arguments: (n_solved.append(1), real(*arguments))[1],
+    )
+    head = PivotHead(pivot, CPU)
+    sample, others = torch.arange(0, 64, 2), torch.arange(1, 64, 2)
+    first = head.sample_bases(sample)
+    assert head.sample_bases(sample.clone()) is first
+    assert len(n_solved) == 1
+    head.bases(others)
+    assert head.sample_bases(sample) is first
+    head.sample_bases(others)
+    assert len(n_solved) == 3

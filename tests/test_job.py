@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import seme.job
-from baselines import average, ties
+from baselines import average, slerp, task_arithmetic, ties
 from seme.job import job_from_config
 from tests.adapters import pair, write_adapter
 
@@ -33,8 +33,8 @@ def folder(make_llama, tmp_path_factory):
 
 
 def make(root, method=AVERAGE, *, top=None, **models):
-    found = {"name": None, "pivot": "base", "sources": ["code"], "references": []}
-    config = {**TOP, **(top or {}), "models": found | models}
+    pool = {"name": None, "pivot": "base", "sources": ["code"], "references": []}
+    config = {**TOP, **(top or {}), "models": pool | models}
     return job_from_config(config, "average", method, root=root)
 
 
@@ -55,14 +55,37 @@ def test_a_value_out_of_range_stops_before_a_model_is_opened(folder, monkeypatch
     monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
     with pytest.raises(ValueError, match="tau must be"):
         make(folder, top={"tau": 2})
+    with pytest.raises(ValueError, match="lam must be a finite number, got inf"):
+        make(folder, partial(task_arithmetic.merge, lam=float("inf"), weights=None))
+
+
+def test_a_number_of_sources_that_does_not_fit_stops_before_a_model_is_opened(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    message = r"slerp\.merge merges exactly 1 source into the pivot, got 2"
+    with pytest.raises(ValueError, match=message):
+        make(folder, partial(slerp.merge, t=0.5), sources=["code", "french"])
+    with pytest.raises(ValueError, match=r"expected 1, got 2: \[1.0, 2.0\]"):
+        make(folder, partial(average.merge, weights=[1.0, 2.0]))
+
+
+def test_a_pool_needs_a_pivot_and_sources_only(folder):
+    config = {**TOP, "models": {"pivot": "base", "sources": ["code"]}}
+    job = job_from_config(config, "average", AVERAGE, root=folder)
+    assert (job.pool, job.references) == ("custom: base + code", ())
+    with pytest.raises(ValueError, match=r"has \['pivot', 'sources'\] .*got \['sources'\]"):
+        job_from_config(
+            {**TOP, "models": {"sources": ["code"]}}, "average", AVERAGE, root=folder
+        )
 
 
 def test_the_record_says_which_models_took_part(folder):
     revised = {"name": "Code", "location": "code"}
-    found = make(folder, sources=[revised], references=["other"]).described_models()
-    assert (found["pivot"]["name"], found["sources"][0]["name"]) == ("base", "Code")
-    assert [reference["location"] for reference in found["references"]] == ["other"]
-    assert len(found["sources"][0]["content_hash"]) == 32
+    models = make(folder, sources=[revised], references=["other"]).described_models()
+    assert (models["pivot"]["name"], models["sources"][0]["name"]) == ("base", "Code")
+    assert [reference["location"] for reference in models["references"]] == ["other"]
+    assert len(models["sources"][0]["content_hash"]) == 32
 
 
 def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
@@ -115,9 +138,12 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
     ("models", "message"),
     [
         ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
-        ({"sources": []}, "models.sources must name at least one model, got none"),
+        ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
         ({"references": None}, "models.references must be a list"),
-        ({"source": ["code"]}, r"a pool of models has .*'sources'\], got .*'source'"),
+        (
+            {"source": ["code"]},
+            r"a pool of models has .*'sources'\] and may have .*, got .*'source'",
+        ),
         ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
         ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
@@ -126,11 +152,11 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
         (
             {"sources": [{"location": "code", "adapter_revision": "v1"}]},
-            "adapter_revision goes with path_to_adapter, got .*: of a model that is no adapter",
+            "adapter_revision needs path_to_adapter, got .* use revision",
         ),
         (
             {"sources": [{"path_to_adapter": "lora", "revision": "v1"}]},
-            "revision needs location, got .*: the adapter's own is called adapter_revision",
+            "revision needs location, got .* use adapter_revision",
         ),
         (
             {"sources": [{"path_to_adapter": "code", "adapter_revision": "v1"}]},
@@ -145,9 +171,10 @@ def test_a_pool_that_cannot_be_opened_says_why(folder, models, message):
 
 def test_what_defines_the_numbers_defines_the_identity(folder):
     first = make(folder).identity()
-    weighted = partial(average.merge, weights=[2.0])
+    scaled = partial(task_arithmetic.merge, lam=0.4, weights=None)
     others = [
-        make(folder, weighted).identity(),
+        make(folder, partial(average.merge, weights=[2.0])).identity(),
+        make(folder, scaled).identity(),
         make(folder, top={"seed": 1}).identity(),
         make(folder, top={"dtype": "float16"}).identity(),
         make(folder, top={"exclude": ["lm_head*"]}).identity(),

@@ -1,4 +1,4 @@
-"""Which models may meet, and what of a source stands at each layer of the pivot."""
+"""Source layers matched to each layer of the pivot, and their units."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,8 @@ import torch
 
 from scripts.disguise import random_orthogonal
 from seme.alignment.layers import (
-    check_comparable,
+    LayerMatch,
+    express_block,
     have_same_units,
     heads_in_order,
     layer_shares,
@@ -16,7 +17,7 @@ from seme.alignment.layers import (
 )
 from seme.architecture.parts import Part, Place
 from tests.disguise import anatomy_of, as_map, folded
-from tests.tiny_models import DENSE, save_tiny
+from tests.tiny_models import save_tiny
 
 
 @pytest.fixture
@@ -28,70 +29,6 @@ def model_of(tmp_path):
         return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
 
     return build
-
-
-@pytest.mark.parametrize("model_type", DENSE)
-def test_a_model_may_meet_one_of_its_own_architecture_and_any_size(model_type, model_of):
-    layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
-    types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
-    check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
-
-
-@pytest.mark.parametrize(
-    ("pivot", "source", "message"),
-    [
-        ("llama", "gpt2", r"^norm: the pivot \(llama\) has rms, the source \(gpt2\) has layer"),
-        (
-            "llama",
-            "gemma2",
-            "has attention_norm, mlp_norm, the source .gemma2. has attention_n",
-        ),
-        ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
-    ],
-)
-def test_what_two_architectures_compute_differently_is_named(pivot, source, message, model_of):
-    with pytest.raises(ValueError, match=message):
-        check_comparable(model_of(pivot), model_of(source))
-
-
-def test_learned_positions_are_no_rotary_ones(model_of):
-    pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
-    with pytest.raises(
-        ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
-    ):
-        check_comparable(pivot, source)
-
-
-def test_blocks_side_by_side_are_no_blocks_one_after_the_other(model_of):
-    pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
-    with pytest.raises(ValueError, match="has attention and MLP side by side, the source"):
-        check_comparable(pivot, source)
-
-
-def test_another_activation_is_named(model_of):
-    with pytest.raises(
-        ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
-    ):
-        check_comparable(model_of("llama"), model_of("llama", hidden_act="gelu"))
-
-
-@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
-def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
-    sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
-    keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
-    pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
-    expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
-    with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
-        check_comparable(pivot, source)
-
-
-def test_a_bias_needs_a_place_in_the_pivot_but_not_in_the_source(model_of):
-    plain, biased = model_of("llama", attention_bias=False), model_of("llama")
-    check_comparable(biased, plain)
-    with pytest.raises(
-        ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"
-    ):
-        check_comparable(plain, biased)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +184,15 @@ def test_a_narrower_head_stands_at_its_frequencies():
     assert match.exact
     assert match.qk[0].nonzero().tolist() == [[0, 0], [2, 1], [4, 2], [6, 3]]
     assert match.q_scale == pytest.approx(2**0.5)
+
+
+def test_a_block_is_expressed_at_the_pivots_units(tmp_path):
+    pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
+    match = match_layers(pivot.model, source.model, None, units=True)[0][0]
+    found = express_block(source.model, None, match, attention=False)
+    gate = source.model.read(Place(Part.GATE, 0))
+    assert torch.equal(found[Part.GATE], gate[match.neurons.index])
+    plain = LayerMatch(layer=0, share=1.0, heads=None, neurons=None)
+    assert torch.equal(
+        express_block(source.model, None, plain, attention=False)[Part.GATE], gate
+    )

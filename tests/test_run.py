@@ -24,7 +24,9 @@ from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_samples
 from eval.results_folder import read_results
 from run import ROOT, run_cell
+from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
+from tests.golden_merges import method_of
 
 NAMES = ("base", "code", "french")
 TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
@@ -228,7 +230,9 @@ def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, 
 
 @pytest.mark.parametrize("method", sorted(p.stem for p in ROOT.glob("conf/method/*.yaml")))
 def test_every_method_merges_from_its_configuration(cell, method):
-    record = cell(method=method, evaluated=False)
+    most = traits_of(method_of(method)).max_sources
+    sources = ("code", "french")[:most]
+    record = cell(method=method, sources=sources, evaluated=False)
     assert (record.status, record.merge["n_merged"]) == ("done", 21)
 
 
@@ -278,6 +282,30 @@ def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_pat
     board = (tmp_path / "out/leaderboard.md").read_text()
     assert [line.split(" | ")[2] for line in board.splitlines()[-2:]] == ["average", "ties"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.lam=inf", "lam must be a finite number, got inf"),
+        ("method.density=1.5", "density must be in (0, 1], got 1.5"),
+        ("method=slerp", "baselines.slerp.merge merges exactly 1 source into the pivot, got 2: "
+         "change models.sources"),
+    ],
+)  # fmt: skip
+def test_a_hyper_parameter_out_of_range_is_an_error_before_weights_are_read(
+    override, message, zoo, tmp_path
+):
+    sources = f"models.sources=[{zoo}/code,{zoo}/french]"
+    pool = ["models=custom", f"models.pivot={zoo}/base", sources]
+    method = [] if override.startswith("method=") else ["method=ties"]
+    done = command_line(
+        tmp_path / "out", *method, override, *pool, "suite=none", "tracker=none", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+    (path,) = tmp_path.glob("out/sweeps/*/cell.json")
+    assert json.loads(path.read_text())["error"] == message
+    assert not list(tmp_path.glob("out/runs/*"))
 
 
 def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):

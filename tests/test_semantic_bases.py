@@ -154,7 +154,7 @@ def test_bases_have_the_same_bits_on_each_run():
 def test_a_head_that_is_not_finite_is_an_error(value):
     head, gain = head_and_gain()
     head[2, 1] = value
-    with pytest.raises(ValueError, match=r"output head \(40, 8\).*must be finite"):
+    with pytest.raises(ValueError, match=r"LM head \(40, 8\).*must be finite"):
         semantic_bases(head, gain, block_rows=16)
 
 

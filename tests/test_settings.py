@@ -1,3 +1,5 @@
+"""Merge settings from the top level of a configuration."""
+
 import pytest
 import torch
 
@@ -15,8 +17,8 @@ GOOD = {
 
 
 def test_values_become_what_torch_calls_them():
-    found = settings_from_config({**GOOD, "seed": 3, "dtype": "bfloat16", "exclude": ["a*"]})
-    assert found == MergeSettings(
+    settings = settings_from_config({**GOOD, "seed": 3, "dtype": "bfloat16", "exclude": ["a*"]})
+    assert settings == MergeSettings(
         seed=3,
         device=torch.device("cpu"),
         dtype=torch.bfloat16,
@@ -75,5 +77,4 @@ def test_a_value_out_of_range_is_named(key, value, message):
     [("512MiB", 2**29), ("1.5 GiB", 3 * 2**29), ("4GB", 4 * 10**9), ("80MB", 8 * 10**7)],
 )
 def test_a_memory_budget_is_a_number_with_a_unit(text, n_bytes):
-    found = settings_from_config({**GOOD, "memory_budget": text})
-    assert found.memory_budget == n_bytes
+    assert settings_from_config({**GOOD, "memory_budget": text}).memory_budget == n_bytes

@@ -1,14 +1,33 @@
 import pytest
 
 from seme.alignment import stopwatch
-from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.stopwatch import collect_seconds, stage
 
 
-def test_seconds_of_a_stage_add_up_and_the_result_comes_through(monkeypatch):
-    ticks = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(ticks))
-    watch = Stopwatch()
-    assert watch.time("map", lambda: "T") == "T"
-    assert watch.time("map", lambda: 2) == 2
-    watch.time("units", list)
-    assert watch.seconds == {"map": pytest.approx(1.75), "units": pytest.approx(1.0)}
+@pytest.fixture
+def ticks(monkeypatch):
+    clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
+
+
+@pytest.mark.usefixtures("ticks")
+def test_seconds_of_a_stage_add_up():
+    seconds = {}
+    with collect_seconds(seconds):
+        for name in ("map", "map", "units"):
+            with stage(name):
+                pass
+    assert seconds == {"map": 1.75, "units": 1.0}
+
+
+@pytest.mark.usefixtures("ticks")
+def test_a_stage_outside_a_collector_is_dropped_and_inner_collectors_take_their_own():
+    outer, inner = {}, {}
+    with stage("map"):
+        pass
+    with collect_seconds(outer):
+        with collect_seconds(inner), stage("map"):
+            pass
+        with stage("units"):
+            pass
+    assert (outer, inner) == ({"units": 1.0}, {"map": 0.25})

@@ -3,7 +3,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 from peft.utils import merge_utils
 
-from baselines.task_arithmetic import merge
+from baselines.task_arithmetic import check, merge
 from seme.interface import Site
 
 SITE = Site(name="w")
@@ -95,4 +95,4 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
 )
 def test_bad_parameters_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
-        add([0.0], [[1.0]], **bad)
+        check(**{"lam": 1.0, "weights": None, "n_sources": 1} | bad)

@@ -201,10 +201,3 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
 def test_bad_parameters_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         ties([0.0], [[1.0]], **bad)
-
-
-def test_bad_parameters_stop_the_pass_before_anything_is_read():
-    tuned = models_of({"a": torch.zeros(2)}, {"a": torch.ones(2)})
-    with pytest.raises(ValueError, match="density must be in"):
-        prepare(tuned, density=2.0, scope="model", trim_ties="exact")
-    assert tuned.pivot.n_opened == 0

@@ -1,7 +1,4 @@
-"""One-to-one matching of units by their similarity: the only user of scipy's assignment solver.
-
-Ours, SeMe (https://arxiv.org/abs/2505.20144) does not match units.
-"""
+"""One-to-one assignment of units by their similarity (ours); the only user of scipy's solver."""
 
 import torch
 from torch import Tensor

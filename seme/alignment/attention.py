@@ -1,4 +1,4 @@
-"""Match attention heads: which source head stands where, and how its inner basis is turned.
+"""Match attention heads of a source to the pivot's, and rotate their inner bases.
 
 Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone). A key/value
 group and its query heads move together; a query head may take any place inside its group. Inside
@@ -108,7 +108,7 @@ class Heads:
     """Angular frequency of each rotary pair: pair i is dimensions (i, i + pairs) of a head, and
     dimensions from 2 * pairs on carry no position. Empty without RoPE."""
     attention_scale: float
-    """What q k^T is multiplied by before the softmax, as a rule head_dim ** -0.5."""
+    """Factor of q k^T before the softmax, as a rule head_dim ** -0.5."""
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv:
@@ -148,13 +148,13 @@ class Heads:
 
     @property
     def outputs(self) -> Tensor:
-        """(n_heads, head_dim, width): what each coordinate of a head writes."""
+        """(n_heads, head_dim, width): vectors written by the coordinates of each head."""
         return self.o.T.reshape(self.n_heads, self.head_dim, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeadMatch:
-    """Which source head stands at each head of the pivot, and how its inner basis is turned."""
+    """Source heads matched to the pivot's, and the rotations of their inner bases."""
 
     group_index: Tensor
     """(n_kv_pivot,) int64: the source's key/value group, -1 without a counterpart."""
@@ -167,10 +167,10 @@ class HeadMatch:
     similarity: Tensor
     """(n_kv_pivot,): mean cosine of the matched heads' circuits in [-1, 1], 0 without one."""
     exact: bool
-    """Every rotary pair of the source stands at a pivot pair of its own frequency."""
+    """Every rotary pair of the source is matched to a pivot pair of its own frequency."""
     q_scale: float
-    """Attention scale of the source over the pivot's: what queries are multiplied by. A norm
-    of queries inside the heads undoes that; its gain must be multiplied instead."""
+    """Attention scale of the source over the pivot's: factor of the queries. A norm of queries
+    inside the heads cancels it; its gain must be multiplied instead."""
     frequencies: tuple[float, ...]
     """The pivot's."""
     attention_scale: float
@@ -186,8 +186,8 @@ def match_heads(pivot: Heads, source: Heads, *, rotate_inner: bool) -> HeadMatch
     Args:
         pivot: Attention of the pivot.
         source: Attention of the source in the pivot's residual frame.
-        rotate_inner: Whether the basis of queries and keys may be turned; false where a norm
-            with gains of its own acts on them inside the head.
+        rotate_inner: Rotate the basis of queries and keys; false where a norm with gains of
+            its own acts on them inside the head.
 
     Raises:
         ValueError: If the two differ in width, or ``rotate_inner`` is false and they differ in
@@ -239,7 +239,7 @@ def apply_heads(match: HeadMatch, source: Heads) -> Heads:
 
 
 def restrict_heads(match: HeadMatch, heads: Heads) -> Heads:
-    """Take the part of heads of the pivot's shape that source heads stand in for, else zeros.
+    """Mask heads of the pivot's shape to what has a counterpart in the source, else zeros.
 
     The pivot plus the restricted change to ``apply_heads(match, source)`` keeps the pivot's own
     weights where there is no counterpart, be it a head, a rotary pair, or a direction inside a
@@ -318,7 +318,7 @@ def _inner_bases(
 
 
 def _check_comparable(pivot: Heads, source: Heads, *, rotate_inner: bool) -> None:
-    """Refuse layers of different residual frames, and inner bases that may not be turned."""
+    """Refuse layers of different residual frames, and inner bases that cannot be rotated."""
     if pivot.o.shape[0] != source.o.shape[0]:
         raise ValueError(
             f"heads are compared in one residual frame, got width {pivot.o.shape[0]} of the pivot "

@@ -31,14 +31,14 @@ SAME_FREQUENCY = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairMatch:
-    """Which rotary pair of the source stands at each pair of the pivot."""
+    """Rotary pairs of the source matched to those of the pivot."""
 
     index: tuple[int, ...]
     """Per pivot pair the source pair, -1 where the source has none left."""
     n_source: int
     """Pairs of the source."""
     exact: bool
-    """Every source pair stands at a pivot pair of its own frequency: none moved, none lost."""
+    """Every source pair is matched to a pivot pair of its own frequency: none moved, none lost."""
 
     def in_order(self) -> "PairMatch":
         """Leave every pair where it is, be its frequency the pivot's or not."""
@@ -63,7 +63,7 @@ def pair_frequencies(pivot: Sequence[float], source: Sequence[float]) -> PairMat
 
     "Nearest" is the assignment of the remaining pairs with the least squared distance in log
     frequency, which keeps them in order. Heads of 64 and 128 dimensions with one theta: source
-    pair i stands at pivot pair 2 i, exactly.
+    pair i is matched to pivot pair 2 i, exactly.
 
     Args:
         pivot: Angular frequency of each of the pivot's pairs, positive; empty without RoPE.
@@ -106,10 +106,10 @@ def _same_frequency(pivot: Sequence[float], source: Sequence[float]) -> list[int
     unused = list(range(len(source)))
     index = []
     for frequency in pivot:
-        found = (
+        equal = (
             i for i in unused if math.isclose(source[i], frequency, rel_tol=SAME_FREQUENCY)
         )
-        pair = next(found, -1)
+        pair = next(equal, -1)
         if pair >= 0:
             unused.remove(pair)
         index.append(pair)

@@ -1,53 +1,23 @@
-"""What SeMe's alignment found, as tables for a terminal: from a record's diagnostics alone."""
+"""Table of aligned sources for the terminal, from the diagnostics of a record alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-
-def recomposition_cosine(representations_ND: Tensor, vectors_VD: Tensor) -> Tensor:
-    """Recompose representations from their cosines with unit vectors, and compare directions.
-
-    Args:
-        representations_ND: N representations, float.
-        vectors_VD: V vectors; only their directions count, a vector of zeros counts for nothing.
-
-    Returns:
-        cos(r, sum_i cos(r, v_i) v_i / |v_i|) of each, float64, (N,), in [-1, 1].
-    """
-    r_ND = torch.nn.functional.normalize(representations_ND.double(), dim=1)
-    unit_VD = torch.nn.functional.normalize(vectors_VD.double(), dim=1)
-    recomposed_ND = r_ND @ (unit_VD.T @ unit_VD)
-    return torch.nn.functional.cosine_similarity(r_ND, recomposed_ND, dim=1)
-
-
-def random_vectors(n: int, width: int) -> Tensor:
-    """Draw the control: vectors of independent normal numbers, the same on every call, (n, width)."""
-    return torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+_COLUMNS = ("source", "frame", "overlap", "condition", "heads", "neurons", "weight", "s")
 
 
 def source_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """One line per source: where it stands, what its match is worth, what it contributed.
+    """Build a table of frame, similarity of matched units, weight and seconds of each source.
 
     Args:
         diagnostics: Those of :mod:`seme.method`, from a report or a record.
-        names: What to call the sources, in their order.
+        names: Names of the sources, in their order.
     """
     table = Table(title="SeMe: sources in the pivot's frame", title_justify="left")
-    for column in (
-        "source",
-        "frame",
-        "overlap",
-        "condition",
-        "heads",
-        "neurons",
-        "weight",
-        "s",
-    ):
+    for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("source", "frame") else "right")
     fusion = diagnostics["fusion"]
     for name, source, weight in zip(
@@ -71,35 +41,6 @@ def source_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
     return table
 
 
-def layer_table(source: Mapping[str, Any], name: str) -> Table:
-    """One line per layer of the pivot: which layers of a source stand there, and how alike."""
-    table = Table(title=f"{escape(name)}: layer by layer", title_justify="left")
-    for column in ("layer", "source layers", "heads", "neurons"):
-        table.add_column(column, justify="right")
-    for number, layer in enumerate(source["layers"]):
-        pairs = zip(layer["source_layers"], layer["shares"], strict=True)
-        table.add_row(
-            str(number),
-            " + ".join(f"{share:.2f} x {theirs}" for theirs, share in pairs),
-            _cosine(layer.get("heads_similarity")),
-            _cosine(layer.get("neurons_similarity")),
-        )
-    return table
-
-
-def cost_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """Seconds of each stage of the alignment, one line per source."""
-    stages = sorted({stage for source in diagnostics["sources"] for stage in source["seconds"]})
-    table = Table(title="Seconds per stage", title_justify="left")
-    table.add_column("source")
-    for stage in stages:
-        table.add_column(stage, justify="right")
-    for name, source in zip(names, diagnostics["sources"], strict=True):
-        seconds = source["seconds"]
-        table.add_row(escape(name), *(f"{seconds.get(stage, 0.0):.2f}" for stage in stages))
-    return table
-
-
 def _frame(source: Mapping[str, Any]) -> str:
     distance = source["distance_from_identity"]
     if distance is None:
@@ -108,9 +49,10 @@ def _frame(source: Mapping[str, Any]) -> str:
 
 
 def _mean_over_layers(source: Mapping[str, Any], key: str) -> str:
-    found = [layer[key] for layer in source["layers"] if key in layer]
-    return _cosine(sum(found) / len(found) if found else None)
+    values = [layer[key] for layer in source["layers"] if key in layer]
+    return two_decimals(sum(values) / len(values) if values else None)
 
 
-def _cosine(value: float | None) -> str:
+def two_decimals(value: float | None) -> str:
+    """Format a cosine; empty where there is none."""
     return "" if value is None else f"{value:.2f}"

@@ -1,22 +1,28 @@
-"""Find where a source stands relative to the pivot: residual map, layers, units (SEME.md 2-4).
+"""Find a source's frame: residual map, matched layers, matched units.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the output head's semantic bases, the
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head, the
 interpolation over layers. Ours: the embeddings as second anchors, units matched inside layers,
-and the refinement of the map by what matched units read and write.
+and the refinement of the map by the weights of matched units.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seme.alignment.aligned_source import Frame, LayerMatch, express_block
-from seme.alignment.head_comparison import Heading, Options, embeddings_operator
-from seme.alignment.layers import have_same_units, match_layers
+from seme.alignment.head_comparison import HeadComparison, embeddings_operator
+from seme.alignment.layers import (
+    LayerMatch,
+    express_block,
+    have_same_units,
+    match_layers,
+)
+from seme.alignment.options import AlignmentOptions
 from seme.alignment.residual_map import ResidualMap, residual_map
-from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.stopwatch import stage
 from seme.alignment.tokens import SharedTokens
 from seme.alignment.transform import ATTENTION, MLP, READERS, read_block
 from seme.architecture.folding import FoldedModel
@@ -26,60 +32,61 @@ _ANCHOR_WEIGHT = 4.0
 """Weight of each end's anchors against one matrix of a layer in the refinement (SEME.md 3)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Map from a source to the pivot: residual stream, vocabulary, layers and their units."""
+
+    turn: ResidualMap | None
+    """T; None in the pivot's own frame."""
+    tokens: SharedTokens | None
+    """None: row for row."""
+    layers: tuple[tuple[LayerMatch, ...], ...]
+    """Source layers matched to each layer of the pivot."""
+
+
 def find_frame(
     pivot: FoldedModel,
     source: FoldedModel,
-    heading: Heading,
-    options: Options,
-    watch: Stopwatch,
+    comparison: HeadComparison,
+    options: AlignmentOptions,
 ) -> Frame:
-    """Find all that takes a source to the pivot.
+    """Find the map from a source to the pivot.
 
     Args:
         pivot: The pivot, folded as the source is.
         source: The source.
-        heading: What their heads say.
-        options: Their ``projection``, ``anchors``, ``match_units`` and ``refine`` are used.
-        watch: Takes the seconds of ``map``, ``units`` and ``refinement``.
+        comparison: Of their LM heads.
+        options: ``projection``, ``anchors``, ``match_units`` and ``refine`` are used.
     """
-    units = _wants_units(pivot, source, heading, options)
-    if heading.in_frame:
-        layers = watch.time("units", lambda: match_layers(pivot, source, None, units=units))
-        return Frame(turn=None, tokens=heading.tokens, layers=layers)
-    operator_PK, n_anchors = heading.operator_PK, heading.n_anchors
-    assert operator_PK is not None, "kept where the source is not in the frame"
-    if options.anchors == "both":
-        operator_PK = operator_PK + watch.time(
-            "map", lambda: _embeddings(pivot, source, heading.tokens)
-        )
-        n_anchors *= 2
-    turn = watch.time("map", lambda: _map_of(operator_PK, n_anchors, pivot, heading, options))
-    layers = watch.time("units", lambda: match_layers(pivot, source, turn, units=units))
+    units = _matches_units(pivot, source, comparison, options)
+    if comparison.in_frame:
+        with stage("units"):
+            layers = match_layers(pivot, source, None, units=units)
+        return Frame(turn=None, tokens=comparison.tokens, layers=layers)
+    with stage("map"):
+        operator_PK, n_anchors = _anchors_operator(pivot, source, comparison, options)
+        turn = _map(operator_PK, n_anchors, pivot, comparison, options)
+    with stage("units"):
+        layers = match_layers(pivot, source, turn, units=units)
     for _ in range(options.refine if units and options.projection == "orthogonal" else 0):
-        turn = watch.time(
-            "refinement",
-            lambda: _map_of(
-                _ANCHOR_WEIGHT * operator_PK / heading.n_anchors
-                + units_operator(pivot, source, layers),  # noqa: B023  (called at once)
-                1,
-                pivot,
-                heading,
-                options,
-            ),
-        )
-        layers = watch.time("units", lambda: match_layers(pivot, source, turn, units=units))  # noqa: B023
-    return Frame(turn=turn, tokens=heading.tokens, layers=layers)
+        with stage("refinement"):
+            refined_PK = _ANCHOR_WEIGHT * operator_PK / comparison.n_anchors
+            refined_PK = refined_PK + units_operator(pivot, source, layers)
+            turn = _map(refined_PK, 1, pivot, comparison, options)
+        with stage("units"):
+            layers = match_layers(pivot, source, turn, units=units)
+    return Frame(turn=turn, tokens=comparison.tokens, layers=layers)
 
 
 def units_operator(
     pivot: FoldedModel, source: FoldedModel, layers: tuple[tuple[LayerMatch, ...], ...]
 ) -> Tensor:
-    """Sum what matched units of the two models read and write, over all layers (ours).
+    """Sum the inner products of the weights of matched units over all layers (ours).
 
     Returns:
         Sum over readers of W_P^T W_k and over writers of W_P W_k^T, each over the norms of its
         two matrices, float64, (P, K): the orthogonal T nearest to it brings the source's
-        matrices closest to the pivot's.
+        matrices nearest to the pivot's.
     """
     terms = (
         match.share * term
@@ -94,41 +101,60 @@ def units_operator(
 def _block_terms(
     pivot: FoldedModel, source: FoldedModel, layer: int, match: LayerMatch, *, attention: bool
 ) -> Iterator[Tensor]:
-    parts = ATTENTION if attention else MLP
-    ours = read_block(pivot.read, pivot.anatomy, parts, layer)
-    theirs = express_block(source, None, match, attention=attention)
+    pivot_parts = read_block(pivot.read, pivot.anatomy, ATTENTION if attention else MLP, layer)
+    source_parts = express_block(source, None, match, attention=attention)
     for part in (Part.Q, Part.K, Part.V, Part.O, Part.GATE, Part.UP, Part.DOWN):
-        if part in ours and part in theirs:
-            yield _term(ours[part], theirs[part], reader=part in READERS)
+        if part in pivot_parts and part in source_parts:
+            yield _term(pivot_parts[part], source_parts[part], reader=part in READERS)
 
 
-def _term(ours: Tensor, theirs: Tensor, *, reader: bool) -> Tensor:
-    cross_PK = ours.T @ theirs if reader else ours @ theirs.T
-    norms = torch.linalg.norm(ours).double() * torch.linalg.norm(theirs).double()
+def _term(pivot: Tensor, source: Tensor, *, reader: bool) -> Tensor:
+    cross_PK = pivot.T @ source if reader else pivot @ source.T
+    norms = torch.linalg.norm(pivot).double() * torch.linalg.norm(source).double()
     term_PK: Tensor = cross_PK.double() / norms.clamp(min=torch.finfo(torch.float64).tiny)
     return term_PK
 
 
-def _map_of(
-    operator_PK: Tensor, n_anchors: int, pivot: FoldedModel, heading: Heading, options: Options
+def _anchors_operator(
+    pivot: FoldedModel,
+    source: FoldedModel,
+    comparison: HeadComparison,
+    options: AlignmentOptions,
+) -> tuple[Tensor, int]:
+    """Sum the operators of the anchors, (P, K), and count the unit rows in the sum."""
+    operator_PK = comparison.operator_PK
+    assert operator_PK is not None, "kept where the source is not in the frame"
+    if options.anchors == "head":
+        return operator_PK, comparison.n_anchors
+    place = Place(Part.EMBEDDING)
+    embeddings_PK = embeddings_operator(
+        pivot.read(place), source.read(place), comparison.tokens
+    )
+    return operator_PK + embeddings_PK, 2 * comparison.n_anchors
+
+
+def _map(
+    operator_PK: Tensor,
+    n_anchors: int,
+    pivot: FoldedModel,
+    comparison: HeadComparison,
+    options: AlignmentOptions,
 ) -> ResidualMap:
     return residual_map(
         operator_PK,
         projection=options.projection,
         centred=pivot.anatomy.family.norm == "layer",
         n_anchors=n_anchors,
-        pivot_PP=heading.pivot_PP,
+        pivot_PP=comparison.pivot_PP,
     )
 
 
-def _embeddings(pivot: FoldedModel, source: FoldedModel, tokens: SharedTokens | None) -> Tensor:
-    place = Place(Part.EMBEDDING)
-    return embeddings_operator(pivot.read(place), source.read(place), tokens)
-
-
-def _wants_units(
-    pivot: FoldedModel, source: FoldedModel, heading: Heading, options: Options
+def _matches_units(
+    pivot: FoldedModel,
+    source: FoldedModel,
+    comparison: HeadComparison,
+    options: AlignmentOptions,
 ) -> bool:
     if options.match_units != "auto":
         return options.match_units == "always"
-    return not heading.in_frame or not have_same_units(pivot.anatomy, source.anatomy)
+    return not comparison.in_frame or not have_same_units(pivot.anatomy, source.anatomy)

@@ -1,27 +1,27 @@
-"""What the output heads alone say of where a source stands relative to the pivot.
+"""Compare LM heads: residual map of a source, or the proof that it needs none.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the output head's semantic bases.
-Ours: the identity short-cut for a source that is in the pivot's frame already. Some rows of the
-heads show that; all of them are taken only for a source that has to be turned.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head.
+Ours: tokens of two vocabularies matched by their text, and the identity short-cut for a source
+already in the pivot's frame. A sample of the rows detects such a source; all shared rows are
+read only of a source that must be mapped.
 """
 
 import filecmp
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from seme.alignment.options import AlignmentOptions
 from seme.alignment.residual_map import (
-    Projection,
     ResidualMap,
     embedding_operator,
     residual_map,
     residual_operator,
 )
 from seme.alignment.semantic_bases import Bases, semantic_bases
-from seme.alignment.stopwatch import Stopwatch
+from seme.alignment.stopwatch import stage
 from seme.alignment.tokens import (
     MIN_TOKENS_PER_DIMENSION,
     SharedTokens,
@@ -32,40 +32,37 @@ from seme.architecture.families import family_of, readout_of
 from seme.budget import compared_bytes
 from seme.checkpoint.protocol import Weights
 
-Anchors = Literal["both", "head"]
-"""``head`` is the paper; ``both`` adds the embeddings of the shared tokens (ours)."""
-
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "*.tiktoken")
 _BLOCK_ROWS = 2048
-"""Tokens taken at a time: 67 MB in float64 at width 4096."""
+"""Tokens upcast to float64 at a time: 67 MB at width 4096."""
 
 
 def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> SharedTokens | None:
-    """Find the tokens two models share.
+    """Match the tokens of two models by their text.
 
     Returns:
-        None where they stand row for row: one vocabulary, or no tokenizer beside either.
+        None where the heads match row for row: one vocabulary, or no tokenizer in either folder.
 
     Raises:
         ValueError: If too few tokens are shared, or only one model states its vocabulary.
     """
     n_pivot, width = head_shape(pivot)
     n_source, source_width = head_shape(source)
-    files = [_vocabulary_files(model.path) for model in (pivot, source)]
-    if n_pivot == n_source and _are_alike(*files):
+    pivot_files, source_files = _vocabulary_files(pivot.path), _vocabulary_files(source.path)
+    if n_pivot == n_source and _are_alike(pivot_files, source_files):
         return None
-    if not all(files):
-        lacking = (pivot if not files[0] else source).path
+    if not pivot_files or not source_files:
+        lacking = (source if pivot_files else pivot).path
         raise ValueError(
             f"{lacking} has no vocabulary to match tokens by: put its tokenizer files "
-            f"({', '.join(_VOCABULARIES)}) beside the weights"
+            f"({', '.join(_VOCABULARIES)}) into that folder"
         )
-    ours, theirs = read_vocabulary(pivot.path), read_vocabulary(source.path)
-    if ours == theirs and n_pivot == n_source:
+    pivot_vocabulary, source_vocabulary = map(read_vocabulary, (pivot.path, source.path))
+    if pivot_vocabulary == source_vocabulary and n_pivot == n_source:
         return None
     return shared_tokens(
-        ours,
-        theirs,
+        pivot_vocabulary,
+        source_vocabulary,
         n_pivot=n_pivot,
         n_source=n_source,
         width=max(width, source_width),
@@ -74,54 +71,53 @@ def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> Shar
 
 
 def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.device) -> Bases:
-    """Solve for the semantic bases of some of a model's tokens; see :func:`semantic_bases`.
+    """Solve for the semantic bases of a selection of tokens; see :func:`semantic_bases`.
 
     Args:
         model: The model; only these rows of its head are read, and its final norm.
         rows: The tokens, int64; None for all.
-        owner: What messages call the model.
-        device: Where the arithmetic is done.
+        owner: Name of the model in messages.
+        device: Device of the arithmetic.
 
     Returns:
         Bases whose ``head_VD`` holds these rows, in their order.
     """
     try:
-        end = readout_of(model.config, model.names)
-        gain = model.read(end.norm).to(device, torch.float32) + end.gain_offset
-        head = (model.read(end.head) if rows is None else read_rows(model, end.head, rows)).to(
-            device
+        readout = readout_of(model.config, model.names)
+        gain_D = model.read(readout.norm).to(device, torch.float32) + readout.gain_offset
+        head_VD = (
+            model.read(readout.head) if rows is None else read_rows(model, readout.head, rows)
         )
-        return semantic_bases(head, gain, block_rows=_BLOCK_ROWS)
+        return semantic_bases(head_VD.to(device), gain_D, block_rows=_BLOCK_ROWS)
     except ValueError as error:
         error.add_note(f"while solving for the semantic bases of {owner}")
         raise
 
 
 def read_rows(model: Weights, name: str, rows: Tensor) -> Tensor:
-    """Read some rows of a matrix, int64; all of them in one piece where they are most."""
+    """Read some rows of a matrix, int64; the whole matrix where they are over a quarter of it."""
     n_rows, width = model.shape(name)
     if len(rows) > n_rows // 4:
         matrix = model.read(name)
-        return (
-            matrix if len(rows) == n_rows and bool((rows.diff() == 1).all()) else matrix[rows]
-        )
+        are_all = len(rows) == n_rows and bool((rows.diff() == 1).all())
+        return matrix if are_all else matrix[rows]
     opened = model.opened(name)
     return torch.stack([opened.read(r * width, (r + 1) * width) for r in rows.tolist()])
 
 
 def head_operator(pivot: Bases, source: Bases) -> Tensor:
-    """The paper's operator M = U_P^T U_k of tokens that stand row for row, float64, (P, K)."""
+    """Sum the paper's operator M = U_P^T U_k of tokens paired row by row, float64, (P, K)."""
     return residual_operator(pivot, source, block_rows=_BLOCK_ROWS)
 
 
 def embeddings_operator(pivot: Tensor, source: Tensor, tokens: SharedTokens | None) -> Tensor:
-    """The same of the embeddings' unit rows (ours), float64, (P, K)."""
+    """Sum the same operator of the embeddings' unit rows (ours), float64, (P, K)."""
     rows = (None, None) if tokens is None else (tokens.pivot_rows, tokens.source_rows)
     return embedding_operator(pivot, source, *rows, block_rows=_BLOCK_ROWS)
 
 
 def head_shape(model: Weights) -> tuple[int, int]:
-    """Rows and width of a model's output head."""
+    """Rows and width of a model's LM head."""
     rows, width = model.shape(readout_of(model.config, model.names).head)
     return rows, width
 
@@ -138,37 +134,24 @@ def _are_alike(files: list[Path], others: list[Path]) -> bool:
     )
 
 
-MatchUnits = Literal["auto", "always", "never"]
-"""``auto``: only where the source is not in the pivot's frame."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How sources are aligned; see :func:`seme.method.prepare`."""
-
-    projection: Projection
-    anchors: Anchors
-    match_units: MatchUnits
-    refine: int
-    identity_tolerance: float
-    min_overlap: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
-    """What the output heads of the pivot and a source say of where the source stands."""
+class HeadComparison:
+    """Outcome of comparing the LM heads of the pivot and a source."""
 
     tokens: SharedTokens | None
     """None: row for row."""
     operator_PK: Tensor | None
-    """None where the identity short-cut is taken: nothing needs it then."""
+    """M, float64; None where the identity short-cut is taken: nothing needs it then."""
     pivot_PP: Tensor | None
     """The same operator of the pivot with itself; for least squares only."""
     turn: ResidualMap
+    """Map from the compared tokens alone."""
     in_frame: bool
-    """Whether the identity short-cut is taken."""
+    """The identity short-cut is taken."""
     condition: float
+    """Condition number of the source's head with its final gain."""
     ridge: float
+    """Ridge added to the source's Gram matrix; 0 without one."""
     n_anchors: int
     """Tokens compared."""
     n_shared: int
@@ -176,66 +159,64 @@ class Heading:
 
 
 class PivotHead:
-    """The pivot's semantic bases; those of a few tokens are kept for sources that share them."""
+    """LM head of the pivot; bases of the last sample of tokens are cached between sources."""
 
     def __init__(self, pivot: Weights, device: torch.device) -> None:
         self.model = pivot
-        self._device = device
-        self._rows: Tensor | None = None
-        self._bases: Bases | None = None
+        self.device = device
+        self._cached: tuple[Tensor, Bases] | None = None
 
-    def bases(self, rows: Tensor, *, keep: bool) -> Bases:
-        """Solve for the bases of some tokens; see :func:`seme.alignment.head_comparison.head_bases`.
+    def bases(self, rows: Tensor) -> Bases:
+        """Solve for the bases of these rows, int64; not cached, as those of all rows are large."""
+        return head_bases(self.model, rows, "the pivot", self.device)
 
-        Args:
-            rows: The tokens, int64.
-            keep: Keep them for whoever asks next.
-        """
-        if self._bases is not None and self._rows is not None and torch.equal(rows, self._rows):
-            return self._bases
-        found = head_bases(self.model, rows, "the pivot", self._device)
-        if keep:
-            self._rows, self._bases = rows, found
-        return found
+    def sample_bases(self, rows: Tensor) -> Bases:
+        """Return the bases of a sample of rows, int64; the last sample's are cached."""
+        if self._cached is None or not torch.equal(rows, self._cached[0]):
+            self._cached = rows, self.bases(rows)
+        return self._cached[1]
 
 
-def read_heading(
-    head: PivotHead,
-    source: Weights,
-    owner: str,
-    options: Options,
-    device: torch.device,
-    watch: Stopwatch,
-) -> Heading:
-    """Compare a source with the pivot by their heads alone; no layer is read.
+def compare_heads(
+    pivot_head: PivotHead, source: Weights, owner: str, options: AlignmentOptions
+) -> HeadComparison:
+    """Compare a source with the pivot by their LM heads alone; no layer is read.
 
-    Where that leaves most tokens out, evenly spaced ones are compared first. If they show the
-    source in the pivot's frame, it is: a source in another frame is 1.4 away from it, whatever
-    the tokens, and what a sample adds to the distance of one in the frame is noise.
+    Where that leaves most tokens out, an evenly spaced sample is compared first. If it shows the
+    source in the pivot's frame, the source is: one in another frame has distance 1.4 whatever
+    the tokens, and a sample adds no more than noise to the distance of one in the frame.
 
     Args:
-        head: The pivot's.
+        pivot_head: The pivot's head, and the device of the arithmetic.
         source: The source.
-        owner: What messages call the source.
-        options: Their ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
-        device: Where the arithmetic is done.
-        watch: Takes the seconds of ``tokens``, ``bases`` and ``map``.
+        owner: Name of the source in messages.
+        options: ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
 
     Raises:
         ValueError: If a head cannot be found or has no bases, or too few tokens are shared.
     """
-    pivot = head.model
-    tokens = watch.time(
-        "tokens", lambda: match_tokens(pivot, source, min_overlap=options.min_overlap)
-    )
-    whole = tokens or _row_for_row(pivot)
-    some = _some_of(whole, head_shape(pivot)[1])
-    if some is not None:
-        heading = _compare(head, source, owner, some, options, device, watch, keep=True)
-        if heading.in_frame:
-            return replace(heading, tokens=tokens, n_shared=len(whole.pivot_rows))
-    heading = _compare(head, source, owner, whole, options, device, watch, keep=False)
-    return replace(heading, tokens=tokens)
+    pivot = pivot_head.model
+    with stage("tokens"):
+        tokens = match_tokens(pivot, source, min_overlap=options.min_overlap)
+    shared = tokens or _row_for_row(pivot)
+    sample = _sample(shared, head_shape(pivot)[1])
+    if sample is not None:
+        with stage("bases"):
+            bases = pivot_head.sample_bases(sample.pivot_rows)
+        comparison = _compare(pivot_head, bases, source, owner, sample, options)
+        if comparison.in_frame:
+            return replace(comparison, tokens=tokens, n_shared=len(shared.pivot_rows))
+    with stage("bases"):
+        bases = pivot_head.bases(shared.pivot_rows)
+    comparison = _compare(pivot_head, bases, source, owner, shared, options)
+    return replace(comparison, tokens=tokens)
+
+
+def comparing_bytes(pivot: Weights, n_sources: int) -> int:
+    """Estimate the memory of the first comparison of all sources with the pivot, in bytes."""
+    n_tokens, width = head_shape(pivot)
+    itemsize = pivot.dtype(readout_of(pivot.config, pivot.names).head).itemsize
+    return compared_bytes(_sample_size(n_tokens, width), width, n_sources, itemsize=itemsize)
 
 
 def _row_for_row(pivot: Weights) -> SharedTokens:
@@ -243,69 +224,57 @@ def _row_for_row(pivot: Weights) -> SharedTokens:
     return SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
 
 
-def comparing_bytes(pivot: Weights, n_sources: int) -> int:
-    """Estimate the memory that comparing sources with the pivot takes at first, in bytes."""
-    n_tokens, width = head_shape(pivot)
-    itemsize = pivot.dtype(readout_of(pivot.config, pivot.names).head).itemsize
-    return compared_bytes(_n_some(n_tokens, width), width, n_sources, itemsize=itemsize)
-
-
-def _n_some(n_tokens: int, width: int) -> int:
-    """As many tokens as a map needs; all if that is more than half of them (ours)."""
-    n_some = MIN_TOKENS_PER_DIMENSION * width
-    return n_some if 2 * n_some <= n_tokens else n_tokens
-
-
-def _some_of(tokens: SharedTokens, width: int) -> SharedTokens | None:
+def _sample(tokens: SharedTokens, width: int) -> SharedTokens | None:
     """Evenly spaced tokens, as many as are compared first; None if that is all of them."""
     n = len(tokens.pivot_rows)
-    n_some = _n_some(n, width)
-    if n_some == n:
+    size = _sample_size(n, width)
+    if size == n:
         return None
-    places = torch.arange(n_some) * n // n_some
+    places = torch.arange(size) * n // size
     return replace(
         tokens, pivot_rows=tokens.pivot_rows[places], source_rows=tokens.source_rows[places]
     )
 
 
+def _sample_size(n_tokens: int, width: int) -> int:
+    """As many tokens as a map needs; all if that is more than half of them (ours)."""
+    needed = MIN_TOKENS_PER_DIMENSION * width
+    return needed if 2 * needed <= n_tokens else n_tokens
+
+
 def _compare(
-    head: PivotHead,
+    pivot_head: PivotHead,
+    pivot_bases: Bases,
     source: Weights,
     owner: str,
     tokens: SharedTokens,
-    options: Options,
-    device: torch.device,
-    watch: Stopwatch,
-    *,
-    keep: bool,
-) -> Heading:
-    """Compare the heads in some of the tokens the models share."""
-    ours = watch.time("bases", lambda: head.bases(tokens.pivot_rows, keep=keep))
-    theirs = watch.time("bases", lambda: head_bases(source, tokens.source_rows, owner, device))
-    operator_PK = watch.time("map", lambda: head_operator(ours, theirs))
-    pivot_PP = None
-    if options.projection == "least_squares":
-        pivot_PP = watch.time("map", lambda: head_operator(ours, ours))
-    turn = watch.time(
-        "map",
-        lambda: residual_map(
+    options: AlignmentOptions,
+) -> HeadComparison:
+    """Compare the heads in these shared tokens, of which the pivot's bases are given."""
+    with stage("bases"):
+        source_bases = head_bases(source, tokens.source_rows, owner, pivot_head.device)
+    with stage("map"):
+        operator_PK = head_operator(pivot_bases, source_bases)
+        pivot_PP = None
+        if options.projection == "least_squares":
+            pivot_PP = head_operator(pivot_bases, pivot_bases)
+        turn = residual_map(
             operator_PK,
             projection=options.projection,
-            centred=_is_centred(head.model),
+            centred=_is_centred(pivot_head.model),
             n_anchors=len(tokens.pivot_rows),
             pivot_PP=pivot_PP,
-        ),
-    )
+        )
     close = turn.distance is not None and turn.distance < options.identity_tolerance
     in_frame = close and options.projection != "cosine"
-    return Heading(
+    return HeadComparison(
         tokens=tokens,
         operator_PK=None if in_frame else operator_PK,
         pivot_PP=None if in_frame else pivot_PP,
         turn=turn,
         in_frame=in_frame,
-        condition=theirs.condition,
-        ridge=theirs.ridge,
+        condition=source_bases.condition,
+        ridge=source_bases.ridge,
         n_anchors=len(tokens.pivot_rows),
         n_shared=len(tokens.pivot_rows),
     )

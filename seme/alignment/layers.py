@@ -1,13 +1,17 @@
-"""Match a source's layers to the pivot's: depth, then the units inside each pair (SEME.md 3, 4)."""
+"""Match a source's layers to the pivot's: depth, then the units of each pair of layers.
+
+SeMe, https://arxiv.org/abs/2505.20144. Paper: layers are interpolated linearly. Ours: heads and
+neurons of a pair of layers are matched, or paired in their own order, first with first.
+"""
 
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from seme.alignment.aligned_source import LayerMatch
 from seme.alignment.attention import HeadMatch, match_heads
 from seme.alignment.circuits import pair_frequencies
 from seme.alignment.mlp import NeuronMatch, match_neurons
@@ -18,17 +22,67 @@ from seme.alignment.transform import (
     Parts,
     heads_of,
     neurons_of,
+    place_heads,
+    place_neurons,
     read_block,
     turn_block,
 )
-from seme.architecture.config_json import activation
 from seme.architecture.folding import FoldedModel
 from seme.architecture.model import Anatomy
-from seme.architecture.parts import Part, Place
+from seme.architecture.parts import Part
+
+_MOST_AT_ONCE = 8
+"""Layers matched in parallel: each takes some hundred megabytes at real sizes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMatch:
+    """A layer of the source matched to a layer of the pivot."""
+
+    layer: int
+    """Layer of the source."""
+    share: float
+    """Its weight in the interpolation at the pivot's layer, in (0, 1]."""
+    heads: HeadMatch | None
+    """None: head for head."""
+    neurons: NeuronMatch | None
+    """None: neuron for neuron."""
+
+
+def match_layers(
+    pivot: FoldedModel, source: FoldedModel, turn: ResidualMap | None, *, units: bool
+) -> tuple[tuple[LayerMatch, ...], ...]:
+    """Match layers of the source, and their units, to each layer of the pivot.
+
+    Args:
+        pivot: The pivot, folded.
+        source: The source, folded.
+        turn: The source's residual map; None in the pivot's frame.
+        units: Match units by their similarity; otherwise they are paired in their own order.
+    """
+    n_pivot, n_source = pivot.anatomy.dimensions.n_layers, source.anatomy.dimensions.n_layers
+    same_units = have_same_units(pivot.anatomy, source.anatomy)
+
+    def match(layer: int, source_layer: int, share: float) -> LayerMatch:
+        heads, neurons = None, None
+        if units:
+            heads = _match_heads(pivot, source, turn, layer, source_layer)
+            neurons = _match_neurons(pivot, source, turn, layer, source_layer)
+        elif not same_units:
+            heads = heads_in_order(pivot.anatomy, source.anatomy, layer, source_layer)
+            neurons = neurons_in_order(pivot.anatomy, source.anatomy)
+        return LayerMatch(layer=source_layer, share=share, heads=heads, neurons=neurons)
+
+    def match_all(layer: int) -> tuple[LayerMatch, ...]:
+        shares = layer_shares(layer, n_pivot=n_pivot, n_source=n_source)
+        return tuple(match(layer, source_layer, share) for source_layer, share in shares)
+
+    with _single_threaded_pool() as pool:
+        return tuple(pool.map(match_all, range(n_pivot)))
 
 
 def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int, float], ...]:
-    """Find the layers of a source between which a layer of the pivot lies (paper).
+    """Interpolate a layer of the pivot between two layers of a source (paper).
 
     Args:
         layer: Layer of the pivot, from 0.
@@ -37,8 +91,8 @@ def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int,
 
     Returns:
         (source layer, share) pairs, shares positive and summing to 1: two neighbouring layers,
-        or one where the pivot's layer falls on it. The first and the last layers of both models
-        stand on one another; a pivot of one layer takes the source's first (ours).
+        or one where the pivot's layer falls on it. First is matched to first and last to last;
+        a pivot of one layer takes the source's first (ours).
 
     Raises:
         ValueError: If the layer is not one of the pivot's, or a model has no layer.
@@ -56,42 +110,48 @@ def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int,
     return ((below, 1 - share), (below + 1, share))
 
 
-def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, theirs: int) -> HeadMatch:
-    """Put key/value group on group and, inside, query head on query head.
+def have_same_units(pivot: Anatomy, source: Anatomy) -> bool:
+    """Whether two models have as many heads, as wide, and as many neurons."""
+    pivot_sizes, source_sizes = (
+        (sizes.n_heads, sizes.n_kv_heads, sizes.head_dim, sizes.n_neurons)
+        for sizes in (pivot.dimensions, source.dimensions)
+    )
+    return pivot_sizes == source_sizes
 
-    Args:
-        pivot: The pivot.
-        source: The source.
-        layer: Layer of the pivot.
-        theirs: Layer of the source.
+
+def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, source_layer: int) -> HeadMatch:
+    """Pair key/value groups in their order and, inside, query heads in theirs; no weight is read.
+
+    Heads that only the source has are dropped; heads that only the pivot has stay its own.
     """
-    ours, other = pivot.dimensions, source.dimensions
-    groups, heads = torch.arange(ours.n_kv_heads), torch.arange(ours.n_heads)
-    ratio, other_ratio = ours.n_heads // ours.n_kv_heads, other.n_heads // other.n_kv_heads
+    sizes, source_sizes = pivot.dimensions, source.dimensions
+    groups, heads = torch.arange(sizes.n_kv_heads), torch.arange(sizes.n_heads)
+    ratio = sizes.n_heads // sizes.n_kv_heads
+    source_ratio = source_sizes.n_heads // source_sizes.n_kv_heads
     group, place = heads // ratio, heads % ratio
-    there = (group < other.n_kv_heads) & (place < other_ratio)
-    group_index = torch.where(groups < other.n_kv_heads, groups, -1)
-    pairs = pair_frequencies(ours.rotary_of(layer), other.rotary_of(theirs))
+    is_paired = (group < source_sizes.n_kv_heads) & (place < source_ratio)
+    group_index = torch.where(groups < source_sizes.n_kv_heads, groups, -1)
+    pairs = pair_frequencies(sizes.rotary_of(layer), source_sizes.rotary_of(source_layer))
     present = (group_index >= 0).float()[:, None, None]
-    inside = torch.zeros(ours.head_dim, other.head_dim)
+    inside = torch.zeros(sizes.head_dim, source_sizes.head_dim)
     inside[pairs.planes, pairs.source_planes] = 1.0
     free = slice(2 * len(pairs.index), None), slice(2 * pairs.n_source, None)
     inside[free] = torch.eye(*inside[free].shape)
     return HeadMatch(
         group_index=group_index,
-        head_index=torch.where(there, group * other_ratio + place, -1),
+        head_index=torch.where(is_paired, group * source_ratio + place, -1),
         qk=present * inside,
-        vo=present * torch.eye(ours.head_dim, other.head_dim),
-        similarity=torch.zeros(ours.n_kv_heads),
+        vo=present * torch.eye(sizes.head_dim, source_sizes.head_dim),
+        similarity=torch.zeros(sizes.n_kv_heads),
         exact=pairs.exact,
-        q_scale=other.attention_scale / ours.attention_scale,
-        frequencies=ours.rotary_of(layer),
-        attention_scale=ours.attention_scale,
+        q_scale=source_sizes.attention_scale / sizes.attention_scale,
+        frequencies=sizes.rotary_of(layer),
+        attention_scale=sizes.attention_scale,
     )
 
 
 def neurons_in_order(pivot: Anatomy, source: Anatomy) -> NeuronMatch:
-    """Put neuron on neuron."""
+    """Pair neurons in their order; no weight is read."""
     places = torch.arange(pivot.dimensions.n_neurons)
     return NeuronMatch(
         index=torch.where(places < source.dimensions.n_neurons, places, -1),
@@ -100,89 +160,35 @@ def neurons_in_order(pivot: Anatomy, source: Anatomy) -> NeuronMatch:
     )
 
 
-_MOST_AT_ONCE = 8
-"""Layers matched side by side: each takes some hundred megabytes at real sizes."""
-_INNER_BIASES = (Part.Q_BIAS, Part.K_BIAS, Part.V_BIAS, Part.GATE_BIAS, Part.UP_BIAS)
-_OTHER_BIASES = (Part.O_BIAS, Part.DOWN_BIAS)
-
-
-def check_comparable(pivot: Anatomy, source: Anatomy) -> None:
-    """Refuse a source that computes something which the pivot's architecture cannot.
-
-    Raises:
-        ValueError: If the two differ in the kind of norm or where norms stand, in the MLP's
-            gate or activation, in the norms of queries and keys or the size of heads under them,
-            or in how positions enter; or if the source has a bias that the pivot has no place for.
-    """
-    for what, ours, theirs in (
-        ("norm", pivot.family.norm, source.family.norm),
-        ("norms per block", _norms(pivot), _norms(source)),
-        ("MLP", _mlp(pivot), _mlp(source)),
-        ("activation", activation(pivot.weights.config), activation(source.weights.config)),
-        ("norm of queries and keys", pivot.family.qk_norm, source.family.qk_norm),
-        ("positions", pivot.family.positions, source.family.positions),
-        ("blocks", _blocks(pivot), _blocks(source)),
-    ):
-        if ours != theirs:
-            raise ValueError(
-                f"{what}: the pivot ({pivot.family.model_type}) has {ours}, the source "
-                f"({source.family.model_type}) has {theirs}; what the source computes cannot be "
-                "written in the pivot's architecture: choose models of one kind"
-            )
-    _check_normed_heads(pivot, source)
-    extra = [
-        part
-        for part in (*_INNER_BIASES, *_OTHER_BIASES)
-        if Place(part, 0) in source.places and Place(part, 0) not in pivot.places
-    ]
-    if extra:
-        raise ValueError(
-            f"the source has {', '.join(extra)}, which the pivot ({pivot.family.model_type}) has "
-            "no place for: use the source as the pivot"
-        )
-
-
-def _check_normed_heads(pivot: Anatomy, source: Anatomy) -> None:
-    ours, theirs = pivot.dimensions.head_dim, source.dimensions.head_dim
-    if pivot.family.qk_norm != "none" and ours != theirs:
-        raise ValueError(
-            f"queries and keys are normed: heads of {ours} dimensions were expected, as in the "
-            f"pivot, the source has heads of {theirs}, and no basis of one is one of the other; "
-            "choose models with heads of one size"
-        )
-
-
-def match_layers(
-    pivot: FoldedModel, source: FoldedModel, turn: ResidualMap | None, *, units: bool
-) -> tuple[tuple[LayerMatch, ...], ...]:
-    """Find what of the source stands at each layer of the pivot.
+def express_block(
+    source: FoldedModel, turn: ResidualMap | None, match: LayerMatch, *, attention: bool
+) -> Parts:
+    """Rewrite a block of the source in the pivot's residual frame, with the pivot's units.
 
     Args:
-        pivot: The pivot, folded.
         source: The source, folded.
-        turn: The source's residual map.
-        units: Whether to match units; without it they stand in their own order.
+        turn: Its residual map; None in the pivot's frame.
+        match: The layer of the source and its matched units.
+        attention: Attention, else the MLP.
+
+    Returns:
+        The parts it has, zeros where a unit of the pivot has no counterpart: in the place of
+        the pivot's they compute what the source computes.
     """
-    find = _matched if units else _in_order
-    n_pivot, n_source = pivot.anatomy.dimensions.n_layers, source.anatomy.dimensions.n_layers
-    shares = [
-        layer_shares(layer, n_pivot=n_pivot, n_source=n_source) for layer in range(n_pivot)
-    ]
-
-    def match(layer: int) -> tuple[LayerMatch, ...]:
-        return tuple(
-            find(pivot, source, turn, layer, theirs, share) for theirs, share in shares[layer]
-        )
-
-    with _a_core_each() as pool:
-        return tuple(pool.map(match, range(n_pivot)))
+    anatomy = source.anatomy
+    parts = _read_turned(source, turn, ATTENTION if attention else MLP, match.layer)
+    if attention and match.heads is not None:
+        return place_heads(parts, match.heads, anatomy, match.layer)
+    if not attention and match.neurons is not None:
+        return place_neurons(parts, match.neurons)
+    return parts
 
 
 @contextmanager
-def _a_core_each() -> Iterator[ThreadPoolExecutor]:
+def _single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
     """A pool of as many threads as torch uses, on which torch uses one each.
 
-    Assignments run on one core whatever torch does, so layers side by side keep all busy.
+    Assignments run on one core whatever torch does, so layers in parallel keep all busy.
     """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -193,94 +199,36 @@ def _a_core_each() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(n_threads)
 
 
-def _matched(
+def _match_heads(
     pivot: FoldedModel,
     source: FoldedModel,
     turn: ResidualMap | None,
     layer: int,
-    theirs: int,
-    share: float,
-) -> LayerMatch:
-    return LayerMatch(
-        layer=theirs,
-        share=share,
-        heads=_match_heads(pivot, source, turn, layer, theirs),
-        neurons=_match_neurons(pivot, source, turn, layer, theirs),
-    )
-
-
-def _in_order(
-    pivot: FoldedModel,
-    source: FoldedModel,
-    _turn: ResidualMap | None,
-    layer: int,
-    theirs: int,
-    share: float,
-) -> LayerMatch:
-    same = have_same_units(pivot.anatomy, source.anatomy)
-    return LayerMatch(
-        layer=theirs,
-        share=share,
-        heads=None if same else heads_in_order(pivot.anatomy, source.anatomy, layer, theirs),
-        neurons=None if same else neurons_in_order(pivot.anatomy, source.anatomy),
-    )
-
-
-def _match_heads(
-    pivot: FoldedModel, source: FoldedModel, turn: ResidualMap | None, layer: int, theirs: int
+    source_layer: int,
 ) -> HeadMatch:
+    pivot_parts = read_block(pivot.read, pivot.anatomy, ATTENTION, layer)
+    source_parts = _read_turned(source, turn, ATTENTION, source_layer)
     return match_heads(
-        heads_of(read_block(pivot.read, pivot.anatomy, ATTENTION, layer), pivot.anatomy, layer),
-        heads_of(_turned(source, turn, ATTENTION, theirs), source.anatomy, theirs),
+        heads_of(pivot_parts, pivot.anatomy, layer),
+        heads_of(source_parts, source.anatomy, source_layer),
         rotate_inner=pivot.anatomy.family.qk_norm == "none",
     )
 
 
 def _match_neurons(
-    pivot: FoldedModel, source: FoldedModel, turn: ResidualMap | None, layer: int, theirs: int
+    pivot: FoldedModel,
+    source: FoldedModel,
+    turn: ResidualMap | None,
+    layer: int,
+    source_layer: int,
 ) -> NeuronMatch:
     return match_neurons(
         neurons_of(read_block(pivot.read, pivot.anatomy, MLP, layer)),
-        neurons_of(_turned(source, turn, MLP, theirs)),
+        neurons_of(_read_turned(source, turn, MLP, source_layer)),
     )
 
 
-def _turned(
+def _read_turned(
     source: FoldedModel, turn: ResidualMap | None, parts: tuple[Part, ...], layer: int
 ) -> Parts:
-    read = read_block(source.read, source.anatomy, parts, layer)
-    return turn_block(read, turn)
-
-
-def have_same_units(pivot: Anatomy, source: Anatomy) -> bool:
-    """Whether two models have as many heads, as wide, and as many neurons."""
-    return _units(pivot) == _units(source)
-
-
-def _units(model: Anatomy) -> dict[str, int]:
-    sizes = model.dimensions
-    return {
-        "heads": sizes.n_heads,
-        "key/value heads": sizes.n_kv_heads,
-        "dimensions of a head": sizes.head_dim,
-        "neurons": sizes.n_neurons,
-    }
-
-
-def _norms(model: Anatomy) -> str:
-    """Which norms a block has."""
-    kinds = (
-        Part.ATTENTION_NORM,
-        Part.ATTENTION_POST_NORM,
-        Part.MLP_NORM,
-        Part.MLP_POST_NORM,
-    )
-    return ", ".join(kind for kind in kinds if Place(kind, 0) in model.places)
-
-
-def _mlp(model: Anatomy) -> str:
-    return "a gate" if model.family.gated else "no gate"
-
-
-def _blocks(model: Anatomy) -> str:
-    return "attention and MLP side by side" if model.family.parallel else "one after the other"
+    return turn_block(read_block(source.read, source.anatomy, parts, layer), turn)

@@ -1,4 +1,4 @@
-"""Match the neurons of an MLP: each source neuron at the pivot neuron that does most alike.
+"""Match the neurons of two MLPs by the vectors that they read and write.
 
 Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone): two models
 without a common ancestor order their neurons differently. A neuron is what it reads (its rows of
@@ -49,18 +49,18 @@ class Neurons:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NeuronMatch:
-    """Which source neuron stands at each neuron of the pivot."""
+    """Source neurons matched to the pivot's."""
 
     index: Tensor
     """(n_pivot,) int64: the source neuron, -1 without a counterpart."""
     sign: Tensor
-    """(n_pivot,) float32: what (up, down) are multiplied by, 1 or -1; 1 without a gate."""
+    """(n_pivot,) float32: factor of (up, down), 1 or -1; 1 without a gate."""
     similarity: Tensor
     """(n_pivot,) float32: mean cosine of the matched vectors in [-1, 1], 0 without one."""
 
     @property
     def supported(self) -> Tensor:
-        """(n_pivot,) bool: whether a source neuron stands there."""
+        """(n_pivot,) bool: the pivot's neuron has a counterpart."""
         return self.index >= 0
 
 

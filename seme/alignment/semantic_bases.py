@@ -1,4 +1,4 @@
-"""Semantic bases: one direction of the latent space per token, from the output head alone.
+"""Semantic bases: one direction of the latent space per token, from the LM head alone.
 
 SeMe, https://arxiv.org/abs/2505.20144, section on semantic bases; notation of
 https://arxiv.org/abs/2401.16184.
@@ -27,7 +27,7 @@ _RIDGE_SHARE = 1e-8
 a direction no token has stays negligible after the division by it."""
 
 _PANEL = 256
-"""Columns of the Gram matrix computed at a time, from the diagonal on: half of it is symmetry."""
+"""RankingScores of the Gram matrix computed at a time, from the diagonal on: half of it is symmetry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,11 @@ class Whitening:
     """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
 
     whitener_DD: Tensor
-    """That of the bases, float32 or float64."""
+    """Whitening matrix, float32 or float64."""
     spread_D: Tensor
-    """Likewise."""
+    """Inverse root eigenvalues, float32 or float64."""
     unwhitener_DD: Tensor
-    """float64."""
+    """Second factor, float64."""
 
     def rows(self, head_BD: Tensor) -> Tensor:
         """Whiten head rows and divide them by the length of their bases; zero stays zero."""
@@ -53,12 +53,12 @@ class Whitening:
 class Bases:
     """The semantic bases of one model, S = H whitener diag(spread) axes^T, never stored whole.
 
-    H whitener has columns of length one, whatever the head's condition number: all that is
-    steep is in ``spread_D``. The axes being orthogonal, |s_i| needs ``spread_D`` alone.
+    H whitener has columns of length one, whatever the head's condition number, which
+    ``spread_D`` carries alone. As the axes are orthogonal, |s_i| needs ``spread_D`` only.
     """
 
     head_VD: Tensor
-    """Output head as stored, any floating dtype, one row per token."""
+    """LM head as stored, any floating dtype, one row per token."""
     whitener_DD: Tensor
     """diag(g) axes diag(spread), float64."""
     spread_D: Tensor
@@ -68,7 +68,7 @@ class Bases:
     condition: float
     """Condition number of H diag(g), at most 2**26: float64's Gram matrix shows no more."""
     ridge: float
-    """What was added to the diagonal of G, in G's own unit; 0 when it could be inverted."""
+    """Ridge on the diagonal of G, in G's own unit; 0 where G is invertible."""
     _whitenings: dict[torch.dtype, Whitening] = field(default_factory=dict, repr=False)
 
     def whitening(self, dtype: torch.dtype) -> Whitening:
@@ -87,7 +87,7 @@ class Bases:
                 self.spread_D[:, None] * self.axes_DD.T,
             )
         else:
-            # the inverse of the rounded matrix takes back what rounding did to every token alike
+            # inverting the rounded matrix cancels the rounding error common to all tokens
             whitener_DD = self.whitener_DD.to(dtype)
             unwhitener_DD = torch.linalg.solve(whitener_DD.double(), self.solver_DD)
         return Whitening(
@@ -115,8 +115,7 @@ def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases
     """Solve for the semantic bases of a model's tokens, or of some of them (ours).
 
     Args:
-        head_VD: Rows of the output head, (tokens, width), any floating dtype. Kept, never
-            written to.
+        head_VD: Rows of the LM head, (tokens, width), any floating dtype. Never written to.
         gain_D: Gain of the final norm as it multiplies (1 + g where that is the convention).
         block_rows: Rows taken to float64 at a time, at least 1; bounds the working memory.
 
@@ -131,13 +130,13 @@ def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases
     gram_DD = gain_D[:, None] * _gram(head_VD, block_rows) * gain_D
     if not gram_DD.isfinite().all():
         raise ValueError(
-            f"the output head {tuple(head_VD.shape)} and the final norm's gain must be finite "
+            f"the LM head {tuple(head_VD.shape)} and the final norm's gain must be finite "
             "for semantic bases, got NaN or infinity"
         )
     values_D, axes_DD = torch.linalg.eigh(gram_DD)
     largest = float(values_D[-1])
     if largest <= 0:
-        raise ValueError("the output head has no semantic bases: all of H diag(gain) is zero")
+        raise ValueError("the LM head has no semantic bases: all of H diag(gain) is zero")
     condition = math.sqrt(largest / max(float(values_D[0]), largest * 2.0**-52))
     ridge = largest * _RIDGE_SHARE if condition > MAX_CONDITION else 0.0
     spread_D = (values_D + ridge).rsqrt()
@@ -152,7 +151,7 @@ def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases
 
 
 def row_blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into blocks: yield each block's first row and the row behind its last."""
+    """Cut rows into blocks: yield the bounds of each, the second exclusive."""
     for start in range(0, n_rows, block_rows):
         yield start, min(start + block_rows, n_rows)
 

@@ -1,22 +1,30 @@
-"""Seconds of named stages, added up."""
+"""Wall-clock seconds per stage, collected without a stopwatch in every signature."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-_T = TypeVar("_T")
+_collected: ContextVar[dict[str, float]] = ContextVar("seconds by stage")
 
 
-@dataclass(slots=True, kw_only=True)
-class Stopwatch:
-    """Seconds of each stage, added up by name."""
+@contextmanager
+def collect_seconds(seconds: dict[str, float]) -> Iterator[None]:
+    """Add the seconds of every :func:`stage` entered inside to ``seconds``, by name."""
+    token = _collected.set(seconds)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
 
-    seconds: dict[str, float] = field(default_factory=dict)
 
-    def time(self, stage: str, work: Callable[[], _T]) -> _T:
-        """Do the work and count its time to the stage."""
-        start = time.perf_counter()
-        found = work()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        return found
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time the block or, as a decorator, every call; dropped where nobody collects.
+
+    Stages are not nested: the inner one's seconds would count twice.
+    """
+    start = time.perf_counter()
+    yield
+    seconds = _collected.get({})
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

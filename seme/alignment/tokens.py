@@ -1,8 +1,10 @@
-"""Vocabularies by their text: which tokens of two models are the same piece of text (ours).
+"""Vocabularies by text: match the tokens of two models that encode the same bytes (ours).
 
-A token is named by the bytes it stands for, however its tokenizer spells them: byte-level BPE
-writes " the" as "Ġthe", sentencepiece as "▁the" and a lone byte as "<0xAB>". Reads tokenizer.json,
-vocab.json with merges.txt, and tiktoken files, as data; no tokenizer library is loaded.
+A token is identified by its bytes, however its tokenizer spells them: byte-level BPE writes " the"
+as "Ġthe" and each byte as one printable character (the table of GPT-2's encoder), sentencepiece
+as "▁the" and a lone byte as "<0xAB>", others write the text itself. The spelling is read from the
+sections of tokenizer.json, never guessed from tokens. Reads tokenizer.json, vocab.json with
+merges.txt, and tiktoken files, as data; no tokenizer library is loaded.
 """
 
 import base64
@@ -16,109 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-_OUTSIDE = "\uffff"
-"""What a character outside the byte-level alphabet is translated to: not a byte."""
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """Map GPT-2's characters to the bytes they stand for, as characters of Latin-1.
-
-    Printable bytes stand for themselves; the others, in order, are moved up from U+0100.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    moved = (byte for byte in range(0x100) if byte not in printable)
-    alphabet = {byte: chr(byte) if byte in printable else _OUTSIDE for byte in range(0x100)}
-    return alphabet | {0x100 + place: chr(byte) for place, byte in enumerate(moved)}
-
-
-_BYTE_ALPHABET = _byte_alphabet()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spelling:
-    """How one tokenizer spells text."""
-
-    byte_level: bool
-    space: str = " "
-    """What a space is written as, where it is not byte-level."""
-    byte_tokens: bool = False
-    """Whether "<0xAB>" is the byte AB."""
-
-    def text(self, token: str) -> bytes:
-        """Read a token of the model; of byte-level ones, a character outside is literal."""
-        if self.byte_level:
-            try:
-                return token.translate(_BYTE_ALPHABET).encode("latin-1")
-            except UnicodeEncodeError:
-                return token.encode()
-        if self.byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
-            return bytes.fromhex(byte[1])
-        return self.added_text(token)
-
-    def added_text(self, content: str) -> bytes:
-        """Read a token that was added to the model, which is text but for the space's mark."""
-        return content.replace(self.space, " ").encode()
-
-
-def is_byte_token(token: str) -> bool:
-    """Whether sentencepiece's byte fallback would write one byte like this."""
-    return _BYTE_TOKEN.fullmatch(token) is not None
-
-
-def spelling_of(tokenizer: Mapping[str, Any]) -> Spelling:
-    """Find how a tokenizer.json, parsed, spells text.
-
-    Raises:
-        ValueError: If its sections are those of several spellings.
-    """
-    steps = [
-        step
-        for section in ("normalizer", "pre_tokenizer", "decoder")
-        for step in _flat(tokenizer.get(section))
-    ]
-    spaces = {space for step in steps if (space := _space_mark(step)) is not None}
-    byte_level = any(step["type"] == "ByteLevel" for step in steps)
-    if byte_level + len(spaces) > 1:
-        found = [
-            *sorted(f"spaces as {space!r}" for space in spaces),
-            *["byte-level"] * byte_level,
-        ]
-        raise ValueError(f"a tokenizer must spell text in one way, got {', '.join(found)}")
-    byte_fallback = any(step["type"] == "ByteFallback" for step in steps)
-    return Spelling(
-        byte_level=byte_level,
-        space=spaces.pop() if spaces else " ",
-        byte_tokens=byte_fallback or bool(tokenizer["model"].get("byte_fallback")),
-    )
-
-
-def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield a section's steps, those inside sequences one by one."""
-    if step is None:
-        return
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for key in ("normalizers", "pretokenizers", "decoders"):
-        for inner in step.get(key, ()):
-            yield from _flat(inner)
-
-
-def _space_mark(step: Mapping[str, Any]) -> str | None:
-    """Find the character a step writes for a space, or reads as one; None if it does neither."""
-    if step["type"] == "Metaspace":
-        return str(step["replacement"])
-    if step["type"] == "Replace":
-        pattern: str | None = step["pattern"].get("String")
-        if pattern == " ":
-            return str(step["content"])
-        if step["content"] == " ":
-            return pattern
-    return None
-
 
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
@@ -136,11 +35,11 @@ class Vocabulary:
     """The tokens of one tokenizer."""
 
     ids: Mapping[bytes, tuple[int, ...]]
-    """Bytes of a token to its ids: more than one where a tokenizer has an ordinary token and a
-    byte token of one text; ordinary ones first."""
+    """Ids by the bytes of a token: several where an ordinary and a byte token have the same
+    bytes; ordinary ones first."""
     specials: Mapping[str, int]
-    """Control tokens (end of text, padding) by their literal content, kept apart: the text of
-    one is not what it means."""
+    """Ids of control tokens (end of text, padding) by their literal content, which is no text
+    of the corpus."""
 
     def __len__(self) -> int:
         return sum(map(len, self.ids.values())) + len(self.specials)
@@ -155,7 +54,7 @@ class SharedTokens:
     source_rows: Tensor
     """Row of the same token in the source's, int64."""
     overlap: float
-    """Share of the pivot's vocabulary that the source has too, in [0, 1]."""
+    """Share of the pivot's vocabulary that is in the source's, in [0, 1]."""
 
 
 def shared_tokens(
@@ -282,7 +181,7 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
 def _read_vocab_json(path: Path) -> Vocabulary:
     tokens, spelling = _read_json(path), Spelling(byte_level=True)
     texts = ((spelling.text(token), token_id) for token, token_id in tokens.items())
-    return _vocabulary(texts, [], _specials_beside(path, tokens))
+    return _vocabulary(texts, [], _specials_in_folder(path, tokens))
 
 
 def _read_tiktoken(path: Path) -> Vocabulary:
@@ -294,11 +193,11 @@ def _read_tiktoken(path: Path) -> Vocabulary:
                 f"another; if it is a sentencepiece model, {_CONVERSION}"
             )
         texts.append((base64.b64decode(entry[1]), int(entry[2])))
-    return _vocabulary(texts, [], _specials_beside(path, {}))
+    return _vocabulary(texts, [], _specials_in_folder(path, {}))
 
 
-def _specials_beside(path: Path, tokens: Mapping[str, int]) -> dict[str, int]:
-    """Read the control tokens of a vocabulary that is stored without them from the files beside.
+def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]:
+    """Read the control tokens of a vocabulary stored without them from the folder's other files.
 
     They are in added_tokens.json (content to id), in tokenizer_config.json, and, named only, in
     special_tokens_map.json, where ``tokens`` knows their ids.
@@ -344,3 +243,106 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_json_if_any(path: Path) -> dict[str, Any]:
     return _read_json(path) if path.is_file() else {}
+
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+_OUTSIDE = "\uffff"
+"""Translation of a character outside the byte-level alphabet: not a byte."""
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Map GPT-2's characters to their bytes, as characters of Latin-1.
+
+    Printable bytes map to themselves; the others, in order, are moved up from U+0100.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = (byte for byte in range(0x100) if byte not in printable)
+    alphabet = {byte: chr(byte) if byte in printable else _OUTSIDE for byte in range(0x100)}
+    return alphabet | {0x100 + place: chr(byte) for place, byte in enumerate(moved)}
+
+
+_BYTE_ALPHABET = _byte_alphabet()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """Spelling of text in the token strings of one tokenizer."""
+
+    byte_level: bool
+    space: str = " "
+    """Text of a space, unless byte-level."""
+    byte_tokens: bool = False
+    """Read "<0xAB>" as the byte AB."""
+
+    def text(self, token: str) -> bytes:
+        """Decode a token of the model; one with a character outside the byte alphabet is literal."""
+        if self.byte_level:
+            try:
+                return token.translate(_BYTE_ALPHABET).encode("latin-1")
+            except UnicodeEncodeError:
+                return token.encode()
+        if self.byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
+            return bytes.fromhex(byte[1])
+        return self.added_text(token)
+
+    def added_text(self, content: str) -> bytes:
+        """Decode a token added to the model: its text, with the mark of a space replaced."""
+        return content.replace(self.space, " ").encode()
+
+
+def is_byte_token(token: str) -> bool:
+    """Whether sentencepiece's byte fallback writes a byte like this."""
+    return _BYTE_TOKEN.fullmatch(token) is not None
+
+
+def spelling_of(tokenizer: Mapping[str, Any]) -> Spelling:
+    """Read the spelling of a parsed tokenizer.json from its sections.
+
+    Raises:
+        ValueError: If its sections are those of several spellings.
+    """
+    steps = [
+        step
+        for section in ("normalizer", "pre_tokenizer", "decoder")
+        for step in _flat(tokenizer.get(section))
+    ]
+    spaces = {space for step in steps if (space := _space_mark(step)) is not None}
+    byte_level = any(step["type"] == "ByteLevel" for step in steps)
+    if byte_level + len(spaces) > 1:
+        spellings = [
+            *sorted(f"spaces as {space!r}" for space in spaces),
+            *["byte-level"] * byte_level,
+        ]
+        raise ValueError(f"a tokenizer must spell text in one way, got {', '.join(spellings)}")
+    byte_fallback = any(step["type"] == "ByteFallback" for step in steps)
+    return Spelling(
+        byte_level=byte_level,
+        space=spaces.pop() if spaces else " ",
+        byte_tokens=byte_fallback or bool(tokenizer["model"].get("byte_fallback")),
+    )
+
+
+def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield a section's steps, those inside sequences one by one."""
+    if step is None:
+        return
+    if step["type"] != "Sequence":
+        yield step
+        return
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        for inner in step.get(key, ()):
+            yield from _flat(inner)
+
+
+def _space_mark(step: Mapping[str, Any]) -> str | None:
+    """Return the character that a step encodes or decodes as a space; None if it does neither."""
+    if step["type"] == "Metaspace":
+        return str(step["replacement"])
+    if step["type"] == "Replace":
+        pattern: str | None = step["pattern"].get("String")
+        if pattern == " ":
+            return str(step["content"])
+        if step["content"] == " ":
+            return pattern
+    return None

@@ -1,9 +1,9 @@
-"""What a map on the residual stream does to each canonical part of a folded model (ours).
+"""Transform the canonical parts of a folded model by a residual map and by matched units (ours).
 
-A representation r of the source becomes T r in the pivot's space, so what writes into the stream
-is multiplied by T from the left and what reads from it by T^-1 from the right. Behind a norm lengths
-change with the width, for a norm divides by the root of the *mean* square: readers make up for
-it by sqrt(K / P). Readers that no norm stands in front of (OLMo 2's blocks) see T r itself.
+A representation r of the source becomes T r in the pivot's space: writers into the stream are
+multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on the
+width, as it divides by the root of the *mean* square: readers compensate by sqrt(K / P). Readers
+without a norm in front (OLMo 2's blocks) see T r itself.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
@@ -29,7 +29,7 @@ WRITERS = frozenset({Part.O, Part.DOWN, Part.O_BIAS, Part.DOWN_BIAS})
 EMBEDDINGS = frozenset({Part.EMBEDDING, Part.POSITIONS})
 """Rows live in the residual stream."""
 FINAL_NORMS = frozenset({Part.FINAL_NORM, Part.FINAL_NORM_BIAS})
-"""Turned by :func:`turn_final_norm`, for what they become depends on the head behind them."""
+"""Turned by :func:`turn_final_norm`: the result depends on the LM head after them."""
 _FOLDED_GAINS = frozenset({Part.ATTENTION_NORM, Part.MLP_NORM})
 _FOLDED_BIASES = frozenset({Part.ATTENTION_NORM_BIAS, Part.MLP_NORM_BIAS})
 _POST_NORMS = frozenset({Part.ATTENTION_POST_NORM, Part.MLP_POST_NORM})
@@ -53,15 +53,15 @@ def turn_part(part: Part, values: Tensor, turn: ResidualMap | None, *, normed: b
     """Rewrite one part of a folded source for the pivot's residual stream.
 
     Args:
-        part: What the values are.
+        part: Part that the values are of.
         values: The source's, float32, canonical; never written to.
         turn: The source's map; None in the pivot's own frame.
-        normed: Whether a norm stands in front of it; matters for readers only.
+        normed: A norm is in front of it; matters for readers only.
 
     Returns:
-        The part with the pivot's width: readers W T^-1, times sqrt(K / P) behind a norm,
-        writers and their biases T W, embeddings E T^T, folded norms, and what lies inside a
-        block as it was.
+        The part with the pivot's width: readers W T^-1, times sqrt(K / P) after a norm,
+        writers and their biases T W, embeddings E T^T, folded norms, and parts inside a block
+        unchanged.
 
     Raises:
         ValueError: If the part is a norm on a block's output whose gain is not constant.
@@ -86,7 +86,7 @@ def turn_final_norm(
         part: ``FINAL_NORM`` or ``FINAL_NORM_BIAS``.
         values: The source's, float32; never written to.
         turn: The source's map; None in the pivot's own frame.
-        head_scale: What the head behind was multiplied by beside T^-1.
+        head_scale: Factor of the LM head apart from T^-1.
 
     Returns:
         T b / head_scale of a bias. Of a gain the diagonal D for which D T is nearest to
@@ -103,12 +103,12 @@ def turn_final_norm(
 
 
 def restrict_part(part: Part, pivot: Tensor, turn: ResidualMap | None) -> Tensor:
-    """Take what of a pivot's part lies in directions that some direction of the source maps to.
+    """Project a part of the pivot on the range of the map.
 
-    A source narrower than the pivot says nothing of the other directions.
+    A source narrower than the pivot determines no other direction.
 
     Args:
-        part: What the tensor is.
+        part: Part that the tensor is.
         pivot: The pivot's part, folded.
         turn: The source's map.
     """
@@ -122,7 +122,7 @@ def restrict_part(part: Part, pivot: Tensor, turn: ResidualMap | None) -> Tensor
 
 
 def _turn_block_norm(part: Part, values: Tensor, turn: ResidualMap) -> Tensor:
-    """Rewrite a norm for the pivot's width; what is no norm on the residual stream stays."""
+    """Rewrite a norm for the pivot's width; a part inside a block stays."""
     width = len(turn.forward_PK)
     if part in _FOLDED_GAINS:
         return values.new_ones(width)
@@ -138,7 +138,7 @@ def _demand_constant(part: Part, gain: Tensor) -> None:
     if bool((gain != gain[0]).any()):
         raise ValueError(
             f"{part} is a norm on a block's output with gains from {float(gain.min()):.3g} to "
-            f"{float(gain.max()):.3g}: nothing reads behind it that they could be folded into, "
+            f"{float(gain.max()):.3g}: no reader follows that they could be folded into, "
             "and a rotation of the residual stream is exact only where they are constant. Merge "
             "models of one frame; if these are fine-tunes of one base, raise identity_tolerance"
         )
@@ -218,7 +218,7 @@ def place_heads(parts: Parts, match: HeadMatch, anatomy: Anatomy, layer: int) ->
 
     Args:
         parts: The source's attention in the pivot's residual frame.
-        match: Where its heads stand.
+        match: Matched heads.
         anatomy: The source's.
         layer: The source's.
     """
@@ -229,11 +229,11 @@ def place_heads(parts: Parts, match: HeadMatch, anatomy: Anatomy, layer: int) ->
 
 
 def restrict_to_heads(parts: Parts, match: HeadMatch, anatomy: Anatomy, layer: int) -> Parts:
-    """Take what of the pivot's attention the source's heads stand in for, zeros elsewhere.
+    """Mask the pivot's attention to what has a counterpart in the source, zeros elsewhere.
 
     Args:
         parts: The pivot's attention.
-        match: Where the source's heads stand.
+        match: Matched heads.
         anatomy: The pivot's.
         layer: The pivot's.
     """
@@ -249,7 +249,7 @@ def place_neurons(parts: Parts, match: NeuronMatch) -> Parts:
 
 
 def restrict_to_neurons(parts: Parts, match: NeuronMatch) -> Parts:
-    """Take what of the pivot's MLP the source's neurons stand in for, zeros elsewhere."""
+    """Mask the pivot's MLP to neurons that have a counterpart, zeros elsewhere."""
     if bool(match.supported.all()):
         return parts
     own = torch.arange(len(match.index), device=match.index.device)
@@ -281,7 +281,7 @@ def _placed_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
     if anatomy.family.qk_norm == "head":
         return gains
     head_dim = anatomy.dimensions.head_dim
-    for part, index in _heads_behind(match):
+    for part, index in _matches_of_norms(match):
         heads = gains[part].view(-1, head_dim)
         placed = heads[index.clamp(min=0)] * (index >= 0)[:, None]
         gains[part] = placed.flatten() * math.sqrt(len(heads) / len(index))
@@ -289,22 +289,22 @@ def _placed_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
 
 
 def _restricted_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
-    """Take a pivot's gains, one for each dimension of each head, where a source head stands."""
+    """Mask a pivot's gains, one for each dimension of each head, to heads with a counterpart."""
     if anatomy.family.qk_norm != "all":
         return {}
     return {
         part: parts[part] * (index >= 0).repeat_interleave(len(parts[part]) // len(index))
-        for part, index in _heads_behind(match)
+        for part, index in _matches_of_norms(match)
     }
 
 
-def _heads_behind(match: HeadMatch) -> tuple[tuple[Part, Tensor], tuple[Part, Tensor]]:
+def _matches_of_norms(match: HeadMatch) -> tuple[tuple[Part, Tensor], tuple[Part, Tensor]]:
     """Pair each norm of queries or keys with the source's head at each of the pivot's."""
     return (Part.Q_NORM, match.head_index), (Part.K_NORM, match.group_index)
 
 
 def _attention_parts(heads: Heads) -> Parts:
-    found = {
+    parts = {
         Part.Q: heads.q,
         Part.K: heads.k,
         Part.V: heads.v,
@@ -313,15 +313,15 @@ def _attention_parts(heads: Heads) -> Parts:
         Part.K_BIAS: heads.k_bias,
         Part.V_BIAS: heads.v_bias,
     }
-    return {part: values for part, values in found.items() if values is not None}
+    return {part: values for part, values in parts.items() if values is not None}
 
 
 def _mlp_parts(neurons: Neurons) -> Parts:
-    found = {
+    parts = {
         Part.GATE: neurons.gate,
         Part.UP: neurons.up,
         Part.DOWN: neurons.down,
         Part.GATE_BIAS: neurons.gate_bias,
         Part.UP_BIAS: neurons.up_bias,
     }
-    return {part: values for part, values in found.items() if values is not None}
+    return {part: values for part, values in parts.items() if values is not None}

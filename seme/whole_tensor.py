@@ -1,0 +1,168 @@
+"""Whole-tensor merging: memory taken from the budget, blocks gathered, the result in blocks."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from seme.budget import Allocation, mebibytes
+from seme.interface import Merge, Site, Traits
+from seme.streaming import Block, OpenTensor
+
+_T = TypeVar("_T")
+
+
+class SharedMemory:
+    """Bytes that threads share: one that needs more than are free waits for the others."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.n_bytes = n_bytes
+        self._free = n_bytes
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, n_bytes: int) -> Iterator[None]:
+        """Hold some of the bytes in the block."""
+        assert n_bytes <= self.n_bytes, "memory_for_whole refuses such tensors"
+        with self._changed:
+            self._changed.wait_for(lambda: n_bytes <= self._free)
+            self._free -= n_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += n_bytes
+                self._changed.notify_all()
+
+
+def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:
+    """Count the bytes of one tensor's merge: inputs, result and temporaries in float32."""
+    return 4 * n_elements * (n_sources + 2 + traits.temporaries)
+
+
+def memory_for_whole(
+    sizes: Mapping[str, int],
+    n_sources: int,
+    traits: Traits,
+    *,
+    allocation: Allocation,
+    budget: int,
+) -> SharedMemory:
+    """Take the memory of whole tensors from what the budget leaves.
+
+    Args:
+        sizes: Elements of every tensor to be merged, by name.
+        n_sources: Number of sources.
+        traits: What the method declares.
+        allocation: What passes over blocks take.
+        budget: Bytes the merge may take.
+
+    Raises:
+        ValueError: If the largest tensor does not fit by itself.
+    """
+    largest = max(sizes, key=lambda name: sizes[name])
+    need = bytes_of_whole(sizes[largest], n_sources, traits)
+    if allocation.working_bytes + need > budget:
+        raise ValueError(
+            f"the method merges whole tensors, and {largest} takes {mebibytes(need)} ({need} "
+            f"bytes) beside {mebibytes(allocation.working_bytes)} for reading and writing; "
+            f"memory_budget is {mebibytes(budget)}: raise it to at least "
+            f"{mebibytes(allocation.working_bytes + need)}"
+        )
+    return SharedMemory(budget - allocation.working_bytes)
+
+
+def peak_of_whole(
+    sizes: Mapping[str, int],
+    n_sources: int,
+    traits: Traits,
+    *,
+    memory: SharedMemory,
+    allocation: Allocation,
+) -> int:
+    """Estimate the most bytes that whole tensors take at one time.
+
+    Without a preparation each thread holds one tensor where memory allows; with one there is
+    one tensor at a time.
+    """
+    n_at_once = allocation.n_threads if traits.preparation is None else 1
+    largest = sorted(sizes.values(), reverse=True)[:n_at_once]
+    return min(sum(bytes_of_whole(n, n_sources, traits) for n in largest), memory.n_bytes)
+
+
+def merge_whole(
+    merge: Merge, tensor: OpenTensor, site: Site, finish: Callable[[Block, Tensor], _T]
+) -> list[_T]:
+    """Merge a tensor in one call of the method, and hand on the result block by block.
+
+    Args:
+        merge: The merge function, its hyper-parameters bound.
+        tensor: Of the pivot and the sources.
+        site: Of the tensor.
+        finish: Called with each block and its merged values, from several threads at once.
+
+    Returns:
+        What ``finish`` returned, in the order of the blocks; nothing of a tensor without
+        elements, for which the method is not called.
+
+    Raises:
+        ValueError: If the method returns another shape or dtype.
+    """
+    if tensor.numel == 0:
+        return []
+    pivot, *sources = _gathered(tensor)
+    with _one_torch_thread():
+        exact = merge(pivot, sources, site)
+    demand_like(exact, pivot, "the tensor's")
+    merged, values = exact.reshape(-1), pivot.view(-1)
+
+    def finish_block(index: int) -> _T:
+        start = index * tensor.block
+        piece = slice(start, start + tensor.block)
+        return finish(Block(start=start, pivot=values[piece], sources=()), merged[piece])
+
+    return tensor.models.map(finish_block, -(-tensor.numel // tensor.block))
+
+
+def demand_like(exact: Tensor, pivot: Tensor, whose: str) -> None:
+    """Refuse a method's result that has not the shape of its inputs, or is not float32."""
+    if exact.shape != pivot.shape:
+        raise ValueError(
+            f"the method must return {whose} shape, {tuple(pivot.shape)}, got "
+            f"{tuple(exact.shape)}"
+        )
+    if exact.dtype != torch.float32:
+        raise ValueError(f"the method must return float32, got {exact.dtype}")
+
+
+def _gathered(tensor: OpenTensor) -> list[Tensor]:
+    """Read a tensor of the pivot and of every source whole, in float32 and its shape.
+
+    They are rows of one matrix, which the kernels then read without a copy.
+    """
+    models = tensor.models
+    rows = torch.empty((1 + len(models.sources), tensor.numel), device=models.device)
+
+    def keep(block: Block) -> None:
+        for row, values in zip(rows, (block.pivot, *block.sources), strict=True):
+            row[block.start : block.start + values.numel()] = values
+
+    tensor.map(keep)
+    return list(rows.view(-1, *tensor.shape).unbind())
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let torch compute on the caller's thread alone: its sums depend on how many there are."""
+    n_threads = torch.get_num_threads()
+    if n_threads == 1:  # in a thread pool
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

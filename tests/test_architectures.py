@@ -1,0 +1,82 @@
+"""Architectures a source may have, for a given pivot."""
+
+import pytest
+
+from seme.alignment.architectures import check_comparable
+from tests.disguise import anatomy_of
+from tests.tiny_models import DENSE, save_tiny
+
+
+@pytest.fixture
+def model_of(tmp_path):
+    """Build the anatomy of a tiny model: ``model_of("llama", **settings)``."""
+    count = iter(range(9))
+
+    def build(model_type, **settings):
+        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+
+    return build
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_a_model_may_meet_one_of_its_own_architecture_and_any_size(model_type, model_of):
+    layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
+    types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
+    check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
+
+
+@pytest.mark.parametrize(
+    ("pivot", "source", "message"),
+    [
+        ("llama", "gpt2", r"^norm: the pivot \(llama\) has rms, the source \(gpt2\) has layer"),
+        (
+            "llama",
+            "gemma2",
+            "has attention_norm, mlp_norm, the source .gemma2. has attention_n",
+        ),
+        ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
+    ],
+)
+def test_what_two_architectures_compute_differently_is_named(pivot, source, message, model_of):
+    with pytest.raises(ValueError, match=message):
+        check_comparable(model_of(pivot), model_of(source))
+
+
+def test_learned_positions_are_no_rotary_ones(model_of):
+    pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
+    with pytest.raises(
+        ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
+    ):
+        check_comparable(pivot, source)
+
+
+def test_parallel_blocks_are_not_sequential_ones(model_of):
+    pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
+    with pytest.raises(ValueError, match="has attention and MLP in parallel, the source"):
+        check_comparable(pivot, source)
+
+
+def test_another_activation_is_named(model_of):
+    with pytest.raises(
+        ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
+    ):
+        check_comparable(model_of("llama"), model_of("llama", hidden_act="gelu"))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
+def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
+    sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
+    keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
+    pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
+    expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
+    with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
+        check_comparable(pivot, source)
+
+
+def test_a_bias_needs_a_place_in_the_pivot_but_not_in_the_source(model_of):
+    plain, biased = model_of("llama", attention_bias=False), model_of("llama")
+    check_comparable(biased, plain)
+    with pytest.raises(
+        ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"
+    ):
+        check_comparable(plain, biased)

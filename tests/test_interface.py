@@ -1,0 +1,162 @@
+"""Declarations of a method, and its hyper-parameters against them, before anything is read."""
+
+import functools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from seme.checks import check_finite
+from seme.interface import (
+    Site,
+    Traits,
+    bind_method,
+    check_method,
+    checked_by,
+    hyper_parameter_names,
+    merge_function,
+    method_settings,
+    prepare,
+    prepared_by,
+    takes,
+    traits_of,
+    whole_tensor,
+)
+
+
+def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
+    return torch.stack(tuple(sources)).mean(dim=0)
+
+
+def step(pivot: Tensor, sources: Sequence[Tensor], _site: Site, /, *, lam: float) -> Tensor:
+    return pivot + lam * (sources[0] - pivot)
+
+
+def double(models, /, *, rho, lam):
+    return models, 2 * rho + lam
+
+
+def check(*, lam, weights, n_sources):
+    check_finite("lam", lam)
+    if len(weights) != n_sources:
+        raise ValueError(f"expected {n_sources} weights, got {len(weights)}")
+
+
+@prepared_by(double)
+@checked_by(check)
+@takes(min_sources=1, max_sources=2)
+def declared(
+    pivot: Tensor, _sources: Sequence[Tensor], _site: Site, /, *, lam: float, weights
+) -> Tensor:
+    return pivot * lam * sum(weights)
+
+
+GOOD = {"lam": 1.0, "weights": [1.0], "rho": 3.0}
+
+
+def settings(*, density: float, lam: float) -> None: ...
+
+
+def bound(function, **settings):
+    return functools.partial(function, **settings)
+
+
+def test_a_function_without_decorators_takes_blocks_and_any_number_of_sources():
+    assert traits_of(mean) == Traits()
+    check_method(bound(mean), 100)
+    with pytest.raises(ValueError, match=r"mean merges at least 1 source into .*, got 0"):
+        check_method(bound(mean), 0)
+
+
+def test_decorators_declare_together():
+    assert traits_of(bound(declared, **GOOD)) == Traits(
+        preparation=double, check=check, min_sources=1, max_sources=2
+    )
+
+
+def test_whole_tensor_is_written_with_or_without_arguments():
+    @whole_tensor
+    def plain(pivot, _sources, _site, /):
+        return pivot
+
+    @whole_tensor(temporaries=0)
+    def lean(pivot, _sources, _site, /):
+        return pivot
+
+    assert traits_of(plain) == Traits(whole_tensor=True, temporaries=4)
+    assert traits_of(lean) == Traits(whole_tensor=True, temporaries=0)
+
+
+def test_merge_and_preparation_are_called_with_the_parameters_they_name():
+    method = bound(declared, **GOOD)
+    assert hyper_parameter_names(method) == {"lam", "rho", "weights"}
+    assert prepare(method, "models") == ("models", 7.0)
+    merged = merge_function(method)(torch.ones(2), [], Site(name="a"))
+    assert merged.tolist() == [1.0, 1.0]
+    assert prepare(bound(mean), "models") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            bound(settings, densty=1, lam=1),
+            r"no parameter densty, only density, lam; did you mean density\?",
+        ),
+        (bound(settings, density=1, lam=1, x=2), "no parameter x, only density, lam$"),
+        (bound(settings, lam=1), "needs density as well; it takes density, lam"),
+        (bound(mean, lam=1), "no parameter lam, only none"),
+        (bound(declared, lam=1.0, weights=[1.0]), "needs rho as well"),
+        (
+            functools.partial(step, torch.ones(1), lam=1.0),
+            "only keyword parameters can be bound",
+        ),
+    ],
+)
+def test_names_that_do_not_match_are_refused(method, message):
+    with pytest.raises(ValueError, match=message):
+        check_method(method, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "n_sources", "message"),
+    [
+        ({"lam": float("inf")}, 1, "lam must be a finite number, got inf"),
+        ({"weights": [1.0, 2.0]}, 1, "expected 1 weights, got 2"),
+        ({}, 2, "expected 2 weights, got 1"),
+        ({}, 3, r"declared merges 1 to 2 sources into the pivot, got 3"),
+        ({"rho": float("nan")}, 1, "rho must be finite, got nan"),
+        ({"rho": [1.0, float("-inf")]}, 1, "rho must be finite, got -inf"),
+        ({"rho": {"a": float("inf")}}, 1, "rho.a must be finite, got inf"),
+    ],
+)
+def test_a_value_or_a_number_of_sources_out_of_range_is_refused(changed, n_sources, message):
+    check_method(bound(declared, **GOOD), 1)
+    with pytest.raises(ValueError, match=message):
+        check_method(bound(declared, **GOOD | changed), n_sources)
+
+
+def test_an_exact_number_of_sources_is_named():
+    pair = takes(min_sources=2, max_sources=2)(lambda pivot, _sources, _site, /: pivot)
+    with pytest.raises(ValueError, match="exactly 2 sources into the pivot, got 1"):
+        check_method(bound(pair), 1)
+
+
+def test_a_rightly_bound_method_passes_and_lists_its_settings():
+    method = bound(settings, lam=(1, 2.5), density={"a": None})
+    check_method(method, 1)
+    assert method_settings(method) == {"density": {"a": None}, "lam": [1, 2.5]}
+
+
+def test_a_setting_that_json_cannot_hold_is_named():
+    with pytest.raises(ValueError, match="lam must be a number, text, list or mapping, got"):
+        method_settings(bound(step, lam=torch.ones(1)))
+
+
+def test_only_functions_of_the_methods_packages_are_bound():
+    method = bind_method({"_target_": "baselines.slerp.merge", "_partial_": True, "t": 0.5})
+    assert (method.func.__name__, method.keywords) == ("merge", {"t": 0.5})
+    for target in ("os.system", "baselines.slerp.marge", "baselines.slurp.merge"):
+        with pytest.raises(ValueError, match=target):
+            bind_method({"_target_": target})

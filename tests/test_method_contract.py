@@ -1,0 +1,278 @@
+"""The contract of every method in conf/method; a new file there is held to it without a new line.
+
+Neither the cut into blocks nor threads nor the order of tensors shows in the result, nor that of
+the sources unless the method declares it; inputs stay as they are; ranges are checked first.
+"""
+
+import functools
+import hashlib
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seme import engine
+from seme.checkpoint.reader import open_checkpoint
+from seme.engine import merge_checkpoints
+from seme.interface import check_method, hyper_parameter_names, traits_of, whole_tensor
+from tests.golden_merges import digest_of, method_names, method_of
+from tests.golden_pools import write_pool
+from tests.settings import SETTINGS
+
+METHODS = method_names()
+DTYPES = {"bfloat16_tied": "bfloat16", "float16": "float16", "float32": "float32"}
+CUTS = (7, 1000)
+"""Elements per block: an odd number, and one that is no power of two."""
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pools")
+    return {name: write_pool(name, folder) for name in (*DTYPES, "turned")}
+
+
+@pytest.fixture
+def merged(tmp_path):
+    """Merge model folders and return the tensors by name: ``merged(method, folders)``."""
+
+    def run(method, folders, **settings):
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
+        settled = replace(SETTINGS, **settings)
+        merge_checkpoints(method, pivot, sources, place, settings=settled, progress=False)
+        return load_file(place / "model.safetensors")
+
+    return run
+
+
+def taken_by(method, folders, most=math.inf):
+    """As many models of a pool as a method merges, the pivot first."""
+    n_sources = min(len(folders) - 1, traits_of(method).max_sources or math.inf, most)
+    return folders[: 1 + int(n_sources)]
+
+
+def bits(tensors):
+    return {name: digest_of(tensor) for name, tensor in tensors.items()}
+
+
+def pools_of(method, pools):
+    names = ["float32", *(["turned"] if traits_of(method).any_shape else [])]
+    return [taken_by(method, pools[name]) for name in names]
+
+
+def hold_every_cut(method, folders, merged, monkeypatch):
+    """Merge in blocks of other sizes.
+
+    Raises:
+        AssertionError: If a result is another.
+    """
+    expected = bits(merged(method, folders))
+    for size in CUTS:
+        monkeypatch.setattr("seme.streaming.CPU_BLOCK", size)
+        assert bits(merged(method, folders)) == expected, (
+            f"in blocks of {size} elements the result is another: the method needs "
+            "@whole_tensor or a preparation"
+        )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_cut_into_blocks_does_not_show(name, pools, merged, monkeypatch):
+    method = method_of(name)
+    for folders in pools_of(method, pools):
+        with monkeypatch.context() as patch:
+            hold_every_cut(method, folders, merged, patch)
+
+
+def slerp_of_what_it_sees(pivot, sources, _site, /):
+    """A SLERP that takes its block for the tensor."""
+    (source,) = sources
+    angle = torch.acos(torch.cosine_similarity(pivot.flatten(), source.flatten(), dim=0))
+    return (pivot + source) * torch.sin(angle / 2) / torch.sin(angle)
+
+
+def test_a_slerp_of_blocks_fails_and_says_what_it_needs(pools, merged, monkeypatch):
+    folders = pools["float32"][:2]
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(AssertionError, match="needs @whole_tensor or a preparation"),
+    ):
+        hold_every_cut(partial(slerp_of_what_it_sees), folders, merged, patch)
+
+
+def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
+    @whole_tensor
+    def declared(*arguments):
+        return slerp_of_what_it_sees(*arguments)
+
+    hold_every_cut(partial(declared), pools["float32"][:2], merged, monkeypatch)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_number_of_threads_does_not_show(name, pools, merged):
+    method = method_of(name)
+    for folders in pools_of(method, pools):
+        expected = bits(merged(method, folders, n_threads=1))
+        for n_threads in (2, 5):
+            assert bits(merged(method, folders, n_threads=n_threads)) == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, merged):
+    method = method_of(name)
+    folders = taken_by(method, pools["float32"])
+    before = torch.get_num_threads()
+    expected = bits(merged(method, folders))
+    torch.set_num_threads(before + 3)
+    try:
+        assert bits(merged(method, folders, n_threads=1)) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_of_tensors_does_not_show(name, pools, merged, monkeypatch):
+    def over_backwards(self, models, **_):
+        return [self._write(models, tensor) for tensor in reversed(list(self.layout))]
+
+    method = method_of(name)
+    for folders in pools_of(method, pools):
+        expected = bits(merged(method, folders))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._Walk, "over", over_backwards)
+            assert bits(merged(method, folders)) == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_of_sources_shows_only_where_the_method_declares_it(name, pools, merged):
+    method = method_of(name)
+    for pivot, *sources in pools_of(method, pools):
+        expected = bits(merged(method, [pivot, *sources]))
+        reversed_too = bits(merged(method, [pivot, *sources[::-1]]))
+        assert (reversed_too != expected) == traits_of(method).order_matters, (
+            "declare @takes(order_matters=True) if the order of the sources is to matter"
+        )
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("pool", DTYPES)
+def test_inputs_stay_as_they_are(name, pool, pools, merged):
+    method = method_of(name)
+    folders = taken_by(method, pools[pool])
+    files = [folder / "model.safetensors" for folder in folders]
+    before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    merged(watched(method), folders)
+    assert [hashlib.sha256(file.read_bytes()).digest() for file in files] == before
+
+
+def watched(method):
+    """The same method; every call fails if it writes to its inputs."""
+
+    @functools.wraps(method.func)
+    def watch(pivot, sources, site, /, **hyper):
+        before = [tensor.clone() for tensor in (pivot, *sources)]
+        result = method.func(pivot, sources, site, **hyper)
+        pairs = zip(before, (pivot, *sources), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), "the method writes to its inputs"
+        return result
+
+    return partial(watch, **method.keywords)
+
+
+def test_a_method_that_writes_to_its_inputs_is_seen(pools, merged):
+    @whole_tensor
+    def overwrites(pivot, _sources, _site, /):
+        return pivot.mul_(0.5)
+
+    with pytest.raises(AssertionError, match="writes to its inputs"):
+        merged(watched(partial(overwrites)), pools["float32"][:2])
+
+
+@pytest.mark.parametrize("pool", DTYPES)
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if "lam" in hyper_parameter_names(method_of(n))]
+)
+def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
+    method = method_of(name)
+    folders = taken_by(method, pools[pool])
+    result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
+    assert bits(result) == bits(load_file(folders[0] / "model.safetensors"))
+
+
+@pytest.mark.parametrize("pool", DTYPES)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_merged_with_itself_is_itself(name, pool, pools, merged):
+    method = method_of(name)
+    folders = taken_by(method, [pools[pool][0]] * 4)
+    result = merged(method, folders)
+    model = load_file(folders[0] / "model.safetensors")
+    assert all(torch.equal(result[key], model[key]) for key in model)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if traits_of(method_of(n)).min_sources == 1]
+)
+@pytest.mark.parametrize("pool", DTYPES)
+def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merged):
+    method = method_of(name)
+    pivot = load_file(pools[pool][0] / "model.safetensors")
+    result = merged(method, taken_by(method, pools[pool], most=1))
+    assert {key: (t.dtype, t.shape) for key, t in result.items()} == {
+        key: (t.dtype, t.shape) for key, t in pivot.items()
+    }
+    assert all(t.dtype == getattr(torch, DTYPES[pool]) for t in result.values())
+    assert bits(result) != bits(pivot)
+
+
+@pytest.mark.parametrize("pool", ["bfloat16_tied", "float16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_is_upcast_first_and_rounded_once(name, pool, pools, merged, tmp_path):
+    method = method_of(name)
+    folders = taken_by(method, pools[pool])
+    copies = [in_float32(folder, tmp_path / f"copy{i}") for i, folder in enumerate(folders)]
+    exact = merged(method, copies)
+    rounded = {key: t.to(getattr(torch, DTYPES[pool])) for key, t in exact.items()}
+    assert bits(merged(method, folders)) == bits(rounded)
+
+
+def in_float32(folder, copy):
+    copy.mkdir()
+    (copy / "config.json").write_text((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: t.float() for k, t in tensors.items()}, copy / "model.safetensors")
+    return copy
+
+
+SETTINGS_OF_METHODS = [
+    (name, key) for name in METHODS for key in sorted(hyper_parameter_names(method_of(name)))
+]
+NEVER_IN_RANGE = [math.nan, math.inf, "no such value", {"a": 1.0}]
+
+
+@pytest.mark.parametrize(("name", "key"), SETTINGS_OF_METHODS)
+def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
+    name, key, pools, tmp_path
+):
+    method = method_of(name)
+    folders = taken_by(method, pools["float32"])
+    pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
+    is_number = type(method.keywords[key]) in (int, float)
+    for value in [*NEVER_IN_RANGE, *([True] if is_number else [])]:
+        wrong = partial(method.func, **method.keywords | {key: value})
+        with pytest.raises(ValueError, match=rf"^{key} must be "):
+            merge_checkpoints(
+                wrong, pivot, sources, tmp_path / "no", settings=SETTINGS, progress=False
+            )
+    assert sum(model.bytes_read for model in (pivot, *sources)) == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_number_of_sources_that_is_not_declared_is_refused(name):
+    method = method_of(name)
+    least, most = traits_of(method).min_sources, traits_of(method).max_sources
+    check_method(method, least)
+    for n_sources in [least - 1] if most is None else [least - 1, most + 1]:
+        with pytest.raises(ValueError, match=rf"merges .* into the pivot, got {n_sources}"):
+            check_method(method, n_sources)
