@@ -231,7 +231,7 @@ def test_the_memory_is_shown_with_the_budget_as_it_was_given(models):
 def test_what_the_merge_would_refuse_the_plan_refuses(models, tmp_path, make_llama):
     with pytest.raises(ValueError, match="already exists"):
         planned(models, destination=tmp_path)
-    with pytest.raises(ValueError, match="at least one source"):
+    with pytest.raises(ValueError, match="at least 1 source"):
         planned(models[:1])
     with pytest.raises(ValueError, match=r"no parameter lamb"):
         planned(models, functools.partial(average, weights=None, lamb=1))
