@@ -2,8 +2,7 @@
 
 python -m scripts.disguise eval/zoo/models/base results/disguised/base
 
-Merging a model with its disguised copy shows what alignment is for: averaging destroys it, SeMe
-finds it again.
+Averaging a model with its disguised copy destroys it; SeMe's alignment recovers it.
 """
 
 import sys
@@ -27,7 +26,14 @@ _USAGE = "usage: python -m scripts.disguise MODEL_FOLDER NEW_FOLDER"
 
 
 def main(arguments: list[str]) -> int:
-    """Write the copy in float32; 2 if the arguments cannot be understood, 1 if a model cannot."""
+    """Write the copy in float32.
+
+    Args:
+        arguments: Folder of the model, folder of the copy.
+
+    Returns:
+        0; 2 if there are not two arguments, 1 if the model cannot be used.
+    """
     if len(arguments) != 2:
         print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         return 2
@@ -57,20 +63,21 @@ def disguised(plain: FoldedWeights, *, seed: int) -> dict[str, Tensor]:
     """Turn a folded model's residual stream, move and turn its heads, move its neurons.
 
     Args:
-        plain: The model with its norms folded: only then does a turn change nothing.
-        seed: Of everything drawn.
+        plain: The model with its norms folded: only then does a rotation change nothing.
+        seed: Seed of all rotations and permutations.
 
     Returns:
-        All tensors by name, float32; the model they make computes what it did before.
+        All tensors by name, float32; the model computes the same function.
     """
     rng = torch.Generator().manual_seed(seed)
     model, family = plain.model, plain.model.anatomy.family
     turn = random_turn(model.anatomy.dimensions.width, rng, centred=family.norm == "layer")
     parts: dict[Place, Tensor] = {}
     for layer in range(family.n_layers):
-        for kind, move in ((ATTENTION, moved_heads), (MLP, moved_neurons)):
-            moved = move(read_block(model.read, model.anatomy, kind, layer), model, layer, rng)
-            parts |= {Place(part, layer): values for part, values in moved.items()}
+        attention = read_block(model.read, model.anatomy, ATTENTION, layer)
+        mlp = read_block(model.read, model.anatomy, MLP, layer)
+        moved = moved_heads(attention, model, layer, rng) | moved_neurons(mlp, rng)
+        parts |= {Place(part, layer): values for part, values in moved.items()}
     ends = [place for place in model.anatomy.places if place.layer is None]
     parts |= {place: model.read(place) for place in ends}
     parts = {place: turned(place.part, values, turn) for place, values in parts.items()}
@@ -102,7 +109,7 @@ def _axes_from_ones(width: int, rng: torch.Generator) -> Tensor:
 
 
 def turned(part: Part, values: Tensor, turn: Tensor) -> Tensor:
-    """Take a part to the turned residual stream."""
+    """Rewrite a part for the turned residual stream."""
     if part in _READERS or part in (Part.EMBEDDING, Part.POSITIONS):
         return values @ turn.T
     return turn @ values if part in _WRITERS else values
@@ -134,14 +141,14 @@ def moved_heads(parts: Parts, model: FoldedModel, layer: int, rng: torch.Generat
                 turned_rows = _moved_rows(rows, order, turns)
                 moved[name] = turned_rows.T if part is Part.O else turned_rows
     if qk_norm == "all":
-        still = [torch.eye(sizes.head_dim) for _ in groups]
-        moved[Part.Q_NORM] = _moved_rows(parts[Part.Q_NORM], heads, still)
-        moved[Part.K_NORM] = _moved_rows(parts[Part.K_NORM], groups, still)
+        identities = [torch.eye(sizes.head_dim) for _ in groups]
+        moved[Part.Q_NORM] = _moved_rows(parts[Part.Q_NORM], heads, identities)
+        moved[Part.K_NORM] = _moved_rows(parts[Part.K_NORM], groups, identities)
     return moved
 
 
 def _moved_rows(rows: Tensor, order: Tensor, turns: list[Tensor]) -> Tensor:
-    """Put the heads' rows in another order; ``turns`` holds the new basis of each group."""
+    """Permute the heads' rows; ``turns`` holds the new basis of each group."""
     by_head = rows.reshape(len(order), len(turns[0]), -1)
     per_group = len(order) // len(turns)
     moved = [turns[i // per_group] @ by_head[old] for i, old in enumerate(order.tolist())]
@@ -149,7 +156,7 @@ def _moved_rows(rows: Tensor, order: Tensor, turns: list[Tensor]) -> Tensor:
 
 
 def _score_turn(sizes: Dimensions, layer: int, rng: torch.Generator) -> Tensor:
-    """Draw what commutes with positions: a rotation of every pair, anything orthogonal beyond."""
+    """Draw a basis that commutes with positions: a rotation per pair, orthogonal beyond them."""
     n_pairs = len(sizes.rotary_of(layer))
     turn = torch.eye(sizes.head_dim)
     for pair, angle in enumerate((6.28 * torch.rand(n_pairs, generator=rng)).tolist()):
@@ -161,7 +168,7 @@ def _score_turn(sizes: Dimensions, layer: int, rng: torch.Generator) -> Tensor:
     return turn
 
 
-def moved_neurons(parts: Parts, model: FoldedModel, layer: int, rng: torch.Generator) -> Parts:  # noqa: ARG001
+def moved_neurons(parts: Parts, rng: torch.Generator) -> Parts:
     """Permute neurons and, where there is a gate, flip the sign of some (up, down)."""
     n_neurons = len(parts[Part.UP])
     order = torch.randperm(n_neurons, generator=rng)

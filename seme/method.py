@@ -2,14 +2,17 @@
 
 Gu, Aleti, Chen and Zhang, 2025, https://arxiv.org/abs/2505.20144. No public code exists.
 
-Paper: bases from the output head; a source's representations recomposed in the pivot's bases;
-layers interpolated; Select-Compute-Erase. Ours: the orthogonal projection, the way the map acts
-on weights, the folding of gains, anchors at both ends, units matched inside layers, and the
-identity short-cut that leaves a source alone which is already in the pivot's frame.
+Paper, in its order: semantic bases of each model from its LM head; a map that recomposes a
+source's representations in the pivot's bases; layers interpolated; Select-Compute-Erase. Ours:
+the orthogonal projection, the action of the map on weights, the folding of gains, anchors at
+both ends, units matched inside layers, and the identity short-cut for a source that is already
+in the pivot's frame.
+
+The first three are the preparation (:mod:`seme.alignment`), the last is :mod:`seme.sce`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource
 from seme.alignment.architectures import check_comparable
+from seme.alignment.diagnosis import describe_source
 from seme.alignment.frames import Frame, find_frame
 from seme.alignment.head_comparison import (
     HeadComparison,
@@ -24,14 +28,12 @@ from seme.alignment.head_comparison import (
     compare_heads,
     comparing_bytes,
 )
-from seme.alignment.layers import LayerMatch
 from seme.alignment.options import AlignmentOptions, Anchors, MatchUnits, Projection
 from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
-from seme.checkpoint.protocol import Weights
 from seme.checks import check_between, check_choice, check_finite, check_switch, check_whole
 from seme.compatibility import differences
 from seme.interface import Site, checked_by, prepared_by
@@ -40,34 +42,44 @@ from seme.streaming import Models, OpenTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAlignment:
+    """Alignment of one source with the pivot."""
+
+    comparison: HeadComparison
+    """Semantic bases and map, from the LM heads alone."""
+    frame: Frame | None
+    """None where the source is merged as stored."""
+    seconds: dict[str, float]
+    """Seconds of each stage; those of reading the rewritten source are added as it is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """The preparation's outcome; implements :class:`seme.interface.Realigned`."""
+    """Result of the preparation; implements :class:`seme.interface.Realigned`."""
 
     models: Models
-    """What is fused: as on disk where all share a frame and a shape, else in the pivot's."""
+    """Models to merge: as stored where all share a frame and a shape, else rewritten."""
     options: AlignmentOptions
-    comparisons: tuple[HeadComparison, ...]
-    frames: tuple[Frame, ...]
-    """None of them where the models are fused as they are on disk."""
+    sources: tuple[SourceAlignment, ...]
     folded: bool
-    seconds: tuple[dict[str, float], ...]
-    surveys: SelectCompute
+    """Gains of norms were folded, as some source is not in the pivot's frame."""
+    select_compute: SelectCompute
 
     def at(self, tensor: OpenTensor) -> Fusion:
-        return self.surveys.at(tensor)
+        return self.select_compute.at(tensor)
 
     def diagnostics(self) -> dict[str, Any]:
-        frames = self.frames or (None,) * len(self.comparisons)
         return {
             "projection": self.options.projection,
             "gains_folded": self.folded,
             "sources": [
-                {**_described(comparison, frame), "seconds": _seconds(seconds, source)}
-                for comparison, frame, seconds, source in zip(
-                    self.comparisons, frames, self.seconds, self.models.sources, strict=True
-                )
+                {
+                    **describe_source(source.comparison, source.frame),
+                    "seconds": dict(source.seconds),
+                }
+                for source in self.sources
             ],
-            **self.surveys.diagnostics(),
+            **self.select_compute.diagnostics(),
         }
 
 
@@ -84,31 +96,31 @@ def prepare(
     min_overlap: float,
     untie_embeddings: bool,
 ) -> Alignment:
-    """Find every source's place in the pivot's latent space.
+    """Align every source with the pivot's latent space.
 
-    Reads the heads and the final norms; the layers only where a source has to be rewritten.
+    Reads LM heads and final norms; layers only where a source must be rewritten.
 
     Args:
         models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
         tau: Share of elements selected, in (0, 1] (paper).
         projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
-        anchors: What fixes the map: the output ``head`` (paper) or ``both`` ends (ours).
+        anchors: Anchors of the map: the LM ``head`` (paper) or ``both`` ends (ours).
         match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
             pivot's frame, ``always`` or ``never``.
         refine: Rounds in which the map is found again from matched units, at least 0 (ours);
             with the orthogonal projection only.
         identity_tolerance: A source of the pivot's shape whose ||T - I||_F / sqrt(d) is below
-            it is merged as it is (ours); 0 turns every source. Not used by ``cosine``, which is
-            the paper's operator taken literally.
+            it is merged as stored (ours); 0 maps every source. Not used by ``cosine``, the
+            paper's operator taken literally.
         min_overlap: Least share of the pivot's vocabulary that a source must have, in [0, 1].
-        untie_embeddings: Where a source has to be turned and the pivot's head is its embedding:
+        untie_embeddings: Where a source is mapped and the pivot's head is its embedding:
             give the merged model a head of its own, which is exact (ours). Without it the
             embedding decides, and the final norm's gain is approximated by a diagonal.
 
     Raises:
-        ValueError: If a source cannot be brought into the
-            pivot's frame: too few tokens in common, an architecture that is not supported or of
-            another kind, norms that a rotation would change, or too little memory.
+        ValueError: If a source cannot be brought into the pivot's frame: too few tokens in
+            common, an architecture that is not supported or of another kind, norms that a
+            rotation would change, or too little memory.
     """
     options = AlignmentOptions(
         projection=projection,
@@ -118,35 +130,16 @@ def prepare(
         identity_tolerance=identity_tolerance,
         min_overlap=min_overlap,
     )
-    surveys = SelectCompute(len(models.sources), tau=tau)
-    demand(
-        comparing_bytes(models.pivot, len(models.sources)),
-        models.memory_budget,
-        "comparing the sources' heads with the pivot's",
-    )
-    pivot_head = PivotHead(models.pivot, models.device)
-    comparisons, all_seconds = [], []
-    for i, source in enumerate(models.sources):
-        seconds: dict[str, float] = {}
-        with collect_seconds(seconds):
-            comparisons.append(compare_heads(pivot_head, source, f"source {i}", options))
-        all_seconds.append(seconds)
     alignment = Alignment(
         models=models,
         options=options,
-        comparisons=tuple(comparisons),
-        frames=(),
+        sources=map_by_semantic_bases(models, options),
         folded=False,
-        seconds=tuple(all_seconds),
-        surveys=surveys,
+        select_compute=SelectCompute(len(models.sources), tau=tau),
     )
-    on_disk = all(
-        _is_as_on_disk(models.pivot, source, comparison)
-        for source, comparison in zip(models.sources, comparisons, strict=True)
-    )
-    if on_disk and match_units != "always":
+    if match_units != "always" and _all_mergeable_as_stored(alignment):
         return alignment
-    return _realigned(alignment, untie_embeddings=untie_embeddings)
+    return align(alignment, untie_embeddings=untie_embeddings)
 
 
 def check(
@@ -190,31 +183,45 @@ def merge(
     renormalize: bool,
     select: Select,
 ) -> Tensor:
-    """Fuse the sources, which the preparation brought into the pivot's frame, into the pivot.
+    """Merge the aligned sources into the pivot by Select-Compute-Erase.
 
     Args:
         pivot: Weights the sources are merged into. Never written to.
         sources: Weights of the pivot's shape, in its frame.
-        site: Carries what was selected of the tensor, and the sources' coefficients.
+        site: Carries the selected elements of the tensor, and the sources' coefficients.
         lam: Scale of the merged task vector (paper: 1).
         renormalize: Divide by the surviving weights per element (FuseChat's code; paper: no).
         select: ``deltas`` (paper) or ``coefficients`` (FuseChat's code).
 
     Returns:
-        Merged weights of the pivot's shape. When any source was turned, all gains of norms that
-        something reads behind are folded into the readers and come out as ones.
+        Merged weights of the pivot's shape. When any source was mapped, the gains of all norms
+        that something reads are folded into the readers and come out as ones.
     """
     return erase_and_add(pivot, sources, site, lam=lam, renormalize=renormalize, select=select)
 
 
-def _is_as_on_disk(pivot: Weights, source: Weights, comparison: HeadComparison) -> bool:
-    """Whether a source is fused as it is: in the pivot's frame, laid out like the pivot."""
-    return comparison.in_frame and comparison.tokens is None and not differences(pivot, source)
+def map_by_semantic_bases(
+    models: Models, options: AlignmentOptions
+) -> tuple[SourceAlignment, ...]:
+    """Solve for the semantic bases of all models and for the map of every source."""
+    demand(
+        comparing_bytes(models.pivot, len(models.sources)),
+        models.memory_budget,
+        "comparing the sources' heads with the pivot's",
+    )
+    pivot_head = PivotHead(models.pivot, models.device)
+    mapped = []
+    for i, source in enumerate(models.sources):
+        seconds: dict[str, float] = {}
+        with collect_seconds(seconds):
+            comparison = compare_heads(pivot_head, source, f"source {i}", options)
+        mapped.append(SourceAlignment(comparison=comparison, frame=None, seconds=seconds))
+    return tuple(mapped)
 
 
-def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
-    """Rewrite pivot and sources so that all stand in the pivot's frame and shape."""
-    models, comparisons = alignment.models, alignment.comparisons
+def align(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
+    """Rewrite all sources in the pivot's frame and shape, and the pivot with folded gains."""
+    models = alignment.models
     sizes = {name: math.prod(models.pivot.shape(name)) for name in models.pivot.names}
     demand(
         rewritten_bytes(sizes, len(models.sources)),
@@ -223,7 +230,52 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     )
     pivot = Anatomy(models.pivot, device=models.device)
     sources = [Anatomy(source, device=models.device) for source in models.sources]
-    turns = not all(comparison.in_frame for comparison in comparisons)
+    _check_alignable(pivot, sources)
+    turns = not all(source.comparison.in_frame for source in alignment.sources)
+    keeps_tie = pivot.tied and not untie_embeddings
+    untied = not keeps_tie and pivot.tied and (turns or not all(s.tied for s in sources))
+    norms = (FOLDABLE - {Part.FINAL_NORM} if keeps_tie else FOLDABLE) if turns else frozenset()
+    rewritten = FoldedWeights(FoldedModel(pivot, norms=norms), untied=untied)
+    _check_all_merged(rewritten, models)
+    aligned, weights = [], []
+    for i, (anatomy, source) in enumerate(zip(sources, alignment.sources, strict=True)):
+        try:
+            folded = FoldedModel(anatomy, norms=norms)
+            with collect_seconds(source.seconds):
+                frame = find_frame(
+                    rewritten.model, folded, source.comparison, alignment.options
+                )
+        except ValueError as error:
+            error.add_note(f"while aligning source {i} ({anatomy.weights.path})")
+            raise
+        aligned.append(replace(source, frame=frame))
+        weights.append(AlignedSource(rewritten, folded, frame, source.seconds))
+    added = set(rewritten.names) - set(models.pivot.names)
+    return replace(
+        alignment,
+        models=replace(
+            models,
+            pivot=rewritten,
+            sources=tuple(weights),
+            merged_names=tuple(sorted({*models.merged_names, *added})),
+        ),
+        sources=tuple(aligned),
+        folded=turns,
+    )
+
+
+def _all_mergeable_as_stored(alignment: Alignment) -> bool:
+    """Whether every source is in the pivot's frame and laid out like the pivot."""
+    models = alignment.models
+    return all(
+        source.comparison.in_frame
+        and source.comparison.tokens is None
+        and not differences(models.pivot, weights)
+        for source, weights in zip(alignment.sources, models.sources, strict=True)
+    )
+
+
+def _check_alignable(pivot: Anatomy, sources: Sequence[Anatomy]) -> None:
     for anatomy in (pivot, *sources):
         if anatomy.family.same_frame_only:
             raise ValueError(
@@ -234,37 +286,6 @@ def _realigned(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
             )
     for source in sources:
         check_comparable(pivot, source)
-    keeps_tie = pivot.tied and not untie_embeddings
-    untied = not keeps_tie and pivot.tied and (turns or not all(s.tied for s in sources))
-    norms = (FOLDABLE - {Part.FINAL_NORM} if keeps_tie else FOLDABLE) if turns else frozenset()
-    folded = FoldedModel(pivot, norms=norms)
-    rewritten = FoldedWeights(folded, untied=untied)
-    _check_all_merged(rewritten, models)
-    frames, aligned = [], []
-    for i, (source, comparison, seconds) in enumerate(
-        zip(sources, comparisons, alignment.seconds, strict=True)
-    ):
-        try:
-            folded_source = FoldedModel(source, norms=norms)
-            with collect_seconds(seconds):
-                frame = find_frame(folded, folded_source, comparison, alignment.options)
-        except ValueError as error:
-            error.add_note(f"while aligning source {i} ({source.weights.path})")
-            raise
-        frames.append(frame)
-        aligned.append(AlignedSource(rewritten, folded_source, frame))
-    added = set(rewritten.names) - set(models.pivot.names)
-    return replace(
-        alignment,
-        models=replace(
-            models,
-            pivot=rewritten,
-            sources=tuple(aligned),
-            merged_names=tuple(sorted({*models.merged_names, *added})),
-        ),
-        frames=tuple(frames),
-        folded=turns,
-    )
 
 
 def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
@@ -277,49 +298,8 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
     ]
     if left_out:
         raise ValueError(
-            "turning a source folds every norm's gain into the tensors behind it, so all norms, "
-            f"readers and the head must be merged, but {left_out[:3]} are left out; drop the "
-            "include or exclude pattern, or raise identity_tolerance if these are fine-tunes of "
-            "one base"
+            "mapping a source folds the gain of every norm into the tensors that read it, so all "
+            f"norms, readers and the head must be merged, but {left_out[:3]} are left out; drop "
+            "the include or exclude pattern, or raise identity_tolerance if these are fine-tunes "
+            "of one base"
         )
-
-
-def _seconds(alignment: Mapping[str, float], source: Weights) -> dict[str, float]:
-    """Seconds of each stage, those of reading the rewritten source included."""
-    transformation = source.seconds if isinstance(source, AlignedSource) else {}
-    return {**alignment, **transformation}
-
-
-def _described(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
-    """What was found of one source, JSON-ready."""
-    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
-    return {
-        "identity_shortcut": comparison.in_frame,
-        "distance_from_identity": turn.distance,
-        "head_similarity": comparison.turn.similarity,
-        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
-        "shared_tokens": comparison.n_shared,
-        "compared_tokens": comparison.n_anchors,
-        "condition": comparison.condition,
-        "ridge": comparison.ridge,
-        "layers": [] if frame is None else [_layer(matches) for matches in frame.layers],
-    }
-
-
-def _layer(matches: Sequence[LayerMatch]) -> dict[str, Any]:
-    """Where a layer's source layers stand, and how alike their matched units are."""
-    found: dict[str, Any] = {
-        "source_layers": [match.layer for match in matches],
-        "shares": [match.share for match in matches],
-    }
-    for kind, units in (
-        ("heads", [match.heads for match in matches]),
-        ("neurons", [match.neurons for match in matches]),
-    ):
-        alike = [float(unit.similarity.mean()) for unit in units if unit is not None]
-        if alike:
-            found[f"{kind}_similarity"] = sum(alike) / len(alike)
-    heads = [match.heads for match in matches if match.heads is not None]
-    if heads:
-        found["rotary_exact"] = all(match.exact for match in heads)
-    return found

@@ -1,4 +1,4 @@
-"""Select-Compute-Erase (SCE): the fusion step of SeMe, and a method of its own.
+"""Select-Compute-Erase (SCE): the merge step of SeMe, shared by the SCE baseline.
 
 Wan et al., 2024, FuseChat, https://arxiv.org/abs/2408.07990; used by SeMe, Gu et
 al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task vectors:
@@ -7,7 +7,7 @@ al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task
 2. compute: weigh each source by the energy of its selected elements;
 3. erase: per element, leave out the sources that disagree with the sign of the sum.
 
-The first two look at the whole tensor, in passes before the walk; the third at each element.
+Select and Compute pass over the whole tensor before it is merged; Erase is elementwise.
 Scope of the selection: the tensor. The sign is elected by the unweighted sum, before weighting;
 zeros elect nothing and a zero sum elects nobody. Divisor: none (the coefficients sum to one
 before the erasure) unless ``renormalize``. No rescaling for the elements left out.
@@ -32,41 +32,29 @@ from seme.streaming import Block, OpenTensor
 from seme.topk import RankingScores
 
 Select = Literal["coefficients", "deltas"]
-"""What the selection masks: the deltas (paper), or the coefficients only (FuseChat's code)."""
+"""Operand of the selection mask: the deltas (paper), or the coefficients only (FuseChat's code)."""
 
 _SCALE = 2.0**64
-"""Takes variances of weights away from float32's smallest number (ours)."""
-
-
-def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
-    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    check_share("tau", tau)
-    check_finite("lam", lam)
-    check_switch("renormalize", renormalize)
-    check_choice("select", select, get_args(Select))
+"""Scales variances of weights away from float32's smallest number (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What the passes over a tensor found, for its walk."""
+    """Selected elements of a tensor and coefficients of its sources."""
 
     kept: TopKMask
-    """Which elements are selected, by what :func:`variation` says of them."""
+    """Mask of the selected elements, by their :func:`variation`."""
     eta: tuple[float, ...]
     """Coefficients of the sources, summing to 1 (paper's eta)."""
     tally: "FusionTally"
-    """Counts what is erased."""
+    """Counter of erased elements."""
 
 
 class SelectCompute:
     """Select and Compute, tensor by tensor; implements :class:`seme.interface.Prepared`."""
 
     def __init__(self, n_sources: int, *, tau: float) -> None:
-        """Read nothing yet.
+        """Read nothing yet; tensors are read in :meth:`at`.
 
         Args:
             n_sources: Number of sources.
@@ -82,47 +70,8 @@ class SelectCompute:
         return Fusion(kept, eta, self._tally)
 
     def diagnostics(self) -> dict[str, Any]:
-        """What was selected and erased over all tensors; see :meth:`FusionTally.described`."""
+        """Count selected and erased elements; see :meth:`FusionTally.described`."""
         return {"fusion": self._tally.described()}
-
-
-class FusionTally:
-    """What Select, Compute and Erase did, counted over the tensors of a merge; thread-safe."""
-
-    def __init__(self, n_sources: int) -> None:
-        self._elements = 0
-        self._selected = 0
-        self._weighted: list[list[float]] = [[] for _ in range(n_sources)]
-        self._deltas = 0
-        self._erased = 0
-        self._lock = threading.Lock()
-
-    def add_tensor(self, n_elements: int, n_selected: int, eta: Sequence[float]) -> None:
-        """Count a tensor's selected elements, and its coefficients by them."""
-        with self._lock:
-            self._elements += n_elements
-            self._selected += n_selected
-            for of_source, coefficient in zip(self._weighted, eta, strict=True):
-                of_source.append(n_selected * coefficient)
-
-    def add_block(self, n_deltas: int, n_erased: int) -> None:
-        """Count deltas that were not zero, and those of them that were erased."""
-        with self._lock:
-            self._deltas += n_deltas
-            self._erased += n_erased
-
-    def described(self) -> dict[str, Any]:
-        """Shares in [0, 1], JSON-ready, the same in whatever order tensors were counted.
-
-        Returns:
-            ``selected`` of all elements; ``erased`` of the deltas that were not zero; the mean
-            ``coefficients`` of the sources, each tensor weighted by its selected elements.
-        """
-        return {
-            "selected": self._selected / max(self._elements, 1),
-            "erased": self._erased / max(self._deltas, 1),
-            "coefficients": [math.fsum(w) / max(self._selected, 1) for w in self._weighted],
-        }
 
 
 def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
@@ -132,11 +81,11 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
     lower flat index. Population variance; with one source the square of its delta (ours).
 
     Args:
-        tensor: Of the pivot and the sources.
+        tensor: The tensor in the pivot and the sources.
         tau: Share of the elements selected, in (0, 1].
 
     Returns:
-        What is selected, by the order of :func:`variation`.
+        Mask of the selected elements.
     """
     columns = RankingScores(tensor, variation, 1)
     (largest,) = select_largest([columns], tau, "exact")
@@ -150,23 +99,23 @@ def compute_coefficients(tensor: OpenTensor, kept: TopKMask) -> tuple[int, tuple
     means sum to less than 1e-6, which ordinary fine-tuning does.
 
     Args:
-        tensor: Of the pivot and the sources.
-        kept: What is selected.
+        tensor: The tensor in the pivot and the sources.
+        kept: Mask of the selected elements.
 
     Returns:
-        How many elements are selected, and one coefficient per source, summing to 1.
+        Number of selected elements, and one coefficient per source, summing to 1.
     """
 
     def energies(block: Block) -> tuple[int, list[float]]:
         flags = kept.at(block.pivot, block.sources, block.start)
         return _energies(block.pivot, block.sources, flags)
 
-    found = tensor.map(energies)
+    counted = tensor.map(energies)
     n_sources = len(tensor.models.sources)
-    energy = [math.fsum(of_block[k] for _, of_block in found) for k in range(n_sources)]
+    energy = [math.fsum(squares[k] for _, squares in counted) for k in range(n_sources)]
     whole = math.fsum(energy)
     eta = tuple(e / whole if whole > 0 else 1 / n_sources for e in energy)
-    return sum(n for n, _ in found), eta
+    return sum(n for n, _ in counted), eta
 
 
 def erase_and_add(
@@ -182,7 +131,7 @@ def erase_and_add(
 
     Args:
         pivot: Block of float32 weights that the sources are merged into, (n,).
-        sources: The same of the sources, in the pivot's frame. Their order does not matter.
+        sources: Blocks of the sources, in the pivot's frame. Their order does not matter.
         site: Carries the tensor's :class:`Fusion`.
         lam: Scale of the merged task vector (ours; the papers add it unchanged, 1).
         renormalize: Divide by the coefficients that survive the erasure at each element
@@ -193,22 +142,22 @@ def erase_and_add(
     Returns:
         Merged float32 weights, (n,).
     """
-    survey: Fusion = site.prepared
+    fusion: Fusion = site.prepared
     kept = None
     if select == "deltas":
-        kept = survey.kept.at(pivot, sources, site.start)
-    fused = add_signed(
-        pivot, sources, weights=survey.eta, scale=lam, divide=renormalize, kept=kept
+        kept = fusion.kept.at(pivot, sources, site.start)
+    added = add_signed(
+        pivot, sources, weights=fusion.eta, scale=lam, divide=renormalize, kept=kept
     )
-    survey.tally.add_block(fused.n_values, fused.n_values - fused.n_survivors)
-    return fused.merged
+    fusion.tally.add_block(added.n_values, added.n_values - added.n_survivors)
+    return added.merged
 
 
 def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
     """Rank elements as their variance across the sources does.
 
     The magnitude of the one delta; of the difference of two; else the variance times 2 ** 64,
-    so that its float32 tells apart standard deviations from 1e-29 to 1e8. Differences to the
+    so that its float32 separates standard deviations from 1e-29 to 1e8. Differences to the
     first source make it exactly zero where all sources agree.
 
     Args:
@@ -233,6 +182,57 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
         squares += values * values
     scaled = squares * (len(sources) * _SCALE) - summed * _SCALE * summed
     return scaled.clamp_(min=0).float().unsqueeze(0)
+
+
+def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
+    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    check_share("tau", tau)
+    check_finite("lam", lam)
+    check_switch("renormalize", renormalize)
+    check_choice("select", select, get_args(Select))
+
+
+class FusionTally:
+    """Counts of Select, Compute and Erase over the tensors of a merge; thread-safe."""
+
+    def __init__(self, n_sources: int) -> None:
+        self._elements = 0
+        self._selected = 0
+        self._weighted: list[list[float]] = [[] for _ in range(n_sources)]
+        self._deltas = 0
+        self._erased = 0
+        self._lock = threading.Lock()
+
+    def add_tensor(self, n_elements: int, n_selected: int, eta: Sequence[float]) -> None:
+        """Count a tensor's selected elements, and its coefficients by them."""
+        with self._lock:
+            self._elements += n_elements
+            self._selected += n_selected
+            for weighted, coefficient in zip(self._weighted, eta, strict=True):
+                weighted.append(n_selected * coefficient)
+
+    def add_block(self, n_deltas: int, n_erased: int) -> None:
+        """Count deltas that were not zero, and those of them that were erased."""
+        with self._lock:
+            self._deltas += n_deltas
+            self._erased += n_erased
+
+    def described(self) -> dict[str, Any]:
+        """Shares in [0, 1], JSON-ready, the same in whatever order tensors were counted.
+
+        Returns:
+            ``selected`` of all elements; ``erased`` of the deltas that were not zero; the mean
+            ``coefficients`` of the sources, each tensor weighted by its selected elements.
+        """
+        return {
+            "selected": self._selected / max(self._elements, 1),
+            "erased": self._erased / max(self._deltas, 1),
+            "coefficients": [math.fsum(w) / max(self._selected, 1) for w in self._weighted],
+        }
 
 
 def _energies(

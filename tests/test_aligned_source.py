@@ -55,7 +55,7 @@ def aligned(
 ) -> AlignedSource:
     layers = match_layers(pivot.model, source.model, turn, units=True)
     frame = Frame(turn=turn, tokens=None, layers=layers)
-    return AlignedSource(pivot, source.model, frame)
+    return AlignedSource(pivot, source.model, frame, {})
 
 
 def a_turn(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
@@ -183,7 +183,7 @@ def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(t
     tokens = SharedTokens(
         pivot_rows=torch.tensor([2, 5]), source_rows=torch.tensor([7, 1]), overlap=0.5
     )
-    found = AlignedSource(pivot, source.model, Frame(turn=None, tokens=tokens, layers=()))
+    found = AlignedSource(pivot, source.model, Frame(turn=None, tokens=tokens, layers=()), {})
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         rows = found.read(name)
         assert torch.equal(rows[[2, 5]], source.read(name)[[7, 1]])
@@ -194,9 +194,9 @@ def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(t
 def test_learned_positions_beyond_the_sources_are_the_pivots(tmp_path):
     pivot = folded(save_tiny(tmp_path / "pivot", "gpt2"))
     source = folded(save_tiny(tmp_path / "source", "gpt2", seed=1, n_positions=40))
-    found = AlignedSource(pivot, source.model, Frame(turn=None, tokens=None, layers=())).read(
-        "transformer.wpe.weight"
-    )
+    found = AlignedSource(
+        pivot, source.model, Frame(turn=None, tokens=None, layers=()), {}
+    ).read("transformer.wpe.weight")
     assert torch.equal(found[:40], source.read("transformer.wpe.weight"))
     assert torch.equal(found[40:], pivot.read("transformer.wpe.weight")[40:])
 
@@ -208,7 +208,7 @@ def test_layers_are_interpolated_by_their_shares(tmp_path):
         for layer, share in ((0, 0.25), (1, 0.75))
     )
     frame = Frame(turn=None, tokens=None, layers=(matches, matches))
-    found = AlignedSource(pivot, source.model, frame)
+    found = AlignedSource(pivot, source.model, frame, {})
     for name in ("mlp.up_proj.weight", "self_attn.q_proj.bias"):
         first, second = (source.read(f"model.layers.{layer}.{name}") for layer in (0, 1))
         torch.testing.assert_close(
@@ -229,9 +229,10 @@ def test_an_aligned_source_is_a_checkpoint_laid_out_like_the_pivot(tmp_path):
     source = folded(save_tiny(tmp_path / "source", "gemma2", seed=1, num_hidden_layers=3))
     layers = match_layers(pivot.model, source.model, None, units=False)
     frame = Frame(turn=None, tokens=None, layers=layers)
-    found = AlignedSource(pivot, source.model, frame)
+    seconds = {}
+    found = AlignedSource(pivot, source.model, frame, seconds)
     assert (found.names, found.config) == (pivot.names, pivot.config)
     assert found.path == tmp_path / "source"
     assert all(tuple(found.read(n).shape) == found.shape(n) for n in found.names)
     assert {found.dtype(name) for name in found.names} == {torch.float32}
-    assert set(found.seconds) == {"transformation"}
+    assert set(seconds) == {"transformation"}

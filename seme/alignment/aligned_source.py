@@ -41,9 +41,15 @@ class AlignedSource:
     A block's tensors are computed together and cached until another block is read.
     """
 
-    def __init__(self, pivot: FoldedWeights, source: FoldedModel, frame: Frame) -> None:
-        self.seconds: dict[str, float] = {}
-        """Seconds of the ``transformation`` so far; empty before the first read."""
+    def __init__(
+        self,
+        pivot: FoldedWeights,
+        source: FoldedModel,
+        frame: Frame,
+        seconds: dict[str, float],
+    ) -> None:
+        """Rewrite ``source`` by ``frame``; ``seconds`` collects those of ``transformation``."""
+        self._seconds = seconds
         self._pivot = pivot
         self._source = source
         self._frame = frame
@@ -72,7 +78,7 @@ class AlignedSource:
         places = self._pivot.places_of(name)
         if any(place.part is Part.CONSTANT for place in places):
             return self._pivot.read(name)
-        with collect_seconds(self.seconds), stage("transformation"):
+        with collect_seconds(self._seconds), stage("transformation"):
             return self._pivot.assemble(name, {p: self._part(p) for p in places})
 
     def opened(self, name: str) -> Held:

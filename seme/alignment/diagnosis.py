@@ -1,4 +1,4 @@
-"""Table of aligned sources for the terminal, from the diagnostics of a record alone."""
+"""Diagnostics of an aligned source: facts for the record, and a table of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,51 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from seme.alignment.frames import Frame
+from seme.alignment.head_comparison import HeadComparison
+from seme.alignment.layers import LayerMatch
+
 _COLUMNS = ("source", "frame", "overlap", "condition", "heads", "neurons", "weight", "s")
+
+
+def describe_source(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
+    """Collect the facts of one source, JSON-ready.
+
+    Args:
+        comparison: Of its LM head with the pivot's.
+        frame: Its frame; None where it is merged as stored.
+    """
+    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
+    return {
+        "identity_shortcut": comparison.in_frame,
+        "distance_from_identity": turn.distance,
+        "head_similarity": comparison.turn.similarity,
+        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
+        "shared_tokens": comparison.n_shared,
+        "compared_tokens": comparison.n_anchors,
+        "condition": comparison.condition,
+        "ridge": comparison.ridge,
+        "layers": [] if frame is None else [_describe_layer(layer) for layer in frame.layers],
+    }
+
+
+def _describe_layer(matches: Sequence[LayerMatch]) -> dict[str, Any]:
+    """Collect the source layers matched to a layer, and the similarity of their units."""
+    described: dict[str, Any] = {
+        "source_layers": [match.layer for match in matches],
+        "shares": [match.share for match in matches],
+    }
+    for kind, units in (
+        ("heads", [match.heads for match in matches]),
+        ("neurons", [match.neurons for match in matches]),
+    ):
+        means = [float(unit.similarity.mean()) for unit in units if unit is not None]
+        if means:
+            described[f"{kind}_similarity"] = sum(means) / len(means)
+    heads = [match.heads for match in matches if match.heads is not None]
+    if heads:
+        described["rotary_exact"] = all(match.exact for match in heads)
+    return described
 
 
 def source_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
