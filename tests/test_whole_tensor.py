@@ -154,7 +154,7 @@ def most_in_parallel(model, merge, *, n_fit):
 
 @pytest.mark.parametrize(("n_fit", "most"), [(3, 3), (1, 1)])
 def test_as_many_tensors_are_merged_side_by_side_as_fit(model, merge, monkeypatch, n_fit, most):
-    monkeypatch.setattr("seme.budget._MOST_AT_ONCE", 1)  # working memory of any budget
+    monkeypatch.setattr("seme.budget._MOST_BLOCKS_PER_READ", 1)  # working memory of any budget
     assert most_in_parallel(model, merge, n_fit=n_fit) == most
 
 
@@ -179,7 +179,7 @@ def test_a_tensor_that_does_not_fit_is_refused_before_anything_is_read(model, me
     [
         (lambda pivot: pivot.flatten(), r"return the tensor's shape, \(2, 2\), got \(4,\)"),
         (lambda pivot: pivot.double(), r"must return float32, got torch\.float64"),
-        (lambda pivot: pivot / 0 * 0, "what the method returned holds NaN"),
+        (lambda pivot: pivot / 0 * 0, "merge method returned NaN"),
         (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],
 )
