@@ -17,9 +17,9 @@ MIB = 2**20
 
 
 def test_a_larger_budget_reads_more_blocks_per_read_up_to_four():
-    found = [blocks_per_read(b * MIB, 3, 32, CPU) for b in (500, 700, 8192)]
-    assert found == sorted(found)
-    assert 1 <= found[0] < found[1] < found[2] == 4
+    n_blocks = [blocks_per_read(b * MIB, 3, 32, CPU) for b in (500, 700, 8192)]
+    assert n_blocks == sorted(n_blocks)
+    assert 1 <= n_blocks[0] < n_blocks[1] < n_blocks[2] == 4
 
 
 @pytest.mark.parametrize("budget", [300, 500, 2048])
@@ -28,7 +28,7 @@ def test_what_is_chosen_stays_in_the_budget(budget):
     assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
 
 
-def test_a_budget_that_is_too_small_is_told_what_it_takes():
+def test_a_budget_that_is_too_small_is_refused_with_the_bytes_needed():
     message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: raise it"
     with pytest.raises(ValueError, match=message) as error:
         blocks_per_read(100 * MIB, 8, 64, CPU)

@@ -11,7 +11,7 @@ def every_bfloat16():
     return torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
 
 
-def test_every_finite_bfloat16_is_widened_and_rounds_back_to_itself():
+def test_every_finite_bfloat16_is_upcast_and_rounds_back_to_itself():
     values = every_bfloat16()
     values = values[values.float().isfinite()]
     (wide,), finite = upcast(bit_patterns([values]), 0, len(values))
@@ -22,11 +22,11 @@ def test_every_finite_bfloat16_is_widened_and_rounds_back_to_itself():
     assert (lost, changed) == (0, 0)
 
 
-def test_a_part_of_several_models_is_widened_to_adjoining_rows():
+def test_a_part_of_several_models_is_upcast_to_adjoining_rows():
     models = [torch.arange(k, k + 100, dtype=torch.float32).bfloat16() for k in range(3)]
-    found, finite = upcast(bit_patterns(models), 10, 30)
+    rows, finite = upcast(bit_patterns(models), 10, 30)
     assert finite == [True] * 3
-    assert torch.equal(found, torch.stack(models).float()[:, 10:30])
+    assert torch.equal(rows, torch.stack(models).float()[:, 10:30])
     models[1][29] = float("nan")
     assert upcast(bit_patterns(models), 10, 30)[1] == [True, False, True]
     assert upcast(bit_patterns(models), 10, 29)[1] == [True] * 3
@@ -56,7 +56,7 @@ def test_a_number_too_large_rounds_to_infinity():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, 500, 999])
-def test_one_number_that_is_not_finite_is_told(value, place):
+def test_one_number_that_is_not_finite_is_noticed(value, place):
     numbers = torch.linspace(-1, 1, 1000)
     assert is_finite(numbers)
     numbers[place] = value
@@ -66,5 +66,5 @@ def test_one_number_that_is_not_finite_is_told(value, place):
 
 def test_no_numbers_are_finite():
     assert is_finite(torch.empty(0))
-    found, finite = upcast(bit_patterns([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
-    assert (tuple(found.shape), finite) == ((1, 0), [True])
+    rows, finite = upcast(bit_patterns([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
+    assert (tuple(rows.shape), finite) == ((1, 0), [True])

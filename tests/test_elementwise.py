@@ -45,16 +45,16 @@ def test_the_weighted_sum_is_that_of_float64_rounded_once(n):
     pivot, sources = random_models(n)
     tv = torch.stack(sources).double() - pivot.double()
     change = (tv[0] * 0.5 + tv[1] * -2.0 + tv[2] * 0.25) * 0.3
-    found = add_weighted(pivot, sources, weights=[0.5, -2.0, 0.25], scale=0.3)
-    assert torch.equal(found, (pivot.double() + change).float())
+    merged = add_weighted(pivot, sources, weights=[0.5, -2.0, 0.25], scale=0.3)
+    assert torch.equal(merged, (pivot.double() + change).float())
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_the_mean_of_equal_sources_is_that_source(n):
     _, (source,) = random_models(n, n_sources=1)
     weights = [0.1, 0.7, 0.4]
-    found = weighted_mean([source] * 3, weights=weights, divisor=sum(weights))
-    assert torch.equal(found, source)
+    merged = weighted_mean([source] * 3, weights=weights, divisor=sum(weights))
+    assert torch.equal(merged, source)
 
 
 def test_a_mean_divides_the_weighted_sum():
@@ -85,19 +85,19 @@ def test_a_change_of_zero_leaves_the_sign_of_a_zero():
 
 
 def test_the_sum_elects_the_sign_and_zeros_and_draws_elect_nothing():
-    found = signed(
+    result = signed(
         *columns([4.0, -1.0, 0.0, 2.0], [-1.0, -3.0, 5.0, -2.0], [0.0, 2.0, 0.0, 0.0])
     )
-    assert found.merged.tolist() == [4.0, -4.0, 5.0, 0.0]
-    assert (found.n_values, found.n_survivors) == (8, 4)
+    assert result.merged.tolist() == [4.0, -4.0, 5.0, 0.0]
+    assert (result.n_values, result.n_survivors) == (8, 4)
 
 
 def test_the_weights_of_the_survivors_may_divide_their_sum():
     pivot, sources = columns([4.0, -1.0, 0.0], [2.0, -3.0, 0.0], [-1.0, 2.0, 0.0])
     weights = [1.0, 3.0, 5.0]
     assert signed(pivot, sources, weights=weights).merged.tolist() == [10.0, -10.0, 0.0]
-    found = signed(pivot, sources, weights=weights, divide=True, scale=2.0)
-    assert found.merged.tolist() == [5.0, -5.0, 0.0]
+    result = signed(pivot, sources, weights=weights, divide=True, scale=2.0)
+    assert result.merged.tolist() == [5.0, -5.0, 0.0]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -136,6 +136,6 @@ def test_the_election_is_that_of_python_numbers(n_sources, divide):
         expected.append(start + 0.4 * change)
         n_values += sum(d != 0 for d in tv)
         n_survivors += len(survivors)
-    found = signed(pivot, sources, weights=weights, scale=0.4, divide=divide, kept=kept)
-    assert torch.allclose(found.merged, torch.tensor(expected), rtol=0, atol=1e-6)
-    assert (found.n_values, found.n_survivors) == (n_values, n_survivors)
+    result = signed(pivot, sources, weights=weights, scale=0.4, divide=divide, kept=kept)
+    assert torch.allclose(result.merged, torch.tensor(expected), rtol=0, atol=1e-6)
+    assert (result.n_values, result.n_survivors) == (n_values, n_survivors)

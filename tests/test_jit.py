@@ -10,9 +10,9 @@ from seme.kernels.jit import compiled, flat, rows, use_numba
 
 def test_neighbours_in_one_memory_are_seen_where_they_lie():
     matrix = torch.arange(12.0).view(4, 3)
-    seen = rows(matrix.unbind()[1:])
-    assert seen.tolist() == matrix[1:].tolist()
-    assert seen.ctypes.data == matrix[1:].data_ptr()
+    matrix_rows = rows(matrix.unbind()[1:])
+    assert matrix_rows.tolist() == matrix[1:].tolist()
+    assert matrix_rows.ctypes.data == matrix[1:].data_ptr()
     wide = torch.arange(40.0).view(4, 10)
     assert rows([row[2:5] for row in wide]).tolist() == wide[:, 2:5].tolist()
 

@@ -20,9 +20,9 @@ def test_counting_is_that_of_numpy_row_by_row(n):
         lows.append(int(low))
         sizes.append(int(high - low) + 1)
         guesses.append(int(middle - low))
-    found = count(values, lows, sizes, guesses)
+    counts = count(values, lows, sizes, guesses)
     for row, low, size, guess, (n_above, n_guessed, places) in zip(
-        patterns_of(values), lows, sizes, guesses, found, strict=True
+        patterns_of(values), lows, sizes, guesses, counts, strict=True
     ):
         inside = (row >= low) & (row < low + size)
         assert n_above == np.count_nonzero(row >= low + size)
@@ -40,8 +40,8 @@ def test_signs_do_not_count():
 
 def test_survivors_are_above_a_threshold_or_early_at_it():
     values = torch.tensor([[2.0, -1.0, 0.5, 1.0], [0.0, 0.0, -0.0, 1.0]])
-    found = survivors(values, [1.0, 0.0], [2, 2])
-    assert found.tolist() == [[True, True, False, False], [True, True, False, True]]
+    masks = survivors(values, [1.0, 0.0], [2, 2])
+    assert masks.tolist() == [[True, True, False, False], [True, True, False, True]]
     assert not survivors(values, [float("inf")] * 2, [0, 0]).any()
 
 

@@ -152,10 +152,10 @@ def test_copied_tensors_are_read_from_the_pivot_only(models):
 
 def test_a_source_of_other_names_counts_whole(models, tmp_path, make_llama):
     deep = open_checkpoint(make_llama(tmp_path / "d", 5, num_hidden_layers=3), root=tmp_path)
-    found = bytes_of_walk(models[0], [deep], models[0].names, {})
-    assert found == models[0].nbytes + sum(deep.spec(name).nbytes for name in models[0].names)
-    found = bytes_of_walk(deep, [models[0]], deep.names, {})
-    assert found == deep.nbytes + models[0].nbytes
+    n_bytes = bytes_of_walk(models[0], [deep], models[0].names, {})
+    assert n_bytes == models[0].nbytes + sum(deep.spec(name).nbytes for name in models[0].names)
+    n_bytes = bytes_of_walk(deep, [models[0]], deep.names, {})
+    assert n_bytes == deep.nbytes + models[0].nbytes
 
 
 def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, llama_8b):
@@ -249,7 +249,7 @@ def test_warnings_reach_the_table(models, tmp_path, make_llama):
 
 @pytest.fixture
 def folder(make_llama, tmp_path):
-    """A sharded model without its shards, beside which lies one with them."""
+    """A sharded model without its shards, next to one with them."""
     whole = make_llama(tmp_path / "whole", 0)
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -42,10 +42,10 @@ def test_the_numbers_are_those_of_the_reference_implementation():
 )
 def test_coins_are_those_of_the_definition(start, n, probability):
     seeds = [0, 2**64 - 1, 987654321]
-    found = bernoulli(seeds, start, n, probability)
-    assert found.shape == (3, n)
+    samples = bernoulli(seeds, start, n, probability)
+    assert samples.shape == (3, n)
     expected = [[tossed(s, start + i, probability) for i in range(n)] for s in seeds]
-    assert found.tolist() == expected
+    assert samples.tolist() == expected
 
 
 def test_coins_between_two_of_16_bits_are_decided():

@@ -16,8 +16,8 @@ def test_squares_are_summed_in_float64(n):
 
 def test_squares_that_float32_cannot_hold_are_summed():
     for size in (1e-30, 1e30):
-        found = squared_distance(torch.full((3000,), size), torch.zeros(3000))
-        assert found == pytest.approx(3000 * size * size, rel=1e-6)
+        total = squared_distance(torch.full((3000,), size), torch.zeros(3000))
+        assert total == pytest.approx(3000 * size * size, rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 1024, 5000])
@@ -25,9 +25,9 @@ def test_only_kept_elements_have_energy(n):
     rng = torch.Generator().manual_seed(n)
     pivot, *sources = torch.randn(4, n, generator=rng)
     kept = torch.rand(n, generator=rng) < 0.3
-    n_kept, found = energies(pivot, sources, kept.unsqueeze(0))
+    n_kept, sums = energies(pivot, sources, kept.unsqueeze(0))
     assert n_kept == kept.sum()
     expected = [float(((s - pivot).double()[kept] ** 2).sum()) for s in sources]
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert sums == pytest.approx(expected, rel=1e-5)
     none = torch.zeros(n, dtype=torch.bool)
     assert energies(pivot, sources, none) == (0, [0.0, 0.0, 0.0])

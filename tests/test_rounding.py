@@ -75,27 +75,27 @@ def test_a_merge_too_large_for_the_output_dtype_is_refused():
 
 @pytest.mark.parametrize("way", ["compiled", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_dtype_is_widened_and_what_is_not_finite_is_told(way, dtype, in_torch):
+def test_every_dtype_is_upcast_and_non_finite_numbers_are_reported(way, dtype, in_torch):
     if way == "torch":
         in_torch()
     values = torch.linspace(-3, 5, 1000).to(dtype)
     other = values.flip(0).clone()
     raw = Raw([values, other], CPU)
-    found, finite = raw.upcast(100, 900)
+    rows, finite = raw.upcast(100, 900)
     assert finite == [True, True]
-    assert torch.equal(found, torch.stack([values, other]).float()[:, 100:900])
+    assert torch.equal(rows, torch.stack([values, other]).float()[:, 100:900])
     other[700] = float("inf")
     assert raw.upcast(100, 900)[1] == [True, False]
 
 
 def test_models_of_different_dtypes_are_widened_together():
     values = torch.linspace(-3, 5, 100).bfloat16()
-    found, finite = Raw([values, values.double()], CPU).upcast(0, 100)
+    rows, finite = Raw([values, values.double()], CPU).upcast(0, 100)
     assert finite == [True, True]
-    assert torch.equal(found, values.float().expand(2, -1))
+    assert torch.equal(rows, values.float().expand(2, -1))
 
 
-def test_numbers_too_large_for_float32_are_told():
+def test_numbers_too_large_for_float32_are_reported():
     raw = Raw([torch.tensor([1e300], dtype=torch.float64)], CPU)
     assert raw.upcast(0, 1)[1] == [False]
 

@@ -1,3 +1,5 @@
+"""Top-k masks: shares, ties, zeros, cuts into tensors; an oracle that sorts."""
+
 import math
 
 import pytest
@@ -5,28 +7,28 @@ import torch
 
 from seme.selection import KeepRule, TopKMask, select_largest, survivors
 from seme.streaming import CPU_BLOCK, ThreadPool
-from seme.topk import RankingScores, cached_bytes, map_all
+from seme.topk import RankingScores, cached_bytes
 from tests.in_memory import models_of
 
 
 def select(columns_by_name, share, trim_ties="exact", **how):
     """Select over named tuples of tensors, one column each; the pivot is zero.
 
-    What is ranked is held in one selection and read anew in another: they must agree.
+    Scores are cached in one selection and read anew in another: they must agree.
     """
     n_columns = len(next(iter(columns_by_name.values())))
     pivot = {name: torch.zeros_like(tensors[0]) for name, tensors in columns_by_name.items()}
     columns = [
         {n: tensors[i] for n, tensors in columns_by_name.items()} for i in range(n_columns)
     ]
-    found = []
-    for room in (0, 2**30):
-        models = models_of(pivot, *columns, cache_bytes=room, **how)
+    selections = []
+    for cache in (0, 2**30):
+        models = models_of(pivot, *columns, cache_bytes=cache, **how)
         ranked = [RankingScores(models.open(name), the_sources, n_columns) for name in pivot]
-        assert all(c.cached == bool(room) for c in ranked if c.numel)
-        found.append(select_largest(ranked, share, trim_ties))
-    assert found[0] == found[1]
-    return found[0]
+        assert all(c.cached == bool(cache) for c in ranked if c.numel)
+        selections.append(select_largest(ranked, share, trim_ties))
+    assert selections[0] == selections[1]
+    return selections[0]
 
 
 def the_sources(_pivot, sources):
@@ -82,7 +84,7 @@ def test_scalars_and_empty_tensors_are_no_exception():
     assert kept(rule_for(torch.empty(0, 3), 0.5), torch.empty(0, 3)).shape == (0, 3)
 
 
-def test_neighbouring_floats_and_denormals_are_told_apart():
+def test_neighbouring_floats_and_denormals_are_distinguished():
     values = torch.tensor([1.0, 1.0 + 2**-23, 1e-45, 3e-45, 0.0])
     assert kept(rule_for(values, 0.2), values).tolist() == [False, True, False, False, False]
     assert kept(rule_for(values, 0.6), values).tolist() == [True, True, False, True, False]
@@ -137,7 +139,7 @@ def test_a_sample_saves_a_pass_over_the_tensor():
     assert sum(n_read) < 1.6 * len(values)
 
 
-def test_what_is_held_is_read_once_and_tells_what_survives():
+def test_cached_scores_are_read_once_and_give_the_mask():
     values, n_read = long("normal"), []
 
     def counted(pivot, sources):
@@ -146,54 +148,15 @@ def test_what_is_held_is_read_once_and_tells_what_survives():
 
     how = {"cache_bytes": cached_bytes(1) * len(values)}
     models = models_of({"w": torch.zeros_like(values)}, {"w": values}, **how)
-    columns = RankingScores(models.open("w"), counted, 1)
-    (selection,) = select_largest([columns], 0.3, "exact")
-    found = TopKMask(columns, [selection.rules["w"]])
+    scores = RankingScores(models.open("w"), counted, 1)
+    (selection,) = select_largest([scores], 0.3, "exact")
+    mask = TopKMask(scores, [selection.rules["w"]])
     block = values[CPU_BLOCK : 2 * CPU_BLOCK]
     expected = by_sorting(values, 0.3)[CPU_BLOCK : 2 * CPU_BLOCK]
-    assert torch.equal(found.at(block, [block], CPU_BLOCK).squeeze(0), expected)
+    assert torch.equal(mask.at(block, [block], CPU_BLOCK).squeeze(0), expected)
     assert sum(n_read) == len(values)
-    part = found.at(block[100:300], [block[100:300]], CPU_BLOCK + 100)  # not a block: looked at
+    part = mask.at(block[100:300], [block[100:300]], CPU_BLOCK + 100)  # part of a block
     assert torch.equal(part.squeeze(0), expected[100:300])
-
-
-@pytest.mark.parametrize("room", [0, 2**30])
-@pytest.mark.parametrize("small", [0, 100, 2**24])
-def test_passes_over_several_tensors_give_what_passes_over_each_do(room, small, monkeypatch):
-    monkeypatch.setattr("seme.streaming.SMALL", small)
-    tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
-    pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
-
-    def seen(values, start):
-        return start, values.shape[1], float(values.sum())
-
-    with ThreadPool(3) as threads:
-        models = models_of(pivot, tensors, cache_bytes=room, threads=threads)
-        columns = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
-        found = map_all(columns, seen)
-        assert found == [column.map(seen) for column in columns]
-    assert [[place[:2] for place in blocks] for blocks in found] == [
-        [(0, 3)],
-        [],
-        [(0, CPU_BLOCK), (CPU_BLOCK, 2)],
-    ]
-
-
-def test_a_tensor_that_is_not_kept_is_opened_once_in_a_pass():
-    values = torch.arange(40.0 * CPU_BLOCK)
-    models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
-    columns = [
-        RankingScores(models.open(n, kept=False), the_sources, 1, cache=False) for n in "wv"
-    ]
-    map_all(columns, lambda values, _: values.shape)
-    assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
-
-
-def test_what_has_no_room_is_not_held():
-    models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, cache_bytes=999)
-    assert not RankingScores(models.open("w"), the_sources, 2).cached
-    assert RankingScores(models.open("w"), the_sources, 1).cached
-    assert not RankingScores(models.open("w"), the_sources, 1, cache=False).cached
 
 
 def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
@@ -210,8 +173,8 @@ def test_every_row_has_a_rule_of_its_own(way, in_torch):
         in_torch()
     rules = [KeepRule(threshold=1.0, cutoff=2), KeepRule(threshold=0.0, cutoff=9)]
     values = torch.tensor([[1.0, -1.0, 1.0, -3.0], [0.0, -2.0, 1.0, 0.0]])
-    found = survivors(rules, values, 0)
-    assert found.tolist() == [[True, True, False, True], [True, True, True, True]]
+    masks = survivors(rules, values, 0)
+    assert masks.tolist() == [[True, True, False, True], [True, True, True, True]]
     assert survivors(rules[:1], values[:1], 2).tolist() == [[False, False, False, True]]
 
 
@@ -232,8 +195,8 @@ def test_how_the_elements_are_cut_into_tensors_does_not_matter(share, sizes):
     whole = torch.randint(-20, 21, (1000,)).float() * 2**-13
     pieces = {str(i): (piece,) for i, piece in enumerate(whole.split(sizes))}
     (selection,) = select(pieces, share)
-    found = [kept(selection.rules[name], piece) for name, (piece,) in pieces.items()]
-    assert torch.equal(torch.cat(found), by_sorting(whole, share))
+    masks = [kept(selection.rules[name], piece) for name, (piece,) in pieces.items()]
+    assert torch.equal(torch.cat(masks), by_sorting(whole, share))
     assert selection.share_kept == by_sorting(whole, share).sum() / 1000
 
 

@@ -37,18 +37,18 @@ def numbers(n, *sources):
 
 def test_blocks_hold_every_element_of_every_model_once_and_in_order():
     n = 2 * CPU_BLOCK + 5
-    found = numbers(n, 2.0, 3.0).open("w").map(lambda block: block)
-    assert [block.start for block in found] == [0, CPU_BLOCK, 2 * CPU_BLOCK]
-    assert torch.equal(torch.cat([block.pivot for block in found]), torch.arange(float(n)))
+    blocks = numbers(n, 2.0, 3.0).open("w").map(lambda block: block)
+    assert [block.start for block in blocks] == [0, CPU_BLOCK, 2 * CPU_BLOCK]
+    assert torch.equal(torch.cat([block.pivot for block in blocks]), torch.arange(float(n)))
     for k, factor in enumerate((2.0, 3.0)):
-        values = torch.cat([block.sources[k] for block in found])
+        values = torch.cat([block.sources[k] for block in blocks])
         assert torch.equal(values, torch.arange(float(n)) * factor)
 
 
 def test_some_elements_can_be_visited_alone():
     tensor = numbers(100, 2.0).open("w")
-    found = tensor.map(lambda b: (b.start, b.sources[0].tolist()), [(3, 5), (90, 91), (7, 7)])
-    assert found == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
+    values = tensor.map(lambda b: (b.start, b.sources[0].tolist()), [(3, 5), (90, 91), (7, 7)])
+    assert values == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
 
 
 @pytest.mark.parametrize("blocks_per_read", [1, 2, 16])
@@ -62,9 +62,9 @@ def test_how_much_is_read_at_once_and_by_whom_does_not_show(
         models = models_of({"w": pivot}, threads=threads, blocks_per_read=blocks_per_read)
         tensor = models.open("w")
         assert tensor._reads()[0] == (0, blocks_per_read * size)
-        found = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
+        sums = tensor.map(lambda block: (block.start, block.pivot.sum().item()))
     expected = [(s, pivot[s : s + size].sum().item()) for s in range(0, len(pivot), size)]
-    assert found == expected
+    assert sums == expected
 
 
 def test_values_come_in_float32_whatever_the_models_hold():
@@ -98,8 +98,8 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(
     many = {"n_threads": 5, "memory_budget": 140 * 2**20}
     expected, report = merge(METHODS[method], *checkpoints, folder="one", **one)
     monkeypatch.setattr("seme.streaming.SMALL", 0)  # all cores on every tensor, not one on each
-    found, again = merge(METHODS[method], *checkpoints, folder="many", **many)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    merged, again = merge(METHODS[method], *checkpoints, folder="many", **many)
+    assert all(torch.equal(expected[name], merged[name]) for name in expected)
     assert report.bytes_read <= again.bytes_read  # what is not held is read again
     assert replace(report, bytes_read=0) == replace(again, bytes_read=0)
 
@@ -108,8 +108,8 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(
 def test_torch_gives_the_bits_of_the_compiled_loops(checkpoints, merge, method, in_torch):
     expected, report = merge(METHODS[method], *checkpoints, folder="compiled")
     in_torch()
-    found, again = merge(METHODS[method], *checkpoints, folder="torch")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    merged, again = merge(METHODS[method], *checkpoints, folder="torch")
+    assert all(torch.equal(expected[name], merged[name]) for name in expected)
     assert again.rounding_loss == pytest.approx(report.rounding_loss, rel=1e-9)
 
 
@@ -120,8 +120,8 @@ def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method, monkeypatch
     monkeypatch.setattr("seme.streaming.GPU_BLOCK", 1 << 11)  # many, on streams side by side
     device = torch.device("cuda")
     how = {"device": device, "memory_budget": 2**32, "n_threads": 5}
-    found, _ = merge(METHODS[method], *checkpoints, folder="gpu", **how)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    merged, _ = merge(METHODS[method], *checkpoints, folder="gpu", **how)
+    assert all(torch.equal(expected[name], merged[name]) for name in expected)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -187,7 +187,7 @@ def test_an_interrupted_caller_waits_for_running_items_only(monkeypatch):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
-def test_a_item_that_fails_late_is_raised_before_one_behind_it_that_failed_early(n_threads):
+def test_an_item_that_fails_late_is_raised_before_a_later_item_that_failed_early(n_threads):
     def fail(index):
         if index == 2:
             time.sleep(0.05)
