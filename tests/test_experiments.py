@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from eval.results_folder import read_results
 from eval.runs import check_entries
 from scripts.choose import choose, config_text, share_parameter
-from seme.engine import check_method
+from seme.interface import check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
@@ -84,7 +84,7 @@ def test_the_header_counts_what_will_run(experiment, cells):
 def test_every_cell_is_what_a_run_takes(experiment, cells):
     for config in cells(experiment).values():
         check_entries(config)
-        check_method(instantiate(config["method"]))
+        check_method(instantiate(config["method"]), len(config["models"]["sources"]))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
