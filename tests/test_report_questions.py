@@ -2,8 +2,13 @@
 
 import pytest
 
-from eval.report.barrier import barriers, is_midpoint
-from eval.report.questions import settings_that_matter, what_was_chosen, worth_merging
+from eval.report.questions import (
+    barriers,
+    is_midpoint,
+    settings_that_matter,
+    what_was_chosen,
+    worth_merging,
+)
 from eval.report.scaling import share_by_sources
 from tests.report_records import Results, pool
 

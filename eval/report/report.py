@@ -10,7 +10,6 @@ from itertools import chain
 from eval.leaderboard.board import MARK, Board
 from eval.leaderboard.figures import score_against_cost, share_kept
 from eval.records import Record
-from eval.report.barrier import barriers
 from eval.report.claims import claims_of
 from eval.report.document import (
     Block,
@@ -28,6 +27,7 @@ from eval.report.experiment import Experiment
 from eval.report.published import Reference, verdict_on
 from eval.report.questions import (
     Answer,
+    barriers,
     settings_that_matter,
     what_was_chosen,
     worth_merging,
