@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from eval.leaderboard.board import Row
 from eval.report.document import Table
-from eval.report.entries import (
+from eval.report.evidence import (
     RIVALS,
     SEME,
+    Ground,
+    Test,
     candidates,
     chosen_settings,
     is_validation,
+    tests_of,
     title,
 )
-from eval.report.evidence import Ground, Test, tests_of
 from eval.report.tables import points, test_table
 from eval.report.verdicts import (
     Judgement,

@@ -7,8 +7,15 @@ from typing import Any
 
 from eval.leaderboard.board import Board, Row
 from eval.report.document import Table
-from eval.report.entries import chosen_settings, entries_of, is_validation, title
-from eval.report.evidence import Ground, Test, tests_of
+from eval.report.evidence import (
+    Ground,
+    Test,
+    chosen_settings,
+    entries_of,
+    is_validation,
+    tests_of,
+    title,
+)
 from eval.report.tables import (
     MOST_OPEN,
     chance,

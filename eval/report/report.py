@@ -21,8 +21,7 @@ from eval.report.document import (
     Paragraph,
     Table,
 )
-from eval.report.entries import is_validation, title
-from eval.report.evidence import Ground
+from eval.report.evidence import Ground, is_validation, title
 from eval.report.experiment import Experiment
 from eval.report.published import Reference, verdict_on
 from eval.report.questions import (

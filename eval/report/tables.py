@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 from eval.leaderboard.board import MARK, Board, Row
 from eval.report.document import Table
-from eval.report.entries import Entry, entries_of, title
-from eval.report.evidence import Test
+from eval.report.evidence import Entry, Test, entries_of, title
 from eval.statistics.scores import Estimate, domain_means
 
 MIB = 2**20
