@@ -3,7 +3,7 @@
 import pytest
 
 from eval.report.experiment import read_experiment, records_folder
-from eval.report.setting import deviations, environment_table, models_table, seeds, suites
+from eval.report.tables import deviations, environment_table, models_table, seeds, suites
 from tests.report_records import MACHINE, Results
 
 TEXT = """# @package _global_

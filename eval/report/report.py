@@ -32,14 +32,15 @@ from eval.report.questions import (
     worth_merging,
 )
 from eval.report.scaling import share_by_sources
-from eval.report.setting import (
+from eval.report.tables import (
     deviations,
     environment_table,
     models_table,
+    paper_table,
     seeds,
     suites,
+    unscored_table,
 )
-from eval.report.tables import paper_table, unscored_table
 from eval.report.verdicts import Judgement
 from eval.results_folder import Fault
 
