@@ -7,11 +7,10 @@ from eval.leaderboard.board import boards_of
 from eval.records import write_whole
 from eval.report.document import Block, drawing_files
 from eval.report.evidence import grounds_of
-from eval.report.experiment import Experiment, read_experiment, records_folder
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown
 from eval.report.published import read_references
-from eval.report.report import Material, report_of
+from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
 from eval.results_folder import read_results
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -4,10 +4,9 @@ import pytest
 
 from eval.leaderboard.board import boards_of
 from eval.report.evidence import grounds_of
-from eval.report.experiment import Experiment
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown
-from eval.report.report import Material, report_of
+from eval.report.report import Experiment, Material, report_of
 from eval.results_folder import Fault, read_results
 from scripts.report import main
 from tests.report_records import Results

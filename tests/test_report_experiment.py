@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.report.experiment import read_experiment, records_folder
+from eval.report.report import read_experiment, records_folder
 from eval.report.tables import deviations, environment_table, models_table, seeds, suites
 from tests.report_records import MACHINE, Results
 
