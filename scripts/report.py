@@ -5,11 +5,9 @@ from pathlib import Path
 
 from eval.leaderboard.board import boards_of
 from eval.records import write_whole
-from eval.report.document import Block, drawing_files
 from eval.report.evidence import grounds_of
-from eval.report.html import to_html
-from eval.report.markdown import to_markdown
 from eval.report.published import read_references
+from eval.report.render import Block, drawing_files, to_html, to_markdown
 from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
 from eval.results_folder import read_results
 

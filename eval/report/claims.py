@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from eval.leaderboard.board import Row
-from eval.report.document import Table
 from eval.report.evidence import (
     RIVALS,
     SEME,
@@ -19,6 +18,7 @@ from eval.report.evidence import (
     tests_of,
     title,
 )
+from eval.report.render import Table
 from eval.report.tables import points, test_table
 from eval.report.verdicts import (
     Judgement,

@@ -6,7 +6,6 @@ from itertools import groupby
 from typing import Any
 
 from eval.leaderboard.board import Board, Row
-from eval.report.document import Table
 from eval.report.evidence import (
     Ground,
     Test,
@@ -16,6 +15,7 @@ from eval.report.evidence import (
     tests_of,
     title,
 )
+from eval.report.render import Table
 from eval.report.tables import (
     MOST_OPEN,
     chance,

@@ -15,16 +15,6 @@ from eval.leaderboard.board import MARK, Board
 from eval.leaderboard.figures import score_against_cost, share_kept
 from eval.records import Record
 from eval.report.claims import claims_of
-from eval.report.document import (
-    Block,
-    Commands,
-    Drawing,
-    Finding,
-    Heading,
-    Items,
-    Paragraph,
-    Table,
-)
 from eval.report.evidence import Ground, is_validation, title
 from eval.report.published import Reference, verdict_on
 from eval.report.questions import (
@@ -33,6 +23,16 @@ from eval.report.questions import (
     settings_that_matter,
     what_was_chosen,
     worth_merging,
+)
+from eval.report.render import (
+    Block,
+    Drawing,
+    Table,
+    commands,
+    finding,
+    heading,
+    items,
+    plain,
 )
 from eval.report.scaling import share_by_sources
 from eval.report.tables import (
@@ -166,9 +166,9 @@ def report_of(material: Material) -> list[Block]:
     judgements = claims_of(material.grounds)
     answers, drawings = _own_questions(material)
     return [
-        Heading(f"Experiment: {material.experiment.name}", 1),
-        Paragraph(material.experiment.text),
-        Commands(material.experiment.commands),
+        heading(f"Experiment: {material.experiment.name}", 1),
+        plain(material.experiment.text),
+        commands(material.experiment.commands),
         *_summary(judgements, answers),
         *_faults(material.faults),
         *_setting(material),
@@ -199,7 +199,7 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     claims = tuple((j.claim, j.verdict.value, j.finding) for j in judgements)
     asked = tuple((answer.question, answer.finding) for answer in answers)
     blocks: list[Block] = [
-        Heading("Summary"),
+        heading("Summary"),
         Table(("claim of the paper", "verdict", "finding"), claims, "verdicts", verdict=1),
     ]
     if asked:
@@ -212,16 +212,16 @@ def _faults(faults: Sequence[Fault]) -> list[Block]:
     if not faults:
         return []
     texts = tuple(f"{fault.path} {fault.message}" for fault in faults)
-    return [Heading("Files that cannot be trusted"), Items(texts)]
+    return [heading("Files that cannot be trusted"), items(texts)]
 
 
 def _setting(material: Material) -> list[Block]:
     boards = [ground.board for ground in material.grounds]
     return [
-        Heading("Setting"),
+        heading("Setting"),
         models_table(boards),
-        suites(boards),
-        Paragraph(
+        items(suites(boards)),
+        plain(
             f"Seeds: {seeds(material.records)}. Models are named by the content of their weights. "
             "Code versions stand under Environment."
         ),
@@ -230,8 +230,8 @@ def _setting(material: Material) -> list[Block]:
 
 def _results(name: str, boards: Sequence[Board]) -> list[Block]:
     blocks: list[Block] = [
-        Heading("Results"),
-        Paragraph(
+        heading("Results"),
+        plain(
             "Performance is the mean over domains, each the mean of its tasks, with one standard "
             "error over documents; seeds are averaged, s.d. is their standard deviation. Seconds "
             "and memory are medians over seeds, memory above where the merge started. "
@@ -243,7 +243,7 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
         blocks += _board(name, board)
     unscored = unscored_table(boards)
     if unscored is not None:
-        blocks += [Heading("Runs without a score", 3), unscored]
+        blocks += [heading("Runs without a score", 3), unscored]
     return blocks
 
 
@@ -253,8 +253,8 @@ def _board(name: str, board: Board) -> list[Block]:
     shared = "; ".join(f"{title(m)}: {text}" for m, text in board.shared_settings.items())
     plots = [plot for kind in (score_against_cost, share_kept) if (plot := kind(board))]
     return [
-        Heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
-        *([Paragraph(f"Settings of all rows: {shared}.")] if shared else []),
+        heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
+        *([plain(f"Settings of all rows: {shared}.")] if shared else []),
         paper_table(board),
         *(
             Drawing(f"{name}.{_key(board)}.{plot.name}.svg", plot.svg, plot.caption)
@@ -271,13 +271,13 @@ def _key(board: Board) -> str:
 
 
 def _claims(judgements: Sequence[Judgement]) -> list[Block]:
-    blocks: list[Block] = [Heading("Claims of the paper")]
+    blocks: list[Block] = [heading("Claims of the paper")]
     rule = ""
     for judgement in judgements:
         blocks += [
-            Heading(judgement.claim, 3),
-            Finding(judgement.verdict.value, judgement.finding),
-            Paragraph(f"Rule: {'the same.' if judgement.rule == rule else judgement.rule}"),
+            heading(judgement.claim, 3),
+            finding(judgement.verdict.value, judgement.finding),
+            plain(f"Rule: {'the same.' if judgement.rule == rule else judgement.rule}"),
         ]
         rule = judgement.rule
         blocks += [] if judgement.evidence is None else [judgement.evidence]
@@ -287,10 +287,10 @@ def _claims(judgements: Sequence[Judgement]) -> list[Block]:
 def _answers(answers: Sequence[Answer]) -> list[Block]:
     if not answers:
         return []
-    blocks: list[Block] = [Heading("Questions of our own")]
+    blocks: list[Block] = [heading("Questions of our own")]
     for answer in answers:
-        texts = (Paragraph(answer.finding), Paragraph(f"How: {answer.how}"))
-        blocks += [Heading(answer.question, 3), *texts, *answer.tables]
+        texts = (plain(answer.finding), plain(f"How: {answer.how}"))
+        blocks += [heading(answer.question, 3), *texts, *answer.tables]
     return blocks
 
 
@@ -307,8 +307,8 @@ def _published(material: Material) -> list[Block]:
     header = ("source", "task", "published, %", "to be known", "outcome", "why")
     notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in material.references)
     return [
-        Heading("Published numbers"),
-        *([Items(notes)] if notes else []),
+        heading("Published numbers"),
+        *([items(notes)] if notes else []),
         Table(header, tuple(rows), "published numbers"),
     ]
 
@@ -317,12 +317,12 @@ def _end(material: Material) -> list[Block]:
     methods = {title(r.name) for r in material.records if r.kind == "merge"}
     name = material.experiment.name
     return [
-        Heading("Deviations from the papers"),
+        heading("Deviations from the papers"),
         deviations(methods),
-        Heading("Environment"),
+        heading("Environment"),
         environment_table(material.records),
-        Heading("To repeat it"),
-        Commands(
+        heading("To repeat it"),
+        commands(
             (*material.experiment.commands, f"python -m scripts.report experiment={name}")
         ),
     ]

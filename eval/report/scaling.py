@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from eval.leaderboard.drawing import add_legend, draw, points, series_styles
 from eval.leaderboard.labels import printable
 from eval.leaderboard.measures import cast_of
-from eval.report.document import Drawing, Table
 from eval.report.evidence import Entry, Ground, entries_of
 from eval.report.questions import Answer
+from eval.report.render import Drawing, Table
 from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
 from eval.statistics.metrics import Cast, gap_closed

@@ -8,8 +8,8 @@ from typing import Any
 
 from eval.leaderboard.board import MARK, Board, Row
 from eval.records import Record
-from eval.report.document import Items, Table
 from eval.report.evidence import Entry, Test, entries_of, title
+from eval.report.render import Table
 from eval.statistics.scores import Estimate, domain_means
 
 MIB = 2**20
@@ -142,7 +142,7 @@ def models_table(boards: Sequence[Board]) -> Table:
     return Table(header, tuple(sorted(lines)), name="models")
 
 
-def suites(boards: Sequence[Board]) -> Items:
+def suites(boards: Sequence[Board]) -> list[str]:
     """Every suite with its split, its tasks and how many documents they have."""
     lines = {
         f"Suite {board.suite}, split {board.split}, fingerprint {board.fingerprint}: "
@@ -150,7 +150,7 @@ def suites(boards: Sequence[Board]) -> Items:
         for board in boards
         if board.tasks
     }
-    return Items(tuple(sorted(lines)))
+    return sorted(lines)
 
 
 def environment_table(records: Iterable[Record]) -> Table:

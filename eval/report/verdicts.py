@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from eval.report.document import Table
+from eval.report.render import Table
 from eval.statistics.compare import CorrectedComparison
 
 
