@@ -1,4 +1,4 @@
-"""Boards with the documents behind their scores, and tests over several boards at once."""
+"""Boards with their samples, entries (a method at one setting), and paired tests over boards."""
 
 import math
 import statistics
@@ -58,47 +58,47 @@ class Entry:
     @property
     def mean(self) -> Estimate | None:
         """Mean over seeds; the error is one over documents, which all seeds share."""
-        found = [row.mean for row in self.scored if row.mean is not None]
-        if not found:
+        means = [row.mean for row in self.scored if row.mean is not None]
+        if not means:
             return None
         return Estimate(
-            value=math.fsum(m.value for m in found) / len(found),
-            stderr=math.fsum(m.stderr for m in found) / len(found),
+            value=math.fsum(m.value for m in means) / len(means),
+            stderr=math.fsum(m.stderr for m in means) / len(means),
         )
 
     @property
     def seed_spread(self) -> float | None:
         """Standard deviation of the mean over seeds; None with fewer than two."""
-        found = [row.mean.value for row in self.scored if row.mean is not None]
-        return statistics.stdev(found) if len(found) > 1 else None
+        means = [row.mean.value for row in self.scored if row.mean is not None]
+        return statistics.stdev(means) if len(means) > 1 else None
 
     def domain_values(self, domains: Mapping[str, str]) -> dict[str, float]:
         """Domain to mean score over its tasks, then over seeds; empty without scores."""
-        found = [domain_means(row.record.scores, domains) for row in self.scored]
-        if not found:
+        by_seed = [domain_means(row.record.scores, domains) for row in self.scored]
+        if not by_seed:
             return {}
-        return {d: statistics.fmean(m[d].value for m in found) for d in found[0]}
+        return {d: statistics.fmean(m[d].value for m in by_seed) for d in by_seed[0]}
 
     @property
     def seconds(self) -> float | None:
         """Median time of the merge."""
-        found = [r.merge_seconds for r in self.rows if r.merge_seconds is not None]
-        return statistics.median(found) if found else None
+        measured = [r.merge_seconds for r in self.rows if r.merge_seconds is not None]
+        return statistics.median(measured) if measured else None
 
     @property
     def peak_bytes(self) -> float | None:
         """Median peak memory of the merge above where it started."""
-        found = [r.merge_bytes for r in self.rows if r.merge_bytes is not None]
-        return statistics.median(found) if found else None
+        measured = [r.merge_bytes for r in self.rows if r.merge_bytes is not None]
+        return statistics.median(measured) if measured else None
 
 
 def title(method: str) -> str:
-    """The method's name in prose."""
+    """Name of the method in prose."""
     return _TITLES.get(method, method)
 
 
 def entries_of(rows: Iterable[Row]) -> list[Entry]:
-    """Group rows by method and setting: the paper's methods in its order, then others by name.
+    """Group rows by method and setting: methods of the paper in its order, then others by name.
 
     Args:
         rows: Merges of one board; those that are not done are passed over.
@@ -132,29 +132,35 @@ def is_validation(board: Board) -> bool:
 def chosen_settings(
     board: Board, boards: Sequence[Board], method: str
 ) -> list[Mapping[str, Any]]:
-    """What the validation runs of the same models and tasks choose for a method.
+    """Choose the best setting of a method on the validation runs of the same models and tasks.
 
     Returns:
         One setting per validation board on which the method has a complete run: more than one
         only if the validation split was read in several ways, such as with another limit.
     """
-    found: list[Mapping[str, Any]] = []
+    chosen: list[Mapping[str, Any]] = []
     for other in boards:
-        if is_validation(other) and _cell(other) == _cell(board):
+        if is_validation(other) and _models_and_tasks(other) == _models_and_tasks(board):
             tried = [row.record for row in other.merges if row.mean is not None]
             if any(record.name == method for record in tried):
-                found.append(best_setting(tried, method=method))
-    return found
+                chosen.append(best_setting(tried, method=method))
+    return chosen
 
 
 def candidates(board: Board, boards: Sequence[Board], method: str) -> list[Row]:
-    """The scored rows that speak for a method: its chosen setting, or all if none was chosen."""
+    """Scored rows of a method at its chosen setting, or all if none was chosen."""
     rows = [row for row in board.merges if row.name == method and row.mean is not None]
     chosen = chosen_settings(board, boards, method)
     return [row for row in rows if not chosen or row.record.settings in chosen]
 
 
-def _cell(board: Board) -> tuple[str, tuple[tuple[str, str], ...]]:
+def mean_of(row: Row) -> float:
+    """Mean score of a row that has one."""
+    assert row.mean is not None
+    return row.mean.value
+
+
+def _models_and_tasks(board: Board) -> tuple[str, tuple[tuple[str, str], ...]]:
     return board.models, tuple(sorted(board.domains.items()))
 
 
@@ -163,7 +169,7 @@ def _without_seed(settings: str) -> str:
 
 
 def _sortable(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Settings in an order: by name, numbers before texts."""
+    """Sort key of settings: by name, numbers before texts."""
     return [
         (
             name,
@@ -175,11 +181,11 @@ def _sortable(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """One board, and its complete runs document by document."""
+    """A board and the samples of its complete runs."""
 
     board: Board
     runs: Mapping[str, ScoredRun]
-    """Fingerprint to run, for those whose samples are there."""
+    """Fingerprint to run, for runs with samples."""
 
     @property
     def pivot(self) -> Row | None:
@@ -204,14 +210,14 @@ class Ground:
         return None
 
     def has(self, *rows: Row) -> bool:
-        """Whether the documents of all these rows are there."""
+        """Whether all these rows have samples."""
         return all(row.record.fingerprint in self.runs for row in rows)
 
     def panel(self, rows: Sequence[Row]) -> Panel:
         """The runs of these rows, matched by document and labelled by fingerprint.
 
         Raises:
-            ValueError: If they did not see the same documents; names runs and task.
+            ValueError: If they were scored on different documents; names runs and task.
         """
         keys = dict.fromkeys(row.record.fingerprint for row in rows)
         return match({key: self.runs[key] for key in keys})
@@ -250,7 +256,7 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     correction is over all of them together, whatever their boards.
 
     Args:
-        asked: Ground and two of its rows whose documents are there.
+        asked: A ground and two of its rows with samples.
 
     Returns:
         One test each, in the order given.
@@ -258,15 +264,15 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     Raises:
         ValueError: If the runs of a board cannot be compared; names them.
     """
-    enough = resamples_for(len(asked))
-    found: dict[int, Comparison] = {}
+    n_resamples = resamples_for(len(asked))
+    comparisons: dict[int, Comparison] = {}
     for ground in {id(ground): ground for ground, _, _ in asked}.values():
-        mine = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
-        panel = ground.panel([row for pair in mine.values() for row in pair])
-        pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in mine.values()]
-        results = compare(panel, pairs, n_resamples=enough, seed=SEED)
-        found |= dict(zip(mine, results, strict=True))
-    corrected = correct([found[i] for i in range(len(asked))])
+        on_board = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
+        panel = ground.panel([row for pair in on_board.values() for row in pair])
+        pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in on_board.values()]
+        results = compare(panel, pairs, n_resamples=n_resamples, seed=SEED)
+        comparisons |= dict(zip(on_board, results, strict=True))
+    corrected = correct([comparisons[i] for i in range(len(asked))])
     return [
         Test(ground=ground, first=a, second=b, result=result)
         for (ground, a, b), result in zip(asked, corrected, strict=True)
@@ -274,10 +280,10 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
 
 
 def _runs(root: Path, board: Board) -> dict[str, ScoredRun]:
-    found = {}
+    runs = {}
     for row in board.rows:
         folder = run_folder(root, row.record.name, row.record.fingerprint)
         if row.mean is not None and (folder / SAMPLES_NAME).is_file():
             samples = read_samples(folder)
-            found[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
-    return found
+            runs[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
+    return runs

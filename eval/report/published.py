@@ -1,4 +1,4 @@
-"""Published numbers: reading ``results/reference``, and holding records against them."""
+"""Published numbers of ``results/reference``, read and compared with records."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,14 +11,14 @@ from eval.records import Record
 
 T = TypeVar("T")
 READ_IN = ("code", "page")
-"""Where a number was read: the authors' code or configuration; a paper's page or an issue."""
+"""Origin of a number: the authors' code or configuration; a page of a paper or an issue."""
 _STDERRS = 2.0
 _FILE_KEYS = {"source", "url", "note", "numbers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedNumber:
-    """One number of a paper, with what must agree before ours may be held against it."""
+    """One number of a paper, and the facts a record must share to be compared with it."""
 
     source: str
     """The publication, from the file's head."""
@@ -28,7 +28,7 @@ class PublishedNumber:
     sources: tuple[str, ...]
     """Hub ids, in any order."""
     settings: Mapping[str, Any]
-    """Those of our method's settings that must agree."""
+    """Settings of the method that must agree."""
     task: str
     """lm-eval's name of the task; a name of its own where lm-eval has none."""
     value: float
@@ -39,7 +39,7 @@ class PublishedNumber:
     """One of ``READ_IN``."""
     tuned_on_test: bool
     unreproduced: str | None
-    """What others found who repeated it; None if nothing is known."""
+    """Result of others who repeated it; None if nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Reference:
     source: str
     url: str
     note: str
-    """What is to be known of the numbers, or why there are none."""
+    """Remarks on the numbers, or why there are none."""
     numbers: tuple[PublishedNumber, ...]
 
 
@@ -69,10 +69,10 @@ def read_reference(path: Path) -> Reference:
         ValueError: If it is malformed; names the file, the entry, and what was expected.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _check_keys("the file", found, _FILE_KEYS)
-        heads = {key: _text(key, found[key]) for key in ("source", "url", "note")}
-        entries = _checked("numbers", found["numbers"], list)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _check_keys("the file", content, _FILE_KEYS)
+        heads = {key: _text(key, content[key]) for key in ("source", "url", "note")}
+        entries = _checked("numbers", content["numbers"], list)
         numbers = [_number(i, entry, heads["source"]) for i, entry in enumerate(entries)]
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is not a readable reference: {error}") from error
@@ -80,14 +80,14 @@ def read_reference(path: Path) -> Reference:
 
 
 def verdict_on(number: PublishedNumber, records: Iterable[Record]) -> tuple[str, str]:
-    """Hold a published number against the records whose setting matches.
+    """Compare a published number with the first record whose setting matches.
 
     Args:
-        number: What was published.
-        records: Of any runs; those that are not done are passed over.
+        number: The published number.
+        records: Records of any runs; those that are not done are skipped.
 
     Returns:
-        What came out: ``within tolerance``, ``outside tolerance`` or ``not compared``; and
+        Outcome: ``within tolerance``, ``outside tolerance`` or ``not compared``; and
         the numbers, or the first fact in which every record differs.
     """
     left = [r for r in records if r.kind == "merge" and r.status == "done"]
@@ -96,11 +96,11 @@ def verdict_on(number: PublishedNumber, records: Iterable[Record]) -> tuple[str,
         if not matching:
             return "not compared", _why_not(fact, number, left)
         left = matching
-    found = left[0].scores[number.task]
-    ours, stderr = 100 * found.value, 100 * found.stderr
-    within = abs(ours - number.value) <= number.tolerance + _STDERRS * stderr
-    told = f"ours {ours:.2f} ± {stderr:.2f} ({left[0].fingerprint[:12]})"
-    return ("within tolerance" if within else "outside tolerance"), told
+    score = left[0].scores[number.task]
+    percent, stderr = 100 * score.value, 100 * score.stderr
+    within = abs(percent - number.value) <= number.tolerance + _STDERRS * stderr
+    numbers = f"ours {percent:.2f} ± {stderr:.2f} ({left[0].fingerprint[:12]})"
+    return ("within tolerance" if within else "outside tolerance"), numbers
 
 
 def _same_models(number: PublishedNumber, record: Record) -> bool:
@@ -113,8 +113,8 @@ def _same_method(number: PublishedNumber, record: Record) -> bool:
 
 def _same_settings(number: PublishedNumber, record: Record) -> bool:
     missing = object()
-    found = {key: record.settings.get(key, missing) for key in number.settings}
-    return found == dict(number.settings)
+    settings = {key: record.settings.get(key, missing) for key in number.settings}
+    return settings == dict(number.settings)
 
 
 def _same_task(number: PublishedNumber, record: Record) -> bool:
@@ -127,25 +127,25 @@ _FACTS = {
     "settings": _same_settings,
     "task": _same_task,
 }
-"""What must agree, in the order in which a difference is named."""
+"""Facts that must agree, in the order in which a difference is named."""
 
 
-def _why_not(fact: str, number: PublishedNumber, left: Sequence[Record]) -> str:
-    """Name the first fact in which no record agrees, and what there is instead."""
-    if not left:
+def _why_not(fact: str, number: PublishedNumber, records: Sequence[Record]) -> str:
+    """Name the first fact in which no record agrees, and up to three values of records."""
+    if not records:
         return "no finished merge to compare with"
-    wanted, here = {
+    wanted, present = {
         "models": (
             f"{' + '.join(number.sources)} into {number.pivot}",
-            sorted({_named(r) for r in left}),
+            sorted({_named(r) for r in records}),
         ),
-        "method": (number.method, sorted({r.name for r in left})),
-        "settings": (_listed(number.settings), sorted({_listed(r.settings) for r in left})),
-        "task": (number.task, sorted({task for r in left for task in r.scores})),
+        "method": (number.method, sorted({r.name for r in records})),
+        "settings": (_listed(number.settings), sorted({_listed(r.settings) for r in records})),
+        "task": (number.task, sorted({task for r in records for task in r.scores})),
     }[fact]
-    more = f" and {len(here) - 3} more" if len(here) > 3 else ""
+    more = f" and {len(present) - 3} more" if len(present) > 3 else ""
     verb = "differ" if fact in ("models", "settings") else "differs"
-    return f"{fact} {verb}: published {wanted}, here {', '.join(here[:3])}{more}"
+    return f"{fact} {verb}: published {wanted}, here {', '.join(present[:3])}{more}"
 
 
 def _models(record: Record) -> tuple[str, list[str]]:
@@ -185,9 +185,9 @@ def _number(place: int, entry: Any, source: str) -> PublishedNumber:  # noqa: AN
     )
 
 
-def _check_keys(where: str, found: Any, expected: set[str]) -> None:  # noqa: ANN401 (any YAML)
-    if not isinstance(found, dict) or found.keys() != expected:
-        got = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
+def _check_keys(where: str, mapping: Any, expected: set[str]) -> None:  # noqa: ANN401 (any YAML)
+    if not isinstance(mapping, dict) or mapping.keys() != expected:
+        got = sorted(map(str, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
         raise ValueError(f"{where} must have the keys {sorted(expected)}, got {got}")
 
 

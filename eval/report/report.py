@@ -1,4 +1,4 @@
-"""The reproduction report of an experiment, put together from its records."""
+"""Reproduction report of an experiment, assembled from its configuration and records."""
 
 import hashlib
 import json
@@ -50,17 +50,17 @@ from eval.results_folder import Fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """What a report says of an experiment before it looks at any record."""
+    """Question, commands and folders of an experiment, from its configuration file."""
 
     name: str
     text: str
     """The header of its file: the question, the cost, what to expect."""
     commands: tuple[str, ...]
-    """The lines of the header that are to be typed."""
+    """Shell commands in the header."""
     output: str
     """The results folder its runs go to."""
     suite: str | None
-    """Name of the suite it overrides; None if it takes the default one."""
+    """Name of the suite it sets; None for the default one."""
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -83,8 +83,8 @@ def read_experiment(path: Path) -> Experiment:
     header = _header(content)
     commands = tuple(line for line in header if line.startswith(("python ", "make ")))
     text = [line for line in header if line not in commands and "@package" not in line]
-    found: Any = yaml.safe_load(content)
-    output = found.get("output") if isinstance(found, dict) else None
+    config: Any = yaml.safe_load(content)
+    output = config.get("output") if isinstance(config, dict) else None
     if not commands or not isinstance(output, str):
         raise ValueError(
             f"{path} must state its command in the header, as '# python run.py -m ...', and its "
@@ -95,12 +95,12 @@ def read_experiment(path: Path) -> Experiment:
         text=" ".join(filter(None, text)),
         commands=commands,
         output=output,
-        suite=_suite(found),
+        suite=_suite(config),
     )
 
 
 def records_folder(experiment: Experiment, root: Path) -> Path:
-    """Where the experiment's records are: one's own if there are any, else the published ones.
+    """Results folder of an experiment: the local one if it has runs, else the published one.
 
     Args:
         experiment: Its ``output`` is ``<results>/<name>``; the published records are then
@@ -113,7 +113,7 @@ def records_folder(experiment: Experiment, root: Path) -> Path:
 
 
 def _suite(config: dict[str, Any]) -> str | None:
-    """The suite that the defaults list overrides."""
+    """Suite that the defaults list overrides."""
     entries = [entry for entry in config.get("defaults", []) if isinstance(entry, dict)]
     return next((e["override /suite"] for e in entries if "override /suite" in e), None)
 
@@ -129,18 +129,18 @@ def _header(content: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """All that a report is made of."""
+    """Input of a report."""
 
     experiment: Experiment
     grounds: Sequence[Ground]
     """Every board of the results folder."""
     references: Sequence[Reference]
     faults: Sequence[Fault]
-    """What is wrong with files of the results folder."""
+    """Problems with files of the results folder."""
 
     @property
-    def shown(self) -> list[Ground]:
-        """The boards the experiment is about; the validation split is not, unless it says so."""
+    def reported(self) -> list[Ground]:
+        """Boards of the experiment's suite; without one, all but the validation split."""
         suite = self.experiment.suite
         return [
             ground
@@ -152,17 +152,16 @@ class Material:
     def records(self) -> list[Record]:
         """Every record of the boards, once."""
         rows = [row for ground in self.grounds for row in ground.board.rows]
-        found = {row.record.fingerprint: row.record for row in rows}
-        return [found[key] for key in sorted(found)]
+        by_fingerprint = {row.record.fingerprint: row.record for row in rows}
+        return [by_fingerprint[key] for key in sorted(by_fingerprint)]
 
 
 def report_of(material: Material) -> list[Block]:
-    """Put a report together: the same records give the same report.
+    """Assemble a report: the same records give the same bytes.
 
     Raises:
         ValueError: If runs that should be comparable are not; names them.
     """
-    shown = material.shown
     judgements = claims_of(material.grounds)
     answers, drawings = _own_questions(material)
     return [
@@ -172,7 +171,7 @@ def report_of(material: Material) -> list[Block]:
         *_summary(judgements, answers),
         *_faults(material.faults),
         *_setting(material),
-        *_results(material.experiment.name, [ground.board for ground in shown]),
+        *_results(material.experiment.name, [ground.board for ground in material.reported]),
         *drawings,
         *_claims(judgements),
         *_answers(answers),
@@ -182,16 +181,16 @@ def report_of(material: Material) -> list[Block]:
 
 
 def _own_questions(material: Material) -> tuple[list[Answer], list[Drawing]]:
-    """The questions that these records can answer."""
-    scaling = share_by_sources(material.shown, material.experiment.name)
-    found = [
-        worth_merging(material.shown),
-        settings_that_matter(material.shown),
+    """Answer the questions that these records suffice for."""
+    scaling = share_by_sources(material.reported, material.experiment.name)
+    candidates = [
+        worth_merging(material.reported),
+        settings_that_matter(material.reported),
         None if scaling is None else scaling[0],
-        barriers(material.shown),
+        barriers(material.reported),
         what_was_chosen(material.grounds),
     ]
-    answers = [answer for answer in found if answer is not None]
+    answers = [answer for answer in candidates if answer is not None]
     return answers, [] if scaling is None else [scaling[1]]
 
 
@@ -208,7 +207,7 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
 
 
 def _faults(faults: Sequence[Fault]) -> list[Block]:
-    """Files that were left out, or that lack something; nothing if there are none."""
+    """List invalid and incomplete files; no section without any."""
     if not faults:
         return []
     texts = tuple(f"{fault.path} {fault.message}" for fault in faults)
@@ -264,10 +263,10 @@ def _board(name: str, board: Board) -> list[Block]:
 
 
 def _key(board: Board) -> str:
-    """Pool and suite for a reader, a hash of what tells boards apart."""
-    told_apart = json.dumps([board.pool, board.models, board.fingerprint, board.precision])
+    """Pool and suite, and a hash that is unique per board."""
+    identity = json.dumps([board.pool, board.models, board.fingerprint, board.precision])
     names = [re.sub(r"[^A-Za-z0-9]+", "-", text)[:40] for text in (board.pool, board.suite)]
-    return "-".join([*names, hashlib.sha256(told_apart.encode()).hexdigest()[:8]])
+    return "-".join([*names, hashlib.sha256(identity.encode()).hexdigest()[:8]])
 
 
 def _claims(judgements: Sequence[Judgement]) -> list[Block]:
@@ -295,14 +294,14 @@ def _answers(answers: Sequence[Answer]) -> list[Block]:
 
 
 def _published(material: Material) -> list[Block]:
-    """Every published number beside ours, or why there is none to set beside it."""
+    """Table of published numbers and reproduced ones, or why they are not comparable."""
     rows = []
     for number in chain.from_iterable(r.numbers for r in material.references):
-        outcome, told = verdict_on(number, material.records)
+        outcome, explanation = verdict_on(number, material.records)
         marks = ["tuned on test"] if number.tuned_on_test else []
         marks += [number.unreproduced] if number.unreproduced else []
         published = f"{number.value:g} (tolerance {number.tolerance:g})"
-        line = (number.source, number.task, published, "; ".join(marks), outcome, told)
+        line = (number.source, number.task, published, "; ".join(marks), outcome, explanation)
         rows.append(line)
     header = ("source", "task", "published, %", "to be known", "outcome", "why")
     notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in material.references)
