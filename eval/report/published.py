@@ -1,56 +1,55 @@
 """Published numbers of ``results/reference``, read and compared with records."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval.records import Record
 
-T = TypeVar("T")
-READ_IN = ("code", "page")
-"""Origin of a number: the authors' code or configuration; a page of a paper or an issue."""
+Text = Annotated[str, Field(pattern=r"\S")]
+Percentage = Annotated[float, Field(ge=0, le=100)]
 _STDERRS = 2.0
-_FILE_KEYS = {"source", "url", "note", "numbers"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedNumber:
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PublishedNumber(_Entry):
     """One number of a paper, and the facts a record must share to be compared with it."""
 
-    source: str
-    """The publication, from the file's head."""
-    method: str
-    pivot: str
+    method: Text
+    pivot: Text
     """Hub id."""
-    sources: tuple[str, ...]
+    sources: tuple[Text, ...] = Field(strict=False)
     """Hub ids, in any order."""
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     """Settings of the method that must agree."""
-    task: str
+    task: Text
     """lm-eval's name of the task; a name of its own where lm-eval has none."""
-    value: float
+    value: Percentage
     """In per cent, as printed."""
-    tolerance: float
+    tolerance: Percentage
     """Points by which a faithful repetition may differ, beyond two of its standard errors."""
-    read_in: str
-    """One of ``READ_IN``."""
+    read_in: Literal["code", "page"]
+    """The authors' code or configuration; a page of a paper or an issue."""
     tuned_on_test: bool
-    unreproduced: str | None
+    unreproduced: Text | None
     """Result of others who repeated it; None if nothing is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(_Entry):
     """One file of published numbers."""
 
-    source: str
-    url: str
-    note: str
+    source: Text
+    """The publication."""
+    url: Text
+    note: Text
     """Remarks on the numbers, or why there are none."""
-    numbers: tuple[PublishedNumber, ...]
+    numbers: tuple[PublishedNumber, ...] = Field(strict=False)
 
 
 def read_references(folder: Path) -> list[Reference]:
@@ -69,14 +68,10 @@ def read_reference(path: Path) -> Reference:
         ValueError: If it is malformed; names the file, the entry, and what was expected.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _check_keys("the file", content, _FILE_KEYS)
-        heads = {key: _text(key, content[key]) for key in ("source", "url", "note")}
-        entries = _checked("numbers", content["numbers"], list)
-        numbers = [_number(i, entry, heads["source"]) for i, entry in enumerate(entries)]
+        return Reference.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not a readable reference: {error}") from error
-    return Reference(**heads, numbers=tuple(numbers))
+        text = _problems(error) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{path} is not a readable reference: {text}") from error
 
 
 def verdict_on(number: PublishedNumber, records: Iterable[Record]) -> tuple[str, str]:
@@ -114,7 +109,7 @@ def _same_method(number: PublishedNumber, record: Record) -> bool:
 def _same_settings(number: PublishedNumber, record: Record) -> bool:
     missing = object()
     settings = {key: record.settings.get(key, missing) for key in number.settings}
-    return settings == dict(number.settings)
+    return settings == number.settings
 
 
 def _same_task(number: PublishedNumber, record: Record) -> bool:
@@ -161,49 +156,11 @@ def _listed(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def _number(place: int, entry: Any, source: str) -> PublishedNumber:  # noqa: ANN401 (any YAML)
-    """One checked entry of ``numbers``."""
-    where = f"numbers[{place}]"
-    _check_keys(where, entry, {f.name for f in fields(PublishedNumber)} - {"source"})
-    sources = _checked(f"{where}.sources", entry["sources"], list)
-    if entry["read_in"] not in READ_IN:
-        raise ValueError(f"{where}.read_in must be one of {READ_IN}, got {entry['read_in']!r}")
-    tolerance = _percentage(f"{where}.tolerance", entry["tolerance"])
-    unreproduced = entry["unreproduced"]
-    return PublishedNumber(
-        source=source,
-        method=_text(f"{where}.method", entry["method"]),
-        pivot=_text(f"{where}.pivot", entry["pivot"]),
-        sources=tuple(_text(f"{where}.sources", name) for name in sources),
-        settings=_checked(f"{where}.settings", entry["settings"], dict),
-        task=_text(f"{where}.task", entry["task"]),
-        value=_percentage(f"{where}.value", entry["value"]),
-        tolerance=tolerance,
-        read_in=entry["read_in"],
-        tuned_on_test=_checked(f"{where}.tuned_on_test", entry["tuned_on_test"], bool),
-        unreproduced=unreproduced and _text(f"{where}.unreproduced", unreproduced),
-    )
-
-
-def _check_keys(where: str, mapping: Any, expected: set[str]) -> None:  # noqa: ANN401 (any YAML)
-    if not isinstance(mapping, dict) or mapping.keys() != expected:
-        got = sorted(map(str, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
-        raise ValueError(f"{where} must have the keys {sorted(expected)}, got {got}")
-
-
-def _checked(where: str, value: Any, kind: type[T]) -> T:  # noqa: ANN401 (any YAML)
-    if not isinstance(value, kind):
-        raise ValueError(f"{where} must be a {kind.__name__}, got {value!r}")
-    return value
-
-
-def _text(where: str, value: Any) -> str:  # noqa: ANN401 (any YAML)
-    if not _checked(where, value, str).strip():
-        raise ValueError(f"{where} must not be empty")
-    return str(value)
-
-
-def _percentage(where: str, value: Any) -> float:  # noqa: ANN401 (any YAML)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise ValueError(f"{where} must be a number from 0 to 100, got {value!r}")
-    return float(value)
+def _problems(error: ValidationError) -> str:
+    """Name every faulty entry with what was expected, and what came unless it is missing."""
+    problems = []
+    for problem in error.errors():
+        entry = ".".join(map(str, problem["loc"])) or "the file"
+        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+        problems.append(f"{entry}: {problem['msg']}{got}")
+    return "; ".join(problems)

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -296,13 +295,12 @@ def _answers(answers: Sequence[Answer]) -> list[Block]:
 def _published(material: Material) -> list[Block]:
     """Table of published numbers and reproduced ones, or why they are not comparable."""
     rows = []
-    for number in chain.from_iterable(r.numbers for r in material.references):
+    for source, number in ((r.source, n) for r in material.references for n in r.numbers):
         outcome, explanation = verdict_on(number, material.records)
         marks = ["tuned on test"] if number.tuned_on_test else []
         marks += [number.unreproduced] if number.unreproduced else []
         published = f"{number.value:g} (tolerance {number.tolerance:g})"
-        line = (number.source, number.task, published, "; ".join(marks), outcome, explanation)
-        rows.append(line)
+        rows.append((source, number.task, published, "; ".join(marks), outcome, explanation))
     header = ("source", "task", "published, %", "to be known", "outcome", "why")
     notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in material.references)
     return [
