@@ -5,13 +5,10 @@ from pathlib import Path
 
 from eval.leaderboard.board import boards_of
 from eval.records import write_whole
-from eval.report.document import Block, drawing_files
 from eval.report.evidence import grounds_of
-from eval.report.experiment import Experiment, read_experiment, records_folder
-from eval.report.html import to_html
-from eval.report.markdown import to_markdown
 from eval.report.published import read_references
-from eval.report.report import Material, report_of
+from eval.report.render import Block, drawing_files, to_html, to_markdown
+from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
 from eval.results_folder import read_results
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -34,14 +31,16 @@ def main(arguments: list[str]) -> int:
         0; 1 if a file is faulty, which the report names, or nothing can be reported; 2 if the
         arguments cannot be read.
     """
-    found = {key: value for key, _, value in (a.partition("=") for a in arguments)}
-    if "experiment" not in found or not found.keys() <= _KEYS or not all(found.values()):
+    options = {key: value for key, _, value in (a.partition("=") for a in arguments)}
+    if "experiment" not in options or not options.keys() <= _KEYS or not all(options.values()):
         print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         return 2
-    output = Path(found.get("output", _ROOT / "results" / "reports"))
+    output = Path(options.get("output", _ROOT / "results" / "reports"))
     try:
-        experiment = read_experiment(_ROOT / "conf/experiment" / f"{found['experiment']}.yaml")
-        records = Path(found.get("records", records_folder(experiment, _ROOT)))
+        experiment = read_experiment(
+            _ROOT / "conf/experiment" / f"{options['experiment']}.yaml"
+        )
+        records = Path(options.get("records", records_folder(experiment, _ROOT)))
         material = gather(experiment, records)
         write_report(output, experiment.name, report_of(material))
     except ValueError as error:
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def gather(experiment: Experiment, records: Path) -> Material:
-    """Read what a report is made of.
+    """Read the input of a report.
 
     Raises:
         ValueError: If the folder holds no merge that can be used, or a file of published

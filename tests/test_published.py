@@ -13,9 +13,9 @@ ENTRY = {
 }  # fmt: skip
 
 
-def write(folder, **changes):
-    found = {"source": "S", "url": "U", "note": "N", "numbers": [ENTRY | changes]}
-    (folder / "s.yaml").write_text(yaml.safe_dump(found))
+def write(folder, entry=ENTRY, **changes):
+    content = {"source": "S", "url": "U", "note": "N", "numbers": [entry | changes]}
+    (folder / "s.yaml").write_text(yaml.safe_dump(content))
     return folder / "s.yaml"
 
 
@@ -56,21 +56,30 @@ def test_seme_s_own_numbers_are_not_at_hand_and_its_file_says_so(repository):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"value": "60"}, r"numbers\[0\]\.value must be a number from 0 to 100, got '60'"),
-        ({"value": 101}, r"numbers\[0\]\.value must be a number from 0 to 100, got 101"),
-        ({"tolerance": True}, r"numbers\[0\]\.tolerance must be a number"),
-        ({"read_in": "memory"}, r"read_in must be one of \('code', 'page'\), got 'memory'"),
-        ({"sources": "zoo/a"}, r"numbers\[0\]\.sources must be a list, got 'zoo/a'"),
-        ({"settings": []}, r"numbers\[0\]\.settings must be a dict, got \[\]"),
-        ({"tuned_on_test": "no"}, r"numbers\[0\]\.tuned_on_test must be a bool, got 'no'"),
-        ({"unreproduced": 3}, r"numbers\[0\]\.unreproduced must be a str, got 3"),
-        ({"task": " "}, r"numbers\[0\]\.task must not be empty"),
-        ({"extra": 1}, r"numbers\[0\] must have the keys .*, got .*'extra'"),
+        ({"value": "60"}, r"numbers\.0\.value: .* got '60'"),
+        ({"value": 101}, r"numbers\.0\.value: .* 100, got 101"),
+        ({"value": -1}, r"numbers\.0\.value: .* 0, got -1"),
+        ({"value": float("nan")}, r"numbers\.0\.value: .*, got nan"),
+        ({"tolerance": True}, r"numbers\.0\.tolerance: .* got True"),
+        ({"read_in": "memory"}, r"numbers\.0\.read_in: .* 'code' or 'page', got 'memory'"),
+        ({"sources": "zoo/a"}, r"numbers\.0\.sources: .* got 'zoo/a'"),
+        ({"sources": [3]}, r"numbers\.0\.sources\.0: .* got 3"),
+        ({"settings": []}, r"numbers\.0\.settings: .* got \[\]"),
+        ({"tuned_on_test": "no"}, r"numbers\.0\.tuned_on_test: .* got 'no'"),
+        ({"unreproduced": 3}, r"numbers\.0\.unreproduced: .* got 3"),
+        ({"task": " "}, r"numbers\.0\.task: .* got ' '"),
+        ({"extra": 1}, r"numbers\.0\.extra: .* got 1"),
     ],
 )
-def test_a_malformed_entry_is_named_with_what_was_expected(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: .*{message}"):
+def test_a_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: {message}"):
         read_reference(write(tmp_path, **changes))
+
+
+def test_a_missing_entry_is_named(tmp_path):
+    entry = {key: value for key, value in ENTRY.items() if key != "tolerance"}
+    with pytest.raises(ValueError, match=r"s.yaml .*: numbers\.0\.tolerance: [^;]*$"):
+        read_reference(write(tmp_path, entry=entry))
 
 
 @pytest.mark.parametrize("text", ["[]", "source: S", "a: b: c", "numbers: 3\nsource: S"])

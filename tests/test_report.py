@@ -4,10 +4,8 @@ import pytest
 
 from eval.leaderboard.board import boards_of
 from eval.report.evidence import grounds_of
-from eval.report.experiment import Experiment
-from eval.report.html import to_html
-from eval.report.markdown import to_markdown
-from eval.report.report import Material, report_of
+from eval.report.render import to_html, to_markdown
+from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
 from eval.results_folder import Fault, read_results
 from scripts.report import main
 from tests.report_records import Results
@@ -189,3 +187,62 @@ def test_arguments_that_cannot_be_read_are_answered_with_the_usage(arguments, ca
 def test_an_unknown_experiment_is_answered_with_the_known_ones(capsys):
     assert main(["experiment=none"]) == 1
     assert "experiment must be one of ['" in capsys.readouterr().err
+
+
+HEADER = """# @package _global_
+# python run.py -m experiment=toy
+# Is it so?
+# Cost: nothing.
+defaults:
+  - override /suite: zoo_validation
+output: results/toy
+# python not.a.command
+"""
+
+
+def write_experiment(folder, text=HEADER):
+    (folder / "toy.yaml").write_text(text)
+    return folder / "toy.yaml"
+
+
+def test_the_header_states_the_question_and_the_commands(tmp_path):
+    experiment = read_experiment(write_experiment(tmp_path))
+    assert experiment.name == "toy"
+    assert experiment.text == "Is it so? Cost: nothing."
+    assert experiment.commands == ("python run.py -m experiment=toy",)
+    assert (experiment.output, experiment.suite) == ("results/toy", "zoo_validation")
+
+
+def test_an_experiment_without_a_suite_of_its_own_has_none(tmp_path):
+    text = HEADER.replace("  - override /suite: zoo_validation", "  - override /models: zoo")
+    assert read_experiment(write_experiment(tmp_path, text)).suite is None
+
+
+def test_an_unknown_experiment_is_told_the_known_ones(tmp_path):
+    write_experiment(tmp_path)
+    with pytest.raises(ValueError, match=r"experiment must be one of \['toy'\], got papr"):
+        read_experiment(tmp_path / "papr.yaml")
+
+
+@pytest.mark.parametrize(
+    "missing", ["# python run.py -m experiment=toy\n", "output: results/toy\n"]
+)
+def test_a_file_without_command_or_output_is_told_what_to_state(tmp_path, missing):
+    with pytest.raises(ValueError, match=r"toy.yaml must state its command in the header"):
+        read_experiment(write_experiment(tmp_path, HEADER.replace(missing, "")))
+
+
+def test_every_committed_experiment_can_be_read(repository):
+    paths = sorted((repository / "conf" / "experiment").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert f"experiment={path.stem}" in " ".join(read_experiment(path).commands)
+
+
+def test_one_s_own_records_come_before_the_published_ones(tmp_path):
+    experiment = read_experiment(write_experiment(tmp_path))
+    assert records_folder(experiment, tmp_path) == tmp_path / "results/toy"
+    (tmp_path / "results/published/toy").mkdir(parents=True)
+    assert records_folder(experiment, tmp_path) == tmp_path / "results/published/toy"
+    (tmp_path / "results/toy/runs").mkdir(parents=True)
+    assert records_folder(experiment, tmp_path) == tmp_path / "results/toy"

@@ -1,30 +1,146 @@
-"""The claims of the SeMe paper, each judged by its rule from records.
+"""Claims of the SeMe paper (arXiv 2505.20144) in words, each judged by its rule from records."""
 
-SeMe, arXiv 2505.20144. Its tables are not at hand, only what it claims in words.
-"""
-
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from eval.leaderboard.board import Row
-from eval.report.costs import cost_claim, merge_bytes, merge_seconds
-from eval.report.entries import (
+from eval.report.evidence import (
     RIVALS,
     SEME,
+    Ground,
+    Test,
     candidates,
     chosen_settings,
     is_validation,
+    mean_of,
+    tests_of,
     title,
 )
-from eval.report.evidence import Ground, Test, tests_of
-from eval.report.tables import points, test_table
+from eval.report.render import Table
+from eval.report.tables import MIB, points, test_table
 from eval.report.verdicts import (
     Judgement,
     Verdict,
     ahead_in_all,
     ahead_once_in_each,
+    all_of,
+    lower_than_each,
     none_ahead,
     significantly_ahead,
 )
+
+_MACHINE = ("cpu", "cores", "threads", "platform", "devices")
+Cost = Callable[[Row], float | None]
+Place = tuple[str, str, str]
+"""Pool, content of its models, machine."""
+
+
+def merge_seconds(row: Row) -> float | None:
+    """Wall time of the merge, in seconds."""
+    return row.merge_seconds
+
+
+def merge_bytes(row: Row) -> float | None:
+    """Peak RSS of the merge above its start, in MiB."""
+    return None if row.merge_bytes is None else row.merge_bytes / MIB
+
+
+def cost_claim(grounds: Sequence[Ground], quantity: str, cost: Cost) -> Judgement:
+    """Judge that SeMe costs less than each of four methods.
+
+    Args:
+        grounds: All boards: a merge costs the same whatever it is scored on.
+        quantity: ``runtime`` or ``memory``.
+        cost: Cost of one row; None where it was not measured.
+    """
+    unit, form = ("s", ".2f") if quantity == "runtime" else ("MiB", ".0f")
+    places = _places(grounds, cost)
+    machines = machine_names(place[2] for place in places)
+    verdicts = [_judged(costs) for costs in places.values()]
+    rows = tuple(
+        (place[0], machines[place[2]], title(method), *_spread(costs[method], form))
+        for place, costs in places.items()
+        for method in (SEME, *RIVALS)
+        if method in costs
+    )
+    header = ("models", "machine", "method", f"median, {unit}", "lowest", "highest", "runs")
+    return Judgement(
+        claim=f"SeMe costs less {quantity} than averaging, task arithmetic, TIES and DARE.",
+        rule="Medians over all finished merges of the same models on one machine (same "
+        f"{', '.join(_MACHINE)}), whatever their settings. Supported if SeMe's is below that "
+        "of each of the four methods; one that costs no more is enough for not supported; "
+        "on every machine and pool where SeMe ran.",
+        verdict=all_of(verdicts),
+        finding=_finding(places, unit, form),
+        evidence=Table(header, rows, name=quantity) if rows else None,
+    )
+
+
+def machine_of(provenance: Mapping[str, object]) -> str:
+    """Join the facts that must agree for times to be comparable."""
+    return "; ".join(f"{fact} {provenance.get(fact)}" for fact in _MACHINE)
+
+
+def machine_names(machines: Iterable[str]) -> dict[str, str]:
+    """Machine to its processor and cores, or to all its facts where those are ambiguous."""
+    short = {machine: ", ".join(machine.split("; ")[:2]) for machine in machines}
+    names = list(short.values())
+    return {m: name if names.count(name) == 1 else m for m, name in short.items()}
+
+
+def _places(grounds: Sequence[Ground], cost: Cost) -> dict[Place, dict[str, list[float]]]:
+    """Costs by pool and machine, then by method; only places where SeMe was measured."""
+    measured: dict[Place, dict[str, list[float]]] = {}
+    for ground in grounds:
+        for row in ground.board.merges:
+            value = cost(row)
+            if row.record.status == "done" and value is not None:
+                machine = machine_of(row.record.provenance)
+                place = (ground.board.pool, ground.board.models, machine)
+                measured.setdefault(place, {}).setdefault(row.name, []).append(value)
+    return {place: costs for place, costs in sorted(measured.items()) if SEME in costs}
+
+
+def _judged(costs: Mapping[str, Sequence[float]]) -> Verdict:
+    medians = {method: _median(costs, method) for method in (SEME, *RIVALS)}
+    return lower_than_each(medians.pop(SEME), medians)
+
+
+def _median(costs: Mapping[str, Sequence[float]], method: str) -> float | None:
+    return statistics.median(costs[method]) if method in costs else None
+
+
+def _spread(values: Sequence[float], form: str) -> tuple[str, str, str, str]:
+    statistic = (statistics.median(values), min(values), max(values))
+    middle, lowest, highest = (format(value, form) for value in statistic)
+    return middle, lowest, highest, str(len(values))
+
+
+def _finding(
+    places: Mapping[Place, Mapping[str, Sequence[float]]], unit: str, form: str
+) -> str:
+    """State the medians of the first place, the number of others, and missing rivals."""
+    if not places:
+        return "No SeMe merge was measured."
+    if missing := _unmeasured_rivals(places):
+        lacking = f" Never measured beside SeMe: {', '.join(map(title, missing))}."
+    else:
+        lacking = ""
+    (pool, _, _), costs = next(iter(places.items()))
+    medians = ", ".join(
+        f"{title(m)} {format(statistics.median(costs[m]), form)} {unit}"
+        for m in (SEME, *RIVALS)
+        if m in costs
+    )
+    others = f" (and {len(places) - 1} other pools or machines)" if len(places) > 1 else ""
+    return f"{pool}{others}: {medians}.{lacking}"
+
+
+def _unmeasured_rivals(places: Mapping[Place, Mapping[str, Sequence[float]]]) -> list[str]:
+    return [
+        method for method in RIVALS if not any(method in costs for costs in places.values())
+    ]
+
 
 LOWEST_TAU, HIGHEST_TAU = 0.1, 0.3
 """The range of tau that the paper names as the one to try."""
@@ -35,8 +151,8 @@ def claims_of(grounds: Sequence[Ground]) -> list[Judgement]:
     """Judge every claim of the paper.
 
     Args:
-        grounds: All boards of an experiment; of methods compared with one another, those on
-            the validation split only tell which settings were chosen.
+        grounds: All boards of an experiment. In comparisons of methods, boards on the
+            validation split serve only to choose the settings.
     """
     return [
         *performance_claims(grounds),
@@ -49,7 +165,7 @@ def claims_of(grounds: Sequence[Ground]) -> list[Judgement]:
 
 
 def performance_claims(grounds: Sequence[Ground]) -> list[Judgement]:
-    """SeMe has a better average performance than each of four methods."""
+    """Judge that SeMe has a better average performance than each of four methods."""
     reported = [ground for ground in grounds if not is_validation(ground.board)]
     asked = {rival: _against(reported, grounds, rival) for rival in RIVALS}
     tests = iter(tests_of([pair for pairs in asked.values() for pair in pairs]))
@@ -59,7 +175,7 @@ def performance_claims(grounds: Sequence[Ground]) -> list[Judgement]:
 
 
 def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
-    """SeMe needs no data."""
+    """Judge that SeMe needs no data."""
     merges = [row.record for row in _seme_rows(grounds)]
     named = sorted({key for r in merges for key in r.settings if _names_data(key)})
     if not merges:
@@ -83,14 +199,16 @@ def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
 
 
 def architectures_claim(grounds: Sequence[Ground]) -> Judgement:
-    """SeMe works across architectures."""
+    """Judge that SeMe works across architectures."""
     unlike = [ground for ground in grounds if _is_unlike(ground)]
     asked = [
         [(ground, row, ground.pivot) for row in _rows(ground, SEME) if _testable(ground, row)]
         for ground in unlike
     ]
-    found = iter(tests_of([(g, a, b) for pairs in asked for g, a, b in pairs if b is not None]))
-    groups = [[next(found) for _ in pairs] for pairs in asked]
+    results = iter(
+        tests_of([(g, a, b) for pairs in asked for g, a, b in pairs if b is not None])
+    )
+    groups = [[next(results) for _ in pairs] for pairs in asked]
     tests = [test for group in groups for test in group]
     done = [row for ground in unlike for row in _rows(ground, SEME)]
     return Judgement(
@@ -108,7 +226,7 @@ def architectures_claim(grounds: Sequence[Ground]) -> Judgement:
 
 
 def tau_claim(grounds: Sequence[Ground]) -> Judgement:
-    """10 to 30 % is the range of tau to try."""
+    """Judge that 10 to 30 % is the range of tau to try."""
     tests = tests_of([pair for ground in grounds for pair in _outside_against_inside(ground)])
     below = [test.result for test in tests if _tau(test.first) < LOWEST_TAU]
     above = [test.result for test in tests if _tau(test.first) > HIGHEST_TAU]
@@ -161,19 +279,19 @@ def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Ground]) 
 def _against(
     reported: Sequence[Ground], grounds: Sequence[Ground], rival: str
 ) -> list[tuple[Ground, Row, Row]]:
-    """Pairs of a SeMe run and a rival's, on every board."""
+    """Pair every SeMe run with every run of a rival on the same board."""
     boards = [ground.board for ground in grounds]
     return [
-        (ground, ours, theirs)
+        (ground, seme_row, rival_row)
         for ground in reported
-        for ours in candidates(ground.board, boards, SEME)
-        for theirs in candidates(ground.board, boards, rival)
-        if ground.has(ours, theirs)
+        for seme_row in candidates(ground.board, boards, SEME)
+        for rival_row in candidates(ground.board, boards, rival)
+        if ground.has(seme_row, rival_row)
     ]
 
 
 def _why_untested(rival: str, reported: Sequence[Ground]) -> str:
-    """What is missing for a comparison with a rival."""
+    """Name the runs that a comparison with a rival lacks."""
     for method in (SEME, rival):
         if not [row for ground in reported for row in _rows(ground, method)]:
             return f"No complete run of {title(method)} outside the validation split."
@@ -184,10 +302,10 @@ def _why_untested(rival: str, reported: Sequence[Ground]) -> str:
 
 
 def _outside_against_inside(ground: Ground) -> list[tuple[Ground, Row, Row]]:
-    """Each SeMe row with tau outside the range, and the best inside it."""
+    """Pair each SeMe row with tau outside the range with the best one inside."""
     rows = [row for row in _rows(ground, SEME) if ground.has(row)]
     inside = [row for row in rows if _inside(row)]
-    best = max(inside, key=_mean, default=None)
+    best = max(inside, key=mean_of, default=None)
     outside = [row for row in rows if not _inside(row)]
     return [] if best is None else [(ground, row, best) for row in outside]
 
@@ -248,11 +366,6 @@ def _tau(row: Row) -> float:
 
 def _inside(row: Row) -> bool:
     return LOWEST_TAU <= _tau(row) <= HIGHEST_TAU
-
-
-def _mean(row: Row) -> float:
-    assert row.mean is not None
-    return row.mean.value
 
 
 def _gain(test: Test) -> float:

@@ -1,11 +1,15 @@
-"""Boards with the documents behind their scores, and tests over several boards at once."""
+"""Boards with their samples, entries (a method at one setting), and paired tests over boards."""
 
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eval.leaderboard.board import Board, Row
 from eval.records import SAMPLES_NAME, read_samples, run_folder
+from eval.statistics.comparability import best_setting
 from eval.statistics.compare import (
     Comparison,
     CorrectedComparison,
@@ -15,15 +19,173 @@ from eval.statistics.compare import (
 )
 from eval.statistics.resampling import SEED
 from eval.statistics.samples import Panel, ScoredRun, match
+from eval.statistics.scores import Estimate, domain_means
+
+VALIDATION = "validation"
+SEME = "seme"
+RIVALS = ("average", "task_arithmetic", "ties", "dare")
+"""The methods the paper compares with, in the order of its claims."""
+_TITLES = {
+    SEME: "SeMe",
+    "average": "averaging",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+    "dare_ties": "DARE + TIES",
+    "sce": "SCE",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A method at one setting on one board."""
+
+    method: str
+    settings: str
+    """Those in which the method's rows on the board differ, without the seed."""
+    rows: tuple[Row, ...]
+    """One per seed, by rising seed."""
+
+    @property
+    def label(self) -> str:
+        return f"{title(self.method)} {self.settings}".rstrip()
+
+    @property
+    def scored(self) -> tuple[Row, ...]:
+        """Rows with a score of every task."""
+        return tuple(row for row in self.rows if row.mean is not None)
+
+    @property
+    def mean(self) -> Estimate | None:
+        """Mean over seeds; the error is one over documents, which all seeds share."""
+        means = [row.mean for row in self.scored if row.mean is not None]
+        if not means:
+            return None
+        return Estimate(
+            value=math.fsum(m.value for m in means) / len(means),
+            stderr=math.fsum(m.stderr for m in means) / len(means),
+        )
+
+    @property
+    def seed_spread(self) -> float | None:
+        """Standard deviation of the mean over seeds; None with fewer than two."""
+        means = [row.mean.value for row in self.scored if row.mean is not None]
+        return statistics.stdev(means) if len(means) > 1 else None
+
+    def domain_values(self, domains: Mapping[str, str]) -> dict[str, float]:
+        """Domain to mean score over its tasks, then over seeds; empty without scores."""
+        by_seed = [domain_means(row.record.scores, domains) for row in self.scored]
+        if not by_seed:
+            return {}
+        return {d: statistics.fmean(m[d].value for m in by_seed) for d in by_seed[0]}
+
+    @property
+    def seconds(self) -> float | None:
+        """Median time of the merge."""
+        measured = [r.merge_seconds for r in self.rows if r.merge_seconds is not None]
+        return statistics.median(measured) if measured else None
+
+    @property
+    def peak_bytes(self) -> float | None:
+        """Median peak memory of the merge above where it started."""
+        measured = [r.merge_bytes for r in self.rows if r.merge_bytes is not None]
+        return statistics.median(measured) if measured else None
+
+
+def title(method: str) -> str:
+    """Name of the method in prose."""
+    return _TITLES.get(method, method)
+
+
+def entries_of(rows: Iterable[Row]) -> list[Entry]:
+    """Group rows by method and setting: methods of the paper in its order, then others by name.
+
+    Args:
+        rows: Merges of one board; those that are not done are passed over.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.record.status == "done":
+            groups.setdefault((row.name, _without_seed(row.settings)), []).append(row)
+    order = [SEME, *RIVALS]
+
+    def place(key: tuple[str, str]) -> tuple[int, str, list[tuple[str, Any]]]:
+        record = groups[key][0].record
+        rank = order.index(key[0]) if key[0] in order else len(order)
+        return rank, key[0], _sortable(record.settings)
+
+    return [
+        Entry(
+            method=key[0],
+            settings=_without_seed(groups[key][0].own_settings),
+            rows=tuple(sorted(groups[key], key=lambda row: row.record.seed)),
+        )
+        for key in sorted(groups, key=place)
+    ]
+
+
+def is_validation(board: Board) -> bool:
+    """Whether settings are chosen on this board; the others are reported."""
+    return board.split == VALIDATION
+
+
+def chosen_settings(
+    board: Board, boards: Sequence[Board], method: str
+) -> list[Mapping[str, Any]]:
+    """Choose the best setting of a method on the validation runs of the same models and tasks.
+
+    Returns:
+        One setting per validation board on which the method has a complete run: more than one
+        only if the validation split was read in several ways, such as with another limit.
+    """
+    chosen: list[Mapping[str, Any]] = []
+    for other in boards:
+        if is_validation(other) and _models_and_tasks(other) == _models_and_tasks(board):
+            tried = [row.record for row in other.merges if row.mean is not None]
+            if any(record.name == method for record in tried):
+                chosen.append(best_setting(tried, method=method))
+    return chosen
+
+
+def candidates(board: Board, boards: Sequence[Board], method: str) -> list[Row]:
+    """Scored rows of a method at its chosen setting, or all if none was chosen."""
+    rows = [row for row in board.merges if row.name == method and row.mean is not None]
+    chosen = chosen_settings(board, boards, method)
+    return [row for row in rows if not chosen or row.record.settings in chosen]
+
+
+def mean_of(row: Row) -> float:
+    """Mean score of a row that has one."""
+    assert row.mean is not None
+    return row.mean.value
+
+
+def _models_and_tasks(board: Board) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return board.models, tuple(sorted(board.domains.items()))
+
+
+def _without_seed(settings: str) -> str:
+    return " ".join(s for s in settings.split(" ") if not s.startswith("seed="))
+
+
+def _sortable(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Sort key of settings: by name, numbers before texts."""
+    return [
+        (
+            name,
+            (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)),
+        )
+        for name, value in sorted(settings.items())
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """One board, and its complete runs document by document."""
+    """A board and the samples of its complete runs."""
 
     board: Board
     runs: Mapping[str, ScoredRun]
-    """Fingerprint to run, for those whose samples are there."""
+    """Fingerprint to run, for runs with samples."""
 
     @property
     def pivot(self) -> Row | None:
@@ -48,14 +210,14 @@ class Ground:
         return None
 
     def has(self, *rows: Row) -> bool:
-        """Whether the documents of all these rows are there."""
+        """Whether all these rows have samples."""
         return all(row.record.fingerprint in self.runs for row in rows)
 
     def panel(self, rows: Sequence[Row]) -> Panel:
         """The runs of these rows, matched by document and labelled by fingerprint.
 
         Raises:
-            ValueError: If they did not see the same documents; names runs and task.
+            ValueError: If they were scored on different documents; names runs and task.
         """
         keys = dict.fromkeys(row.record.fingerprint for row in rows)
         return match({key: self.runs[key] for key in keys})
@@ -94,7 +256,7 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     correction is over all of them together, whatever their boards.
 
     Args:
-        asked: Ground and two of its rows whose documents are there.
+        asked: A ground and two of its rows with samples.
 
     Returns:
         One test each, in the order given.
@@ -102,15 +264,15 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     Raises:
         ValueError: If the runs of a board cannot be compared; names them.
     """
-    enough = resamples_for(len(asked))
-    found: dict[int, Comparison] = {}
+    n_resamples = resamples_for(len(asked))
+    comparisons: dict[int, Comparison] = {}
     for ground in {id(ground): ground for ground, _, _ in asked}.values():
-        mine = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
-        panel = ground.panel([row for pair in mine.values() for row in pair])
-        pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in mine.values()]
-        results = compare(panel, pairs, n_resamples=enough, seed=SEED)
-        found |= dict(zip(mine, results, strict=True))
-    corrected = correct([found[i] for i in range(len(asked))])
+        on_board = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
+        panel = ground.panel([row for pair in on_board.values() for row in pair])
+        pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in on_board.values()]
+        results = compare(panel, pairs, n_resamples=n_resamples, seed=SEED)
+        comparisons |= dict(zip(on_board, results, strict=True))
+    corrected = correct([comparisons[i] for i in range(len(asked))])
     return [
         Test(ground=ground, first=a, second=b, result=result)
         for (ground, a, b), result in zip(asked, corrected, strict=True)
@@ -118,10 +280,10 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
 
 
 def _runs(root: Path, board: Board) -> dict[str, ScoredRun]:
-    found = {}
+    runs = {}
     for row in board.rows:
         folder = run_folder(root, row.record.name, row.record.fingerprint)
         if row.mean is not None and (folder / SAMPLES_NAME).is_file():
             samples = read_samples(folder)
-            found[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
-    return found
+            runs[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
+    return runs

@@ -1,4 +1,4 @@
-"""Questions of our own: is merging worth it, which settings matter, what was chosen."""
+"""Questions beyond the paper: gain over unmerged models, settings, selection, barriers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,17 @@ from itertools import groupby
 from typing import Any
 
 from eval.leaderboard.board import Board, Row
-from eval.report.document import Table
-from eval.report.entries import chosen_settings, entries_of, is_validation, title
-from eval.report.evidence import Ground, Test, tests_of
+from eval.report.evidence import (
+    Ground,
+    Test,
+    chosen_settings,
+    entries_of,
+    is_validation,
+    mean_of,
+    tests_of,
+    title,
+)
+from eval.report.render import Table
 from eval.report.tables import (
     MOST_OPEN,
     chance,
@@ -19,15 +27,18 @@ from eval.report.tables import (
     with_error,
 )
 from eval.report.verdicts import significantly_ahead
+from eval.statistics.compare import overall
+from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
+from eval.statistics.scores import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the records say to a question of ours."""
+    """A question beyond the paper and its answer from the records."""
 
     question: str
     how: str
-    """How it is answered."""
+    """The test or measure that answers it."""
     finding: str
     tables: tuple[Table, ...]
 
@@ -43,42 +54,46 @@ class _Contrast:
 
 
 def worth_merging(grounds: Sequence[Ground]) -> Answer | None:
-    """Is a merge better than a model that was not merged? None if none can be tested."""
+    """Test every merge against its pivot and its best source; None if none can be tested."""
     against = {
         "the pivot alone": [pair for ground in grounds for pair in _against_pivot(ground)],
         "the best source alone": [pair for ground in grounds for pair in _against_best(ground)],
     }
     tests = iter(tests_of([pair for pairs in against.values() for pair in pairs]))
-    found = {name: [next(tests) for _ in pairs] for name, pairs in against.items() if pairs}
-    if not found:
+    by_reference = {
+        name: [next(tests) for _ in pairs] for name, pairs in against.items() if pairs
+    }
+    if not by_reference:
         return None
-    tables = [test_table(f"against {name}", of_name) for name, of_name in found.items()]
+    tables = [
+        test_table(f"against {name}", its_tests) for name, its_tests in by_reference.items()
+    ]
     return Answer(
         question="Is a merge better than a model that was not merged?",
         how="Every merge against the pivot, and against the source with the highest mean: "
         "two-sided paired permutation tests over documents, Holm's correction over all of them, "
         "5 %.",
-        finding=" ".join(_worth(name, of_name) for name, of_name in found.items()),
+        finding=" ".join(_worth(name, its_tests) for name, its_tests in by_reference.items()),
         tables=tuple(table for table in tables if table is not None),
     )
 
 
 def settings_that_matter(grounds: Sequence[Ground]) -> Answer | None:
-    """Which settings change a method's score? None where no two runs differ in just one."""
+    """Test runs that differ in one setting only; None without such runs."""
     contrasts = [contrast for ground in grounds for contrast in _contrasts(ground)]
     tests = tests_of([(c.ground, c.row, c.reference) for c in contrasts])
     if not tests:
         return None
     pairs = sorted(zip(contrasts, tests, strict=True), key=lambda pair: _factor(pair[0]))
     groups = [(key, list(of)) for key, of in groupby(pairs, key=lambda pair: _factor(pair[0]))]
-    found = {key: any(t.result.differs for _, t in of) for key, of in groups}
+    differs = {key: any(t.result.differs for _, t in of) for key, of in groups}
     return Answer(
         question="Which settings matter?",
         how="Runs of a method that differ in one setting only are compared with the one that "
         "has the setting's most frequent value: two-sided paired permutation test over "
         "documents, Holm's correction over all of them, 5 %. Where seeds repeat a setting, the "
         "lowest is taken.",
-        finding=" ".join(_sentence(found, matters) for matters in (True, False)).strip(),
+        finding=" ".join(_sentence(differs, matters) for matters in (True, False)).strip(),
         tables=(
             _factor_table({key: [t for _, t in of] for key, of in groups}),
             _contrast_table(pairs),
@@ -87,7 +102,7 @@ def settings_that_matter(grounds: Sequence[Ground]) -> Answer | None:
 
 
 def what_was_chosen(grounds: Sequence[Ground]) -> Answer | None:
-    """What did the validation split choose? None without validation runs."""
+    """List the settings chosen on the validation split; None without validation runs."""
     boards = [ground.board for ground in grounds if is_validation(ground.board)]
     lines = [line for board in boards for line in _tried(board)]
     chosen = [f"{pool}: {run}" for pool, run, _, mark in lines if mark]
@@ -109,22 +124,17 @@ def _against_pivot(ground: Ground) -> list[tuple[Ground, Row, Row]]:
 
 
 def _against_best(ground: Ground) -> list[tuple[Ground, Row, Row]]:
-    """Each merge and the source that scores best, where all sources were scored."""
+    """Pair each merge with the best source, where all sources were scored."""
     sources = [row for row in ground.sources if ground.has(row)]
     if len(sources) < len(ground.board.merges[0].record.models["sources"]):
         return []
-    best = max(sources, key=_mean)
+    best = max(sources, key=mean_of)
     return [(ground, row, best) for row in _merges(ground)]
 
 
 def _merges(ground: Ground) -> list[Row]:
     rows = [row for entry in entries_of(ground.board.merges) for row in entry.scored]
     return [row for row in rows if ground.has(row)]
-
-
-def _mean(row: Row) -> float:
-    assert row.mean is not None
-    return row.mean.value
 
 
 def _worth(name: str, tests: Sequence[Test]) -> str:
@@ -149,46 +159,46 @@ def _tried(board: Board) -> list[tuple[str, str, str, str]]:
 
 
 def _contrasts(ground: Ground) -> list[_Contrast]:
-    """All pairs of a board's rows that differ in one setting, one of them the reference."""
+    """Pairs of rows of a board that differ in one setting, one of them the reference."""
     firsts = [e.scored[0] for e in entries_of(ground.board.merges) if e.scored]
     rows = [row for row in firsts if ground.has(row)]
-    found = []
+    contrasts = []
     for method in dict.fromkeys(row.name for row in rows):
-        mine = [row for row in rows if row.name == method]
-        for factor in sorted({key for row in mine for key in row.record.settings}):
-            found += _of_factor(ground, factor, mine)
-    return found
+        of_method = [row for row in rows if row.name == method]
+        for factor in sorted({key for row in of_method for key in row.record.settings}):
+            contrasts += _factor_contrasts(ground, factor, of_method)
+    return contrasts
 
 
-def _of_factor(ground: Ground, factor: str, rows: Sequence[Row]) -> list[_Contrast]:
+def _factor_contrasts(ground: Ground, factor: str, rows: Sequence[Row]) -> list[_Contrast]:
     """Contrasts of one setting, within every group of rows that agree in all others."""
     usual = _usual(factor, rows)
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_others(row, factor), []).append(row)
-    found = []
+    contrasts = []
     for group in groups.values():
         reference = next((row for row in group if _value(row, factor) == usual), group[0])
-        found += [
+        contrasts += [
             _Contrast(ground=ground, factor=factor, row=row, reference=reference)
             for row in group
             if row is not reference
         ]
-    return found
+    return contrasts
 
 
 def _usual(factor: str, rows: Sequence[Row]) -> str:
-    """The value most rows have; of equally frequent ones the first."""
+    """Most frequent value; of equally frequent ones the first."""
     values = [_value(row, factor) for row in rows]
     return max(values, key=values.count)
 
 
 def _value(row: Row, factor: str) -> str:
-    return _shown(row.record.settings.get(factor))
+    return _format(row.record.settings.get(factor))
 
 
 def _others(row: Row, factor: str) -> str:
-    """All of a row that must agree for a contrast in ``factor``."""
+    """Settings and dtype that must agree for a contrast in ``factor``."""
     rest = {key: value for key, value in row.record.settings.items() if key != factor}
     return repr((sorted(rest.items()), row.record.dtype))
 
@@ -197,8 +207,10 @@ def _factor(contrast: _Contrast) -> tuple[str, str]:
     return contrast.row.name, contrast.factor
 
 
-def _sentence(found: Mapping[tuple[str, str], bool], matters: bool) -> str:
-    named = [f"{title(m)}'s {factor}" for (m, factor), does in found.items() if does is matters]
+def _sentence(differs: Mapping[tuple[str, str], bool], matters: bool) -> str:
+    named = [
+        f"{title(m)}'s {factor}" for (m, factor), does in differs.items() if does is matters
+    ]
     if not named:
         return ""
     start = "A difference was found for" if matters else "None was found for"
@@ -241,5 +253,71 @@ def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
     return Table(header, rows, "one setting at a time", folded=len(rows) > MOST_OPEN)
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 (any JSON)
+def _format(value: Any) -> str:  # noqa: ANN401 (any JSON)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def barriers(grounds: Sequence[Ground]) -> Answer | None:
+    """Measure the barrier between a pivot and its only source at their midpoint.
+
+    None where no midpoint was scored together with both.
+    """
+    midpoints = [
+        (ground, row, barrier)
+        for ground in grounds
+        for row, barrier in _midpoint_barriers(ground)
+    ]
+    if not midpoints:
+        return None
+    least = min(midpoints, key=lambda midpoint: midpoint[2].value)
+    within = sum(barrier.value <= 2 * barrier.stderr for _, _, barrier in midpoints)
+    rows = tuple(_line(ground, row, barrier) for ground, row, barrier in midpoints)
+    return Answer(
+        question="Is there a barrier between the pivot and the source?",
+        how="At the midpoint (one source, lam 0.5, nothing left out) the barrier is the mean of "
+        "the pivot's and the source's score less the midpoint's (linear mode connectivity, "
+        "Frankle et al., arXiv 1912.05671, in scores instead of losses). Errors are paired "
+        "bootstraps.",
+        finding=f"{len(midpoints) - within} of {len(midpoints)} midpoints lie more than two standard "
+        f"errors below that mean. The smallest barrier is {with_error(least[2], points)} points "
+        f"({name_of(least[1], least[0].board)} on {least[0].board.pool}).",
+        tables=(
+            Table(
+                ("models", "midpoint", "pivot", "source", "merge", "barrier"), rows, "barriers"
+            ),
+        ),
+    )
+
+
+def is_midpoint(row: Row) -> bool:
+    """Whether a merge is the mean of its pivot and its only source."""
+    settings = row.record.settings
+    kept = settings.get("tau", settings.get("density"))
+    one = len(row.record.models["sources"]) == 1
+    return one and settings.get("lam") == 0.5 and kept in (None, 1)
+
+
+def _midpoint_barriers(ground: Ground) -> list[tuple[Row, Estimate]]:
+    """Midpoints with their barriers, smallest first."""
+    rows = [row for row in ground.board.merges if is_midpoint(row) and ground.has(row)]
+    pivot, sources = ground.pivot, ground.sources
+    if not rows or pivot is None or len(sources) != 1 or not ground.has(pivot, *sources):
+        return []
+    panel = ground.panel([pivot, *sources, *rows])
+    observed = overall(panel.observed())
+    drawn = overall(bootstrap(panel, n_resamples=RESAMPLES, seed=SEED))
+    ends = [row.record.fingerprint for row in (pivot, *sources)]
+    estimates = []
+    for row in rows:
+        key = row.record.fingerprint
+        value, resampled = ((t[ends[0]] + t[ends[1]]) / 2 - t[key] for t in (observed, drawn))
+        estimate = Estimate(value=float(value), stderr=float(resampled.std(ddof=1)))
+        estimates.append((row, estimate))
+    return sorted(estimates, key=lambda pair: pair[1].value)
+
+
+def _line(ground: Ground, row: Row, barrier: Estimate) -> tuple[str, ...]:
+    ends = [ground.pivot, *ground.sources]
+    means = [end.mean.value for end in (*ends, row) if end is not None and end.mean is not None]
+    label = name_of(row, ground.board)
+    return (ground.board.pool, label, *map(percent, means), with_error(barrier, points))

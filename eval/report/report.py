@@ -1,64 +1,145 @@
-"""The reproduction report of an experiment, put together from its records."""
+"""Reproduction report of an experiment, assembled from its configuration and records."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from eval.leaderboard.board import MARK, Board
 from eval.leaderboard.figures import score_against_cost, share_kept
 from eval.records import Record
-from eval.report.barrier import barriers
 from eval.report.claims import claims_of
-from eval.report.document import (
-    Block,
-    Commands,
-    Drawing,
-    Finding,
-    Heading,
-    Items,
-    Paragraph,
-    Table,
-)
-from eval.report.entries import is_validation, title
-from eval.report.evidence import Ground
-from eval.report.experiment import Experiment
+from eval.report.evidence import Ground, is_validation, title
 from eval.report.published import Reference, verdict_on
 from eval.report.questions import (
     Answer,
+    barriers,
     settings_that_matter,
     what_was_chosen,
     worth_merging,
 )
+from eval.report.render import (
+    Block,
+    Drawing,
+    Table,
+    commands,
+    finding,
+    heading,
+    items,
+    plain,
+)
 from eval.report.scaling import share_by_sources
-from eval.report.setting import (
+from eval.report.tables import (
     deviations,
     environment_table,
     models_table,
+    paper_table,
     seeds,
     suites,
+    unscored_table,
 )
-from eval.report.tables import paper_table, unscored_table
 from eval.report.verdicts import Judgement
 from eval.results_folder import Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Question, commands and folders of an experiment, from its configuration file."""
+
+    name: str
+    text: str
+    """The header of its file: the question, the cost, what to expect."""
+    commands: tuple[str, ...]
+    """Shell commands in the header."""
+    output: str
+    """The results folder its runs go to."""
+    suite: str | None
+    """Name of the suite it sets; None for the default one."""
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment's header and where its records go.
+
+    The header is the comment the file begins with. Its lines that start with ``python`` or
+    ``make`` are commands, ``@package`` is Hydra's, the rest is text.
+
+    Args:
+        path: ``conf/experiment/<name>.yaml``.
+
+    Raises:
+        ValueError: If there is no such file, or it states no command or no output; says what
+            was expected.
+    """
+    if not path.is_file():
+        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        raise ValueError(f"experiment must be one of {known}, got {path.stem}")
+    content = path.read_text(encoding="utf-8")
+    header = _header(content)
+    commands = tuple(line for line in header if line.startswith(("python ", "make ")))
+    text = [line for line in header if line not in commands and "@package" not in line]
+    config: Any = yaml.safe_load(content)
+    output = config.get("output") if isinstance(config, dict) else None
+    if not commands or not isinstance(output, str):
+        raise ValueError(
+            f"{path} must state its command in the header, as '# python run.py -m ...', and its "
+            f"results folder as 'output: FOLDER', got commands {list(commands)} and {output!r}"
+        )
+    return Experiment(
+        name=path.stem,
+        text=" ".join(filter(None, text)),
+        commands=commands,
+        output=output,
+        suite=_suite(config),
+    )
+
+
+def records_folder(experiment: Experiment, root: Path) -> Path:
+    """Results folder of an experiment: the local one if it has runs, else the published one.
+
+    Args:
+        experiment: Its ``output`` is ``<results>/<name>``; the published records are then
+            ``<results>/published/<name>``.
+        root: The folder that ``output`` is relative to.
+    """
+    output = root / experiment.output
+    published = output.parent / "published" / output.name
+    return output if (output / "runs").is_dir() or not published.is_dir() else published
+
+
+def _suite(config: dict[str, Any]) -> str | None:
+    """Suite that the defaults list overrides."""
+    entries = [entry for entry in config.get("defaults", []) if isinstance(entry, dict)]
+    return next((e["override /suite"] for e in entries if "override /suite" in e), None)
+
+
+def _header(content: str) -> list[str]:
+    lines = []
+    for line in content.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """All that a report is made of."""
+    """Input of a report."""
 
     experiment: Experiment
     grounds: Sequence[Ground]
     """Every board of the results folder."""
     references: Sequence[Reference]
     faults: Sequence[Fault]
-    """What is wrong with files of the results folder."""
+    """Problems with files of the results folder."""
 
     @property
-    def shown(self) -> list[Ground]:
-        """The boards the experiment is about; the validation split is not, unless it says so."""
+    def reported(self) -> list[Ground]:
+        """Boards of the experiment's suite; without one, all but the validation split."""
         suite = self.experiment.suite
         return [
             ground
@@ -70,27 +151,26 @@ class Material:
     def records(self) -> list[Record]:
         """Every record of the boards, once."""
         rows = [row for ground in self.grounds for row in ground.board.rows]
-        found = {row.record.fingerprint: row.record for row in rows}
-        return [found[key] for key in sorted(found)]
+        by_fingerprint = {row.record.fingerprint: row.record for row in rows}
+        return [by_fingerprint[key] for key in sorted(by_fingerprint)]
 
 
 def report_of(material: Material) -> list[Block]:
-    """Put a report together: the same records give the same report.
+    """Assemble a report: the same records give the same bytes.
 
     Raises:
         ValueError: If runs that should be comparable are not; names them.
     """
-    shown = material.shown
     judgements = claims_of(material.grounds)
     answers, drawings = _own_questions(material)
     return [
-        Heading(f"Experiment: {material.experiment.name}", 1),
-        Paragraph(material.experiment.text),
-        Commands(material.experiment.commands),
+        heading(f"Experiment: {material.experiment.name}", 1),
+        plain(material.experiment.text),
+        commands(material.experiment.commands),
         *_summary(judgements, answers),
         *_faults(material.faults),
         *_setting(material),
-        *_results(material.experiment.name, [ground.board for ground in shown]),
+        *_results(material.experiment.name, [ground.board for ground in material.reported]),
         *drawings,
         *_claims(judgements),
         *_answers(answers),
@@ -100,16 +180,16 @@ def report_of(material: Material) -> list[Block]:
 
 
 def _own_questions(material: Material) -> tuple[list[Answer], list[Drawing]]:
-    """The questions that these records can answer."""
-    scaling = share_by_sources(material.shown, material.experiment.name)
-    found = [
-        worth_merging(material.shown),
-        settings_that_matter(material.shown),
+    """Answer the questions that these records suffice for."""
+    scaling = share_by_sources(material.reported, material.experiment.name)
+    candidates = [
+        worth_merging(material.reported),
+        settings_that_matter(material.reported),
         None if scaling is None else scaling[0],
-        barriers(material.shown),
+        barriers(material.reported),
         what_was_chosen(material.grounds),
     ]
-    answers = [answer for answer in found if answer is not None]
+    answers = [answer for answer in candidates if answer is not None]
     return answers, [] if scaling is None else [scaling[1]]
 
 
@@ -117,7 +197,7 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     claims = tuple((j.claim, j.verdict.value, j.finding) for j in judgements)
     asked = tuple((answer.question, answer.finding) for answer in answers)
     blocks: list[Block] = [
-        Heading("Summary"),
+        heading("Summary"),
         Table(("claim of the paper", "verdict", "finding"), claims, "verdicts", verdict=1),
     ]
     if asked:
@@ -126,20 +206,20 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
 
 
 def _faults(faults: Sequence[Fault]) -> list[Block]:
-    """Files that were left out, or that lack something; nothing if there are none."""
+    """List invalid and incomplete files; no section without any."""
     if not faults:
         return []
     texts = tuple(f"{fault.path} {fault.message}" for fault in faults)
-    return [Heading("Files that cannot be trusted"), Items(texts)]
+    return [heading("Files that cannot be trusted"), items(texts)]
 
 
 def _setting(material: Material) -> list[Block]:
     boards = [ground.board for ground in material.grounds]
     return [
-        Heading("Setting"),
+        heading("Setting"),
         models_table(boards),
-        suites(boards),
-        Paragraph(
+        items(suites(boards)),
+        plain(
             f"Seeds: {seeds(material.records)}. Models are named by the content of their weights. "
             "Code versions stand under Environment."
         ),
@@ -148,8 +228,8 @@ def _setting(material: Material) -> list[Block]:
 
 def _results(name: str, boards: Sequence[Board]) -> list[Block]:
     blocks: list[Block] = [
-        Heading("Results"),
-        Paragraph(
+        heading("Results"),
+        plain(
             "Performance is the mean over domains, each the mean of its tasks, with one standard "
             "error over documents; seeds are averaged, s.d. is their standard deviation. Seconds "
             "and memory are medians over seeds, memory above where the merge started. "
@@ -161,7 +241,7 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
         blocks += _board(name, board)
     unscored = unscored_table(boards)
     if unscored is not None:
-        blocks += [Heading("Runs without a score", 3), unscored]
+        blocks += [heading("Runs without a score", 3), unscored]
     return blocks
 
 
@@ -171,8 +251,8 @@ def _board(name: str, board: Board) -> list[Block]:
     shared = "; ".join(f"{title(m)}: {text}" for m, text in board.shared_settings.items())
     plots = [plot for kind in (score_against_cost, share_kept) if (plot := kind(board))]
     return [
-        Heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
-        *([Paragraph(f"Settings of all rows: {shared}.")] if shared else []),
+        heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
+        *([plain(f"Settings of all rows: {shared}.")] if shared else []),
         paper_table(board),
         *(
             Drawing(f"{name}.{_key(board)}.{plot.name}.svg", plot.svg, plot.caption)
@@ -182,20 +262,20 @@ def _board(name: str, board: Board) -> list[Block]:
 
 
 def _key(board: Board) -> str:
-    """Pool and suite for a reader, a hash of what tells boards apart."""
-    told_apart = json.dumps([board.pool, board.models, board.fingerprint, board.precision])
+    """Pool and suite, and a hash that is unique per board."""
+    identity = json.dumps([board.pool, board.models, board.fingerprint, board.precision])
     names = [re.sub(r"[^A-Za-z0-9]+", "-", text)[:40] for text in (board.pool, board.suite)]
-    return "-".join([*names, hashlib.sha256(told_apart.encode()).hexdigest()[:8]])
+    return "-".join([*names, hashlib.sha256(identity.encode()).hexdigest()[:8]])
 
 
 def _claims(judgements: Sequence[Judgement]) -> list[Block]:
-    blocks: list[Block] = [Heading("Claims of the paper")]
+    blocks: list[Block] = [heading("Claims of the paper")]
     rule = ""
     for judgement in judgements:
         blocks += [
-            Heading(judgement.claim, 3),
-            Finding(judgement.verdict.value, judgement.finding),
-            Paragraph(f"Rule: {'the same.' if judgement.rule == rule else judgement.rule}"),
+            heading(judgement.claim, 3),
+            finding(judgement.verdict.value, judgement.finding),
+            plain(f"Rule: {'the same.' if judgement.rule == rule else judgement.rule}"),
         ]
         rule = judgement.rule
         blocks += [] if judgement.evidence is None else [judgement.evidence]
@@ -205,28 +285,27 @@ def _claims(judgements: Sequence[Judgement]) -> list[Block]:
 def _answers(answers: Sequence[Answer]) -> list[Block]:
     if not answers:
         return []
-    blocks: list[Block] = [Heading("Questions of our own")]
+    blocks: list[Block] = [heading("Questions of our own")]
     for answer in answers:
-        texts = (Paragraph(answer.finding), Paragraph(f"How: {answer.how}"))
-        blocks += [Heading(answer.question, 3), *texts, *answer.tables]
+        texts = (plain(answer.finding), plain(f"How: {answer.how}"))
+        blocks += [heading(answer.question, 3), *texts, *answer.tables]
     return blocks
 
 
 def _published(material: Material) -> list[Block]:
-    """Every published number beside ours, or why there is none to set beside it."""
+    """Table of published numbers and reproduced ones, or why they are not comparable."""
     rows = []
-    for number in chain.from_iterable(r.numbers for r in material.references):
-        outcome, told = verdict_on(number, material.records)
+    for source, number in ((r.source, n) for r in material.references for n in r.numbers):
+        outcome, explanation = verdict_on(number, material.records)
         marks = ["tuned on test"] if number.tuned_on_test else []
         marks += [number.unreproduced] if number.unreproduced else []
         published = f"{number.value:g} (tolerance {number.tolerance:g})"
-        line = (number.source, number.task, published, "; ".join(marks), outcome, told)
-        rows.append(line)
+        rows.append((source, number.task, published, "; ".join(marks), outcome, explanation))
     header = ("source", "task", "published, %", "to be known", "outcome", "why")
     notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in material.references)
     return [
-        Heading("Published numbers"),
-        *([Items(notes)] if notes else []),
+        heading("Published numbers"),
+        *([items(notes)] if notes else []),
         Table(header, tuple(rows), "published numbers"),
     ]
 
@@ -235,12 +314,12 @@ def _end(material: Material) -> list[Block]:
     methods = {title(r.name) for r in material.records if r.kind == "merge"}
     name = material.experiment.name
     return [
-        Heading("Deviations from the papers"),
+        heading("Deviations from the papers"),
         deviations(methods),
-        Heading("Environment"),
+        heading("Environment"),
         environment_table(material.records),
-        Heading("To repeat it"),
-        Commands(
+        heading("To repeat it"),
+        commands(
             (*material.experiment.commands, f"python -m scripts.report experiment={name}")
         ),
     ]

@@ -1,4 +1,4 @@
-"""How each method's share of the gap changes with the number of sources."""
+"""Share of the gap to the experts per method against the number of sources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from eval.leaderboard.drawing import add_legend, draw, points, series_styles
 from eval.leaderboard.labels import printable
 from eval.leaderboard.measures import cast_of
-from eval.report.document import Drawing, Table
-from eval.report.entries import Entry, entries_of
-from eval.report.evidence import Ground
+from eval.report.evidence import Entry, Ground, entries_of
 from eval.report.questions import Answer
+from eval.report.render import Drawing, Table
 from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
 from eval.statistics.metrics import Cast, gap_closed
@@ -37,11 +36,11 @@ class _Point:
 
 
 def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Drawing] | None:
-    """How does the share of the gap change with the number of sources?
+    """Measure how the share of the gap changes with the number of sources.
 
     Args:
-        grounds: Boards, of which those of one pivot with several numbers of sources count.
-        name: What the figure's file begins with.
+        grounds: Boards; used are those of one pivot with several numbers of sources.
+        name: Prefix of the figure's file name.
 
     Returns:
         The answer and its figure; None where no pivot was merged with several numbers of
@@ -54,11 +53,11 @@ def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Draw
     lines: dict[str, list[_Point]] = {}
     families = _families(grounds)
     for family in families:
-        of_pivot = f" into {family[0].pivot_name}" if len(families) > 1 else ""
+        suffix = f" into {family[0].pivot_name}" if len(families) > 1 else ""
         for ground in family:
             for label, point in _points(ground).items():
-                lines.setdefault(f"{label}{of_pivot}", []).append(point)
-    lines = {label: found for label, found in lines.items() if len(found) > 1}
+                lines.setdefault(f"{label}{suffix}", []).append(point)
+    lines = {label: line for label, line in lines.items() if len(line) > 1}
     if not lines:
         return None
     answer = Answer(
@@ -68,7 +67,7 @@ def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Draw
         "of its name, or else of the one on which it gains most over the pivot. The change from "
         "the fewest to the most sources is found if its 95 % bootstrap interval excludes zero; "
         "intervals are not corrected for being several.",
-        finding=" ".join(f"{label}: {_change(found)}." for label, found in lines.items()),
+        finding=" ".join(f"{label}: {_change(line)}." for label, line in lines.items()),
         tables=(_table(lines),),
     )
     return answer, _drawing(name, lines)
@@ -113,8 +112,8 @@ def _share(table: ScoreTable, entry: Entry, cast: Cast) -> Array:
     return mean_of([share(table, row.record.fingerprint) for row in entry.scored])
 
 
-def _change(found: Sequence[_Point]) -> str:
-    first, last = found[0], found[-1]
+def _change(line: Sequence[_Point]) -> str:
+    first, last = line[0], line[-1]
     low, high = np.quantile(last.resampled - first.resampled, [LEVEL / 2, 1 - LEVEL / 2])
     word = "rises" if low > 0 else "falls" if high < 0 else "no change found"
     return (
@@ -124,11 +123,11 @@ def _change(found: Sequence[_Point]) -> str:
 
 
 def _table(lines: Mapping[str, Sequence[_Point]]) -> Table:
-    counts = sorted({point.n_sources for found in lines.values() for point in found})
+    counts = sorted({point.n_sources for line in lines.values() for point in line})
     rows = []
-    for label, found in lines.items():
-        shares = {point.n_sources: with_error(point.estimate, percent) for point in found}
-        rows.append((label, *(shares.get(n, "") for n in counts), _change(found)))
+    for label, line in lines.items():
+        shares = {point.n_sources: with_error(point.estimate, percent) for point in line}
+        rows.append((label, *(shares.get(n, "") for n in counts), _change(line)))
     header = ("method", *(f"{n} sources, %" for n in counts), "change")
     return Table(header, tuple(rows), name="share of the gap")
 
@@ -139,12 +138,12 @@ def _drawing(name: str, lines: Mapping[str, Sequence[_Point]]) -> Drawing:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="sources", ylabel="share of the gap, %")
-        for label, found in lines.items():
-            style, xs = styles[labels[label]], [point.n_sources for point in found]
-            ys = [100 * point.share for point in found]
-            points(axes, xs, ys, [100 * point.estimate.stderr for point in found], style)
+        for label, line in lines.items():
+            style, xs = styles[labels[label]], [point.n_sources for point in line]
+            ys = [100 * point.share for point in line]
+            points(axes, xs, ys, [100 * point.estimate.stderr for point in line], style)
             axes.plot(xs, ys, color=style.colour, lw=1.2)
-        axes.set_xticks(sorted({p.n_sources for found in lines.values() for p in found}))
+        axes.set_xticks(sorted({p.n_sources for line in lines.values() for p in line}))
         add_legend(figure, styles)
 
     caption = "Share of the gap to the experts against the number of sources; bars are one "

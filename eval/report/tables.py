@@ -1,11 +1,15 @@
-"""Tables of a report: the paper's form, the tests, the runs without a score."""
+"""Tables of a report: scores and costs, tests, runs without a score, models, environment."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from eval.leaderboard.board import MARK, Board, Row
-from eval.report.document import Table
-from eval.report.entries import Entry, entries_of, title
-from eval.report.evidence import Test
+from eval.records import Record
+from eval.report.evidence import Entry, Test, entries_of, title
+from eval.report.render import Table
 from eval.statistics.scores import Estimate, domain_means
 
 MIB = 2**20
@@ -17,7 +21,7 @@ _TEST_HEADER = ("models", "run", "against", "difference", "95 % interval", "p", 
 def paper_table(board: Board) -> Table:
     """Performance, runtime and memory, in the form of the paper's comparison.
 
-    Unmerged models stand first; then a line per method and setting, several seeds in one.
+    Unmerged models first; then a line per method and setting, seeds averaged.
     """
     domains = tuple(dict.fromkeys(board.domains.values()))
     header = ("method", "settings", "performance, %", "seeds", *domains, "merge s", "merge MiB")
@@ -27,7 +31,7 @@ def paper_table(board: Board) -> Table:
 
 
 def unscored_table(boards: Sequence[Board]) -> Table | None:
-    """Every run that failed, was refused or lacks a task; None if there is none."""
+    """List every run that failed, was refused or lacks a task; None if there is none."""
     rows = tuple(
         (
             board.pool,
@@ -44,13 +48,13 @@ def unscored_table(boards: Sequence[Board]) -> Table | None:
 
 
 def test_table(name: str, tests: Sequence[Test]) -> Table | None:
-    """Tests row by row, folded where they are many; None without any."""
+    """List tests, folded where they are many; None without any."""
     rows = tuple(map(_test_line, tests))
     return Table(_TEST_HEADER, rows, name, folded=len(rows) > MOST_OPEN) if rows else None
 
 
 def name_of(row: Row, board: Board) -> str:
-    """A row by its method and what tells it from the board's others of the method."""
+    """Name a row by its method, the settings that differ on the board, and the seed."""
     for entry in entries_of(board.merges):
         if row in entry.rows:
             seed = f" seed={row.record.seed}" if len(entry.rows) > 1 else ""
@@ -59,27 +63,26 @@ def name_of(row: Row, board: Board) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of scores in points, with its sign."""
+    """Format a difference of scores in points, with its sign."""
     return f"{100 * value:+.2f}".replace("-0.00", "+0.00")
 
 
 def percent(value: float) -> str:
-    """A share or a score in per cent."""
+    """Format a share or a score in per cent."""
     return f"{100 * value:.2f}"
 
 
-def with_error(found: Estimate, show: Callable[[float], str]) -> str:
-    """A number and one standard error of it."""
-    return f"{show(found.value)} ± {100 * found.stderr:.2f}"
+def with_error(estimate: Estimate, show: Callable[[float], str]) -> str:
+    """Format a number and one standard error of it."""
+    return f"{show(estimate.value)} ± {100 * estimate.stderr:.2f}"
 
 
 def chance(p: float) -> str:
-    """A p-value with enough digits to judge it by."""
+    """Format a p-value with two significant digits below 0.1."""
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _test_line(test: Test) -> tuple[str, ...]:
-    """One test as a row."""
     result, board = test.result, test.ground.board
     word = "ahead" if result.difference.value > 0 else "behind"
     return (
@@ -96,8 +99,11 @@ def _test_line(test: Test) -> tuple[str, ...]:
 
 def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
     mean = row.absent if row.mean is None else with_error(row.mean, percent)
-    found = {} if row.mean is None else domain_means(row.record.scores, board.domains)
-    scores = (f"{100 * found[d].value:.1f}" if d in found else row.absent for d in domains)
+    domain_scores = {} if row.mean is None else domain_means(row.record.scores, board.domains)
+    scores = (
+        f"{100 * domain_scores[d].value:.1f}" if d in domain_scores else row.absent
+        for d in domains
+    )
     return (row.name, "unmerged", mean, "", *scores, "", "")
 
 
@@ -120,3 +126,96 @@ def _entry_line(entry: Entry, board: Board, domains: Sequence[str]) -> tuple[str
 def _lacking(board: Board, row: Row) -> str:
     missing = [task for task in board.tasks if task not in row.record.scores]
     return f"no score of {', '.join(missing)}"
+
+
+_DEVIATIONS = Path(__file__).with_name("deviations.md")
+_ALL_METHODS = "all"
+
+
+def models_table(boards: Sequence[Board]) -> Table:
+    """List every model by pool and part, with the hash of its weights."""
+    lines = {
+        (board.pool, part, model["name"], *_place(model), model["content_hash"])
+        for board in boards
+        for row in board.merges
+        for part, model in _parts(row.record.models)
+    }
+    header = ("pool", "part", "model", "location", "revision", "content")
+    return Table(header, tuple(sorted(lines)), name="models")
+
+
+def suites(boards: Sequence[Board]) -> list[str]:
+    """List every suite with its split, its tasks and how many documents they have."""
+    lines = {
+        f"Suite {board.suite}, split {board.split}, fingerprint {board.fingerprint}: "
+        f"{_tasks(board)}."
+        for board in boards
+        if board.tasks
+    }
+    return sorted(lines)
+
+
+def environment_table(records: Iterable[Record]) -> Table:
+    """Facts of the records' provenance; where runs differ, each value with its run count."""
+    facts: dict[str, Counter[str]] = {}
+    for record in records:
+        machine = {k: v for k, v in record.provenance.items() if k != "identity"}
+        for fact, value in _flat("", machine):
+            facts.setdefault(fact, Counter())[value] += 1
+    rows = tuple((fact, _values(found)) for fact, found in sorted(facts.items()))
+    return Table(("fact", "value"), rows, name="environment")
+
+
+def seeds(records: Iterable[Record]) -> str:
+    """List the seeds of the merges."""
+    distinct = sorted({record.seed for record in records if record.kind == "merge"})
+    return ", ".join(map(str, distinct)) or "none"
+
+
+def deviations(methods: Iterable[str]) -> Table:
+    """Select the rows of ``deviations.md`` for these methods.
+
+    Args:
+        methods: Titles of methods, such as ``SeMe``.
+    """
+    header, _, *rows = map(_cells, _DEVIATIONS.read_text(encoding="utf-8").splitlines())
+    wanted = {_ALL_METHODS, *methods}
+    kept = tuple(row for row in rows if wanted & set(row[0].split(", ")))
+    return Table(header, kept, name="deviations")
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    return tuple(cell.strip().replace("`", "") for cell in line.strip("|").split("|"))
+
+
+def _parts(models: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    parts = [("pivot", models["pivot"])]
+    parts += [(f"source {i}", model) for i, model in enumerate(models["sources"], start=1)]
+    return parts + [("unmerged", model) for model in models["references"]]
+
+
+def _place(model: Mapping[str, Any]) -> tuple[str, str]:
+    """Location and revision; the commit where a record states what the revision was."""
+    return model["location"], str(model.get("commit") or model["revision"] or "")
+
+
+def _tasks(board: Board) -> str:
+    sizes = {}
+    for task in board.tasks:
+        counts = {r.record.scores[task].n for r in board.rows if task in r.record.scores}
+        sizes[task] = " or ".join(map(str, sorted(counts))) or "none"
+    return ", ".join(f"{t} ({board.domains[t]}, n = {sizes[t]})" for t in board.tasks)
+
+
+def _values(counts: Counter[str]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (any JSON)
+    """Leaves of nested mappings with their dotted paths, as texts."""
+    if isinstance(value, Mapping):
+        return [line for key in value for line in _flat(f"{prefix}.{key}", value[key])]
+    text = value if isinstance(value, str) else json.dumps(value)
+    return [(prefix.removeprefix("."), text)]

@@ -1,15 +1,15 @@
-"""The rules by which a claim is judged: pure functions of measurements."""
+"""Verdict rules: pure functions from measurements to supported, not supported, not measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from eval.report.document import Table
+from eval.report.render import Table
 from eval.statistics.compare import CorrectedComparison
 
 
 class Verdict(StrEnum):
-    """What the records say of a claim."""
+    """Outcome of a claim."""
 
     SUPPORTED = "supported"
     NOT_SUPPORTED = "not supported"
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A claim, the rule it is judged by, the verdict, and what that rests on."""
+    """A claim with its rule, its verdict and the evidence."""
 
     claim: str
     rule: str
@@ -57,22 +57,22 @@ def ahead_once_in_each(groups: Sequence[Sequence[CorrectedComparison]]) -> Verdi
     return Verdict.SUPPORTED if every else Verdict.NOT_SUPPORTED
 
 
-def lower_than_each(ours: float | None, theirs: Mapping[str, float | None]) -> Verdict:
-    """Supported if our cost is strictly below that of every rival.
+def lower_than_each(cost: float | None, rival_costs: Mapping[str, float | None]) -> Verdict:
+    """Supported if the cost is strictly below that of every rival.
 
     Args:
-        ours: Median cost; None if not measured.
-        theirs: Rival to median cost, None where not measured.
+        cost: Median; None if not measured.
+        rival_costs: Rival to median cost, None where not measured.
 
     Returns:
-        Not supported as soon as one rival costs no more than ours; not measured if none does
+        Not supported as soon as one rival costs no more; not measured if none does
         but a cost is missing.
     """
-    if ours is None:
+    if cost is None:
         return Verdict.NOT_MEASURED
-    if any(cost is not None and cost <= ours for cost in theirs.values()):
+    if any(rival is not None and rival <= cost for rival in rival_costs.values()):
         return Verdict.NOT_SUPPORTED
-    if not theirs or None in theirs.values():
+    if not rival_costs or None in rival_costs.values():
         return Verdict.NOT_MEASURED
     return Verdict.SUPPORTED
 
@@ -81,7 +81,7 @@ def none_ahead(*sides: Sequence[CorrectedComparison]) -> Verdict:
     """Supported if the first run is significantly ahead in no comparison.
 
     Args:
-        sides: Comparisons of what lies outside a range with the best inside it, one sequence
+        sides: Comparisons of runs outside a range with the best one inside, one sequence
             for each side of the range.
 
     Returns:

@@ -57,7 +57,7 @@ def test_a_claim_to_work_everywhere_needs_one_success_in_each_place(groups, verd
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "verdict"),
+    ("cost", "rival_costs", "verdict"),
     [
         (1.0, {"a": 2.0, "b": 3.0}, YES),
         (1.0, {"a": 2.0, "b": 1.0}, NO),
@@ -68,9 +68,9 @@ def test_a_claim_to_work_everywhere_needs_one_success_in_each_place(groups, verd
     ],
 )
 def test_a_cost_must_be_below_that_of_each_rival_and_one_that_is_not_decides(
-    ours, theirs, verdict
+    cost, rival_costs, verdict
 ):
-    assert lower_than_each(ours, theirs) is verdict
+    assert lower_than_each(cost, rival_costs) is verdict
 
 
 @pytest.mark.parametrize(
