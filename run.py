@@ -36,10 +36,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from eval.conclusion import conclude
 from eval.meter import metered
 from eval.records import Record, write_whole
-from eval.runs import Cell, check_entries, described
+from eval.runs import Cell, check_entries, conclude, described
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
 from seme.alignment.diagnosis import source_table

@@ -8,8 +8,7 @@ from eval.leaderboard.board import boards_of
 from eval.leaderboard.measures import cast_of, measures_of
 from eval.leaderboard.tables import to_csv, to_markdown
 from eval.records import Record, Sample, StageCost, write_record
-from eval.scoring import mean_score
-from eval.statistics.scores import Estimate
+from eval.statistics.scores import Estimate, raw_score
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
 COST = StageCost(
@@ -43,7 +42,7 @@ def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mat
         fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
         models=models, seed=0, dtype=None,
         suite={"name": "z", "split": "test", "fingerprint": "s", "held_out": ["english"]},
-        scores={task: mean_score(s, metric="acc") for task, s in found.items()},
+        scores={task: raw_score(s, metric="acc") for task, s in found.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
         provenance={}, started_at="", seconds_total=1.0,
     )  # fmt: skip

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from eval.leaderboard.board import boards_of
-from eval.leaderboard.details import details_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.page import to_html, write_page
 from eval.leaderboard.standing import Standing
-from eval.leaderboard.view import Cell, view_of
+from eval.leaderboard.view import Cell, details_of, view_of
 from eval.records import Record, Score, StageCost, write_record
 from eval.results_folder import Fault
 from eval.statistics.scores import Estimate

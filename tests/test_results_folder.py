@@ -10,7 +10,7 @@ import pytest
 
 from eval.records import Record, Sample, StageCost, write_record
 from eval.results_folder import read_results
-from eval.scoring import mean_score
+from eval.statistics.scores import raw_score
 
 DOMAINS = {"a": "code", "b": "french"}
 MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
@@ -37,7 +37,7 @@ def record(name="ties", found=SAMPLES, **changes):
             fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
             settings={}, models={"pool": "p", "pivot": MODEL, "sources": [], "references": []},
             suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=0,
-            dtype=None, scores={t: mean_score(s, metric="acc") for t, s in found.items()},
+            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in found.items()},
             domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
             provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
         ),

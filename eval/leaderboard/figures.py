@@ -21,10 +21,11 @@ from eval.leaderboard.drawing import (
     draw,
     heat_map,
     points,
+    printable,
     series_styles,
+    short_labels,
     spread,
 )
-from eval.leaderboard.labels import printable, short_labels
 
 _MIB = 2**20
 _WIDTH = 4.8  # inches, as is the next

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
 from eval.leaderboard.standing import panel_of
-from eval.statistics.chance import LEADERBOARD_V2
 from eval.statistics.metrics import (
+    LEADERBOARD_V2,
     Cast,
     Metric,
     above_chance,

@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.leaderboard.drawing import add_legend, draw, points, series_styles
-from eval.leaderboard.labels import printable
+from eval.leaderboard.drawing import add_legend, draw, points, printable, series_styles
 from eval.leaderboard.measures import cast_of
 from eval.report.document import Drawing, Table
 from eval.report.entries import Entry, entries_of
