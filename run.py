@@ -37,7 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.meter import metered
-from eval.records import Record, write_whole
+from eval.records import Record, atomic_write
 from eval.runs import Cell, check_entries, conclude, described
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
@@ -81,7 +81,7 @@ def main(config: DictConfig) -> None:
         if sweeping:
             kind = "not applicable" if cell["refused"] else "failed"
             _log.error("%s  %s: %s", label, kind, cell["error"].splitlines()[0])
-    write_whole(folder / "cell.json", json.dumps(cell).encode())
+    atomic_write(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
         conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
 

@@ -8,10 +8,13 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +55,7 @@ _SUITE: _Entries = {
     "name": _TEXT, "split": _TEXT + _NULL, "fingerprint": _TEXT, "held_out": _LIST,
 }  # fmt: skip
 _SAMPLE: _Entries = {"task": _TEXT, "doc_id": _COUNT, "doc_hash": _TEXT, "value": _NUMBER}
+_OPTIONAL: _Entries = {"loglikelihood": _NUMBER + _NULL, "n_bytes": _COUNT + _NULL}
 
 
 def check_record(found: Any) -> None:  # noqa: ANN401 (any JSON)
@@ -79,13 +83,25 @@ def check_record(found: Any) -> None:  # noqa: ANN401 (any JSON)
     _check_scores(found["scores"], found["domains"])
 
 
-def check_sample(found: Any) -> None:  # noqa: ANN401 (any JSON)
-    """Check the parsed JSON of a sample.
+def check_samples(rows: Sequence[Any]) -> None:
+    """Check the parsed JSON of samples, all rows of one key at once.
 
     Raises:
-        ValueError: If an entry is missing or of another type; names it.
+        ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
+            another type; names the key and the value.
     """
-    _check(found, _SAMPLE, "")
+    if odd := [row for row in rows if not isinstance(row, dict)]:
+        raise ValueError(f"expected an object, got {odd[0]!r:.60}")
+    keys = {key for row in rows for key in row}
+    if unknown := sorted(keys - _SAMPLE.keys() - _OPTIONAL.keys()):
+        raise ValueError(f"unknown keys {unknown}, missing keys []")
+    for key, kinds in {**_SAMPLE, **_OPTIONAL}.items():
+        if key in _SAMPLE and (missing := [row for row in rows if key not in row]):
+            raise ValueError(f"unknown keys [], missing keys {[key]} in {missing[0]!r:.60}")
+        values = [row[key] for row in rows if key in row]
+        if {type(value) for value in values} - set(kinds):
+            odd = next(value for value in values if type(value) not in kinds)
+            raise ValueError(f"{key} must be {_listed(kinds)}, got {odd!r:.60}")
 
 
 def _check_scores(scores: list[Any], domains: Mapping[str, Any]) -> None:
@@ -112,10 +128,12 @@ def _check(found: Any, expected: _Entries, where: str, *, complete: bool = False
         raise ValueError(f"{place}unknown keys {unknown}, missing keys {missing}")
     for key, kinds in expected.items():
         if type(found[key]) not in kinds:
-            names = [_named(kind) for kind in kinds if kinds != _NUMBER or kind is float]
-            raise ValueError(
-                f"{where}{key} must be {' or '.join(names)}, got {found[key]!r:.60}"
-            )
+            raise ValueError(f"{where}{key} must be {_listed(kinds)}, got {found[key]!r:.60}")
+
+
+def _listed(kinds: _Kinds) -> str:
+    """Name the types an entry may have: ``a number or null``."""
+    return " or ".join(_named(kind) for kind in kinds if kind is not int or float not in kinds)
 
 
 def _named(kind: type) -> str:
@@ -166,6 +184,18 @@ class Sample:
     """Natural logarithm, summed over the document; rolling tasks only."""
     n_bytes: int | None = None
     """UTF-8 bytes of the document; rolling tasks only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleTable:
+    """Samples of one task as columns, in the order of their file."""
+
+    doc_hashes: tuple[str, ...]
+    values: NDArray[np.float64]
+    loglikelihoods: NDArray[np.float64]
+    """NaN where a sample has none."""
+    n_bytes: NDArray[np.float64]
+    """0 where a sample has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,12 +303,12 @@ def write_record(
     if packed is None:
         (folder / SAMPLES_NAME).unlink(missing_ok=True)
     else:
-        write_whole(folder / SAMPLES_NAME, packed)
-    write_whole(folder / RECORD_NAME, text.encode())
+        atomic_write(folder / SAMPLES_NAME, packed)
+    atomic_write(folder / RECORD_NAME, text.encode())
     return folder / RECORD_NAME
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it: readers never see half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -321,7 +351,7 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
-def read_samples(path: Path) -> dict[str, list[Sample]]:
+def read_samples(path: Path) -> dict[str, SampleTable]:
     """Read the samples of a run, by task.
 
     Args:
@@ -331,17 +361,41 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
         ValueError: If the file is damaged; names it.
     """
     path = path / SAMPLES_NAME if path.is_dir() else path
-    samples: dict[str, list[Sample]] = {}
     try:
-        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-            found = json.loads(line)
-            check_sample(found)
-            samples.setdefault(found.pop("task"), []).append(Sample(**found))
-    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        rows = json.loads(f"[{','.join(lines)}]")
+        if len(rows) != len(lines):
+            raise ValueError(
+                f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
+            )
+        return _sample_tables(rows)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} does not hold readable samples: {_told(error)}; {_REMEDY}"
         ) from error
-    return samples
+
+
+def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
+    """Turn the parsed lines of a sample file into one table a task."""
+    check_samples(rows)
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    return {
+        task: SampleTable(
+            doc_hashes=tuple(row["doc_hash"] for row in of_task),
+            values=np.array([row["value"] for row in of_task], dtype=np.float64),
+            loglikelihoods=_column(of_task, "loglikelihood", math.nan),
+            n_bytes=_column(of_task, "n_bytes", 0),
+        )
+        for task, of_task in by_task.items()
+    }
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str, absent: float) -> NDArray[np.float64]:
+    """Return an optional entry of all rows, ``absent`` where it is missing or null."""
+    values = [row.get(key) for row in rows]
+    return np.array([absent if v is None else v for v in values], dtype=np.float64)
 
 
 def _told(error: Exception) -> str:

@@ -216,15 +216,15 @@ def conclude(
     if merge_only:  # nothing new to show, and merges start fast
         sys.exit(f"error: {failed[0]['error']}" if failed else 0)
     from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
-        faults_told,
         print_summary,
+        problem_lines,
         read_leaderboard,
         write_tables,
     )
 
     found = read_leaderboard(root / output)
     write_tables(root / output, found)
-    sys.stderr.write(faults_told(Path(output), found.faults))
+    sys.stderr.write(problem_lines(Path(output), found.problems))
     if len(cells) == 1 and failed:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
@@ -239,5 +239,5 @@ def conclude(
         console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or found.faults or not cells:
+    if failed or found.problems or not cells:
         sys.exit(1)

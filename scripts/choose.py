@@ -20,8 +20,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import Record, write_whole
-from eval.results_folder import read_results
+from eval.records import Record, atomic_write
+from eval.results_folder import load_results
 from eval.statistics.comparability import best_setting
 from eval.statistics.scores import overall_mean
 
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         console.print(line, highlight=False)
     CHOSEN.mkdir(parents=True, exist_ok=True)
     for choice in choices:
-        write_whole(CHOSEN / f"{choice.name}.yaml", config_text(choice).encode())
+        atomic_write(CHOSEN / f"{choice.name}.yaml", config_text(choice).encode())
     print(f"{len(choices)} files in {CHOSEN.relative_to(ROOT)}")
     return 0
 
@@ -160,9 +160,9 @@ def edges(choices: Sequence[Choice]) -> list[str]:
 
 def _read(folder: Path) -> tuple[Record, ...]:
     """Every record of a results folder; none if one of them cannot be trusted."""
-    found = read_results(folder)
-    if found.faults:
-        told = "\n".join(f"{folder / fault.path} {fault.message}" for fault in found.faults)
+    found = load_results(folder)
+    if found.problems:
+        told = "\n".join(f"{folder / fault.path} {fault.message}" for fault in found.problems)
         raise ValueError(f"nothing is chosen from records that cannot be trusted:\n{told}")
     return found.records
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from eval.records import Record
 from eval.statistics.comparability import precision, tuned_on_test
+from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, overall_mean
 
 MARK = "†"
@@ -24,7 +25,7 @@ class Row:
 
     rank: int | None
     """From 1 among the complete merges; equal means share a rank. None: not ranked."""
-    record: Record
+    run: Run
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
@@ -35,6 +36,10 @@ class Row:
     tuned_on_test: bool
     """Whether it is one of several settings of its method on the test split, and not the one
     that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
+
+    @property
+    def record(self) -> Record:
+        return self.run.record
 
     @property
     def shown_settings(self) -> str:
@@ -108,17 +113,17 @@ class Board:
         return self.references + self.merges
 
 
-def boards_of(records: Iterable[Record]) -> list[Board]:
-    """Sort records into boards and rank them; the order of the records does not matter.
+def boards_of(runs: Iterable[Run]) -> list[Board]:
+    """Sort runs into boards and rank them; the order of the runs does not matter.
 
     An unmerged model stands on every board whose merges name its content, whatever pool it was
     evaluated for. Runs evaluated in another precision have boards of their own; one that was
     not evaluated stands on the first of its models and suite.
     """
-    found = sorted(records, key=_order)
-    merges = [record for record in found if record.kind == "merge"]
-    marked = tuned_on_test(merges)
-    unmerged = [record for record in found if record.kind == "reference"]
+    ordered = sorted(runs, key=lambda run: _order(run.record))
+    merges = [run for run in ordered if run.record.kind == "merge"]
+    marked = tuned_on_test([run.record for run in merges])
+    unmerged = [run for run in ordered if run.record.kind == "reference"]
     groups = _grouped(merges)
     return [_board(groups[key], unmerged, marked, key[-1] or None) for key in sorted(groups)]
 
@@ -129,13 +134,14 @@ def _order(record: Record) -> tuple[bool, str, str, int, str]:
     return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
 
-def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[Record]]:
+def _grouped(merges: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
     """Merges by pool, models, suite and precision."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for record in merges:
+    groups: dict[tuple[str, str, str, str], list[Run]] = defaultdict(list)
+    for run in merges:
+        record = run.record
         suite = _suite_fingerprint(record) or ""
         place = record.models["pool"], _models_hash(record), suite
-        groups[*place, precision(record) or ""].append(record)
+        groups[*place, precision(record) or ""].append(run)
     for key in [key for key in groups if not key[-1]]:  # not evaluated: it fits any precision
         if others := sorted(k for k in groups if k[:-1] == key[:-1] and k != key):
             groups[others[0]] = groups.pop(key) + groups[others[0]]
@@ -154,19 +160,22 @@ def _models_hash(record: Record) -> str:
 
 
 def _board(
-    merges: list[Record],
-    unmerged: Sequence[Record],
+    merges: list[Run],
+    unmerged: Sequence[Run],
     marked: Mapping[str, bool],
     evaluated_in: str | None,
 ) -> Board:
     """One board; ``merges`` share models, suite and precision."""
-    first = merges[0]
+    first = merges[0].record
     suite = first.suite or {"name": "none", "split": None, "held_out": []}
     names = _names(merges)
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
-    domains = _domains([*merges, *references.values()])
+    domains = _domains([run.record for run in (*merges, *references.values())])
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
-    rows = [_row(r, r.name, domains, {key: getattr(r, key) for key in varying}) for r in merges]
+    rows = [
+        _row(run, run.record.name, domains, {key: getattr(run.record, key) for key in varying})
+        for run in merges
+    ]
     rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
     return Board(
         pool=first.models["pool"],
@@ -178,31 +187,33 @@ def _board(
         held_out=tuple(suite["held_out"]),
         domains=domains,
         references=tuple(
-            _row(record, names[content], domains, {}) for content, record in references.items()
+            _row(run, names[content], domains, {}) for content, run in references.items()
         ),
         merges=_ranked(_with_own_settings(rows)),
     )
 
 
 def _references(
-    unmerged: Iterable[Record],
+    unmerged: Iterable[Run],
     names: Mapping[str, str],
     suite: str | None,
     evaluated_in: str | None,
-) -> dict[str, Record]:
-    """Content hash to record of the models named, in that order; of several, one that is done."""
-    found: dict[str, Record] = {}
-    for record in unmerged:
+) -> dict[str, Run]:
+    """Content hash to run of the models named, in that order; of several, one that is done."""
+    by_content: dict[str, Run] = {}
+    for run in unmerged:
+        record = run.record
         fits = evaluated_in is None or precision(record) in (None, evaluated_in)
         if fits and _suite_fingerprint(record) == suite:
-            found[record.models["pivot"]["content_hash"]] = record
-    return {content: found[content] for content in names if content in found}
+            by_content[record.models["pivot"]["content_hash"]] = run
+    return {content: by_content[content] for content in names if content in by_content}
 
 
-def _names(merges: Sequence[Record]) -> dict[str, str]:
+def _names(merges: Sequence[Run]) -> dict[str, str]:
     """Content hash to name of all models: the pivot, the sources, the references."""
-    models = [merges[0].models["pivot"], *merges[0].models["sources"]]
-    models += [model for merge in merges for model in merge.models["references"]]
+    first = merges[0].record.models
+    models = [first["pivot"], *first["sources"]]
+    models += [model for merge in merges for model in merge.record.models["references"]]
     names: dict[str, str] = {}
     for model in models:
         names.setdefault(model["content_hash"], model["name"])
@@ -216,21 +227,20 @@ def _domains(records: Sequence[Record]) -> dict[str, str]:
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
 
 
-def _varies(merges: Sequence[Record], key: str) -> bool:
-    return len({getattr(merge, key) for merge in merges}) > 1
+def _varies(merges: Sequence[Run], key: str) -> bool:
+    return len({getattr(merge.record, key) for merge in merges}) > 1
 
 
-def _row(
-    record: Record, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]
-) -> Row:
-    """One row, not ranked; ``extra`` settings are shown behind the record's own."""
+def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]) -> Row:
+    """Return one row, not ranked; ``extra`` settings follow the record's own."""
+    record = run.record
     settings = {**record.settings, **extra}
     complete = bool(domains) and record.scores.keys() >= domains.keys()
     usable = complete and record.status == "done"
     return Row(
         name=name,
         rank=None,
-        record=record,
+        run=run,
         settings=_shown(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,

@@ -6,7 +6,7 @@ from eval.leaderboard.board import MARK, Board, Row
 from eval.leaderboard.measures import MEASURES, Measure, Measured
 from eval.leaderboard.standing import Standing
 from eval.records import Score
-from eval.results_folder import Fault
+from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 
 _MIB = 2**20
@@ -38,9 +38,9 @@ def board_section(
     return "\n\n".join(parts)
 
 
-def fault_list(faults: Sequence[Fault]) -> str:
-    """The faults of a results folder, one line each."""
-    lines = (f"- `{fault.path.as_posix()}` {_one_line(fault.message)}" for fault in faults)
+def problem_list(problems: Sequence[Problem]) -> str:
+    """The problems of a results folder, one line each."""
+    lines = (f"- `{fault.path.as_posix()}` {_one_line(fault.message)}" for fault in problems)
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
-from eval.records import SAMPLES_NAME, read_samples, run_folder
 from eval.statistics.compare import (
     Comparison,
     CorrectedComparison,
@@ -14,7 +12,7 @@ from eval.statistics.compare import (
     resamples_for,
 )
 from eval.statistics.resampling import SEED
-from eval.statistics.samples import Panel, ScoredRun, match
+from eval.statistics.samples import Panel, Run, match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +20,8 @@ class Ground:
     """One board, and its complete runs document by document."""
 
     board: Board
-    runs: Mapping[str, ScoredRun]
-    """Fingerprint to run, for those whose samples are there."""
+    runs: Mapping[str, Run]
+    """Fingerprint to run, for those that have samples."""
 
     @property
     def pivot(self) -> Row | None:
@@ -74,17 +72,23 @@ class Test:
     __test__ = False  # not one of pytest's
 
 
-def grounds_of(root: Path, boards: Sequence[Board]) -> list[Ground]:
-    """Read the samples of every complete run; one without any is left out of the tests.
+def grounds_of(boards: Sequence[Board]) -> list[Ground]:
+    """Take the complete runs of every board; those without samples are left out of the tests.
 
     Args:
-        root: The results folder.
-        boards: From ``boards_of``, of the records that ``read_results`` trusts.
-
-    Raises:
-        ValueError: If the samples of a run are damaged; names the file.
+        boards: From ``boards_of``, of the runs that ``load_results`` trusts.
     """
-    return [Ground(board=board, runs=_runs(root, board)) for board in boards]
+    return [
+        Ground(
+            board=board,
+            runs={
+                row.record.fingerprint: row.run
+                for row in board.rows
+                if row.mean is not None and row.run.samples is not None
+            },
+        )
+        for board in boards
+    ]
 
 
 def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
@@ -115,13 +119,3 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
         Test(ground=ground, first=a, second=b, result=result)
         for (ground, a, b), result in zip(asked, corrected, strict=True)
     ]
-
-
-def _runs(root: Path, board: Board) -> dict[str, ScoredRun]:
-    found = {}
-    for row in board.rows:
-        folder = run_folder(root, row.record.name, row.record.fingerprint)
-        if row.mean is not None and (folder / SAMPLES_NAME).is_file():
-            samples = read_samples(folder)
-            found[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
-    return found

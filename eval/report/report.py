@@ -42,7 +42,7 @@ from eval.report.setting import (
 )
 from eval.report.tables import paper_table, unscored_table
 from eval.report.verdicts import Judgement
-from eval.results_folder import Fault
+from eval.results_folder import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Material:
     grounds: Sequence[Ground]
     """Every board of the results folder."""
     references: Sequence[Reference]
-    faults: Sequence[Fault]
+    problems: Sequence[Problem]
     """What is wrong with files of the results folder."""
 
     @property
@@ -88,7 +88,7 @@ def report_of(material: Material) -> list[Block]:
         Paragraph(material.experiment.text),
         Commands(material.experiment.commands),
         *_summary(judgements, answers),
-        *_faults(material.faults),
+        *_faults(material.problems),
         *_setting(material),
         *_results(material.experiment.name, [ground.board for ground in shown]),
         *drawings,
@@ -125,11 +125,11 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     return blocks
 
 
-def _faults(faults: Sequence[Fault]) -> list[Block]:
+def _faults(problems: Sequence[Problem]) -> list[Block]:
     """Files that were left out, or that lack something; nothing if there are none."""
-    if not faults:
+    if not problems:
         return []
-    texts = tuple(f"{fault.path} {fault.message}" for fault in faults)
+    texts = tuple(f"{fault.path} {fault.message}" for fault in problems)
     return [Heading("Files that cannot be trusted"), Items(texts)]
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from eval.leaderboard.drawing import add_legend, draw, points, printable, series_styles
-from eval.leaderboard.measures import cast_of
+from eval.leaderboard.measures import roles_of
 from eval.report.document import Drawing, Table
 from eval.report.entries import Entry, entries_of
 from eval.report.evidence import Ground
 from eval.report.questions import Answer
 from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
-from eval.statistics.metrics import Cast, gap_closed
+from eval.statistics.metrics import Roles, gap_closed
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, ScoreTable, mean_of
 from eval.statistics.scores import Estimate
@@ -89,7 +89,7 @@ def _families(grounds: Sequence[Ground]) -> list[list[Ground]]:
 
 def _points(ground: Ground) -> dict[str, _Point]:
     """Label to share for every entry of a board; empty where not every source is an expert."""
-    cast = cast_of(ground.board, ground.runs)
+    cast = roles_of(ground.board, ground.runs)
     entries = [e for e in entries_of(ground.board.merges) if e.scored and ground.has(*e.scored)]
     if cast is None or len(cast.experts) < len(ground.sources) or ground.pivot is None:
         return {}
@@ -106,7 +106,7 @@ def _points(ground: Ground) -> dict[str, _Point]:
     }
 
 
-def _share(table: ScoreTable, entry: Entry, cast: Cast) -> Array:
+def _share(table: ScoreTable, entry: Entry, cast: Roles) -> Array:
     """Share of the gap, averaged over seeds."""
     share = partial(gap_closed, cast=cast)
     return mean_of([share(table, row.record.fingerprint) for row in entry.scored])

@@ -18,7 +18,7 @@ Metric = Callable[[ScoreTable, str], Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cast:
+class Roles:
     """Which runs of a table the metrics measure a merge against."""
 
     base: str
@@ -43,7 +43,7 @@ def raw(table: ScoreTable, run: str) -> Array:
     return mean_of([table.domain(run, d) for d in dict.fromkeys(table.domains.values())])
 
 
-def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
+def normalised(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score relative to the expert of the task: s(run, task) / s(expert, task).
 
     Mean over the tasks of an expert's own domain, then over the experts' domains; 1 is as good
@@ -58,7 +58,7 @@ def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
     )
 
 
-def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
+def ceiling_share(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Share of the multitask ceiling: what a merge gains on the base, over what the ceiling does.
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
@@ -74,7 +74,7 @@ def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
     return _share_of_gap(table, run, cast, ceiling)
 
 
-def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
+def gap_closed(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Share of the gap between base and experts that the merge closes (ours).
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
@@ -88,7 +88,7 @@ def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
     return _share_of_gap(table, run, cast, own)
 
 
-def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
+def forgetting(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score lost against the base where no expert was tuned (ours).
 
     Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
@@ -101,7 +101,7 @@ def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
     return mean_of([table.domain(cast.base, d) - table.domain(run, d) for d in cast.held_out])
 
 
-def interference(table: ScoreTable, run: str, cast: Cast) -> Array:
+def interference(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score lost against the experts, each on its own domain, gains not counted (ours).
 
     Mean over experts' domains of max(0, s(expert, domain) - s(run, domain)). 0 is no loss on
@@ -152,7 +152,7 @@ def estimate(
     )
 
 
-def _share_of_gap(table: ScoreTable, run: str, cast: Cast, tops: Mapping[str, str]) -> Array:
+def _share_of_gap(table: ScoreTable, run: str, cast: Roles, tops: Mapping[str, str]) -> Array:
     """Gain of a run on the base over the gain of ``tops``, domain to run, summed over domains."""
     gains = [table.domain(run, d) - table.domain(cast.base, d) for d in tops]
     gaps = [table.domain(top, d) - table.domain(cast.base, d) for d, top in tops.items()]
