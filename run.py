@@ -41,6 +41,7 @@ from eval.records import Record, atomic_write
 from eval.runs import Cell, check_entries, conclude, described
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
+from eval.tables import with_error
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.checkpoint.outline import open_outline
@@ -217,8 +218,7 @@ def _mean(record: Record) -> str:
     """Say a finished run's mean over domains in per cent, if it was scored."""
     if record.suite is None:
         return ""
-    mean = overall_mean(record.scores, record.domains)
-    return f"  mean {100 * mean.value:.2f} ± {100 * mean.stderr:.2f}"
+    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
 
 
 def _show_alignment(report: MergeReport, job: MergeJob) -> None:

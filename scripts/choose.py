@@ -24,6 +24,7 @@ from eval.records import Record, atomic_write
 from eval.results_folder import load_results
 from eval.statistics.comparability import best_setting
 from eval.statistics.scores import overall_mean
+from eval.tables import with_error
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -226,7 +227,7 @@ def _sorted_by(run: Record, names: Sequence[str]) -> tuple[str, list[Any], int]:
 def _mean(run: Record) -> str:
     """Mean over domains with one standard error, in per cent."""
     mean = overall_mean(run.scores, run.domains)
-    return f"{100 * mean.value:.2f} ± {100 * mean.stderr:.2f}"
+    return with_error(mean)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.records import Record
-from eval.statistics.comparability import precision, tuned_on_test
+from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, overall_mean
+from eval.tables import alternatives
 
 MARK = "†"
 """Stands behind the settings of a row that was tuned on the test split."""
@@ -97,6 +99,30 @@ class Board:
     references: tuple[Row, ...]
     """Unmerged models: the pivot, the sources in order, the pool's references."""
     merges: tuple[Row, ...]
+
+    @property
+    def key(self) -> str:
+        """Unique among boards and safe in a file's name: pool, suite, and a hash."""
+        facts = [self.pool, self.models, self.fingerprint, self.precision]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+        names = [re.sub(r"[^A-Za-z0-9]+", "-", name)[:40] for name in (self.pool, self.suite)]
+        return "-".join([*names, digest])
+
+    @property
+    def title(self) -> str:
+        """Suite and split; the precision where it is not that of the CPU."""
+        if self.fingerprint is None:
+            return "no suite"
+        split = "" if self.split is None else f", split {self.split}"
+        other = self.precision not in (None, CPU_PRECISION)
+        return f"suite {self.suite}{split}" + (
+            f", evaluated in {self.precision}" if other else ""
+        )
+
+    def n_documents(self, task: str) -> str:
+        """Number of documents of a task; ``100 or 200`` where runs differ."""
+        scores = [row.record.scores[task] for row in self.rows if task in row.record.scores]
+        return alternatives(sorted({score.n for score in scores}))
 
     @property
     def shared_settings(self) -> dict[str, str]:

@@ -18,7 +18,6 @@ from eval.leaderboard.markdown import (
     mean,
     problem_list,
     rank,
-    suite_name,
 )
 from eval.leaderboard.measures import MEASURES, Measured, measures_of
 from eval.leaderboard.standing import Standing, standings_of
@@ -95,7 +94,7 @@ def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        table = Table(title=f"{board.pool} · {suite_name(board)}", title_justify="left")
+        table = Table(title=f"{board.pool} · {board.title}", title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
         table.add_column("settings", overflow="fold")

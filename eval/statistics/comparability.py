@@ -2,11 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.records import Record
 from eval.statistics.scores import overall_mean
+from eval.tables import leaves
 
 _VALIDATION = "validation"
 _NOT_CONTRACT = "held_out"
@@ -14,6 +15,8 @@ _NOT_CONTRACT = "held_out"
 
 PRECISION = "precision"
 """The fact of a contract that may differ between runs with one fingerprint of the suite."""
+
+CPU_PRECISION = "float32"
 
 _SAME_MEAN = 1e-12
 """Means closer than this differ by rounding only."""
@@ -37,7 +40,7 @@ def contract(record: Record) -> dict[str, Any]:
     if record.suite is None:
         raise ValueError(f"{_label(record)} was not evaluated: it has no score to compare")
     suite = {key: value for key, value in record.suite.items() if key != _NOT_CONTRACT}
-    facts = dict(_flat("suite", suite))
+    facts = {f"suite.{path}": value for path, value in leaves(suite)}
     facts |= {f"tasks.{task}.domain": domain for task, domain in record.domains.items()}
     for task, score in record.scores.items():
         facts |= {
@@ -55,7 +58,7 @@ def precision(record: Record) -> str | None:
     cost = record.evaluation_cost
     if cost is None:
         return None
-    return "float32" if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
+    return CPU_PRECISION if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
 
 
 def check_comparable(records: Iterable[Record]) -> None:
@@ -160,15 +163,6 @@ def _chosen(tried: Iterable[Record], method: str) -> list[dict[str, Any]]:
             continue  # without a mean it chooses nothing
         groups[suite.get("fingerprint"), precision(record)].append(record)
     return [best_setting(found, method=method) for found in groups.values()]
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any JSON)
-    """Leaves of nested mappings, each with its dotted path."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}.{key}", inner)
 
 
 def _label(record: Record) -> str:
