@@ -217,15 +217,14 @@ def _lacking_tasks(runs: Iterable[_Entry]) -> list[Problem]:
     """Finished runs that lack a task of their suite."""
     groups = _by_suite(runs)
     groups.pop(None, None)
-    return [
-        Problem(
-            path=run.path,
-            message=f"lacks scores of {lacking}, so it has no rank; {_AGAIN}",
-        )
-        for of_suite in groups.values()
-        for run in of_suite
-        if (lacking := sorted(_expected_tasks(of_suite) - run.record.scores.keys()))
-    ]
+    problems = []
+    for of_suite in groups.values():
+        expected = _expected_tasks(of_suite)
+        for entry in of_suite:
+            if lacking := sorted(expected - entry.record.scores.keys()):
+                message = f"lacks scores of {lacking}, so it has no rank; {_AGAIN}"
+                problems.append(Problem(path=entry.path, message=message))
+    return problems
 
 
 def _by_suite(runs: Iterable[_Entry]) -> dict[str | None, list[_Entry]]:
