@@ -37,8 +37,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.meter import metered
-from eval.records import Record, atomic_write
+from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, check_entries, conclude, described
+from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
 from eval.tables import with_error
@@ -178,10 +179,11 @@ def _merge_and_evaluate(
     cell: Cell, job: MergeJob, merged_dir: str | None, label: str
 ) -> Record:
     """Merge into a scratch folder, or into one that is kept, and evaluate what came out."""
-    draft = replace(
-        cell.blank(job.method_name, job.identity()),
+    draft = cell.draft(
+        job.method_name,
+        job.identity(),
+        build(PoolRef, job.described_models()),
         settings=job.hyper_parameters(),
-        models=job.described_models(),
     )
     with (
         cell.only_one(draft),
@@ -232,12 +234,9 @@ def _show_alignment(report: MergeReport, job: MergeJob) -> None:
 
 def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     """Score a model once, whatever pools it is in: its record is known by its content."""
-    found = model.described()
-    draft = replace(
-        cell.blank(model.name, job.identity_of(model)),
-        kind="reference",
-        models={"pool": job.pool, "pivot": found, "sources": [], "references": []},
-    )
+    pivot = build(ModelRef, model.described())
+    models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
+    draft = cell.draft(model.name, job.identity_of(model), models)
     with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
         if cell.found(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))

@@ -1,4 +1,4 @@
-"""The record of a run: its schema, reading it, writing it whole or not at all."""
+"""Record and samples of a run: what they hold, reading, atomic writing."""
 
 import gzip
 import hashlib
@@ -9,136 +9,16 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.schema import LISTED_BY, build, json_types, to_json, wrong_type
+
 SCHEMA_VERSION = 1
-
-_Kinds = tuple[type, ...]
-_Entries = Mapping[str, _Kinds]
-"""Key to the types its value may have."""
-
-_TEXT: _Kinds = (str,)
-_COUNT: _Kinds = (int,)
-_NUMBER: _Kinds = (int, float)
-_OBJECT: _Kinds = (dict,)
-_LIST: _Kinds = (list,)
-_NULL: _Kinds = (type(None),)
-_NAMES = {
-    str: "a text", int: "a whole number", float: "a number", dict: "an object",
-    list: "a list", bool: "true or false", type(None): "null",
-}  # fmt: skip
-
-_RECORD: _Entries = {
-    "schema_version": _COUNT, "fingerprint": _TEXT, "kind": _TEXT, "status": _TEXT,
-    "name": _TEXT, "settings": _OBJECT, "models": _OBJECT, "suite": _OBJECT + _NULL,
-    "seed": _COUNT, "dtype": _TEXT + _NULL, "scores": _LIST, "domains": _OBJECT,
-    "merge_cost": _OBJECT + _NULL, "evaluation_cost": _OBJECT + _NULL, "merge": _OBJECT,
-    "error": _TEXT + _NULL, "provenance": _OBJECT, "started_at": _TEXT,
-    "seconds_total": _NUMBER,
-}  # fmt: skip
-_SCORE: _Entries = {
-    "task": _TEXT, "value": _NUMBER, "stderr": _NUMBER, "n": _COUNT, "raw": _NUMBER,
-    "raw_metric": _TEXT, "higher_is_better": (bool,),
-}  # fmt: skip
-_COST: _Entries = {
-    "seconds": _NUMBER, "peak_rss_bytes": _COUNT, "base_rss_bytes": _COUNT,
-    "peak_anon_bytes": _COUNT + _NULL, "peak_gpu_bytes": _COUNT + _NULL, "source": _TEXT,
-}  # fmt: skip
-_MODELS: _Entries = {"pool": _TEXT, "pivot": _OBJECT, "sources": _LIST, "references": _LIST}
-_MODEL: _Entries = {"name": _TEXT, "content_hash": _TEXT}
-_SUITE: _Entries = {
-    "name": _TEXT, "split": _TEXT + _NULL, "fingerprint": _TEXT, "held_out": _LIST,
-}  # fmt: skip
-_SAMPLE: _Entries = {"task": _TEXT, "doc_id": _COUNT, "doc_hash": _TEXT, "value": _NUMBER}
-_OPTIONAL: _Entries = {"loglikelihood": _NUMBER + _NULL, "n_bytes": _COUNT + _NULL}
-
-
-def check_record(found: Any) -> None:  # noqa: ANN401 (any JSON)
-    """Check the parsed JSON of a record: version, keys, and the type of every entry.
-
-    Raises:
-        ValueError: If it is not that of a record of this schema; names the entry, what was
-            expected and what came.
-    """
-    if isinstance(found, dict) and found.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version must be {SCHEMA_VERSION}, got {found.get('schema_version')!r}"
-        )
-    _check(found, _RECORD, "", complete=True)
-    _check(found["models"], _MODELS, "models.")
-    _check(found["models"]["pivot"], _MODEL, "models.pivot.")
-    for role in ("sources", "references"):
-        for i, model in enumerate(found["models"][role]):
-            _check(model, _MODEL, f"models.{role}.{i}.")
-    if found["suite"] is not None:
-        _check(found["suite"], _SUITE, "suite.")
-    for cost in ("merge_cost", "evaluation_cost"):
-        if found[cost] is not None:
-            _check(found[cost], _COST, f"{cost}.", complete=True)
-    _check_scores(found["scores"], found["domains"])
-
-
-def check_samples(rows: Sequence[Any]) -> None:
-    """Check the parsed JSON of samples, all rows of one key at once.
-
-    Raises:
-        ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
-            another type; names the key and the value.
-    """
-    if odd := [row for row in rows if not isinstance(row, dict)]:
-        raise ValueError(f"expected an object, got {odd[0]!r:.60}")
-    keys = {key for row in rows for key in row}
-    if unknown := sorted(keys - _SAMPLE.keys() - _OPTIONAL.keys()):
-        raise ValueError(f"unknown keys {unknown}, missing keys []")
-    for key, kinds in {**_SAMPLE, **_OPTIONAL}.items():
-        if key in _SAMPLE and (missing := [row for row in rows if key not in row]):
-            raise ValueError(f"unknown keys [], missing keys {[key]} in {missing[0]!r:.60}")
-        values = [row[key] for row in rows if key in row]
-        if {type(value) for value in values} - set(kinds):
-            odd = next(value for value in values if type(value) not in kinds)
-            raise ValueError(f"{key} must be {_listed(kinds)}, got {odd!r:.60}")
-
-
-def _check_scores(scores: list[Any], domains: Mapping[str, Any]) -> None:
-    """Refuse tasks that stand twice or have no domain, beside scores of another shape."""
-    for i, score in enumerate(scores):
-        _check(score, _SCORE, f"scores.{i}.", complete=True)
-    tasks = [score["task"] for score in scores]
-    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
-        raise ValueError(f"scores must name every task once, they have {twice} twice")
-    if homeless := sorted(set(tasks) - domains.keys()):
-        raise ValueError(f"domains must name the tasks of all scores, they lack {homeless}")
-    _check(domains, dict.fromkeys(domains, _TEXT), "domains.")
-
-
-def _check(found: Any, expected: _Entries, where: str, *, complete: bool = False) -> None:  # noqa: ANN401
-    """Check keys and types of an object; ``complete``: it has no other keys."""
-    if not isinstance(found, dict):
-        place = f"{where.rstrip('.')} must be" if where else "expected"
-        raise ValueError(f"{place} an object, got {_named(type(found))}")
-    unknown = sorted(found.keys() - expected.keys()) if complete else []
-    missing = sorted(expected.keys() - found.keys())
-    if unknown or missing:
-        place = f"{where.rstrip('.')}: " if where else ""
-        raise ValueError(f"{place}unknown keys {unknown}, missing keys {missing}")
-    for key, kinds in expected.items():
-        if type(found[key]) not in kinds:
-            raise ValueError(f"{where}{key} must be {_listed(kinds)}, got {found[key]!r:.60}")
-
-
-def _listed(kinds: _Kinds) -> str:
-    """Name the types an entry may have: ``a number or null``."""
-    return " or ".join(_named(kind) for kind in kinds if kind is not int or float not in kinds)
-
-
-def _named(kind: type) -> str:
-    return _NAMES.get(kind, kind.__name__)
-
 
 RECORD_NAME = "record.json"
 SAMPLES_NAME = "samples.jsonl.gz"
@@ -186,6 +66,12 @@ class Sample:
     """UTF-8 bytes of the document; rolling tasks only."""
 
 
+_SAMPLE: dict[str, tuple[Any, bool]] = {"task": (str, True)} | {
+    entry.name: (entry.type, entry.default is MISSING) for entry in fields(Sample)
+}
+"""Key of a line of a sample file to its annotation, and whether it must be there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleTable:
     """Samples of one task as columns, in the order of their file."""
@@ -215,6 +101,63 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """A model as a record names it."""
+
+    name: str
+    location: str
+    """Folder, or id on the Hub."""
+    revision: str | None
+    """Branch, tag or commit asked for."""
+    content_hash: str
+    """Hash of its weights: the same model under any name and place."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Commits on the Hub."""
+
+    @property
+    def version(self) -> str:
+        """Commit on the Hub where it is known, else the revision; empty for a folder."""
+        return str(self.more.get("commit") or self.revision or "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRef:
+    """The models of a run."""
+
+    pool: str
+    """Name of the pool."""
+    pivot: ModelRef
+    """The unmerged model itself in the record of a reference."""
+    sources: tuple[ModelRef, ...]
+    references: tuple[ModelRef, ...]
+
+    @property
+    def merged(self) -> tuple[ModelRef, ...]:
+        """Pivot and sources, in order."""
+        return (self.pivot, *self.sources)
+
+    @property
+    def content(self) -> str:
+        """Content hashes of pivot and sources: equal where the same weights are merged."""
+        return " ".join(model.content_hash for model in self.merged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteRef:
+    """The suite a run was evaluated on, as its record describes it."""
+
+    name: str
+    split: str | None
+    """None: each task's own."""
+    fingerprint: str
+    """Hash of all that defines the suite's numbers."""
+    held_out: tuple[str, ...]
+    """Domains that no source was tuned for; changes no score."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """``limit``, ``lm_eval``, ``tasks`` and so on: the contract the scores hold under."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Everything needed to place a run on the leaderboard and to repeat it."""
 
@@ -227,13 +170,12 @@ class Record:
     name: str
     """Method of a merge, short name of a reference."""
     settings: Mapping[str, Any]
-    models: Mapping[str, Any]
-    """``pool``, ``pivot`` and ``sources``: name, location, revision, content_hash each."""
-    suite: Mapping[str, Any] | None
-    """``name``, ``split``, ``fingerprint``, ``held_out``; None when only merged."""
+    models: PoolRef
+    suite: SuiteRef | None
+    """None when only merged."""
     seed: int
     dtype: str | None
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Score] = field(metadata={LISTED_BY: "task"})
     """Task name to headline score, in the suite's order."""
     domains: Mapping[str, str]
     """Task name to domain."""
@@ -347,7 +289,7 @@ def read_record(path: Path) -> Record:
         return _record_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a readable record: {_told(error)}; {_REMEDY}"
+            f"{path} is not a readable record: {_message(error)}; {_REMEDY}"
         ) from error
 
 
@@ -371,13 +313,33 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
         return _sample_tables(rows)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} does not hold readable samples: {_told(error)}; {_REMEDY}"
+            f"{path} does not hold readable samples: {_message(error)}; {_REMEDY}"
         ) from error
+
+
+def _check_samples(rows: Sequence[Any]) -> None:
+    """Check the parsed JSON of samples, all rows of one key at once.
+
+    Raises:
+        ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
+            another type; names the key and the value.
+    """
+    if odd := [row for row in rows if not isinstance(row, dict)]:
+        raise ValueError(f"expected an object, got {odd[0]!r:.60}")
+    if unknown := sorted({key for row in rows for key in row} - _SAMPLE.keys()):
+        raise ValueError(f"unknown keys {unknown}, missing keys []")
+    for key, (kind, is_needed) in _SAMPLE.items():
+        if is_needed and (missing := [row for row in rows if key not in row]):
+            raise ValueError(f"unknown keys [], missing keys {[key]} in {missing[0]!r:.60}")
+        values = [row[key] for row in rows if key in row]
+        if {type(value) for value in values}.difference(json_types(kind)):
+            odd = next(value for value in values if type(value) not in json_types(kind))
+            raise wrong_type(key, kind, odd)
 
 
 def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
     """Turn the parsed lines of a sample file into one table a task."""
-    check_samples(rows)
+    _check_samples(rows)
     by_task: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_task.setdefault(row["task"], []).append(row)
@@ -398,34 +360,31 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str, absent: float) -> NDArr
     return np.array([absent if v is None else v for v in values], dtype=np.float64)
 
 
-def _told(error: Exception) -> str:
-    """An error's message without the path that is told beside it."""
+def _message(error: Exception) -> str:
+    """Return an error's message without its path."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def record_json(record: Record) -> str:
-    """JSON text of a record; scores become a list, as sorted keys would lose their order."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    values["scores"] = [{"task": task, **asdict(s)} for task, s in record.scores.items()]
-    for cost in ("merge_cost", "evaluation_cost"):
-        values[cost] = None if values[cost] is None else asdict(values[cost])
+    """JSON text of a record; scores are a list, as sorted keys would lose their order."""
     try:
-        return json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(to_json(record), sort_keys=True, indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the record of {record.name} cannot be written as JSON: {error}"
         ) from error
 
 
-def _record_from(found: Any) -> Record:  # noqa: ANN401 (any JSON)
+def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
     """Build a record from parsed JSON."""
-    check_record(found)
-    scores = {s["task"]: Score(**{k: s[k] for k in s if k != "task"}) for s in found["scores"]}
-    costs = {
-        key: None if found[key] is None else StageCost(**found[key])
-        for key in ("merge_cost", "evaluation_cost")
-    }
-    return Record(**{**found, **costs, "scores": scores})
+    if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version must be {SCHEMA_VERSION}, got {value.get('schema_version')!r}"
+        )
+    record = build(Record, value)
+    if unknown := sorted(record.scores.keys() - record.domains.keys()):
+        raise ValueError(f"domains must name the tasks of all scores, they lack {unknown}")
+    return record
 
 
 def _pack(samples: Mapping[str, Iterable[Sample]]) -> bytes:

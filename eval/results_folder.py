@@ -232,7 +232,7 @@ def _by_suite(runs: Iterable[_Entry]) -> dict[str | None, list[_Entry]]:
     groups = defaultdict[str | None, list[_Entry]](list)
     for run in sorted(runs, key=lambda r: (r.record.started_at, r.record.fingerprint)):
         suite = run.record.suite if run.scored else None
-        groups[None if suite is None else suite["fingerprint"]].append(run)
+        groups[None if suite is None else suite.fingerprint].append(run)
     return dict(groups)
 
 

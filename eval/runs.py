@@ -16,7 +16,16 @@ from filelock import FileLock
 from rich.console import Console
 
 from eval.meter import metered
-from eval.records import Record, find_done, fingerprint_of, run_folder, write_record
+from eval.records import (
+    PoolRef,
+    Record,
+    SuiteRef,
+    find_done,
+    fingerprint_of,
+    run_folder,
+    write_record,
+)
+from eval.schema import build
 from eval.suite import Suite
 from eval.tracking.offline_run import upload_commands
 
@@ -47,23 +56,32 @@ class Cell:
     progress: bool
     started: float = field(default_factory=time.monotonic)
 
-    def blank(self, name: str, identity: Mapping[str, Any]) -> Record:
-        """A record that says only where it comes from, and that it has not ended well yet.
+    def draft(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        models: PoolRef,
+        *,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Return the record of a run that has not finished.
 
         Args:
             name: Method of a merge, short name of an unmerged model.
             identity: What defines the weights, JSON-ready; with the suite it names the run.
+            models: The models merged, or the unmerged model as pivot.
+            settings: Hyper-parameters of a merge; None for an unmerged model.
         """
         facts = self._facts(identity)
         return Record(
             name=name,
             fingerprint=fingerprint_of(facts),
-            kind="merge",
+            kind="reference" if settings is None else "merge",
             status="failed",
             error="did not finish",
-            settings={},
-            models={},
-            suite=None if self.suite is None else self.suite.described(),
+            settings=settings or {},
+            models=models,
+            suite=None if self.suite is None else build(SuiteRef, self.suite.described()),
             seed=self.seed,
             dtype=self.dtype,
             scores={},
@@ -153,7 +171,12 @@ class Cell:
                 "fingerprint": self.suite.fingerprint(),
                 "task_versions": found.versions,
             }
-            draft = replace(draft, suite=suite, scores=found.scores, evaluation_cost=stage.cost)
+            draft = replace(
+                draft,
+                suite=build(SuiteRef, suite),
+                scores=found.scores,
+                evaluation_cost=stage.cost,
+            )
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)
         path = write_record(self.output, record, samples)

@@ -176,7 +176,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _validation_runs(records: Sequence[Record]) -> list[Record]:
     """The merges that were scored on the validation split."""
     merges = [r for r in records if r.kind == "merge" and r.suite is not None]
-    runs = [r for r in merges if r.suite is not None and r.suite["split"] == "validation"]
+    runs = [r for r in merges if r.suite is not None and r.suite.split == "validation"]
     if failed := [f"{r.name} {r.fingerprint[:12]}" for r in runs if r.status == "failed"]:
         raise ValueError(f"runs on validation failed: {failed}; run the experiment again")
     if not runs:

@@ -166,7 +166,7 @@ def _grouped(merges: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run]
     for run in merges:
         record = run.record
         suite = _suite_fingerprint(record) or ""
-        place = record.models["pool"], _models_hash(record), suite
+        place = record.models.pool, _models_hash(record), suite
         groups[*place, precision(record) or ""].append(run)
     for key in [key for key in groups if not key[-1]]:  # not evaluated: it fits any precision
         if others := sorted(k for k in groups if k[:-1] == key[:-1] and k != key):
@@ -175,14 +175,12 @@ def _grouped(merges: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run]
 
 
 def _suite_fingerprint(record: Record) -> str | None:
-    return None if record.suite is None else record.suite["fingerprint"]
+    return None if record.suite is None else record.suite.fingerprint
 
 
 def _models_hash(record: Record) -> str:
     """Name pivot and sources by their content, in eight hexadecimal digits."""
-    models = (record.models["pivot"], *record.models["sources"])
-    content = " ".join(model["content_hash"] for model in models)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return hashlib.sha256(record.models.content.encode()).hexdigest()[:8]
 
 
 def _board(
@@ -193,7 +191,7 @@ def _board(
 ) -> Board:
     """One board; ``merges`` share models, suite and precision."""
     first = merges[0].record
-    suite = first.suite or {"name": "none", "split": None, "held_out": []}
+    suite = first.suite
     names = _names(merges)
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
     domains = _domains([run.record for run in (*merges, *references.values())])
@@ -204,13 +202,13 @@ def _board(
     ]
     rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
     return Board(
-        pool=first.models["pool"],
+        pool=first.models.pool,
         models=_models_hash(first),
-        suite=suite["name"],
-        split=suite["split"],
+        suite="none" if suite is None else suite.name,
+        split=None if suite is None else suite.split,
         fingerprint=_suite_fingerprint(first),
         precision=evaluated_in,
-        held_out=tuple(suite["held_out"]),
+        held_out=() if suite is None else suite.held_out,
         domains=domains,
         references=tuple(
             _row(run, names[content], domains, {}) for content, run in references.items()
@@ -231,18 +229,17 @@ def _references(
         record = run.record
         fits = evaluated_in is None or precision(record) in (None, evaluated_in)
         if fits and _suite_fingerprint(record) == suite:
-            by_content[record.models["pivot"]["content_hash"]] = run
+            by_content[record.models.pivot.content_hash] = run
     return {content: by_content[content] for content in names if content in by_content}
 
 
 def _names(merges: Sequence[Run]) -> dict[str, str]:
     """Content hash to name of all models: the pivot, the sources, the references."""
-    first = merges[0].record.models
-    models = [first["pivot"], *first["sources"]]
-    models += [model for merge in merges for model in merge.record.models["references"]]
+    models = [*merges[0].record.models.merged]
+    models += [model for merge in merges for model in merge.record.models.references]
     names: dict[str, str] = {}
     for model in models:
-        names.setdefault(model["content_hash"], model["name"])
+        names.setdefault(model.content_hash, model.name)
     return names
 
 

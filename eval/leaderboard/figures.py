@@ -214,9 +214,9 @@ def _mean(row: Row) -> float:
 
 
 def _is_pivot(board: Board, row: Row) -> bool:
-    pivot = board.merges[0].record.models["pivot"]["content_hash"]
+    pivot = board.merges[0].record.models.pivot.content_hash
     is_reference = row.record.kind == "reference"
-    return is_reference and bool(row.record.models["pivot"]["content_hash"] == pivot)
+    return is_reference and row.record.models.pivot.content_hash == pivot
 
 
 def _unmerged_lines(axes: Axes, board: Board) -> None:

@@ -52,7 +52,7 @@ def evaluation(board: Board) -> str:
     """How the board's models were evaluated, as far as its records state it; ends with a space."""
     if board.precision is None:
         return ""
-    suites = [row.record.suite or {} for row in board.merges]
+    suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
     limit = None if stated is None else stated.get("limit")

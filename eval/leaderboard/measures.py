@@ -117,11 +117,11 @@ def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
         The cast; None without a pivot or any expert.
     """
     known = set(scored)
-    rows = {r.record.models["pivot"]["content_hash"]: r for r in board.references}
+    rows = {r.record.models.pivot.content_hash: r for r in board.references}
     rows = {h: row for h, row in rows.items() if row.record.fingerprint in known}
     models = board.merges[0].record.models
-    base = rows.pop(models["pivot"]["content_hash"], None)
-    hashes = dict.fromkeys(source["content_hash"] for source in models["sources"])
+    base = rows.pop(models.pivot.content_hash, None)
+    hashes = dict.fromkeys(source.content_hash for source in models.sources)
     sources = [rows.pop(content) for content in hashes if content in rows]
     if base is None or not (experts := _experts(board, base, sources)):
         return None

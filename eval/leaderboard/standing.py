@@ -68,9 +68,9 @@ def _rivals(
 ) -> dict[str, str]:
     """Fingerprint to name of the pivot and of the source that scores best, if scored."""
     models = board.merges[0].record.models
-    by_content = {row.record.models["pivot"]["content_hash"]: row for row in others}
-    pivot = by_content.get(models["pivot"]["content_hash"])
-    hashes = [source["content_hash"] for source in models["sources"]]
+    by_content = {row.record.models.pivot.content_hash: row for row in others}
+    pivot = by_content.get(models.pivot.content_hash)
+    hashes = [source.content_hash for source in models.sources]
     sources = [by_content[h].record.fingerprint for h in hashes if h in by_content]
     chosen = [] if pivot is None else [pivot.record.fingerprint]
     chosen += [best(sources)] if sources else []

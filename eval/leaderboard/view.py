@@ -12,6 +12,7 @@ from eval.leaderboard.markdown import evaluation, rank, shown_measures
 from eval.leaderboard.measures import Measure, Measured
 from eval.leaderboard.standing import Standing
 from eval.records import Record, Score, StageCost
+from eval.schema import to_json
 from eval.tables import leaves, mib, percent, seconds, with_error
 
 
@@ -36,13 +37,13 @@ def details_of(record: Record) -> tuple[Section, ...]:
     groups = {
         "Settings": _leaves(record.settings),
         "Run": _leaves(run),
-        "Evaluation": _leaves(record.suite or {}),
+        "Evaluation": _leaves({} if record.suite is None else to_json(record.suite)),
         "Scores": [(task, _score(score)) for task, score in record.scores.items()],
         "Cost of the merge": _cost(record.merge_cost),
         "Cost of the evaluation": _cost(record.evaluation_cost),
         "Diagnostics": _leaves(report.pop("diagnostics", {})),
         "Merge": _leaves(report),
-        "Models": _leaves(record.models),
+        "Models": _leaves(to_json(record.models)),
         "Provenance": _leaves(record.provenance),
     }
     return tuple(Section(title, tuple(found)) for title, found in groups.items() if found)

@@ -44,7 +44,7 @@ def is_midpoint(row: Row) -> bool:
     """Whether a merge lies half-way between its pivot and its only source."""
     settings = row.record.settings
     kept = settings.get("tau", settings.get("density"))
-    one = len(row.record.models["sources"]) == 1
+    one = len(row.record.models.sources) == 1
     return one and settings.get("lam") == 0.5 and kept in (None, 1)
 
 

@@ -26,22 +26,22 @@ class Ground:
     @property
     def pivot(self) -> Row | None:
         """The unmerged pivot, if it was scored."""
-        return self.unmerged(self.board.merges[0].record.models["pivot"]["content_hash"])
+        return self.unmerged(self.board.merges[0].record.models.pivot.content_hash)
 
     @property
     def pivot_name(self) -> str:
-        return str(self.board.merges[0].record.models["pivot"]["name"])
+        return self.board.merges[0].record.models.pivot.name
 
     @property
     def sources(self) -> list[Row]:
         """The unmerged sources that were scored, in order."""
-        hashes = [m["content_hash"] for m in self.board.merges[0].record.models["sources"]]
+        hashes = [m.content_hash for m in self.board.merges[0].record.models.sources]
         return [row for content in hashes if (row := self.unmerged(content)) is not None]
 
     def unmerged(self, content: str) -> Row | None:
         """The scored reference with this content."""
         for row in self.board.references:
-            if row.record.models["pivot"]["content_hash"] == content and row.mean is not None:
+            if row.record.models.pivot.content_hash == content and row.mean is not None:
                 return row
         return None
 

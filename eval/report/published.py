@@ -149,12 +149,12 @@ def _why_not(fact: str, number: PublishedNumber, left: Sequence[Record]) -> str:
 
 
 def _models(record: Record) -> tuple[str, list[str]]:
-    sources = [model["location"] for model in record.models["sources"]]
-    return record.models["pivot"]["location"], sorted(sources)
+    sources = [model.location for model in record.models.sources]
+    return record.models.pivot.location, sorted(sources)
 
 
 def _named(record: Record) -> str:
-    return str(record.models["pool"])
+    return record.models.pool
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

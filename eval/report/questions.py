@@ -111,7 +111,7 @@ def _against_pivot(ground: Ground) -> list[tuple[Ground, Row, Row]]:
 def _against_best(ground: Ground) -> list[tuple[Ground, Row, Row]]:
     """Each merge and the source that scores best, where all sources were scored."""
     sources = [row for row in ground.sources if ground.has(row)]
-    if len(sources) < len(ground.board.merges[0].record.models["sources"]):
+    if len(sources) < len(ground.board.merges[0].record.models.sources):
         return []
     best = max(sources, key=_mean)
     return [(ground, row, best) for row in _merges(ground)]

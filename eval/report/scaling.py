@@ -78,11 +78,11 @@ def _families(grounds: Sequence[Ground]) -> list[list[Ground]]:
     families: dict[tuple[str, str | None], dict[int, Ground]] = {}
     for ground in grounds:
         models = ground.board.merges[0].record.models
-        n = len(models["sources"])
+        n = len(models.sources)
         if ground.pivot is None or len(ground.sources) < n:
             continue
         if ground.has(ground.pivot, *ground.sources):
-            key = (models["pivot"]["content_hash"], ground.board.fingerprint)
+            key = (models.pivot.content_hash, ground.board.fingerprint)
             families.setdefault(key, {}).setdefault(n, ground)
     return [[of[n] for n in sorted(of)] for of in families.values() if len(of) > 1]
 

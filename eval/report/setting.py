@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.leaderboard.board import Board
-from eval.records import Record
+from eval.records import ModelRef, PoolRef, Record
 from eval.report.document import Items, Table
 
 _DEVIATIONS = Path(__file__).with_name("deviations.md")
@@ -17,7 +17,7 @@ _ALL_METHODS = "all"
 def models_table(boards: Sequence[Board]) -> Table:
     """Every model by pool and part, with the hash of its weights."""
     lines = {
-        (board.pool, part, model["name"], *_place(model), model["content_hash"])
+        (board.pool, part, model.name, model.location, model.version, model.content_hash)
         for board in boards
         for row in board.merges
         for part, model in _parts(row.record.models)
@@ -70,15 +70,10 @@ def _cells(line: str) -> tuple[str, ...]:
     return tuple(cell.strip().replace("`", "") for cell in line.strip("|").split("|"))
 
 
-def _parts(models: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    found = [("pivot", models["pivot"])]
-    found += [(f"source {i}", model) for i, model in enumerate(models["sources"], start=1)]
-    return found + [("unmerged", model) for model in models["references"]]
-
-
-def _place(model: Mapping[str, Any]) -> tuple[str, str]:
-    """Location and revision; the commit where a record states what the revision was."""
-    return model["location"], str(model.get("commit") or model["revision"] or "")
+def _parts(models: PoolRef) -> list[tuple[str, ModelRef]]:
+    found = [("pivot", models.pivot)]
+    found += [(f"source {i}", model) for i, model in enumerate(models.sources, start=1)]
+    return found + [("unmerged", model) for model in models.references]
 
 
 def _tasks(board: Board) -> str:

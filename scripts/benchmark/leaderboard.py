@@ -16,7 +16,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import Record, Sample, Score, StageCost, write_record
+from eval.records import (
+    ModelRef,
+    PoolRef,
+    Record,
+    Sample,
+    Score,
+    StageCost,
+    SuiteRef,
+    write_record,
+)
 from eval.statistics.scores import byte_likelihood_score, raw_score
 from scripts.benchmark.processes import run_measured
 from scripts.benchmark.runs import ROOT
@@ -115,7 +124,10 @@ def _record(
         task: byte_likelihood_score(s) if "_bits_" in task else raw_score(s, metric="acc")
         for task, s in samples.items()
     }
-    models = {n: {"name": n, "location": n, "content_hash": n} for n in ("base", *_EXPERTS)}
+    models = {
+        n: ModelRef(name=n, location=n, revision=None, content_hash=n)
+        for n in ("base", *_EXPERTS)
+    }
     merged = kind == "merge"
     return Record(
         fingerprint=hashlib.sha256(repr((name, settings)).encode()).hexdigest()[:32],
@@ -123,13 +135,13 @@ def _record(
         status="done",
         name=name,
         settings=settings,
-        models={
-            "pool": "made up",
-            "pivot": models["base" if merged else name],
-            "sources": [models[n] for n in _EXPERTS] if merged else [],
-            "references": [],
-        },
-        suite={"name": "made up", "split": "test", "fingerprint": "0", "held_out": ["english"]},
+        models=PoolRef(
+            pool="made up",
+            pivot=models["base" if merged else name],
+            sources=tuple(models[n] for n in _EXPERTS) if merged else (),
+            references=(),
+        ),
+        suite=SuiteRef(name="made up", split="test", fingerprint="0", held_out=("english",)),
         seed=0,
         dtype=None,
         scores=scores,

@@ -51,7 +51,9 @@ def read_runs(root: Path, *, suite: str) -> list[Run]:
     return [
         run
         for run in results.runs
-        if run.samples is not None and (run.record.suite or {}).get("name") == suite
+        if run.samples is not None
+        and run.record.suite is not None
+        and run.record.suite.name == suite
     ]
 
 
