@@ -36,12 +36,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from eval.conclusion import conclude
 from eval.meter import metered
-from eval.records import Record, write_whole
-from eval.runs import Cell, check_entries, described
+from eval.records import ModelRef, PoolRef, Record, atomic_write
+from eval.runs import Cell, check_entries, conclude, described
+from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
+from eval.tables import with_error
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError, bind_method
@@ -80,7 +81,7 @@ def main(config: DictConfig) -> None:
         if sweeping:
             kind = "not applicable" if cell["refused"] else "failed"
             _log.error("%s  %s: %s", label, kind, cell["error"].splitlines()[0])
-    write_whole(folder / "cell.json", json.dumps(cell).encode())
+    atomic_write(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
         conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
 
@@ -183,10 +184,11 @@ def _merge_and_evaluate(
     cell: Cell, job: MergeJob, merged_dir: str | None, label: str
 ) -> Record:
     """Merge into a scratch folder, or into one that is kept, and evaluate what came out."""
-    draft = replace(
-        cell.blank(job.method_name, job.identity()),
+    draft = cell.draft(
+        job.method_name,
+        job.identity(),
+        build(PoolRef, job.described_models()),
         settings=job.hyper_parameters(),
-        models=job.described_models(),
     )
     with (
         cell.only_one(draft),
@@ -223,8 +225,7 @@ def _mean(record: Record) -> str:
     """Say a finished run's mean over domains in per cent, if it was scored."""
     if record.suite is None:
         return ""
-    mean = overall_mean(record.scores, record.domains)
-    return f"  mean {100 * mean.value:.2f} ± {100 * mean.stderr:.2f}"
+    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
 
 
 def _show_alignment(report: MergeReport, job: MergeJob) -> None:
@@ -238,12 +239,9 @@ def _show_alignment(report: MergeReport, job: MergeJob) -> None:
 
 def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     """Score a model once, whatever pools it is in: its record is known by its content."""
-    found = model.described()
-    draft = replace(
-        cell.blank(model.name, job.identity_of(model)),
-        kind="reference",
-        models={"pool": job.pool, "pivot": found, "sources": [], "references": []},
-    )
+    pivot = build(ModelRef, model.described())
+    models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
+    draft = cell.draft(model.name, job.identity_of(model), models)
     with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
         if cell.found(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))

@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 from eval.load import load_model, load_tokenizer  # noqa: E402
 from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
-from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score  # noqa: E402
+from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
 
 _BOOTSTRAP_ITERS = 1
@@ -303,7 +303,7 @@ def _score(task: SuiteTask, samples: list[Sample], results: Mapping[str, Any]) -
     if not results["higher_is_better"][task.task][task.metric] and task.score == "raw":
         raise ValueError(f"{task.task}: {task.metric} must be better when higher to be a score")
     if task.score == "raw":
-        score = mean_score(samples, metric=str(task.metric))
+        score = raw_score(samples, metric=str(task.metric))
     else:
         score = byte_likelihood_score(samples)
     reported = float(results["results"][task.task][f"{task.metric},{task.filter}"])

@@ -1,4 +1,4 @@
-"""The record of a run: its schema, reading it, writing it whole or not at all."""
+"""Record and samples of a run: what they hold, reading, atomic writing."""
 
 import gzip
 import hashlib
@@ -8,12 +8,17 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from eval.schema import SCHEMA_VERSION, check_record, check_sample
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.schema import LISTED_BY, build, json_types, to_json, wrong_type
+
+SCHEMA_VERSION = 1
 
 RECORD_NAME = "record.json"
 SAMPLES_NAME = "samples.jsonl.gz"
@@ -61,6 +66,24 @@ class Sample:
     """UTF-8 bytes of the document; rolling tasks only."""
 
 
+_SAMPLE: dict[str, tuple[Any, bool]] = {"task": (str, True)} | {
+    entry.name: (entry.type, entry.default is MISSING) for entry in fields(Sample)
+}
+"""Key of a line of a sample file to its annotation, and whether it must be there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleTable:
+    """Samples of one task as columns, in the order of their file."""
+
+    doc_hashes: tuple[str, ...]
+    values: NDArray[np.float64]
+    loglikelihoods: NDArray[np.float64]
+    """NaN where a sample has none."""
+    n_bytes: NDArray[np.float64]
+    """0 where a sample has none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
     """Time and memory of one stage of a run."""
@@ -78,6 +101,63 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """A model as a record names it."""
+
+    name: str
+    location: str
+    """Folder, or id on the Hub."""
+    revision: str | None
+    """Branch, tag or commit asked for."""
+    content_hash: str
+    """Hash of its weights: the same model under any name and place."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Commits on the Hub."""
+
+    @property
+    def version(self) -> str:
+        """Commit on the Hub where it is known, else the revision; empty for a folder."""
+        return str(self.more.get("commit") or self.revision or "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRef:
+    """The models of a run."""
+
+    pool: str
+    """Name of the pool."""
+    pivot: ModelRef
+    """The unmerged model itself in the record of a reference."""
+    sources: tuple[ModelRef, ...]
+    references: tuple[ModelRef, ...]
+
+    @property
+    def merged(self) -> tuple[ModelRef, ...]:
+        """Pivot and sources, in order."""
+        return (self.pivot, *self.sources)
+
+    @property
+    def content(self) -> str:
+        """Content hashes of pivot and sources: equal where the same weights are merged."""
+        return " ".join(model.content_hash for model in self.merged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteRef:
+    """The suite a run was evaluated on, as its record describes it."""
+
+    name: str
+    split: str | None
+    """None: each task's own."""
+    fingerprint: str
+    """Hash of all that defines the suite's numbers."""
+    held_out: tuple[str, ...]
+    """Domains that no source was tuned for; changes no score."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """``limit``, ``lm_eval``, ``tasks`` and so on: the contract the scores hold under."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Everything needed to place a run on the leaderboard and to repeat it."""
 
@@ -90,13 +170,12 @@ class Record:
     name: str
     """Method of a merge, short name of a reference."""
     settings: Mapping[str, Any]
-    models: Mapping[str, Any]
-    """``pool``, ``pivot`` and ``sources``: name, location, revision, content_hash each."""
-    suite: Mapping[str, Any] | None
-    """``name``, ``split``, ``fingerprint``, ``held_out``; None when only merged."""
+    models: PoolRef
+    suite: SuiteRef | None
+    """None when only merged."""
     seed: int
     dtype: str | None
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Score] = field(metadata={LISTED_BY: "task"})
     """Task name to headline score, in the suite's order."""
     domains: Mapping[str, str]
     """Task name to domain."""
@@ -166,12 +245,12 @@ def write_record(
     if packed is None:
         (folder / SAMPLES_NAME).unlink(missing_ok=True)
     else:
-        write_whole(folder / SAMPLES_NAME, packed)
-    write_whole(folder / RECORD_NAME, text.encode())
+        atomic_write(folder / SAMPLES_NAME, packed)
+    atomic_write(folder / RECORD_NAME, text.encode())
     return folder / RECORD_NAME
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it: readers never see half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -210,11 +289,11 @@ def read_record(path: Path) -> Record:
         return _record_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a readable record: {_told(error)}; {_REMEDY}"
+            f"{path} is not a readable record: {_message(error)}; {_REMEDY}"
         ) from error
 
 
-def read_samples(path: Path) -> dict[str, list[Sample]]:
+def read_samples(path: Path) -> dict[str, SampleTable]:
     """Read the samples of a run, by task.
 
     Args:
@@ -224,47 +303,88 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
         ValueError: If the file is damaged; names it.
     """
     path = path / SAMPLES_NAME if path.is_dir() else path
-    samples: dict[str, list[Sample]] = {}
     try:
-        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-            found = json.loads(line)
-            check_sample(found)
-            samples.setdefault(found.pop("task"), []).append(Sample(**found))
-    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        rows = json.loads(f"[{','.join(lines)}]")
+        if len(rows) != len(lines):
+            raise ValueError(
+                f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
+            )
+        return _sample_tables(rows)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} does not hold readable samples: {_told(error)}; {_REMEDY}"
+            f"{path} does not hold readable samples: {_message(error)}; {_REMEDY}"
         ) from error
-    return samples
 
 
-def _told(error: Exception) -> str:
-    """An error's message without the path that is told beside it."""
+def _check_samples(rows: Sequence[Any]) -> None:
+    """Check the parsed JSON of samples, all rows of one key at once.
+
+    Raises:
+        ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
+            another type; names the key and the value.
+    """
+    if odd := [row for row in rows if not isinstance(row, dict)]:
+        raise ValueError(f"expected an object, got {odd[0]!r:.60}")
+    if unknown := sorted({key for row in rows for key in row} - _SAMPLE.keys()):
+        raise ValueError(f"unknown keys {unknown}, missing keys []")
+    for key, (kind, is_needed) in _SAMPLE.items():
+        if is_needed and (missing := [row for row in rows if key not in row]):
+            raise ValueError(f"unknown keys [], missing keys {[key]} in {missing[0]!r:.60}")
+        values = [row[key] for row in rows if key in row]
+        if {type(value) for value in values}.difference(json_types(kind)):
+            odd = next(value for value in values if type(value) not in json_types(kind))
+            raise wrong_type(key, kind, odd)
+
+
+def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
+    """Turn the parsed lines of a sample file into one table a task."""
+    _check_samples(rows)
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    return {
+        task: SampleTable(
+            doc_hashes=tuple(row["doc_hash"] for row in of_task),
+            values=np.array([row["value"] for row in of_task], dtype=np.float64),
+            loglikelihoods=_column(of_task, "loglikelihood", math.nan),
+            n_bytes=_column(of_task, "n_bytes", 0),
+        )
+        for task, of_task in by_task.items()
+    }
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str, absent: float) -> NDArray[np.float64]:
+    """Return an optional entry of all rows, ``absent`` where it is missing or null."""
+    values = [row.get(key) for row in rows]
+    return np.array([absent if v is None else v for v in values], dtype=np.float64)
+
+
+def _message(error: Exception) -> str:
+    """Return an error's message without its path."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def record_json(record: Record) -> str:
-    """JSON text of a record; scores become a list, as sorted keys would lose their order."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    values["scores"] = [{"task": task, **asdict(s)} for task, s in record.scores.items()]
-    for cost in ("merge_cost", "evaluation_cost"):
-        values[cost] = None if values[cost] is None else asdict(values[cost])
+    """JSON text of a record; scores are a list, as sorted keys would lose their order."""
     try:
-        return json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(to_json(record), sort_keys=True, indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the record of {record.name} cannot be written as JSON: {error}"
         ) from error
 
 
-def _record_from(found: Any) -> Record:  # noqa: ANN401 (any JSON)
+def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
     """Build a record from parsed JSON."""
-    check_record(found)
-    scores = {s["task"]: Score(**{k: s[k] for k in s if k != "task"}) for s in found["scores"]}
-    costs = {
-        key: None if found[key] is None else StageCost(**found[key])
-        for key in ("merge_cost", "evaluation_cost")
-    }
-    return Record(**{**found, **costs, "scores": scores})
+    if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version must be {SCHEMA_VERSION}, got {value.get('schema_version')!r}"
+        )
+    record = build(Record, value)
+    if unknown := sorted(record.scores.keys() - record.domains.keys()):
+        raise ValueError(f"domains must name the tasks of all scores, they lack {unknown}")
+    return record
 
 
 def _pack(samples: Mapping[str, Iterable[Sample]]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a results folder holds: the records that can be trusted, and what is wrong with the others."""
+"""Load a results folder: valid runs with their samples, and a list of problems."""
 
 import json
 import math
@@ -12,19 +12,18 @@ from eval.records import (
     RECORD_NAME,
     SAMPLES_NAME,
     Record,
-    Sample,
     read_record,
     read_samples,
     run_folder,
 )
 from eval.statistics.comparability import PRECISION, contract
-from eval.statistics.samples import ScoredRun, check_samples, documents_of
+from eval.statistics.samples import Run, run_of
 
 _AGAIN = "run it again with force=true, or delete its folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Problem:
     """A file that cannot be trusted, or not with the others."""
 
     path: Path
@@ -35,29 +34,42 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What was found in a results folder."""
+    """The contents of a results folder."""
 
-    records: tuple[Record, ...]
+    runs: tuple[Run, ...]
     """Sorted by kind, name and fingerprint; one of a fingerprint."""
-    faults: tuple[Fault, ...]
-    """Sorted by path. Their records are left out, but for those that only lack a task."""
+    problems: tuple[Problem, ...]
+    """Sorted by path. Their runs are left out, but for those that only lack a task."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(run.record for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class _Entry:
+    """A run and where its record is."""
+
     path: Path
     """Of the record, from the results folder."""
-    record: Record
-    samples: Mapping[str, Sequence[Sample]] | None
-    """None where none are on disk, or the run has no scores."""
+    run: Run
+
+    @property
+    def record(self) -> Record:
+        return self.run.record
 
     @property
     def scored(self) -> bool:
-        return self.record.status == "done" and self.record.suite is not None
+        return is_scored(self.record)
 
 
-def read_results(root: Path) -> Results:
-    """Read every record under a results folder, and tell those apart that can be trusted.
+def is_scored(record: Record) -> bool:
+    """Whether a record has scores: it is done, and not only a merge."""
+    return record.status == "done" and record.suite is not None
+
+
+def load_results(root: Path) -> Results:
+    """Read every record under a results folder with its samples, each once.
 
     Left out, and named as a fault, is a record that is damaged or of another schema, or whose
     samples are damaged or do not give its scores; every one of several finished records of one
@@ -69,74 +81,72 @@ def read_results(root: Path) -> Results:
     Args:
         root: The results folder; may be absent.
     """
-    runs, faults = _readable(root)
+    runs, problems = _readable(root)
     for select in (_one_of_a_fingerprint, _of_one_contract):
-        runs, found = select(runs)
-        faults += found
-    faults += _lacking_tasks(runs)
-    records = sorted((r.record for r in runs), key=lambda r: (r.kind, r.name, r.fingerprint))
+        runs, refused = select(runs)
+        problems += refused
+    problems += _lacking_tasks(runs)
+    entries = sorted(runs, key=lambda r: (r.record.kind, r.record.name, r.record.fingerprint))
     return Results(
-        records=tuple(records),
-        faults=tuple(sorted(faults, key=lambda fault: (fault.path, fault.message))),
+        runs=tuple(entry.run for entry in entries),
+        problems=tuple(sorted(problems, key=lambda fault: (fault.path, fault.message))),
     )
 
 
-def _readable(root: Path) -> tuple[list[_Run], list[Fault]]:
+def _readable(root: Path) -> tuple[list[_Entry], list[Problem]]:
     """Runs whose files hold together by themselves."""
-    runs, faults = [], []
+    runs, problems = [], []
     for path in sorted(root.glob(f"runs/*/{RECORD_NAME}")):
         samples = path.with_name(SAMPLES_NAME)
         try:
             record = read_record(path)
         except ValueError as error:
-            faults.append(_fault(path, root, error))
+            problems.append(_problem(path, root, error))
             continue
-        run = _Run(path=path.relative_to(root), record=record, samples=None)
+        run = Run(record=record, samples=None)
         try:
-            if run.scored and samples.exists():
-                found = ScoredRun(record=record, samples=read_samples(samples))
-                check_samples(found, "this run")
-                run = _Run(path=run.path, record=record, samples=found.samples)
+            if is_scored(record) and samples.exists():
+                run = run_of(record, read_samples(samples))
         except ValueError as error:
-            faults.append(_fault(samples, root, error))
+            problems.append(_problem(samples, root, error))
             continue
-        runs.append(run)
-    return sorted(runs, key=_preference(root)), faults
+        runs.append(_Entry(path=path.relative_to(root), run=run))
+    return sorted(runs, key=_preference(root)), problems
 
 
-def _fault(path: Path, root: Path, error: ValueError) -> Fault:
+def _problem(path: Path, root: Path, error: ValueError) -> Problem:
     """An error as a fault; those of reading name the path themselves."""
     message = str(error)
     found = message.removeprefix(f"{path} ")
     told = found if found != message else f"cannot be used: {message}"
-    return Fault(path=path.relative_to(root), message=told)
+    return Problem(path=path.relative_to(root), message=told)
 
 
-def _preference(root: Path) -> Callable[[_Run], Any]:
+def _preference(root: Path) -> Callable[[_Entry], Any]:
     """Of equal runs the first is kept: done, in its own folder, with samples."""
 
-    def place(run: _Run) -> tuple[bool, bool, bool, Path]:
+    def place(run: _Entry) -> tuple[bool, bool, bool, Path]:
         own = run_folder(root, run.record.name, run.record.fingerprint).name
         elsewhere = run.path.parent.name != own
-        return run.record.status != "done", elsewhere, run.samples is None, run.path
+        return run.record.status != "done", elsewhere, run.run.samples is None, run.path
 
     return place
 
 
-def _one_of_a_fingerprint(runs: Iterable[_Run]) -> tuple[list[_Run], list[Fault]]:
+def _one_of_a_fingerprint(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem]]:
     """One run of every fingerprint; none of those whose finished runs contradict each other."""
-    of_fingerprint = defaultdict[str, list[_Run]](list)
+    of_fingerprint = defaultdict[str, list[_Entry]](list)
     for run in runs:
         of_fingerprint[run.record.fingerprint].append(run)
-    kept, faults = [], []
+    kept, problems = [], []
     for first, *others in of_fingerprint.values():
         claims = [run for run in others if run.record.status == "done"]
         differing = [run for run in claims if _differences(first.record, run.record)]
         if not differing:
             kept.append(first)
-        faults += [_contradiction(run, first) for run in differing]
-        faults += [_contradiction(first, run) for run in differing[:1]]
-    return kept, faults
+        problems += [_contradiction(run, first) for run in differing]
+        problems += [_contradiction(first, run) for run in differing[:1]]
+    return kept, problems
 
 
 def _differences(first: Record, second: Record) -> list[str]:
@@ -162,10 +172,10 @@ def _value(record: Record, task: str) -> str:
     return "missing" if score is None else f"{score.value:.6g} over {score.n} documents"
 
 
-def _contradiction(run: _Run, other: _Run) -> Fault:
+def _contradiction(run: _Entry, other: _Entry) -> Problem:
     differences = _differences(run.record, other.record)
     more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-    return Fault(
+    return Problem(
         path=run.path,
         message=(
             f"and {other.path} claim the fingerprint {run.record.fingerprint[:12]} with "
@@ -174,9 +184,9 @@ def _contradiction(run: _Run, other: _Run) -> Fault:
     )
 
 
-def _of_one_contract(runs: Iterable[_Run]) -> tuple[list[_Run], list[Fault]]:
+def _of_one_contract(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem]]:
     """Runs without those that were evaluated otherwise than most of their suite."""
-    kept, faults = [], []
+    kept, problems = [], []
     groups = _by_suite(runs)
     kept += groups.pop(None, [])
     for of_suite in groups.values():
@@ -191,50 +201,46 @@ def _of_one_contract(runs: Iterable[_Run]) -> tuple[list[_Run], list[Fault]]:
             extra = sorted(run.record.domains.keys() - expected)
             differing += [f"it has the tasks {extra}, most have not"] if extra else []
             if differing:
-                faults.append(_otherwise(run, differing))
+                problems.append(_otherwise(run, differing))
             else:
                 kept.append(run)
-    return kept, faults
+    return kept, problems
 
 
-def _otherwise(run: _Run, differing: Sequence[str]) -> Fault:
+def _otherwise(run: _Entry, differing: Sequence[str]) -> Problem:
     more = f"; and {len(differing) - 3} facts more" if len(differing) > 3 else ""
-    message = (
-        f"was evaluated otherwise than most of its suite: {'; '.join(differing[:3])}{more}"
-    )
-    return Fault(path=run.path, message=f"{message}; {_AGAIN}")
+    message = f"was evaluated with different settings than most runs of this suite: {'; '.join(differing[:3])}{more}"
+    return Problem(path=run.path, message=f"{message}; {_AGAIN}")
 
 
-def _lacking_tasks(runs: Iterable[_Run]) -> list[Fault]:
+def _lacking_tasks(runs: Iterable[_Entry]) -> list[Problem]:
     """Finished runs that lack a task of their suite."""
     groups = _by_suite(runs)
     groups.pop(None, None)
-    return [
-        Fault(
-            path=run.path,
-            message=f"lacks scores of {lacking}, so it has no rank; {_AGAIN}",
-        )
-        for of_suite in groups.values()
-        for run in of_suite
-        if (lacking := sorted(_expected_tasks(of_suite) - run.record.scores.keys()))
-    ]
+    problems = []
+    for of_suite in groups.values():
+        expected = _expected_tasks(of_suite)
+        for entry in of_suite:
+            if lacking := sorted(expected - entry.record.scores.keys()):
+                message = f"lacks scores of {lacking}, so it has no rank; {_AGAIN}"
+                problems.append(Problem(path=entry.path, message=message))
+    return problems
 
 
-def _by_suite(runs: Iterable[_Run]) -> dict[str | None, list[_Run]]:
+def _by_suite(runs: Iterable[_Entry]) -> dict[str | None, list[_Entry]]:
     """Runs by their suite's fingerprint, earliest first; None: without scores to compare."""
-    groups = defaultdict[str | None, list[_Run]](list)
+    groups = defaultdict[str | None, list[_Entry]](list)
     for run in sorted(runs, key=lambda r: (r.record.started_at, r.record.fingerprint)):
         suite = run.record.suite if run.scored else None
-        groups[None if suite is None else suite["fingerprint"]].append(run)
+        groups[None if suite is None else suite.fingerprint].append(run)
     return dict(groups)
 
 
-def _facts(run: _Run) -> dict[str, str]:
-    """What the runs of a suite must share, as texts; each precision has boards of its own."""
+def _facts(run: _Entry) -> dict[str, str]:
+    """Return what the runs of a suite must share, as texts; precisions have boards of their own."""
     facts = {key: value for key, value in contract(run.record).items() if key != PRECISION}
-    if run.samples is not None:
-        seen = documents_of(ScoredRun(record=run.record, samples=run.samples))
-        facts |= {f"tasks.{task}.contents": digest[:8] for task, digest in seen.items()}
+    for task, samples in (run.run.samples or {}).items():
+        facts[f"tasks.{task}.contents"] = samples.documents.digest[:8]
     return {fact: json.dumps(value) for fact, value in facts.items()}
 
 
@@ -247,7 +253,7 @@ def _usual(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {fact: counts.most_common(1)[0][0] for fact, counts in values.items()}
 
 
-def _expected_tasks(runs: Sequence[_Run]) -> set[str]:
+def _expected_tasks(runs: Sequence[_Entry]) -> set[str]:
     """Tasks that at least half of the runs have."""
     counts = Counter(task for run in runs for task in run.record.domains)
     return {task for task, n in counts.items() if 2 * n >= len(runs)}

@@ -3,8 +3,9 @@
 import json
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from rich.console import Console
 
 from eval.meter import metered
-from eval.records import Record, find_done, fingerprint_of, run_folder, write_record
+from eval.records import (
+    PoolRef,
+    Record,
+    SuiteRef,
+    find_done,
+    fingerprint_of,
+    run_folder,
+    write_record,
+)
+from eval.schema import build
 from eval.suite import Suite
+from eval.tracking.offline_run import upload_commands
 
 _GROUPS = {"method", "models", "suite", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
@@ -44,23 +56,32 @@ class Cell:
     progress: bool
     started: float = field(default_factory=time.monotonic)
 
-    def blank(self, name: str, identity: Mapping[str, Any]) -> Record:
-        """A record that says only where it comes from, and that it has not ended well yet.
+    def draft(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        models: PoolRef,
+        *,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Return the record of a run that has not finished.
 
         Args:
             name: Method of a merge, short name of an unmerged model.
             identity: What defines the weights, JSON-ready; with the suite it names the run.
+            models: The models merged, or the unmerged model as pivot.
+            settings: Hyper-parameters of a merge; None for an unmerged model.
         """
         facts = self._facts(identity)
         return Record(
             name=name,
             fingerprint=fingerprint_of(facts),
-            kind="merge",
+            kind="reference" if settings is None else "merge",
             status="failed",
             error="did not finish",
-            settings={},
-            models={},
-            suite=None if self.suite is None else self.suite.described(),
+            settings=settings or {},
+            models=models,
+            suite=None if self.suite is None else build(SuiteRef, self.suite.described()),
             seed=self.seed,
             dtype=self.dtype,
             scores={},
@@ -150,7 +171,12 @@ class Cell:
                 "fingerprint": self.suite.fingerprint(),
                 "task_versions": found.versions,
             }
-            draft = replace(draft, suite=suite, scores=found.scores, evaluation_cost=stage.cost)
+            draft = replace(
+                draft,
+                suite=build(SuiteRef, suite),
+                scores=found.scores,
+                evaluation_cost=stage.cost,
+            )
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)
         path = write_record(self.output, record, samples)
@@ -194,3 +220,47 @@ def described(error: Exception) -> str:
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
     return text.replace(f"{Path.cwd()}/", "")
+
+
+def conclude(
+    root: Path, output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
+) -> None:
+    """Write the leaderboard, show it, and exit with 1 if a run failed or a record is faulty.
+
+    In a sweep, a method that refused models of another shape has not failed: its row says so.
+
+    Args:
+        root: The repository's folder.
+        output: The results folder, from there.
+        cells: Of every cell its overrides, its error or None, and whether it was refused.
+        merge_only: Nothing was evaluated.
+    """
+    failed = [cell for cell in cells if cell["error"]]
+    if merge_only:  # nothing new to show, and merges start fast
+        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
+    from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
+        print_summary,
+        problem_lines,
+        read_leaderboard,
+        write_tables,
+    )
+
+    found = read_leaderboard(root / output)
+    write_tables(root / output, found)
+    sys.stderr.write(problem_lines(Path(output), found.problems))
+    if len(cells) == 1 and failed:
+        sys.exit(f"error: {failed[0]['error']}")
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    print_summary(found.boards, console)
+    refused = [cell for cell in failed if cell["refused"]]
+    failed = [cell for cell in failed if not cell["refused"]]
+    if len(cells) > 1:
+        told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
+        console.print(f"{told}; records: {output}/runs")
+    if commands := upload_commands(root / output):
+        told = "W&B runs that are offline are uploaded with:"
+        console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
+    for cell in failed:
+        sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
+    if failed or found.problems or not cells:
+        sys.exit(1)

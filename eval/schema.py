@@ -1,112 +1,149 @@
-"""What the JSON of a record and of a sample must look like; errors name the entry."""
+"""Dataclasses from parsed JSON and back; errors name the entry by its dotted path."""
 
-from collections.abc import Mapping
-from typing import Any
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-SCHEMA_VERSION = 1
+T = TypeVar("T")
 
-_Kinds = tuple[type, ...]
-_Entries = Mapping[str, _Kinds]
-"""Key to the types its value may have."""
+MORE = "more"
+"""Name of the field that takes the keys an object has besides its other fields."""
+LISTED_BY = "listed_by"
+"""Metadata of a field of type ``Mapping[str, X]``: in JSON a list of X, each with this key."""
 
-_TEXT: _Kinds = (str,)
-_COUNT: _Kinds = (int,)
-_NUMBER: _Kinds = (int, float)
-_OBJECT: _Kinds = (dict,)
-_LIST: _Kinds = (list,)
-_NULL: _Kinds = (type(None),)
 _NAMES = {
-    str: "a text", int: "a whole number", float: "a number", dict: "an object",
-    list: "a list", bool: "true or false", type(None): "null",
-}  # fmt: skip
-
-_RECORD: _Entries = {
-    "schema_version": _COUNT, "fingerprint": _TEXT, "kind": _TEXT, "status": _TEXT,
-    "name": _TEXT, "settings": _OBJECT, "models": _OBJECT, "suite": _OBJECT + _NULL,
-    "seed": _COUNT, "dtype": _TEXT + _NULL, "scores": _LIST, "domains": _OBJECT,
-    "merge_cost": _OBJECT + _NULL, "evaluation_cost": _OBJECT + _NULL, "merge": _OBJECT,
-    "error": _TEXT + _NULL, "provenance": _OBJECT, "started_at": _TEXT,
-    "seconds_total": _NUMBER,
-}  # fmt: skip
-_SCORE: _Entries = {
-    "task": _TEXT, "value": _NUMBER, "stderr": _NUMBER, "n": _COUNT, "raw": _NUMBER,
-    "raw_metric": _TEXT, "higher_is_better": (bool,),
-}  # fmt: skip
-_COST: _Entries = {
-    "seconds": _NUMBER, "peak_rss_bytes": _COUNT, "base_rss_bytes": _COUNT,
-    "peak_anon_bytes": _COUNT + _NULL, "peak_gpu_bytes": _COUNT + _NULL, "source": _TEXT,
-}  # fmt: skip
-_MODELS: _Entries = {"pool": _TEXT, "pivot": _OBJECT, "sources": _LIST, "references": _LIST}
-_MODEL: _Entries = {"name": _TEXT, "content_hash": _TEXT}
-_SUITE: _Entries = {
-    "name": _TEXT, "split": _TEXT + _NULL, "fingerprint": _TEXT, "held_out": _LIST,
-}  # fmt: skip
-_SAMPLE: _Entries = {"task": _TEXT, "doc_id": _COUNT, "doc_hash": _TEXT, "value": _NUMBER}
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
-def check_record(found: Any) -> None:  # noqa: ANN401 (any JSON)
-    """Check the parsed JSON of a record: version, keys, and the type of every entry.
+def build(cls: type[T], value: Any, path: str = "") -> T:  # noqa: ANN401 (any JSON)
+    """Build a dataclass from a JSON object, field by field.
+
+    Types are not converted: a whole number stands for a float, nothing else for another type.
+
+    Args:
+        cls: A dataclass; its fields are texts, numbers, booleans, mappings, tuples, dataclasses,
+            each ``| None`` where null is allowed.
+        value: Parsed JSON.
+        path: Dotted path of the value, for errors; empty for a whole file.
 
     Raises:
-        ValueError: If it is not that of a record of this schema; names the entry, what was
-            expected and what came.
+        ValueError: If the value is no object, a key is missing or unknown, or an entry has
+            another type; names the entry, what was expected and what came.
     """
-    if isinstance(found, dict) and found.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version must be {SCHEMA_VERSION}, got {found.get('schema_version')!r}"
-        )
-    _check(found, _RECORD, "", complete=True)
-    _check(found["models"], _MODELS, "models.")
-    _check(found["models"]["pivot"], _MODEL, "models.pivot.")
-    for role in ("sources", "references"):
-        for i, model in enumerate(found["models"][role]):
-            _check(model, _MODEL, f"models.{role}.{i}.")
-    if found["suite"] is not None:
-        _check(found["suite"], _SUITE, "suite.")
-    for cost in ("merge_cost", "evaluation_cost"):
-        if found[cost] is not None:
-            _check(found[cost], _COST, f"{cost}.", complete=True)
-    _check_scores(found["scores"], found["domains"])
-
-
-def check_sample(found: Any) -> None:  # noqa: ANN401 (any JSON)
-    """Check the parsed JSON of a sample.
-
-    Raises:
-        ValueError: If an entry is missing or of another type; names it.
-    """
-    _check(found, _SAMPLE, "")
-
-
-def _check_scores(scores: list[Any], domains: Mapping[str, Any]) -> None:
-    """Refuse tasks that stand twice or have no domain, beside scores of another shape."""
-    for i, score in enumerate(scores):
-        _check(score, _SCORE, f"scores.{i}.", complete=True)
-    tasks = [score["task"] for score in scores]
-    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
-        raise ValueError(f"scores must name every task once, they have {twice} twice")
-    if homeless := sorted(set(tasks) - domains.keys()):
-        raise ValueError(f"domains must name the tasks of all scores, they lack {homeless}")
-    _check(domains, dict.fromkeys(domains, _TEXT), "domains.")
-
-
-def _check(found: Any, expected: _Entries, where: str, *, complete: bool = False) -> None:  # noqa: ANN401
-    """Check keys and types of an object; ``complete``: it has no other keys."""
-    if not isinstance(found, dict):
-        place = f"{where.rstrip('.')} must be" if where else "expected"
-        raise ValueError(f"{place} an object, got {_named(type(found))}")
-    unknown = sorted(found.keys() - expected.keys()) if complete else []
-    missing = sorted(expected.keys() - found.keys())
-    if unknown or missing:
-        place = f"{where.rstrip('.')}: " if where else ""
+    if not isinstance(value, dict):
+        subject = f"{path} must be" if path else "expected"
+        raise ValueError(f"{subject} an object, got {type_name(type(value))}")
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    known.pop(MORE, None)
+    takes_more = any(field.name == MORE for field in fields(cls))  # type: ignore[arg-type]
+    rest = {key: entry for key, entry in value.items() if key not in known}
+    missing = sorted(key for key, field in known.items() if key not in value and _needed(field))
+    if missing or (rest and not takes_more):
+        place = f"{path}: " if path else ""
+        unknown = [] if takes_more else sorted(rest)
         raise ValueError(f"{place}unknown keys {unknown}, missing keys {missing}")
-    for key, kinds in expected.items():
-        if type(found[key]) not in kinds:
-            names = [_named(kind) for kind in kinds if kinds != _NUMBER or kind is float]
-            raise ValueError(
-                f"{where}{key} must be {' or '.join(names)}, got {found[key]!r:.60}"
-            )
+    prefix = f"{path}." if path else ""
+    entries = {
+        key: _field_value(field, value[key], f"{prefix}{key}")
+        for key, field in known.items()
+        if key in value
+    }
+    return cls(**entries, **({MORE: rest} if takes_more else {}))
 
 
-def _named(kind: type) -> str:
-    return _NAMES.get(kind, kind.__name__)
+def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Turn a dataclass into what ``build`` reads: objects, lists and leaves."""
+    if is_dataclass(value):
+        entries = {
+            field.name: _field_json(field, getattr(value, field.name))
+            for field in fields(value)
+        }
+        more = entries.pop(MORE, {})
+        return {**entries, **more}
+    if isinstance(value, Mapping):
+        return {key: to_json(entry) for key, entry in value.items()}
+    return list(map(to_json, value)) if isinstance(value, list | tuple) else value
+
+
+@lru_cache
+def json_types(kind: Any) -> tuple[type, ...]:  # noqa: ANN401 (any annotation)
+    """List the Python types that parsed JSON may have where a field has this annotation."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(t for option in get_args(kind) for t in json_types(option))
+    if kind is float:
+        return int, float
+    if is_dataclass(kind) or get_origin(kind) is Mapping:
+        return (dict,)
+    return (list,) if get_origin(kind) is tuple else (kind,)
+
+
+def type_name(*kinds: type) -> str:
+    """Name types in the words of JSON: ``a number or null``."""
+    shown = [kind for kind in kinds if kind is not int or float not in kinds]
+    return " or ".join(_NAMES.get(kind, kind.__name__) for kind in shown)
+
+
+def wrong_type(path: str, kind: Any, value: Any) -> ValueError:  # noqa: ANN401 (any JSON)
+    """Say which types an entry may have and what it is."""
+    return ValueError(f"{path} must be {type_name(*json_types(kind))}, got {value!r:.60}")
+
+
+def _needed(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _field_value(field: Field[Any], value: Any, path: str) -> Any:  # noqa: ANN401 (any JSON)
+    key = field.metadata.get(LISTED_BY)
+    if key is None:
+        return _entry(field.type, value, path)
+    if not isinstance(value, list):
+        raise ValueError(f"{path} must be a list, got {value!r:.60}")
+    return _by_key(value, key, get_args(field.type)[1], path)
+
+
+def _by_key(items: Sequence[Any], key: str, kind: type[T], path: str) -> dict[str, T]:
+    """Build a mapping from a list of objects that each name their key."""
+    built: dict[str, T] = {}
+    for i, item in enumerate(items):
+        rest = {k: v for k, v in item.items() if k != key} if isinstance(item, dict) else item
+        entry = build(kind, rest, f"{path}.{i}")
+        if type(name := item.get(key)) is not str:
+            raise wrong_type(f"{path}.{i}.{key}", str, name)
+        if name in built:
+            raise ValueError(f"{path} must name every {key} once, {name!r} is there twice")
+        built[name] = entry
+    return built
+
+
+def _field_json(field: Field[Any], value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    key = field.metadata.get(LISTED_BY)
+    if key is None:
+        return to_json(value)
+    return [{key: name, **to_json(entry)} for name, entry in value.items()]
+
+
+def _entry(kind: Any, value: Any, path: str) -> Any:  # noqa: ANN401 (any JSON)
+    """Check one value against an annotation; build the dataclasses in it."""
+    if type(value) not in json_types(kind):
+        raise wrong_type(path, kind, value)
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = [option for option in get_args(kind) if option is not type(None)]
+    if value is None:
+        return None
+    if is_dataclass(kind):
+        return build(kind, value, path)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        return tuple(_entry(get_args(kind)[0], v, f"{path}.{i}") for i, v in enumerate(value))
+    if get_origin(kind) is Mapping and get_args(kind)[1] is not Any:
+        of_entry = get_args(kind)[1]
+        return {key: _entry(of_entry, entry, f"{path}.{key}") for key, entry in value.items()}
+    return value

@@ -20,10 +20,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import Record, write_whole
-from eval.results_folder import read_results
+from eval.records import Record, atomic_write
+from eval.results_folder import load_results
 from eval.statistics.comparability import best_setting
 from eval.statistics.scores import overall_mean
+from eval.tables import with_error
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
         console.print(line, highlight=False)
     CHOSEN.mkdir(parents=True, exist_ok=True)
     for choice in choices:
-        write_whole(CHOSEN / f"{choice.name}.yaml", config_text(choice).encode())
+        atomic_write(CHOSEN / f"{choice.name}.yaml", config_text(choice).encode())
     print(f"{len(choices)} files in {CHOSEN.relative_to(ROOT)}")
     return 0
 
@@ -160,9 +161,9 @@ def edges(choices: Sequence[Choice]) -> list[str]:
 
 def _read(folder: Path) -> tuple[Record, ...]:
     """Every record of a results folder; none if one of them cannot be trusted."""
-    found = read_results(folder)
-    if found.faults:
-        told = "\n".join(f"{folder / fault.path} {fault.message}" for fault in found.faults)
+    found = load_results(folder)
+    if found.problems:
+        told = "\n".join(f"{folder / fault.path} {fault.message}" for fault in found.problems)
         raise ValueError(f"nothing is chosen from records that cannot be trusted:\n{told}")
     return found.records
 
@@ -175,7 +176,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _validation_runs(records: Sequence[Record]) -> list[Record]:
     """The merges that were scored on the validation split."""
     merges = [r for r in records if r.kind == "merge" and r.suite is not None]
-    runs = [r for r in merges if r.suite is not None and r.suite["split"] == "validation"]
+    runs = [r for r in merges if r.suite is not None and r.suite.split == "validation"]
     if failed := [f"{r.name} {r.fingerprint[:12]}" for r in runs if r.status == "failed"]:
         raise ValueError(f"runs on validation failed: {failed}; run the experiment again")
     if not runs:
@@ -226,7 +227,7 @@ def _sorted_by(run: Record, names: Sequence[str]) -> tuple[str, list[Any], int]:
 def _mean(run: Record) -> str:
     """Mean over domains with one standard error, in per cent."""
     mean = overall_mean(run.scores, run.domains)
-    return f"{100 * mean.value:.2f} ± {100 * mean.stderr:.2f}"
+    return with_error(mean)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from eval.leaderboard.drawing import draw
 from eval.load import load_model, load_tokenizer
-from eval.records import write_whole
+from eval.records import atomic_write
 from seme.alignment.diagnosis import source_table, two_decimals
 from seme.alignment.head_comparison import head_bases
 from seme.architecture.families import readout_of
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         console.print(_direction_table(name, curve))
     path = ROOT / config["output"] / "diagnostics" / f"{job.pool}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, draw(job.pool, (7.0, 3.2), partial(_paint, curves)).encode())
+    atomic_write(path, draw(job.pool, (7.0, 3.2), partial(_paint, curves)).encode())
     console.print(f"figure: {config['output']}/diagnostics/{job.pool}.svg")
     return 0
 

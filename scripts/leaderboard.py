@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from eval.leaderboard.page import write_page
-from eval.leaderboard.tables import faults_told, read_leaderboard, write_tables
+from eval.leaderboard.tables import problem_lines, read_leaderboard, write_tables
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
@@ -32,13 +32,13 @@ def main(arguments: list[str]) -> int:
         return 1
     found = read_leaderboard(root)
     write_tables(root, found)
-    write_page(root, found.boards, found.standings, found.measures, found.faults)
+    write_page(root, found.boards, found.standings, found.measures, found.problems)
     n_rows = sum(len(board.rows) for board in found.boards)
     print(
         f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
-    sys.stderr.write(faults_told(root, found.faults))
-    return 1 if found.faults else 0
+    sys.stderr.write(problem_lines(root, found.problems))
+    return 1 if found.problems else 0
 
 
 if __name__ == "__main__":

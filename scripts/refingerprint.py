@@ -18,11 +18,11 @@ import yaml
 from eval.records import (
     RECORD_NAME,
     Record,
+    atomic_write,
     fingerprint_of,
     read_record,
     record_json,
     run_folder,
-    write_whole,
 )
 from seme.interface import bind_method
 from seme.provenance import NUMBERS_VERSION, code_version
@@ -53,7 +53,7 @@ def refingerprint(root: Path) -> dict[str, str]:
             path.parent.rename(folder)
         if record.fingerprint != records[path].fingerprint:
             changed[records[path].fingerprint] = record.fingerprint
-            write_whole(folder / RECORD_NAME, record_json(record).encode())
+            atomic_write(folder / RECORD_NAME, record_json(record).encode())
     return changed
 
 

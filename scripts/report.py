@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 from eval.leaderboard.board import boards_of
-from eval.records import write_whole
+from eval.records import atomic_write
 from eval.report.evidence import grounds_of
 from eval.report.published import read_references
 from eval.report.render import Block, drawing_files, to_html, to_markdown
 from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
-from eval.results_folder import read_results
+from eval.results_folder import load_results
 
 _ROOT = Path(__file__).resolve().parent.parent
 _KEYS = {"experiment", "records", "output"}
@@ -46,10 +46,10 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    for fault in material.faults:
+    for fault in material.problems:
         print(f"{fault.path} {fault.message}", file=sys.stderr)
     print(f"{len(material.records)} records in {output / experiment.name}.md and .html")
-    return 1 if material.faults else 0
+    return 1 if material.problems else 0
 
 
 def gather(experiment: Experiment, records: Path) -> Material:
@@ -59,19 +59,19 @@ def gather(experiment: Experiment, records: Path) -> Material:
         ValueError: If the folder holds no merge that can be used, or a file of published
             numbers is malformed; names it.
     """
-    results = read_results(records)
-    boards = boards_of(results.records)
+    results = load_results(records)
+    boards = boards_of(results.runs)
     if not boards:
-        faults = "".join(f"\n{fault.path} {fault.message}" for fault in results.faults)
+        problems = "".join(f"\n{fault.path} {fault.message}" for fault in results.problems)
         raise ValueError(
             f"{records} must hold merges, it has none that can be used; run "
-            f"{experiment.commands[0]}{faults}"
+            f"{experiment.commands[0]}{problems}"
         )
     return Material(
         experiment=experiment,
-        grounds=grounds_of(records, boards),
+        grounds=grounds_of(boards),
         references=read_references(_ROOT / "results" / "reference"),
-        faults=results.faults,
+        problems=results.problems,
     )
 
 
@@ -83,9 +83,9 @@ def write_report(folder: Path, name: str, blocks: list[Block]) -> None:
         if path.name not in files:
             path.unlink()
     for file, svg in files.items():
-        write_whole(folder / file, svg.encode())
-    write_whole(folder / f"{name}.html", to_html(blocks).encode(errors="replace"))
-    write_whole(folder / f"{name}.md", to_markdown(blocks).encode(errors="replace"))
+        atomic_write(folder / file, svg.encode())
+    atomic_write(folder / f"{name}.html", to_html(blocks).encode(errors="replace"))
+    atomic_write(folder / f"{name}.md", to_markdown(blocks).encode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.statistics.chance import LEADERBOARD_V2
+from eval.statistics.metrics import LEADERBOARD_V2
 
 LM_EVAL = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0])
 FOLDER = LM_EVAL / "tasks" / "leaderboard"

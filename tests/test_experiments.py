@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 
-from eval.results_folder import read_results
+from eval.results_folder import load_results
 from eval.runs import check_entries
 from scripts.choose import choose, config_text, share_parameter
 from seme.interface import check_method
@@ -195,7 +195,7 @@ def test_the_ablation_starts_from_seme_as_its_file_has_it(cells):
 
 def test_the_committed_choices_are_those_of_the_committed_records(repository):
     found = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
-    records = read_results(repository / "results" / "published" / "paper").records
+    records = load_results(repository / "results" / "published" / "paper").records
     assert len(found) > 10
     assert found == {choice.name: config_text(choice) for choice in choose(records)}
 

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval.leaderboard.board import boards_of
-from eval.leaderboard.drawing import INK, draw, series_styles, spread
+from eval.leaderboard.drawing import INK, draw, printable, series_styles, short_labels, spread
 from eval.leaderboard.figures import (
     pareto_front,
     plots_of,
@@ -21,7 +21,6 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from eval.leaderboard.labels import printable, short_labels
 from eval.records import Record, Score, StageCost
 
 MIB = 2**20

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 
 from eval.leaderboard.board import boards_of
-from eval.leaderboard.measures import cast_of, measures_of
+from eval.leaderboard.measures import measures_of, roles_of
 from eval.leaderboard.tables import to_csv, to_markdown
 from eval.records import Record, Sample, StageCost, write_record
-from eval.scoring import mean_score
-from eval.statistics.scores import Estimate
+from eval.statistics.scores import Estimate, raw_score
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
 COST = StageCost(
@@ -43,7 +42,7 @@ def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mat
         fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
         models=models, seed=0, dtype=None,
         suite={"name": "z", "split": "test", "fingerprint": "s", "held_out": ["english"]},
-        scores={task: mean_score(s, metric="acc") for task, s in found.items()},
+        scores={task: raw_score(s, metric="acc") for task, s in found.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
         provenance={}, started_at="", seconds_total=1.0,
     )  # fmt: skip
@@ -71,7 +70,7 @@ def measured(root, *runs):
 def cast(*runs):
     """The cast by names."""
     board = board_of(*runs)
-    found = cast_of(board, {record.fingerprint for record, _ in runs})
+    found = roles_of(board, {record.fingerprint for record, _ in runs})
     names = {record.fingerprint: record.name for record, _ in runs}
     return found and (
         names[found.base],
@@ -83,7 +82,7 @@ def cast(*runs):
 def test_a_source_is_the_expert_of_its_name_or_of_what_it_gains_most_on():
     # mathematics gains on code too, but less, and code has an expert of its name
     assert cast(*ALL) == ("base", {"code": "code", "mathematics": "numbers"}, "multitask")
-    assert cast_of(board_of(*ALL), [r.fingerprint for r, _ in ALL]).held_out == ("english",)
+    assert roles_of(board_of(*ALL), [r.fingerprint for r, _ in ALL]).held_out == ("english",)
 
 
 def test_a_name_counts_for_more_than_a_gain():

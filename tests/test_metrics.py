@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from eval.statistics.metrics import (
-    Cast,
+    Roles,
     above_chance,
     ceiling_share,
     estimate,
@@ -19,7 +19,7 @@ from eval.statistics.resampling import bootstrap
 from eval.statistics.samples import MatchedTask, Panel, ScoreTable
 
 DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
-CAST = Cast(
+CAST = Roles(
     base="base", experts={"coder": "code", "frank": "french"}, ceiling="multi",
     held_out=("spanish",),
 )  # fmt: skip
@@ -121,7 +121,7 @@ def panel():
     return Panel(runs=("base", "expert", "merge"), domains={"a": "code"}, tasks={"a": task})
 
 
-FAMILY = Cast(base="base", experts={"expert": "code"}, ceiling=None, held_out=())
+FAMILY = Roles(base="base", experts={"expert": "code"}, ceiling=None, held_out=())
 
 
 def test_the_error_of_the_gap_closed_is_the_ratio_estimators():

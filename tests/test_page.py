@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from eval.leaderboard.board import boards_of
-from eval.leaderboard.details import details_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.page import to_html, write_page
 from eval.leaderboard.standing import Standing
-from eval.leaderboard.view import Cell, view_of
+from eval.leaderboard.view import Cell, details_of, view_of
 from eval.records import Record, Score, StageCost, write_record
-from eval.results_folder import Fault
+from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
 
@@ -189,7 +188,7 @@ def test_a_loss_sorts_the_lowest_first():
 
 
 def test_what_was_not_trusted_is_listed_as_text():
-    fault = Fault(path=Path("runs") / "<b>", message="holds <i>nothing</i>")
+    fault = Problem(path=Path("runs") / "<b>", message="holds <i>nothing</i>")
     page = to_html(views(ALL), [fault])
     assert "<code>runs/&lt;b&gt;</code> holds &lt;i&gt;nothing&lt;/i&gt;" in page
     assert "Not shown" in page

@@ -6,7 +6,7 @@ from eval.leaderboard.board import boards_of
 from eval.report.evidence import grounds_of
 from eval.report.render import to_html, to_markdown
 from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
-from eval.results_folder import Fault, read_results
+from eval.results_folder import Problem, load_results
 from scripts.report import main
 from tests.report_records import Results
 
@@ -43,10 +43,10 @@ def text(tmp_path_factory):
     return to_markdown(blocks(write(tmp_path_factory.mktemp("records"))))
 
 
-def blocks(root, experiment=TOY, faults=()):
-    grounds = grounds_of(root, boards_of(read_results(root).records))
+def blocks(root, experiment=TOY, problems=()):
+    grounds = grounds_of(root, boards_of(load_results(root).records))
     return report_of(
-        Material(experiment=experiment, grounds=grounds, references=(), faults=faults)
+        Material(experiment=experiment, grounds=grounds, references=(), problems=problems)
     )
 
 
@@ -131,7 +131,7 @@ def test_an_experiment_on_validation_shows_the_validation_split_and_claims_nothi
 
 
 def test_faulty_files_stand_in_the_report(root):
-    text = to_markdown(blocks(root, faults=[Fault(path=root / "x", message="is damaged")]))
+    text = to_markdown(blocks(root, problems=[Problem(path=root / "x", message="is damaged")]))
     assert "## Files that cannot be trusted" in text
     assert "x is damaged" in text
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from eval.records import Record, Sample, StageCost, write_record
-from eval.results_folder import read_results
-from eval.scoring import mean_score
+from eval.results_folder import load_results
+from eval.statistics.scores import raw_score
 
 DOMAINS = {"a": "code", "b": "french"}
 MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
@@ -37,7 +37,7 @@ def record(name="ties", found=SAMPLES, **changes):
             fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
             settings={}, models={"pool": "p", "pivot": MODEL, "sources": [], "references": []},
             suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=0,
-            dtype=None, scores={t: mean_score(s, metric="acc") for t, s in found.items()},
+            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in found.items()},
             domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
             provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
         ),
@@ -50,11 +50,11 @@ def write(root, *records, found=SAMPLES):
 
 
 def names(root):
-    return [r.name for r in read_results(root).records]
+    return [r.name for r in load_results(root).records]
 
 
 def faults(root):
-    return {fault.path.as_posix(): fault.message for fault in read_results(root).faults}
+    return {fault.path.as_posix(): fault.message for fault in load_results(root).problems}
 
 
 SCE, SEME, TIES = record("sce"), record("seme"), record("ties")
@@ -69,14 +69,14 @@ def root(tmp_path):
 
 def test_sound_records_are_read_in_order_of_kind_name_and_fingerprint(root):
     write(root, record("a", kind="reference"))
-    found = read_results(root)
+    found = load_results(root)
     assert [r.name for r in found.records] == ["sce", "seme", "ties", "a"]
     assert found.records[2] == TIES
-    assert found.faults == ()
+    assert found.problems == ()
 
 
 def test_a_folder_that_is_absent_holds_nothing(tmp_path):
-    assert read_results(tmp_path / "absent").records == ()
+    assert load_results(tmp_path / "absent").records == ()
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def copied(root, to, **changes):
 
 def test_the_same_scores_twice_are_one_record_whatever_they_cost(root):
     copied(root, "copy-of-ties", started_at="later", seconds_total=9.0)
-    found = read_results(root)
+    found = load_results(root)
     assert [r.name for r in found.records] == ["sce", "seme", "ties"]
     assert found.records[2] == TIES
-    assert found.faults == ()
+    assert found.problems == ()
 
 
 def test_a_fingerprint_with_other_scores_is_shown_by_none_of_its_records(root):
@@ -164,7 +164,7 @@ def test_scores_that_differ_by_rounding_are_the_same(root):
 def test_a_failed_run_does_not_contradict_a_finished_one(root):
     write(root, replace(TIES, name="b", status="failed", error="disk full", scores={}))
     (root / AT / "samples.jsonl.gz").unlink()
-    assert read_results(root).records == (SCE, SEME, TIES)
+    assert load_results(root).records == (SCE, SEME, TIES)
     assert faults(root) == {}
 
 
@@ -177,7 +177,7 @@ def test_of_several_failures_one_is_shown(tmp_path):
 def test_a_task_that_most_have_and_one_lacks_is_named_and_the_record_is_kept(root):
     lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
     write(root, lacking, found={"a": SAMPLES["a"]})
-    assert read_results(root).records[2] == lacking
+    assert load_results(root).records[2] == lacking
     assert faults(root) == {
         f"{AT}/record.json": "lacks scores of ['b'], so it has no rank; run it again with "
         "force=true, or delete its folder"
@@ -230,6 +230,6 @@ def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(roo
 
 def test_the_published_records_can_be_trusted(repository):
     for folder in ("published", "published/heterogeneous"):
-        found = read_results(Path(repository) / "results" / folder)
-        assert found.faults == ()
+        found = load_results(Path(repository) / "results" / folder)
+        assert found.problems == ()
         assert len(found.records) > 20

@@ -22,7 +22,7 @@ import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_samples
-from eval.results_folder import read_results
+from eval.results_folder import load_results
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
@@ -102,7 +102,7 @@ def timeless(path):
 
 def test_a_run_leaves_the_record_of_its_merge_and_one_for_each_model(cell, zoo, tmp_path):
     record = cell("method.weights=[1,3]")
-    found = {r.name: r for r in read_results(tmp_path / "results").records}
+    found = {r.name: r for r in load_results(tmp_path / "results").records}
     size = sum(t.nbytes for t in load_file(zoo / "base/model.safetensors").values())
     assert found["average"] == record
     assert {(r.name, r.kind, r.status) for r in found.values()} == {
@@ -144,7 +144,7 @@ def test_an_adapter_is_scored_as_the_model_it_is_with_the_base_that_was_given(
     shutil.copytree(zoo / "code", tmp_path / "whole")
     save_file(code, tmp_path / "whole/model.safetensors", metadata={"format": "pt"})
     cell(f"models.sources=[{tmp_path}/whole]")
-    found = {record.name: record for record in read_results(tmp_path / "results").records}
+    found = {record.name: record for record in load_results(tmp_path / "results").records}
     assert found["lora"].scores["pick"] == found["whole"].scores["pick"]
     assert found["lora"].status == "done"
     assert not list((tmp_path / "results").glob("scratch*"))
@@ -222,7 +222,7 @@ def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, 
     message = r"model.norm.weight of source 1 .*broken.* holds NaN"
     with pytest.raises(ValueError, match=message):
         cell(sources=["code", "broken"])
-    (record,) = read_results(tmp_path / "results").records
+    (record,) = load_results(tmp_path / "results").records
     assert record.status == "failed"
     assert record.error.endswith("while merging model.norm.weight with shape (16,)")
     assert not list(tmp_path.rglob("*.safetensors"))

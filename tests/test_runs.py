@@ -8,7 +8,7 @@ import wandb
 
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
-from eval.results_folder import read_results
+from eval.results_folder import load_results
 from eval.runs import Cell, check_entries, described
 from eval.suite import Suite, SuiteTask
 
@@ -77,7 +77,7 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
     error = ValueError("lam must be a finite number, got inf")
     error.add_note("while merging a with shape (2,)")
     fail(cell, draft, error)
-    (record,) = read_results(cell.output).records
+    (record,) = load_results(cell.output).records
     assert (record.status, record.name) == ("failed", "ties")
     assert (
         record.error == "lam must be a finite number, got inf\nwhile merging a with shape (2,)"
@@ -95,12 +95,12 @@ def test_a_later_success_takes_the_failure_s_place_on_the_board(cell, draft, tmp
 def test_a_later_failure_leaves_the_finished_record(cell, draft, tmp_path):
     record = cell.finish(draft, tmp_path)
     fail(cell, draft, ValueError("no"))
-    assert read_results(cell.output).records == (record,)
+    assert load_results(cell.output).records == (record,)
 
 
 def test_an_interrupt_is_not_a_failure(cell, draft):
     fail(cell, draft, KeyboardInterrupt())
-    assert read_results(cell.output).records == ()
+    assert load_results(cell.output).records == ()
 
 
 def test_a_run_is_alone_and_runs_of_names_with_dots_have_locks_of_their_own(cell, draft):
@@ -115,7 +115,7 @@ def test_the_record_is_there_before_the_tracker_and_survives_it(
     seen = []
 
     def init(**_options):
-        seen.extend(read_results(cell.output).records)
+        seen.extend(load_results(cell.output).records)
         raise wandb.errors.CommError("no route to host")
 
     monkeypatch.setattr(wandb, "init", init)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from eval.records import Record, Sample
-from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
 from eval.statistics.samples import ScoredRun, ScoreTable, match
+from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
 
 DOMAINS = {"order": "code", "bits": "french"}
 
@@ -26,7 +26,7 @@ def rolling(documents):
 
 
 def run(order, bits):
-    found = {"order": mean_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
+    found = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
     record = Record(
         fingerprint="f", kind="merge", status="done", name="ties", settings={}, models={},
         suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=0,

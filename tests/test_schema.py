@@ -5,8 +5,7 @@ from dataclasses import fields
 import pytest
 
 from eval import schema
-from eval.records import Record, Sample, Score, StageCost
-from eval.schema import check_record, check_sample
+from eval.records import Record, Sample, Score, StageCost, check_record, check_sample
 
 MODEL = {"name": "base", "location": "models/base", "revision": None, "content_hash": "h"}
 COST = {

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from eval.records import Sample
-from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
+from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
 
 
 def sample(value, **rolling):
@@ -12,7 +12,7 @@ def sample(value, **rolling):
 
 def test_a_mean_has_the_standard_error_of_its_documents():
     # 1, 0, 0, 1: mean 1/2, variance 4 * 1/4 / 3 = 1/3, over 4 documents
-    score = mean_score([sample(v) for v in (1.0, 0.0, 0.0, 1.0)], metric="acc")
+    score = raw_score([sample(v) for v in (1.0, 0.0, 0.0, 1.0)], metric="acc")
     assert (score.value, score.raw, score.n) == (0.5, 0.5, 4)
     assert score.stderr == pytest.approx(math.sqrt(1 / 3 / 4))
 
@@ -49,9 +49,9 @@ def test_the_ratio_error_agrees_with_resampling_the_documents():
 
 def test_one_document_has_no_error_and_is_refused():
     with pytest.raises(ValueError, match="acc needs at least 2 documents for an error, got 1"):
-        mean_score([sample(1.0)], metric="acc")
+        raw_score([sample(1.0)], metric="acc")
 
 
 def test_a_document_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="acc must be finite for every document"):
-        mean_score([sample(1.0), sample(math.nan)], metric="acc")
+        raw_score([sample(1.0), sample(math.nan)], metric="acc")

@@ -4,7 +4,7 @@ import pytest
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.standing import standings_of
-from eval.results_folder import read_results
+from eval.results_folder import load_results
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def root(repository, tmp_path):
 
 
 def standings(root):
-    boards = [b for b in boards_of(read_results(root).records) if b.split == "test"]
+    boards = [b for b in boards_of(load_results(root).records) if b.split == "test"]
     found = standings_of(root, boards)
     return {row.record.fingerprint: row for board in boards for row in board.merges}, found
 

@@ -11,9 +11,8 @@ from statistics import mean, stdev
 import pytest
 
 from eval.records import Record, Sample, write_record
-from eval.scoring import byte_likelihood, byte_likelihood_score, mean_score
 from eval.statistics.samples import ScoredRun
-from eval.statistics.scores import Estimate
+from eval.statistics.scores import Estimate, byte_likelihood, byte_likelihood_score, raw_score
 from scripts.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}
@@ -55,7 +54,7 @@ def run(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, size
     )
     samples = dict(zip(DOMAINS, found, strict=True))
     scores = {
-        task: byte_likelihood_score(s) if task.endswith("bits") else mean_score(s, metric="acc")
+        task: byte_likelihood_score(s) if task.endswith("bits") else raw_score(s, metric="acc")
         for task, s in samples.items()
     }
     record = Record(

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.records import Record
-from eval.statistics.comparability import precision, tuned_on_test
+from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
+from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, overall_mean
+from eval.tables import alternatives
 
 MARK = "†"
 """Stands behind the settings of a row that was tuned on the test split."""
@@ -24,7 +27,7 @@ class Row:
 
     rank: int | None
     """From 1 among the complete merges; equal means share a rank. None: not ranked."""
-    record: Record
+    run: Run
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
@@ -35,6 +38,10 @@ class Row:
     tuned_on_test: bool
     """Whether it is one of several settings of its method on the test split, and not the one
     that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
+
+    @property
+    def record(self) -> Record:
+        return self.run.record
 
     @property
     def shown_settings(self) -> str:
@@ -94,6 +101,30 @@ class Board:
     merges: tuple[Row, ...]
 
     @property
+    def key(self) -> str:
+        """Unique among boards and safe in a file's name: pool, suite, and a hash."""
+        facts = [self.pool, self.models, self.fingerprint, self.precision]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+        names = [re.sub(r"[^A-Za-z0-9]+", "-", name)[:40] for name in (self.pool, self.suite)]
+        return "-".join([*names, digest])
+
+    @property
+    def title(self) -> str:
+        """Suite and split; the precision where it is not that of the CPU."""
+        if self.fingerprint is None:
+            return "no suite"
+        split = "" if self.split is None else f", split {self.split}"
+        other = self.precision not in (None, CPU_PRECISION)
+        return f"suite {self.suite}{split}" + (
+            f", evaluated in {self.precision}" if other else ""
+        )
+
+    def n_documents(self, task: str) -> str:
+        """Number of documents of a task; ``100 or 200`` where runs differ."""
+        scores = [row.record.scores[task] for row in self.rows if task in row.record.scores]
+        return alternatives(sorted({score.n for score in scores}))
+
+    @property
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
         found = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
@@ -108,17 +139,17 @@ class Board:
         return self.references + self.merges
 
 
-def boards_of(records: Iterable[Record]) -> list[Board]:
-    """Sort records into boards and rank them; the order of the records does not matter.
+def boards_of(runs: Iterable[Run]) -> list[Board]:
+    """Sort runs into boards and rank them; the order of the runs does not matter.
 
     An unmerged model stands on every board whose merges name its content, whatever pool it was
     evaluated for. Runs evaluated in another precision have boards of their own; one that was
     not evaluated stands on the first of its models and suite.
     """
-    found = sorted(records, key=_order)
-    merges = [record for record in found if record.kind == "merge"]
-    marked = tuned_on_test(merges)
-    unmerged = [record for record in found if record.kind == "reference"]
+    ordered = sorted(runs, key=lambda run: _order(run.record))
+    merges = [run for run in ordered if run.record.kind == "merge"]
+    marked = tuned_on_test([run.record for run in merges])
+    unmerged = [run for run in ordered if run.record.kind == "reference"]
     groups = _grouped(merges)
     return [_board(groups[key], unmerged, marked, key[-1] or None) for key in sorted(groups)]
 
@@ -129,13 +160,14 @@ def _order(record: Record) -> tuple[bool, str, str, int, str]:
     return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
 
-def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[Record]]:
+def _grouped(merges: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
     """Merges by pool, models, suite and precision."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for record in merges:
+    groups: dict[tuple[str, str, str, str], list[Run]] = defaultdict(list)
+    for run in merges:
+        record = run.record
         suite = _suite_fingerprint(record) or ""
-        place = record.models["pool"], _models_hash(record), suite
-        groups[*place, precision(record) or ""].append(record)
+        place = record.models.pool, _models_hash(record), suite
+        groups[*place, precision(record) or ""].append(run)
     for key in [key for key in groups if not key[-1]]:  # not evaluated: it fits any precision
         if others := sorted(k for k in groups if k[:-1] == key[:-1] and k != key):
             groups[others[0]] = groups.pop(key) + groups[others[0]]
@@ -143,69 +175,71 @@ def _grouped(merges: Iterable[Record]) -> dict[tuple[str, str, str, str], list[R
 
 
 def _suite_fingerprint(record: Record) -> str | None:
-    return None if record.suite is None else record.suite["fingerprint"]
+    return None if record.suite is None else record.suite.fingerprint
 
 
 def _models_hash(record: Record) -> str:
     """Name pivot and sources by their content, in eight hexadecimal digits."""
-    models = (record.models["pivot"], *record.models["sources"])
-    content = " ".join(model["content_hash"] for model in models)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return hashlib.sha256(record.models.content.encode()).hexdigest()[:8]
 
 
 def _board(
-    merges: list[Record],
-    unmerged: Sequence[Record],
+    merges: list[Run],
+    unmerged: Sequence[Run],
     marked: Mapping[str, bool],
     evaluated_in: str | None,
 ) -> Board:
     """One board; ``merges`` share models, suite and precision."""
-    first = merges[0]
-    suite = first.suite or {"name": "none", "split": None, "held_out": []}
+    first = merges[0].record
+    suite = first.suite
     names = _names(merges)
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
-    domains = _domains([*merges, *references.values()])
+    domains = _domains([run.record for run in (*merges, *references.values())])
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
-    rows = [_row(r, r.name, domains, {key: getattr(r, key) for key in varying}) for r in merges]
+    rows = [
+        _row(run, run.record.name, domains, {key: getattr(run.record, key) for key in varying})
+        for run in merges
+    ]
     rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
     return Board(
-        pool=first.models["pool"],
+        pool=first.models.pool,
         models=_models_hash(first),
-        suite=suite["name"],
-        split=suite["split"],
+        suite="none" if suite is None else suite.name,
+        split=None if suite is None else suite.split,
         fingerprint=_suite_fingerprint(first),
         precision=evaluated_in,
-        held_out=tuple(suite["held_out"]),
+        held_out=() if suite is None else suite.held_out,
         domains=domains,
         references=tuple(
-            _row(record, names[content], domains, {}) for content, record in references.items()
+            _row(run, names[content], domains, {}) for content, run in references.items()
         ),
         merges=_ranked(_with_own_settings(rows)),
     )
 
 
 def _references(
-    unmerged: Iterable[Record],
+    unmerged: Iterable[Run],
     names: Mapping[str, str],
     suite: str | None,
     evaluated_in: str | None,
-) -> dict[str, Record]:
-    """Content hash to record of the models named, in that order; of several, one that is done."""
-    found: dict[str, Record] = {}
-    for record in unmerged:
+) -> dict[str, Run]:
+    """Content hash to run of the models named, in that order; of several, one that is done."""
+    by_content: dict[str, Run] = {}
+    for run in unmerged:
+        record = run.record
         fits = evaluated_in is None or precision(record) in (None, evaluated_in)
         if fits and _suite_fingerprint(record) == suite:
-            found[record.models["pivot"]["content_hash"]] = record
-    return {content: found[content] for content in names if content in found}
+            by_content[record.models.pivot.content_hash] = run
+    return {content: by_content[content] for content in names if content in by_content}
 
 
-def _names(merges: Sequence[Record]) -> dict[str, str]:
+def _names(merges: Sequence[Run]) -> dict[str, str]:
     """Content hash to name of all models: the pivot, the sources, the references."""
-    models = [merges[0].models["pivot"], *merges[0].models["sources"]]
-    models += [model for merge in merges for model in merge.models["references"]]
+    models = [*merges[0].record.models.merged]
+    models += [model for merge in merges for model in merge.record.models.references]
     names: dict[str, str] = {}
     for model in models:
-        names.setdefault(model["content_hash"], model["name"])
+        names.setdefault(model.content_hash, model.name)
     return names
 
 
@@ -216,21 +250,20 @@ def _domains(records: Sequence[Record]) -> dict[str, str]:
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
 
 
-def _varies(merges: Sequence[Record], key: str) -> bool:
-    return len({getattr(merge, key) for merge in merges}) > 1
+def _varies(merges: Sequence[Run], key: str) -> bool:
+    return len({getattr(merge.record, key) for merge in merges}) > 1
 
 
-def _row(
-    record: Record, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]
-) -> Row:
-    """One row, not ranked; ``extra`` settings are shown behind the record's own."""
+def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]) -> Row:
+    """Return one row, not ranked; ``extra`` settings follow the record's own."""
+    record = run.record
     settings = {**record.settings, **extra}
     complete = bool(domains) and record.scores.keys() >= domains.keys()
     usable = complete and record.status == "done"
     return Row(
         name=name,
         rank=None,
-        record=record,
+        run=run,
         settings=_shown(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,

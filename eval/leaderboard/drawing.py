@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from eval.leaderboard.board import Row
+
 INK = "#1c2128"
 """Colour of all text and axes: a page with a dark ground replaces it."""
 FAINT = "#8a929c"
@@ -152,3 +154,18 @@ def heat_map(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.invert_yaxis()
+
+
+def short_labels(rows: Sequence[Row]) -> list[str]:
+    """Rank, name and what tells a row from others of its name, in 44 characters at most."""
+    ranks = ["" if row.rank is None else f"{row.rank}. " for row in rows]
+    return [
+        printable(f"{rank}{row.name} {row.shown_settings}".rstrip(), 44)
+        for rank, row in zip(ranks, rows, strict=True)
+    ]
+
+
+def printable(text: str, length: int) -> str:
+    """Shorten a text, and show what XML cannot hold, or what is no text, as a mark."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"

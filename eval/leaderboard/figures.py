@@ -21,12 +21,13 @@ from eval.leaderboard.drawing import (
     draw,
     heat_map,
     points,
+    printable,
     series_styles,
+    short_labels,
     spread,
 )
-from eval.leaderboard.labels import printable, short_labels
+from eval.tables import MIB
 
-_MIB = 2**20
 _WIDTH = 4.8  # inches, as is the next
 _LINE = 0.21
 _LETTER = 0.08  # inches, no narrower than letters of a label are on average
@@ -182,7 +183,7 @@ def time_and_memory(board: Board) -> Plot | None:
     def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         bars(left, [row.merge_seconds or 0.0 for row in rows], "{:.2f}")
-        bars(right, [(row.merge_bytes or 0) / _MIB for row in rows], "{:.0f}")
+        bars(right, [(row.merge_bytes or 0) / MIB for row in rows], "{:.0f}")
         left.set(xlabel="merge, seconds")
         right.set(xlabel="peak memory, MiB")
         left.set_yticks(range(len(rows)), labels)
@@ -213,9 +214,9 @@ def _mean(row: Row) -> float:
 
 
 def _is_pivot(board: Board, row: Row) -> bool:
-    pivot = board.merges[0].record.models["pivot"]["content_hash"]
+    pivot = board.merges[0].record.models.pivot.content_hash
     is_reference = row.record.kind == "reference"
-    return is_reference and bool(row.record.models["pivot"]["content_hash"] == pivot)
+    return is_reference and row.record.models.pivot.content_hash == pivot
 
 
 def _unmerged_lines(axes: Axes, board: Board) -> None:

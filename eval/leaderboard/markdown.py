@@ -6,10 +6,8 @@ from eval.leaderboard.board import MARK, Board, Row
 from eval.leaderboard.measures import MEASURES, Measure, Measured
 from eval.leaderboard.standing import Standing
 from eval.records import Score
-from eval.results_folder import Fault
-from eval.statistics.scores import Estimate
-
-_MIB = 2**20
+from eval.results_folder import Problem
+from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
 
 TUNED_ON_TEST = (
     f"{MARK} is one of several settings of its method on this split, and not the one that the "
@@ -38,9 +36,9 @@ def board_section(
     return "\n\n".join(parts)
 
 
-def fault_list(faults: Sequence[Fault]) -> str:
-    """The faults of a results folder, one line each."""
-    lines = (f"- `{fault.path.as_posix()}` {_one_line(fault.message)}" for fault in faults)
+def problem_list(problems: Sequence[Problem]) -> str:
+    """The problems of a results folder, one line each."""
+    lines = (f"- `{fault.path.as_posix()}` {one_line(fault.message)}" for fault in problems)
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
 
@@ -50,31 +48,16 @@ def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measu
     return [measure for measure in MEASURES if measure.key in found]
 
 
-def suite_name(board: Board) -> str:
-    """Suite and split; the precision where it is not that of the CPU."""
-    split = f", split {board.split}" if board.split is not None else ""
-    other = board.precision not in (None, "float32")
-    precision = f", evaluated in {board.precision}" if other else ""
-    return "no suite" if board.fingerprint is None else f"suite {board.suite}{split}{precision}"
-
-
 def evaluation(board: Board) -> str:
     """How the board's models were evaluated, as far as its records state it; ends with a space."""
     if board.precision is None:
         return ""
-    suites = [row.record.suite or {} for row in board.merges]
+    suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
     limit = None if stated is None else stated.get("limit")
     first = "" if limit is None else f", the first {limit} documents of each task"
     return f"Evaluated in {board.precision}{harness}{first}. "
-
-
-def percent(found: Estimate | None, digits: int = 2) -> str:
-    """A fraction with its standard error, in per cent; empty if there is none."""
-    if found is None:
-        return ""
-    return f"{100 * found.value:z.{digits}f} ± {100 * found.stderr:.{digits}f}"
 
 
 def rank(row: Row) -> str:
@@ -88,22 +71,17 @@ def mean(row: Row) -> str:
         return ""
     if row.mean is None:
         return "incomplete" if row.record.status == "done" else row.absent
-    return percent(row.mean)
+    return with_error(row.mean)
 
 
 def costs(row: Row) -> tuple[str, str, str]:
     """Merge seconds, merge MiB, evaluation seconds."""
-    merge, evaluation = row.merge_seconds, row.evaluation_seconds
-    return (
-        "" if merge is None else f"{merge:.2f}",
-        "" if row.merge_bytes is None else f"{row.merge_bytes / _MIB:.0f}",
-        "" if evaluation is None else f"{evaluation:.1f}",
-    )
+    return seconds(row.merge_seconds), mib(row.merge_bytes), seconds(row.evaluation_seconds, 1)
 
 
 def _heading(board: Board) -> str:
     """What the table shows and what it does not say."""
-    title = f"## {board.pool} on {suite_name(board)}"
+    title = f"## {board.pool} on {board.title}"
     shared = "; ".join(f"{m}: {settings}" for m, settings in board.shared_settings.items())
     cost = (
         f"{f'Settings of all rows: {shared}. ' if shared else ''}"
@@ -112,7 +90,9 @@ def _heading(board: Board) -> str:
     )
     if not board.tasks:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
-    tasks = ", ".join(f"{t} ({board.domains[t]}, n = {_sizes(board, t)})" for t in board.tasks)
+    tasks = ", ".join(
+        f"{t} ({board.domains[t]}, n = {board.n_documents(t)})" for t in board.tasks
+    )
     held_out = (
         f" Tuned for by no source: {', '.join(board.held_out)}." if board.held_out else ""
     )
@@ -127,11 +107,6 @@ def _heading(board: Board) -> str:
     )
 
 
-def _sizes(board: Board, task: str) -> str:
-    found = {r.record.scores[task].n for r in board.rows if task in r.record.scores}
-    return " or ".join(str(n) for n in sorted(found)) or "none"
-
-
 def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
     evaluated = ("mean", *board.tasks) if board.tasks else ()
     header = ("rank", "band", "method", "settings", *evaluated, "merge s", "merge MiB")
@@ -144,7 +119,7 @@ def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
         band = "" if standing is None else str(standing.band)
         start = (rank(row), band, row.name, row.shown_settings)
         lines.append((*start, *(scores if board.tasks else ()), *cost, row.status))
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
@@ -155,25 +130,12 @@ def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
     for row in board.merges:
         found = measures.get(row.record.fingerprint)
         if found is not None:
-            cells = [percent(found.get(measure.key), 1) for measure in shown]
+            cells = [with_error(found.get(measure.key), digits=1) for measure in shown]
             lines.append((rank(row), row.name, row.shown_settings, *cells))
     header = ("rank", "method", "settings", *(measure.label for measure in shown))
-    return f"In per cent. {told[:1].upper()}{told[1:]}. {MEASURED}\n\n{_table(header, lines)}"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = (header, ["---" for _ in header], *lines)
-    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in rows)
+    return f"In per cent. {told[:1].upper()}{told[1:]}. {MEASURED}\n\n{markdown_table(header, lines)}"
 
 
 def _cell(row: Row, task: str) -> str:
     score: Score | None = row.record.scores.get(task)
-    return row.absent if score is None else f"{100 * score.value:.1f}"
-
-
-def _escaped(cell: str) -> str:
-    return _one_line(cell).replace("|", "\\|")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split("\n"))
+    return row.absent if score is None else percent(score.value, 1)

@@ -1,17 +1,16 @@
-"""What every merge of a board is worth against base, experts and ceiling, with its error."""
+"""Measures of every merge of a board against base, experts and ceiling, with their errors."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
 from eval.leaderboard.standing import panel_of
-from eval.statistics.chance import LEADERBOARD_V2
 from eval.statistics.metrics import (
-    Cast,
+    LEADERBOARD_V2,
     Metric,
+    Roles,
     above_chance,
     ceiling_share,
     estimate,
@@ -83,11 +82,10 @@ Measured = Mapping[str, Estimate]
 """Key of a measure to its value, a fraction; those that are not defined are left out."""
 
 
-def measures_of(root: Path, boards: Iterable[Board]) -> dict[str, Measured]:
-    """Measure the complete merges of every board that have samples on disk.
+def measures_of(boards: Iterable[Board]) -> dict[str, Measured]:
+    """Measure the complete merges of every board that have samples.
 
     Args:
-        root: The results folder, for the samples.
         boards: From ``boards_of``.
 
     Returns:
@@ -97,13 +95,13 @@ def measures_of(root: Path, boards: Iterable[Board]) -> dict[str, Measured]:
     """
     found: dict[str, Measured] = {}
     for board in boards:
-        panel = panel_of(root, board)
+        panel = panel_of(board)
         if panel is not None:
             found |= _board_measures(board, panel)
     return found
 
 
-def cast_of(board: Board, scored: Iterable[str]) -> Cast | None:
+def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
     """Who plays which part on a board; runs go by their fingerprints.
 
     The base is the pivot. A source is the expert of the domain of its name; each of the other
@@ -119,16 +117,16 @@ def cast_of(board: Board, scored: Iterable[str]) -> Cast | None:
         The cast; None without a pivot or any expert.
     """
     known = set(scored)
-    rows = {r.record.models["pivot"]["content_hash"]: r for r in board.references}
+    rows = {r.record.models.pivot.content_hash: r for r in board.references}
     rows = {h: row for h, row in rows.items() if row.record.fingerprint in known}
     models = board.merges[0].record.models
-    base = rows.pop(models["pivot"]["content_hash"], None)
-    hashes = dict.fromkeys(source["content_hash"] for source in models["sources"])
+    base = rows.pop(models.pivot.content_hash, None)
+    hashes = dict.fromkeys(source.content_hash for source in models.sources)
     sources = [rows.pop(content) for content in hashes if content in rows]
     if base is None or not (experts := _experts(board, base, sources)):
         return None
     others = sorted(rows.values(), key=lambda row: -_mean(row))
-    return Cast(
+    return Roles(
         base=base.record.fingerprint,
         experts=experts,
         ceiling=others[0].record.fingerprint if others else None,
@@ -155,7 +153,7 @@ def _experts(board: Board, base: Row, sources: Sequence[Row]) -> dict[str, str]:
 
 
 def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
-    metrics = _metrics(board, cast_of(board, panel.runs))
+    metrics = _metrics(board, roles_of(board, panel.runs))
     if not metrics:
         return {}
     observed = panel.observed()
@@ -174,7 +172,7 @@ def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
     return found
 
 
-def _metrics(board: Board, cast: Cast | None) -> dict[str, Metric]:
+def _metrics(board: Board, cast: Roles | None) -> dict[str, Metric]:
     """Key to metric, of those that may be defined on a board."""
     found: dict[str, Metric] = {}
     if cast is not None:

@@ -16,8 +16,8 @@ from eval.leaderboard.markdown import MEASURED, NOT_TRUSTED, TUNED_ON_TEST
 from eval.leaderboard.measures import Measured
 from eval.leaderboard.standing import Standing
 from eval.leaderboard.view import BoardView, view_of
-from eval.records import write_whole
-from eval.results_folder import Fault
+from eval.records import atomic_write
+from eval.results_folder import Problem
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")
@@ -28,7 +28,7 @@ def write_page(
     boards: Sequence[Board],
     standings: Mapping[str, Standing] | None = None,
     measures: Mapping[str, Measured] | None = None,
-    faults: Sequence[Fault] = (),
+    problems: Sequence[Problem] = (),
 ) -> None:
     """Write ``leaderboard.html`` and ``figures/*.svg`` under a results folder.
 
@@ -40,22 +40,22 @@ def write_page(
         standings: Fingerprint of a merge to what tests say of it; their columns are shown on
             the boards where a merge has one.
         measures: Fingerprint of a merge to what it is worth, shown in the same way.
-        faults: What could not be trusted, listed above the boards.
+        problems: What could not be trusted, listed above the boards.
     """
     views = [view_of(b, plots_of(b), standings or {}, measures or {}) for b in boards]
-    page = to_html(views, faults).encode(errors="replace")
+    page = to_html(views, problems).encode(errors="replace")
     figures = {f"{v.key}.{plot.name}.svg": plot.svg for v in views for plot in v.plots}
     folder = root / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in figures.items():
-        write_whole(folder / name, svg.encode())
+        atomic_write(folder / name, svg.encode())
     for path in folder.glob("*.svg"):
         if path.name not in figures and _DRAWN.fullmatch(path.name):
             path.unlink()
-    write_whole(root / "leaderboard.html", page)
+    atomic_write(root / "leaderboard.html", page)
 
 
-def to_html(views: Sequence[BoardView], faults: Sequence[Fault] = ()) -> str:
+def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str:
     """Render the page; every text of a record is escaped, and no script but ours may run."""
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -69,7 +69,7 @@ def to_html(views: Sequence[BoardView], faults: Sequence[Fault] = ()) -> str:
     )
     return environment.get_template("page.html.j2").render(
         boards=views,
-        faults=[(fault.path.as_posix(), fault.message) for fault in faults],
+        problems=[(fault.path.as_posix(), fault.message) for fault in problems],
         not_trusted=NOT_TRUSTED,
         tuned_on_test=TUNED_ON_TEST,
         measured=MEASURED,

@@ -1,15 +1,13 @@
-"""How the merges of a board stand to one another, by paired tests over their documents."""
+"""Rank bands and win probabilities of a board's merges, from paired tests over documents."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval.leaderboard.board import Board, Row
-from eval.records import SAMPLES_NAME, read_samples, run_folder
 from eval.statistics.bands import rank_bands
 from eval.statistics.compare import best_of, win_probabilities
 from eval.statistics.resampling import RESAMPLES, SEED
-from eval.statistics.samples import Panel, ScoredRun, match
+from eval.statistics.samples import Panel, match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,39 +20,31 @@ class Standing:
     """Name of another run to the probability that this merge is better than it."""
 
 
-def standings_of(root: Path, boards: Sequence[Board]) -> dict[str, Standing]:
+def standings_of(boards: Sequence[Board]) -> dict[str, Standing]:
     """Compare the complete merges of every board with one another, the pivot, the best source.
 
     Args:
-        root: The results folder, for the samples.
         boards: From ``boards_of``.
 
     Returns:
-        Fingerprint of a merge to its standing; none for merges without samples on disk.
-
-    Raises:
-        ValueError: If the samples of a run are damaged or not those of its scores.
+        Fingerprint of a merge to its standing; none for merges without samples.
     """
     found: dict[str, Standing] = {}
     for board in boards:
-        found |= _board_standings(root, board)
+        found |= _board_standings(board)
     return found
 
 
-def panel_of(root: Path, board: Board) -> Panel | None:
-    """Every complete run of a board that has samples on disk, by fingerprint; None without a merge.
-
-    Raises:
-        ValueError: If the samples of a run are damaged or not those of its scores.
-    """
-    rows = [row for row in board.rows if _is_scored(root, row)]
+def panel_of(board: Board) -> Panel | None:
+    """Every complete run of a board that has samples, by fingerprint; None without a merge."""
+    rows = [row for row in board.rows if row.mean is not None and row.run.samples is not None]
     if not any(row.record.kind == "merge" for row in rows):
         return None
-    return match({row.record.fingerprint: _scored(root, row) for row in rows})
+    return match({row.record.fingerprint: row.run for row in rows})
 
 
-def _board_standings(root: Path, board: Board) -> dict[str, Standing]:
-    panel = panel_of(root, board)
+def _board_standings(board: Board) -> dict[str, Standing]:
+    panel = panel_of(board)
     if panel is None:
         return {}
     merges = [row for row in board.merges if row.record.fingerprint in panel.runs]
@@ -78,23 +68,11 @@ def _rivals(
 ) -> dict[str, str]:
     """Fingerprint to name of the pivot and of the source that scores best, if scored."""
     models = board.merges[0].record.models
-    by_content = {row.record.models["pivot"]["content_hash"]: row for row in others}
-    pivot = by_content.get(models["pivot"]["content_hash"])
-    hashes = [source["content_hash"] for source in models["sources"]]
+    by_content = {row.record.models.pivot.content_hash: row for row in others}
+    pivot = by_content.get(models.pivot.content_hash)
+    hashes = [source.content_hash for source in models.sources]
     sources = [by_content[h].record.fingerprint for h in hashes if h in by_content]
     chosen = [] if pivot is None else [pivot.record.fingerprint]
     chosen += [best(sources)] if sources else []
     names = {row.record.fingerprint: row.name for row in others}
     return {fingerprint: names[fingerprint] for fingerprint in chosen}
-
-
-def _is_scored(root: Path, row: Row) -> bool:
-    return row.mean is not None and (_folder(root, row) / SAMPLES_NAME).is_file()
-
-
-def _scored(root: Path, row: Row) -> ScoredRun:
-    return ScoredRun(record=row.record, samples=read_samples(_folder(root, row)))
-
-
-def _folder(root: Path, row: Row) -> Path:
-    return run_folder(root, row.record.name, row.record.fingerprint)

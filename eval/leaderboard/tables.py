@@ -15,15 +15,14 @@ from eval.leaderboard.markdown import (
     TUNED_ON_TEST,
     board_section,
     costs,
-    fault_list,
     mean,
+    problem_list,
     rank,
-    suite_name,
 )
 from eval.leaderboard.measures import MEASURES, Measured, measures_of
 from eval.leaderboard.standing import Standing, standings_of
-from eval.records import write_whole
-from eval.results_folder import Fault, read_results
+from eval.records import atomic_write
+from eval.results_folder import Problem, load_results
 
 Standings = Mapping[str, Standing]
 """Fingerprint of a merge to how it stands."""
@@ -39,44 +38,44 @@ class Leaderboard:
     boards: Sequence[Board]
     standings: Standings
     measures: Measures
-    faults: Sequence[Fault]
+    problems: Sequence[Problem]
     """What could not be trusted."""
 
 
 def read_leaderboard(root: Path) -> Leaderboard:
     """Rank, test and measure the records of a results folder; no faulty one stops the others."""
-    results = read_results(root)
-    boards = boards_of(results.records)
+    results = load_results(root)
+    boards = boards_of(results.runs)
     return Leaderboard(
         boards=boards,
-        standings=standings_of(root, boards),
-        measures=measures_of(root, boards),
-        faults=results.faults,
+        standings=standings_of(boards),
+        measures=measures_of(boards),
+        problems=results.problems,
     )
 
 
 def write_tables(root: Path, found: Leaderboard) -> None:
     """Write ``leaderboard.md`` and ``leaderboard.csv`` of a results folder."""
-    text = to_markdown(found.boards, found.standings, found.measures, found.faults)
+    text = to_markdown(found.boards, found.standings, found.measures, found.problems)
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / "leaderboard.md", text.encode())
-    write_whole(root / "leaderboard.csv", to_csv(found.boards, found.measures).encode())
+    atomic_write(root / "leaderboard.md", text.encode())
+    atomic_write(root / "leaderboard.csv", to_csv(found.boards, found.measures).encode())
 
 
-def faults_told(root: Path, faults: Sequence[Fault]) -> str:
-    """The faults as lines for a terminal, each with the path of its file."""
-    return "".join(f"fault: {root / fault.path} {fault.message}\n" for fault in faults)
+def problem_lines(root: Path, problems: Sequence[Problem]) -> str:
+    """The problems as lines for a terminal, each with the path of its file."""
+    return "".join(f"fault: {root / fault.path} {fault.message}\n" for fault in problems)
 
 
 def to_markdown(
     boards: Sequence[Board],
     standings: Standings | None = None,
     measures: Measures | None = None,
-    faults: Sequence[Fault] = (),
+    problems: Sequence[Problem] = (),
 ) -> str:
     """Boards as Markdown tables; scores and errors in per cent."""
     parts = ["# Leaderboard"]
-    parts += [fault_list(faults)] if faults else []
+    parts += [problem_list(problems)] if problems else []
     parts += [board_section(board, standings or {}, measures or {}) for board in boards]
     return "\n\n".join(parts if boards else [*parts, _NO_RECORDS]) + "\n"
 
@@ -95,7 +94,7 @@ def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        table = Table(title=f"{board.pool} · {suite_name(board)}", title_justify="left")
+        table = Table(title=f"{board.pool} · {board.title}", title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
         table.add_column("settings", overflow="fold")

@@ -1,20 +1,83 @@
 """What the leaderboard page shows of a board: columns, cells and figures."""
 
-import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from eval.leaderboard.board import Board, Row
-from eval.leaderboard.details import Section, details_of
 from eval.leaderboard.figures import Plot
-from eval.leaderboard.markdown import evaluation, percent, shown_measures
+from eval.leaderboard.markdown import evaluation, rank, shown_measures
 from eval.leaderboard.measures import Measure, Measured
 from eval.leaderboard.standing import Standing
+from eval.records import Record, Score, StageCost
+from eval.schema import to_json
+from eval.tables import leaves, mib, percent, seconds, with_error
 
-_MIB = 2**20
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One group of details behind a row: names and values."""
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+def details_of(record: Record) -> tuple[Section, ...]:
+    """Everything the record holds but its scores, in groups; empty groups are left out."""
+    report = dict(record.merge)
+    run = {
+        "fingerprint": record.fingerprint,
+        "seed": record.seed,
+        "dtype": record.dtype,
+        "started": record.started_at,
+        "seconds in all": record.seconds_total,
+    }
+    groups = {
+        "Settings": _leaves(record.settings),
+        "Run": _leaves(run),
+        "Evaluation": _leaves({} if record.suite is None else to_json(record.suite)),
+        "Scores": [(task, _score(score)) for task, score in record.scores.items()],
+        "Cost of the merge": _cost(record.merge_cost),
+        "Cost of the evaluation": _cost(record.evaluation_cost),
+        "Diagnostics": _leaves(report.pop("diagnostics", {})),
+        "Merge": _leaves(report),
+        "Models": _leaves(to_json(record.models)),
+        "Provenance": _leaves(record.provenance),
+    }
+    return tuple(Section(title, tuple(found)) for title, found in groups.items() if found)
+
+
+def _score(score: Score) -> str:
+    return (
+        f"{percent(score.value)} ± {percent(score.stderr)} %, n = {score.n}; "
+        f"{score.raw_metric} {score.raw:.6g}"
+    )
+
+
+def _cost(cost: StageCost | None) -> list[tuple[str, str]]:
+    """Memory in MiB; what was not measured is left out."""
+    found = {} if cost is None else asdict(cost)
+    return [
+        (key.removesuffix("_bytes").replace("_", " "), f"{mib(value, 1)} MiB")
+        if key.endswith("_bytes")
+        else (key, _text(value))
+        for key, value in found.items()
+        if value is not None
+    ]
+
+
+def _leaves(value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (any JSON)
+    return [(path, _text(leaf)) for path, leaf in leaves(value)]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +160,14 @@ def view_of(
     columns = _columns(
         board, {fingerprint: standings[fingerprint] for fingerprint in here}, measures
     )
-    split = "" if board.split is None else f", {board.split}"
-    other = board.precision not in (None, "float32")
-    precision = f", evaluated in {board.precision}" if other else ""
     return BoardView(
-        key=_key(board),
+        key=board.key,
         pool=board.pool,
-        suite="no suite" if board.fingerprint is None else f"{board.suite}{split}{precision}",
+        suite=board.title,
         models=board.models,
-        tasks=tuple((task, board.domains[task], _sizes(board, task)) for task in board.tasks),
+        tasks=tuple(
+            (task, board.domains[task], board.n_documents(task)) for task in board.tasks
+        ),
         held_out=board.held_out,
         evaluation=evaluation(board).strip(),
         shared_settings=board.shared_settings,
@@ -135,18 +197,21 @@ def _columns(
     """All columns of a board; what no row can have is left out."""
     evaluated = bool(board.tasks)
     mean = Column("mean %", _mean, "± is one standard error", falling=True)
-    seconds = Column("evaluation s", lambda row: _number(row.evaluation_seconds, "{:.1f}"))
+    evaluation_seconds = Column(
+        "evaluation s",
+        lambda row: Cell(seconds(row.evaluation_seconds, 1), row.evaluation_seconds),
+    )
     return (
         Column("method", lambda row: Cell(row.name, row.name), numeric=False),
-        Column("rank", lambda row: _number(row.rank, "{}")),
+        Column("rank", lambda row: Cell(rank(row), row.rank)),
         *([mean] if evaluated else []),
         *_test_columns(standings),
         Column("settings", _settings, "in which rows of a method differ", numeric=False),
         *(_measure_column(m, measures) for m in shown_measures(board, measures)),
         *(_task_column(board, task) for task in board.tasks),
-        Column("merge s", lambda row: _number(row.merge_seconds, "{:.2f}")),
+        Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
         Column("merge MiB", _memory, "peak resident memory above where the merge started"),
-        *([seconds] if evaluated else []),
+        *([evaluation_seconds] if evaluated else []),
         Column("status", lambda row: Cell(row.status, row.status), numeric=False),
     )
 
@@ -156,12 +221,12 @@ def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
 
     def band(row: Row) -> Cell:
         standing = standings.get(row.record.fingerprint)
-        return _number(None if standing is None else standing.band, "{}")
+        return Cell("", None) if standing is None else Cell(str(standing.band), standing.band)
 
     def chance(opponent: str, row: Row) -> Cell:
         standing = standings.get(row.record.fingerprint)
         found = None if standing is None else standing.better_than.get(opponent)
-        return Cell("" if found is None else f"{100 * found:.1f}", found)
+        return Cell("" if found is None else percent(found, 1), found)
 
     if standings:
         yield Column("band", band, "merges that tests do not tell apart share a band")
@@ -175,7 +240,7 @@ def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
 def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Column:
     def cell(row: Row) -> Cell:
         found = measures.get(row.record.fingerprint, {}).get(measure.key)
-        return Cell(percent(found, 1), None if found is None else found.value)
+        return Cell(with_error(found, digits=1), None if found is None else found.value)
 
     return Column(f"{measure.label} %", cell, measure.told, falling=not measure.is_loss)
 
@@ -189,7 +254,7 @@ def _task_column(board: Board, task: str) -> Column:
         if score is None:
             return Cell(row.absent, None)
         is_best = score.value == best and row.record in done
-        return Cell(f"{100 * score.value:.1f}", score.value, is_best)
+        return Cell(percent(score.value, 1), score.value, is_best)
 
     return Column(task, cell, f"{board.domains[task]}, %", falling=True)
 
@@ -197,7 +262,7 @@ def _task_column(board: Board, task: str) -> Column:
 def _mean(row: Row) -> Cell:
     if row.mean is None:
         return Cell("incomplete" if row.record.status == "done" else row.absent, None)
-    return Cell(percent(row.mean), row.mean.value)
+    return Cell(with_error(row.mean), row.mean.value)
 
 
 def _settings(row: Row) -> Cell:
@@ -205,22 +270,4 @@ def _settings(row: Row) -> Cell:
 
 
 def _memory(row: Row) -> Cell:
-    return _number(None if row.merge_bytes is None else row.merge_bytes / _MIB, "{:.0f}")
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("" if value is None else form.format(value), value)
-
-
-def _sizes(board: Board, task: str) -> str:
-    found = {r.record.scores[task].n for r in board.rows if task in r.record.scores}
-    return " or ".join(map(str, sorted(found))) or "none"
-
-
-def _key(board: Board) -> str:
-    """Pool and suite for a reader, a hash of what tells boards apart."""
-    facts = [board.pool, board.models, board.fingerprint]
-    other = board.precision not in (None, "float32")
-    told_apart = json.dumps([*facts, board.precision] if other else facts)
-    names = [re.sub(r"[^A-Za-z0-9]+", "-", name)[:40] for name in (board.pool, board.suite)]
-    return "-".join([*names, hashlib.sha256(told_apart.encode()).hexdigest()[:8]])
+    return Cell(mib(row.merge_bytes), row.merge_bytes)

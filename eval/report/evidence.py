@@ -4,11 +4,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eval.leaderboard.board import Board, Row
-from eval.records import SAMPLES_NAME, read_samples, run_folder
 from eval.statistics.comparability import best_setting
 from eval.statistics.compare import (
     Comparison,
@@ -18,7 +16,7 @@ from eval.statistics.compare import (
     resamples_for,
 )
 from eval.statistics.resampling import SEED
-from eval.statistics.samples import Panel, ScoredRun, match
+from eval.statistics.samples import Panel, Run, match
 from eval.statistics.scores import Estimate, domain_means
 
 VALIDATION = "validation"
@@ -184,28 +182,28 @@ class Ground:
     """A board and the samples of its complete runs."""
 
     board: Board
-    runs: Mapping[str, ScoredRun]
+    runs: Mapping[str, Run]
     """Fingerprint to run, for runs with samples."""
 
     @property
     def pivot(self) -> Row | None:
         """The unmerged pivot, if it was scored."""
-        return self.unmerged(self.board.merges[0].record.models["pivot"]["content_hash"])
+        return self.unmerged(self.board.merges[0].record.models.pivot.content_hash)
 
     @property
     def pivot_name(self) -> str:
-        return str(self.board.merges[0].record.models["pivot"]["name"])
+        return str(self.board.merges[0].record.models.pivot.name)
 
     @property
     def sources(self) -> list[Row]:
         """The unmerged sources that were scored, in order."""
-        hashes = [m["content_hash"] for m in self.board.merges[0].record.models["sources"]]
+        hashes = [m.content_hash for m in self.board.merges[0].record.models.sources]
         return [row for content in hashes if (row := self.unmerged(content)) is not None]
 
     def unmerged(self, content: str) -> Row | None:
         """The scored reference with this content."""
         for row in self.board.references:
-            if row.record.models["pivot"]["content_hash"] == content and row.mean is not None:
+            if row.record.models.pivot.content_hash == content and row.mean is not None:
                 return row
         return None
 
@@ -236,17 +234,23 @@ class Test:
     __test__ = False  # not one of pytest's
 
 
-def grounds_of(root: Path, boards: Sequence[Board]) -> list[Ground]:
-    """Read the samples of every complete run; one without any is left out of the tests.
+def grounds_of(boards: Sequence[Board]) -> list[Ground]:
+    """Take the complete runs of every board; those without samples are left out of the tests.
 
     Args:
-        root: The results folder.
-        boards: From ``boards_of``, of the records that ``read_results`` trusts.
-
-    Raises:
-        ValueError: If the samples of a run are damaged; names the file.
+        boards: From ``boards_of``, of the runs that ``load_results`` trusts.
     """
-    return [Ground(board=board, runs=_runs(root, board)) for board in boards]
+    return [
+        Ground(
+            board=board,
+            runs={
+                row.record.fingerprint: row.run
+                for row in board.rows
+                if row.mean is not None and row.run.samples is not None
+            },
+        )
+        for board in boards
+    ]
 
 
 def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
@@ -277,13 +281,3 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
         Test(ground=ground, first=a, second=b, result=result)
         for (ground, a, b), result in zip(asked, corrected, strict=True)
     ]
-
-
-def _runs(root: Path, board: Board) -> dict[str, ScoredRun]:
-    runs = {}
-    for row in board.rows:
-        folder = run_folder(root, row.record.name, row.record.fingerprint)
-        if row.mean is not None and (folder / SAMPLES_NAME).is_file():
-            samples = read_samples(folder)
-            runs[row.record.fingerprint] = ScoredRun(record=row.record, samples=samples)
-    return runs

@@ -144,12 +144,12 @@ def _why_not(fact: str, number: PublishedNumber, records: Sequence[Record]) -> s
 
 
 def _models(record: Record) -> tuple[str, list[str]]:
-    sources = [model["location"] for model in record.models["sources"]]
-    return record.models["pivot"]["location"], sorted(sources)
+    sources = [model.location for model in record.models.sources]
+    return record.models.pivot.location, sorted(sources)
 
 
 def _named(record: Record) -> str:
-    return str(record.models["pool"])
+    return record.models.pool
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -126,7 +126,7 @@ def _against_pivot(ground: Ground) -> list[tuple[Ground, Row, Row]]:
 def _against_best(ground: Ground) -> list[tuple[Ground, Row, Row]]:
     """Pair each merge with the best source, where all sources were scored."""
     sources = [row for row in ground.sources if ground.has(row)]
-    if len(sources) < len(ground.board.merges[0].record.models["sources"]):
+    if len(sources) < len(ground.board.merges[0].record.models.sources):
         return []
     best = max(sources, key=mean_of)
     return [(ground, row, best) for row in _merges(ground)]
@@ -293,7 +293,7 @@ def is_midpoint(row: Row) -> bool:
     """Whether a merge is the mean of its pivot and its only source."""
     settings = row.record.settings
     kept = settings.get("tau", settings.get("density"))
-    one = len(row.record.models["sources"]) == 1
+    one = len(row.record.models.sources) == 1
     return one and settings.get("lam") == 0.5 and kept in (None, 1)
 
 

@@ -44,7 +44,7 @@ from eval.report.tables import (
     unscored_table,
 )
 from eval.report.verdicts import Judgement
-from eval.results_folder import Fault
+from eval.results_folder import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class Material:
     grounds: Sequence[Ground]
     """Every board of the results folder."""
     references: Sequence[Reference]
-    faults: Sequence[Fault]
+    problems: Sequence[Problem]
     """Problems with files of the results folder."""
 
     @property
@@ -168,7 +168,7 @@ def report_of(material: Material) -> list[Block]:
         plain(material.experiment.text),
         commands(material.experiment.commands),
         *_summary(judgements, answers),
-        *_faults(material.faults),
+        *_faults(material.problems),
         *_setting(material),
         *_results(material.experiment.name, [ground.board for ground in material.reported]),
         *drawings,
@@ -205,11 +205,11 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     return blocks
 
 
-def _faults(faults: Sequence[Fault]) -> list[Block]:
+def _faults(problems: Sequence[Problem]) -> list[Block]:
     """List invalid and incomplete files; no section without any."""
-    if not faults:
+    if not problems:
         return []
-    texts = tuple(f"{fault.path} {fault.message}" for fault in faults)
+    texts = tuple(f"{fault.path} {fault.message}" for fault in problems)
     return [heading("Files that cannot be trusted"), items(texts)]
 
 

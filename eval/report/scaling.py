@@ -7,15 +7,14 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.leaderboard.drawing import add_legend, draw, points, series_styles
-from eval.leaderboard.labels import printable
-from eval.leaderboard.measures import cast_of
+from eval.leaderboard.drawing import add_legend, draw, points, printable, series_styles
+from eval.leaderboard.measures import roles_of
 from eval.report.evidence import Entry, Ground, entries_of
 from eval.report.questions import Answer
 from eval.report.render import Drawing, Table
 from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
-from eval.statistics.metrics import Cast, gap_closed
+from eval.statistics.metrics import Roles, gap_closed
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, ScoreTable, mean_of
 from eval.statistics.scores import Estimate
@@ -78,37 +77,37 @@ def _families(grounds: Sequence[Ground]) -> list[list[Ground]]:
     families: dict[tuple[str, str | None], dict[int, Ground]] = {}
     for ground in grounds:
         models = ground.board.merges[0].record.models
-        n = len(models["sources"])
+        n = len(models.sources)
         if ground.pivot is None or len(ground.sources) < n:
             continue
         if ground.has(ground.pivot, *ground.sources):
-            key = (models["pivot"]["content_hash"], ground.board.fingerprint)
+            key = (models.pivot.content_hash, ground.board.fingerprint)
             families.setdefault(key, {}).setdefault(n, ground)
     return [[of[n] for n in sorted(of)] for of in families.values() if len(of) > 1]
 
 
 def _points(ground: Ground) -> dict[str, _Point]:
     """Label to share for every entry of a board; empty where not every source is an expert."""
-    cast = cast_of(ground.board, ground.runs)
+    roles = roles_of(ground.board, ground.runs)
     entries = [e for e in entries_of(ground.board.merges) if e.scored and ground.has(*e.scored)]
-    if cast is None or len(cast.experts) < len(ground.sources) or ground.pivot is None:
+    if roles is None or len(roles.experts) < len(ground.sources) or ground.pivot is None:
         return {}
     merges = [row for entry in entries for row in entry.scored]
     panel = ground.panel([ground.pivot, *ground.sources, *merges])
     resampled = bootstrap(panel, n_resamples=RESAMPLES, seed=SEED)
     return {
         entry.label: _Point(
-            n_sources=len(cast.experts),
-            share=float(_share(panel.observed(), entry, cast)),
-            resampled=_share(resampled, entry, cast),
+            n_sources=len(roles.experts),
+            share=float(_share(panel.observed(), entry, roles)),
+            resampled=_share(resampled, entry, roles),
         )
         for entry in entries
     }
 
 
-def _share(table: ScoreTable, entry: Entry, cast: Cast) -> Array:
+def _share(table: ScoreTable, entry: Entry, roles: Roles) -> Array:
     """Share of the gap, averaged over seeds."""
-    share = partial(gap_closed, cast=cast)
+    share = partial(gap_closed, cast=roles)
     return mean_of([share(table, row.record.fingerprint) for row in entry.scored])
 
 

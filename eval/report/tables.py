@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.leaderboard.board import MARK, Board, Row
-from eval.records import Record
+from eval.records import ModelRef, PoolRef, Record
 from eval.report.evidence import Entry, Test, entries_of, title
 from eval.report.render import Table
 from eval.statistics.scores import Estimate, domain_means
@@ -135,7 +135,7 @@ _ALL_METHODS = "all"
 def models_table(boards: Sequence[Board]) -> Table:
     """List every model by pool and part, with the hash of its weights."""
     lines = {
-        (board.pool, part, model["name"], *_place(model), model["content_hash"])
+        (board.pool, part, model.name, model.location, model.version, model.content_hash)
         for board in boards
         for row in board.merges
         for part, model in _parts(row.record.models)
@@ -188,15 +188,10 @@ def _cells(line: str) -> tuple[str, ...]:
     return tuple(cell.strip().replace("`", "") for cell in line.strip("|").split("|"))
 
 
-def _parts(models: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    parts = [("pivot", models["pivot"])]
-    parts += [(f"source {i}", model) for i, model in enumerate(models["sources"], start=1)]
-    return parts + [("unmerged", model) for model in models["references"]]
-
-
-def _place(model: Mapping[str, Any]) -> tuple[str, str]:
-    """Location and revision; the commit where a record states what the revision was."""
-    return model["location"], str(model.get("commit") or model["revision"] or "")
+def _parts(models: PoolRef) -> list[tuple[str, ModelRef]]:
+    parts = [("pivot", models.pivot)]
+    parts += [(f"source {i}", model) for i, model in enumerate(models.sources, start=1)]
+    return parts + [("unmerged", model) for model in models.references]
 
 
 def _tasks(board: Board) -> str:

@@ -2,18 +2,19 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.records import Record
+from eval.schema import to_json
 from eval.statistics.scores import overall_mean
+from eval.tables import leaves
 
 _VALIDATION = "validation"
-_NOT_CONTRACT = "held_out"
-"""A role that the table gives to domains; it changes no score."""
-
 PRECISION = "precision"
 """The fact of a contract that may differ between runs with one fingerprint of the suite."""
+
+CPU_PRECISION = "float32"
 
 _SAME_MEAN = 1e-12
 """Means closer than this differ by rounding only."""
@@ -36,8 +37,8 @@ def contract(record: Record) -> dict[str, Any]:
     """
     if record.suite is None:
         raise ValueError(f"{_label(record)} was not evaluated: it has no score to compare")
-    suite = {key: value for key, value in record.suite.items() if key != _NOT_CONTRACT}
-    facts = dict(_flat("suite", suite))
+    suite = dict(leaves(to_json(record.suite)))
+    facts = {f"suite.{path}": value for path, value in suite.items() if path != "held_out"}
     facts |= {f"tasks.{task}.domain": domain for task, domain in record.domains.items()}
     for task, score in record.scores.items():
         facts |= {
@@ -55,7 +56,7 @@ def precision(record: Record) -> str | None:
     cost = record.evaluation_cost
     if cost is None:
         return None
-    return "float32" if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
+    return CPU_PRECISION if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
 
 
 def check_comparable(records: Iterable[Record]) -> None:
@@ -106,7 +107,7 @@ def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
         raise ValueError(f"no finished run of {method}: run its settings on validation first")
     if other := [_label(record) for record in tried if _split(record) != _VALIDATION]:
         raise ValueError(f"settings are chosen on the split {_VALIDATION!r}, got runs {other}")
-    if len({_models(record) for record in tried}) > 1:
+    if len({record.models.content for record in tried}) > 1:
         raise ValueError(f"the runs of {method} must merge one set of models, got several")
     check_comparable(tried)
     runs = defaultdict[Hashable, list[Record]](list)
@@ -155,20 +156,10 @@ def _chosen(tried: Iterable[Record], method: str) -> list[dict[str, Any]]:
     """The best setting of a method under every contract it was tried under."""
     groups = defaultdict[Hashable, list[Record]](list)
     for record in tried:
-        suite = record.suite or {}
         if record.domains.keys() > record.scores.keys():
             continue  # without a mean it chooses nothing
-        groups[suite.get("fingerprint"), precision(record)].append(record)
+        groups[record.suite and record.suite.fingerprint, precision(record)].append(record)
     return [best_setting(found, method=method) for found in groups.values()]
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any JSON)
-    """Leaves of nested mappings, each with its dotted path."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}.{key}", inner)
 
 
 def _label(record: Record) -> str:
@@ -180,17 +171,12 @@ def _is_result(record: Record) -> bool:
 
 
 def _split(record: Record) -> str | None:
-    return None if record.suite is None else record.suite["split"]
-
-
-def _models(record: Record) -> str:
-    models = (record.models["pivot"], *record.models["sources"])
-    return " ".join(model["content_hash"] for model in models)
+    return None if record.suite is None else record.suite.split
 
 
 def _cell(record: Record) -> Hashable:
     """Method, models and tasks: what the splits of one question share."""
-    return record.name, _models(record), _frozen(record.domains)
+    return record.name, record.models.content, _frozen(record.domains)
 
 
 def _mean_over_seeds(records: Sequence[Record]) -> float:

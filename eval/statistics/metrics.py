@@ -18,7 +18,7 @@ Metric = Callable[[ScoreTable, str], Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cast:
+class Roles:
     """Which runs of a table the metrics measure a merge against."""
 
     base: str
@@ -43,7 +43,7 @@ def raw(table: ScoreTable, run: str) -> Array:
     return mean_of([table.domain(run, d) for d in dict.fromkeys(table.domains.values())])
 
 
-def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
+def normalised(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score relative to the expert of the task: s(run, task) / s(expert, task).
 
     Mean over the tasks of an expert's own domain, then over the experts' domains; 1 is as good
@@ -58,7 +58,7 @@ def normalised(table: ScoreTable, run: str, cast: Cast) -> Array:
     )
 
 
-def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
+def ceiling_share(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Share of the multitask ceiling: what a merge gains on the base, over what the ceiling does.
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
@@ -74,7 +74,7 @@ def ceiling_share(table: ScoreTable, run: str, cast: Cast) -> Array:
     return _share_of_gap(table, run, cast, ceiling)
 
 
-def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
+def gap_closed(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Share of the gap between base and experts that the merge closes (ours).
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
@@ -88,7 +88,7 @@ def gap_closed(table: ScoreTable, run: str, cast: Cast) -> Array:
     return _share_of_gap(table, run, cast, own)
 
 
-def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
+def forgetting(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score lost against the base where no expert was tuned (ours).
 
     Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
@@ -101,7 +101,7 @@ def forgetting(table: ScoreTable, run: str, cast: Cast) -> Array:
     return mean_of([table.domain(cast.base, d) - table.domain(run, d) for d in cast.held_out])
 
 
-def interference(table: ScoreTable, run: str, cast: Cast) -> Array:
+def interference(table: ScoreTable, run: str, cast: Roles) -> Array:
     """Score lost against the experts, each on its own domain, gains not counted (ours).
 
     Mean over experts' domains of max(0, s(expert, domain) - s(run, domain)). 0 is no loss on
@@ -152,7 +152,7 @@ def estimate(
     )
 
 
-def _share_of_gap(table: ScoreTable, run: str, cast: Cast, tops: Mapping[str, str]) -> Array:
+def _share_of_gap(table: ScoreTable, run: str, cast: Roles, tops: Mapping[str, str]) -> Array:
     """Gain of a run on the base over the gain of ``tops``, domain to run, summed over domains."""
     gains = [table.domain(run, d) - table.domain(cast.base, d) for d in tops]
     gaps = [table.domain(top, d) - table.domain(cast.base, d) for d, top in tops.items()]
@@ -187,3 +187,53 @@ def _lower_bound(task: str, lower: Mapping[str, float]) -> float:
     if not 0 <= lower[task] < 1:
         raise ValueError(f"the lower bound of {task} must be in [0, 1), got {lower[task]}")
     return lower[task]
+
+
+_BBH_CHOICES = {
+    "boolean_expressions": 2,
+    "causal_judgement": 2,
+    "date_understanding": 6,
+    "disambiguation_qa": 3,
+    "formal_fallacies": 2,
+    "geometric_shapes": 11,
+    "hyperbaton": 2,
+    "logical_deduction_five_objects": 5,
+    "logical_deduction_seven_objects": 7,
+    "logical_deduction_three_objects": 3,
+    "movie_recommendation": 6,
+    "navigate": 2,
+    "object_counting": 19,
+    "penguins_in_a_table": 5,
+    "reasoning_about_colored_objects": 18,
+    "ruin_names": 6,
+    "salient_translation_error_detection": 6,
+    "snarks": 2,
+    "sports_understanding": 2,
+    "temporal_sequences": 4,
+    "tracking_shuffled_objects_five_objects": 5,
+    "tracking_shuffled_objects_seven_objects": 7,
+    "tracking_shuffled_objects_three_objects": 3,
+    "web_of_lies": 2,
+}
+_MUSR_CHOICES = {"murder_mysteries": 2, "object_placements": 5, "team_allocation": 3}
+_GPQA_CHOICES = dict.fromkeys(("diamond", "extended", "main"), 4)
+_MATH = (
+    "algebra",
+    "counting_and_prob",
+    "geometry",
+    "intermediate_algebra",
+    "num_theory",
+    "prealgebra",
+    "precalculus",
+)
+
+LEADERBOARD_V2 = {
+    **{f"leaderboard_bbh_{task}": 1 / n for task, n in _BBH_CHOICES.items()},
+    **{f"leaderboard_musr_{task}": 1 / n for task, n in _MUSR_CHOICES.items()},
+    **{f"leaderboard_gpqa_{task}": 1 / n for task, n in _GPQA_CHOICES.items()},
+    "leaderboard_mmlu_pro": 1 / 10,
+    "leaderboard_ifeval": 0.0,
+    **{f"leaderboard_math_{task}_hard": 0.0 for task in _MATH},
+}
+"""lm-eval task to the lower bound of its score. The board normalises GPQA as one benchmark of
+three overlapping sets; as tasks of one domain they are normalised one by one."""

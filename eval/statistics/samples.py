@@ -1,15 +1,16 @@
-"""Scores of several runs on the same documents, matched by what the documents hold."""
+"""Samples of runs, and the scores of several runs matched by document."""
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.records import Record, Sample
+from eval.records import Record, SampleTable
 from eval.statistics.comparability import check_comparable
 
 Array = NDArray[np.float64]
@@ -17,13 +18,56 @@ Array = NDArray[np.float64]
 _BITS_PER_BYTE = "bits_per_byte"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredRun:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Documents:
+    """The different documents of a task, in order of their hashes; shared by runs that saw them."""
+
+    hashes: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Number of times each was seen."""
+    sizes: Array
+    """Bytes of a rolling task, else number of copies; shape (n_documents,)."""
+    digest: str
+    """Hash of all of it: runs can be matched where it is equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TaskSamples:
+    """What a run reached on each document of one task; copies of a document are added up."""
+
+    documents: Documents
+    totals: Array
+    """Summed metric, or bits; shape (n_documents,)."""
+    is_bits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
     """A record and the samples behind its scores."""
 
     record: Record
-    samples: Mapping[str, Sequence[Sample]]
-    """Task name to samples."""
+    samples: Mapping[str, TaskSamples] | None
+    """By task; None where none are on disk, or the run has no scores."""
+
+
+def run_of(record: Record, tables: Mapping[str, SampleTable]) -> Run:
+    """Join a finished record with its samples.
+
+    Args:
+        record: Its tasks without a score are passed over.
+        tables: From ``read_samples``.
+
+    Raises:
+        ValueError: If a task has no samples, hardly any, or samples that do not give its
+            recorded score; names the task.
+    """
+    samples = {}
+    for task, score in record.scores.items():
+        if task not in tables:
+            raise ValueError(f"{task} needs at least 2 different documents, got none")
+        samples[task] = _task_samples(tables[task], is_bits=score.raw_metric == _BITS_PER_BYTE)
+        _check_score(task, score.value, samples[task])
+    return Run(record=record, samples=samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,29 +149,33 @@ class Panel:
         )
 
 
-def match(runs: Mapping[str, ScoredRun]) -> Panel:
+def match(runs: Mapping[str, Run]) -> Panel:
     """Line up the samples of several runs by the content of their documents.
 
     Args:
-        runs: Label to run, at least one; all finished on the same suite.
+        runs: Label to run, at least one; all finished on the same suite, with samples.
 
     Returns:
         The runs in the order given; documents in the order of their hashes.
 
     Raises:
-        ValueError: If the runs were evaluated differently, lack a task, saw other documents,
-            or have samples that are not those of their scores; names the run and the task.
+        ValueError: If the runs were evaluated differently, lack a task, or saw other
+            documents; names the run and the task.
     """
     if not runs:
         raise ValueError("matching needs at least one run, got none")
     check_comparable(run.record for run in runs.values())
     first = next(iter(runs.values())).record
     for label, run in runs.items():
-        if lacking := sorted(first.domains.keys() - (run.record.scores.keys() & run.samples)):
+        if lacking := sorted(first.domains.keys() - (run.samples or {}).keys()):
             raise ValueError(f"{label} has no score or no samples of the tasks {lacking}")
-        check_samples(run, label)
     domains = {task: first.domains[task] for task in first.scores}
-    tasks = {task: _matched_task(task, runs) for task in domains}
+    tasks = {
+        task: _matched_task(
+            task, {label: (run.samples or {})[task] for label, run in runs.items()}
+        )
+        for task in domains
+    }
     return Panel(runs=tuple(runs), domains=domains, tasks=tasks)
 
 
@@ -137,96 +185,91 @@ def mean_of(values: Sequence[Array]) -> Array:
     return total
 
 
-def check_samples(run: ScoredRun, label: str) -> None:
-    """Refuse samples that are not those behind a record's scores.
-
-    Args:
-        run: A finished run; tasks without a score are passed over.
-        label: What an error calls the run.
-
-    Raises:
-        ValueError: If a task has no samples, hardly any, or samples that do not give its
-            recorded score; names the task.
-    """
-    for task, score in run.record.scores.items():
-        totals, sizes = _columns(run.samples.get(task, ()), is_bits=_is_bits(run, task))
-        if len(sizes) < 2:
-            raise ValueError(
-                f"{task} needs at least 2 different documents, got {len(sizes)} of {label}"
-            )
-        matched = MatchedTask(totals=totals[None], sizes=sizes, is_bits=_is_bits(run, task))
-        found = float(matched.scores(totals.sum(), sizes.sum()))
-        if not math.isclose(found, score.value, rel_tol=1e-9, abs_tol=1e-12):
-            raise ValueError(
-                f"{task}: the samples of {label} must give its recorded score {score.value}, "
-                f"they give {found}; they are of another run, run it again"
-            )
+def _check_score(task: str, expected: float, samples: TaskSamples) -> None:
+    """Refuse samples that are not those behind a recorded score."""
+    sizes, totals = samples.documents.sizes, samples.totals
+    if len(sizes) < 2:
+        raise ValueError(f"{task} needs at least 2 different documents, got {len(sizes)}")
+    matched = MatchedTask(totals=totals[None], sizes=sizes, is_bits=samples.is_bits)
+    score = float(matched.scores(totals.sum(), sizes.sum()))
+    if not math.isclose(score, expected, rel_tol=1e-9, abs_tol=1e-12):
+        raise ValueError(
+            f"{task}: the samples must give the recorded score {expected}, they give {score}; "
+            "they are of another run, run it again"
+        )
 
 
-def documents_of(run: ScoredRun) -> dict[str, str]:
-    """Task to a hash of its documents, of how often each was seen and, if it counts, its bytes.
-
-    Two runs can be matched where these are equal.
-    """
-    found = {}
-    for task in run.record.scores:
-        seen = [
-            f"{s.doc_hash} {s.n_bytes if _is_bits(run, task) else 1}" for s in run.samples[task]
-        ]
-        found[task] = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()
-    return found
+def _task_samples(table: SampleTable, *, is_bits: bool) -> TaskSamples:
+    """Add up the samples of equal documents."""
+    values = _bits(table) if is_bits else table.values
+    sizes = _bytes(table) if is_bits else np.ones(len(table.values))
+    documents, places = _documents(table.doc_hashes, sizes.tobytes())
+    totals = _sums(places, values, len(documents.hashes))
+    return TaskSamples(documents=documents, totals=totals, is_bits=is_bits)
 
 
-def _matched_task(task: str, runs: Mapping[str, ScoredRun]) -> MatchedTask:
-    """Line up one task's samples."""
-    labels = list(runs)
-    samples = {label: runs[label].samples[task] for label in labels}
-    _check_documents(task, samples)
-    is_bits = _is_bits(runs[labels[0]], task)
-    columns = {label: _columns(found, is_bits=is_bits) for label, found in samples.items()}
-    sizes = columns[labels[0]][1]
-    for label, (_, its_sizes) in columns.items():
-        if not np.array_equal(its_sizes, sizes):
-            raise ValueError(
-                f"{task}: {label} and {labels[0]} count other bytes in the same documents"
-            )
-    totals = np.stack([columns[label][0] for label in labels])
-    return MatchedTask(totals=totals, sizes=sizes, is_bits=is_bits)
+@lru_cache(maxsize=256)
+def _documents(doc_hashes: tuple[str, ...], sizes: bytes) -> tuple[Documents, NDArray[np.intp]]:
+    """Return the different documents, and the place of every sample among them."""
+    hashes, places, counts = np.unique(doc_hashes, return_inverse=True, return_counts=True)
+    total = _sums(places, np.frombuffer(sizes), len(hashes))
+    digest = hashlib.sha256(repr(hashes.tolist()).encode())
+    digest.update(counts.tobytes() + total.tobytes())
+    documents = Documents(
+        hashes=tuple(hashes.tolist()),
+        counts=tuple(counts.tolist()),
+        sizes=total,
+        digest=digest.hexdigest(),
+    )
+    return documents, places
 
 
-def _is_bits(run: ScoredRun, task: str) -> bool:
-    return run.record.scores[task].raw_metric == _BITS_PER_BYTE
+def _sums(places: NDArray[np.intp], values: Array, n: int) -> Array:
+    """Add up the values of each place."""
+    sums: Array = np.bincount(places, weights=values, minlength=n).astype(np.float64)
+    return sums
 
 
-def _check_documents(task: str, samples: Mapping[str, Sequence[Sample]]) -> None:
+def _matched_task(task: str, samples: Mapping[str, TaskSamples]) -> MatchedTask:
+    """Line up one task's samples of several runs."""
+    label, first = next(iter(samples.items()))
+    for other, its_samples in samples.items():
+        _check_documents(task, (label, first.documents), (other, its_samples.documents))
+    return MatchedTask(
+        totals=np.stack([its_samples.totals for its_samples in samples.values()]),
+        sizes=first.documents.sizes,
+        is_bits=first.is_bits,
+    )
+
+
+def _check_documents(
+    task: str, first: tuple[str, Documents], second: tuple[str, Documents]
+) -> None:
     """Refuse runs that did not see the same documents, each as often."""
-    seen = {label: Counter(s.doc_hash for s in found) for label, found in samples.items()}
-    first, expected = next(iter(seen.items()))
-    for label, found in seen.items():
-        if found != expected:
-            raise ValueError(
-                f"{task}: runs must have seen the same documents; "
-                f"{(expected - found).total()} are only in {first} and "
-                f"{(found - expected).total()} only in {label}"
-            )
+    if first[1].digest == second[1].digest:
+        return
+    seen, other = (
+        Counter(dict(zip(d.hashes, d.counts, strict=True))) for _, d in (first, second)
+    )
+    if seen != other:
+        raise ValueError(
+            f"{task}: runs must have seen the same documents; {(seen - other).total()} are "
+            f"only in {first[0]} and {(other - seen).total()} only in {second[0]}"
+        )
+    raise ValueError(
+        f"{task}: {second[0]} and {first[0]} count other bytes in the same documents"
+    )
 
 
-def _columns(samples: Sequence[Sample], *, is_bits: bool) -> tuple[Array, Array]:
-    """Totals and sizes of one run, one entry per different document, in order of hash."""
-    hashes, place = np.unique([s.doc_hash for s in samples], return_inverse=True)
-    totals, sizes = np.zeros(len(hashes)), np.zeros(len(hashes))
-    np.add.at(totals, place, [_bits(s) if is_bits else s.value for s in samples])
-    np.add.at(sizes, place, [_bytes(s) if is_bits else 1 for s in samples])
-    return totals, sizes
+def _bits(table: SampleTable) -> Array:
+    if lacking := [
+        h for h, x in zip(table.doc_hashes, table.loglikelihoods, strict=True) if math.isnan(x)
+    ]:
+        raise ValueError(f"document {lacking[0]} of a rolling task has no loglikelihood")
+    return -table.loglikelihoods / math.log(2)
 
 
-def _bits(sample: Sample) -> float:
-    if sample.loglikelihood is None:
-        raise ValueError(f"document {sample.doc_hash} of a rolling task has no loglikelihood")
-    return -sample.loglikelihood / math.log(2)
-
-
-def _bytes(sample: Sample) -> int:
-    if not sample.n_bytes:
-        raise ValueError(f"document {sample.doc_hash} of a rolling task has no bytes")
-    return sample.n_bytes
+def _bytes(table: SampleTable) -> Array:
+    if lacking := [h for h, n in zip(table.doc_hashes, table.n_bytes, strict=True) if not n]:
+        raise ValueError(f"document {lacking[0]} of a rolling task has no bytes")
+    return table.n_bytes

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.records import Record, StageCost
+from eval.schema import to_json
 from eval.statistics.scores import overall_mean
 
 _LONGEST_TAG = 64
@@ -25,12 +26,12 @@ class Table:
 
 def config_of(record: Record) -> dict[str, Any]:
     """What defines the run, JSON-ready and without paths of the machine."""
-    suite = None if record.suite is None else dict(record.suite)
+    suite = None if record.suite is None else to_json(record.suite)
     config = {
         "kind": record.kind,
         "method": record.name,
         "settings": dict(record.settings),
-        "models": dict(record.models),
+        "models": to_json(record.models),
         "suite": suite,
         "seed": record.seed,
         "dtype": record.dtype,
@@ -67,8 +68,8 @@ def task_table(record: Record) -> Table:
 
 def tags_of(record: Record, configured: Sequence[str]) -> list[str]:
     """Tags of at most 64 characters, as wandb demands; none twice."""
-    suite = "none" if record.suite is None else record.suite["name"]
-    found = [*configured, record.name, record.models["pool"], suite, record.status]
+    suite = "none" if record.suite is None else record.suite.name
+    found = [*configured, record.name, record.models.pool, suite, record.status]
     return list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in found))
 
 

@@ -13,6 +13,7 @@ from eval.leaderboard.figures import Plot, plots_of
 from eval.leaderboard.standing import Standing
 from eval.leaderboard.view import view_of
 from eval.records import RECORD_NAME, run_folder
+from eval.schema import to_json
 from eval.tracking.content import Table, last_part, paths_in, without_paths
 from eval.tracking.lineage import Artifact, steps_of
 
@@ -164,7 +165,7 @@ def _files_of(root: Path, boards: Sequence[Board]) -> Artifact:
     """The leaderboard's files; those that name a path of the machine are changed."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name)
     records = [row.record for board in boards for row in board.rows]
-    hidden = sorted(paths_in([[r.error, r.models, r.merge] for r in records]), key=len)
+    hidden = sorted(paths_in([[r.error, to_json(r.models), r.merge] for r in records]), key=len)
     found = [path for pattern in _FILES for path in sorted(root.glob(pattern))]
     return Artifact(
         name=f"leaderboard-{name}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.records import RECORD_NAME, SAMPLES_NAME, Record
+from eval.schema import to_json
 from eval.tracking.content import without_paths
 
 
@@ -68,16 +69,16 @@ def _models_of(record: Record) -> tuple[Artifact, ...]:
 
     The artifact's only file is the checksum of the weights, which stay where they are.
     """
-    models = [record.models["pivot"], *record.models["sources"]]
-    by_content = {model["content_hash"]: model for model in reversed(models)}
+    models = record.models.merged
+    by_content = {model.content_hash: model for model in reversed(models)}
     return tuple(
         Artifact(
             name=f"model-{content}",
             kind="model",
-            metadata=without_paths(dict(by_content[content])),
+            metadata=without_paths(to_json(by_content[content])),
             files={"weights.hash": content.encode()},
         )
-        for content in dict.fromkeys(model["content_hash"] for model in models)
+        for content in dict.fromkeys(model.content_hash for model in models)
     )
 
 
@@ -100,7 +101,7 @@ def _merge_of(record: Record, more: Mapping[str, bytes | Path]) -> Artifact:
 
 def _score_of(record: Record, saved: Mapping[str, bytes | Path]) -> Artifact:
     scores = {task: score.value for task, score in record.scores.items()}
-    suite = None if record.suite is None else dict(record.suite)
+    suite = None if record.suite is None else to_json(record.suite)
     return Artifact(
         name=f"score-{record.name}-{record.fingerprint[:12]}",
         kind="score",

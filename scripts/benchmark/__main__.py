@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.records import write_whole
+from eval.records import atomic_write
 from scripts.benchmark.cases import CASES, Case
 from scripts.benchmark.models import SHAPES, Shape, n_bytes, write_models
 from scripts.benchmark.processes import Measured
@@ -154,11 +154,11 @@ def _write(output: Path, name: str, rows: Sequence[Row], environment: dict[str, 
     output.mkdir(parents=True, exist_ok=True)
     content = {"name": name, "environment": environment, "rows": [asdict(row) for row in rows]}
     text = markdown(f"Merging {name.replace('-', ' ')}", environment, rows)
-    write_whole(output / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
+    atomic_write(output / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
     if importlib.util.find_spec("matplotlib") is not None:
-        write_whole(output / f"{name}.svg", figure(rows))
+        atomic_write(output / f"{name}.svg", figure(rows))
         text += f"\n![Seconds, and cost against size]({name}.svg)\n"
-    write_whole(output / f"{name}.md", text.encode())
+    atomic_write(output / f"{name}.md", text.encode())
     print(text)
 
 

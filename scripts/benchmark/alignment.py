@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from eval.records import write_whole
+from eval.records import atomic_write
 from scripts.benchmark.models import SHAPES, write_models
 from seme.checkpoint.reader import open_checkpoint
 from seme.method import prepare
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> None:
         }
     output.mkdir(parents=True, exist_ok=True)
     result = {"shape": shape, "environment": collect(), "sources": found}
-    write_whole(output / f"alignment-{shape}.json", json.dumps(result, indent=2).encode())
-    write_whole(output / f"alignment-{shape}.md", _markdown(shape, result).encode())
+    atomic_write(output / f"alignment-{shape}.json", json.dumps(result, indent=2).encode())
+    atomic_write(output / f"alignment-{shape}.md", _markdown(shape, result).encode())
     print(_markdown(shape, result))
 
 

@@ -1,11 +1,178 @@
 """Seconds and memory of the leaderboard of a results folder, by its number of merges.
 
 ``python -m scripts.benchmark.leaderboard [N ...]`` makes up folders of 50, 100, 200 and 500
-merges, each with the samples of 12 tasks x 200 documents, ranks each in a process of its own and
-prints seconds and peak resident memory; then what one more run adds to a folder of 100.
+merges, each with the samples of 12 tasks of 200 documents, and measures for each, in a process of
+its own, reading the folder, ranking and writing leaderboard.md and .csv: what a sweep does when
+it ends.
 """
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from eval.records import (
+    ModelRef,
+    PoolRef,
+    Record,
+    Sample,
+    Score,
+    StageCost,
+    SuiteRef,
+    write_record,
+)
+from eval.statistics.scores import byte_likelihood_score, raw_score
+from scripts.benchmark.processes import run_measured
+from scripts.benchmark.runs import ROOT
 
 SIZES = (50, 100, 200, 500)
 _N_DOCUMENTS = 200
-_N_TASKS, _N_BITS_TASKS = 12, 7
-_SOURCES = ("code", "french", "german")
+_EXPERTS = ("code", "french", "german")
+_DOMAINS = (*_EXPERTS, "english")
+_TASKS = {
+    f"{domain}_{kind}_{i}": domain
+    for domain in _DOMAINS
+    for kind, n in (("bits", 2), ("order", 1))
+    for i in range(n)
+}
+_COST = StageCost(
+    seconds=1.0,
+    peak_rss_bytes=2**20,
+    base_rss_bytes=0,
+    peak_anon_bytes=None,
+    peak_gpu_bytes=None,
+    source="VmHWM",
+)
+_PROGRAM = """
+import sys
+from pathlib import Path
+from eval.leaderboard.tables import read_leaderboard, write_tables
+write_tables(Path(sys.argv[1]), read_leaderboard(Path(sys.argv[1])))
+"""
+
+
+def make_up_folder(root: Path, n_merges: int) -> None:
+    """Write the records and samples of one pool: unmerged models, and merges of one method.
+
+    Args:
+        root: A new results folder.
+        n_merges: Number of merges; their scores differ from document to document and by skill.
+    """
+    rng = np.random.default_rng(0)
+    difficulty = {task: rng.normal(size=_N_DOCUMENTS) for task in _TASKS}
+    for name in ("base", *_EXPERTS):
+        samples = dict(_samples(rng, difficulty, skill=0.0, expert=name))
+        write_record(root, _record(name, "reference", {}, samples), samples)
+    for lam in range(n_merges):
+        skill = 0.3 * rng.normal()
+        samples = dict(_samples(rng, difficulty, skill=skill, expert=None))
+        record = _record("task_arithmetic", "merge", {"lam": lam / 100}, samples)
+        write_record(root, record, samples)
+
+
+def _samples(
+    rng: np.random.Generator,
+    difficulty: dict[str, np.ndarray],
+    *,
+    skill: float,
+    expert: str | None,
+) -> Iterator[tuple[str, list[Sample]]]:
+    """Yield every task with the samples of one run on it."""
+    for task, domain in _TASKS.items():
+        gain = skill + (1.0 if domain == expert else 0.0)
+        noisy = difficulty[task] + gain + 0.5 * rng.normal(size=_N_DOCUMENTS)
+        hashes = [
+            hashlib.sha256(f"{task} {i}".encode()).hexdigest() for i in range(_N_DOCUMENTS)
+        ]
+        if "_bits_" in task:
+            bits = 2 + np.exp(-0.2 * noisy)
+            yield (
+                task,
+                [
+                    Sample(
+                        doc_id=i,
+                        doc_hash=h,
+                        value=2**-b,
+                        loglikelihood=-90 * b * np.log(2),
+                        n_bytes=90,
+                    )
+                    for i, (h, b) in enumerate(zip(hashes, bits.tolist(), strict=True))
+                ],
+            )
+        else:
+            yield (
+                task,
+                [
+                    Sample(doc_id=i, doc_hash=h, value=float(right))
+                    for i, (h, right) in enumerate(
+                        zip(hashes, (noisy > 0).tolist(), strict=True)
+                    )
+                ],
+            )
+
+
+def _record(
+    name: str, kind: str, settings: dict[str, float], samples: dict[str, list[Sample]]
+) -> Record:
+    """Return the record of a finished run with these samples."""
+    scores: dict[str, Score] = {
+        task: byte_likelihood_score(s) if "_bits_" in task else raw_score(s, metric="acc")
+        for task, s in samples.items()
+    }
+    models = {
+        n: ModelRef(name=n, location=n, revision=None, content_hash=n)
+        for n in ("base", *_EXPERTS)
+    }
+    merged = kind == "merge"
+    return Record(
+        fingerprint=hashlib.sha256(repr((name, settings)).encode()).hexdigest()[:32],
+        kind=kind,
+        status="done",
+        name=name,
+        settings=settings,
+        models=PoolRef(
+            pool="made up",
+            pivot=models["base" if merged else name],
+            sources=tuple(models[n] for n in _EXPERTS) if merged else (),
+            references=(),
+        ),
+        suite=SuiteRef(name="made up", split="test", fingerprint="0", held_out=("english",)),
+        seed=0,
+        dtype=None,
+        scores=scores,
+        domains=_TASKS,
+        merge_cost=_COST if merged else None,
+        evaluation_cost=_COST,
+        merge={},
+        error=None,
+        provenance={},
+        started_at="2026-01-01T00:00:00+00:00",
+        seconds_total=2.0,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Print a line for every size.
+
+    Args:
+        arguments: Numbers of merges; none for the standard ones.
+    """
+    table = Table("merges", "seconds", "peak RSS, MB", title="leaderboard of one folder")
+    for n_merges in [int(argument) for argument in arguments] or SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            make_up_folder(Path(folder), n_merges)
+            command = [sys.executable, "-c", _PROGRAM, folder]
+            measured = run_measured(command, cwd=ROOT, environment={})
+        megabytes = measured.peak_rss_bytes / 1e6
+        table.add_row(str(n_merges), f"{measured.seconds:.1f}", f"{megabytes:.0f}")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -12,8 +12,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import write_whole
-from eval.statistics.samples import ScoredRun
+from eval.records import atomic_write
+from eval.statistics.samples import Run
 from scripts.zoo.material import experts_of, read_recipe
 from scripts.zoo.separation import Claim, best_lam, claims, read_runs
 
@@ -42,7 +42,7 @@ def check(output: str, console: Console) -> bool:
     default_lams = {method: _default_lam(method) for method in _METHODS}
     found = claims(runs, experts, lam=lam, default_lams=default_lams)
     console.print(_table(found))
-    write_whole(ROOT / output / "check.md", _markdown(found).encode())
+    atomic_write(ROOT / output / "check.md", _markdown(found).encode())
     return all(claim.holds for claim in found)
 
 
@@ -52,7 +52,7 @@ def _sweep(output: str, *overrides: str) -> None:
     subprocess.run([*command, *overrides], cwd=ROOT, check=True)
 
 
-def _at_default_tau(run: ScoredRun) -> bool:
+def _at_default_tau(run: Run) -> bool:
     """Whether a run keeps the default share; true of what keeps no share."""
     settings, tau = run.record.settings, _read("config.yaml")["tau"]
     return all(settings.get(key, tau) == tau for key in ("tau", "density"))

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from eval.records import read_samples, run_folder
-from eval.results_folder import read_results
-from eval.statistics.metrics import Cast, Metric, estimate, gap_closed, raw
+from eval.results_folder import load_results
+from eval.statistics.metrics import Metric, Roles, estimate, gap_closed, raw
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
-from eval.statistics.samples import Array, Panel, ScoredRun, ScoreTable, match
+from eval.statistics.samples import Array, Panel, Run, ScoreTable, match
 from eval.statistics.scores import Estimate
 
 _EXPERT_SIGMAS, _GAP_SIGMAS, _SPREAD_SIGMAS = 5.0, 3.0, 3.0
@@ -39,24 +38,26 @@ class Claim:
         return self.found.value / self.found.stderr if self.found.stderr else math.nan
 
 
-def read_runs(root: Path, *, suite: str) -> list[ScoredRun]:
+def read_runs(root: Path, *, suite: str) -> list[Run]:
     """Read every finished run of a suite under a results root.
 
     Raises:
         ValueError: If a record under the root cannot be trusted; names all that cannot.
     """
-    found = read_results(root)
-    if found.faults:
-        told = "\n".join(f"{root / fault.path} {fault.message}" for fault in found.faults)
-        raise ValueError(f"nothing is judged by records that cannot be trusted:\n{told}")
+    results = load_results(root)
+    if results.problems:
+        lines = "\n".join(f"{root / p.path} {p.message}" for p in results.problems)
+        raise ValueError(f"refusing to judge the benchmark by invalid records:\n{lines}")
     return [
-        ScoredRun(record=r, samples=read_samples(run_folder(root, r.name, r.fingerprint)))
-        for r in found.records
-        if r.status == "done" and r.suite is not None and r.suite["name"] == suite
+        run
+        for run in results.runs
+        if run.samples is not None
+        and run.record.suite is not None
+        and run.record.suite.name == suite
     ]
 
 
-def best_lam(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> float:
+def best_lam(runs: Sequence[Run], experts: Mapping[str, str]) -> float:
     """The lam of task arithmetic that closes the largest share of the gap.
 
     Args:
@@ -71,9 +72,7 @@ def best_lam(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> float:
     return float(best.record.settings["lam"])
 
 
-def share_closed(
-    merge: ScoredRun, runs: Sequence[ScoredRun], experts: Mapping[str, str]
-) -> Estimate:
+def share_closed(merge: Run, runs: Sequence[Run], experts: Mapping[str, str]) -> Estimate:
     """Share of the gap from base to experts that a merge closes, in byte likelihood.
 
     The metric is ``eval.statistics.metrics.gap_closed`` on the bits of the experts' domains.
@@ -84,7 +83,7 @@ def share_closed(
 
 
 def claims(
-    runs: Sequence[ScoredRun],
+    runs: Sequence[Run],
     experts: Mapping[str, str],
     *,
     lam: float,
@@ -118,18 +117,18 @@ class _Scores:
     resampled: ScoreTable
 
     @classmethod
-    def of(cls, runs: Iterable[ScoredRun]) -> "_Scores":
+    def of(cls, runs: Iterable[Run]) -> "_Scores":
         panel = _panel(runs)
         return cls(panel.observed(), bootstrap(panel, n_resamples=RESAMPLES, seed=SEED))
 
     def only(self, tasks: Sequence[str]) -> "_Scores":
         return _Scores(_only(self.observed, tasks), _only(self.resampled, tasks))
 
-    def estimate(self, metric: Metric, run: ScoredRun) -> Estimate:
+    def estimate(self, metric: Metric, run: Run) -> Estimate:
         tables = {"observed": self.observed, "resampled": self.resampled}
         return estimate(metric, _label(run), **tables)
 
-    def difference(self, first: ScoredRun, second: ScoredRun) -> Estimate:
+    def difference(self, first: Run, second: Run) -> Estimate:
         """Mean of the first run minus that of the second, within a domain, then across."""
 
         def ahead(table: ScoreTable, run: str) -> Array:
@@ -139,7 +138,7 @@ class _Scores:
 
 
 def _expert_claims(
-    scores: _Scores, runs: Sequence[ScoredRun], experts: Mapping[str, str]
+    scores: _Scores, runs: Sequence[Run], experts: Mapping[str, str]
 ) -> list[Claim]:
     """Every expert is better than the base on its bits; its other tasks are only told."""
     base = _reference(runs, "base")
@@ -164,7 +163,7 @@ def _gap_claim(closed: Estimate, lam: float) -> Claim:
     )
 
 
-def _spread_claim(scores: _Scores, merges: Sequence[ScoredRun]) -> Claim:
+def _spread_claim(scores: _Scores, merges: Sequence[Run]) -> Claim:
     ranked = sorted(merges, key=lambda run: float(raw(scores.observed, _label(run))))
     worst, best = ranked[0], ranked[-1]
     spread = scores.difference(best, worst)
@@ -176,7 +175,7 @@ def _spread_claim(scores: _Scores, merges: Sequence[ScoredRun]) -> Claim:
     )
 
 
-def _panel(runs: Iterable[ScoredRun]) -> Panel:
+def _panel(runs: Iterable[Run]) -> Panel:
     return match({_label(run): run for run in runs})
 
 
@@ -187,34 +186,34 @@ def _only(table: ScoreTable, tasks: Sequence[str]) -> ScoreTable:
     return replace(table, values=table.values[..., columns], domains=domains)
 
 
-def _cast(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> Cast:
+def _cast(runs: Sequence[Run], experts: Mapping[str, str]) -> Roles:
     by_label = {_label(_reference(runs, name)): domain for name, domain in experts.items()}
     base = _label(_reference(runs, "base"))
-    return Cast(base=base, experts=by_label, ceiling=None, held_out=())
+    return Roles(base=base, experts=by_label, ceiling=None, held_out=())
 
 
-def _references(runs: Sequence[ScoredRun], experts: Iterable[str]) -> list[ScoredRun]:
+def _references(runs: Sequence[Run], experts: Iterable[str]) -> list[Run]:
     return [_reference(runs, name) for name in ("base", *experts)]
 
 
-def _own_tasks(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> list[str]:
+def _own_tasks(runs: Sequence[Run], experts: Mapping[str, str]) -> list[str]:
     """The task in bits of every expert's domain."""
     base = _reference(runs, "base")
     return [_bits_task(base, domain) for domain in experts.values()]
 
 
-def _label(run: ScoredRun) -> str:
+def _label(run: Run) -> str:
     return run.record.fingerprint
 
 
-def _reference(runs: Sequence[ScoredRun], name: str) -> ScoredRun:
+def _reference(runs: Sequence[Run], name: str) -> Run:
     for run in runs:
         if run.record.kind == "reference" and run.record.name == name:
             return run
     raise ValueError(f"no finished run of the unmerged model {name}: run the sweep first")
 
 
-def _merge(runs: Sequence[ScoredRun], method: str, lam: float | None) -> ScoredRun:
+def _merge(runs: Sequence[Run], method: str, lam: float | None) -> Run:
     for run in runs:
         record = run.record
         if (record.kind, record.name) == ("merge", method) and record.settings.get(
@@ -224,7 +223,7 @@ def _merge(runs: Sequence[ScoredRun], method: str, lam: float | None) -> ScoredR
     raise ValueError(f"no finished run of {method} with lam {lam}: run the sweep first")
 
 
-def _bits_task(run: ScoredRun, domain: str) -> str:
+def _bits_task(run: Run, domain: str) -> str:
     """The domain's task that is measured in bits per byte."""
     scores = run.record.scores
     return next(

@@ -1,0 +1,81 @@
+"""Cells and tables as text, shared by leaderboard, page, report and terminal."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from eval.statistics.scores import Estimate
+
+MIB = 2**20
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """Format a fraction in per cent, without its sign where it rounds to zero."""
+    return f"{100 * fraction:z.{digits}f}"
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """Format a difference of fractions in percentage points, always signed; zero is +0.00."""
+    return f"{100 * difference:+z.{digits}f}"
+
+
+def with_error(
+    estimate: Estimate | None, show: Callable[[float, int], str] = percent, digits: int = 2
+) -> str:
+    """Format ``39.33 ± 0.48``: an estimate and one standard error, in per cent.
+
+    Args:
+        estimate: In fractions; None gives the empty text.
+        show: ``percent``, or ``points`` for a difference.
+        digits: After the decimal point, of both numbers.
+    """
+    if estimate is None:
+        return ""
+    return f"{show(estimate.value, digits)} ± {percent(estimate.stderr, digits)}"
+
+
+def seconds(duration: float | None, digits: int = 2) -> str:
+    """Format seconds without their unit; empty for None."""
+    return "" if duration is None else f"{duration:.{digits}f}"
+
+
+def mib(n_bytes: float | None, digits: int = 0) -> str:
+    """Format bytes in MiB without the unit; empty for None."""
+    return "" if n_bytes is None else f"{n_bytes / MIB:.{digits}f}"
+
+
+def alternatives(values: Sequence[object]) -> str:
+    """Format ``100 or 200``; ``none`` without any value."""
+    return " or ".join(map(str, values)) or "none"
+
+
+def leaves(value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any JSON)
+    """Yield the leaves of nested JSON, each with its dotted path: ``sources.0.name``.
+
+    A list is a leaf unless it holds an object or a list. The path of a bare leaf is empty.
+    """
+    if isinstance(value, Mapping):
+        parts = list(value.items())
+    elif isinstance(value, list) and any(isinstance(part, Mapping | list) for part in value):
+        parts = list(enumerate(value))
+    else:
+        yield "", value
+        return
+    for key, part in parts:
+        for path, leaf in leaves(part):
+            yield f"{key}.{path}" if path else str(key), leaf
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table; pipes are escaped and newlines become spaces."""
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)
+
+
+def escape_cell(text: str) -> str:
+    """Fit a text into one cell of a Markdown table."""
+    return one_line(text).replace("|", "\\|")
+
+
+def one_line(text: str) -> str:
+    """Replace newlines by spaces."""
+    return " ".join(text.split("\n"))
