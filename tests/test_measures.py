@@ -67,8 +67,8 @@ def measured(root, *runs):
     return measures_of(root, [board_of(*runs)]).get(MERGE[0].fingerprint, {})
 
 
-def cast(*runs):
-    """The cast by names."""
+def roles(*runs):
+    """The roles by names."""
     board = board_of(*runs)
     found = roles_of(board, {record.fingerprint for record, _ in runs})
     names = {record.fingerprint: record.name for record, _ in runs}
@@ -81,27 +81,27 @@ def cast(*runs):
 
 def test_a_source_is_the_expert_of_its_name_or_of_what_it_gains_most_on():
     # mathematics gains on code too, but less, and code has an expert of its name
-    assert cast(*ALL) == ("base", {"code": "code", "mathematics": "numbers"}, "multitask")
+    assert roles(*ALL) == ("base", {"code": "code", "mathematics": "numbers"}, "multitask")
     assert roles_of(board_of(*ALL), [r.fingerprint for r, _ in ALL]).held_out == ("english",)
 
 
 def test_a_name_counts_for_more_than_a_gain():
-    parts = cast(BASE, MERGE, run("code", 21, 10, 10), run("mathematics", 90, 80, 10))
+    parts = roles(BASE, MERGE, run("code", 21, 10, 10), run("mathematics", 90, 80, 10))
     assert parts[1] == {"code": "code", "mathematics": "numbers"}
 
 
 def test_held_out_domains_and_gains_within_the_noise_make_no_expert():
     # + 5 on numbers is one standard error of the difference; + 40 on english is held out
     source = run("mathematics", 20, 25, 99)
-    assert cast(BASE, MERGE, CODE, source) == ("base", {"code": "code"}, None)
-    assert cast(BASE, MERGE, source) is None
-    assert cast(MERGE, CODE, MATHEMATICS) is None
+    assert roles(BASE, MERGE, CODE, source) == ("base", {"code": "code"}, None)
+    assert roles(BASE, MERGE, source) is None
+    assert roles(MERGE, CODE, MATHEMATICS) is None
 
 
 def test_of_two_sources_that_gain_on_one_domain_the_better_is_its_expert():
     merge = run("ties", 40, 50, 50, kind="merge", sources=("x", "y"))
     x, y = run("x", 60, 70, 10), run("y", 55, 90, 10)
-    assert cast(BASE, merge, x, y)[1] == {"y": "numbers", "x": "code"}
+    assert roles(BASE, merge, x, y)[1] == {"y": "numbers", "x": "code"}
 
 
 def test_the_measures_are_those_of_their_definitions(tmp_path):

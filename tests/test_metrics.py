@@ -105,9 +105,9 @@ def test_above_chance_is_clipped_per_task_and_not_per_domain():
 def test_a_metric_of_resamples_is_the_metric_of_each():
     stacked = replace(TABLE, values=np.stack([TABLE.values, table(merge=[0.5] * 4).values]))
     metrics = [
-        partial(m, cast=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
+        partial(m, roles=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
     ]
-    for metric in [*metrics, raw, partial(interference, cast=CAST)]:
+    for metric in [*metrics, raw, partial(interference, roles=CAST)]:
         each = [metric(TABLE, "merge"), metric(table(merge=[0.5] * 4), "merge")]
         assert metric(stacked, "merge") == pytest.approx(each)
 
@@ -131,7 +131,7 @@ def test_the_error_of_the_gap_closed_is_the_ratio_estimators():
     residual = (merge - base) - share * (expert - base)
     expected = residual.std(ddof=1) / 300**0.5 / (expert - base).mean()
     closed = estimate(
-        partial(gap_closed, cast=FAMILY), "merge", observed=found.observed(),
+        partial(gap_closed, roles=FAMILY), "merge", observed=found.observed(),
         resampled=bootstrap(found, n_resamples=4000, seed=0),
     )  # fmt: skip
     assert closed.value == pytest.approx(share)
@@ -146,7 +146,7 @@ def test_errors_that_runs_share_cancel():
         "resampled": bootstrap(found, n_resamples=4000, seed=0),
     }
     _, expert, merge = found.tasks["a"].totals
-    relative = estimate(partial(normalised, cast=FAMILY), "merge", **tables)
+    relative = estimate(partial(normalised, roles=FAMILY), "merge", **tables)
     residual = merge - merge.mean() / expert.mean() * expert
     expected = residual.std(ddof=1) / 300**0.5 / expert.mean()
     assert relative.stderr == pytest.approx(expected, rel=0.04)
@@ -171,9 +171,9 @@ def test_experts_or_a_ceiling_no_better_than_the_base_leave_no_gap():
 
 
 def test_a_metric_without_its_role_is_refused():
-    with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the cast"):
+    with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the roles"):
         ceiling_share(TABLE, "merge", replace(CAST, ceiling=None))
-    with pytest.raises(ValueError, match="needs a held-out domain in the cast, got none"):
+    with pytest.raises(ValueError, match="needs a held-out domain in the roles, got none"):
         forgetting(TABLE, "merge", replace(CAST, held_out=()))
 
 

@@ -114,7 +114,7 @@ def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
         scored: Fingerprints of the runs that may play a part.
 
     Returns:
-        The cast; None without a pivot or any expert.
+        The roles; None without a pivot or any expert.
     """
     known = set(scored)
     rows = {r.record.models.pivot.content_hash: r for r in board.references}
@@ -172,19 +172,19 @@ def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
     return found
 
 
-def _metrics(board: Board, cast: Roles | None) -> dict[str, Metric]:
+def _metrics(board: Board, roles: Roles | None) -> dict[str, Metric]:
     """Key to metric, of those that may be defined on a board."""
     found: dict[str, Metric] = {}
-    if cast is not None:
+    if roles is not None:
         found |= {
-            "of_experts": partial(normalised, cast=cast),
-            "of_gap": partial(gap_closed, cast=cast),
-            "interference": partial(interference, cast=cast),
+            "of_experts": partial(normalised, roles=roles),
+            "of_gap": partial(gap_closed, roles=roles),
+            "interference": partial(interference, roles=roles),
         }
-        if cast.ceiling is not None:
-            found["of_ceiling"] = partial(ceiling_share, cast=cast)
-        if cast.held_out:
-            found["forgetting"] = partial(forgetting, cast=cast)
+        if roles.ceiling is not None:
+            found["of_ceiling"] = partial(ceiling_share, roles=roles)
+        if roles.held_out:
+            found["forgetting"] = partial(forgetting, roles=roles)
     if board.domains.keys() <= LEADERBOARD_V2.keys():
         found["above_chance"] = partial(above_chance, lower=LEADERBOARD_V2)
     return found

@@ -107,7 +107,7 @@ def _points(ground: Ground) -> dict[str, _Point]:
 
 def _share(table: ScoreTable, entry: Entry, roles: Roles) -> Array:
     """Share of the gap, averaged over seeds."""
-    share = partial(gap_closed, cast=roles)
+    share = partial(gap_closed, roles=roles)
     return mean_of([share(table, row.record.fingerprint) for row in entry.scored])
 
 

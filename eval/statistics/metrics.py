@@ -43,7 +43,7 @@ def raw(table: ScoreTable, run: str) -> Array:
     return mean_of([table.domain(run, d) for d in dict.fromkeys(table.domains.values())])
 
 
-def normalised(table: ScoreTable, run: str, cast: Roles) -> Array:
+def normalised(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Score relative to the expert of the task: s(run, task) / s(expert, task).
 
     Mean over the tasks of an expert's own domain, then over the experts' domains; 1 is as good
@@ -54,27 +54,27 @@ def normalised(table: ScoreTable, run: str, cast: Roles) -> Array:
         ValueError: If an expert scores nothing on a task of its own, here or in a resample.
     """
     return mean_of(
-        [_relative(table, run, expert, domain) for expert, domain in cast.experts.items()]
+        [_relative(table, run, expert, domain) for expert, domain in roles.experts.items()]
     )
 
 
-def ceiling_share(table: ScoreTable, run: str, cast: Roles) -> Array:
+def ceiling_share(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Share of the multitask ceiling: what a merge gains on the base, over what the ceiling does.
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
     ceiling. 0 is the base, 1 a model trained on all the domains at once.
 
     Raises:
-        ValueError: If the cast has no ceiling, or it is no better than the base, here or in a
+        ValueError: If the roles has no ceiling, or it is no better than the base, here or in a
             resample.
     """
-    if cast.ceiling is None:
-        raise ValueError("the share of the multitask ceiling needs a ceiling in the cast")
-    ceiling = dict.fromkeys(cast.experts.values(), cast.ceiling)
-    return _share_of_gap(table, run, cast, ceiling)
+    if roles.ceiling is None:
+        raise ValueError("the share of the multitask ceiling needs a ceiling in the roles")
+    ceiling = dict.fromkeys(roles.experts.values(), roles.ceiling)
+    return _share_of_gap(table, run, roles, ceiling)
 
 
-def gap_closed(table: ScoreTable, run: str, cast: Roles) -> Array:
+def gap_closed(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Share of the gap between base and experts that the merge closes (ours).
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
@@ -84,31 +84,31 @@ def gap_closed(table: ScoreTable, run: str, cast: Roles) -> Array:
     Raises:
         ValueError: If the experts are no better than the base, here or in a resample.
     """
-    own = {domain: expert for expert, domain in cast.experts.items()}
-    return _share_of_gap(table, run, cast, own)
+    own = {domain: expert for expert, domain in roles.experts.items()}
+    return _share_of_gap(table, run, roles, own)
 
 
-def forgetting(table: ScoreTable, run: str, cast: Roles) -> Array:
+def forgetting(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Score lost against the base where no expert was tuned (ours).
 
     Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
 
     Raises:
-        ValueError: If the cast has no held-out domain.
+        ValueError: If the roles has no held-out domain.
     """
-    if not cast.held_out:
-        raise ValueError("forgetting needs a held-out domain in the cast, got none")
-    return mean_of([table.domain(cast.base, d) - table.domain(run, d) for d in cast.held_out])
+    if not roles.held_out:
+        raise ValueError("forgetting needs a held-out domain in the roles, got none")
+    return mean_of([table.domain(roles.base, d) - table.domain(run, d) for d in roles.held_out])
 
 
-def interference(table: ScoreTable, run: str, cast: Roles) -> Array:
+def interference(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Score lost against the experts, each on its own domain, gains not counted (ours).
 
     Mean over experts' domains of max(0, s(expert, domain) - s(run, domain)). 0 is no loss on
     any domain. Noise alone makes it positive: a merge as good as the experts scores about 0.4
     standard errors of a domain's difference.
     """
-    losses = [table.domain(e, d) - table.domain(run, d) for e, d in cast.experts.items()]
+    losses = [table.domain(e, d) - table.domain(run, d) for e, d in roles.experts.items()]
     return mean_of([np.maximum(0.0, loss) for loss in losses])
 
 
@@ -152,15 +152,15 @@ def estimate(
     )
 
 
-def _share_of_gap(table: ScoreTable, run: str, cast: Roles, tops: Mapping[str, str]) -> Array:
+def _share_of_gap(table: ScoreTable, run: str, roles: Roles, tops: Mapping[str, str]) -> Array:
     """Gain of a run on the base over the gain of ``tops``, domain to run, summed over domains."""
-    gains = [table.domain(run, d) - table.domain(cast.base, d) for d in tops]
-    gaps = [table.domain(top, d) - table.domain(cast.base, d) for d, top in tops.items()]
+    gains = [table.domain(run, d) - table.domain(roles.base, d) for d in tops]
+    gaps = [table.domain(top, d) - table.domain(roles.base, d) for d, top in tops.items()]
     gap = mean_of(gaps)
     if np.any(gap <= 0):
         names = ", ".join(dict.fromkeys(tops.values()))
         raise ValueError(
-            f"a share of a gap needs {names} to be better than {cast.base} beyond the noise; "
+            f"a share of a gap needs {names} to be better than {roles.base} beyond the noise; "
             f"the gap goes down to {float(gap.min()):.4f}"
         )
     share: Array = mean_of(gains) / gap

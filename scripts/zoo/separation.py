@@ -66,7 +66,7 @@ def best_lam(runs: Sequence[Run], experts: Mapping[str, str]) -> float:
     """
     tried = [run for run in runs if run.record.name == "task_arithmetic"]
     table = _panel([*tried, *_references(runs, experts)]).observed()
-    metric = partial(gap_closed, cast=_cast(runs, experts))
+    metric = partial(gap_closed, roles=_cast(runs, experts))
     table = _only(table, _own_tasks(runs, experts))
     best = max(tried, key=lambda run: float(metric(table, _label(run))))
     return float(best.record.settings["lam"])
@@ -78,7 +78,7 @@ def share_closed(merge: Run, runs: Sequence[Run], experts: Mapping[str, str]) ->
     The metric is ``eval.statistics.metrics.gap_closed`` on the bits of the experts' domains.
     """
     scores = _Scores.of([merge, *_references(runs, experts)])
-    metric = partial(gap_closed, cast=_cast(runs, experts))
+    metric = partial(gap_closed, roles=_cast(runs, experts))
     return scores.only(_own_tasks(runs, experts)).estimate(metric, merge)
 
 
