@@ -6,7 +6,16 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.records import Record, Sample, Score, StageCost, write_record
+from eval.records import (
+    ModelRef,
+    PoolRef,
+    Record,
+    Sample,
+    Score,
+    StageCost,
+    SuiteRef,
+    write_record,
+)
 from eval.tracking.offline_run import records_in
 
 WANDB = {
@@ -20,7 +29,7 @@ COST = StageCost(
     seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=500,
     peak_gpu_bytes=None, source="VmHWM",
 )  # fmt: skip
-SUITE = {"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}
+SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=())
 
 
 def score(value):
@@ -30,14 +39,15 @@ def score(value):
 
 
 def model(name, folder="models"):
-    return {"name": name, "location": f"{folder}/{name}", "revision": None} | {
-        "content_hash": f"hash-of-{name}"
-    }
+    return ModelRef(
+        name=name, location=f"{folder}/{name}", revision=None, content_hash=f"hash-of-{name}"
+    )
 
 
 def make_record(name="ties", value=0.5, **changes):
-    models = {"pool": "zoo", "pivot": model("base"), "references": []}
-    models["sources"] = [model("code"), model("french")]
+    models = PoolRef(
+        pool="zoo", pivot=model("base"), sources=(model("code"), model("french")), references=()
+    )
     values = {
         "fingerprint": f"{name}56789abcdef", "kind": "merge", "status": "done", "name": name,
         "settings": {"density": 0.1}, "models": models, "suite": SUITE, "seed": 3,
@@ -50,7 +60,7 @@ def make_record(name="ties", value=0.5, **changes):
 
 
 def make_reference(name="base"):
-    models = {"pool": "zoo", "pivot": model(name), "sources": [], "references": []}
+    models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
     changes = {"kind": "reference", "models": models, "settings": {}, "merge": {}}
     return make_record(name, 0.25, **changes, merge_cost=None)
 

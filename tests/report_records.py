@@ -3,8 +3,21 @@
 from dataclasses import replace
 
 from eval.leaderboard.board import boards_of
-from eval.records import Record, Sample, Score, StageCost, write_record
+from eval.records import (
+    SAMPLES_NAME,
+    ModelRef,
+    PoolRef,
+    Record,
+    Sample,
+    Score,
+    StageCost,
+    SuiteRef,
+    read_samples,
+    run_folder,
+    write_record,
+)
 from eval.report.evidence import grounds_of
+from eval.statistics.samples import Run, run_of
 
 MIB = 2**20
 COST = StageCost(
@@ -22,17 +35,17 @@ MACHINE = {
 
 
 def model(name):
-    return {"name": name, "location": f"zoo/{name}", "revision": None, "content_hash": name}
+    return ModelRef(name=name, location=f"zoo/{name}", revision=None, content_hash=name)
 
 
 def suite(split="test"):
-    return {"name": f"toy_{split}", "split": split, "fingerprint": split, "held_out": []}
+    return SuiteRef(name=f"toy_{split}", split=split, fingerprint=split, held_out=())
 
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: [model(m) for m in found] for key, found in lists.items()}
-    return {"pool": name, "pivot": model("base"), **models}
+    models = {key: tuple(map(model, found)) for key, found in lists.items()}
+    return PoolRef(pool=name, pivot=model("base"), **models)
 
 
 def answers(right, n=24):
@@ -72,7 +85,7 @@ class Results:
         return made
 
     def add_unmerged(self, name, right, **changes):
-        models = {"pool": "zoo", "pivot": model(name), "sources": [], "references": []}
+        models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
         changes = {"kind": "reference", "merge_cost": None, "models": models, **changes}
         return self.add(name, right, **changes)
 
@@ -82,7 +95,13 @@ class Results:
         return self.add(name, right, status="not applicable", **changes)
 
     def grounds(self, records):
-        return grounds_of(self.root, boards_of(records))
+        return grounds_of(boards_of([self._run(record) for record in records]))
+
+    def _run(self, record):
+        folder = run_folder(self.root, record.name, record.fingerprint)
+        if not (folder / SAMPLES_NAME).exists():
+            return Run(record=record, samples=None)
+        return run_of(record, read_samples(folder))
 
 
 def samples(values):

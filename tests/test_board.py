@@ -7,7 +7,8 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.markdown import TUNED_ON_TEST
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import Record, Score, StageCost
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from tests.made_up_runs import bare_runs
 
 COST = StageCost(
     seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
@@ -17,7 +18,7 @@ ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def record(name="ties", value=0.5, split="test", **changes):
@@ -27,8 +28,8 @@ def record(name="ties", value=0.5, split="test", **changes):
     found = Record(
         fingerprint=f"{name} {split} {sorted(changes.items())}", kind="merge", status="done",
         name=name, settings={}, seed=0, dtype=None, scores={"a": score}, domains={"a": "code"},
-        models={"pool": "p", "pivot": model("base"), "sources": [model("x")], "references": []},
-        suite={"name": "zoo", "split": split, "fingerprint": split, "held_out": []},
+        models=PoolRef(pool="p", pivot=model("base"), sources=(model("x"),), references=()),
+        suite=SuiteRef(name="zoo", split=split, fingerprint=split, held_out=()),
         merge_cost=None, evaluation_cost=COST, merge={}, error=None, provenance={},
         started_at="", seconds_total=1.0,
     )  # fmt: skip
@@ -36,7 +37,7 @@ def record(name="ties", value=0.5, split="test", **changes):
 
 
 def unmerged(**changes):
-    models = {"pool": "p", "pivot": model("base"), "sources": [], "references": []}
+    models = PoolRef(pool="p", pivot=model("base"), sources=(), references=())
     return record("base", kind="reference", models=models, **changes)
 
 
@@ -45,7 +46,7 @@ TIES, SCE = record(), record("sce")
 
 def shown(*records):
     """Precision and names of the rows of every board."""
-    return [(b.precision, [row.name for row in b.rows]) for b in boards_of(records)]
+    return [(b.precision, [row.name for row in b.rows]) for b in boards_of(bare_runs(records))]
 
 
 def test_runs_evaluated_in_another_precision_have_a_board_of_their_own():
@@ -70,13 +71,13 @@ def test_what_was_not_evaluated_stands_on_the_first_board_of_its_models_and_suit
     gpu = record("sce", **ON_GPU)
     assert [names for _, names in shown(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
     assert shown(failed, unmerged()) == [(None, ["base", "dare"])]
-    assert shown(replace(failed, models=model("y") | TIES.models | {"pool": "q"}), TIES) == [
+    assert shown(replace(failed, models=replace(TIES.models, pool="q")), TIES) == [
         ("float32", ["ties"]), (None, ["dare"])
     ]  # fmt: skip
 
 
 def test_the_title_names_a_precision_that_is_not_the_usual_one():
-    text = to_markdown(boards_of([TIES, record("sce", **ON_GPU)]))
+    text = to_markdown(boards_of(bare_runs([TIES, record("sce", **ON_GPU)])))
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## p on suite zoo, split test, evaluated in bfloat16",
@@ -93,7 +94,9 @@ def test_the_title_names_a_precision_that_is_not_the_usual_one():
     ],
 )
 def test_the_header_states_the_contract_as_far_as_the_records_do(more, told):
-    assert told in to_markdown(boards_of([replace(TIES, suite={**TIES.suite, **more})]))
+    assert told in to_markdown(
+        boards_of(bare_runs([replace(TIES, suite=replace(TIES.suite, more=more))]))
+    )
 
 
 def tried(split, *lams, value=0.5):
@@ -102,7 +105,9 @@ def tried(split, *lams, value=0.5):
 
 def settings(*records):
     """What stands in the column of settings, by board."""
-    return [[row.shown_settings for row in board.merges] for board in boards_of(records)]
+    return [
+        [row.shown_settings for row in board.merges] for board in boards_of(bare_runs(records))
+    ]
 
 
 def test_one_of_several_settings_on_the_test_split_is_marked():
@@ -112,7 +117,7 @@ def test_one_of_several_settings_on_the_test_split_is_marked():
 
 def test_settings_on_two_boards_of_one_question_are_marked_on_both():
     first, second = tried("test", 1, 2)
-    limited = {**second.suite, "fingerprint": "limited"}
+    limited = replace(second.suite, fingerprint="limited")
     assert settings(first, replace(second, suite=limited)) == [["†"], ["†"]]
 
 
@@ -123,10 +128,10 @@ def test_the_setting_that_validation_chose_is_not_marked_nor_are_validation_runs
 
 def test_the_mark_is_explained_and_in_the_csv_a_column():
     found = [*tried("test", 1, 2), *tried("validation", 2), SCE]
-    text = to_markdown(boards_of(found))
+    text = to_markdown(boards_of(bare_runs(found)))
     assert text.count(TUNED_ON_TEST) == 1
-    assert TUNED_ON_TEST not in to_markdown(boards_of([TIES, SCE]))
-    header, *lines = to_csv(boards_of(found)).splitlines()
+    assert TUNED_ON_TEST not in to_markdown(boards_of(bare_runs([TIES, SCE])))
+    header, *lines = to_csv(boards_of(bare_runs(found))).splitlines()
     column = header.split(",").index("tuned_on_test")
     marks = {tuple(line.split(",")[i] for i in (3, 7, 8, column)) for line in lines}
     assert marks == {
@@ -136,6 +141,8 @@ def test_the_mark_is_explained_and_in_the_csv_a_column():
 
 
 def test_a_record_changes_only_the_board_it_stands_on():
-    parts = to_markdown(boards_of([TIES, *tried("validation", 1)])).split("\n## ")
-    more = to_markdown(boards_of([TIES, SCE, *tried("validation", 1)])).split("\n## ")
+    parts = to_markdown(boards_of(bare_runs([TIES, *tried("validation", 1)]))).split("\n## ")
+    more = to_markdown(boards_of(bare_runs([TIES, SCE, *tried("validation", 1)]))).split(
+        "\n## "
+    )
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]

@@ -8,7 +8,8 @@ from playwright.sync_api import sync_playwright
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from eval.records import Record, Score, StageCost
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from tests.made_up_runs import bare_runs
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +30,7 @@ QUIET = [
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": name}
+    return ModelRef(name=name, location=name, revision=None, content_hash=name)
 
 
 def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
@@ -40,8 +41,8 @@ def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
         Record(
             fingerprint=f"{name}{pool}{suite}", kind="merge", status="done", name=name,
             settings={"tau": 0.1}, seed=0, dtype=None, scores=dict.fromkeys(TASKS, score),
-            models={"pool": pool, "pivot": model(pool), "sources": [], "references": []},
-            suite={"name": suite, "split": None, "fingerprint": suite, "held_out": []},
+            models=PoolRef(pool=pool, pivot=model(pool), sources=(), references=()),
+            suite=SuiteRef(name=suite, split=None, fingerprint=suite, held_out=()),
             domains=dict.fromkeys(TASKS, "d"), merge_cost=replace(COST, seconds=seconds),
             evaluation_cost=COST, merge={"diagnostics": {"condition": 31.5, EVIL: EVIL}},
             error=None, provenance={"git": {"revision": "0" * 200}}, started_at="",
@@ -75,7 +76,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    write_page(root, boards_of(RECORDS))
+    write_page(root, boards_of(bare_runs(RECORDS)))
     return (root / "leaderboard.html").as_uri()
 
 

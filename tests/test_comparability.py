@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.records import Record, Score, StageCost
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
 from eval.statistics.comparability import (
     best_setting,
     check_comparable,
@@ -18,20 +18,14 @@ COST = StageCost(
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
-MODELS = {"pool": "zoo", "pivot": model("base"), "sources": [model("code")], "references": []}
+MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(model("code"),), references=())
 
 
-def suite(split, **changes):
-    return {
-        "name": "zoo",
-        "split": split,
-        "fingerprint": f"f-{split}",
-        "held_out": [],
-        **changes,
-    }
+def suite(split, **more):
+    return SuiteRef(name="zoo", split=split, fingerprint=f"f-{split}", held_out=(), more=more)
 
 
 def score(value, metric="acc", n=200):
@@ -129,7 +123,7 @@ def test_a_method_without_a_finished_run_has_no_best_setting():
 
 
 def test_settings_of_different_models_are_not_compared():
-    other = replace(validation(0.9, lam=2), models={**MODELS, "pivot": model("llama")})
+    other = replace(validation(0.9, lam=2), models=replace(MODELS, pivot=model("llama")))
     with pytest.raises(ValueError, match="must merge one set of models, got several"):
         best_setting([validation(0.4, lam=1), other], method="ties")
 
@@ -174,7 +168,7 @@ def test_settings_of_different_methods_are_no_choice():
 
 
 def test_validation_of_other_models_or_another_method_clears_nothing():
-    moved = replace(validation(0.9, lam=2), models={**MODELS, "sources": [model("german")]})
+    moved = replace(validation(0.9, lam=2), models=replace(MODELS, sources=(model("german"),)))
     assert marked(ONE, TWO, moved, validation(0.9, name="dare", lam=2))[:2] == [True, True]
 
 

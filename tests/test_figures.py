@@ -21,13 +21,14 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from eval.records import Record, Score, StageCost
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from tests.made_up_runs import bare_runs
 
 MIB = 2**20
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def score(value):
@@ -45,13 +46,13 @@ def cost(seconds, mebibytes=50):
 
 def record(name, *scores, seconds=0.25, **changes):
     tasks = dict(zip(("code", "spanish"), scores, strict=False))
-    models = {"pool": "zoo", "pivot": model("base"), "sources": [], "references": []}
+    models = PoolRef(pool="zoo", pivot=model("base"), sources=(), references=())
     settings = changes.get("settings", {})
     return replace(
         Record(
             fingerprint=f"{name}{settings}{changes.get('seed')}", kind="merge", status="done",
             name=name, settings={}, models=models,
-            suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
+            suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
             seed=0, dtype=None, scores={task: score(v) for task, v in tasks.items()},
             domains={"code": "code", "spanish": "spanish"}, merge_cost=cost(seconds),
             evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
@@ -68,7 +69,7 @@ FAILED = record("dare", settings={"density": 0.1}, status="failed", error="NaN")
 
 
 def board(*records):
-    (found,) = boards_of(records)
+    (found,) = boards_of(bare_runs(records))
     return found
 
 
@@ -129,7 +130,7 @@ def test_figures_of_two_boards_share_no_ids():
     def ids(found):
         return {i for p in plots_of(found) for i in re.findall(r' id="([^"]+)"', p.svg)}
 
-    other = {**SEME.models, "pool": "alps"}
+    other = replace(SEME.models, pool="alps")
     first, second = ids(board(SEME)), ids(board(replace(SEME, models=other)))
     assert first
     assert not first & second
@@ -142,10 +143,10 @@ def test_scores_stand_in_per_cent_with_rank_and_unmerged_models_beside():
 
 def test_of_unmerged_models_only_the_pivot_and_the_best_are_lines():
     models = [
-        record(n, s, s, kind="reference", models={**BASE.models, "pivot": model(n)})
+        record(n, s, s, kind="reference", models=replace(BASE.models, pivot=model(n)))
         for n, s in (("good", 0.3), ("best", 0.9))
     ]
-    merge = {**SEME.models, "sources": [model("good"), model("best")]}
+    merge = replace(SEME.models, sources=(model("good"), model("best")))
     found = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
     assert [name for name in found if name in ("base", "good", "best")] == ["base", "best"]
 
@@ -211,7 +212,7 @@ def test_text_is_cut_and_what_xml_cannot_hold_is_marked():
 @pytest.mark.parametrize("text", ["<b>&\"'</b>", "$\\frac{1}$", "\0]]>", "学", "-->", "_a"])
 def test_text_of_a_record_is_drawn_as_it_is(text):
     settings = [{"tau": x, "scope": f"{text}{x}"} for x in (0.1, 0.2)]
-    models = {**SEME.models, "pivot": {**model("base"), "name": text}}
+    models = replace(SEME.models, pivot=replace(model("base"), name=text))
     runs = [record("seme", 0.5, 0.5, settings=s, models=models) for s in settings]
     shown = texts(share_kept(board(BASE, *runs)))
     assert printable(text, 16) in shown  # the pivot's line

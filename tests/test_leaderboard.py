@@ -13,11 +13,12 @@ from eval.leaderboard.tables import (
     to_markdown,
     write_tables,
 )
-from eval.records import Record, Score, StageCost, write_record
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
 from scripts.leaderboard import main
+from tests.made_up_runs import bare_runs
 
 MIB = 2**20
-SUITE = {"name": "zoo", "split": "test", "fingerprint": "s", "held_out": ["spanish"]}
+SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
 COST = StageCost(
     seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
     peak_gpu_bytes=None, source="VmHWM",
@@ -25,17 +26,17 @@ COST = StageCost(
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def pool(name="zoo", sources=("code",), references=()):
     found = {"sources": sources, "references": references}
-    lists = {key: [model(m) for m in models] for key, models in found.items()}
-    return {"pool": name, "pivot": model("base"), **lists}
+    lists = {key: tuple(map(model, models)) for key, models in found.items()}
+    return PoolRef(pool=name, pivot=model("base"), **lists)
 
 
 def unmerged(name, first=0.2, second=0.4, **changes):
-    models = {"pool": "zoo", "pivot": model(name), "sources": [], "references": []}
+    models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
     changes = {"kind": "reference", "settings": {}, "merge_cost": None, **changes}
     return record(name, first, second, **{"models": models, **changes})
 
@@ -70,13 +71,15 @@ ALL = [*WHOLE, PARTIAL]
 
 
 def test_merges_are_ranked_by_mean_and_references_stand_first_unranked():
-    (board,) = boards_of(ALL)
+    (board,) = boards_of(bare_runs(ALL))
     order = [(row.rank, row.record.name) for row in board.rows]
     assert order == [(None, "base"), (1, "seme"), (2, "ties"), (None, "sce"), (None, "dare")]
 
 
 def test_the_table_is_exactly_this():
-    table = [line for line in to_markdown(boards_of(ALL)).splitlines() if line[:1] == "|"]
+    table = [
+        line for line in to_markdown(boards_of(bare_runs(ALL))).splitlines() if line[:1] == "|"
+    ]
     # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
     assert table == [
         "| rank | band | method | settings | mean | code | spanish | merge s | merge MiB"
@@ -92,7 +95,7 @@ def test_the_table_is_exactly_this():
 
 def test_rows_show_the_settings_they_differ_in_and_the_header_the_others():
     other = replace(TIES, settings={"lam": 1.0, "tau": 0.2}, fingerprint="f2")
-    text = to_markdown(boards_of([TIES, other, SEME]))
+    text = to_markdown(boards_of(bare_runs([TIES, other, SEME])))
     assert {line.split(" | ")[3] for line in text.splitlines() if "| ties |" in line} == {
         "tau=0.1 †", "tau=0.2 †"
     }  # fmt: skip
@@ -103,13 +106,13 @@ def test_a_method_that_refused_the_models_is_not_applicable():
     refused = replace(
         FAILED, status="not applicable", error="needs sources of the pivot's shape"
     )
-    row = to_markdown(boards_of([TIES, refused])).splitlines()[-1]
+    row = to_markdown(boards_of(bare_runs([TIES, refused]))).splitlines()[-1]
     assert "| n/a | n/a | n/a |" in row
     assert row.endswith("| not applicable: needs sources of the pivot's shape |")
 
 
 def test_the_header_says_what_was_measured_and_what_a_rank_means():
-    text = to_markdown(boards_of(ALL))
+    text = to_markdown(boards_of(bare_runs(ALL)))
     assert "## zoo on suite zoo, split test" in text
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
     assert "Tuned for by no source: spanish." in text
@@ -118,17 +121,21 @@ def test_the_header_says_what_was_measured_and_what_a_rank_means():
 
 
 def test_the_order_of_the_records_does_not_matter():
-    assert to_markdown(boards_of(ALL)) == to_markdown(boards_of(reversed(ALL)))
-    assert to_csv(boards_of(ALL)) == to_csv(boards_of(reversed(ALL)))
+    assert to_markdown(boards_of(bare_runs(ALL))) == to_markdown(
+        boards_of(bare_runs(reversed(ALL)))
+    )
+    assert to_csv(boards_of(bare_runs(ALL))) == to_csv(boards_of(bare_runs(reversed(ALL))))
 
 
 def test_equal_means_share_a_rank():
-    (board,) = boards_of([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
+    (board,) = boards_of(
+        bare_runs([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
+    )
     assert [row.rank for row in board.merges] == [1, 2, 2, 4]
 
 
 def test_several_seeds_are_rows_of_their_own_and_say_so():
-    (board,) = boards_of([TIES, replace(TIES, seed=1, fingerprint="f1")])
+    (board,) = boards_of(bare_runs([TIES, replace(TIES, seed=1, fingerprint="f1")]))
     assert [row.settings for row in board.merges] == [
         "lam=1 tau=0.1 seed=0",
         "lam=1 tau=0.1 seed=1",
@@ -136,9 +143,9 @@ def test_several_seeds_are_rows_of_their_own_and_say_so():
 
 
 def test_pools_and_suites_have_boards_of_their_own():
-    other_suite = replace(TIES, suite={**SUITE, "fingerprint": "t"})
+    other_suite = replace(TIES, suite=replace(SUITE, fingerprint="t"))
     other_pool = replace(TIES, models=pool("alps"))
-    boards = boards_of([TIES, other_suite, other_pool])
+    boards = boards_of(bare_runs([TIES, other_suite, other_pool]))
     assert [(board.pool, board.fingerprint) for board in boards] == [
         ("alps", "s"),
         ("zoo", "s"),
@@ -147,55 +154,63 @@ def test_pools_and_suites_have_boards_of_their_own():
 
 
 def test_an_unmerged_model_stands_on_every_board_that_names_its_content():
-    boards = boards_of([TIES, replace(TIES, models=pool("alps", sources=["french"])), BASE])
+    boards = boards_of(
+        bare_runs([TIES, replace(TIES, models=pool("alps", sources=["french"])), BASE])
+    )
     assert [[row.name for row in board.references] for board in boards] == [["base"], ["base"]]
 
 
 def test_unmerged_models_stand_in_the_order_of_their_pool():
     found = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
     merge = replace(TIES, models=pool(sources=["z", "code"], references=["a"]))
-    (board,) = boards_of([*found, merge])
+    (board,) = boards_of(bare_runs([*found, merge]))
     assert [row.name for row in board.references] == ["base", "z", "code", "a"]
 
 
 def test_an_unmerged_model_goes_by_the_name_its_pool_gives_it():
     renamed = replace(BASE, name="pretrained")
-    (board,) = boards_of([TIES, renamed, replace(BASE, name="x", status="failed", error="no")])
+    (board,) = boards_of(
+        bare_runs([TIES, renamed, replace(BASE, name="x", status="failed", error="no")])
+    )
     assert [(row.name, row.status) for row in board.references] == [("base", "done")]
 
 
 def test_an_unmerged_model_scored_on_another_suite_stays_away():
-    (board,) = boards_of([TIES, replace(BASE, suite={**SUITE, "fingerprint": "t"})])
+    (board,) = boards_of(
+        bare_runs([TIES, replace(BASE, suite=replace(SUITE, fingerprint="t"))])
+    )
     assert board.references == ()
 
 
 def test_pools_of_one_name_and_other_models_have_boards_of_their_own():
-    boards = boards_of([TIES, replace(SEME, models=pool(sources=["french"]))])
+    boards = boards_of(bare_runs([TIES, replace(SEME, models=pool(sources=["french"]))]))
     assert len({board.models for board in boards}) == 2
     assert all(board.models in to_markdown([board]) for board in boards)
 
 
 def test_settings_leave_out_what_is_null_and_shorten_numbers():
     settings = {"lam": 0.30000000000000004, "weights": None, "shares": [0.5, 1.0], "on": True}
-    (board,) = boards_of([replace(TIES, settings=settings)])
+    (board,) = boards_of(bare_runs([replace(TIES, settings=settings)]))
     assert board.merges[0].settings == "lam=0.3 shares=0.5,1 on=True"
 
 
 def test_tasks_stand_in_the_order_of_the_scores():
     turned = dict(reversed(TIES.domains.items()))  # what JSON with sorted keys may do
-    (board,) = boards_of([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
+    (board,) = boards_of(
+        bare_runs([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
+    )
     assert board.tasks == ("code", "spanish")
 
 
 def test_a_merge_that_was_not_evaluated_shows_its_cost_only():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
-    text = to_markdown(boards_of([merged]))
+    text = to_markdown(boards_of(bare_runs([merged])))
     assert "Merged only, not evaluated." in text
     assert text.splitlines()[-1] == "|  |  | ties |  | 0.25 | 50 | done |"
 
 
 def test_the_csv_holds_fractions_and_bytes():
-    header, base, seme, *_ = to_csv(boards_of(ALL)).splitlines()
+    header, base, seme, *_ = to_csv(boards_of(bare_runs(ALL))).splitlines()
     row = dict(zip(header.split(","), seme.split(","), strict=True))
     assert (row["rank"], row["method"], row["mean"]) == ("1", "seme", "0.55")
     assert (row["code"], row["code_stderr"]) == ("0.6", "0.03")
@@ -205,7 +220,7 @@ def test_the_csv_holds_fractions_and_bytes():
 
 def test_the_summary_fits_a_terminal_of_100_columns():
     console = Console(width=100, record=True, file=sys.stderr)
-    print_summary(boards_of(ALL), console)
+    print_summary(boards_of(bare_runs(ALL)), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "55.00 ± 2.12" in text
@@ -215,7 +230,8 @@ def test_the_summary_fits_a_terminal_of_100_columns():
 def test_the_summary_marks_and_explains_what_was_tuned_on_the_test_split():
     console = Console(width=100, record=True, file=sys.stderr)
     print_summary(
-        boards_of([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]), console
+        boards_of(bare_runs([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")])),
+        console,
     )
     text = console.export_text()
     assert "tau=0.2 †" in text
@@ -230,7 +246,7 @@ def test_files_are_the_same_bytes_on_every_run(tmp_path):
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
-    assert before[0].decode() == to_markdown(boards_of(WHOLE))
+    assert before[0].decode() == to_markdown(boards_of(bare_runs(WHOLE)))
 
 
 def test_no_records_give_an_empty_board(tmp_path):

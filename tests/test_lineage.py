@@ -1,9 +1,12 @@
 """The steps from the models to the score."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from eval.records import PoolRef
+from eval.schema import to_json
 from eval.tracking.lineage import steps_of
 from tests.offline_runs import make_record, make_reference, model, write
 
@@ -38,7 +41,15 @@ def test_a_merge_that_was_not_evaluated_holds_the_record_itself(tmp_path):
 
 
 def test_a_model_twice_among_pivot_and_sources_is_one_artifact(tmp_path):
-    twice = {"pool": "zoo", "pivot": model("base"), "sources": [model("base"), model("code")]}
+    twice = PoolRef(
+        pool="zoo",
+        pivot=model("base"),
+        sources=(
+            model("base"),
+            model("code"),
+        ),
+        references=(),
+    )
     record = make_record(models=twice)
     merge = steps_of(record, write(tmp_path, record))[0]
     assert names(merge.used) == ["model-hash-of-base", "model-hash-of-code"]
@@ -48,7 +59,7 @@ def test_no_weights_go_along_only_their_checksum(tmp_path):
     record = make_record()
     artifact = steps_of(record, write(tmp_path, record))[0].used[1]
     assert artifact.files == {"weights.hash": b"hash-of-code"}
-    assert artifact.metadata == model("code")
+    assert artifact.metadata == to_json(model("code"))
 
 
 def test_a_merge_holds_its_report_and_settings(tmp_path):
@@ -71,7 +82,7 @@ def test_a_score_holds_the_record_byte_for_byte_and_the_samples(tmp_path):
 
 
 def test_paths_of_the_machine_are_cut_from_what_is_held(tmp_path):
-    private = {**make_record().models, "pivot": model("base", "/home/alice")}
+    private = replace(make_record().models, pivot=model("base", "/home/alice"))
     record = make_record(models=private, merge={"warnings": ["no /home/alice/x"]})
     merge, evaluation = steps_of(record, write(tmp_path, record))
     held = [*merge.made.files.values(), evaluation.made.files["record.json"]]

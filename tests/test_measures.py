@@ -7,8 +7,10 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.measures import measures_of, roles_of
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import Record, Sample, StageCost, write_record
+from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef
+from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, raw_score
+from tests.made_up_runs import run_with
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
 COST = StageCost(
@@ -18,7 +20,7 @@ COST = StageCost(
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def samples(*correct, tasks=DOMAINS):
@@ -34,14 +36,18 @@ def samples(*correct, tasks=DOMAINS):
 def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mathematics")):
     """A record and its samples; the pool has a ceiling named multitask."""
     found = samples(*correct, tasks=domains)
-    models = {"pool": "p", "pivot": model(name), "sources": [], "references": []}
+    models = PoolRef(pool="p", pivot=model(name), sources=(), references=())
     if kind == "merge":
-        models |= {"pivot": model("base"), "sources": [model(s) for s in sources]}
-        models["references"] = [model("multitask")]
+        models = replace(
+            models,
+            pivot=model("base"),
+            sources=tuple(map(model, sources)),
+            references=(model("multitask"),),
+        )
     record = Record(
         fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
         models=models, seed=0, dtype=None,
-        suite={"name": "z", "split": "test", "fingerprint": "s", "held_out": ["english"]},
+        suite=SuiteRef(name="z", split="test", fingerprint="s", held_out=("english",)),
         scores={task: raw_score(s, metric="acc") for task, s in found.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
         provenance={}, started_at="", seconds_total=1.0,
@@ -56,15 +62,18 @@ ALL = [BASE, MERGE, CODE, MATHEMATICS, MULTITASK]
 
 
 def board_of(*runs):
-    (board,) = boards_of([record for record, _ in runs])
+    (board,) = boards_of(
+        [
+            Run(record=record, samples=None) if found is None else run_with(record, found)
+            for record, found in runs
+        ]
+    )
     return board
 
 
-def measured(root, *runs):
+def measured(*runs):
     """Key to value of the only merge."""
-    for record, found in runs:
-        write_record(root, record, found)
-    return measures_of(root, [board_of(*runs)]).get(MERGE[0].fingerprint, {})
+    return measures_of([board_of(*runs)]).get(MERGE[0].fingerprint, {})
 
 
 def roles(*runs):
@@ -104,8 +113,8 @@ def test_of_two_sources_that_gain_on_one_domain_the_better_is_its_expert():
     assert roles(BASE, merge, x, y)[1] == {"y": "numbers", "x": "code"}
 
 
-def test_the_measures_are_those_of_their_definitions(tmp_path):
-    found = measured(tmp_path, *ALL)
+def test_the_measures_are_those_of_their_definitions():
+    found = measured(*ALL)
     values = {key: pytest.approx(measure.value) for key, measure in found.items()}
     assert values == {
         "of_experts": (40 / 70 + 50 / 80) / 2,
@@ -119,30 +128,28 @@ def test_the_measures_are_those_of_their_definitions(tmp_path):
     assert all(0.01 < measure.stderr < 0.1 for measure in found.values())
 
 
-def test_what_a_board_lacks_leaves_its_measures_out(tmp_path):
-    assert measured(tmp_path / "a", *ALL[:4]).keys() == {
+def test_what_a_board_lacks_leaves_its_measures_out():
+    assert measured(*ALL[:4]).keys() == {
         "of_experts", "of_gap", "forgetting", "interference"
     }  # fmt: skip
     worse = run("multitask", 10, 10, 60)
-    assert "of_ceiling" not in measured(tmp_path / "b", *ALL[:4], worse)
-    assert measured(tmp_path / "c", MERGE, CODE) == {}
+    assert "of_ceiling" not in measured(*ALL[:4], worse)
+    assert measured(MERGE, CODE) == {}
 
 
-def test_a_merge_without_samples_or_a_task_is_not_measured(tmp_path):
+def test_a_merge_without_samples_or_a_task_is_not_measured():
     record, found = MERGE
     lacking = replace(record, name="sce", fingerprint="sce", scores={"c": record.scores["c"]})
     other = replace(record, name="dare", fingerprint="dare")
     runs = [*ALL, (lacking, found), (other, None)]
-    for written, its_samples in runs:
-        write_record(tmp_path, written, its_samples)
-    assert measures_of(tmp_path, [board_of(*runs)]).keys() == {record.fingerprint}
+    assert measures_of([board_of(*runs)]).keys() == {record.fingerprint}
 
 
-def test_tasks_of_the_second_open_llm_leaderboard_are_measured_from_guessing_up(tmp_path):
+def test_tasks_of_the_second_open_llm_leaderboard_are_measured_from_guessing_up():
     domains = {"leaderboard_mmlu_pro": "knowledge", "leaderboard_ifeval": "instructions"}
     merge = run("ties", 55, 30, kind="merge", domains=domains)
-    merge[0].suite["held_out"].clear()
-    found = measured(tmp_path, merge)
+    merge = replace(merge[0], suite=replace(merge[0].suite, held_out=())), merge[1]
+    found = measured(merge)
     assert found.keys() == {"above_chance"}
     assert found["above_chance"].value == pytest.approx(((0.55 - 0.1) / 0.9 + 0.3) / 2)
 

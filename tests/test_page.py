@@ -16,13 +16,14 @@ from eval.leaderboard.figures import plots_of
 from eval.leaderboard.page import to_html, write_page
 from eval.leaderboard.standing import Standing
 from eval.leaderboard.view import Cell, details_of, view_of
-from eval.records import Record, Score, StageCost, write_record
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
+from tests.made_up_runs import bare_runs
 
 MIB = 2**20
-SUITE = {"name": "zoo", "split": "test", "fingerprint": "s", "held_out": ["spanish"]}
+SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
 COST = StageCost(
     seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
     peak_gpu_bytes=None, source="VmHWM",
@@ -31,7 +32,7 @@ EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {
 
 
 def model(name):
-    return {"name": name, "location": name, "revision": None, "content_hash": f"hash-{name}"}
+    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def record(name, *scores, **changes):
@@ -40,7 +41,7 @@ def record(name, *scores, **changes):
         Record(
             fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
             settings={"lam": 1.0, "tau": 0.1},
-            models={"pool": "zoo", "pivot": model("base"), "sources": [], "references": []},
+            models=PoolRef(pool="zoo", pivot=model("base"), sources=(), references=()),
             suite=SUITE, seed=0, dtype="bfloat16",
             scores={
                 task: Score(
@@ -72,7 +73,7 @@ STANDINGS = {
 
 def views(records, standings=None):
     """Boards without figures, which take their time."""
-    return [view_of(board, [], standings or {}) for board in boards_of(records)]
+    return [view_of(board, [], standings or {}) for board in boards_of(bare_runs(records))]
 
 
 def table(records, standings=None):
@@ -167,7 +168,7 @@ def test_standings_of_merges_elsewhere_leave_a_board_alone():
 
 def test_measures_have_columns_of_their_own_and_say_what_they_mean():
     found = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(ALL))
+    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
     labels = [column.label for column in view.columns]
     at = labels.index("of experts %")
     assert labels[at - 1 : at + 2] == ["settings", "of experts %", "code"]
@@ -182,7 +183,7 @@ def test_a_loss_sorts_the_lowest_first():
     found = {
         SEME.fingerprint: dict.fromkeys(("of_gap", "forgetting"), Estimate(value=0, stderr=0))
     }
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(ALL))
+    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
     falling = {column.label: column.falling for column in view.columns}
     assert (falling["of gap %"], falling["forgetting %"]) == (True, False)
 
@@ -206,9 +207,9 @@ def test_a_mark_is_explained_where_there_is_one():
 def test_another_precision_is_another_board_with_a_key_of_its_own():
     gpu = replace(SEME, evaluation_cost=replace(COST, peak_gpu_bytes=1), fingerprint="gpu")
     here, there = views([SEME, gpu])
-    assert (here.suite, there.suite) == ("zoo, test", "zoo, test, evaluated in bfloat16") or (
-        there.suite, here.suite
-    ) == ("zoo, test", "zoo, test, evaluated in bfloat16")  # fmt: skip
+    assert {here.suite, there.suite} == {
+        "suite zoo, split test", "suite zoo, split test, evaluated in bfloat16"
+    }  # fmt: skip
     assert here.key != there.key
 
 
@@ -256,7 +257,7 @@ def test_any_json_has_details(settings, entries):
 
 
 def test_the_page_is_well_formed_and_names_every_id_once():
-    tags = Tags(to_html(views([*ALL, replace(SEME, suite={**SUITE, "fingerprint": "t"})])))
+    tags = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     controls = {a["aria-controls"] for _, a in tags.found if "aria-controls" in a}
     assert tags.open == []
@@ -284,8 +285,8 @@ def test_texts_of_records_stay_texts():
     evil = replace(
         SEME,
         settings={EVIL: EVIL},
-        models={**SEME.models, "pool": EVIL, "pivot": {**model("base"), "name": EVIL}},
-        suite={**SUITE, "name": EVIL, "split": EVIL, "held_out": [EVIL]},
+        models=replace(SEME.models, pool=EVIL, pivot=replace(model("base"), name=EVIL)),
+        suite=replace(SUITE, name=EVIL, split=EVIL, held_out=(EVIL,)),
         scores={EVIL: SEME.scores["code"]}, domains={EVIL: EVIL}, provenance={EVIL: [EVIL]},
         merge={"diagnostics": {EVIL: EVIL}}, dtype=EVIL, started_at=EVIL, fingerprint=EVIL,
     )  # fmt: skip
@@ -293,7 +294,7 @@ def test_texts_of_records_stay_texts():
     base = replace(BASE, scores=evil.scores, suite=evil.suite, domains=evil.domains)
     standings = {EVIL: Standing(band=1, better_than={EVIL: 0.5})}
     page = to_html(
-        [view_of(b, plots_of(b), standings) for b in boards_of([evil, failed, base])]
+        [view_of(b, plots_of(b), standings) for b in boards_of(bare_runs([evil, failed, base]))]
     )
     tags = Tags(page)
     assert [tag for tag, _ in tags.found].count("script") == 1
@@ -316,7 +317,7 @@ def test_files_are_the_same_bytes_on_every_run(tmp_path):
 
 
 def test_another_record_leaves_the_other_boards_as_they_were():
-    elsewhere = replace(TIES, models={**TIES.models, "pool": "alps"}, fingerprint="y")
+    elsewhere = replace(TIES, models=replace(TIES.models, pool="alps"), fingerprint="y")
     before, after = to_html(views(ALL)), to_html(views([*ALL, elsewhere]))
     (board,) = re.findall("<section.*?</section>", before, re.DOTALL)
     assert board in after
@@ -324,7 +325,7 @@ def test_another_record_leaves_the_other_boards_as_they_were():
 
 
 def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_path):
-    write_page(tmp_path, boards_of(ALL))
+    write_page(tmp_path, boards_of(bare_runs(ALL)))
     (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
     write_page(tmp_path, [])
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.svg"]
@@ -333,13 +334,15 @@ def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_pa
 
 @pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
 def test_no_name_of_a_pool_leaves_the_folder(tmp_path, name):
-    pool, suite = {**SEME.models, "pool": name}, {**SUITE, "name": name}
-    write_page(tmp_path, boards_of([replace(SEME, models=pool, suite=suite)]))
+    pool, suite = replace(SEME.models, pool=name), replace(SUITE, name=name)
+    write_page(tmp_path, boards_of(bare_runs([replace(SEME, models=pool, suite=suite)])))
     assert {path.name for path in tmp_path.iterdir()} == {"figures", "leaderboard.html"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
 
 
 def test_boards_whose_names_look_alike_in_a_file_have_files_of_their_own(tmp_path):
-    pools = [{**SEME.models, "pool": name} for name in ("a/b", "a b")]
-    write_page(tmp_path, boards_of([replace(SEME, models=models) for models in pools]))
+    pools = [replace(SEME.models, pool=name) for name in ("a/b", "a b")]
+    write_page(
+        tmp_path, boards_of(bare_runs([replace(SEME, models=models) for models in pools]))
+    )
     assert len(list((tmp_path / "figures").iterdir())) == 8

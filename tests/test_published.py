@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from eval.records import PoolRef
 from eval.report.published import read_reference, read_references, verdict_on
 from tests.report_records import Results, model, score
 
@@ -26,11 +27,13 @@ def number(tmp_path):
 
 
 def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", task="d_task"):
-    models = {"pool": "p", "pivot": model("base"), "sources": [model(s) for s in sources]}
+    models = PoolRef(
+        pool="p", pivot=model("base"), sources=tuple(map(model, sources)), references=()
+    )
     values = [1.0] * round(20 * value) + [0.0] * (20 - round(20 * value))
     return Results(tmp_path / "runs_of").add(
         method, 6, settings={"density": density, "lam": 1.0}, scores={task: score(values)},
-        models=models | {"references": []}, domains={task: "d"},
+        models=models, domains={task: "d"},
     )  # fmt: skip
 
 

@@ -2,18 +2,24 @@ import gzip
 import json
 import math
 import re
+from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from eval.records import (
+    ModelRef,
+    PoolRef,
     Record,
     Sample,
     Score,
     StageCost,
+    SuiteRef,
     find_done,
     read_record,
     read_samples,
+    record_json,
     write_record,
 )
 
@@ -25,11 +31,10 @@ COST = StageCost(
 RECORD = Record(
     fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
     settings={"density": 0.1},
-    models={
-        "pool": "zoo", "pivot": {"name": "base", "content_hash": "h"}, "sources": [],
-        "references": [],
-    },
-    suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []},
+    models=PoolRef(
+        pool="zoo", pivot=ModelRef(name="base", location="b", revision=None, content_hash="h"), sources=(),
+        references=()),
+    suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
     seed=0, dtype="bfloat16", scores={"zebra": SCORE, "ape": replace(SCORE, value=0.25)},
     domains={"zebra": "a", "ape": "b"}, merge_cost=COST, evaluation_cost=None,
     merge={"n_merged": 3}, error=None, provenance={"python": "3.11"},
@@ -54,9 +59,14 @@ def test_a_record_comes_back_as_it_was_written_with_tasks_in_order(tmp_path):
 
 def test_samples_come_back_as_they_were_written(tmp_path):
     path = write_record(tmp_path, RECORD, SAMPLES)
-    found = read_samples(path.parent)
-    assert found == SAMPLES
-    assert list(found) == ["zebra", "ape"]
+    tables = read_samples(path.parent)
+    assert list(tables) == ["zebra", "ape"]
+    zebra, ape = tables["zebra"], tables["ape"]
+    assert (zebra.values.tolist(), ape.values.tolist()) == ([0.1], [1.0, 0.0])
+    assert ape.doc_hashes == ("g", "i")
+    assert (zebra.loglikelihoods.tolist(), zebra.n_bytes.tolist()) == ([-3.25], [7])
+    assert np.isnan(ape.loglikelihoods).all()
+    assert not ape.n_bytes.any()
 
 
 def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
@@ -142,8 +152,16 @@ PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 9
     ("content", "message"),
     [
         (packed(b'{"task": "a", "doc_id"'), "Expecting ':'"),
-        (packed(b'{"task": "a"}'), r"missing keys \['doc_hash', 'doc_id', 'value'\]"),
-        (packed(b"7"), "expected an object, got a whole number"),
+        (packed(b'{"task": "a"}'), r"missing keys \['doc_id'\]"),
+        (packed(b"7"), "expected an object, got 7"),
+        (
+            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'),
+            "value must be a number, got 'x'",
+        ),
+        (
+            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "colour": 1}'),
+            "colour",
+        ),
         (PACKED[:40], "end-of-stream marker"),
         (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
         (b"plain", "Not a gzipped file"),
@@ -167,3 +185,97 @@ def test_a_name_that_is_no_folder_name_is_refused(name):
 def test_only_a_record_that_is_not_done_has_an_error():
     with pytest.raises(ValueError, match="not done, and no other, has an error, got 'boom'"):
         replace(RECORD, error="boom")
+
+
+MODEL_JSON = {
+    "name": "base",
+    "location": "models/base",
+    "revision": None,
+    "content_hash": "h",
+    "commit": "c",
+}
+COST_JSON = {
+    "seconds": 1, "peak_rss_bytes": 2, "base_rss_bytes": 1, "peak_anon_bytes": None,
+    "peak_gpu_bytes": None, "source": "VmHWM",
+}  # fmt: skip
+SCORE_JSON = {
+    "task": "a", "value": 0.5, "stderr": 0, "n": 4, "raw": 1.5, "raw_metric": "acc",
+    "higher_is_better": True,
+}  # fmt: skip
+RECORD_JSON = {
+    "schema_version": 1, "fingerprint": "f", "kind": "merge", "status": "done", "name": "ties",
+    "settings": {"lam": [1, {"any": "thing"}]},
+    "models": {"pool": "zoo", "pivot": MODEL_JSON, "sources": [MODEL_JSON], "references": []},
+    "suite": {"name": "zoo", "split": None, "fingerprint": "s", "held_out": [], "limit": 1},
+    "seed": 0, "dtype": None, "scores": [SCORE_JSON], "domains": {"a": "code", "b": "code"},
+    "merge_cost": COST_JSON, "evaluation_cost": None, "merge": {}, "error": None, "provenance": {},
+    "started_at": "", "seconds_total": 1,
+}  # fmt: skip
+
+
+def changed(path, value):
+    """The record with one entry, named by its path, replaced."""
+    entries = deepcopy(RECORD_JSON)
+    *parents, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+    place = entries
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return entries
+
+
+def build_record(folder, entries):
+    (folder / "record.json").write_text(json.dumps(entries))
+    return read_record(folder / "record.json")
+
+
+def test_free_settings_and_more_of_models_and_suite_are_kept(tmp_path):
+    record = build_record(tmp_path, RECORD_JSON)
+    assert record.settings == {"lam": [1, {"any": "thing"}]}
+    assert record.suite.more == {"limit": 1}
+    assert record.models.pivot.more == {"commit": "c"}
+    assert json.loads(record_json(record)) == RECORD_JSON
+    assert build_record(tmp_path, changed("suite", None)).suite is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema_version", 2, ": schema_version must be 1, got 2"),
+        ("kind", None, ": kind must be a text, got None"),
+        ("seed", True, ": seed must be a whole number, got True"),
+        ("dtype", 16, ": dtype must be a text or null, got 16"),
+        ("models", [], r": models must be an object, got \[\]"),
+        ("models.pivot", "base", ": models.pivot must be an object, got 'base'"),
+        ("models.sources", {}, r": models.sources must be a list, got \{\}"),
+        ("models.sources.0", {"name": "x"}, r"sources.0: .* missing keys \['content_hash', 'loc"),
+        ("models.references", [7], ": models.references.0 must be an object, got 7"),
+        ("suite", {"name": "zoo"}, r": suite: .* missing keys \['fingerprint', 'held_out', 's"),
+        ("suite.fingerprint", None, ": suite.fingerprint must be a text, got None"),
+        ("merge_cost.peak_rss_bytes", 1.5, "merge_cost.peak_rss_bytes must be a whole number, g"),
+        ("evaluation_cost", {}, ": evaluation_cost: unknown keys .*, missing keys .*'seconds'"),
+        ("scores.0.value", "0.5", ": scores.0.value must be a number, got '0.5'"),
+        ("scores.0.higher_is_better", 1, ": scores.0.higher_is_better must be true or false, g"),
+        ("scores", [SCORE_JSON, SCORE_JSON], r"name every task once, 'a' is there twice"),
+        ("domains", {"b": "code"}, r"domains must name the tasks of all scores, .* \['a'\]"),
+        ("domains.b", 3, ": domains.b must be a text, got 3"),
+        ("colour", "red", r": unknown keys \['colour'\], missing keys \[\]"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_record_is_named_by_its_path(tmp_path, path, value, message):
+    with pytest.raises(ValueError, match=message):
+        build_record(tmp_path, changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("[]", "a list"), ("null", "null"), ('"x"', "a text")]
+)
+def test_json_that_is_no_object_is_no_record(tmp_path, text, kind):
+    with pytest.raises(ValueError, match=f"expected an object, got {kind}"):
+        build_record(tmp_path, json.loads(text))
+
+
+def test_a_missing_entry_is_named(tmp_path):
+    entries = {key: value for key, value in RECORD_JSON.items() if key != "suite"}
+    with pytest.raises(ValueError, match=r"unknown keys \[\], missing keys \['suite'\]"):
+        build_record(tmp_path, entries)

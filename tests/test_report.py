@@ -44,7 +44,7 @@ def text(tmp_path_factory):
 
 
 def blocks(root, experiment=TOY, problems=()):
-    grounds = grounds_of(root, boards_of(load_results(root).records))
+    grounds = grounds_of(boards_of(load_results(root).runs))
     return report_of(
         Material(experiment=experiment, grounds=grounds, references=(), problems=problems)
     )

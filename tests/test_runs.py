@@ -7,13 +7,13 @@ import pytest
 import wandb
 
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import read_record
+from eval.records import ModelRef, PoolRef, read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, check_entries, described
 from eval.suite import Suite, SuiteTask
 
-MODEL = {"name": "base", "location": "base", "revision": None, "content_hash": "c"}
-MODELS = {"pool": "p", "pivot": MODEL, "sources": [MODEL], "references": []}
+MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
+MODELS = PoolRef(pool="p", pivot=MODEL, sources=(MODEL,), references=())
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "memory_budget", "force", "plan", "quiet",
@@ -30,7 +30,7 @@ def cell(tmp_path):
 
 @pytest.fixture
 def draft(cell):
-    return replace(cell.blank("ties", {"method": "ties"}), models=MODELS)
+    return cell.draft("ties", {"method": "ties"}, MODELS, settings={})
 
 
 def statuses(cell):
@@ -43,11 +43,11 @@ def fail(cell, draft, error):
 
 
 def test_the_fingerprint_names_the_identity_and_not_the_cell(cell, tmp_path):
-    first = cell.blank("ties", {"lam": 1.0, "tau": 0.1})
+    first = cell.draft("ties", {"lam": 1.0, "tau": 0.1}, MODELS)
     moved = replace(cell, output=tmp_path / "other", group="g", device="cuda", force=True)
     assert len(first.fingerprint) == 32
-    assert moved.blank("x", {"tau": 0.1, "lam": 1.0}).fingerprint == first.fingerprint
-    assert cell.blank("ties", {"lam": 1.0, "tau": 0.2}).fingerprint != first.fingerprint
+    assert moved.draft("x", {"tau": 0.1, "lam": 1.0}, MODELS).fingerprint == first.fingerprint
+    assert cell.draft("ties", {"lam": 1.0, "tau": 0.2}, MODELS).fingerprint != first.fingerprint
 
 
 def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
@@ -59,10 +59,11 @@ def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
     here = replace(cell, suite=suite)
     there = replace(here, device="cuda")
     found = [
-        c.blank("x", {}).fingerprint for c in (here, there, replace(there, dtype="float16"))
+        c.draft("x", {}, MODELS).fingerprint
+        for c in (here, there, replace(there, dtype="float16"))
     ]
     assert len(set(found)) == 3
-    assert replace(there, group="g").blank("x", {}).fingerprint == found[1]
+    assert replace(there, group="g").draft("x", {}, MODELS).fingerprint == found[1]
 
 
 def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_path):

@@ -4,11 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.records import Record, Sample
-from eval.statistics.samples import ScoredRun, ScoreTable, match
+from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef
+from eval.statistics.samples import Run, ScoreTable, match
 from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
+from tests.made_up_runs import run_with
 
 DOMAINS = {"order": "code", "bits": "french"}
+POOL = PoolRef(
+    pool="zoo",
+    pivot=ModelRef(name="base", location="base", revision=None, content_hash="h"),
+    sources=(),
+    references=(),
+)
 
 
 def counted(**values):
@@ -28,13 +35,13 @@ def rolling(documents):
 def run(order, bits):
     found = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
     record = Record(
-        fingerprint="f", kind="merge", status="done", name="ties", settings={}, models={},
-        suite={"name": "zoo", "split": "test", "fingerprint": "s", "held_out": []}, seed=0,
+        fingerprint="f", kind="merge", status="done", name="ties", settings={}, models=POOL,
+        suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
         dtype=None, scores=found, domains=DOMAINS, merge_cost=None,
         evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
         seconds_total=1.0,
     )  # fmt: skip
-    return ScoredRun(record=record, samples={"order": order, "bits": bits})
+    return run_with(record, {"order": order, "bits": bits})
 
 
 BITS = rolling([("x", -2.0, 4), ("y", -9.0, 8)])
@@ -98,14 +105,13 @@ def test_a_document_of_another_length_is_refused():
 
 def test_samples_that_do_not_give_the_recorded_score_are_refused():
     right = run(counted(a=1, b=1, c=1), BITS)
-    wrong = ScoredRun(record=right.record, samples=RUN.samples)
-    with pytest.raises(ValueError, match=r"samples of sce must give its recorded score 1\.0"):
-        match({"sce": wrong})
+    with pytest.raises(ValueError, match=r"order: .* the recorded score 1\.0"):
+        run_with(right.record, {"order": counted(a=1, b=0, c=1), "bits": BITS})
 
 
 def test_runs_that_were_evaluated_differently_are_refused():
-    suite = {**RUN.record.suite, "fingerprint": "other"}
-    other = ScoredRun(record=replace(RUN.record, suite=suite), samples=RUN.samples)
+    suite = replace(RUN.record.suite, fingerprint="other")
+    other = Run(record=replace(RUN.record, suite=suite), samples=RUN.samples)
     with pytest.raises(
         ValueError, match=r"cannot stand in one table: suite\.fingerprint is 's'"
     ):
@@ -113,7 +119,7 @@ def test_runs_that_were_evaluated_differently_are_refused():
 
 
 def test_a_run_that_lacks_a_task_is_named():
-    lacking = ScoredRun(record=RUN.record, samples={"order": RUN.samples["order"]})
+    lacking = Run(record=RUN.record, samples={"order": RUN.samples["order"]})
     with pytest.raises(ValueError, match=r"sce has no score or no samples .* \['bits'\]"):
         match({"ties": RUN, "sce": lacking})
 
@@ -124,9 +130,8 @@ def test_a_run_that_lacks_a_task_is_named():
 def test_a_rolling_sample_without_its_sums_is_named(missing, named):
     values = {"value": 0.5, "loglikelihood": -1.0, "n_bytes": 4, missing: None}
     bad = [Sample(doc_id=i, doc_hash=h, **values) for i, h in enumerate("xy")]
-    bare = ScoredRun(record=RUN.record, samples={**RUN.samples, "bits": bad})
     with pytest.raises(ValueError, match=rf"document x of a rolling task has {named}"):
-        match({"ties": bare})
+        run_with(RUN.record, {"order": counted(a=1, b=0, c=1), "bits": bad})
 
 
 def test_no_run_cannot_be_matched():

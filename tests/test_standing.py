@@ -18,8 +18,8 @@ def root(repository, tmp_path):
 
 
 def standings(root):
-    boards = [b for b in boards_of(load_results(root).records) if b.split == "test"]
-    found = standings_of(root, boards)
+    boards = [b for b in boards_of(load_results(root).runs) if b.split == "test"]
+    found = standings_of(boards)
     return {row.record.fingerprint: row for board in boards for row in board.merges}, found
 
 

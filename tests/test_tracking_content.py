@@ -1,7 +1,10 @@
 """What is logged of a record: numbers, and no paths of the machine."""
 
+from dataclasses import replace
+
 import pytest
 
+from eval.schema import to_json
 from eval.tracking.content import (
     config_of,
     merge_summary_of,
@@ -44,11 +47,11 @@ def test_the_config_says_what_defines_the_run():
     assert (config["kind"], config["method"], config["settings"], config["seed"]) == (
         "merge", "ties", {"density": 0.1}, 3,
     )  # fmt: skip
-    assert config["models"]["pivot"] == model("base")
+    assert config["models"]["pivot"] == to_json(model("base"))
 
 
 def test_a_model_of_a_private_folder_is_logged_by_its_name():
-    models = {**make_record().models, "pivot": model("base", "/home/alice")}
+    models = replace(make_record().models, pivot=model("base", "/home/alice"))
     assert config_of(make_record(models=models))["models"]["pivot"]["location"] == "base"
 
 

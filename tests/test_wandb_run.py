@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_files_wait_in_the_results_folder_under_paths_from_there(root):
 
 
 def test_neither_host_nor_account_nor_paths_of_the_machine_are_in_the_file(root):
-    models = {**make_record().models, "pivot": model("base", "/home/alice")}
+    models = replace(make_record().models, pivot=model("base", "/home/alice"))
     log(root, make_record(models=models))
     for records in read_back(root):
         kinds = [record.WhichOneof("record_type") for record in records]
