@@ -31,7 +31,7 @@ def suite(split="test"):
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: [model(m) for m in found] for key, found in lists.items()}
+    models = {key: [model(m) for m in names] for key, names in lists.items()}
     return {"pool": name, "pivot": model("base"), **models}
 
 
@@ -61,7 +61,7 @@ class Results:
         made = Record(
             fingerprint=f"{name}{len(list(self.root.glob('runs/*')))}", kind="merge",
             status="done", name=name, settings={}, models=pool(), suite=suite(split), seed=0,
-            dtype=None, scores={task: score(found) for task, found in values.items()},
+            dtype=None, scores={task: score(v) for task, v in values.items()},
             domains={f"{domain}_task": domain for domain in tasks},
             merge_cost=replace(COST, seconds=seconds, peak_rss_bytes=peak),
             evaluation_cost=COST, merge={}, error=None, provenance=MACHINE,
@@ -87,6 +87,8 @@ class Results:
 
 def samples(values):
     return {
-        task: [Sample(doc_id=i, doc_hash=f"{task}{i}", value=v) for i, v in enumerate(found)]
-        for task, found in values.items()
+        task: [
+            Sample(doc_id=i, doc_hash=f"{task}{i}", value=v) for i, v in enumerate(task_values)
+        ]
+        for task, task_values in values.items()
     }
