@@ -74,7 +74,7 @@ class Results:
         made = Record(
             fingerprint=f"{name}{len(list(self.root.glob('runs/*')))}", kind="merge",
             status="done", name=name, settings={}, models=pool(), suite=suite(split), seed=0,
-            dtype=None, scores={task: score(found) for task, found in values.items()},
+            dtype=None, scores={task: score(v) for task, v in values.items()},
             domains={f"{domain}_task": domain for domain in tasks},
             merge_cost=replace(COST, seconds=seconds, peak_rss_bytes=peak),
             evaluation_cost=COST, merge={}, error=None, provenance=MACHINE,
@@ -106,6 +106,8 @@ class Results:
 
 def samples(values):
     return {
-        task: [Sample(doc_id=i, doc_hash=f"{task}{i}", value=v) for i, v in enumerate(found)]
-        for task, found in values.items()
+        task: [
+            Sample(doc_id=i, doc_hash=f"{task}{i}", value=v) for i, v in enumerate(task_values)
+        ]
+        for task, task_values in values.items()
     }

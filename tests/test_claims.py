@@ -17,10 +17,10 @@ def results(tmp_path):
 
 def judged(results, records):
     """Claims by their last word or two."""
-    found = claims_of(results.grounds(records))
+    judgements = claims_of(results.grounds(records))
     keys = ("averaging", "task arithmetic", "TIES", "DARE", "runtime", "memory", "data",
             "architectures", "tau")  # fmt: skip
-    return dict(zip(keys, found, strict=True))
+    return dict(zip(keys, judgements, strict=True))
 
 
 def seme(results, right, tau=0.2, **changes):
@@ -28,24 +28,21 @@ def seme(results, right, tau=0.2, **changes):
 
 
 def test_each_rival_has_a_claim_of_its_own(results):
-    found = judged(results, [
+    judgements = judged(results, [
         seme(results, 18), results.add("average", 6), results.add("task_arithmetic", 17),
         results.add("ties", 24, settings={"density": 0.2}),
     ])  # fmt: skip
-    assert found["averaging"].verdict is YES  # 12 more: p = 2 / 2 ** 12
-    assert found["task arithmetic"].verdict is NO  # 1 more: p = 1
-    assert found["TIES"].verdict is NO  # 6 fewer
-    assert found["DARE"].verdict is UNKNOWN
-    assert found["DARE"].finding == "No complete run of DARE outside the validation split."
+    assert judgements["averaging"].verdict is YES  # 12 more: p = 2 / 2 ** 12
+    assert judgements["task arithmetic"].verdict is NO  # 1 more: p = 1
+    assert judgements["TIES"].verdict is NO  # 6 fewer
+    assert judgements["DARE"].verdict is UNKNOWN
+    assert judgements["DARE"].evidence is None
 
 
 def test_the_finding_and_the_evidence_have_the_numbers(results):
-    found = judged(results, [seme(results, 18), results.add("average", 6)])["averaging"]
-    assert found.finding == (
-        "SeMe minus averaging: +50.00 points; significantly ahead in 1 of 1 comparison, "
-        "behind in 0."
-    )
-    (row,) = found.evidence.rows
+    judgements = judged(results, [seme(results, 18), results.add("average", 6)])["averaging"]
+    assert "+50.00" in judgements.finding
+    (row,) = judgements.evidence.rows
     assert row[:3] == ("zoo", "SeMe", "averaging")
     assert row[3].startswith("+50.00 ± ")
     assert row[5:] == ("0.00049", "0.00049", "significantly ahead")
@@ -53,8 +50,8 @@ def test_the_finding_and_the_evidence_have_the_numbers(results):
 
 def test_holms_correction_is_over_all_rivals(results):
     rivals = [results.add(name, 6) for name in ("average", "task_arithmetic", "ties", "dare")]
-    found = judged(results, [seme(results, 18), *rivals])
-    assert {found[key].evidence.rows[0][6] for key in ("averaging", "DARE")} == {"0.002"}
+    judgements = judged(results, [seme(results, 18), *rivals])
+    assert {judgements[key].evidence.rows[0][6] for key in ("averaging", "DARE")} == {"0.002"}
 
 
 def test_without_a_choice_on_validation_every_setting_must_be_ahead(results):
@@ -62,15 +59,17 @@ def test_without_a_choice_on_validation_every_setting_must_be_ahead(results):
     assert judged(results, records)["averaging"].verdict is NO
 
 
-def test_the_setting_chosen_on_validation_speaks_for_the_method(results):
+def test_the_setting_chosen_on_validation_represents_the_method(results):
     records = [
         seme(results, 18, tau=0.1), seme(results, 6, tau=0.2), results.add("average", 6),
         seme(results, 9, tau=0.1, split="validation"),
         seme(results, 8, tau=0.2, split="validation"),
     ]  # fmt: skip
-    found = judged(results, records)
-    assert found["averaging"].verdict is YES
-    assert "chosen on the validation split, which is data" in found["data"].finding
+    judgements = judged(results, records)
+    assert judgements["averaging"].verdict is YES
+    assert [row[1] for row in judgements["averaging"].evidence.rows] == ["SeMe tau=0.1"]
+    without = judged(results, records[:3])  # the finding says that data chose the settings
+    assert judgements["data"].finding != without["data"].finding
 
 
 def test_a_choice_that_was_not_run_on_the_test_split_measures_nothing(results):
@@ -79,7 +78,7 @@ def test_a_choice_that_was_not_run_on_the_test_split_measures_nothing(results):
     assert judged(results, records)["averaging"].verdict is UNKNOWN
 
 
-def test_the_validation_split_is_never_what_a_comparison_rests_on(results):
+def test_the_validation_split_is_never_compared(results):
     records = [
         seme(results, 18, split="validation"),
         results.add("average", 6, split="validation"),
@@ -100,19 +99,19 @@ def test_every_seed_of_a_rival_counts(results):
     records = [
         seme(results, 18), results.add("dare", 6, seed=0), results.add("dare", 17, seed=1)
     ]  # fmt: skip
-    found = judged(results, records)["DARE"]
-    assert found.verdict is NO
-    assert [row[2] for row in found.evidence.rows] == ["DARE seed=1", "DARE seed=0"]
+    judgements = judged(results, records)["DARE"]
+    assert judgements.verdict is NO
+    assert [row[2] for row in judgements.evidence.rows] == ["DARE seed=1", "DARE seed=0"]
 
 
 def test_cost_is_compared_by_medians_on_one_machine(results):
     records = [seme(results, 6, tau=t, seconds=s) for t, s in ((0.1, 1), (0.2, 2), (0.3, 9))]
     rivals = ("average", "task_arithmetic", "ties", "dare")
     records += [results.add(name, 6, seconds=3.0, mib=5) for name in rivals]
-    found = judged(results, records)
-    assert found["runtime"].verdict is YES  # the median of 1, 2 and 9 is 2
-    assert found["memory"].verdict is NO  # 10 MiB against 5
-    assert found["runtime"].evidence.rows[0][2:] == ("SeMe", "2.00", "1.00", "9.00", "3")
+    judgements = judged(results, records)
+    assert judgements["runtime"].verdict is YES  # the median of 1, 2 and 9 is 2
+    assert judgements["memory"].verdict is NO  # 10 MiB against 5
+    assert judgements["runtime"].evidence.rows[0][2:] == ("SeMe", "2.00", "1.00", "9.00", "3")
 
 
 def test_costs_of_other_machines_are_not_compared(results):
@@ -142,10 +141,7 @@ def test_across_architectures_a_merge_must_beat_its_pivot(results, right, verdic
 
 def test_pools_that_no_method_refused_say_nothing_of_architectures(results):
     records = [seme(results, 18), results.add("ties", 6), results.add_unmerged("base", 6)]
-    found = judged(results, records)["architectures"]
-    assert (found.verdict, found.finding) == (
-        UNKNOWN, "No pool here has sources of another shape than the pivot's."
-    )  # fmt: skip
+    assert judged(results, records)["architectures"].verdict is UNKNOWN
 
 
 def test_every_pool_of_unlike_models_must_have_a_merge_that_works(results):
@@ -166,7 +162,7 @@ def test_every_pool_of_unlike_models_must_have_a_merge_that_works(results):
         ({0.01: 20, 0.1: 7, 0.3: 19}, UNKNOWN),  # nothing above; below it only 1 more
     ],
 )
-def test_the_range_of_tau_is_held_against_what_lies_outside(results, scores, verdict):
+def test_the_range_of_tau_is_tested_against_settings_outside(results, scores, verdict):
     records = [seme(results, right, tau=tau) for tau, right in scores.items()]
     assert judged(results, records)["tau"].verdict is verdict
 
@@ -175,6 +171,4 @@ def test_runs_without_their_documents_are_not_tested(results):
     records = [seme(results, 18), results.add("average", 6)]
     for path in results.root.glob("runs/*/samples.jsonl.gz"):
         path.unlink()
-    found = judged(results, records)["averaging"]
-    assert found.verdict is UNKNOWN
-    assert "per-document scores" in found.finding
+    assert judged(results, records)["averaging"].verdict is UNKNOWN

@@ -1,4 +1,4 @@
-"""Questions of our own, answered from hand-written records."""
+"""Questions beyond the paper, answered from hand-written records."""
 
 import pytest
 
@@ -17,22 +17,19 @@ def results(tmp_path):
     return Results(tmp_path)
 
 
-def test_a_merge_is_held_against_its_pivot_and_its_best_source(results):
+def test_a_merge_is_tested_against_its_pivot_and_its_best_source(results):
     records = [
         results.add("ties", 18, models=pool(sources=("good", "poor"))),
         results.add_unmerged("base", 6), results.add_unmerged("good", 17),
         results.add_unmerged("poor", 3),
     ]  # fmt: skip
     answer = worth_merging(results.grounds(records))
-    assert answer.finding == (
-        "Against the pivot alone, 1 of 1 merges are significantly better and 0 worse; the best "
-        "difference is +50.00 points (TIES on zoo). Against the best source alone, 0 of 1 merges "
-        "are significantly better and 0 worse; the best difference is +4.17 points (TIES on zoo)."
-    )
-    assert [table.rows[0][2] for table in answer.tables] == ["base", "good"]
+    rows = [table.rows[0] for table in answer.tables]
+    assert [row[2] for row in rows] == ["base", "good"]
+    assert [row[3].split()[0] for row in rows] == ["+50.00", "+4.17"]
 
 
-def test_a_merge_without_scored_models_beside_it_is_held_against_nothing(results):
+def test_a_merge_without_scored_unmerged_models_is_not_tested(results):
     assert worth_merging(results.grounds([results.add("ties", 18)])) is None
 
 
@@ -45,17 +42,13 @@ def test_a_setting_matters_if_runs_that_differ_in_it_alone_differ(results):
         results.add("seme", 0, settings={"tau": 1.0, "lam": 3.0, "select": "deltas"}),
     ]  # the last differs from each other one in two settings or more
     answer = settings_that_matter(results.grounds(records))
-    assert (
-        answer.finding
-        == "A difference was found for SeMe's lam. None was found for SeMe's select."
-    )
-    found = {row[1:4] + row[5:] for row in answer.tables[0].rows}
-    assert found == {("lam", "1", "1", "matters"), ("select", "1", "0", "no difference found")}
+    significant = {row[1]: row[2:4] for row in answer.tables[0].rows}
+    assert significant == {"lam": ("1", "1"), "select": ("1", "0")}
 
 
-def test_the_most_frequent_value_is_what_others_are_held_against(results):
-    found = [{"tau": 0.2, "lam": 1}, {"tau": 0.2, "lam": 2}, {"tau": 0.1, "lam": 1}]
-    records = [results.add("ties", 6 + i, settings=s) for i, s in enumerate(found)]
+def test_values_are_tested_against_the_most_frequent_one(results):
+    settings = [{"tau": 0.2, "lam": 1}, {"tau": 0.2, "lam": 2}, {"tau": 0.1, "lam": 1}]
+    records = [results.add("ties", 6 + i, settings=s) for i, s in enumerate(settings)]
     rows = settings_that_matter(results.grounds(records)).tables[1].rows
     assert {row[2:4] for row in rows} == {("tau=0.1", "0.2"), ("lam=2", "1")}
 
@@ -81,8 +74,7 @@ def test_the_choice_is_the_best_on_validation(results):
         for d, right in tried.items()
     ]
     answer = what_was_chosen(results.grounds(records))
-    assert answer.finding == "zoo: TIES density=0.2."
-    assert [row[3] for row in answer.tables[0].rows] == ["", "chosen", ""]
+    assert [row[1] for row in answer.tables[0].rows if row[3]] == ["TIES density=0.2"]
     assert what_was_chosen(results.grounds([results.add("ties", 6)])) is None
 
 
@@ -96,7 +88,7 @@ def test_the_choice_is_the_best_on_validation(results):
         ({"lam": 0.5}, ("one", "two"), False),
     ],
 )
-def test_a_midpoint_has_one_source_half_its_way_and_leaves_nothing_out(
+def test_a_midpoint_has_one_source_lam_one_half_and_no_mask(
     results, settings, sources, expected
 ):
     record = results.add("seme", 6, settings=settings, models=pool(sources=sources))
@@ -113,7 +105,7 @@ def test_the_barrier_is_the_mean_of_both_ends_less_the_midpoint(results):
     (row,) = answer.tables[0].rows
     assert row[:5] == ("zoo", "SeMe", "50.00", "100.00", "25.00")
     assert row[5].startswith("+50.00 ± ")  # (12 + 24) / 2 - 6 = 12 of 24
-    assert answer.finding.startswith("1 of 1 midpoints lie more than two standard errors below")
+    assert answer.finding.startswith("1 of 1 ")
 
 
 def test_without_a_midpoint_there_is_no_barrier_to_measure(results):

@@ -18,7 +18,7 @@ from eval.report.render import (
 )
 
 EVIL = "<script>a|b</script> *x* `y` [z](w) ![i](http://h/i) <img src=x> &lt;\nnext"
-TABLE = Table(("run", "verdict", "n"), (("seme_a", "not supported", "1.5"),), "t", verdict=1)
+TABLE = Table(("run", "verdict", "n"), (("seme_a", "not supported", "1.5"),), verdict=1)
 
 
 class Outline(HTMLParser):
@@ -67,7 +67,7 @@ def test_every_block_has_a_form_in_html():
 
 
 def test_a_folded_table_is_opened_by_the_reader_in_both_forms():
-    folded = Table(("a",), (("1",), ("2",)), "many & <b>", folded=True)
+    folded = Table(("a",), (("1",), ("2",)), folded="many & <b>")
     summary = "<details><summary>many &amp; &lt;b&gt; (2 rows)</summary>"
     assert summary in to_markdown([folded])
     assert summary in to_html([heading("T"), folded])
@@ -83,7 +83,7 @@ def test_texts_start_no_tag_and_leave_no_cell():
 def test_a_text_of_a_record_makes_no_tag_link_or_image(text):
     page = outline(
         heading(text), plain(text), items((text,)), finding("supported", text),
-        Table(("a", text), (("a", text), (text, "b")), text, folded=True),
+        Table(("a", text), (("a", text), (text, "b")), folded=text),
         Drawing("f.svg", "<svg></svg>", text), "<details><summary><img></summary>",
     )  # fmt: skip
     known = {"body", "main", "h1", "h2", "p", "ul", "li", "strong", "details", "summary", "div",

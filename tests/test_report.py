@@ -20,7 +20,7 @@ FOUR = "averaging, task arithmetic, TIES and DARE"
 
 
 def write(folder):
-    """SeMe ahead of averaging, not told apart from TIES, behind DARE's two seeds."""
+    """SeMe ahead of averaging, no different from TIES, worse than DARE's two seeds."""
     results = Results(folder)
     results.add_unmerged("base", {"a": 6, "b": 6})
     results.add("seme", {"a": 18, "b": 12}, settings={"tau": 0.2, "lam": 1.0}, seconds=0.5)
@@ -73,8 +73,10 @@ def test_the_table_has_the_paper_s_form(text):
 
 def test_the_summary_has_every_verdict_the_bad_ones_too(text):
     rows = [line.split(" | ") for line in section(text, "## Summary")]
-    found = {row[0].removeprefix("| "): row[1] for row in rows if row[0].startswith("| SeMe")}
-    assert found == {
+    verdicts = {
+        row[0].removeprefix("| "): row[1] for row in rows if row[0].startswith("| SeMe")
+    }
+    assert verdicts == {
         "SeMe has a better average performance than averaging.": "**supported**",
         "SeMe has a better average performance than task arithmetic.": "**not measured**",
         "SeMe has a better average performance than TIES.": "**not supported**",
@@ -86,7 +88,7 @@ def test_the_summary_has_every_verdict_the_bad_ones_too(text):
     }
 
 
-def test_settings_that_all_rows_share_stand_above_the_table(text):
+def test_settings_that_all_rows_share_precede_the_table(text):
     assert (
         "Settings of all rows: DARE: density=0.2; SeMe: lam=1 tau=0.2; TIES: density=0.2."
         in text
@@ -108,7 +110,7 @@ def test_refused_runs_are_listed_with_their_reason(text):
     )
 
 
-def test_the_end_tells_how_to_repeat_it(text):
+def test_the_report_ends_with_the_commands_to_repeat_it(text):
     lines = section(text, "## To repeat it")
     assert lines == [
         "```sh",
@@ -218,7 +220,7 @@ def test_an_experiment_without_a_suite_of_its_own_has_none(tmp_path):
     assert read_experiment(write_experiment(tmp_path, text)).suite is None
 
 
-def test_an_unknown_experiment_is_told_the_known_ones(tmp_path):
+def test_reading_an_unknown_experiment_lists_the_known_ones(tmp_path):
     write_experiment(tmp_path)
     with pytest.raises(ValueError, match=r"experiment must be one of \['toy'\], got papr"):
         read_experiment(tmp_path / "papr.yaml")
@@ -227,7 +229,7 @@ def test_an_unknown_experiment_is_told_the_known_ones(tmp_path):
 @pytest.mark.parametrize(
     "missing", ["# python run.py -m experiment=toy\n", "output: results/toy\n"]
 )
-def test_a_file_without_command_or_output_is_told_what_to_state(tmp_path, missing):
+def test_a_file_without_command_or_output_is_an_error(tmp_path, missing):
     with pytest.raises(ValueError, match=r"toy.yaml must state its command in the header"):
         read_experiment(write_experiment(tmp_path, HEADER.replace(missing, "")))
 

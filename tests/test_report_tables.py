@@ -20,10 +20,10 @@ def test_facts_in_which_runs_differ_are_counted(tmp_path):
     results = Results(tmp_path)
     other = {**MACHINE, "git": {"revision": "abc"}, "cores": 4}
     records = [results.add("ties", 6), results.add("dare", 6, provenance=other, seed=1)]
-    found = dict(environment_table(records).rows)
-    assert found["cpu"] == "a"
-    assert found["cores"] == "2 (1 runs); 4 (1 runs)"
-    assert found["git.revision"] == "abc"
+    facts = dict(environment_table(records).rows)
+    assert facts["cpu"] == "a"
+    assert facts["cores"] == "2 (1 runs); 4 (1 runs)"
+    assert facts["git.revision"] == "abc"
     assert seeds(records) == "0, 1"
 
 

@@ -35,11 +35,11 @@ def test_ahead_means_higher_and_significant_after_the_correction():
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("comparisons", "verdict"),
     [([], UNKNOWN), ([AHEAD], YES), ([AHEAD, EQUAL], NO), ([AHEAD, BEHIND], NO), ([EQUAL], NO)],
 )
-def test_a_claim_to_be_better_needs_every_comparison(found, verdict):
-    assert ahead_in_all(found) is verdict
+def test_a_claim_to_be_better_needs_every_comparison(comparisons, verdict):
+    assert ahead_in_all(comparisons) is verdict
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_range_holds_if_both_sides_were_tried_and_nothing_outside_is_ahead(sid
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("verdicts", "verdict"),
     [([], UNKNOWN), ([YES, YES], YES), ([YES, UNKNOWN], UNKNOWN), ([UNKNOWN, NO, YES], NO)],
 )
-def test_one_place_without_support_decides_over_all_places(found, verdict):
-    assert all_of(found) is verdict
+def test_one_place_without_support_decides_over_all_places(verdicts, verdict):
+    assert all_of(verdicts) is verdict

@@ -72,7 +72,7 @@ def cost_claim(grounds: Sequence[Ground], quantity: str, cost: Cost) -> Judgemen
         "on every machine and pool where SeMe ran.",
         verdict=all_of(verdicts),
         finding=_finding(places, unit, form),
-        evidence=Table(header, rows, name=quantity) if rows else None,
+        evidence=Table(header, rows) if rows else None,
     )
 
 

@@ -112,7 +112,7 @@ def what_was_chosen(grounds: Sequence[Ground]) -> Answer | None:
         question="Which settings does the validation split choose?",
         how="The highest mean over domains, averaged over seeds; of equal ones the simplest.",
         finding=f"{'; '.join(chosen)}.",
-        tables=(Table(("models", "run", "mean, %", "chosen"), tuple(lines), name="tried"),),
+        tables=(Table(("models", "run", "mean, %", "chosen"), tuple(lines)),),
     )
 
 
@@ -233,7 +233,7 @@ def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
                 "matters" if n else "no difference found",
             )
         )
-    return Table(header, tuple(rows), name="settings that matter")
+    return Table(header, tuple(rows))
 
 
 def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
@@ -250,7 +250,8 @@ def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
         )
         for contrast, test in pairs
     )
-    return Table(header, rows, "one setting at a time", folded=len(rows) > MOST_OPEN)
+    folded = "one setting at a time" if len(rows) > MOST_OPEN else ""
+    return Table(header, rows, folded=folded)
 
 
 def _format(value: Any) -> str:  # noqa: ANN401 (any JSON)
@@ -281,11 +282,7 @@ def barriers(grounds: Sequence[Ground]) -> Answer | None:
         finding=f"{len(midpoints) - within} of {len(midpoints)} midpoints lie more than two standard "
         f"errors below that mean. The smallest barrier is {with_error(least[2], points)} points "
         f"({name_of(least[1], least[0].board)} on {least[0].board.pool}).",
-        tables=(
-            Table(
-                ("models", "midpoint", "pivot", "source", "merge", "barrier"), rows, "barriers"
-            ),
-        ),
+        tables=(Table(("models", "midpoint", "pivot", "source", "merge", "barrier"), rows),),
     )
 
 

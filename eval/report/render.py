@@ -50,12 +50,10 @@ class Table:
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    name: str = ""
-    """Summary while the table is folded."""
     verdict: int | None = None
     """Column, not the first, that holds verdicts; they are emphasised."""
-    folded: bool = False
-    """Whether the reader has to open it."""
+    folded: str = ""
+    """Summary of a table that the reader has to open; empty for an open one."""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows), self.header
@@ -70,7 +68,7 @@ class Table:
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         if not self.folded:
             return lines
-        name = escape(" ".join(self.name.split()))
+        name = escape(" ".join(self.folded.split()))
         summary = f"<summary>{name} ({len(self.rows)} rows)</summary>"
         return f"<details>{summary}\n\n{lines}\n\n</details>"
 

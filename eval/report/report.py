@@ -198,10 +198,10 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     asked = tuple((answer.question, answer.finding) for answer in answers)
     blocks: list[Block] = [
         heading("Summary"),
-        Table(("claim of the paper", "verdict", "finding"), claims, "verdicts", verdict=1),
+        Table(("claim of the paper", "verdict", "finding"), claims, verdict=1),
     ]
     if asked:
-        blocks.append(Table(("question of ours", "finding"), asked, "answers"))
+        blocks.append(Table(("question of ours", "finding"), asked))
     return blocks
 
 
@@ -306,7 +306,7 @@ def _published(material: Material) -> list[Block]:
     return [
         heading("Published numbers"),
         *([items(notes)] if notes else []),
-        Table(header, tuple(rows), "published numbers"),
+        Table(header, tuple(rows)),
     ]
 
 

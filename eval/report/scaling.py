@@ -128,7 +128,7 @@ def _table(lines: Mapping[str, Sequence[_Point]]) -> Table:
         shares = {point.n_sources: with_error(point.estimate, percent) for point in line}
         rows.append((label, *(shares.get(n, "") for n in counts), _change(line)))
     header = ("method", *(f"{n} sources, %" for n in counts), "change")
-    return Table(header, tuple(rows), name="share of the gap")
+    return Table(header, tuple(rows))
 
 
 def _drawing(name: str, lines: Mapping[str, Sequence[_Point]]) -> Drawing:

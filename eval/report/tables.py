@@ -27,7 +27,7 @@ def paper_table(board: Board) -> Table:
     header = ("method", "settings", "performance, %", "seeds", *domains, "merge s", "merge MiB")
     unmerged = [_unmerged_line(row, board, domains) for row in board.references]
     merges = [_entry_line(e, board, domains) for e in entries_of(board.merges)]
-    return Table(header, (*unmerged, *merges), name=f"{board.pool}, {board.suite}")
+    return Table(header, (*unmerged, *merges))
 
 
 def unscored_table(boards: Sequence[Board]) -> Table | None:
@@ -44,13 +44,14 @@ def unscored_table(boards: Sequence[Board]) -> Table | None:
         if board.tasks and row.mean is None
     )
     header = ("models", "run", "settings", "what happened")
-    return Table(header, rows, name="runs without a score") if rows else None
+    return Table(header, rows) if rows else None
 
 
 def test_table(name: str, tests: Sequence[Test]) -> Table | None:
     """List tests, folded where they are many; None without any."""
     rows = tuple(map(_test_line, tests))
-    return Table(_TEST_HEADER, rows, name, folded=len(rows) > MOST_OPEN) if rows else None
+    folded = name if len(rows) > MOST_OPEN else ""
+    return Table(_TEST_HEADER, rows, folded=folded) if rows else None
 
 
 def name_of(row: Row, board: Board) -> str:
@@ -141,7 +142,7 @@ def models_table(boards: Sequence[Board]) -> Table:
         for part, model in _parts(row.record.models)
     }
     header = ("pool", "part", "model", "location", "revision", "content")
-    return Table(header, tuple(sorted(lines)), name="models")
+    return Table(header, tuple(sorted(lines)))
 
 
 def suites(boards: Sequence[Board]) -> list[str]:
@@ -163,7 +164,7 @@ def environment_table(records: Iterable[Record]) -> Table:
         for fact, value in _flat("", machine):
             facts.setdefault(fact, Counter())[value] += 1
     rows = tuple((fact, _values(found)) for fact, found in sorted(facts.items()))
-    return Table(("fact", "value"), rows, name="environment")
+    return Table(("fact", "value"), rows)
 
 
 def seeds(records: Iterable[Record]) -> str:
@@ -181,7 +182,7 @@ def deviations(methods: Iterable[str]) -> Table:
     header, _, *rows = map(_cells, _DEVIATIONS.read_text(encoding="utf-8").splitlines())
     wanted = {_ALL_METHODS, *methods}
     kept = tuple(row for row in rows if wanted & set(row[0].split(", ")))
-    return Table(header, kept, name="deviations")
+    return Table(header, kept)
 
 
 def _cells(line: str) -> tuple[str, ...]:
