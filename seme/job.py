@@ -9,8 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from seme.checkpoint.content import content_hashes
-from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint, open_adapter
+from seme.checkpoint.lora import (
+    AdaptedCheckpoint,
+    AnyCheckpoint,
+    content_hashes,
+    open_adapter,
+)
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site, check_method, method_settings

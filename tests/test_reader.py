@@ -1,9 +1,7 @@
-"""Reading: what a checkpoint gives, which folders are refused, what its hash depends on."""
+"""Reading checkpoints: tensors and bytes read, refused folders, content hashes."""
 
 import json
-import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.safetensors_file import OpenFile
 from seme.compatibility import reasons_to_copy
 
 VALUES = {
@@ -47,16 +46,6 @@ def write_index(folder, placed):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
 
 
-def write_header(folder, header, body):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    whole = len(text).to_bytes(8, "little") + text + body
-    (folder / "model.safetensors").write_bytes(whole)
-
-
-def entry(begin, end, shape=(1,), dtype="F32"):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-
-
 def opened(folder):
     return open_checkpoint(folder, root=folder.parent)
 
@@ -75,20 +64,11 @@ def test_a_single_file_gives_back_what_safetensors_saved(folder):
         assert torch.equal(model.read(name), expected)
 
 
-def test_bytes_are_counted_when_read_and_not_when_opened(folder):
+def test_bytes_are_counted_when_read(folder):
     model = opened(folder)
     assert (model.nbytes, model.bytes_read) == (12 + 8 + 8, 0)
     model.read("b.weight")
     assert model.bytes_read == 12
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int8, torch.bool])
-def test_every_dtype_comes_back_as_it_is(tmp_path, dtype):
-    expected = torch.tensor([[1, 0], [1, 1]]).to(dtype)
-    model = opened(model_folder(tmp_path / "m", {"x": expected, "empty": torch.zeros(0, 3)}))
-    assert torch.equal(model.read("x"), expected)
-    assert model.read("x").dtype == dtype
-    assert model.read("empty").shape == (0, 3)
 
 
 def test_a_tensor_read_twice_is_two_tensors(folder):
@@ -152,50 +132,6 @@ def test_an_index_that_disagrees_with_the_headers_is_refused(folder):
     refused(folder, r"header of one\.safetensors.*disagree about a\.weight, b\.weight")
 
 
-def test_a_truncated_file_is_refused(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    refused(folder, "truncated or damaged")
-
-
-LIES = {
-    "not JSON": (b"nonsense", b"", "cannot be parsed"),
-    "deeply nested": (b"[" * 100_000, b"", "cannot be parsed"),
-    "a list": (b"[]", b"", "must be a JSON object"),
-    "a name twice": (b'{"x":1,"x":2}', b"", "stands twice"),
-    "no offsets": ({"x": {"dtype": "F32", "shape": [1]}}, b"", "malformed entry for x"),
-    "a negative shape": ({"x": entry(0, 4, (-1,))}, b"1234", "malformed entry for x"),
-    "a boolean shape": ({"x": entry(0, 4, (True,))}, b"1234", "malformed entry for x"),
-    "too few bytes": ({"x": entry(0, 4, (2,))}, b"1234", r"4 bytes, but shape \[2\].*takes 8"),
-    "an overlap": ({"x": entry(0, 4), "y": entry(2, 6)}, b"123456", "y overlaps"),
-    "a gap": ({"x": entry(0, 4), "y": entry(6, 10)}, b"1234567890", "y has a gap"),
-    "bytes at the end": ({"x": entry(0, 4)}, b"12345", "truncated or damaged"),
-    "beyond the end": ({"x": entry(0, 400, (100,))}, b"1234", "truncated or damaged"),
-}
-
-
-@pytest.mark.parametrize("lie", sorted(LIES))
-def test_a_lying_header_is_refused(folder, lie):
-    header, body, message = LIES[lie]
-    write_header(folder, header, body)
-    refused(folder, message)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x05", (2**62).to_bytes(8, "little") + b"{}"])
-def test_a_file_shorter_than_its_header_is_refused(folder, content):
-    (folder / "model.safetensors").write_bytes(content)
-    refused(folder, "not a whole safetensors file")
-
-
-UNKNOWN = ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F6_E2M3", "F4", "C64", "U32"]
-
-
-@pytest.mark.parametrize("dtype", UNKNOWN)
-def test_a_dtype_that_cannot_be_merged_is_named_with_its_tensor(folder, dtype):
-    write_header(folder, {"x.weight": entry(0, 1, (1,), dtype)}, b"1")
-    refused(folder, rf"x\.weight in .*model\.safetensors has dtype {dtype}; expected")
-
-
 UNTIED = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
 
@@ -213,17 +149,62 @@ def test_a_tied_model_needs_no_head(tmp_path):
     assert model.names == ("model.embed_tokens.weight",)
 
 
-@pytest.mark.parametrize(("head", "n_names"), [(1.0, 1), (2.0, 2)])
-def test_a_tied_head_stored_beside_its_embedding_counts_once(tmp_path, head, n_names):
+def tied_folder(path, head):
+    """Write a tied model that stores its head, (4, 2) in float32 like its embedding."""
     weights = {
-        "model.embed_tokens.weight": torch.ones(4, 2),
         "lm_head.weight": torch.full((4, 2), head),
+        "model.embed_tokens.weight": torch.ones(4, 2),
     }
-    model = opened(
-        model_folder(tmp_path / "m", weights, UNTIED | {"tie_word_embeddings": True})
-    )
-    assert len(model.names) == n_names
-    assert len(model.dropped) == 2 - n_names
+    return model_folder(path, weights, UNTIED | {"tie_word_embeddings": True})
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Sizes in bytes of all reads of tensors."""
+    sizes, read_into = [], OpenFile.read_into
+
+    def recorded(self, buffer, offset):
+        sizes.append(len(buffer))
+        read_into(self, buffer, offset)
+
+    monkeypatch.setattr(OpenFile, "read_into", recorded)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("head", "names", "n_bytes"),
+    [
+        (1.0, ("model.embed_tokens.weight",), 32),
+        (2.0, ("lm_head.weight", "model.embed_tokens.weight"), 64),
+    ],
+)
+def test_a_tied_head_is_dropped_if_it_equals_the_embedding(tmp_path, head, names, n_bytes):
+    model = opened(tied_folder(tmp_path / "m", head))
+    assert (model.names, model.nbytes) == (names, n_bytes)
+    assert model.dropped.keys() == {"lm_head.weight", "model.embed_tokens.weight"} - {*names}
+
+
+def test_opening_reads_no_tensors_and_what_is_read_is_counted(tmp_path, reads):
+    model = opened(tied_folder(tmp_path / "m", 1.0))
+    assert model.shape("lm_head.weight") == (4, 2)
+    assert (reads, model.bytes_read) == ([], 0)
+    assert model.names == ("model.embed_tokens.weight",)
+    assert sum(reads) == model.bytes_read == 2 * 32
+    model.read("model.embed_tokens.weight")
+    assert sum(reads) == model.bytes_read == 3 * 32
+
+
+def test_an_untied_model_is_not_searched_for_equal_tensors(tmp_path, reads):
+    weights = {name: torch.ones(4, 2) for name in ("embed_tokens.weight", "lm_head.weight")}
+    model = opened(model_folder(tmp_path / "m", weights, UNTIED))
+    assert (model.names, model.dropped) == (("embed_tokens.weight", "lm_head.weight"), {})
+    assert (reads, model.bytes_read) == ([], 0)
+
+
+def test_tensors_are_compared_by_their_bytes(tmp_path):
+    weights = {"embed_tokens.weight": torch.zeros(2), "lm_head.weight": -torch.zeros(2)}
+    model = opened(model_folder(tmp_path / "m", weights, {"tie_word_embeddings": True}))
+    assert model.dropped == {}
 
 
 def test_the_content_hash_does_not_depend_on_files_or_order(folder, tmp_path):
@@ -265,66 +246,86 @@ def test_a_card_does_not_change_the_content_hash(folder):
     assert opened(folder).content_hash() == before
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def modified(folder, *, seconds_ago):
-    """Date the files of a folder."""
-    for file in folder.iterdir():
-        stamp = time.time_ns() - seconds_ago * 10**9
-        os.utime(file, ns=(stamp, stamp))
-
-
-def test_the_content_hash_is_remembered_until_a_file_changes(folder, cache):
-    modified(folder, seconds_ago=60)
-    first = opened(folder).content_hash()
-    (entry_file,) = cache.rglob("*.json")
-    entry_file.write_text(entry_file.read_text().replace(first, "f" * 32))
-    assert opened(folder).content_hash() == "f" * 32
-    os.utime(folder / "model.safetensors", ns=(1, 1))
-    assert opened(folder).content_hash() == first
-
-
-def test_a_checkpoint_is_hashed_once_also_where_nothing_can_be_remembered(
-    folder, cache, monkeypatch
-):
-    cache.write_text("")
-    computed, compute = [], Checkpoint._compute_hash
+def test_a_checkpoint_is_hashed_once(folder, monkeypatch):
+    computed, compute = [], Checkpoint._hash_of_tensors
     monkeypatch.setattr(
-        Checkpoint, "_compute_hash", lambda self: computed.append(self.path) or compute(self)
+        Checkpoint, "_hash_of_tensors", lambda self: computed.append(self.path) or compute(self)
     )
     model = opened(folder)
     assert model.content_hash() == model.content_hash()
     assert computed == [folder]
 
 
-def test_what_was_written_a_moment_ago_is_not_remembered(folder, cache):
-    # it may change again within the same tick of the clock, and in nothing but its content
-    modified(folder, seconds_ago=60)
-    os.utime(folder / "config.json", ns=(now := time.time_ns() + 60 * 10**9, now))
-    assert opened(folder).content_hash() == opened(folder).content_hash()
-    assert not list(cache.rglob("*.json"))
+def test_hashing_counts_what_it_reads(folder):
+    model = opened(folder)
+    model.content_hash()
+    assert model.bytes_read == model.nbytes == 28
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 1}', "\x00"])
-def test_a_damaged_cache_is_rebuilt(folder, cache, damage):
-    modified(folder, seconds_ago=60)
-    first = opened(folder).content_hash()
-    (entry_file,) = cache.rglob("*.json")
-    entry_file.write_text(damage)
-    assert opened(folder).content_hash() == first
-    assert json.loads(entry_file.read_text())["hash"] == first
+BLOB, OTHER_BLOB = "0123456789abcdef" * 4, "f" * 64
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(folder, tmp_path, monkeypatch, caplog):
-    modified(folder, seconds_ago=60)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "file"))
-    assert len(opened(folder).content_hash()) == 32
-    assert "not cached" in caplog.text
+def snapshot(root, shards, blobs, name="model"):
+    """Lay out a model as huggingface_hub caches it: each file a link to its blob."""
+    repository = root / name
+    (repository / "blobs").mkdir(parents=True)
+    commit = repository / "snapshots" / ("c" * 40)
+    commit.mkdir(parents=True)
+    placed = {}
+    for file, blob in zip(shards, blobs, strict=True):
+        save_file({n: VALUES[n] for n in shards[file]}, repository / "blobs" / blob)
+        (commit / file).symlink_to(Path("../../blobs") / blob)
+        placed |= dict.fromkeys(shards[file], file)
+    (repository / "blobs" / ("a" * 40)).write_text('{"model_type": "toy"}')
+    (commit / "config.json").symlink_to(Path("../../blobs") / ("a" * 40))
+    if len(shards) > 1:
+        write_index(commit, placed)
+    return commit
+
+
+WHOLE = {"model.safetensors": list(VALUES)}
+SHARDS = {"one.safetensors": ["a.weight"], "two.safetensors": ["b.weight", "steps"]}
+
+
+@pytest.mark.parametrize(("shards", "blobs"), [(WHOLE, [BLOB]), (SHARDS, [BLOB, OTHER_BLOB])])
+def test_a_hub_snapshot_is_hashed_without_reading_its_weights(tmp_path, reads, shards, blobs):
+    model = opened(snapshot(tmp_path, shards, blobs))
+    assert len(model.content_hash()) == 32
+    assert (reads, model.bytes_read) == ([], 0)
+    assert torch.equal(model.read("b.weight"), VALUES["b.weight"])
+
+
+def test_the_hash_of_a_hub_snapshot_changes_with_a_blob_or_a_model_file(tmp_path):
+    folders = [
+        snapshot(tmp_path, WHOLE, [BLOB], "first"),
+        snapshot(tmp_path, WHOLE, [BLOB], "equal"),
+        snapshot(tmp_path, WHOLE, [OTHER_BLOB], "other"),
+        snapshot(tmp_path, WHOLE, [BLOB], "other_config"),
+        snapshot(tmp_path, SHARDS, [BLOB, OTHER_BLOB], "sharded"),
+    ]
+    (folders[3] / "config.json").unlink()
+    change_the_configuration(folders[3])
+    first, equal, *others = (opened(folder).content_hash() for folder in folders)
+    assert first == equal
+    assert len({first, *others}) == 4
+
+
+@pytest.mark.parametrize("blob", ["a" * 39, "g" * 64, "A" * 64, "model.safetensors"])
+def test_a_blob_not_named_by_its_sha256_is_read(tmp_path, folder, blob):
+    model = opened(snapshot(tmp_path, WHOLE, [blob], "hub"))
+    assert model.content_hash() == opened(folder).content_hash()
+    assert model.bytes_read == model.nbytes
+
+
+def test_a_link_that_leads_elsewhere_is_read(tmp_path, folder):
+    elsewhere = folder.rename(tmp_path / BLOB) / "model.safetensors"
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "config.json").write_text('{"model_type": "toy"}')
+    (linked / "model.safetensors").symlink_to(elsewhere.rename(elsewhere.with_name(BLOB)))
+    model = opened(linked)
+    model.content_hash()
+    assert model.bytes_read == model.nbytes
 
 
 def test_a_llama_of_transformers_opens(make_llama, tmp_path):
@@ -341,31 +342,22 @@ INT32, INT8, UINT8 = (torch.ones(4, 4, dtype=d) for d in (torch.int32, torch.int
 SCALE = torch.ones(4)
 
 
-def quantised_folder(path, tensors, **config):
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps({"model_type": "toy", **config}))
-    own = {name: tensor.clone() for name, tensor in tensors.items()}  # none may share memory
-    save_file({"a.weight": torch.ones(2, 2), **own}, path / "model.safetensors")
-    return path
-
-
-def refused_folder(folder, match):
-    with pytest.raises(ValueError, match=match):
-        open_checkpoint(folder, root=folder.parent)
+def packed_folder(path, tensors, config=None):
+    """Write tensors, none of which may share memory, next to a plain weight."""
+    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    weights = {"a.weight": torch.ones(2, 2), **own}
+    return model_folder(path, weights, {"model_type": "toy", **(config or {})})
 
 
 @pytest.mark.parametrize(
     ("tensors", "named"),
     [
         ({f"{Q}.qweight": INT32, f"{Q}.qzeros": INT32, f"{Q}.scales": SCALE}, "qweight"),
-        ({f"{Q}.g_idx": INT32[0]}, "g_idx"),
         ({f"{Q}.weight": UINT8, f"{Q}.weight.absmax": SCALE}, "weight"),
-        ({f"{Q}.weight.absmax": SCALE}, "weight.absmax"),
         ({f"{Q}.weight.quant_state.bitsandbytes__nf4": UINT8}, "weight.quant_state.*nf4"),
-        ({f"{Q}.weight": INT8, f"{Q}.SCB": SCALE}, "SCB"),
+        ({f"{Q}.weight": INT8, f"{Q}.SCB": SCALE}, "weight"),
         ({f"{Q}.weight": INT8, f"{Q}.scale": SCALE}, "weight"),
         ({f"{Q}.weight_packed": INT32, f"{Q}.weight_scale": SCALE}, "weight_packed"),
-        ({f"{Q}.weight_scale_inv": SCALE}, "weight_scale_inv"),
         ({f"{Q}.weight._data": INT8, f"{Q}.weight._scale": SCALE}, "weight._data"),
         ({f"{Q}.W_q": UINT8, f"{Q}.scale": SCALE, f"{Q}.zero": SCALE}, "W_q"),
         ({f"{Q}.codes": INT8, f"{Q}.codebooks": SCALE}, "codes"),
@@ -379,10 +371,8 @@ def refused_folder(folder, match):
 def test_packed_weights_are_refused_by_name_whatever_the_configuration(
     tmp_path, tensors, named
 ):
-    folder = quantised_folder(tmp_path / "m", tensors)
-    refused_folder(
-        folder, rf"is quantised: \S+{named} \(torch\.\w+\) in model\.safetensors is a part"
-    )
+    folder = packed_folder(tmp_path / "m", tensors)
+    refused(folder, rf"is quantised: \S+{named} \(torch\.\w+\) in model\.safetensors is a part")
 
 
 def test_integers_that_are_no_weights_are_copied_with_a_reason(tmp_path):
@@ -395,31 +385,21 @@ def test_integers_that_are_no_weights_are_copied_with_a_reason(tmp_path):
         "h.0.weighted_pool.steps": torch.tensor(3),
         "logit_scale": torch.tensor(1.0),
     }
-    folder = quantised_folder(tmp_path / "m", buffers)
+    folder = packed_folder(tmp_path / "m", buffers)
     model = open_checkpoint(folder, root=tmp_path)
     copied = reasons_to_copy(model, [], [])
     assert copied.keys() == buffers.keys() - {"logit_scale"}
     assert copied["embeddings.position_ids"] == "not floating point (int64)"
 
 
-FP8 = {"quant_method": "fp8"}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"quantization_config": FP8},
-        {"compression_config": FP8},
-        {"text_config": {"quantization_config": FP8}},
-    ],
-)
-def test_a_configuration_that_says_so_is_refused_over_plain_weights(tmp_path, config):
-    refused_folder(
-        quantised_folder(tmp_path / "m", {}, **config),
-        r"is quantised, says its config\.json: \w+_config is \{'quant_method': 'fp8'\}; .* remove",
+def test_a_stated_quantisation_is_refused_even_over_plain_weights(tmp_path):
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    refused(
+        packed_folder(tmp_path / "m", {}, config),
+        r"config\.json has quantization_config \{'quant_method': 'fp8'\}",
     )
 
 
-def test_an_empty_entry_says_nothing(tmp_path):
-    folder = quantised_folder(tmp_path / "m", {}, quantization_config={}, text_config=None)
+def test_an_empty_quantisation_entry_is_ignored(tmp_path):
+    folder = packed_folder(tmp_path / "m", {}, {"quantization_config": {}})
     assert open_checkpoint(folder, root=tmp_path).names == ("a.weight",)

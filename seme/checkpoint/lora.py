@@ -1,21 +1,22 @@
-"""A checkpoint that is a base and a LoRA adapter: read as the model the two make together."""
+"""LoRA adapters: opened with their base, read as the model the two make; hashes of any models."""
 
+import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import xxhash
 from torch import Tensor
 
-from seme.checkpoint.hash_cache import remembered
-from seme.checkpoint.lora_config import LoraSettings, lora_settings
-from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, changes_of
-from seme.checkpoint.model_folder import Located, locate, read_object
+from seme.checkpoint.hash_cache import cached_hash
+from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
+from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors
+from seme.checkpoint.model_folder import ModelFolder, locate, read_object
 from seme.checkpoint.protocol import Readable
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import (
@@ -28,33 +29,31 @@ from seme.checkpoint.safetensors_file import (
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
-
-_T = TypeVar("_T")
+_HASH_THREADS = 4
+"""Enough to keep a disk busy; for files in the page cache, two are as fast (measured)."""
 
 
 class AdaptedCheckpoint:
     """A base with an adapter's changes; implements :class:`seme.checkpoint.protocol.Weights`."""
 
     def __init__(
-        self, found: Located, base: Checkpoint, settings: LoraSettings, changes: Changes
+        self, adapter: ModelFolder, base: Checkpoint, settings: LoraSettings, changes: Changes
     ) -> None:
         """Combine the two; :func:`open_adapter` does the checking.
 
         Args:
-            found: The adapter's folder.
-            base: Opened for this adapter alone: what is read of it counts as read here.
+            adapter: The adapter's folder.
+            base: Opened for this adapter alone: bytes read from it count as read here.
             settings: What the adapter's configuration says.
             changes: What the adapter's file holds.
         """
-        self.path = found.folder
+        self.path = adapter.folder
         """The adapter's folder."""
-        self.commit = found.commit
-        """Commit of the adapter's Hub repository; the base has its own. None for folders."""
+        self.commit = adapter.commit
+        """Commit of the adapter's Hub repository, not the base's; None for local folders."""
         self.base = base
         self.config = base.config
         """The base's parsed ``config.json``."""
-        self.dropped = base.dropped
-        """Stored tensors that are no tensors of their own, with the reason."""
         self._settings = settings
         self._changes = changes
         self._adapter_bytes_read = 0
@@ -62,7 +61,7 @@ class AdaptedCheckpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The base's: names of all tensors, sorted; a tied tensor stands once."""
+        """The base's :attr:`~seme.checkpoint.reader.Checkpoint.names`."""
         return self.base.names
 
     @property
@@ -77,7 +76,7 @@ class AdaptedCheckpoint:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of tensors read so far, of base and adapter."""
+        """Bytes of tensors read so far, of base and adapter, for a merge or a hash."""
         return self.base.bytes_read + self._adapter_bytes_read
 
     def spec(self, name: str) -> TensorSpec:
@@ -99,8 +98,8 @@ class AdaptedCheckpoint:
     def read(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, with the adapter's change; nothing is cached.
 
-        An adapted tensor comes in float32, rounded once from the exact sum: it is not put back
-        into the base's dtype, so a small change of a bfloat16 base is there in full.
+        An adapted tensor is float32, rounded once from the float64 sum. It is not rounded to the
+        base's dtype, which would lose small changes of a bfloat16 base.
         """
         shape = self.shape(name)
         return self.opened(name).read(0, math.prod(shape)).view(shape)
@@ -130,7 +129,7 @@ class AdaptedCheckpoint:
         return self.base.model_files()
 
     def content_hash(self) -> str:
-        """Hash what the model is: the base, the adapter's tensors, the settings that count.
+        """Hash the model's content: the base, the adapter's tensors, the settings that matter.
 
         Returns:
             xxh3_128 in hexadecimal, cached until a file of base or adapter changes.
@@ -138,25 +137,24 @@ class AdaptedCheckpoint:
         return self.content_hash_on(self.base.content_hash())
 
     def content_hash_on(self, base: str) -> str:
-        """The same of the adapter on a base whose hash is known."""
+        """Return :meth:`content_hash`, given that of the base."""
         files = [self.path / ADAPTER_CONFIG, self.path / ADAPTER_FILE]
-        adapter = remembered(files, self._compute_hash)
+        adapter = cached_hash(files, self._compute_hash)
         return xxhash.xxh3_128_hexdigest(f"{base}\0{adapter}".encode())
 
     def _compute_hash(self) -> str:
-        settings = json.dumps(
-            asdict(self._settings)
-        )  # in order: of two patterns the first wins
+        settings = json.dumps(asdict(self._settings))  # patterns in order: the first match wins
         digest = xxhash.xxh3_128(settings.encode())
         for name, stored in sorted(read_header(self.path / ADAPTER_FILE).items()):
             digest.update(f"{name}\0{stored.spec.dtype}\0{stored.spec.shape}\0".encode())
             for block in stored.blocks():
                 digest.update(block)
+                self._count(len(block))
         return digest.hexdigest()
 
 
 AnyCheckpoint = Checkpoint | AdaptedCheckpoint
-"""What sources may be."""
+"""A source: a model of its own, or an adapter with its base."""
 
 
 def open_adapter(
@@ -181,11 +179,11 @@ def open_adapter(
         The base with the adapter's changes, ready to be read.
 
     Raises:
-        ValueError: If either cannot be found or read, the adapter is of a kind whose weights
-            cannot be told exactly, or it does not fit the base.
+        ValueError: If either cannot be found or read, the adapter uses an unsupported feature,
+            or it does not fit the base.
     """
-    found = locate(location, revision=revision, root=root)
-    folder = found.folder
+    adapter = locate(location, revision=revision, root=root)
+    folder = adapter.folder
     config = read_object(folder / ADAPTER_CONFIG, of="a PEFT adapter")
     file = folder / ADAPTER_FILE
     if not file.is_file():
@@ -193,24 +191,50 @@ def open_adapter(
             f"{folder} has no {ADAPTER_FILE}: adapters are read from safetensors only; save it "
             "with PEFT's save_pretrained(safe_serialization=True)"
         )
-    named = base if base is not None else config.get("base_model_name_or_path")
-    if not isinstance(named, str | Path) or not str(named):
+    if base is None:
+        base, base_revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str | Path) or not str(base):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
-    named_revision = base_revision if base is not None else config.get("revision")
-    opened = _noted(
-        f"while opening the base of the adapter {folder}",
-        lambda: open_checkpoint(named, revision=named_revision, root=root),
-    )
-    reading = f"while reading the adapter {folder} of the base {opened.path}"
-    settings = _noted(reading, lambda: lora_settings(config))
-    changes = _noted(reading, lambda: changes_of(opened, settings, read_header(file)))
-    return AdaptedCheckpoint(found, opened, settings, changes)
+    with _noting(f"while opening the base of the adapter {folder}"):
+        opened = open_checkpoint(base, revision=base_revision, root=root)
+    with _noting(f"while reading the adapter {folder} of the base {opened.path}"):
+        settings = parse_lora_config(config)
+        changes = match_tensors(opened, settings, read_header(file))
+    return AdaptedCheckpoint(adapter, opened, settings, changes)
 
 
-def _noted(note: str, work: Callable[[], _T]) -> _T:
-    """Do the work; what the user can fix is told with where it was."""
+def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:
+    """Hash several models in a thread pool: reading and hashing release Python's global lock.
+
+    A folder is hashed once, however often it occurs or is the base of adapters.
+
+    Args:
+        checkpoints: The models, any number.
+
+    Returns:
+        ``content_hash()`` of each, in order.
+
+    Raises:
+        ValueError: If a file has become shorter since its header was read.
+    """
+    bases = [model if isinstance(model, Checkpoint) else model.base for model in checkpoints]
+    folders = {base.path.resolve(): base for base in bases}
+    with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="seme-hash") as pool:
+        hashes = pool.map(Checkpoint.content_hash, folders.values())
+        by_folder = dict(zip(folders, hashes, strict=True))
+    return [
+        by_folder[base.path.resolve()]
+        if isinstance(model, Checkpoint)
+        else model.content_hash_on(by_folder[base.path.resolve()])
+        for model, base in zip(checkpoints, bases, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _noting(note: str) -> Iterator[None]:
+    """Add a note to a ValueError."""
     try:
-        return work()
+        yield
     except ValueError as error:
         error.add_note(note)
         raise

@@ -1,4 +1,4 @@
-"""LoRA: what an adapter's configuration means.
+"""LoRA configurations: ranks and scalings of an adapter, unsupported features refused.
 
 Hu et al., 2021, https://arxiv.org/abs/2106.09685, section 4.1: W + (alpha / r) B A.
 Kalajdzievski, 2023, https://arxiv.org/abs/2312.03732: rsLoRA, alpha / sqrt(r) instead.
@@ -36,7 +36,7 @@ _WITHOUT_EFFECT = frozenset(
         "task_type",
     }
 )
-"""Entries about training, or about which weights there are: those stand in the adapter's file."""
+"""Entries about training, or about the choice of weights, which the adapter's file shows."""
 _READ = frozenset(
     {
         "alpha_pattern",
@@ -57,39 +57,38 @@ _BASE_UNTOUCHED = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSettings:
-    """What of an adapter's configuration decides the weights it makes."""
+    """Entries of an adapter's configuration that determine its weights."""
 
     rank: int
     alpha: float
     rank_pattern: Mapping[str, int]
-    """Regular expression to the rank of the modules whose names end so; the first one wins."""
+    """Regular expression of the end of a module's name to its rank; the first match wins."""
     alpha_pattern: Mapping[str, float]
     rank_stabilised: bool
     """rsLoRA."""
     decomposed: bool
     """DoRA."""
     transposed: bool
-    """Whether linear weights are stored (inputs, outputs), as GPT-2's are."""
+    """True if linear weights are stored (inputs, outputs), as GPT-2's are."""
 
     def rank_of(self, module: str) -> int:
         """Return the rank of the factors of a module, given its name in the base model."""
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """Return what B A is multiplied by in a module."""
+        """Return the factor s of s B A in a module."""
         rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
 
 
-def lora_settings(config: Mapping[str, Any]) -> LoraSettings:
-    """Read an adapter's configuration.
+def parse_lora_config(config: Mapping[str, Any]) -> LoraSettings:
+    """Parse and check an adapter's configuration.
 
     Args:
         config: The parsed ``adapter_config.json``.
 
     Raises:
-        ValueError: If it is no LoRA, or uses anything whose weights could not be told exactly
-            from the adapter's file: that entry is named.
+        ValueError: If it is no LoRA, or uses a feature that is not supported; names the entry.
     """
     _refuse_unsupported(config)
     return LoraSettings(
@@ -116,8 +115,13 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if initial not in _BASE_UNTOUCHED:
         raise ValueError(
             f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {initial!r}: that changes "
-            "the base the adapter stands on; save it converted to a plain LoRA first (PEFT: "
+            "the adapter's base; save it converted to a plain LoRA first (PEFT: "
             "save_pretrained(path_initial_model_for_weight_conversion=...))"
+        )
+    if config.get("use_dora") and config.get("fan_in_fan_out"):
+        raise ValueError(
+            "use_dora is not supported with fan_in_fan_out, where weights are stored (inputs, "
+            "outputs): merge the adapter into its base first"
         )
     unknown = sorted(key for key in config.keys() - _READ - _WITHOUT_EFFECT if config[key])
     if unknown:
@@ -134,23 +138,25 @@ def _positive_rank(name: str, value: object) -> int:
 
 
 def _number(name: str, value: object) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not known or not math.isfinite(value):  # type: ignore[arg-type]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return value  # type: ignore[return-value]
 
 
 def _patterns(name: str, config: Mapping[str, Any], check: Any) -> dict[str, Any]:  # noqa: ANN401
     """Read a mapping of regular expressions to numbers; absent is empty."""
-    found = config.get(name) or {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{name} must map module names to numbers, got {found!r:.80}")
-    for pattern in found:
+    patterns = config.get(name) or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"{name} must map module names to numbers, got {patterns!r:.80}")
+    for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{name} holds {pattern!r}, no regular expression") from error
-    return {pattern: check(f"{name}[{pattern}]", value) for pattern, value in found.items()}
+            raise ValueError(
+                f"{name} has the invalid regular expression {pattern!r}"
+            ) from error
+    return {pattern: check(f"{name}[{pattern}]", value) for pattern, value in patterns.items()}
 
 
 def _first_match(patterns: Mapping[str, _T], module: str, default: _T) -> _T:

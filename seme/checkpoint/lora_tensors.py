@@ -1,8 +1,12 @@
-"""What a LoRA adapter's file holds: each tensor matched with the base's weight it changes."""
+"""LoRA tensors: an adapter's file matched with the base's weights, and W + s B A itself.
 
-import functools
+Hu et al., 2021, https://arxiv.org/abs/2106.09685, section 4.1: W + s B A, with the scaling s.
+Liu et al., 2024, https://arxiv.org/abs/2402.09353, equation 5: DoRA, every output's row of that
+sum scaled to a learned length.
+"""
+
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +16,20 @@ from torch import Tensor
 from seme.architecture.families import EMBEDDINGS, HEADS
 from seme.checkpoint.lora_config import LoraSettings
 from seme.checkpoint.protocol import Readable
-from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.reader import Checkpoint, is_tied
 from seme.checkpoint.safetensors_file import StoredTensor
 
 _BLOCK = 1 << 16
-"""Elements computed at a time: 512 kB in float64 stay in a core's cache (ours, measured)."""
+"""Elements computed at a time: 512 kB in float64 stay in a core's cache (measured)."""
+_PREFIX = "base_model.model."
+_PARTS = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_embedding_A": "embedding_down",
+    ".lora_embedding_B": "embedding_up",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +44,16 @@ class Factors:
     """DoRA's m, the length of every output's row, (outputs,); None without DoRA."""
     scaling: float
     transposed: bool
-    """Whether the weight is stored (inputs, outputs)."""
+    """True if the weight is stored (inputs, outputs); never with DoRA."""
 
 
 class AdaptedTensor:
     """A weight with its change; implements :class:`seme.checkpoint.protocol.Readable`.
 
-    Computed in float64 and rounded once to float32: neither the factors' dtype nor the base's
-    takes anything from the change (PEFT rounds B A to the factors' dtype first). A range is cut
-    out of blocks of rows that begin at multiples of one number: so the bits of an element depend
-    neither on the range it is asked for in, nor on the number of threads.
+    Computed in float64 and rounded once to float32, so that no part of the change is lost to the
+    dtype of the factors or of the base (PEFT rounds B A to the factors' dtype first). Blocks of
+    rows begin at multiples of a fixed number, so that the bits of an element depend neither on
+    the range that is read nor on the number of threads.
     """
 
     def __init__(self, weight: Readable, factors: Factors) -> None:
@@ -56,13 +69,12 @@ class AdaptedTensor:
         self._left, right = (down.T, up.T) if factors.transposed else (up, down)
         self._right = right.double() * factors.scaling
         self._magnitude = None if factors.magnitude is None else factors.magnitude.double()
-        self._transposed = factors.transposed
-        n_columns = self.shape[1]
-        self._block = max(_BLOCK // max(n_columns, 1), 1) * max(n_columns, 1)
+        n_columns = max(self.shape[1], 1)
+        self._block = max(_BLOCK // n_columns, 1) * n_columns
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The weight's, as it is stored."""
+        """Shape of the weight as stored."""
         return self._left.shape[0], self._right.shape[1]
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -79,49 +91,23 @@ class AdaptedTensor:
         return adapted
 
     def _changed(self, weight: Tensor, begin: int) -> Tensor:
-        """Change one block of rows, given flat and by the index of its first element."""
-        block = self._sum(weight, begin)
-        if self._magnitude is not None and self._transposed:
-            block *= self._magnitude / self._lengths_of_columns
-        elif self._magnitude is not None:
-            row = begin // self.shape[1]
-            lengths = _squares(block, axis=1).sqrt()
-            block *= (self._magnitude[row : row + len(block)] / lengths).unsqueeze(1)
-        return block
+        """Apply the change to a flat block of whole rows, the first element at ``begin``.
 
-    def _sum(self, weight: Tensor, begin: int) -> Tensor:
-        """Return W + s B A for one block of rows, (rows, columns) in float64."""
+        Returns:
+            (rows, columns) in float64.
+        """
         rows = weight.view(-1, self.shape[1])
         row = begin // self.shape[1]
-        return rows.double() + self._left[row : row + len(rows)].double() @ self._right
-
-    @functools.cached_property
-    def _lengths_of_columns(self) -> Tensor:
-        """Measure what DoRA scales where outputs are columns: a pass over the whole weight."""
-        squares = torch.zeros(self.shape[1], dtype=torch.float64)
-        numel = math.prod(self.shape)
-        for begin in range(0, numel, self._block):
-            weight = self._weight.read(begin, min(begin + self._block, numel))
-            squares += _squares(self._sum(weight, begin), axis=0)
-        return squares.sqrt()
+        of_block = slice(row, row + len(rows))
+        block = rows.double() + self._left[of_block].double() @ self._right
+        if self._magnitude is not None:
+            block *= (self._magnitude[of_block] / _row_lengths(block)).unsqueeze(1)
+        return block
 
 
-def _squares(block: Tensor, *, axis: int) -> Tensor:
-    """Sum squares along an axis; with numpy, since torch's sums depend on the thread count."""
-    return torch.from_numpy(np.square(block.numpy()).sum(axis=axis))
-
-
-_Shape = tuple[int, ...]
-
-_PREFIX = "base_model.model."
-_PARTS = {
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_embedding_A": "embedding_down",
-    ".lora_embedding_B": "embedding_up",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-}
+def _row_lengths(block: Tensor) -> Tensor:
+    """Return Euclidean norms of rows; by numpy, as torch's sums depend on the thread count."""
+    return torch.from_numpy(np.square(block.numpy()).sum(axis=1)).sqrt()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +119,6 @@ class StoredFactors:
     magnitude: StoredTensor | None
     scaling: float
     transposed: bool
-    is_embedding: bool
-
-    @property
-    def is_square(self) -> bool:
-        """Whether the shape of the weight does not tell how it is stored."""
-        return self.down.spec.shape[1] == self.up.spec.shape[0]
 
     @property
     def nbytes(self) -> int:
@@ -159,25 +139,26 @@ class StoredFactors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What an adapter does to its base, by the base's tensor names."""
+    """Changes an adapter makes, by the base's tensor names."""
 
     replaced: Mapping[str, StoredTensor]
-    """Weights trained in full (``modules_to_save``), or saved beside the factors."""
+    """Weights trained in full (``modules_to_save``), or saved whole with the factors."""
     adapted: Mapping[str, StoredFactors]
 
 
-def changes_of(
+def match_tensors(
     base: Checkpoint, settings: LoraSettings, stored: Mapping[str, StoredTensor]
 ) -> Changes:
-    """Sort an adapter's tensors by what they change.
+    """Match an adapter's tensors with the weights of the base that they change.
 
     Args:
-        base: The model the adapter stands on.
-        settings: What the adapter's configuration says.
+        base: The model the adapter was trained on.
+        settings: The adapter's parsed configuration.
         stored: The adapter's tensors by PEFT's names.
 
     Raises:
-        ValueError: If a tensor has no place in the base, or contradicts the settings.
+        ValueError: If a tensor matches no weight of the base, contradicts the settings, changes
+            a tied embedding or head, or is a DoRA of an embedding.
     """
     replaced: dict[str, StoredTensor] = {}
     parts: dict[str, dict[str, StoredTensor]] = {}
@@ -194,25 +175,26 @@ def changes_of(
         else:
             parts.setdefault(module, {})[part] = tensor
     adapted: dict[str, StoredFactors] = {}
-    for module, found in parts.items():
+    for module, module_parts in parts.items():
         name = _name_in(base, f"{module}.weight", module)
-        adapted[name] = _factors(settings, module, found, base.shape(name))
-    _refuse_tied(base, {*replaced, *adapted})
-    _refuse_mixed_layouts(settings, [f for f in adapted.values() if not f.is_embedding])
+        adapted[name] = _factors(settings, module, module_parts, base.shape(name))
+    _refuse_tied(base, (*replaced, *adapted))
     return Changes(replaced=replaced, adapted=adapted)
 
 
 def _place_of(key: str) -> tuple[str, str | None]:
-    """Split PEFT's name of a tensor into the module and the part, None for a whole tensor."""
+    """Split PEFT's name of a tensor into module and part; the part is None for a whole tensor."""
     path = key.removeprefix(_PREFIX)
     if path == key:
-        raise ValueError(f"{key} in the adapter should begin with {_PREFIX}: save it with PEFT")
+        raise ValueError(
+            f"{key} in the adapter does not begin with {_PREFIX}: save it with PEFT"
+        )
     for ending, part in _PARTS.items():
         if path.endswith(ending):
             return path.removesuffix(ending), part
     if ".lora_" in path:
         raise ValueError(
-            f"{key} in the adapter is no part of a LoRA: expected one of {', '.join(_PARTS)}"
+            f"{key} in the adapter is not part of a LoRA: expected one of {', '.join(_PARTS)}"
         )
     return path.replace(".base_layer.", "."), None
 
@@ -220,51 +202,59 @@ def _place_of(key: str) -> tuple[str, str | None]:
 def _name_in(base: Checkpoint, name: str, key: str) -> str:
     """Return the base's name of a weight, which may lack the prefix of the model's body."""
     for candidate in (name, name.partition(".")[2]):
-        if candidate in base.names:
+        if base.stores(candidate):
             return candidate
     if name.endswith(HEADS):
         _refuse_tied(base, [name])
     raise ValueError(
-        f"{key} of the adapter changes {name}, which the base {base.path} has not; is it the "
-        "model the adapter was trained on?"
+        f"{key} of the adapter changes {name}, which the base {base.path} does not have; is it "
+        "the model the adapter was trained on?"
     )
 
 
 def _factors(
-    settings: LoraSettings, module: str, found: Mapping[str, StoredTensor], shape: _Shape
+    settings: LoraSettings,
+    module: str,
+    parts: Mapping[str, StoredTensor],
+    shape: tuple[int, ...],
 ) -> StoredFactors:
-    """Put the parts of one module together and check them against settings and base."""
-    is_embedding = "embedding_down" in found
+    """Combine the parts of one module and check them against settings and base."""
+    is_embedding = "embedding_down" in parts
     prefix = "embedding_" if is_embedding else ""
     down, up = f"{prefix}down", f"{prefix}up"
-    expected = {down, up, *(("magnitude",) if settings.decomposed else ())}
-    if found.keys() != expected:
+    magnitude = parts.get("magnitude")
+    if is_embedding and magnitude is not None:
         raise ValueError(
-            f"{module} has {sorted(found)} in the adapter, expected {sorted(expected)} with "
+            f"the adapter has DoRA on the embedding {module}, which is not supported: merge it "
+            "into its base first"
+        )
+    expected = {down, up, *(("magnitude",) if settings.decomposed else ())}
+    if parts.keys() != expected:
+        raise ValueError(
+            f"{module} has {sorted(parts)} in the adapter, expected {sorted(expected)} with "
             f"use_dora {settings.decomposed}"
         )
     n_outputs, n_inputs = _size_of_change(
-        settings.rank_of(module), module, found[down], found[up]
+        settings.rank_of(module), module, parts[down], parts[up]
     )
-    magnitude = found.get("magnitude")
     if magnitude is not None and magnitude.spec.shape != (n_outputs,):
         raise ValueError(
             f"the magnitude of {module} has shape {magnitude.spec.shape}, expected ({n_outputs},)"
         )
-    plain, turned = (n_outputs, n_inputs), (n_inputs, n_outputs)
-    if shape != turned and (is_embedding or shape != plain):
+    transposed = is_embedding or settings.transposed
+    changed = (n_inputs, n_outputs) if transposed else (n_outputs, n_inputs)
+    if shape != changed:
         raise ValueError(
-            f"the factors of {module} lead from {n_inputs} inputs to {n_outputs} outputs, but "
-            f"its weight in the base has shape {shape}"
+            f"the factors of {module} change a weight of shape {changed} with fan_in_fan_out "
+            f"{settings.transposed}, but in the base its shape is {shape}; if only the order "
+            "differs, merge the adapter into its base with PEFT first"
         )
-    turned_round = settings.transposed if plain == turned else shape == turned
     return StoredFactors(
-        down=found[down],
-        up=found[up],
+        down=parts[down],
+        up=parts[up],
         magnitude=magnitude,
         scaling=settings.scaling_of(module),
-        transposed=is_embedding or turned_round,
-        is_embedding=is_embedding,
+        transposed=transposed,
     )
 
 
@@ -282,26 +272,13 @@ def _size_of_change(
 
 
 def _refuse_tied(base: Checkpoint, changed: Iterable[str]) -> None:
-    """Refuse a change of a matrix that is embedding and head in one: it would change both."""
-    if any(name.endswith(HEADS) for name in base.names):
+    """Refuse to change one of embedding and LM head where the base ties them."""
+    if not is_tied(base.config):
         return
     for name in changed:
         if name.endswith((*HEADS, *EMBEDDINGS)):
             raise ValueError(
-                f"the adapter changes {name}, but the base's embedding is its head too, and the "
+                f"the adapter changes {name}, but the base ties embedding and LM head, and the "
                 "adapter changes only one of the two: untie the base first (save "
                 "lm_head.weight and set tie_word_embeddings: false)"
             )
-
-
-def _refuse_mixed_layouts(settings: LoraSettings, linear: Sequence[StoredFactors]) -> None:
-    """Refuse square weights where the setting that says how they are stored fails elsewhere."""
-    contradicted = any(
-        factors.transposed != settings.transposed for factors in linear if not factors.is_square
-    )
-    if contradicted and any(factors.is_square for factors in linear):
-        raise ValueError(
-            f"fan_in_fan_out is {settings.transposed}, but some weights of the base are stored "
-            "the other way round, so that square ones cannot be told: merge the adapter into its "
-            "base with PEFT first"
-        )

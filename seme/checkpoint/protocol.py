@@ -1,4 +1,4 @@
-"""What a checkpoint is to everything that reads it: names, shapes, tensors, parts of tensors."""
+"""The checkpoint protocol: names, shapes, configuration, and tensors read whole or in pieces."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Readable(Protocol):
-    """One tensor of a checkpoint, opened; may be read from several threads at once."""
+    """An opened tensor of a checkpoint; may be read from several threads at once."""
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read the elements [start, stop) of the flat tensor, 1-D, in the tensor's dtype."""
@@ -17,7 +17,7 @@ class Readable(Protocol):
 
 
 class Weights(Protocol):
-    """A checkpoint as methods see it: names, shapes, configuration, one tensor at a time."""
+    """A checkpoint as methods see it."""
 
     @property
     def path(self) -> Path:
@@ -31,7 +31,7 @@ class Weights(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors on disk, sorted; a tied tensor stands once."""
+        """Names of all tensors, sorted; embedding and LM head, if tied, have one name."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]: ...
@@ -41,7 +41,7 @@ class Weights(Protocol):
         ...
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor: in its own dtype from disk, in float32 if it was rewritten."""
+        """Read one tensor: in its dtype on disk, or in float32 if it is computed from others."""
         ...
 
     def opened(self, name: str) -> Readable:
@@ -50,12 +50,12 @@ class Weights(Protocol):
 
 
 def describe(index: int, source: Weights) -> str:
-    """Name a source in a message: its place in the configuration and its folder."""
+    """Name a source in a message: its index in the configuration and its folder."""
     return f"source {index} ({source.path})"
 
 
 class Held:
-    """A tensor in memory, as one that was opened; implements :class:`Readable`."""
+    """A tensor in memory; implements :class:`Readable`."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._flat = tensor.reshape(-1)

@@ -3,7 +3,7 @@
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +13,8 @@ import xxhash
 from torch import Tensor
 
 from seme.architecture.families import EMBEDDINGS, HEADS, UNTIED_BY_DEFAULT
-from seme.checkpoint.hash_cache import remembered
-from seme.checkpoint.model_folder import locate, read_object
+from seme.checkpoint.hash_cache import cached_hash
+from seme.checkpoint.model_folder import lfs_blobs, locate, read_object
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -22,84 +22,6 @@ from seme.checkpoint.safetensors_file import (
     TensorSpec,
     read_header,
 )
-
-_WRITTEN_BY_QUANTISERS = frozenset(
-    {
-        "SCB",
-        "absmax",
-        "g_idx",
-        "nested_absmax",
-        "nested_quant_map",
-        "quant_map",
-        "qweight",
-        "qzeros",
-        "weight_packed",
-        "weight_scale",
-        "weight_scale_inv",
-        "weight_zero_point",
-    }
-)
-_WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
-_BESIDE_CODES = ("absmax", "codebook", "scale", "zero")
-_STATED_IN = ("quantization_config", "compression_config")
-
-
-def refuse_quantised(
-    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
-) -> None:
-    """Refuse a checkpoint whose tensors, or whose configuration, say that it is quantised.
-
-    Integers that no sign makes a weight (positions, masks, counters) are no reason: a merge
-    copies them.
-
-    Args:
-        folder: The model's folder.
-        config: The parsed ``config.json``.
-        stored: The tensors by name, from the headers.
-
-    Raises:
-        ValueError: If it is quantised; names the first such tensor and its file where there is
-            one.
-    """
-    beside = {_module(name) for name in stored if _is_beside_codes(name)}
-    for name in sorted(stored):
-        dtype = stored[name].spec.dtype
-        if _holds_codes(name, dtype, beside) or _is_of_a_quantiser(name):
-            raise ValueError(
-                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a part "
-                "of packed weights, which cannot be merged: use the checkpoint it was quantised "
-                "from"
-            )
-    for key in _STATED_IN:
-        stated = config.get(key) or (config.get("text_config") or {}).get(key)
-        if stated is not None:
-            raise ValueError(
-                f"{folder} is quantised, says its config.json: {key} is {stated!r:.80}; use the "
-                f"checkpoint it was quantised from, or remove {key} if the weights are plain"
-            )
-
-
-def _holds_codes(name: str, dtype: torch.dtype, beside: set[str]) -> bool:
-    """Whether integers stand for weights: by their name, or by the scales that lie beside them."""
-    if dtype.is_floating_point or dtype == torch.bool:
-        return False
-    return _WEIGHT.search(name) is not None or _module(name) in beside
-
-
-def _is_of_a_quantiser(name: str) -> bool:
-    """Whether only quantisers give tensors this name."""
-    return name.rpartition(".")[2] in _WRITTEN_BY_QUANTISERS
-
-
-def _is_beside_codes(name: str) -> bool:
-    """Whether a tensor is, by its name, what codes are multiplied with or looked up in."""
-    return any(word in name.rpartition(".")[2] for word in _BESIDE_CODES)
-
-
-def _module(name: str) -> str:
-    """Return the module that a tensor belongs to."""
-    return name.rpartition(".")[0]
-
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -117,10 +39,17 @@ _MODEL_FILES = (
     "*.tiktoken",
 )
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
+_WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
+_DEQUANTISERS = ("absmax", "codebook", "scale", "zero")
+"""Parts of the names of tensors that turn integer codes into weights."""
 
 
 class Checkpoint:
-    """A folder of safetensors; implements :class:`seme.checkpoint.protocol.Weights`."""
+    """A folder of safetensors; implements :class:`seme.checkpoint.protocol.Weights`.
+
+    Opening reads headers only. Tensor values are read when asked for, and every byte of them is
+    counted in :attr:`bytes_read`.
+    """
 
     def __init__(
         self,
@@ -136,26 +65,48 @@ class Checkpoint:
         """Commit of the Hub repository that the folder is a snapshot of; None for others."""
         self.config: Mapping[str, Any] = config
         """The parsed ``config.json``."""
-        self.dropped = _tied_copies(config, stored)
-        """Stored tensors that are no tensors of their own, with the reason."""
         self.bytes_read = 0
-        """Bytes of tensors read so far."""
+        """Bytes of tensors read so far, for a merge, a comparison or a hash."""
         self._files: dict[Path, OpenFile] = {}
         self._lock = threading.Lock()
+        self._dropped: dict[str, str] | None = None
         self._content_hash: str | None = None
-        self._stored = {
-            name: stored[name] for name in sorted(stored) if name not in self.dropped
+        self._stored = {name: stored[name] for name in sorted(stored)}
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """LM heads that repeat the embedding they are tied to, byte for byte; with the reason.
+
+        The first use reads both, if the configuration ties them and both are stored.
+        """
+        if self._dropped is None:  # not a cached_property: one lock for all objects until 3.12
+            self._dropped = self._repeated_heads()
+        return self._dropped
+
+    def _repeated_heads(self) -> dict[str, str]:
+        if not is_tied(self.config):
+            return {}
+        return {
+            head: f"tied to {embedding}, which is written once"
+            for head in self._stored
+            if head.endswith(HEADS)
+            for embedding in self._stored
+            if embedding.endswith(EMBEDDINGS) and self._are_equal(head, embedding)
         }
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors on disk, sorted; a tied tensor stands once."""
-        return tuple(self._stored)
+        """Names of all tensors, sorted, without :attr:`dropped`."""
+        return tuple(name for name in self._stored if name not in self.dropped)
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors in bytes."""
-        return sum(stored.spec.nbytes for stored in self._stored.values())
+        """Size in bytes of all tensors in :attr:`names`."""
+        return sum(self.spec(name).nbytes for name in self.names)
+
+    def stores(self, name: str) -> bool:
+        """Look a tensor up in the headers; also true of one in :attr:`dropped`."""
+        return name in self._stored
 
     def spec(self, name: str) -> TensorSpec:
         """Return dtype and shape of a tensor, from the header."""
@@ -181,39 +132,72 @@ class Checkpoint:
             self._files[stored.path] = OpenFile(stored.path)
         return OpenedTensor(stored, self._files[stored.path], name, self._count)
 
-    def _count(self, n_bytes: int) -> None:
-        with self._lock:
-            self.bytes_read += n_bytes
-
     def model_files(self) -> tuple[Path, ...]:
-        """Return config, tokenizer and chat template: the files beside the weights, sorted."""
+        """Return config, tokenizer and chat template, sorted: what a merge copies."""
         return files_like(self.path, _MODEL_FILES)
 
     def content_hash(self) -> str:
-        """Hash what the model is: tensors, config, tokenizer; not how they lie in files.
+        """Hash the model's content: tensors, config, tokenizer; not their layout in files.
+
+        A snapshot in the Hub's cache is hashed from the SHA-256 names of its weight files'
+        blobs, so that no weights are read. A local copy of the same model, or another sharding of
+        it on the Hub, therefore has another hash.
 
         Returns:
             xxh3_128 in hexadecimal over names, dtypes, shapes and bytes of all tensors in the
-            order of their names, then over the model files. Cached until a file changes, and
-            for this object, whose headers are read once, for good.
+            order of their names (for a Hub snapshot, over the sorted names of the blobs), then
+            over the model files. Cached on disk until a file changes, and in this object, whose
+            headers are read once, for good.
         """
         if self._content_hash is None:
-            shards = {stored.path for stored in self._stored.values()}
-            files = [*sorted(shards), *self.model_files()]
-            self._content_hash = remembered(files, self._compute_hash)
+            shards = sorted({stored.path for stored in self._stored.values()})
+            blobs = lfs_blobs(shards)
+            self._content_hash = (
+                cached_hash([*shards, *self.model_files()], self._hash_of_tensors)
+                if blobs is None
+                else self._hash_of_blobs(blobs)
+            )
         return self._content_hash
 
-    def _compute_hash(self) -> str:
+    def _hash_of_tensors(self) -> str:
         digest = xxhash.xxh3_128()
-        for name, stored in self._stored.items():
-            digest.update(f"{name}\0{stored.spec.dtype}\0{stored.spec.shape}\0".encode())
-            for block in stored.blocks():
+        for name in self.names:
+            spec = self.spec(name)
+            digest.update(f"{name}\0{spec.dtype}\0{spec.shape}\0".encode())
+            for block in self._blocks(name):
                 digest.update(block)
+        return self._with_model_files(digest)
+
+    def _hash_of_blobs(self, blobs: Iterable[str]) -> str:
+        digest = xxhash.xxh3_128()
+        for blob in sorted(blobs):
+            digest.update(f"sha256\0{blob}\0".encode())
+        return self._with_model_files(digest)
+
+    def _with_model_files(self, digest: xxhash.xxh3_128) -> str:
+        """Add the model files to a digest and return it in hexadecimal."""
         for file in self.model_files():
             content = file.read_bytes()
             digest.update(f"{file.name}\0{len(content)}\0".encode())
             digest.update(content)
         return digest.hexdigest()
+
+    def _are_equal(self, name: str, other: str) -> bool:
+        """Compare two tensors: dtype, shape and every byte, up to the first difference."""
+        return self.spec(name) == self.spec(other) and all(
+            bytes(block) == bytes(other_block)
+            for block, other_block in zip(self._blocks(name), self._blocks(other), strict=True)
+        )
+
+    def _blocks(self, name: str) -> Iterator[memoryview]:
+        """Read and count the raw bytes of a tensor; each block is overwritten by the next."""
+        for block in self._stored[name].blocks():
+            self._count(len(block))
+            yield block
+
+    def _count(self, n_bytes: int) -> None:
+        with self._lock:
+            self.bytes_read += n_bytes
 
 
 def open_checkpoint(
@@ -233,12 +217,18 @@ def open_checkpoint(
         ValueError: If there is no such model, or its files are missing, stale, pickled,
             quantised, damaged or in contradiction; the message says which and what to do.
     """
-    found = locate(location, revision=revision, root=root)
-    config = read_object(found.folder / "config.json", of="a model folder")
-    stored = _read_headers(found.folder)
-    refuse_quantised(found.folder, config, stored)
-    _refuse_missing_head(found.folder, config, stored)
-    return Checkpoint(found.folder, config, stored, commit=found.commit)
+    model = locate(location, revision=revision, root=root)
+    config = read_object(model.folder / "config.json", of="a model folder")
+    stored = _read_headers(model.folder)
+    refuse_quantised(model.folder, config, stored)
+    _refuse_missing_head(model.folder, config, stored)
+    return Checkpoint(model.folder, config, stored, commit=model.commit)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Read from a configuration, or from transformers' default, if the LM head is tied."""
+    untied_by_default = config.get("model_type") in UNTIED_BY_DEFAULT
+    return bool(config.get("tie_word_embeddings", not untied_by_default))
 
 
 def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
@@ -250,6 +240,54 @@ def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
         and any(fnmatchcase(file.name, pattern) for pattern in patterns)
         and not any(fnmatchcase(file.name, pattern) for pattern in _NEVER)
     )
+
+
+def refuse_quantised(
+    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> None:
+    """Refuse a quantised checkpoint, whose codes would merge without an error into nonsense.
+
+    Quantised are integers with a weight's name, integers with a sibling that dequantises them
+    (scales, zero points, codebooks), and any checkpoint whose configuration states a
+    quantisation. Other integers (positions, masks, counters) are copied by a merge. Float8,
+    float4 and complex dtypes are refused with the header already.
+
+    Args:
+        folder: The model's folder.
+        config: The parsed ``config.json``.
+        stored: The tensors by name, from the headers.
+
+    Raises:
+        ValueError: If it is quantised; names the first such tensor and its file, or the entry.
+    """
+    quantised_modules = {
+        _module(name) for name in stored if any(part in _leaf(name) for part in _DEQUANTISERS)
+    }
+    for name in sorted(stored):
+        dtype = stored[name].spec.dtype
+        if dtype.is_floating_point or dtype == torch.bool:
+            continue
+        if _WEIGHT.search(name) or _module(name) in quantised_modules:
+            raise ValueError(
+                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a part "
+                "of packed weights, which cannot be merged: use the checkpoint it was quantised "
+                "from"
+            )
+    stated = config.get("quantization_config")
+    if stated:
+        raise ValueError(
+            f"{folder} is quantised: its config.json has quantization_config {stated!r:.80}; "
+            "use the checkpoint it was quantised from, or remove the entry if the weights are "
+            "plain"
+        )
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:
@@ -271,7 +309,7 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _how_to_convert(folder: Path, pickles: list[str]) -> str:
-    """Say why pickled weights are refused and how to convert them."""
+    """Word the refusal of pickled weights, with the command that converts them."""
     return (
         f"{folder} holds pickled weights ({', '.join(pickles[:3])}), which can run code when "
         "read. If you trust them, convert them and use the new folder:\n"
@@ -311,21 +349,21 @@ def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
     for shard in sorted(set(placed.values())):
         if not (folder / shard).is_file():
             raise ValueError(f"{INDEX_FILE} in {folder} names {shard}, which is absent")
-        found = read_header(folder / shard)
+        tensors = read_header(folder / shard)
         expected = {name for name, place in placed.items() if place == shard}
-        if expected != set(found):
-            differing = ", ".join(sorted(expected ^ set(found))[:3])
+        if expected != set(tensors):
+            differing = ", ".join(sorted(expected ^ set(tensors))[:3])
             raise ValueError(
                 f"{INDEX_FILE} and the header of {shard} in {folder} disagree about {differing}"
             )
-        stored |= found
+        stored |= tensors
     return stored
 
 
 def _refuse_missing_head(
     folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse a language model without a head of its own or a tied one: it would be random."""
+    """Refuse an untied language model without an LM head: loading would make a random one."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
     if generates and not is_tied(config) and not any(name.endswith(HEADS) for name in stored):
@@ -333,31 +371,3 @@ def _refuse_missing_head(
             f"{folder} has no {HEADS[0]} though its embeddings are not tied: the checkpoint is "
             "incomplete; set tie_word_embeddings to true in config.json only if they are"
         )
-
-
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration says, or leaves it to transformers to say, that the head is tied."""
-    untied_by_default = config.get("model_type") in UNTIED_BY_DEFAULT
-    return bool(config.get("tie_word_embeddings", not untied_by_default))
-
-
-def _tied_copies(
-    config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
-) -> dict[str, str]:
-    """Find heads stored beside the embedding they are tied to, equal to it byte for byte."""
-    if not is_tied(config):
-        return {}
-    return {
-        head: f"tied to {embedding}, which is written once"
-        for head in stored
-        if head.endswith(HEADS)
-        for embedding in stored
-        if embedding.endswith(EMBEDDINGS)
-        and stored[head].spec == stored[embedding].spec
-        and all(
-            bytes(one) == bytes(other)
-            for one, other in zip(
-                stored[head].blocks(), stored[embedding].blocks(), strict=True
-            )
-        )
-    }

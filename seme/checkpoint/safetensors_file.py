@@ -1,8 +1,10 @@
-"""One safetensors file: its header checked, its tensors read by offset, a new one laid out.
+"""Safetensors files: headers checked, tensors read by offset, new files laid out.
 
 The format: eight bytes with the little-endian length of the header, the header in JSON, then
 the tensors' bytes without gaps (https://github.com/huggingface/safetensors, section Format).
-Headers of downloaded files are untrusted, so nothing is read before every range is checked.
+Headers of downloaded files are untrusted: every range is checked before a tensor is read.
+Blocks are read by position and not through the safetensors library, which maps whole files into
+memory: so RSS stays fixed, and a merge can write shards it never holds.
 """
 
 import json
@@ -36,7 +38,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """What a tensor is, without its values."""
+    """Dtype and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -49,7 +51,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """A tensor on disk: what it is, and where its bytes begin."""
+    """A tensor on disk: dtype, shape, and the place of its bytes."""
 
     spec: TensorSpec
     path: Path
@@ -111,20 +113,20 @@ class OpenedTensor:
         stored: StoredTensor,
         file: OpenFile,
         name: str = "a tensor",
-        counted: Callable[[int], None] | None = None,
+        count: Callable[[int], None] | None = None,
     ) -> None:
-        """Read nothing yet.
+        """Remember the place; nothing is read.
 
         Args:
-            stored: What and where the tensor is.
-            file: The file it is in.
-            name: What errors call it.
-            counted: Told how many bytes were read.
+            stored: Dtype, shape and place of the tensor.
+            file: Its file.
+            name: Its name in errors.
+            count: Called with the number of bytes after each read.
         """
         self._name = name
         self._stored = stored
         self._file = file
-        self._counted = counted
+        self._count = count
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read the elements [start, stop) of the flat tensor, 1-D, in the tensor's dtype.
@@ -140,8 +142,8 @@ class OpenedTensor:
         except (OSError, ValueError) as error:
             error.add_note(f"while reading {self._name} of {self._file.path}")
             raise
-        if self._counted is not None:
-            self._counted(len(buffer))
+        if self._count is not None:
+            self._count(len(buffer))
         return values
 
 
@@ -152,10 +154,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         path: The file.
 
     Returns:
-        The tensors of the file by name; no values are read.
+        The tensors of the file by name.
 
     Raises:
-        ValueError: If the header is no valid header, names a dtype that cannot be merged, or
+        ValueError: If the header is malformed, names a dtype that cannot be merged, or
             describes ranges that overlap, leave gaps or do not fit the file.
     """
     size = path.stat().st_size
@@ -163,8 +165,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         n_header = int.from_bytes(file.read(8), "little")
         if size < 8 or n_header > min(size - 8, _MAX_HEADER_BYTES):
             raise ValueError(
-                f"{path} is not a whole safetensors file: {n_header} bytes of header announced, "
-                f"{size} bytes in the file; download or copy it again"
+                f"{path} is not a whole safetensors file: its header should take {n_header} bytes, "
+                f"the file has {size} bytes; download or copy it again"
             )
         header = _parse(path, file.read(n_header))
     start = 8 + n_header
@@ -178,12 +180,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    """Parse a header, refusing names that stand twice."""
+    """Parse a header, refusing duplicate names, of which JSON would keep the last."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name stands twice")
-        return dict(pairs)
+        entries: dict[str, Any] = {}
+        for name, entry in pairs:
+            if name in entries:
+                raise ValueError(f"duplicate name {name!r:.80}")
+            entries[name] = entry
+        return entries
 
     try:
         header = json.loads(text, object_pairs_hook=unique)
@@ -195,7 +200,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
-    """Turn one entry of a header into a stored tensor whose size agrees with its shape."""
+    """Parse one entry of a header; its range must have the size of its shape and dtype."""
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [begin, end]} if all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
@@ -221,7 +226,7 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
 def _check_ranges(
     path: Path, tensors: Mapping[str, StoredTensor], start: int, size: int
 ) -> None:
-    """Check that the tensors cover the file once, without gaps, to its very end."""
+    """Check that the tensors cover the file once, without gaps, to its end."""
     reached = start
     ordered = sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].spec.nbytes))
     for name, stored in ordered:
@@ -242,8 +247,8 @@ def lay_out(
     """Lay out a new file: wide dtypes first, so that every tensor is aligned, then by name.
 
     Args:
-        path: Where the file will be.
-        specs: The tensors it will hold.
+        path: Path of the new file.
+        specs: Its tensors.
 
     Returns:
         The bytes before the first tensor, and each tensor's place.

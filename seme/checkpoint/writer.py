@@ -1,4 +1,4 @@
-"""Write a merged checkpoint: streamed to its places, and there whole or not at all."""
+"""Merged checkpoints on disk: tensors streamed to their offsets, the folder written atomically."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
 _FLUSHED_BYTES = 1 << 24
-"""Written bytes after which the disk is set to work (ours)."""
+"""Bytes written between two requests to write dirty pages back to disk."""
 _PREFIX = ".seme-writing-"
 _ABANDONED_SECONDS = 24 * 3600
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -45,10 +45,10 @@ def refuse_existing(destination: Path) -> None:
 
 
 class CheckpointWriter:
-    """Writes the tensors of a new checkpoint, in any order, beside copies of the pivot's files.
+    """Context manager that writes a new checkpoint: tensors in any order, copies of other files.
 
-    A context manager: the tensors go to a temporary folder beside the destination, which takes
-    the destination's name when the block ends. When it ends by an error, nothing is left.
+    All files go to a temporary sibling of the destination, which is renamed to it when the block
+    ends without an error, and removed when it ends with one.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class CheckpointWriter:
         dtype: torch.dtype | None,
         max_shard_bytes: int = 5_000_000_000,
     ) -> None:
-        """Plan the files; nothing is written before the block is entered.
+        """Lay out the files; nothing is written before the block is entered.
 
         Args:
             destination: The new folder; its parents are created.
-            pivot: Model whose files are copied.
-            layout: Every tensor that will be written.
-            config: What config.json is to hold; the pivot's own is copied byte for byte.
-            dtype: What config.json is to state; None leaves it as it is.
+            pivot: Model whose config, tokenizer and licence are copied.
+            layout: All tensors to write.
+            config: Content of config.json; if equal to the pivot's, that file is copied.
+            dtype: Dtype that config.json states; None leaves it as it is.
             max_shard_bytes: Size above which the tensors are split into several files; a
                 single tensor is never split.
         """
@@ -78,7 +78,9 @@ class CheckpointWriter:
         self._pivot = pivot
         self._config = with_dtype(config, dtype)
         self._shards = split_into_shards(layout, max_shard_bytes)
-        self._temporary = destination.parent / f"{_temporary_prefix(destination)}{_own_mark()}"
+        self._temporary = (
+            destination.parent / f"{_temporary_prefix(destination)}{_process_suffix()}"
+        )
         self._files: dict[str, BinaryIO] = {}
         self._places: dict[str, tuple[str, StoredTensor]] = {}
         self._left: dict[str, int] = {}
@@ -98,17 +100,17 @@ class CheckpointWriter:
         return self
 
     def write(self, name: str, values: Tensor, start: int = 0) -> None:
-        """Write consecutive elements of one tensor to their place; from any thread.
+        """Write consecutive elements of one tensor; from any thread.
 
         Args:
             name: A name of the layout.
-            values: The values, of any shape and on any device; none of them written before.
-            start: Index in the flat tensor of the first of them.
+            values: The elements, of any shape and on any device; each is written once.
+            start: Index of the first of them in the flat tensor.
 
         Raises:
-            ValueError: If the name is not in the layout or was written in full, if the values
-                are more than are left, or if their dtype is not that of the layout.
-            OSError: If they cannot be written, when the disk is full.
+            ValueError: If the name is not in the layout, if more values come than are left to
+                write, or if their dtype is not that of the layout.
+            OSError: If they cannot be written, for instance to a full disk.
         """
         if name not in self._places:
             raise ValueError(f"{name} is not in the layout")
@@ -127,10 +129,10 @@ class CheckpointWriter:
                 f"{name} has {place.spec.nbytes} bytes, got {-left} more: it was written before"
             )
         offset = place.offset + start * values.dtype.itemsize
-        with _told(f"while writing {name} to {self._destination}"):
-            _write_whole(self._files[shard], flat, offset)
+        with _noting(f"while writing {name} to {self._destination}"):
+            _write_all(self._files[shard], flat, offset)
         if before // _FLUSHED_BYTES < self.bytes_written // _FLUSHED_BYTES:
-            _pass_on(self._files[shard])
+            _start_writeback(self._files[shard])
 
     def __exit__(
         self,
@@ -145,7 +147,7 @@ class CheckpointWriter:
             self._discard()
 
     def _copy_model_files(self) -> None:
-        """Copy the pivot's files byte for byte, but for a config.json that has changed."""
+        """Copy the pivot's files, all but a config.json that has changed."""
         licences = files_like(self._pivot.path, _LICENCES)
         for file in (*self._pivot.model_files(), *licences):
             shutil.copyfile(file, self._temporary / file.name)
@@ -154,14 +156,14 @@ class CheckpointWriter:
             (self._temporary / "config.json").write_text(text, encoding="utf-8")
 
     def _start_shards(self) -> None:
-        """Write the headers, give the files their size, and the index if there are several."""
+        """Create the shards with header and final size, and their index if there are several."""
         for shard, specs in self._shards.items():
             path = self._temporary / shard
             prefix, places = lay_out(path, specs)
             size = len(prefix) + sum(spec.nbytes for spec in specs.values())
             self._files[shard] = path.open("w+b", buffering=0)
-            with _told(f"while writing the header of {path}"):
-                _write_whole(self._files[shard], memoryview(prefix), 0)
+            with _noting(f"while writing the header of {path}"):
+                _write_all(self._files[shard], memoryview(prefix), 0)
                 self._files[shard].truncate(size)
             self._places |= {name: (shard, place) for name, place in places.items()}
             self._left |= {name: spec.nbytes for name, spec in specs.items()}
@@ -170,7 +172,7 @@ class CheckpointWriter:
             (self._temporary / INDEX_FILE).write_text(text)
 
     def _publish(self) -> None:
-        """Check that the checkpoint is complete, flush it to disk and give it its name."""
+        """Check that the checkpoint is complete, flush it to disk and rename it."""
         missing = sorted(name for name, left in self._left.items() if left)
         if missing:
             raise ValueError(f"not written in full: {', '.join(missing[:3])}")
@@ -182,15 +184,17 @@ class CheckpointWriter:
         self._temporary.rename(self._destination)
         try:
             _flush(self._destination.parent)
-        except OSError as error:  # the checkpoint is whole and has its name
+        except OSError as error:  # the checkpoint is complete and renamed
             _logger.warning(
-                "%s is written, but its name is not flushed: %s", self._destination, error
+                "%s is written, but its rename is not flushed to disk: %s",
+                self._destination,
+                error,
             )
 
     def _discard(self) -> None:
-        """Close the files and remove what is left of the temporary folder."""
+        """Close the files and remove the temporary folder, if it was not renamed."""
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk: what failed has been told
+            with contextlib.suppress(OSError):  # a full disk, already reported
                 file.close()
         if self._temporary.exists():
             shutil.rmtree(self._temporary)
@@ -199,10 +203,10 @@ class CheckpointWriter:
 def split_into_shards(
     layout: Mapping[str, TensorSpec], max_shard_bytes: int
 ) -> dict[str, dict[str, TensorSpec]]:
-    """Group tensors in the order of their names into files of at most ``max_shard_bytes``.
+    """Split tensors, sorted by name, into files of at most ``max_shard_bytes``.
 
     Returns:
-        File name to its tensors; one ``model.safetensors`` where all fit into it.
+        File name to its tensors; a single ``model.safetensors`` if all fit.
     """
     groups: list[dict[str, TensorSpec]] = [{}]
     size = 0
@@ -221,7 +225,7 @@ def split_into_shards(
 
 
 def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mapping[str, object]:
-    """Return a configuration that states ``dtype``, in the keys it uses for that.
+    """Return a configuration that states ``dtype``, under the key or keys it uses.
 
     Args:
         config: The parsed ``config.json``.
@@ -234,26 +238,26 @@ def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mappi
 
 
 def remove_stale(destination: Path) -> None:
-    """Remove what killed merges into ``destination`` left behind.
+    """Remove temporary folders left by killed merges into ``destination``.
 
-    A folder is stale when its process, of this machine, is gone or had this process' own id (as
-    it happens in containers): one process merges into one destination once at a time. Of another
-    machine, or where another process has the id by now, when nobody has written to it for a day.
+    A folder of this machine is stale if its process has ended, or had this process' id (common in
+    containers), as a process runs one merge into a destination at a time. Any other folder is
+    stale after a day without a write: its id may be of another machine, or reused.
     """
-    begins = f"{_PREFIX}{destination.name}-"
-    pattern = re.compile(re.escape(begins) + r"[0-9a-f]{8}-(\d+)-[0-9a-f]{8}")
+    prefix = f"{_PREFIX}{destination.name}-"
+    pattern = re.compile(re.escape(prefix) + r"[0-9a-f]{8}-(\d+)-[0-9a-f]{8}")
     for folder in destination.parent.iterdir():
-        found = pattern.fullmatch(folder.name)
-        if found is None:
+        name = pattern.fullmatch(folder.name)
+        if name is None:
             continue
-        pid, here = int(found[1]), folder.name.startswith(_temporary_prefix(destination))
-        gone = here and (pid == os.getpid() or not _is_alive(pid))
-        if gone or _seconds_untouched(folder) > _ABANDONED_SECONDS:
+        pid, is_local = int(name[1]), folder.name.startswith(_temporary_prefix(destination))
+        has_ended = is_local and (pid == os.getpid() or not _is_alive(pid))
+        if has_ended or _seconds_untouched(folder) > _ABANDONED_SECONDS:
             shutil.rmtree(folder)
 
 
 def _seconds_untouched(folder: Path) -> float:
-    """Since a file of a folder, or the folder, was last written to; 0 if it goes meanwhile."""
+    """Return seconds since the last write to a folder or its files; 0 if it vanishes meanwhile."""
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
@@ -261,21 +265,21 @@ def _seconds_untouched(folder: Path) -> float:
 
 
 def _temporary_prefix(destination: Path) -> str:
-    """Return how this machine's temporary folders for a destination begin.
+    """Return the prefix of this machine's temporary folders for a destination.
 
-    Process ids mean nothing on another machine that shares the disk: hence the mark of this one.
+    It holds a hash of the machine's name, as process ids are valid on one machine only.
     """
     machine = xxhash.xxh32_hexdigest(platform.node().encode())
     return f"{_PREFIX}{destination.name}-{machine}-"
 
 
-def _own_mark() -> str:
-    """Return this process' id and a token that makes the folder its own."""
+def _process_suffix() -> str:
+    """Return this process' id and a random token."""
     return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine runs."""
+    """Check that a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -286,34 +290,34 @@ def _is_alive(pid: int) -> bool:
 
 
 def index_of(shards: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, object]:
-    """Return the index of a sharded checkpoint, of the shards' names and their tensors."""
+    """Return the content of a sharded checkpoint's index."""
     total = sum(spec.nbytes for specs in shards.values() for spec in specs.values())
     placed = {name: shard for shard, specs in shards.items() for name in specs}
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
 
 
 @contextlib.contextmanager
-def _told(doing: str) -> Iterator[None]:
-    """Add to an error of the system what it interrupted."""
+def _noting(note: str) -> Iterator[None]:
+    """Add a note to an OSError."""
     try:
         yield
     except OSError as error:
-        error.add_note(doing)
+        error.add_note(note)
         raise
 
 
-def _write_whole(file: BinaryIO, content: memoryview, offset: int) -> None:
-    """Write to a place in a file, however few bytes the system takes at a time."""
+def _write_all(file: BinaryIO, content: memoryview, offset: int) -> None:
+    """Write all bytes at an offset; one ``pwrite`` may take only a part of them."""
     while content:
         n_written = os.pwrite(file.fileno(), content, offset)
         content, offset = content[n_written:], offset + n_written
 
 
-def _pass_on(file: BinaryIO) -> None:
-    """Have the system write to disk what a file was given, and forget what is there already.
+def _start_writeback(file: BinaryIO) -> None:
+    """Start writing dirty pages to disk, and drop clean ones from the page cache.
 
-    So the disk works while the merge does, and neither the pages of the output nor the flush at
-    the end grow with the model.
+    The disk then works during the merge, and neither the page cache nor the final flush grows
+    with the model.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -323,7 +327,7 @@ def _flush(path: Path) -> None:
     """Force a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        with _told(f"while flushing {path} to disk"):
+        with _noting(f"while flushing {path} to disk"):
             os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,0 +1,60 @@
+"""Cached hashes: valid until a file changes, and only ever a matter of time."""
+
+import json
+import os
+import time
+
+import pytest
+
+from seme.checkpoint.hash_cache import cached_hash
+
+HASH, OTHER = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files last modified a minute ago."""
+    paths = [tmp_path / "config.json", tmp_path / "model.safetensors"]
+    stamp = time.time_ns() - 60 * 10**9
+    for path in paths:
+        path.write_text("content")
+        os.utime(path, ns=(stamp, stamp))
+    return paths
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_hash_is_computed_again_only_when_a_file_has_changed(files):
+    assert cached_hash(files, lambda: HASH) == HASH
+    assert cached_hash(files, lambda: OTHER) == HASH
+    os.utime(files[1], ns=(1, 1))
+    assert cached_hash(files, lambda: OTHER) == OTHER
+
+
+def test_a_hash_of_a_file_modified_a_moment_ago_is_not_cached(files, cache):
+    # it may change again within the same tick of the clock, and in nothing but its content
+    os.utime(files[0], ns=(now := time.time_ns() + 60 * 10**9, now))
+    assert cached_hash(files, lambda: HASH) == HASH
+    assert cached_hash(files, lambda: OTHER) == OTHER
+    assert not list(cache.rglob("*.json"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 1}', "\x00"])
+def test_a_damaged_entry_is_written_anew(files, cache, damage):
+    cached_hash(files, lambda: HASH)
+    (entry,) = cache.rglob("*.json")
+    entry.write_text(damage)
+    assert cached_hash(files, lambda: OTHER) == OTHER
+    assert json.loads(entry.read_text())["hash"] == OTHER
+
+
+def test_a_cache_that_cannot_be_written_to_is_logged_once(files, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "file"))
+    assert [cached_hash(files, lambda: HASH) for _ in range(2)] == [HASH, HASH]
+    assert [str(tmp_path / "file") in line for line in caplog.messages] == [True]

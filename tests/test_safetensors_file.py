@@ -1,0 +1,85 @@
+"""Safetensors headers: checked against the file before anything is read by offset."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from seme.checkpoint.safetensors_file import read_header
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def write_header(path, header, body):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+def entry(begin, end, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.bool]
+)
+def test_every_dtype_is_read_back_as_it_was_saved(path, dtype):
+    expected = torch.tensor([[1, 0], [1, 1]]).to(dtype)
+    save_file({"x": expected, "empty": torch.zeros(0, 3)}, path)
+    stored = read_header(path)
+    assert torch.equal(stored["x"].read(), expected)
+    assert stored["x"].read().dtype == stored["x"].spec.dtype == dtype
+    assert stored["empty"].read().shape == (0, 3)
+
+
+BAD_HEADERS = {
+    "not JSON": (b"nonsense", b"", "cannot be parsed"),
+    "deeply nested": (b"[" * 100_000, b"", "cannot be parsed"),
+    "a list": (b"[]", b"", "must be a JSON object"),
+    "a name twice": (b'{"x":1,"x":2}', b"", "duplicate name 'x'"),
+    "no offsets": ({"x": {"dtype": "F32", "shape": [1]}}, b"", "malformed entry for x"),
+    "a negative shape": ({"x": entry(0, 4, (-1,))}, b"1234", "malformed entry for x"),
+    "a boolean shape": ({"x": entry(0, 4, (True,))}, b"1234", "malformed entry for x"),
+    "too few bytes": ({"x": entry(0, 4, (2,))}, b"1234", r"4 bytes, but shape \[2\].*takes 8"),
+    "an overlap": ({"x": entry(0, 4), "y": entry(2, 6)}, b"123456", "y overlaps"),
+    "a gap": ({"x": entry(0, 4), "y": entry(6, 10)}, b"1234567890", "y has a gap"),
+    "bytes at the end": ({"x": entry(0, 4)}, b"12345", "truncated or damaged"),
+    "beyond the end": ({"x": entry(0, 400, (100,))}, b"1234", "truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(BAD_HEADERS))
+def test_an_invalid_header_is_refused(path, fault):
+    header, body, message = BAD_HEADERS[fault]
+    write_header(path, header, body)
+    with pytest.raises(ValueError, match=message):
+        read_header(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05", (2**62).to_bytes(8, "little") + b"{}"])
+def test_a_file_shorter_than_its_header_is_refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"not a whole safetensors file.* {len(content)} bytes"
+    ):
+        read_header(path)
+
+
+def test_a_truncated_file_is_refused(path):
+    save_file({"x": torch.ones(4)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_header(path)
+
+
+UNSUPPORTED = ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F6_E2M3", "F4", "C64", "U32"]
+
+
+@pytest.mark.parametrize("dtype", UNSUPPORTED)
+def test_an_unsupported_dtype_is_named_with_its_tensor(path, dtype):
+    write_header(path, {"x.weight": entry(0, 1, (1,), dtype)}, b"1")
+    with pytest.raises(ValueError, match=rf"x\.weight .*model\.safetensors.* {dtype}.*BF16"):
+        read_header(path)
