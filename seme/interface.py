@@ -177,8 +177,8 @@ def whole_tensor(
 
     Args:
         merge: The merge function, where the decorator is written without arguments.
-        temporaries: float32 tensors of that shape that the method holds at one time beside its
-            inputs and its result; a float64 copy counts twice. They are taken from the budget.
+        temporaries: float32 tensors of that shape that the method holds at one time in addition to
+            inputs and result; a float64 copy counts twice. They are taken from the budget.
     """
     declare = _declaring(whole_tensor=True, temporaries=temporaries)
     return declare if merge is None else declare(merge)
@@ -249,6 +249,11 @@ def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
     _check_arity(name, traits, n_sources)
     if traits.check is not None:
         values = {**method.keywords, _N_SOURCES: n_sources}
+        if extra := _keyword_only(traits.check) - values.keys():
+            raise ValueError(
+                f"the check of {name} names {_listed(extra)}, which neither the method nor its "
+                "preparation has"
+            )
         traits.check(**{key: values[key] for key in _keyword_only(traits.check)})
     method_settings(method)
 

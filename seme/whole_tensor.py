@@ -1,4 +1,7 @@
-"""Whole-tensor merging: memory taken from the budget, blocks gathered, the result in blocks."""
+"""Whole-tensor merging: memory taken from the budget, blocks gathered, result written in blocks.
+
+On a GPU the tensors are in its memory; they are counted against the budget all the same.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +28,7 @@ class SharedMemory:
 
     @contextmanager
     def taken(self, n_bytes: int) -> Iterator[None]:
-        """Hold some of the bytes in the block."""
+        """Reserve bytes while the block runs."""
         assert n_bytes <= self.n_bytes, "memory_for_whole refuses such tensors"
         with self._changed:
             self._changed.wait_for(lambda: n_bytes <= self._free)
@@ -63,7 +66,7 @@ def memory_for_whole(
     if room.working_bytes + need > budget:
         raise ValueError(
             f"the method merges whole tensors, and {largest} takes {mebibytes(need)} ({need} "
-            f"bytes) beside {mebibytes(room.working_bytes)} for reading and writing; "
+            f"bytes) in addition to {mebibytes(room.working_bytes)} for reading and writing; "
             f"memory_budget is {mebibytes(budget)}: raise it to at least "
             f"{mebibytes(room.working_bytes + need)}"
         )

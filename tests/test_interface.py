@@ -137,6 +137,15 @@ def test_a_value_or_a_number_of_sources_out_of_range_is_refused(changed, n_sourc
         check_method(bound(declared, **GOOD | changed), n_sources)
 
 
+def test_a_check_of_a_parameter_that_the_method_has_not_is_refused():
+    @checked_by(check)
+    def light(pivot, _sources, _site, /, *, lam):
+        return pivot * lam
+
+    with pytest.raises(ValueError, match="the check of .*light names weights, which"):
+        check_method(bound(light, lam=1.0), 1)
+
+
 def test_an_exact_number_of_sources_is_named():
     pair = takes(min_sources=2, max_sources=2)(lambda pivot, _sources, _site, /: pivot)
     with pytest.raises(ValueError, match="exactly 2 sources into the pivot, got 1"):
