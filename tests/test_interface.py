@@ -142,7 +142,7 @@ def test_a_check_of_a_parameter_that_the_method_has_not_is_refused():
     def light(pivot, _sources, _site, /, *, lam):
         return pivot * lam
 
-    with pytest.raises(ValueError, match="the check of .*light names weights, which"):
+    with pytest.raises(ValueError, match=r"the check of .*light names weights, which"):
         check_method(bound(light, lam=1.0), 1)
 
 
