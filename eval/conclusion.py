@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from eval.tracking.offline_run import upload_commands
+from eval.tracking.wandb_run import upload_hint
 
 
 def conclude(
@@ -47,9 +47,8 @@ def conclude(
     if len(cells) > 1:
         told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
         console.print(f"{told}; records: {output}/runs")
-    if commands := upload_commands(root / output):
-        told = "W&B runs that are offline are uploaded with:"
-        console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
+    if hint := upload_hint(root / output):
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
     if failed or found.faults or not cells:

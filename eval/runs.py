@@ -16,6 +16,8 @@ from filelock import FileLock
 from eval.meter import metered
 from eval.records import Record, find_done, fingerprint_of, run_folder, write_record
 from eval.suite import Suite
+from eval.tracking.content import record_content
+from eval.tracking.wandb_run import check_tracker, log_run
 
 _GROUPS = {"method", "models", "suite", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
@@ -154,13 +156,9 @@ class Cell:
         return record
 
     def _track(self, record: Record, path: Path) -> None:
-        if self.tracker["name"] == "none":
-            return
-        from eval.tracking.wandb_run import track  # noqa: PLC0415 (wandb is slow to load)
-
-        folder = path.parent / "wandb"
-        warning = track(record, path, tracker=self.tracker, group=self.group, folder=folder)
-        if warning:
+        content = record_content(record, path)
+        warning = log_run(content, root=self.output, tracker=self.tracker, group=self.group)
+        if warning is not None:
             _logger.warning(warning)
 
 
@@ -179,10 +177,7 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
-    if config["tracker"].get("name") != "none":
-        from eval.tracking.wandb_run import check_tracker  # noqa: PLC0415 (wandb is slow to load)
-
-        check_tracker(config["tracker"])
+    check_tracker(config["tracker"])
 
 
 def described(error: Exception) -> str:
