@@ -10,11 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.zoo.build import build_items
-from scripts.zoo.cards import data_card
-from scripts.zoo.check import check
-from scripts.zoo.material import ZOO, read_material, read_recipe
-from scripts.zoo.schedule import train_models
+from scripts.zoo.build import build_items, train_models
+from scripts.zoo.material import ZOO, data_card, read_material, read_recipe
+from scripts.zoo.separation import check
 
 
 def main() -> None:
