@@ -31,17 +31,19 @@ def main(arguments: list[str]) -> int:
             ``results/reports``).
 
     Returns:
-        0; 1 if a file is faulty, which the report names, or nothing can be reported; 2 if the
-        arguments cannot be read.
+        0; 1 if a file is invalid (the report names it) or there is nothing to report; 2 if the
+        arguments are invalid.
     """
-    found = {key: value for key, _, value in (a.partition("=") for a in arguments)}
-    if "experiment" not in found or not found.keys() <= _KEYS or not all(found.values()):
+    options = {key: value for key, _, value in (a.partition("=") for a in arguments)}
+    if "experiment" not in options or not options.keys() <= _KEYS or not all(options.values()):
         print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         return 2
-    output = Path(found.get("output", _ROOT / "results" / "reports"))
+    output = Path(options.get("output", _ROOT / "results" / "reports"))
     try:
-        experiment = read_experiment(_ROOT / "conf/experiment" / f"{found['experiment']}.yaml")
-        records = Path(found.get("records", records_folder(experiment, _ROOT)))
+        experiment = read_experiment(
+            _ROOT / "conf/experiment" / f"{options['experiment']}.yaml"
+        )
+        records = Path(options.get("records", records_folder(experiment, _ROOT)))
         material = gather(experiment, records)
         write_report(output, experiment.name, report_of(material))
     except ValueError as error:
@@ -54,10 +56,10 @@ def main(arguments: list[str]) -> int:
 
 
 def gather(experiment: Experiment, records: Path) -> Material:
-    """Read what a report is made of.
+    """Read the records and published numbers of a report.
 
     Raises:
-        ValueError: If the folder holds no merge that can be used, or a file of published
+        ValueError: If the folder holds no valid merge, or a file of published
             numbers is malformed; names it.
     """
     results = read_results(records)
@@ -65,7 +67,7 @@ def gather(experiment: Experiment, records: Path) -> Material:
     if not boards:
         faults = "".join(f"\n{fault.path} {fault.message}" for fault in results.faults)
         raise ValueError(
-            f"{records} must hold merges, it has none that can be used; run "
+            f"{records} must hold merges, it has no valid one; run "
             f"{experiment.commands[0]}{faults}"
         )
     return Material(
@@ -77,7 +79,7 @@ def gather(experiment: Experiment, records: Path) -> Material:
 
 
 def write_report(folder: Path, name: str, blocks: list[Block]) -> None:
-    """Write both forms of a report; figures that it no longer has are deleted."""
+    """Write a report as Markdown and HTML; delete its old figures."""
     files = drawing_files(blocks)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{name}.*.svg"):

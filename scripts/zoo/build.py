@@ -59,7 +59,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
     Returns:
         File name to number of items.
     """
-    # Of every domain: a page may quote what stands in another language's training pages.
+    # lines of all domains: a page may quote a line of another language's training pages
     seen = {line for d in material.documents.values() for line in lines_of(d, "train")}
     rows: dict[str, _Rows] = {}
     for domain, documents in material.documents.items():
@@ -79,7 +79,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
 
 
 def _both(make: Callable[..., list[dict[str, Any]]], of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
-    """Draw the items of a task for each split that nothing is trained on."""
+    """Draw a task's items for the validation and the test split."""
     return {split: make(of, split, _PER_SPLIT, *rest) for split in _HELD_OUT}
 
 
@@ -90,14 +90,14 @@ def build_model(
     folder: Path,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train one model of the recipe and write its folder whole.
+    """Train one model of the recipe and write its folder atomically.
 
     Args:
         name: Key under ``models`` in the recipe.
         recipe: The recipe.
         material: Texts and exercises.
-        folder: Folder of all models; ``folder / name`` is written, and its start, if the
-            recipe names one, is read from there.
+        folder: Folder of all models; ``folder / name`` is written, and the model that training
+            starts from, if the recipe names one, is read from ``folder``.
         on_step: Called with (step, loss in nats) after every step.
     """
     plan = recipe["models"][name]
@@ -134,7 +134,7 @@ def build_model(
 def _tokenizer(
     recipe: Mapping[str, Any], name: str, material: Material
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on texts in the shares of its mix."""
+    """Train a tokenizer on texts sampled by the shares of its mix."""
     plan = recipe["tokenizers"][name]
     texts: list[str] = []
     mix: dict[str, float] = recipe["mixes"][plan["mix"]]
@@ -164,10 +164,11 @@ def train_models(
     """Train models, one process per core, or one after another on a GPU.
 
     Args:
-        names: Models of the recipe to train; those they start from are among them or on disk.
+        names: Models of the recipe to train; the models that training starts from are among
+            them or on disk.
         recipe: The recipe; the processes read it again from its file.
         folder: Folder of the models.
-        console: Where the progress bars go; without a terminal, a line now and then.
+        console: Shows progress bars; without a terminal, a line every 200 steps.
     """
     plans, waiting = recipe["models"], list(names)
     jobs = 1 if torch.cuda.is_available() else os.cpu_count() or 1
@@ -204,13 +205,13 @@ def _bars(console: Console) -> Progress:
 def _ready(
     waiting: Sequence[str], running: Mapping[Future[None], str], plans: Mapping[str, Any]
 ) -> list[str]:
-    """The models whose start is finished, or that have none."""
+    """Models that can start: their parent is trained, or they have none."""
     unfinished = {*waiting, *running.values()}
     return [name for name in waiting if plans[name].get("start") not in unfinished]
 
 
 def _train_one(name: str, folder: Path, news: "Queue[_News]") -> None:
-    """Train one model in a process of its own, on one core."""
+    """Train one model in a worker process, on one core."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     recipe = read_recipe()

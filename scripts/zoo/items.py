@@ -21,19 +21,19 @@ _EXERCISES_PER_PASSAGE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exercise:
-    """A prompt that ends where the answer begins, and the answer: one line, no line break."""
+    """A prompt that ends where the answer begins, and the answer, without a line break."""
 
     prompt: str
     answer: str
 
     @property
     def split(self) -> Split:
-        """Decided by the prompt alone: no test exercise is ever trained on."""
+        """The split, a function of the prompt alone: no test exercise is trained on."""
         return split_of(self.prompt)
 
     @property
     def text(self) -> str:
-        """The solved exercise as it stands in training text."""
+        """The solved exercise, one line of training text."""
         return f"{self.prompt} {self.answer}\n"
 
 
@@ -97,8 +97,8 @@ def word_order_items(
 ) -> list[Item]:
     """Ask which of four lines continues a passage: three have two neighbouring words swapped.
 
-    Lines of other documents would be told apart by their topic, which models of this size do
-    not follow; the order of words they learn domain by domain.
+    Models of this size do not follow a topic, so lines of other documents would be no test; word
+    order is learnt domain by domain.
 
     Args:
         documents: Documents of one domain, of every split.
@@ -165,7 +165,7 @@ def passage_items(
 def exercise_passages(
     kind: str, split: Split, count: int, seed: int, words: Sequence[str], items: Sequence[Item]
 ) -> list[Item]:
-    """Solved exercises, two to a passage, to measure bits per byte on; none stands twice.
+    """Solved exercises, two to a passage, to measure bits per byte on; none occurs twice.
 
     Args and errors as for :func:`exercise_items`, whose ``items`` of the same kind and split
     are left out: the two tasks are two samples of the domain.
@@ -211,7 +211,7 @@ def exercise_items(
 
 
 def lines_of(documents: Sequence[Document], split: Split) -> set[str]:
-    """Every line that stands in a document of the split."""
+    """Every line of every document of the split."""
     return {line for d in documents if d.split == split for line in _lines(d)}
 
 
@@ -224,7 +224,7 @@ def _lines(document: Document) -> list[str]:
 
 
 def _with_neighbours_swapped(line: str) -> list[str]:
-    """The line with each two neighbouring words swapped in turn, where that changes it."""
+    """Every variant of the line with two different neighbouring words swapped."""
     indent, words = line[: len(line) - len(line.lstrip())], line.split()
     return [
         indent + " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])
@@ -241,7 +241,7 @@ def _fits(line: str, seen_lines: set[str]) -> bool:
 
 
 def _context(lines: Sequence[str]) -> str:
-    """As many of the last lines as fit the context, each ended by a line break."""
+    """As many of the last lines as fit into 40 characters, each with its line break."""
     context = ""
     for line in reversed(lines):
         if len(line) + 1 + len(context) > _LONGEST_CONTEXT:
@@ -251,7 +251,7 @@ def _context(lines: Sequence[str]) -> str:
 
 
 def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> str:
-    """Lines up to the first that was seen in training, is quoted already, or is too much."""
+    """Lines up to the first that is in a training document, quoted already, or too long."""
     passage = ""
     for line in lines:
         repeated = line in quoted or line in passage.split("\n")
@@ -264,7 +264,7 @@ def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> st
 def _positions(
     documents: Sequence[Document], rng: random.Random, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Document, int]]:
-    """Up to sixteen places per document, every document before any comes again."""
+    """Yield up to 16 line positions per document, round robin over the documents."""
     rounds: list[list[tuple[Document, int]]] = [[] for _ in range(_PER_DOCUMENT)]
     for document in documents:
         places = [i for i, line in enumerate(_lines(document)) if i > 2 and wanted(line)]

@@ -38,39 +38,39 @@ _LAMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One thing the benchmark must show, what was found, and whether that is enough."""
+    """A statement about the benchmark, its estimate and its threshold."""
 
     claim: str
-    found: Estimate
+    estimate: Estimate
     needed: str
-    """Empty where the finding is only reported."""
+    """The threshold in words; empty if the estimate is only reported."""
     holds: bool
 
     @property
     def sigmas(self) -> float:
-        """The finding in standard errors from zero; NaN where nothing varies."""
-        return self.found.value / self.found.stderr if self.found.stderr else math.nan
+        """The estimate in standard errors from zero; NaN if nothing varies."""
+        return self.estimate.value / self.estimate.stderr if self.estimate.stderr else math.nan
 
 
 def read_runs(root: Path, *, suite: str) -> list[ScoredRun]:
     """Read every finished run of a suite under a results root.
 
     Raises:
-        ValueError: If a record under the root cannot be trusted; names all that cannot.
+        ValueError: If a record under the root is invalid; names every invalid one.
     """
-    found = read_results(root)
-    if found.faults:
-        told = "\n".join(f"{root / fault.path} {fault.message}" for fault in found.faults)
-        raise ValueError(f"nothing is judged by records that cannot be trusted:\n{told}")
+    results = read_results(root)
+    if results.faults:
+        faults = "\n".join(f"{root / fault.path} {fault.message}" for fault in results.faults)
+        raise ValueError(f"the check needs valid records, got invalid ones:\n{faults}")
     return [
         ScoredRun(record=r, samples=read_samples(run_folder(root, r.name, r.fingerprint)))
-        for r in found.records
+        for r in results.records
         if r.status == "done" and r.suite is not None and r.suite["name"] == suite
     ]
 
 
 def best_lam(runs: Sequence[ScoredRun], experts: Mapping[str, str]) -> float:
-    """The lam of task arithmetic that closes the largest share of the gap.
+    """Select the lam of task arithmetic that closes the largest share of the gap.
 
     Args:
         runs: Runs on the validation split, with task arithmetic at several lam.
@@ -103,7 +103,7 @@ def claims(
     lam: float,
     default_lams: Mapping[str, float | None],
 ) -> list[Claim]:
-    """What the benchmark must show, judged on the test split.
+    """Estimate every claim on the test split.
 
     Args:
         runs: Runs on the test split: references, the methods at their defaults, and task
@@ -154,9 +154,9 @@ class _Scores:
 def _expert_claims(
     scores: _Scores, runs: Sequence[ScoredRun], experts: Mapping[str, str]
 ) -> list[Claim]:
-    """Every expert is better than the base on its bits; its other tasks are only told."""
+    """Claim that every expert beats the base on its bits; report its other tasks."""
     base = _reference(runs, "base")
-    found = []
+    gains = []
     for name, domain in experts.items():
         for task in scores.observed.tasks_of(domain):
             gain = scores.only([task]).difference(_reference(runs, name), base)
@@ -164,14 +164,14 @@ def _expert_claims(
             holds = not required or gain.value > _EXPERT_SIGMAS * gain.stderr
             needed = f"> {_EXPERT_SIGMAS:g} standard errors" if required else ""
             claim = f"{name} - base on {task}"
-            found.append(Claim(claim=claim, found=gain, needed=needed, holds=holds))
-    return found
+            gains.append(Claim(claim=claim, estimate=gain, needed=needed, holds=holds))
+    return gains
 
 
 def _gap_claim(closed: Estimate, lam: float) -> Claim:
     return Claim(
         claim=f"share of the gap closed by task arithmetic, lam {lam:g} from validation",
-        found=closed,
+        estimate=closed,
         needed=f">= {_SMALLEST_GAP_SHARE:.0%} and {_GAP_SIGMAS:g} standard errors",
         holds=closed.value >= max(_SMALLEST_GAP_SHARE, _GAP_SIGMAS * closed.stderr),
     )
@@ -183,7 +183,7 @@ def _spread_claim(scores: _Scores, merges: Sequence[ScoredRun]) -> Claim:
     spread = scores.difference(best, worst)
     return Claim(
         claim=f"best method ({best.record.name}) - worst ({worst.record.name}), mean score",
-        found=spread,
+        estimate=spread,
         needed=f"> {_SPREAD_SIGMAS:g} standard errors",
         holds=spread.value > _SPREAD_SIGMAS * spread.stderr,
     )
@@ -194,7 +194,7 @@ def _panel(runs: Iterable[ScoredRun]) -> Panel:
 
 
 def _only(table: ScoreTable, tasks: Sequence[str]) -> ScoreTable:
-    """The columns of some tasks, in the order given."""
+    """The columns of these tasks, in the order given."""
     columns = [list(table.domains).index(task) for task in tasks]
     domains = {task: table.domains[task] for task in tasks}
     return replace(table, values=table.values[..., columns], domains=domains)
@@ -248,14 +248,14 @@ def _bits_task(run: ScoredRun, domain: str) -> str:
 
 
 def check(output: str, console: Console) -> bool:
-    """Choose lam on the validation split, judge on the test split, print and write the table.
+    """Select lam on the validation split, test on the test split, print and write the table.
 
     Args:
         output: Results root of the runs, relative to the repository; finished ones are kept.
-        console: Where the table goes.
+        console: Prints the table.
 
     Returns:
-        Whether every claim holds.
+        True if every claim holds.
     """
     experts = experts_of(read_recipe())
     tried = ",".join(f"{lam:g}" for lam in _LAMS)
@@ -265,20 +265,20 @@ def check(output: str, console: Console) -> bool:
     _sweep(output, "suite=zoo", "method=task_arithmetic", f"method.lam={lam:g}")
     runs = [run for run in read_runs(ROOT / output, suite="zoo") if _at_default_tau(run)]
     default_lams = {method: _default_lam(method) for method in _METHODS}
-    found = claims(runs, experts, lam=lam, default_lams=default_lams)
-    console.print(_table(found))
-    write_whole(ROOT / output / "check.md", _markdown(found).encode())
-    return all(claim.holds for claim in found)
+    tested = claims(runs, experts, lam=lam, default_lams=default_lams)
+    console.print(_table(tested))
+    write_whole(ROOT / output / "check.md", _markdown(tested).encode())
+    return all(claim.holds for claim in tested)
 
 
 def _sweep(output: str, *overrides: str) -> None:
-    """Run a sweep the way a user would; finished cells are skipped."""
+    """Run a sweep by ``run.py``; finished runs are skipped."""
     command = [sys.executable, "run.py", "-m", "models=zoo", "tracker=none", f"output={output}"]
     subprocess.run([*command, *overrides], cwd=ROOT, check=True)
 
 
 def _at_default_tau(run: ScoredRun) -> bool:
-    """Whether a run keeps the default share; true of what keeps no share."""
+    """True for a run at the default tau, and for one without tau or density."""
     settings, tau = run.record.settings, _read("config.yaml")["tau"]
     return all(settings.get(key, tau) == tau for key in ("tau", "density"))
 
@@ -289,28 +289,28 @@ def _default_lam(method: str) -> float | None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """A configuration file, interpolations left as they are."""
-    found: dict[str, Any] = yaml.safe_load((ROOT / "conf" / name).read_text(encoding="utf-8"))
-    return found
+    """Read a file of ``conf`` without resolving interpolations."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "conf" / name).read_text(encoding="utf-8"))
+    return values
 
 
-def _table(found: list[Claim]) -> Table:
+def _table(tested: list[Claim]) -> Table:
     table = Table(title="The embedded benchmark, test split", title_justify="left")
     for column in ("claim", "found", "standard errors", "needed", ""):
         table.add_column(column)
-    for claim in found:
+    for claim in tested:
         table.add_row(*_cells(claim))
     return table
 
 
-def _markdown(found: list[Claim]) -> str:
-    rows = ["| " + " | ".join(_cells(claim)) + " |" for claim in found]
+def _markdown(tested: list[Claim]) -> str:
+    rows = ["| " + " | ".join(_cells(claim)) + " |" for claim in tested]
     return "\n".join(
         ["| claim | found | standard errors | needed | |", "|---|---|---|---|---|", *rows, ""]
     )
 
 
 def _cells(claim: Claim) -> tuple[str, ...]:
-    found = f"{100 * claim.found.value:.1f} ± {100 * claim.found.stderr:.1f} %"
+    percent = f"{100 * claim.estimate.value:.1f} ± {100 * claim.estimate.stderr:.1f} %"
     verdict = "" if not claim.needed else "holds" if claim.holds else "FAILS"
-    return claim.claim, found, f"{claim.sigmas:.1f}", claim.needed, verdict
+    return claim.claim, percent, f"{claim.sigmas:.1f}", claim.needed, verdict

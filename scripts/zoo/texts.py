@@ -75,7 +75,7 @@ class Document:
 
     @property
     def split(self) -> Split:
-        """Decided by the key alone, so that no translation of a test page is trained on."""
+        """The split, a function of the key alone: no translation of a test page is trained on."""
         return split_of(self.key)
 
 
@@ -90,11 +90,11 @@ def split_of(key: str) -> Split:
 def read_documents(
     texts: Mapping[str, Sequence[Mapping[str, Any]]], cache: Path
 ) -> dict[str, list[Document]]:
-    """Fetch what is missing from the cache and read every document.
+    """Fetch the packages that are not cached and read every document.
 
     Args:
         texts: The ``texts`` section of ``recipe.yaml``: domain to packages.
-        cache: Folder the package files are kept in.
+        cache: Folder of the package files.
 
     Returns:
         Domain to documents, sorted by key; duplicate texts and very short ones left out.
@@ -105,29 +105,29 @@ def read_documents(
     documents: dict[str, list[Document]] = {}
     for domain, packages in texts.items():
         seen: set[str] = set()
-        found = []
+        kept = []
         for package in packages:
             for key, text in _entries(fetch(package, cache)):
                 if len(text) >= _SHORTEST_DOCUMENT and text not in seen:
                     seen.add(text)
-                    found.append(Document(domain=domain, key=key, text=text))
-        documents[domain] = sorted(found, key=lambda d: (d.key, d.text))
+                    kept.append(Document(domain=domain, key=key, text=text))
+        documents[domain] = sorted(kept, key=lambda d: (d.key, d.text))
     return documents
 
 
 def fetch(package: Mapping[str, Any], cache: Path) -> Path:
-    """Return the package's file from the cache, downloading it first where it is missing."""
+    """Return the cached file of a package; download it if it is not there."""
     kind = "deb" if "deb" in package else "wheel"
     cached = cache / f"{package['sha256'][:16]}.{kind}"
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         _download(package, kind, cached)
-    found = hashlib.sha256(cached.read_bytes()).hexdigest()
-    if found != package["sha256"]:
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    if digest != package["sha256"]:
         cached.unlink()
         raise ValueError(
             f"{package[kind]} {package['version']}: expected sha256 {package['sha256']}, got "
-            f"{found}; fetch that exact version and place it at {cached}"
+            f"{digest}; fetch that exact version and place it at {cached}"
         )
     return cached
 
@@ -214,7 +214,7 @@ def plain_text(roff: str) -> str:
 
 
 def _text_of(macro: str, rest: str, *, is_macro: bool) -> str | None:
-    """The line a macro or a text line leaves behind; None where it leaves nothing."""
+    """Text of a macro or a text line; None for a macro without text."""
     if not is_macro:
         return _unescape(rest).rstrip()
     if macro in _ALTERNATING:
@@ -227,7 +227,7 @@ def _text_of(macro: str, rest: str, *, is_macro: bool) -> str | None:
 
 
 def _join(arguments: str, separator: str) -> str:
-    """The arguments of a macro, quotes resolved, put together."""
+    """Join the arguments of a macro, quotes resolved."""
     parts = re.findall(r'"((?:[^"]|"")*)"|((?:\\.|\S)+)', arguments)
     return separator.join(quoted.replace('""', '"') or bare for quoted, bare in parts)
 

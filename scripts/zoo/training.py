@@ -59,7 +59,7 @@ def batches(
     length: int,
     seed: int,
 ) -> Iterator[Tensor]:
-    """Yield batches of windows for ever, each window from one domain.
+    """Yield batches of windows without end, each window from one domain.
 
     Args:
         streams: Domain to its tokens.
@@ -98,7 +98,7 @@ def train(
         model: The model; float32 weights, bfloat16 activations.
         stream: Batches of tokens, shape (rows, length).
         steps: Number of batches to train on.
-        learning_rate: Its peak.
+        learning_rate: Peak of the schedule.
         on_step: Called after every step with the step's number, from 1, and its loss in nats.
 
     Returns:
