@@ -14,11 +14,9 @@ from transformers import LlamaForCausalLM
 
 from scripts import build_zoo
 from scripts.zoo.build import build_model
-from scripts.zoo.cards import data_card
-from scripts.zoo.corpus import batches
-from scripts.zoo.material import Material
+from scripts.zoo.material import Material, data_card
 from scripts.zoo.texts import Document, split_of
-from scripts.zoo.training import fresh_model, save_model, train
+from scripts.zoo.training import batches, fresh_model, save_model, train
 from tests.zoo_models import MINIATURE, SHAPE, trained, weights_of
 
 
@@ -129,18 +127,18 @@ def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
     """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "scripts.zoo.schedule"):
+    for module in ("scripts.build_zoo", "scripts.zoo.build"):
         monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
         monkeypatch.setattr(f"{module}.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
-    monkeypatch.setattr("scripts.zoo.schedule.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr(
-        "scripts.zoo.schedule.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
+        "scripts.zoo.build.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
     )
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setattr("scripts.zoo.schedule._REPORT_EVERY", 1)
-    monkeypatch.setattr("scripts.zoo.schedule._LINE_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
     def build(*, force=False):
         said = io.StringIO()

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.zoo.cards import model_card
-from scripts.zoo.material import ZOO
+from scripts.zoo.material import ZOO, model_card
 from tests.zoo_models import MINIATURE, MODELS, RECIPE, weights_of
 
 

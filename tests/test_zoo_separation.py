@@ -152,7 +152,7 @@ GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
 
 def test_every_claim_holds_of_a_benchmark_that_separates(judged):
     found = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
-    assert {c.claim: c.found.value for c in found} == pytest.approx({
+    assert {c.claim: c.estimate.value for c in found} == pytest.approx({
         "code - base on zoo_code_order": 0,
         "code - base on zoo_code_bits": 0.25,
         "mathematics - base on zoo_numbers_answer": 0,
@@ -209,7 +209,7 @@ def test_methods_must_be_further_apart_than_noise(judged, order, broken):
 
 
 def test_a_finding_without_error_has_no_distance_in_errors():
-    claim = Claim(claim="", found=Estimate(value=0.5, stderr=0.0), needed="", holds=True)
+    claim = Claim(claim="", estimate=Estimate(value=0.5, stderr=0.0), needed="", holds=True)
     assert math.isnan(claim.sigmas)
 
 
@@ -241,8 +241,8 @@ def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
     assert found.samples.keys() == samples.keys()
 
 
-def test_nothing_is_judged_beside_a_record_that_cannot_be_trusted(tmp_path):
+def test_an_invalid_record_stops_the_check(tmp_path):
     path = write_record(tmp_path, *made("base", 2, 3))
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"invalid records:\n.*record.json is not a readable"):
+    with pytest.raises(ValueError, match=r"\n.*record\.json "):
         read_runs(tmp_path, suite="zoo")

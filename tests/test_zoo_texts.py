@@ -12,11 +12,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from scripts.zoo.corpus import END_OF_TEXT, batches, tokenize, train_tokenizer
-from scripts.zoo.exercises import Exercise, addition, common_words, draw, numbers, output_format
+from scripts.zoo.items import Exercise, addition, common_words, draw, numbers, output_format
 from scripts.zoo.material import Material, experts_of, mix_of
-from scripts.zoo.roff import plain_text
-from scripts.zoo.texts import Document, fetch, read_documents, split_of
+from scripts.zoo.texts import Document, fetch, plain_text, read_documents, split_of
+from scripts.zoo.training import END_OF_TEXT, batches, tokenize, train_tokenizer
 
 LONG = "A line of a page that is long enough. " * 30  # 1140 characters; 800 are needed
 

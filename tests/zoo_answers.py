@@ -3,7 +3,7 @@
 import json
 import re
 
-from scripts.zoo.exercises import Exercise
+from scripts.zoo.items import Exercise
 from scripts.zoo.material import ZOO
 from scripts.zoo.texts import Document
 
