@@ -152,7 +152,7 @@ def test_a_difference_counts_elements_and_finds_the_largest(tmp_path):
         save_file({"w": torch.tensor(values)}, tmp_path / name / "model.safetensors")
     assert difference(tmp_path / "a", tmp_path / "b") == Difference(largest=0.5, share=0.5)
     save_file({"v": torch.ones(4)}, tmp_path / "b" / "model.safetensors")
-    with pytest.raises(ValueError, match="hold other tensors"):
+    with pytest.raises(ValueError, match="same tensors"):
         difference(tmp_path / "a", tmp_path / "b")
 
 
@@ -224,7 +224,7 @@ def test_the_figure_names_every_method():
 def test_a_run_of_the_engine_gives_its_own_seconds_and_leaves_nothing(models, tmp_path):
     bench = Bench(scratch=tmp_path, models=models, mergekit=None, pause=0.0)
     assert bench.with_sources(1).models == models[:2]
-    measured, seconds = bench.ours(CASES["average"])
+    measured, seconds = bench.merge(CASES["average"])
     assert 0 < seconds < measured.seconds
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
