@@ -1,6 +1,6 @@
-"""Whether the benchmark separates methods, on runs of 100 documents a task.
+"""Claims about the separation of methods, on runs of 100 documents per task.
 
-Documents of rolling tasks have 8 bytes each unless told otherwise, so that a task's score is 2 to
+Documents of rolling tasks have 8 bytes each by default, so that a task's score is 2 to
 the power of minus the mean bits per byte.
 """
 
