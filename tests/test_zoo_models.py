@@ -17,8 +17,8 @@ def file_of(name, file="tokenizer.json"):
 
 
 def test_there_is_a_folder_for_every_model_of_the_recipe_and_no_other():
-    found = {p.name for p in (ZOO / "models").iterdir() if not p.name.startswith(".")}
-    assert found == set(MODELS)
+    folders = {p.name for p in (ZOO / "models").iterdir() if not p.name.startswith(".")}
+    assert folders == set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -46,13 +46,13 @@ def answers(share):
 def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N):
     """A record and samples with these bits of code and numbers; ``noise`` alternates on code."""
     each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
-    found = (
+    by_task = (
         answers(order),
         rolling(each, sizes),
         answers(answer),
         rolling([numbers] * N, sizes),
     )
-    samples = dict(zip(DOMAINS, found, strict=True))
+    samples = dict(zip(DOMAINS, by_task, strict=True))
     scores = {
         task: byte_likelihood_score(s) if task.endswith("bits") else raw_score(s, metric="acc")
         for task, s in samples.items()
@@ -142,8 +142,8 @@ def judged():
 def failed(judged, *changed):
     """The claims that do not hold once these runs replace those of their name and lam."""
     runs = judged | {(r.record.name, r.record.settings.get("lam")): r for r in changed}
-    found = claims(list(runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
-    return [claim.claim for claim in found if not claim.holds]
+    tested = claims(list(runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
+    return [claim.claim for claim in tested if not claim.holds]
 
 
 SPREAD = "best method (slerp) - worst (ties), mean score"
@@ -151,8 +151,8 @@ GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
 
 
 def test_every_claim_holds_of_a_benchmark_that_separates(judged):
-    found = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
-    assert {c.claim: c.estimate.value for c in found} == pytest.approx({
+    tested = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
+    assert {c.claim: c.estimate.value for c in tested} == pytest.approx({
         "code - base on zoo_code_order": 0,
         "code - base on zoo_code_bits": 0.25,
         "mathematics - base on zoo_numbers_answer": 0,
@@ -160,8 +160,8 @@ def test_every_claim_holds_of_a_benchmark_that_separates(judged):
         GAP: (2 * 2**-1.5 - 0.375) / 0.625,
         SPREAD: 0.125,  # 1/4 on one task of two of each domain
     })  # fmt: skip
-    assert all(c.holds for c in found)
-    assert [bool(c.needed) for c in found] == [False, True, False, True, True, True]
+    assert all(c.holds for c in tested)
+    assert [bool(c.needed) for c in tested] == [False, True, False, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
     ]
     for record in (done, *others):
         write_record(tmp_path, record, samples)
-    (found,) = read_runs(tmp_path, suite="zoo")
-    assert found.record == done
-    assert found.samples.keys() == samples.keys()
+    (scored,) = read_runs(tmp_path, suite="zoo")
+    assert scored.record == done
+    assert scored.samples.keys() == samples.keys()
 
 
 def test_an_invalid_record_stops_the_check(tmp_path):

@@ -88,9 +88,9 @@ def test_a_wheel_gives_its_source_files_without_tests_locales_and_short_ones(tmp
         "a/s.py": "x" * 799,
     }
     package = wheel(tmp_path, kept | left)
-    (found,) = read_documents({"code": [package]}, tmp_path).values()
-    assert {d.key: d.text for d in found} == kept
-    assert {d.domain for d in found} == {"code"}
+    (documents,) = read_documents({"code": [package]}, tmp_path).values()
+    assert {d.key: d.text for d in documents} == kept
+    assert {d.domain for d in documents} == {"code"}
 
 
 def test_a_text_that_stands_twice_is_read_once_and_documents_are_sorted(tmp_path):
@@ -98,8 +98,8 @@ def test_a_text_that_stands_twice_is_read_once_and_documents_are_sorted(tmp_path
         wheel(tmp_path, {"z.py": LONG}),
         wheel(tmp_path, {"b.py": LONG, "a.py": LONG + "!"}),
     ]
-    (found,) = read_documents({"code": packages}, tmp_path).values()
-    assert [d.key for d in found] == ["a.py", "z.py"]
+    (documents,) = read_documents({"code": packages}, tmp_path).values()
+    assert [d.key for d in documents] == ["a.py", "z.py"]
 
 
 @pytest.fixture
@@ -140,10 +140,10 @@ def test_a_missing_package_is_downloaded_at_its_exact_version_once(tmp_path, fak
 
 def test_translations_of_a_page_share_its_key_and_so_its_split(tmp_path, fake_commands):
     deb = {"deb": "manpages", "version": "6-1", "sha256": SHA}
-    (found,) = read_documents({"french": [deb]}, tmp_path).values()
-    assert [d.key for d in found] == ["read.2", "read.2"]
-    assert [d.text[:3] for d in found] == ["de\n", "fr\n"]
-    assert {d.split for d in found} == {"train"}
+    (documents,) = read_documents({"french": [deb]}, tmp_path).values()
+    assert [d.key for d in documents] == ["read.2", "read.2"]
+    assert [d.text[:3] for d in documents] == ["de\n", "fr\n"]
+    assert {d.split for d in documents} == {"train"}
     assert fake_commands[-1][:2] == ["dpkg-deb", "-x"]
 
 
