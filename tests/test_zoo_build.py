@@ -1,4 +1,4 @@
-"""The trained models of the embedded benchmark, and how models are trained and built."""
+"""Models and items built from a miniature recipe."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -6,71 +6,20 @@ from contextlib import nullcontext
 from queue import SimpleQueue
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from rich.console import Console
-from transformers import LlamaForCausalLM
 
 from scripts import build_zoo
 from scripts.zoo.build import build_model
-from scripts.zoo.cards import data_card
-from scripts.zoo.corpus import batches
 from scripts.zoo.material import Material
 from scripts.zoo.texts import Document, split_of
-from scripts.zoo.training import fresh_model, save_model, train
-from tests.zoo_models import MINIATURE, SHAPE, trained, weights_of
+from tests.zoo_models import MINIATURE, weights_of
 
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     """The same numbers with and without a GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-
-
-def test_thirty_steps_teach_a_model_to_count():
-    _, losses = trained(30)
-    assert list(losses) == list(range(1, 31))
-    assert losses[1] == pytest.approx(np.log(32), abs=0.15)
-    assert losses[30] < 1.5
-
-
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others():
-    first, again, other = trained(3)[0], trained(3)[0], trained(3, seed=1)[0]
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
-
-
-def test_the_rate_is_never_zero_before_the_last_step_and_is_zero_there():
-    model, after = fresh_model(SHAPE, 32, 0), []
-    before = model.lm_head.weight.detach().clone()
-    train(
-        model,
-        batches(
-            {"a": np.arange(320, dtype=np.uint16) % 32}, {"a": 1}, rows=4, length=16, seed=0
-        ),
-        steps=2,
-        learning_rate=0.02,
-        on_step=lambda *_: after.append(model.lm_head.weight.detach().clone()),
-    )
-    assert not torch.equal(before, after[0])
-    assert torch.equal(after[0], after[1])
-
-
-def test_a_fresh_model_has_the_shape_it_is_given_and_embeddings_of_its_own():
-    model = fresh_model(SHAPE, 40, 0)
-    assert model.lm_head.weight.shape == (40, 16)
-    assert model.lm_head.weight is not model.model.embed_tokens.weight
-    assert model.config.num_hidden_layers == 1
-
-
-def test_a_saved_model_is_bfloat16_and_reads_back_rounded(tmp_path):
-    model = fresh_model(SHAPE, 40, 0)
-    expected = model.lm_head.weight.detach().clone().bfloat16()
-    save_model(model, tmp_path)
-    read = LlamaForCausalLM.from_pretrained(tmp_path, dtype="auto")
-    assert read.lm_head.weight.dtype == torch.bfloat16
-    assert torch.equal(read.lm_head.weight, expected)
 
 
 @pytest.fixture
@@ -129,18 +78,18 @@ def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
     """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "scripts.zoo.schedule"):
+    for module in ("scripts.build_zoo", "scripts.zoo.build"):
         monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
         monkeypatch.setattr(f"{module}.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
-    monkeypatch.setattr("scripts.zoo.schedule.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr(
-        "scripts.zoo.schedule.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
+        "scripts.zoo.build.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
     )
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setattr("scripts.zoo.schedule._REPORT_EVERY", 1)
-    monkeypatch.setattr("scripts.zoo.schedule._LINE_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
     def build(*, force=False):
         said = io.StringIO()
@@ -178,12 +127,3 @@ def test_a_finished_model_is_not_trained_again_unless_forced(build_here, tmp_pat
     assert second["child"] > first["child"]
     assert build_here(force=True).count("trained") == 2
     assert times()["base"] > first["base"]
-
-
-def test_a_data_card_counts_documents_and_characters_of_each_split(material):
-    card = data_card(MINIATURE, material)
-    sizes = dict.fromkeys(("train", "validation", "test"), 0)
-    for page in material.documents["english"]:
-        sizes[page.split] += 1
-    expected = " | ".join(f"{n} / 0.0 M" for n in sizes.values())
-    assert f"| english | {expected} |" in card
