@@ -110,6 +110,16 @@ def test_merging_needs_neither_transformers_nor_an_evaluation_library():
     assert [p.name for p in files if packages_of(p) & heavy] == ["plan.py"]
 
 
+def test_statistics_see_neither_files_nor_the_leaderboard():
+    breaches = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (ROOT / "eval" / "statistics").glob("*.py")
+        for module in modules_of(path)
+        if module.startswith(("pathlib", "eval.leaderboard", "eval.results_folder", "eval.report"))
+    ]
+    assert breaches == []
+
+
 def test_run_names_no_method():
     for path in ROOT.glob("run.py"):
         assert not [m for m in modules_of(path) if m.startswith(("baselines", "seme.method"))]
