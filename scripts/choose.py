@@ -121,7 +121,10 @@ def config_text(choice: Choice) -> str:
     n_settings = len({_setting(run, run.settings) for run in choice.tried})
     fingerprints = " ".join(sorted(run.fingerprint for run in choice.tried))
     content = hashlib.sha256(fingerprints.encode()).hexdigest()[:16]
-    body = {"defaults": [{"override /method": choice.method}], "method": dict(choice.settings)}
+    body = {
+        "defaults": [{"override /method": choice.method}],
+        "method": _nested(choice.settings),
+    }
     return (
         "# @package _global_\n"
         f"# {choice.name}: the best of {n_settings} on the validation split, mean {means} %\n"
@@ -129,6 +132,18 @@ def config_text(choice: Choice) -> str:
         "fingerprints); change nothing here.\n"
         f"{yaml.safe_dump(body)}"
     )
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the dotted keys of a record's settings into the nested mappings of a configuration."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        *outer, name = key.split(".")
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[name] = value
+    return nested
 
 
 def table(choices: Sequence[Choice]) -> Table:

@@ -1,7 +1,7 @@
 """Show how SeMe would align a pool of models, without merging them.
 
 python -m scripts.diagnose models=small_into_base
-python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]' method.refine=0
+python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]' method.alignment.refine=0
 
 Prints each source's frame, its matched units layer by layer, the seconds of each stage, and the
 paper's direction test with its control; draws the test to OUTPUT/diagnostics/<pool>.svg

@@ -21,7 +21,7 @@ import functools
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
@@ -271,10 +271,12 @@ def hyper_parameter_names(method: Callable[..., Tensor]) -> set[str]:
 def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
     """Return a method's bound hyper-parameters as plain, JSON-ready values.
 
+    Entries of nested mappings have dotted keys, as on the command line.
+
     Raises:
         ValueError: If JSON cannot hold a value: NaN and infinities among them.
     """
-    return {key: _plain(key, value) for key, value in sorted(method.keywords.items())}
+    return {key: _plain(key, value) for key, value in _dotted(method.keywords)}
 
 
 def merge_function(method: functools.partial[Tensor]) -> Merge:
@@ -338,14 +340,20 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def _dotted(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in sorted(mapping.items()):
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _plain(key: str, value: object) -> object:
     """Return a value as JSON would give it back."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{key} must be finite, got {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(f"{key}.{k}", v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [_plain(key, item) for item in value]
     raise ValueError(f"{key} must be a number, text, list or mapping, got {value!r}")

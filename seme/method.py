@@ -12,9 +12,9 @@ The first three are the preparation (:mod:`seme.alignment`), the last is :mod:`s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
@@ -28,13 +28,12 @@ from seme.alignment.head_comparison import (
     compare_heads,
     comparing_bytes,
 )
-from seme.alignment.options import AlignmentOptions, Anchors, MatchUnits, Projection
+from seme.alignment.options import AlignmentOptions
 from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
-from seme.checks import check_between, check_choice, check_finite, check_switch, check_whole
 from seme.compatibility import differences
 from seme.interface import Site, checked_by, prepared_by
 from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
@@ -88,58 +87,35 @@ def prepare(
     /,
     *,
     tau: float,
-    projection: Projection,
-    anchors: Anchors,
-    match_units: MatchUnits,
-    refine: int,
-    identity_tolerance: float,
-    min_overlap: float,
-    untie_embeddings: bool,
+    alignment: Mapping[str, Any],
 ) -> Alignment:
     """Align every source with the pivot's latent space.
 
-    Reads LM heads and final norms; layers only where a source must be rewritten.
+    Reads LM heads and final norms; layers only where a source must be rewritten. Where a source
+    is mapped and the pivot's head is its embedding, the merged model gets a head of its own,
+    which is exact (ours): one matrix could not hold the final norm's gain on one side alone.
 
     Args:
         models: Pivot and sources, of any width, depth, vocabulary and supported architecture.
         tau: Share of elements selected, in (0, 1] (paper).
-        projection: ``orthogonal`` (ours), ``least_squares`` (ours) or ``cosine`` (paper).
-        anchors: Anchors of the map: the LM ``head`` (paper) or ``both`` ends (ours).
-        match_units: Match heads and neurons (ours): ``auto`` where a source is not in the
-            pivot's frame, ``always`` or ``never``.
-        refine: Rounds in which the map is found again from matched units, at least 0 (ours);
-            with the orthogonal projection only.
-        identity_tolerance: A source of the pivot's shape whose ||T - I||_F / sqrt(d) is below
-            it is merged as stored (ours); 0 maps every source. Not used by ``cosine``, the
-            paper's operator taken literally.
-        min_overlap: Least share of the pivot's vocabulary that a source must have, in [0, 1].
-        untie_embeddings: Where a source is mapped and the pivot's head is its embedding:
-            give the merged model a head of its own, which is exact (ours). Without it the
-            embedding decides, and the final norm's gain is approximated by a diagonal.
+        alignment: Entries of :class:`seme.alignment.options.AlignmentOptions`.
 
     Raises:
-        ValueError: If a source cannot be brought into the pivot's frame: too few tokens in
-            common, an architecture that is not supported or of another kind, norms that a
-            rotation would change, or too little memory.
+        ValueError: If an option is out of range, or a source cannot be brought into the pivot's
+            frame: too few tokens in common, an architecture that is not supported or of another
+            kind, norms that a rotation would change, or too little memory.
     """
-    options = AlignmentOptions(
-        projection=projection,
-        anchors=anchors,
-        match_units=match_units,
-        refine=refine,
-        identity_tolerance=identity_tolerance,
-        min_overlap=min_overlap,
-    )
-    alignment = Alignment(
+    options = AlignmentOptions.from_mapping(alignment)
+    mapped = Alignment(
         models=models,
         options=options,
         sources=map_by_semantic_bases(models, options),
         folded=False,
         select_compute=SelectCompute(len(models.sources), tau=tau),
     )
-    if match_units != "always" and _all_mergeable_as_stored(alignment):
-        return alignment
-    return align(alignment, untie_embeddings=untie_embeddings)
+    if options.match_units != "always" and _all_mergeable_as_stored(mapped):
+        return mapped
+    return align(mapped)
 
 
 def check(
@@ -148,27 +124,15 @@ def check(
     lam: float,
     renormalize: bool,
     select: Select,
-    projection: Projection,
-    anchors: Anchors,
-    match_units: MatchUnits,
-    refine: int,
-    identity_tolerance: float,
-    min_overlap: float,
-    untie_embeddings: bool,
+    alignment: Mapping[str, Any],
 ) -> None:
     """Check the ranges of the hyper-parameters; see :func:`prepare` and :func:`merge`.
 
     Raises:
-        ValueError: If one is out of range.
+        ValueError: If one is out of range, or an option of ``alignment`` unknown or missing.
     """
     check_fusion(tau=tau, lam=lam, renormalize=renormalize, select=select)
-    check_choice("projection", projection, get_args(Projection))
-    check_choice("anchors", anchors, get_args(Anchors))
-    check_choice("match_units", match_units, get_args(MatchUnits))
-    check_whole("refine", refine, least=0)
-    check_finite("identity_tolerance", identity_tolerance, least=0)
-    check_between("min_overlap", min_overlap, 0, 1)
-    check_switch("untie_embeddings", untie_embeddings)
+    AlignmentOptions.from_mapping(alignment)
 
 
 @prepared_by(prepare, any_shape=True)
@@ -219,7 +183,7 @@ def map_by_semantic_bases(
     return tuple(mapped)
 
 
-def align(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
+def align(alignment: Alignment) -> Alignment:
     """Rewrite all sources in the pivot's frame and shape, and the pivot with folded gains."""
     models = alignment.models
     sizes = {name: math.prod(models.pivot.shape(name)) for name in models.pivot.names}
@@ -232,9 +196,8 @@ def align(alignment: Alignment, *, untie_embeddings: bool) -> Alignment:
     sources = [Anatomy(source, device=models.device) for source in models.sources]
     _check_alignable(pivot, sources)
     turns = not all(source.comparison.in_frame for source in alignment.sources)
-    keeps_tie = pivot.tied and not untie_embeddings
-    untied = not keeps_tie and pivot.tied and (turns or not all(s.tied for s in sources))
-    norms = (FOLDABLE - {Part.FINAL_NORM} if keeps_tie else FOLDABLE) if turns else frozenset()
+    untied = pivot.tied and (turns or not all(source.tied for source in sources))
+    norms: frozenset[Part] = FOLDABLE if turns else frozenset()
     rewritten = FoldedWeights(FoldedModel(pivot, norms=norms), untied=untied)
     _check_all_merged(rewritten, models)
     aligned, weights = [], []
@@ -280,7 +243,7 @@ def _check_alignable(pivot: Anatomy, sources: Sequence[Anatomy]) -> None:
         if anatomy.family.same_frame_only:
             raise ValueError(
                 "a source must be rewritten (it is not in the pivot's frame, not laid out like "
-                "the pivot, or match_units is always), which "
+                "the pivot, or alignment.match_units is always), which "
                 f"{anatomy.family.model_type} models do not allow: "
                 f"{anatomy.family.same_frame_only}"
             )
@@ -300,6 +263,6 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
         raise ValueError(
             "mapping a source folds the gain of every norm into the tensors that read it, so all "
             f"norms, readers and the head must be merged, but {left_out[:3]} are left out; drop "
-            "the include or exclude pattern, or raise identity_tolerance if these are fine-tunes "
-            "of one base"
+            "the include or exclude pattern, or raise alignment.identity_tolerance if these are "
+            "fine-tunes of one base"
         )

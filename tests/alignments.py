@@ -17,7 +17,6 @@ OPTIONS = AlignmentOptions(
     match_units="auto",
     refine=0,
     identity_tolerance=0.1,
-    min_overlap=0.1,
 )
 
 

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from seme.interface import bind_method, method_settings
+
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -38,7 +40,7 @@ def cells_of(experiment, conf=CONF):
 
 def settings_of(config):
     """The hyper-parameters of a run's method, as a record has them."""
-    return {k: v for k, v in config["method"].items() if k not in ("_target_", "_partial_")}
+    return method_settings(bind_method(config["method"]))
 
 
 def identity_of(config):

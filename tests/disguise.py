@@ -51,9 +51,9 @@ def written_tensors(
     return folder
 
 
-def disguised(pivot: Path, folder: Path, *, seed: int = 0, tied: bool = False) -> Path:
+def disguised(pivot: Path, folder: Path, *, seed: int = 0) -> Path:
     """Write the model in disguise."""
-    plain = folded(pivot, tied=tied)
+    plain = folded(pivot)
     return written_tensors(disguised_tensors(plain, seed=seed), plain.config, folder)
 
 

@@ -14,19 +14,26 @@ from seme.engine import MergeReport, merge_checkpoints
 from seme.method import merge
 from tests.settings import SETTINGS as COMMON
 
-SETTINGS = {
-    "tau": 1.0,
-    "lam": 1.0,
-    "renormalize": False,
-    "select": "deltas",
+ALIGNMENT = {
     "projection": "orthogonal",
     "anchors": "both",
     "match_units": "auto",
     "refine": 2,
     "identity_tolerance": 0.1,
-    "min_overlap": 0.1,
-    "untie_embeddings": True,
 }
+SETTINGS = {
+    "tau": 1.0,
+    "lam": 1.0,
+    "renormalize": False,
+    "select": "deltas",
+    "alignment": ALIGNMENT,
+}
+
+
+def settings_with(**changed: object) -> dict[str, object]:
+    """SETTINGS with some replaced, options of the alignment by their own names."""
+    options = {key: changed.pop(key, value) for key, value in ALIGNMENT.items()}
+    return {**SETTINGS, "alignment": options, **changed}
 
 
 def merged(
@@ -37,10 +44,10 @@ def merged(
     exclude: Sequence[str] = (),
     **settings: object,
 ) -> MergeReport:
-    """Merge model folders with SETTINGS, some of them replaced."""
+    """Merge model folders; see :func:`settings_with`."""
     models = [open_checkpoint(model, root=model) for model in (pivot, *sources)]
     return merge_checkpoints(
-        functools.partial(merge, **{**SETTINGS, **settings}),
+        functools.partial(merge, **settings_with(**settings)),
         models[0],
         models[1:],
         destination,

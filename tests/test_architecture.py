@@ -1,13 +1,9 @@
-"""Where heads stand, and the laws of who may import what."""
+"""Import laws: packages, doors of foreign libraries, circles."""
 
 import ast
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
-
-from seme.architecture.families import readout_of
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("seme", "baselines", "eval", "scripts", "run")
@@ -25,26 +21,8 @@ DOORS = {
     "wandb": "eval/tracking/wandb_run.py",
     "hydra": "run.py",
     "jinja2": "eval/leaderboard/page.py",
+    "markdown_it": "eval/report/render.py",
 }
-
-
-def test_a_missing_or_tied_head_is_the_embedding():
-    names = ["model.embed_tokens.weight", "model.norm.weight"]
-    assert readout_of({}, names).tied
-    assert readout_of({}, names).head == "model.embed_tokens.weight"
-    assert readout_of({"tie_word_embeddings": True}, [*names, "lm_head.weight"]).tied
-    assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
-
-
-def test_gemma_stores_its_gain_less_one():
-    names = ["model.embed_tokens.weight", "model.norm.weight"]
-    assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
-    assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
-
-
-def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
-    with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
-        readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
 
 
 def our_files() -> list[Path]:
@@ -71,6 +49,17 @@ def modules_of(path: Path) -> set[str]:
     return modules
 
 
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names that a module imports from or imports, and their members, without itself."""
+    names = {node.module for node in imports_of(path) if isinstance(node, ast.ImportFrom)}
+    return (modules_of(path) | {str(name) for name in names}) - {module_of(path)}
+
+
 def packages_of(path: Path) -> set[str]:
     return {module.split(".")[0] for module in modules_of(path)}
 
@@ -93,6 +82,24 @@ def test_every_foreign_library_has_one_door():
         if path != ROOT / DOORS[library]
     ]
     assert breaches == []
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    modules = {module_of(path): path for path in our_files()}
+    waiting = {
+        name: {other for other in imported_modules(path) if other in modules}
+        for name, path in modules.items()
+    }
+    while free := {name for name, imported in waiting.items() if not imported}:
+        waiting = {n: imported - free for n, imported in waiting.items() if n not in free}
+    assert waiting == {}
+
+
+def test_statistics_are_pure():
+    for path in (ROOT / "eval" / "statistics").glob("*.py"):
+        imported = imported_modules(path)
+        assert "pathlib" not in imported, path
+        assert not [name for name in imported if name.startswith("eval.leaderboard")], path
 
 
 def test_no_compiled_loop_calls_one_of_another_file():

@@ -32,8 +32,8 @@ def test_a_pool_is_diagnosed_without_being_merged(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["models=nowhere"], "models must be one of .*'zoo'.*, got 'nowhere'"),
-        (["method.refine=-1"], "refine must be a whole number of at least 0, got -1"),
-        (["method.refined=1"], "refined"),
+        (["method.alignment.refine=-1"], "refine must be a whole number of at least 0, got -1"),
+        (["method.alignment.refined=1"], "refined"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_one_error(arguments, message, capsys):

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 
 import pytest
 import yaml
-from hydra.utils import instantiate
 
 from eval.results_folder import load_results
 from eval.runs import check_entries
 from scripts.choose import choose, config_text, share_parameter
-from seme.interface import check_method
+from seme.interface import bind_method, check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
@@ -84,7 +83,7 @@ def test_the_header_counts_what_will_run(experiment, cells):
 def test_every_cell_is_what_a_run_takes(experiment, cells):
     for config in cells(experiment).values():
         check_entries(config)
-        check_method(instantiate(config["method"]), len(config["models"]["sources"]))
+        check_method(bind_method(config["method"]), len(config["models"]["sources"]))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -174,9 +173,13 @@ def test_scaling_merges_the_first_two_to_five_experts_at_one_setting_each(cells,
         ("select/seme_4", "select/seme_1", {"lam": 4.0}),
         ("ablation/renormalized", "select/seme_1", {"renormalize": True}),
         ("ablation/coefficients", "select/seme_1", {"select": "coefficients"}),
-        ("ablation/rotated", "select/seme_1", {"identity_tolerance": 0.0}),
-        ("ablation/least_squares", "ablation/rotated", {"projection": "least_squares"}),
-        ("ablation/cosine", "select/seme_1", {"projection": "cosine"}),
+        ("ablation/rotated", "select/seme_1", {"alignment.identity_tolerance": 0.0}),
+        (
+            "ablation/least_squares",
+            "ablation/rotated",
+            {"alignment.projection": "least_squares"},
+        ),
+        ("ablation/cosine", "select/seme_1", {"alignment.projection": "cosine"}),
     ],
 )
 def test_the_ablation_changes_one_setting_at_a_time(variant, reference, changed, cells):

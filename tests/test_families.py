@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.architecture.families import family_of
+from seme.architecture.families import family_of, readout_of
 from tests.tiny_models import DENSE, MIXTURES
 
 LAYERS = {"num_hidden_layers": 2}
@@ -67,3 +67,22 @@ def test_what_differs_from_llama_stands_in_the_table():
     heads = ["gemma3_text", "qwen3", "qwen3_moe"]
     assert [m for m in SUPPORTED if families[m].qk_norm == "head"] == heads
     assert [m for m in SUPPORTED if families[m].qk_norm == "all"] == ["olmo2"]
+
+
+def test_a_missing_or_tied_head_is_the_embedding():
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    assert readout_of({}, names).tied
+    assert readout_of({}, names).head == "model.embed_tokens.weight"
+    assert readout_of({"tie_word_embeddings": True}, [*names, "lm_head.weight"]).tied
+    assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
+
+
+def test_gemma_stores_its_gain_less_one():
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
+    assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
+
+
+def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
+    with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
+        readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])

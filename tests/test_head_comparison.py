@@ -40,7 +40,7 @@ def opened(folder, *, seed=0, model_type="llama", words=None, spelling="", **set
 def tokens_of(tmp_path, ours, theirs, *, spelling="", **settings):
     pivot = opened(tmp_path / "pivot", words=ours)
     source = opened(tmp_path / "source", words=theirs, spelling=spelling, **settings)
-    return match_tokens(pivot, source, min_overlap=0.1)
+    return match_tokens(pivot, source)
 
 
 @pytest.mark.parametrize("words", [None, WORDS])

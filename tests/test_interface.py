@@ -155,7 +155,7 @@ def test_an_exact_number_of_sources_is_named():
 def test_a_rightly_bound_method_passes_and_lists_its_settings():
     method = bound(settings, lam=(1, 2.5), density={"a": None})
     check_method(method, 1)
-    assert method_settings(method) == {"density": {"a": None}, "lam": [1, 2.5]}
+    assert method_settings(method) == {"density.a": None, "lam": [1, 2.5]}
 
 
 def test_a_setting_that_json_cannot_hold_is_named():

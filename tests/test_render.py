@@ -27,7 +27,7 @@ class Outline(HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.tags, self.text = [], ""
-        self.feed(page.split("</style>")[1])
+        self.feed(page.split("</style>", 1)[1])
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from seme.alignment.tokens import (
+    MIN_OVERLAP,
     Spelling,
     Vocabulary,
     is_byte_token,
@@ -78,10 +79,8 @@ def vocabulary(*texts, **specials):
     return Vocabulary(ids=ids, specials=specials)
 
 
-def shared(pivot, source, n_pivot=100, n_source=100, width=1, min_overlap=0.0):
-    return shared_tokens(
-        pivot, source, n_pivot=n_pivot, n_source=n_source, width=width, min_overlap=min_overlap
-    )
+def shared(pivot, source, n_pivot=100, n_source=100, width=1):
+    return shared_tokens(pivot, source, n_pivot=n_pivot, n_source=n_source, width=width)
 
 
 @pytest.mark.parametrize("other", [metaspace_bpe, metaspace_unigram])
@@ -252,12 +251,10 @@ def test_a_damaged_file_is_an_error_that_names_it(content, named, tmp_path):
 
 
 def test_too_small_an_overlap_is_refused_with_the_numbers():
-    pivot, source = vocabulary(*"abcdefgh"), vocabulary(*"abcdwxyz")
-    assert shared(pivot, source, min_overlap=0.5).overlap == 0.5
-    with pytest.raises(
-        ValueError, match=r"least 60.0%.*\(min_overlap\), they share 50.0%: 4 tok"
-    ):
-        shared(pivot, source, min_overlap=0.6)
+    pivot = vocabulary(*map(str, range(40)))
+    assert shared(pivot, vocabulary(*"abcd0123"), width=1).overlap == MIN_OVERLAP
+    with pytest.raises(ValueError, match=r"least 10.0%.* share 7.5%: 3 tokens .* 40 and .* 8;"):
+        shared(pivot, vocabulary(*"abcde012"))
 
 
 def test_fewer_than_four_shared_tokens_per_dimension_are_refused():
@@ -267,12 +264,6 @@ def test_fewer_than_four_shared_tokens_per_dimension_are_refused():
         ValueError, match=r"width 3 needs.*dimension, 12, the models share 8 tok"
     ):
         shared(pivot, source, width=3)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_a_least_overlap_outside_the_unit_interval_is_an_error(value):
-    with pytest.raises(ValueError, match=r"min_overlap must be in \[0, 1\]"):
-        shared(vocabulary("a"), vocabulary("b"), min_overlap=value)
 
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}

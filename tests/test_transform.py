@@ -21,7 +21,6 @@ from seme.alignment.transform import (
     restrict_to_heads,
     restrict_to_neurons,
     turn_block,
-    turn_final_norm,
     turn_part,
     width_scale,
 )
@@ -81,7 +80,7 @@ def test_nothing_happens_in_the_pivots_own_frame():
     for part in (Part.Q, Part.O, Part.EMBEDDING, Part.ATTENTION_POST_NORM, Part.MLP_NORM):
         assert turn_part(part, MATRIX, None, normed=True) is MATRIX
         assert restrict_part(part, MATRIX, None) is MATRIX
-    assert turn_final_norm(Part.FINAL_NORM, VECTOR, None, head_scale=2.0) is VECTOR
+    assert turn_part(Part.FINAL_NORM, VECTOR, None, normed=True) is VECTOR
 
 
 def test_a_reader_behind_a_norm_makes_up_for_the_width():
@@ -116,40 +115,23 @@ def rms(vector):
     return vector / vector.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("part", [Part.ATTENTION_POST_NORM, Part.FINAL_NORM])
-def test_turned_norms_see_what_the_source_saw(part):
-    # gain' * norm(T y) = T (gain * norm(y)); behind the final norm the head scales by s
+def test_a_turned_norm_on_a_blocks_output_normalises_as_the_source_s_did():
+    # gain' * norm(T y) = T (gain * norm(y))
     turn = as_map(random_turn(12, torch.Generator().manual_seed(1), centred=False)[:, :4])
-    written, gain, scale = random(4), torch.full((4,), 1.7), 0.3
-    expected = turn.forward_PK @ (gain * rms(written))
-    if part is Part.FINAL_NORM:
-        found = turn_final_norm(part, gain, turn, head_scale=scale) * scale
-    else:
-        found = turn_part(part, gain, turn, normed=True)
-    torch.testing.assert_close(found * rms(turn.forward_PK @ written), expected)
+    written, gain = random(4), torch.full((4,), 1.7)
+    turned = turn_part(Part.ATTENTION_POST_NORM, gain, turn, normed=True)
+    torch.testing.assert_close(
+        turned * rms(turn.forward_PK @ written), turn.forward_PK @ (gain * rms(written))
+    )
 
 
-def test_a_folded_final_gain_stays_one_and_its_bias_makes_up_for_the_heads_scale():
-    ones = turn_final_norm(Part.FINAL_NORM, torch.ones(2), WIDENING, head_scale=0.5)
-    assert ones[[0, 7]].tolist() == [1.0, 1.0]
-    bias = turn_final_norm(Part.FINAL_NORM_BIAS, VECTOR, WIDENING, head_scale=0.5)
+def test_a_folded_final_gain_is_one_and_its_bias_is_divided_by_the_scale_of_the_head():
+    # the head after the norm is scaled by sqrt(2 / 8)
+    assert (
+        turn_part(Part.FINAL_NORM, torch.ones(2), WIDENING, normed=True).tolist() == [1.0] * 8
+    )
+    bias = turn_part(Part.FINAL_NORM_BIAS, VECTOR, WIDENING, normed=True)
     assert bias.tolist() == [4.0, 0, 0, 0, 0, 0, 0, 6.0]
-
-
-def test_a_final_gain_that_is_not_constant_becomes_the_nearest_diagonal():
-    turn = as_map(random_turn(6, torch.Generator().manual_seed(1), centred=False))
-    gain = random(6)
-    found = turn_final_norm(Part.FINAL_NORM, gain, turn, head_scale=1.0)
-    aim = turn.forward_PK * gain  # T diag(g)
-
-    def error(diagonal):
-        return float((diagonal[:, None] * turn.forward_PK - aim).norm())
-
-    steps = 0.01 * torch.eye(6)
-    assert all(error(found) < error(found + step) for step in (*steps, *-steps))
-    permutation = as_map(torch.eye(6)[[2, 0, 1, 5, 4, 3]])
-    exact = turn_final_norm(Part.FINAL_NORM, gain, permutation, head_scale=1.0)
-    assert torch.equal(exact, gain[[2, 0, 1, 5, 4, 3]])
 
 
 def test_reading_what_was_written_is_unchanged_by_a_turn_into_a_wider_stream():

@@ -291,7 +291,12 @@ def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
 
 
 def _shown(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={_setting(v)}" for key, v in settings.items() if v is not None)
+    """Write settings as ``tau=0.1 lam=1``: last parts of dotted names, none that are null."""
+    return " ".join(
+        f"{key.rpartition('.')[2]}={_setting(value)}"
+        for key, value in settings.items()
+        if value is not None
+    )
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:

@@ -10,20 +10,18 @@ from eval.results_folder import Problem
 from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
 
 TUNED_ON_TEST = (
-    f"{MARK} is one of several settings of its method on this split, and not the one that the "
-    "validation split chose: it must not be read as what the method reaches."
+    f"{MARK} Several settings of this method were scored on this split. To report the method, "
+    "choose one setting on a validation split first (python -m scripts.choose)."
 )
-"""What the mark behind a row's settings means."""
+"""Note on the mark of settings that were not chosen on a validation split."""
 MEASURED = (
     "The base is the pivot; a source is the expert of the domain of its name, or else of the one "
     "it gains most on over the pivot; the ceiling is the pool's reference model. Averages are "
     "within a domain first; ± is one standard error by a paired bootstrap over documents. Empty "
     "where there is no such model or no gap beyond the noise."
 )
-"""What the measures of a merge are held against."""
-NOT_TRUSTED = (
-    "What could not be trusted; no table shows it, but for records that only lack a task."
-)
+"""Note on the baselines of the measures."""
+NOT_TRUSTED = "Invalid records are excluded from all tables, except runs that only miss a task."
 
 
 def board_section(
@@ -102,7 +100,7 @@ def _heading(board: Board) -> str:
         f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
         "mean of its tasks; ± is one standard error over documents. Ranks follow the mean alone; "
         "merges share a band unless paired permutation tests over the same documents tell them "
-        "from the band's first (5 %, Holm's correction over the board). "
+        "from the band's first (5 %, step-down maxT over all pairs of the board). "
         f"{evaluation(board)}{marked}{cost}"
     )
 

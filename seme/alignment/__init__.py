@@ -1,1 +1,1 @@
-"""SeMe's alignment: a source brought into the pivot's latent space."""
+"""Alignment of SeMe: map a source model into the pivot's latent space."""

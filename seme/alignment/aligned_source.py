@@ -17,16 +17,13 @@ from seme.alignment.layers import express_block
 from seme.alignment.stopwatch import collect_seconds, stage
 from seme.alignment.transform import (
     ATTENTION,
-    FINAL_NORMS,
     MLP,
     Parts,
     read_block,
     restrict_part,
     restrict_to_heads,
     restrict_to_neurons,
-    turn_final_norm,
     turn_part,
-    width_scale,
 )
 from seme.architecture.folding import FoldedModel, FoldedWeights
 from seme.architecture.parts import Part, Place
@@ -97,7 +94,7 @@ class AlignedSource:
         """Map an embedding, the LM head or the final norm; unmatched rows are the pivot's."""
         part, turn = place.part, self._frame.turn
         pivot = self._pivot.model.read(place)
-        values = self._turned_end(place)
+        values = turn_part(part, self._source.read(place), turn, normed=True)
         if self._frame.tokens is None and len(values) == len(pivot):
             return _filled(values, pivot, restrict_part(part, pivot, turn))
         rows = torch.arange(min(len(pivot), len(values)), device=pivot.device)
@@ -107,15 +104,6 @@ class AlignedSource:
         own, filled = pivot[rows], pivot.clone()
         filled[rows] = _filled(values[source_rows], own, restrict_part(part, own, turn))
         return filled
-
-    def _turned_end(self, place: Place) -> Tensor:
-        values, turn = self._source.read(place), self._frame.turn
-        if turn is None or place.part not in FINAL_NORMS:
-            return turn_part(place.part, values, turn, normed=True)
-        # the head is what the embedding becomes, which Gemma stores over sqrt(width)
-        tied = self._pivot.tied and not self._pivot.model.anatomy.family.scaled_embedding
-        head_scale = 1.0 if tied else width_scale(turn)
-        return turn_final_norm(place.part, values, turn, head_scale=head_scale)
 
     def _filled_block(self, layer: int, attention: bool) -> Parts:
         """Interpolate the source's layers at a layer of the pivot (paper)."""

@@ -37,7 +37,7 @@ _BLOCK_ROWS = 2048
 """Tokens upcast to float64 at a time: 67 MB at width 4096."""
 
 
-def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> SharedTokens | None:
+def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     """Match the tokens of two models by their text.
 
     Returns:
@@ -66,7 +66,6 @@ def match_tokens(pivot: Weights, source: Weights, *, min_overlap: float) -> Shar
         n_pivot=n_pivot,
         n_source=n_source,
         width=max(width, source_width),
-        min_overlap=min_overlap,
     )
 
 
@@ -190,14 +189,14 @@ def compare_heads(
         pivot_head: The pivot's head, and the device of the arithmetic.
         source: The source.
         owner: Name of the source in messages.
-        options: ``projection``, ``identity_tolerance`` and ``min_overlap`` are used.
+        options: ``projection`` and ``identity_tolerance`` are used.
 
     Raises:
         ValueError: If a head cannot be found or has no bases, or too few tokens are shared.
     """
     pivot = pivot_head.model
     with stage("tokens"):
-        tokens = match_tokens(pivot, source, min_overlap=options.min_overlap)
+        tokens = match_tokens(pivot, source)
     shared = tokens or _row_for_row(pivot)
     sample = _sample(shared, head_shape(pivot)[1])
     if sample is not None:

@@ -1,23 +1,65 @@
 """Options of the alignment: hyper-parameters of SeMe that decide how a source is mapped."""
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, Self, get_args
+
+from seme.checks import check_choice, check_finite, check_whole
 
 Projection = Literal["cosine", "least_squares", "orthogonal"]
-"""``cosine`` is the paper's operator; the other two are ours."""
 Anchors = Literal["both", "head"]
-"""``head`` is the paper's; ``both`` adds the embeddings of the shared tokens (ours)."""
 MatchUnits = Literal["always", "auto", "never"]
-"""``auto``: only where the source is not in the pivot's frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignmentOptions:
-    """How sources are aligned; see :func:`seme.method.prepare`."""
+    """Options of the alignment, in range; the entries of ``alignment`` in SeMe's YAML.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
 
     projection: Projection
+    """Map made of the operator M: ``cosine`` (paper) is M itself up to scale, ``orthogonal``
+    (ours) its polar factor, ``least_squares`` (ours) U_P^+ U_k."""
     anchors: Anchors
+    """Anchors of the map: shared tokens in the LM ``head`` (paper), or in ``both`` the head and
+    the embedding (ours)."""
     match_units: MatchUnits
+    """Match heads and neurons (ours): ``auto`` where a source is not in the pivot's frame,
+    ``always`` or ``never``."""
     refine: int
+    """Rounds in which the map is found again from matched units, at least 0 (ours); with the
+    orthogonal projection only."""
     identity_tolerance: float
-    min_overlap: float
+    """A source of the pivot's shape whose ||T - I||_F / sqrt(d) is below it is merged as stored
+    (ours); at least 0, which maps every source. Not used by ``cosine``, the paper's operator
+    taken literally."""
+
+    def __post_init__(self) -> None:
+        check_choice("alignment.projection", self.projection, get_args(Projection))
+        check_choice("alignment.anchors", self.anchors, get_args(Anchors))
+        check_choice("alignment.match_units", self.match_units, get_args(MatchUnits))
+        check_whole("alignment.refine", self.refine, least=0)
+        check_finite("alignment.identity_tolerance", self.identity_tolerance, least=0)
+
+    @classmethod
+    def from_mapping(cls, mapping: object) -> Self:
+        """Read the entries of ``alignment``.
+
+        Raises:
+            ValueError: If an entry is unknown, missing or out of range, or it is no mapping.
+        """
+        names = sorted(field.name for field in fields(cls))
+        expected = f"alignment must be a mapping of {', '.join(names)}"
+        if not isinstance(mapping, Mapping):
+            raise ValueError(f"{expected}, got {mapping!r}")
+        for key in mapping:
+            if key not in names:
+                close = difflib.get_close_matches(str(key), names, n=1)
+                hint = f"; did you mean alignment.{close[0]}?" if close else ""
+                raise ValueError(f"{expected}, got the unknown option {key}{hint}")
+        if missing := [name for name in names if name not in mapping]:
+            raise ValueError(f"{expected}, got none for {', '.join(missing)}")
+        return cls(**mapping)

@@ -10,14 +10,12 @@ Shape suffixes: V tokens, B tokens of one block, D any width, P the pivot's, K t
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from seme.alignment.options import Projection
 from seme.alignment.semantic_bases import MAX_CONDITION, Bases, blocks_of
-from seme.checks import check_choice
 
 _SEEN = MAX_CONDITION**-2
 """Singular value over the largest below which no token determines a direction."""
@@ -69,13 +67,12 @@ def residual_map(
         pivot_PP: The same operator of the pivot with itself; for ``least_squares`` only.
 
     Raises:
-        ValueError: If the projection is unknown, or not orthogonal for centred models.
+        ValueError: If the projection is not orthogonal for centred models.
     """
-    check_choice("projection", projection, get_args(Projection))
     if centred and projection != "orthogonal":
         raise ValueError(
-            "a model with LayerNorm needs projection=orthogonal, the only one that fixes the "
-            f"all-ones direction LayerNorm subtracts, got projection={projection}"
+            "a model with LayerNorm needs alignment.projection=orthogonal, the only one that "
+            f"fixes the all-ones direction LayerNorm subtracts, got {projection}"
         )
     if projection == "orthogonal":
         forward_PK = centred_polar_factor(operator_PK) if centred else polar_factor(operator_PK)

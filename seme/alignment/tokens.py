@@ -21,6 +21,9 @@ from torch import Tensor
 
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
+MIN_OVERLAP = 0.1
+"""Least share of the pivot's vocabulary that a source must have: fewer tokens are too few to
+decide on the map of all (ours)."""
 
 _CONVERSION = (
     "write a tokenizer.json with "
@@ -64,7 +67,6 @@ def shared_tokens(
     n_pivot: int,
     n_source: int,
     width: int,
-    min_overlap: float,
 ) -> SharedTokens:
     """Match the tokens of two models by their text.
 
@@ -76,14 +78,11 @@ def shared_tokens(
         n_pivot: Rows of the pivot's head. Ids at or beyond it have no row and are left out.
         n_source: Rows of the source's head.
         width: Width of the residual stream to be mapped, the larger one where two differ.
-        min_overlap: Least share of the pivot's vocabulary to be shared, in [0, 1].
 
     Raises:
-        ValueError: If ``min_overlap`` is out of range or not reached, or if there are fewer than
-            ``4 * width`` shared tokens.
+        ValueError: If less than ``MIN_OVERLAP`` of the pivot's vocabulary or fewer than
+            ``4 * width`` tokens are shared.
     """
-    if not 0 <= min_overlap <= 1:
-        raise ValueError(f"min_overlap must be in [0, 1], got {min_overlap!r}")
     if pivot == source and n_pivot == n_source:
         rows = torch.arange(n_pivot)
         return SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
@@ -94,11 +93,10 @@ def shared_tokens(
     )
     overlap = len(pairs) / len(pivot)
     counted = f"{len(pairs)} tokens of the pivot's {len(pivot)} and the source's {len(source)}"
-    if overlap < min_overlap:
+    if overlap < MIN_OVERLAP:
         raise ValueError(
-            f"the models must share at least {min_overlap:.1%} of the pivot's vocabulary "
-            f"(min_overlap), they share {overlap:.1%}: {counted}; lower min_overlap only if so "
-            "few tokens shall decide on the map, or choose a source with a closer tokenizer"
+            f"the models must share at least {MIN_OVERLAP:.1%} of the pivot's vocabulary, they "
+            f"share {overlap:.1%}: {counted}; choose a source with a closer tokenizer"
         )
     if len(pairs) < MIN_TOKENS_PER_DIMENSION * width:
         raise ValueError(

@@ -28,9 +28,7 @@ WRITERS = frozenset({Part.O, Part.DOWN, Part.O_BIAS, Part.DOWN_BIAS})
 """Outputs live in the residual stream: the first axis is its width."""
 EMBEDDINGS = frozenset({Part.EMBEDDING, Part.POSITIONS})
 """Rows live in the residual stream."""
-FINAL_NORMS = frozenset({Part.FINAL_NORM, Part.FINAL_NORM_BIAS})
-"""Turned by :func:`turn_final_norm`: the result depends on the LM head after them."""
-_FOLDED_GAINS = frozenset({Part.ATTENTION_NORM, Part.MLP_NORM})
+_FOLDED_GAINS = frozenset({Part.ATTENTION_NORM, Part.MLP_NORM, Part.FINAL_NORM})
 _FOLDED_BIASES = frozenset({Part.ATTENTION_NORM_BIAS, Part.MLP_NORM_BIAS})
 _POST_NORMS = frozenset({Part.ATTENTION_POST_NORM, Part.MLP_POST_NORM})
 
@@ -60,8 +58,8 @@ def turn_part(part: Part, values: Tensor, turn: ResidualMap | None, *, normed: b
 
     Returns:
         The part with the pivot's width: readers W T^-1, times sqrt(K / P) after a norm,
-        writers and their biases T W, embeddings E T^T, folded norms, and parts inside a block
-        unchanged.
+        writers and their biases T W, embeddings E T^T, the final norm's bias T b / sqrt(K / P),
+        ones and zeros for folded norms, and parts inside a block unchanged.
 
     Raises:
         ValueError: If the part is a norm on a block's output whose gain is not constant.
@@ -74,32 +72,9 @@ def turn_part(part: Part, values: Tensor, turn: ResidualMap | None, *, normed: b
         return turn.forward_PK @ values
     if part in EMBEDDINGS:
         return values @ turn.forward_PK.T
+    if part is Part.FINAL_NORM_BIAS:  # the head after it is scaled by the width
+        return turn.forward_PK @ values / width_scale(turn)
     return _turn_block_norm(part, values, turn)
-
-
-def turn_final_norm(
-    part: Part, values: Tensor, turn: ResidualMap | None, *, head_scale: float
-) -> Tensor:
-    """Rewrite the gain or the bias of the final norm for the pivot's residual stream.
-
-    Args:
-        part: ``FINAL_NORM`` or ``FINAL_NORM_BIAS``.
-        values: The source's, float32; never written to.
-        turn: The source's map; None in the pivot's own frame.
-        head_scale: Factor of the LM head apart from T^-1.
-
-    Returns:
-        T b / head_scale of a bias. Of a gain the diagonal D for which D T is nearest to
-        T diag(g), times sqrt(K / P) / head_scale: ones where the gain was folded, exact where
-        it is constant, and an approximation where a tied head kept another gain from folding.
-    """
-    if turn is None:
-        return values
-    if part is Part.FINAL_NORM_BIAS:
-        return turn.forward_PK @ values / head_scale
-    squares_PK = turn.forward_PK.square()
-    nearest_P = (squares_PK @ values) / (squares_PK @ torch.ones_like(values))
-    return nearest_P * (width_scale(turn) / head_scale)
 
 
 def restrict_part(part: Part, pivot: Tensor, turn: ResidualMap | None) -> Tensor:
@@ -140,7 +115,7 @@ def _demand_constant(part: Part, gain: Tensor) -> None:
             f"{part} is a norm on a block's output with gains from {float(gain.min()):.3g} to "
             f"{float(gain.max()):.3g}: no reader follows that they could be folded into, "
             "and a rotation of the residual stream is exact only where they are constant. Merge "
-            "models of one frame; if these are fine-tunes of one base, raise identity_tolerance"
+            "models of one frame; if these are fine-tunes of one base, raise alignment.identity_tolerance"
         )
 
 
