@@ -122,7 +122,9 @@ def test_statistics_see_neither_files_nor_the_leaderboard():
         f"{path.relative_to(ROOT)} imports {module}"
         for path in (ROOT / "eval" / "statistics").glob("*.py")
         for module in modules_of(path)
-        if module.startswith(("pathlib", "eval.leaderboard", "eval.results_folder", "eval.report"))
+        if module.startswith(
+            ("pathlib", "eval.leaderboard", "eval.results_folder", "eval.report")
+        )
     ]
     assert breaches == []
 
