@@ -38,10 +38,11 @@ from rich.console import Console
 
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, check_entries, conclude, described
+from eval.runs import Cell, conclude, described
 from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
+from eval.tracking.wandb_run import check_tracker
 from eval.tables import with_error
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
@@ -54,6 +55,10 @@ ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
 _N_CELLS = "SEME_N_CELLS"
 """Environment variable with the number of cells of the running sweep."""
+_GROUPS = {"method", "models", "suite", "tracker"}
+_LIMITS = {"include", "exclude", "memory_budget"}
+_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
+_SWITCHES = {"force", "plan", "quiet"}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -107,6 +112,24 @@ class Sweep(Callback):
             errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
             sys.exit("\n".join(errors) or 0)
         conclude(ROOT, config.output, cells)
+
+
+def check_entries(config: Mapping[str, Any]) -> None:
+    """Check the top level of a run's configuration.
+
+    Raises:
+        ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
+            off, or the tracker cannot be used.
+    """
+    expected = _GROUPS | _VALUES | _SWITCHES
+    if unknown := sorted(config.keys() - expected):
+        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+    if missing := sorted(expected - config.keys()):
+        raise ValueError(f"missing entries {missing}")
+    for key in sorted(_SWITCHES):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    check_tracker(config["tracker"])
 
 
 def cell_label(hydra_config: Any) -> str:  # noqa: ANN401 (Hydra's own configuration)

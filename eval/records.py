@@ -302,10 +302,12 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
     Raises:
         ValueError: If the file is damaged; names it.
     """
+    from pydantic_core import from_json  # noqa: PLC0415 (a merge alone reads no samples)
+
     path = path / SAMPLES_NAME if path.is_dir() else path
     try:
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        rows = json.loads(f"[{','.join(lines)}]")
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="keys")
         if len(rows) != len(lines):
             raise ValueError(
                 f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
@@ -317,47 +319,47 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
         ) from error
 
 
-def _check_samples(rows: Sequence[Any]) -> None:
-    """Check the parsed JSON of samples, all rows of one key at once.
+def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
+    """Turn the parsed lines of a sample file into one table a task."""
+    columns = _columns(rows)
+    places: dict[str, list[int]] = {}
+    for i, task in enumerate(columns["task"]):
+        places.setdefault(task, []).append(i)
+    values, loglikelihoods, n_bytes = (
+        np.array(columns[key], dtype=np.float64)  # None becomes NaN
+        for key in ("value", "loglikelihood", "n_bytes")
+    )
+    return {
+        task: SampleTable(
+            doc_hashes=tuple([columns["doc_hash"][i] for i in of_task]),
+            values=values[of_task],
+            loglikelihoods=loglikelihoods[of_task],
+            n_bytes=np.nan_to_num(n_bytes[of_task]),
+        )
+        for task, of_task in places.items()
+    }
+
+
+def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Collect the entries of all samples by key, None where an optional one is missing.
 
     Raises:
         ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
             another type; names the key and the value.
     """
-    if odd := [row for row in rows if not isinstance(row, dict)]:
-        raise ValueError(f"expected an object, got {odd[0]!r:.60}")
-    if unknown := sorted({key for row in rows for key in row} - _SAMPLE.keys()):
+    if not_objects := [row for row in rows if type(row) is not dict]:
+        raise ValueError(f"expected an object, got {not_objects[0]!r:.60}")
+    if unknown := sorted(set().union(*rows) - _SAMPLE.keys()):
         raise ValueError(f"unknown keys {unknown}, missing keys []")
+    columns = {}
     for key, (kind, is_needed) in _SAMPLE.items():
-        if is_needed and (missing := [row for row in rows if key not in row]):
-            raise ValueError(f"unknown keys [], missing keys {[key]} in {missing[0]!r:.60}")
-        values = [row[key] for row in rows if key in row]
-        if {type(value) for value in values}.difference(json_types(kind)):
-            odd = next(value for value in values if type(value) not in json_types(kind))
-            raise wrong_type(key, kind, odd)
-
-
-def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
-    """Turn the parsed lines of a sample file into one table a task."""
-    _check_samples(rows)
-    by_task: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_task.setdefault(row["task"], []).append(row)
-    return {
-        task: SampleTable(
-            doc_hashes=tuple(row["doc_hash"] for row in of_task),
-            values=np.array([row["value"] for row in of_task], dtype=np.float64),
-            loglikelihoods=_column(of_task, "loglikelihood", math.nan),
-            n_bytes=_column(of_task, "n_bytes", 0),
-        )
-        for task, of_task in by_task.items()
-    }
-
-
-def _column(rows: Sequence[Mapping[str, Any]], key: str, absent: float) -> NDArray[np.float64]:
-    """Return an optional entry of all rows, ``absent`` where it is missing or null."""
-    values = [row.get(key) for row in rows]
-    return np.array([absent if v is None else v for v in values], dtype=np.float64)
+        if is_needed and (lacking := [row for row in rows if key not in row]):
+            raise ValueError(f"unknown keys [], missing keys {[key]} in {lacking[0]!r:.60}")
+        columns[key] = [row.get(key) for row in rows]
+        if wrong := set(map(type, columns[key])).difference(json_types(kind)):
+            value = next(value for value in columns[key] if type(value) in wrong)
+            raise wrong_type(key, kind, value)
+    return columns
 
 
 def _message(error: Exception) -> str:

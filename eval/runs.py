@@ -28,12 +28,8 @@ from eval.records import (
 from eval.schema import build
 from eval.suite import Suite
 from eval.tracking.content import record_content
-from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
+from eval.tracking.wandb_run import log_run, upload_hint
 
-_GROUPS = {"method", "models", "suite", "tracker"}
-_LIMITS = {"include", "exclude", "memory_budget"}
-_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
-_SWITCHES = {"force", "plan", "quiet"}
 _logger = logging.getLogger(__name__)
 
 
@@ -189,24 +185,6 @@ class Cell:
         warning = log_run(content, root=self.output, tracker=self.tracker, group=self.group)
         if warning is not None:
             _logger.warning(warning)
-
-
-def check_entries(config: Mapping[str, Any]) -> None:
-    """Check the top level of a run's configuration.
-
-    Raises:
-        ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
-            off, or the tracker cannot be used.
-    """
-    expected = _GROUPS | _VALUES | _SWITCHES
-    if unknown := sorted(config.keys() - expected):
-        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
-    if missing := sorted(expected - config.keys()):
-        raise ValueError(f"missing entries {missing}")
-    for key in sorted(_SWITCHES):
-        if not isinstance(config[key], bool):
-            raise ValueError(f"{key} must be true or false, got {config[key]!r}")
-    check_tracker(config["tracker"])
 
 
 def described(error: Exception) -> str:

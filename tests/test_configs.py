@@ -9,9 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.utils import instantiate
 
 import seme.job
-from eval.runs import check_entries
 from eval.suite import suite_from_config
-from run import run_cell
+from run import check_entries, run_cell
 from seme.interface import check_method, hyper_parameter_names, traits_of
 from tests.configurations import CONF, composed
 

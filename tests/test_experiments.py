@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from eval.results_folder import load_results
-from eval.runs import check_entries
+from run import check_entries
 from scripts.choose import choose, config_text, share_parameter
 from seme.interface import bind_method, check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of

@@ -151,7 +151,7 @@ PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 9
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (packed(b'{"task": "a", "doc_id"'), "Expecting ':'"),
+        (packed(b'{"task": "a", "doc_id"'), "expected `:` at line 1"),
         (packed(b'{"task": "a"}'), r"missing keys \['doc_id'\]"),
         (packed(b"7"), "expected an object, got 7"),
         (

@@ -9,8 +9,9 @@ import wandb
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import ModelRef, PoolRef, read_record
 from eval.results_folder import load_results
-from eval.runs import Cell, check_entries, described
+from eval.runs import Cell, described
 from eval.suite import Suite, SuiteTask
+from run import check_entries
 
 MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
 MODELS = PoolRef(pool="p", pivot=MODEL, sources=(MODEL,), references=())
