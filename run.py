@@ -42,8 +42,8 @@ from eval.runs import Cell, conclude, described
 from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
-from eval.tracking.wandb_run import check_tracker
 from eval.tables import with_error
+from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError, bind_method
