@@ -68,7 +68,7 @@ def is_scored(record: Record) -> bool:
     return record.status == "done" and record.suite is not None
 
 
-def load_results(root: Path) -> Results:
+def load_results(root: Path, *, samples: bool = True) -> Results:
     """Read every record under a results folder with its samples, each once.
 
     Left out, and named as a fault, is a record that is damaged or of another schema, or whose
@@ -80,8 +80,10 @@ def load_results(root: Path) -> Results:
 
     Args:
         root: The results folder; may be absent.
+        samples: Read the samples too; without them a table of means takes a moment, and nothing
+            can be tested.
     """
-    runs, problems = _readable(root)
+    runs, problems = _readable(root, with_samples=samples)
     for select in (_one_of_a_fingerprint, _of_one_contract):
         runs, refused = select(runs)
         problems += refused
@@ -93,7 +95,7 @@ def load_results(root: Path) -> Results:
     )
 
 
-def _readable(root: Path) -> tuple[list[_Entry], list[Problem]]:
+def _readable(root: Path, *, with_samples: bool) -> tuple[list[_Entry], list[Problem]]:
     """Runs whose files hold together by themselves."""
     runs, problems = [], []
     for path in sorted(root.glob(f"runs/*/{RECORD_NAME}")):
@@ -105,7 +107,7 @@ def _readable(root: Path) -> tuple[list[_Entry], list[Problem]]:
             continue
         run = Run(record=record, samples=None)
         try:
-            if is_scored(record) and samples.exists():
+            if with_samples and is_scored(record) and samples.exists():
                 run = run_of(record, read_samples(samples))
         except ValueError as error:
             problems.append(_problem(samples, root, error))

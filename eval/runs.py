@@ -1,4 +1,4 @@
-"""A run on its way to a record: found if done already, alone while it runs, never lost."""
+"""One run: skip if done, lock, record the result or the failure; the end of a sweep."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 from rich.console import Console
 
+from eval.leaderboard.board import Board, boards_of
 from eval.meter import metered
 from eval.records import (
     PoolRef,
@@ -25,6 +26,7 @@ from eval.records import (
     run_folder,
     write_record,
 )
+from eval.results_folder import Problem, load_results
 from eval.schema import build
 from eval.suite import Suite
 from eval.tracking.content import record_content
@@ -197,8 +199,10 @@ def described(error: Exception) -> str:
 def conclude(
     root: Path, output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
 ) -> None:
-    """Write the leaderboard, show it, and exit with 1 if a run failed or a record is faulty.
+    """Show the leaderboard, and exit with 1 if a run failed or a record is invalid.
 
+    A sweep also writes leaderboard.md and .csv, with tests over all samples; after a single run
+    the table is made from the records alone, and the files are left to ``scripts.leaderboard``.
     In a sweep, a method that refused models of another shape has not failed: its row says so.
 
     Args:
@@ -217,21 +221,34 @@ def conclude(
         write_tables,
     )
 
-    found = read_leaderboard(root / output)
-    write_tables(root / output, found)
-    sys.stderr.write(problem_lines(Path(output), found.problems))
-    if len(cells) == 1 and failed:
+    single = len(cells) == 1
+    if single:
+        results = load_results(root / output, samples=False)
+        boards: Sequence[Board] = boards_of(results.runs)
+        problems: Sequence[Problem] = results.problems
+    else:
+        leaderboard = read_leaderboard(root / output)
+        boards, problems = leaderboard.boards, leaderboard.problems
+        write_tables(root / output, leaderboard)
+    sys.stderr.write(problem_lines(Path(output), problems))
+    if single and failed:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    print_summary(found.boards, console)
+    print_summary(boards, console)
     refused = [cell for cell in failed if cell["refused"]]
     failed = [cell for cell in failed if not cell["refused"]]
-    if len(cells) > 1:
-        told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
-        console.print(f"{told}; records: {output}/runs")
+    if single:
+        console.print(
+            f"tests, leaderboard.md, .csv and .html: python -m scripts.leaderboard output={output}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        counts = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
+        console.print(f"{counts}; records: {output}/runs; table: {output}/leaderboard.md")
     if hint := upload_hint(root / output):
         console.print(hint, highlight=False, markup=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or found.problems or not cells:
+    if failed or problems or not cells:
         sys.exit(1)
