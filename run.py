@@ -74,7 +74,7 @@ def main(config: DictConfig) -> None:
         values = _plain(config)
         values["suite"].setdefault("name", choices["suite"])
         if config.plan:
-            _plan(values, choices["method"])
+            _plan(values, choices["method"], label)
             return
         group = (folder.parent if sweeping else folder).name
         run_cell(values, method_name=choices["method"], group=group, label=label)
@@ -148,8 +148,8 @@ def _job_number(path: Path) -> int:
     return int(path.parent.name)
 
 
-def _plan(config: Mapping[str, Any], method_name: str) -> None:
-    """Print the merge plan; no weights are read, nothing is written."""
+def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
+    """Print the merge plan under a cell's label; no weights are read, nothing is written."""
     from seme.plan import (  # noqa: PLC0415 (loads SeMe's alignment)
         open_outline,
         plan_merge,
@@ -163,7 +163,8 @@ def _plan(config: Mapping[str, Any], method_name: str) -> None:
     sources = [source.checkpoint for source in job.sources]
     plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
     table = plan_table(plan, memory_budget=config["memory_budget"])
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(label, table, sep="\n", markup=False, highlight=False)
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: str) -> Record:

@@ -198,7 +198,10 @@ def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
     method = method_of(name)
     folders = taken_by(method, pools[pool])
     result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
-    assert bits(result) == bits(load_file(folders[0] / "model.safetensors"))
+    assert bits(result) == bits(load_file(folders[0] / "model.safetensors")), (
+        "lam=0 must give the pivot bit by bit, also its -0.0, which pivot + 0.0 turns into 0.0: "
+        "add_weighted and add_signed of seme/elementwise.py keep it"
+    )
 
 
 @pytest.mark.parametrize("pool", DTYPES)
@@ -256,6 +259,7 @@ def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
     name, key, pools, tmp_path
 ):
     method = method_of(name)
+    assert traits_of(method).check is not None, f"declare @checked_by(check) for {key}"
     folders = taken_by(method, pools["float32"])
     pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
     is_number = type(method.keywords[key]) in (int, float)
