@@ -1,4 +1,4 @@
-"""A run on its way to a record: found if done already, alone while it runs, never lost."""
+"""One run: skip if recorded, lock, evaluate, record the result or the failure; end of a sweep."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One configuration: where its records go and how they are made."""
+    """One configuration of a sweep: results folder, suite, tracker, provenance."""
 
     output: Path
     """The results root."""
@@ -105,27 +105,27 @@ class Cell:
         return json.loads(json.dumps(facts))  # as a record gives it back
 
     def only_one(self, draft: Record) -> FileLock:
-        """Keep other processes off this run: the same cell of two sweeps runs once."""
+        """Lock this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(folder.with_name(f"{folder.name}.lock"))
 
     def found(self, draft: Record) -> Record | None:
-        """The finished record of this run, also if its model had another name then."""
+        """Find the finished record of this run, also under another name of its model."""
         ending = f"-{draft.fingerprint[:12]}"
         names = [f.name.removesuffix(ending) for f in self.output.glob(f"runs/*{ending}")]
-        found = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
-        return next((record for record in found if record is not None), None)
+        records = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
+        return next((record for record in records if record is not None), None)
 
     @contextmanager
     def failure_recorded(
         self, draft: Record, *, not_applicable: type[Exception] | None = None
     ) -> Iterator[None]:
-        """Record what goes wrong in the block, unless a finished record would be lost by it.
+        """Record an exception raised in the block, unless a finished record would be lost by it.
 
         Args:
             draft: The record of the run.
-            not_applicable: What a method raises that cannot merge such models.
+            not_applicable: Exception of a method that cannot merge such models.
         """
         try:
             yield
@@ -133,13 +133,13 @@ class Cell:
             refused = not_applicable is not None and isinstance(error, not_applicable)
             status = "not applicable" if refused else "failed"
             if self.found(draft) is None:
-                told = replace(draft, status=status, error=described(error))
-                write_record(self.output, told, None)
+                failure = replace(draft, status=status, error=described(error))
+                write_record(self.output, failure, None)
             raise
 
     @contextmanager
     def scratch(self, draft: Record) -> Iterator[Path]:
-        """Name a folder for a model that is needed in the block only; nothing is left of it."""
+        """Yield the path of a scratch folder and delete it after the block."""
         folder = self.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
@@ -148,29 +148,29 @@ class Cell:
             shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, draft: Record, model: Path) -> Record:
-        """Evaluate a model folder, write the record, and only then tell the tracker."""
+        """Evaluate a model folder, write the record, then log it to the tracker."""
         samples = None
         if self.suite is not None:
             from eval.harness import evaluate  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
             with metered(self.device) as stage:
-                found = evaluate(
+                evaluation = evaluate(
                     model,
                     self.suite,
                     device=self.device,
                     seed=self.seed,
                     progress=self.progress,
                 )
-            samples = found.samples
+            samples = evaluation.samples
             suite = {
-                **replace(self.suite, tasks=found.tasks).described(),
+                **replace(self.suite, tasks=evaluation.tasks).described(),
                 "fingerprint": self.suite.fingerprint(),
-                "task_versions": found.versions,
+                "task_versions": evaluation.versions,
             }
             draft = replace(
                 draft,
                 suite=build(SuiteRef, suite),
-                scores=found.scores,
+                scores=evaluation.scores,
                 evaluation_cost=stage.cost,
             )
         seconds = time.monotonic() - self.started
@@ -191,7 +191,7 @@ class Cell:
 
 
 def described(error: Exception) -> str:
-    """An error's message with the notes on where it happened; paths from the working folder."""
+    """Format an error with its notes; paths are relative to the working folder."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
     return text.replace(f"{Path.cwd()}/", "")
@@ -200,7 +200,7 @@ def described(error: Exception) -> str:
 def conclude(
     root: Path, output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
 ) -> None:
-    """Write the leaderboard, show it, and exit with 1 if a run failed or a record is faulty.
+    """Write and print the leaderboard; exit with 1 if a run failed or a record is invalid.
 
     In a sweep, a method that refused models of another shape has not failed: its row says so.
 
@@ -220,22 +220,22 @@ def conclude(
         write_tables,
     )
 
-    found = read_leaderboard(root / output)
-    write_tables(root / output, found)
-    sys.stderr.write(problem_lines(Path(output), found.problems))
+    leaderboard = read_leaderboard(root / output)
+    write_tables(root / output, leaderboard)
+    sys.stderr.write(problem_lines(Path(output), leaderboard.problems))
     if len(cells) == 1 and failed:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    print_summary(found.boards, console)
+    print_summary(leaderboard.boards, console)
     refused = [cell for cell in failed if cell["refused"]]
     failed = [cell for cell in failed if not cell["refused"]]
     if len(cells) > 1:
-        told = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
-        console.print(f"{told}; records: {output}/runs")
+        counts = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
+        console.print(f"{counts}; records: {output}/runs")
     if commands := upload_commands(root / output):
-        told = "W&B runs that are offline are uploaded with:"
-        console.print(told, *commands, sep="\n", highlight=False, soft_wrap=True)
+        hint = "W&B runs that are offline are uploaded with:"
+        console.print(hint, *commands, sep="\n", highlight=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or found.problems or not cells:
+    if failed or leaderboard.problems or not cells:
         sys.exit(1)
