@@ -220,7 +220,7 @@ def _merge_and_evaluate(
         cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
         cell.scratch(draft) as scratch,
     ):
-        if merged_dir is None and not cell.force and (done := cell.found(draft)):
+        if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", label, _mean(done))
             return done
         if cell.suite is not None:
@@ -268,7 +268,7 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
     with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
-        if cell.found(draft) is None:
+        if cell.find_done(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 

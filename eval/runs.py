@@ -110,7 +110,7 @@ class Cell:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(folder.with_name(f"{folder.name}.lock"))
 
-    def found(self, draft: Record) -> Record | None:
+    def find_done(self, draft: Record) -> Record | None:
         """Find the finished record of this run, also under another name of its model."""
         ending = f"-{draft.fingerprint[:12]}"
         names = [f.name.removesuffix(ending) for f in self.output.glob(f"runs/*{ending}")]
@@ -132,7 +132,7 @@ class Cell:
         except Exception as error:
             refused = not_applicable is not None and isinstance(error, not_applicable)
             status = "not applicable" if refused else "failed"
-            if self.found(draft) is None:
+            if self.find_done(draft) is None:
                 failure = replace(draft, status=status, error=described(error))
                 write_record(self.output, failure, None)
             raise

@@ -68,11 +68,11 @@ def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
 
 
 def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_path):
-    assert cell.found(draft) is None
+    assert cell.find_done(draft) is None
     record = cell.finish(draft, tmp_path)
-    assert cell.found(draft) == record
-    assert cell.found(replace(draft, name="other")) == record
-    assert cell.found(replace(draft, fingerprint="0" * 32)) is None
+    assert cell.find_done(draft) == record
+    assert cell.find_done(replace(draft, name="other")) == record
+    assert cell.find_done(replace(draft, fingerprint="0" * 32)) is None
 
 
 def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft):
@@ -84,7 +84,7 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
     assert (
         record.error == "lam must be a finite number, got inf\nwhile merging a with shape (2,)"
     )
-    assert cell.found(draft) is None
+    assert cell.find_done(draft) is None
 
 
 def test_a_later_success_takes_the_failure_s_place_on_the_board(cell, draft, tmp_path):
