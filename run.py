@@ -216,7 +216,7 @@ def _merge_and_evaluate(
         settings=job.hyper_parameters(),
     )
     with (
-        cell.only_one(draft),
+        cell.lock(draft),
         cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
         cell.scratch(draft) as scratch,
     ):
@@ -267,7 +267,7 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     pivot = build(ModelRef, model.described())
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
-    with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
+    with cell.lock(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
         if cell.find_done(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))

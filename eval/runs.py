@@ -104,7 +104,7 @@ class Cell:
             facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
         return json.loads(json.dumps(facts))  # as a record gives it back
 
-    def only_one(self, draft: Record) -> FileLock:
+    def lock(self, draft: Record) -> FileLock:
         """Lock this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,7 @@ def test_an_interrupt_is_not_a_failure(cell, draft):
 
 def test_a_run_is_alone_and_runs_of_names_with_dots_have_locks_of_their_own(cell, draft):
     one, other = (replace(draft, name=f"Qwen2.5-{size}B") for size in ("0.5", "1.5"))
-    locks = [cell.only_one(record).lock_file for record in (one, other, one)]
+    locks = [cell.lock(record).lock_file for record in (one, other, one)]
     assert locks[0] == locks[2] != locks[1]
 
 
