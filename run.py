@@ -217,7 +217,7 @@ def _merge_and_evaluate(
     )
     with (
         cell.lock(draft),
-        cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
+        cell.record_failure(draft, not_applicable=CheckpointMismatchError),
         cell.scratch(draft) as scratch,
     ):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
@@ -267,7 +267,7 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     pivot = build(ModelRef, model.described())
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
-    with cell.lock(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
+    with cell.lock(draft), cell.record_failure(draft), cell.scratch(draft) as scratch:
         if cell.find_done(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))

@@ -118,7 +118,7 @@ class Cell:
         return next((record for record in records if record is not None), None)
 
     @contextmanager
-    def failure_recorded(
+    def record_failure(
         self, draft: Record, *, not_applicable: type[Exception] | None = None
     ) -> Iterator[None]:
         """Record an exception raised in the block, unless a finished record would be lost by it.

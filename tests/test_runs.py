@@ -39,7 +39,7 @@ def statuses(cell):
 
 
 def fail(cell, draft, error):
-    with pytest.raises(type(error)), cell.failure_recorded(draft):
+    with pytest.raises(type(error)), cell.record_failure(draft):
         raise error
 
 
