@@ -38,7 +38,7 @@ from rich.console import Console
 
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, described
+from eval.runs import Cell, conclude, describe_error
 from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
@@ -80,7 +80,7 @@ def main(config: DictConfig) -> None:
     except Exception as caught:
         if not isinstance(caught, ValueError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
-        cell["error"] = described(caught)
+        cell["error"] = describe_error(caught)
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
         if sweeping:
             kind = "not applicable" if cell["refused"] else "failed"

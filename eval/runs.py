@@ -133,7 +133,7 @@ class Cell:
             refused = not_applicable is not None and isinstance(error, not_applicable)
             status = "not applicable" if refused else "failed"
             if self.find_done(draft) is None:
-                failure = replace(draft, status=status, error=described(error))
+                failure = replace(draft, status=status, error=describe_error(error))
                 write_record(self.output, failure, None)
             raise
 
@@ -190,7 +190,7 @@ class Cell:
             _logger.warning(warning)
 
 
-def described(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Format an error with its notes; paths are relative to the working folder."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])

@@ -9,7 +9,7 @@ import wandb
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import ModelRef, PoolRef, read_record
 from eval.results_folder import load_results
-from eval.runs import Cell, described
+from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from run import check_entries
 
@@ -137,7 +137,7 @@ def test_the_record_is_there_before_the_tracker_and_survives_it(
     ],
 )
 def test_an_error_that_is_not_the_user_s_says_its_kind(error, text):
-    assert described(error) == text
+    assert describe_error(error) == text
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_error_names_paths_from_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     error = ValueError(f"{tmp_path}/models/a does not fit /elsewhere/b")
     error.add_note(f"while reading {tmp_path}/models/a")
-    assert described(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
+    assert describe_error(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
 
 
 def make_twice(folder):
