@@ -43,6 +43,7 @@ from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
 from eval.tables import with_error
+from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError, bind_method
@@ -128,10 +129,7 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
-    if config["tracker"].get("name") != "none":
-        from eval.tracking.wandb_run import check_tracker  # noqa: PLC0415 (wandb is slow to load)
-
-        check_tracker(config["tracker"])
+    check_tracker(config["tracker"])
 
 
 def cell_label(hydra_config: Any) -> str:  # noqa: ANN401 (Hydra's own configuration)

@@ -27,7 +27,8 @@ from eval.records import (
 )
 from eval.schema import build
 from eval.suite import Suite
-from eval.tracking.offline_run import upload_commands
+from eval.tracking.content import record_content
+from eval.tracking.wandb_run import log_run, upload_hint
 
 _logger = logging.getLogger(__name__)
 
@@ -180,13 +181,9 @@ class Cell:
         return record
 
     def _track(self, record: Record, path: Path) -> None:
-        if self.tracker["name"] == "none":
-            return
-        from eval.tracking.wandb_run import track  # noqa: PLC0415 (wandb is slow to load)
-
-        folder = path.parent / "wandb"
-        warning = track(record, path, tracker=self.tracker, group=self.group, folder=folder)
-        if warning:
+        content = record_content(record, path)
+        warning = log_run(content, root=self.output, tracker=self.tracker, group=self.group)
+        if warning is not None:
             _logger.warning(warning)
 
 
@@ -232,9 +229,8 @@ def conclude(
     if len(cells) > 1:
         counts = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
         console.print(f"{counts}; records: {output}/runs")
-    if commands := upload_commands(root / output):
-        hint = "W&B runs that are offline are uploaded with:"
-        console.print(hint, *commands, sep="\n", highlight=False, soft_wrap=True)
+    if hint := upload_hint(root / output):
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
     if failed or leaderboard.problems or not cells:

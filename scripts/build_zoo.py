@@ -1,7 +1,7 @@
-"""Rebuild the embedded benchmark, or check that it tells methods apart.
+"""Rebuild the embedded benchmark, or check that it separates merge methods.
 
-python -m scripts.build_zoo            texts, items and models; finished models are kept
-python -m scripts.build_zoo --check    the table of what the benchmark must show
+python -m scripts.build_zoo            items, cards and missing models
+python -m scripts.build_zoo --check    the claims about experts, gap and spread
 """
 
 import argparse
@@ -10,15 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.zoo.build import build_items
-from scripts.zoo.cards import data_card
-from scripts.zoo.check import check
-from scripts.zoo.material import ZOO, read_material, read_recipe
-from scripts.zoo.schedule import train_models
+from scripts.zoo.build import build_items, train_models
+from scripts.zoo.material import ZOO, data_card, read_material, read_recipe
+from scripts.zoo.separation import check
 
 
 def main() -> None:
-    """Parse the command line and do what it says."""
+    """Build, or check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only print the check table")
     parser.add_argument("--output", default="results/zoo_check", help="runs of the check")
@@ -31,7 +29,13 @@ def main() -> None:
 
 
 def build(folder: Path, console: Console, *, force: bool) -> None:
-    """Write items and cards, then train every model that is not there."""
+    """Write items and the data card, then train every missing model.
+
+    Args:
+        folder: Folder of the benchmark, ``eval/zoo``.
+        console: Shows progress.
+        force: Train models again that are already there.
+    """
     console.print("reading texts (downloaded on the first run)")
     recipe = read_recipe()
     material = read_material(recipe)

@@ -1,12 +1,12 @@
-"""Choose hyper-parameters on the validation split, and write them down for other experiments.
+"""Select hyper-parameters on the validation split and write them as config variants.
 
 python run.py -m experiment=select
 python -m scripts.choose experiment=select
 python -m scripts.choose records=results/published/paper
 
-Every method that was run on the validation split gets ``conf/variant/chosen/<method>.yaml``, its best
-setting of all; a method that keeps a share also ``<method>_<share>.yaml``, the best at that share.
-The same records give the same bytes. Runs of the test split are never looked at.
+Writes ``conf/variant/chosen/<method>.yaml``, the best setting of every method that was run on the
+validation split, and for a method with a tau or density also ``<method>_<tau>.yaml``, the best at
+that value. The same records give the same bytes. Runs on the test split are not read.
 """
 
 import hashlib
@@ -31,36 +31,36 @@ CONF = ROOT / "conf"
 CHOSEN = CONF / "variant" / "chosen"
 _USAGE = "usage: python -m scripts.choose experiment=NAME | records=RESULTS_FOLDER"
 _SHARE = "${tau}"
-"""What the parameter that keeps a share is set to in a method's file."""
+"""Value of the parameter that follows ``tau`` in a file of ``conf/method``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The best of several settings of one method."""
+    """The selected setting of one method."""
 
     name: str
-    """Stem of its file: the method, and the share kept where that was given."""
+    """Stem of its file: the method, with the tau it is selected at if there is one."""
     method: str
     settings: Mapping[str, Any]
     """Every hyper-parameter, as in the record."""
     tried: tuple[Record, ...]
-    """The validation runs it was chosen from."""
+    """The validation runs compared."""
 
     @property
     def winners(self) -> tuple[Record, ...]:
-        """The runs of the chosen setting: one for each seed."""
+        """The runs of the selected setting, one per seed."""
         return tuple(run for run in self.tried if run.settings == self.settings)
 
 
 def main(arguments: list[str]) -> int:
-    """Choose, print what was tried, write the configuration files.
+    """Select, print the runs compared, write the config variants.
 
     Args:
         arguments: ``experiment=NAME``, whose ``output`` holds the records, or
             ``records=FOLDER``, a results folder.
 
     Returns:
-        0; 1 if the records allow no choice; 2 if the arguments cannot be read.
+        0; 1 if the records allow no selection; 2 if the arguments are invalid.
     """
     match [argument.partition("=") for argument in arguments]:
         case [("experiment", "=", name)] if (CONF / "experiment" / f"{name}.yaml").is_file():
@@ -87,13 +87,13 @@ def main(arguments: list[str]) -> int:
 
 
 def choose(records: Iterable[Record]) -> list[Choice]:
-    """Choose the best setting of every method, over all shares kept and at each of them.
+    """Select the best setting of every method, over all tau and at each tau.
 
     Args:
-        records: Of one results folder; only merges on the validation split count.
+        records: All records of one results folder; merges on other splits are ignored.
 
     Returns:
-        Methods in alphabetical order, each over all shares first, then share by share.
+        Methods in alphabetical order, each over all tau first, then tau by tau.
 
     Raises:
         ValueError: If no merge was scored on the validation split, one of them failed, or they
@@ -110,13 +110,13 @@ def choose(records: Iterable[Record]) -> list[Choice]:
 
 
 def share_parameter(method: str) -> str | None:
-    """Name of the method's parameter that ``tau`` feeds, None if it keeps no share."""
+    """Name of the method's parameter that is set to ``tau``, None if there is none."""
     settings = _read_yaml(CONF / "method" / f"{method}.yaml")
     return next((key for key, value in settings.items() if value == _SHARE), None)
 
 
 def config_text(choice: Choice) -> str:
-    """The file in ``conf/variant/chosen``: the choice, and what it rests on."""
+    """Text of the file in ``conf/variant/chosen``: the setting and its evidence."""
     means = ", ".join(_mean(run) for run in choice.winners)
     n_settings = len({_setting(run, run.settings) for run in choice.tried})
     fingerprints = " ".join(sorted(run.fingerprint for run in choice.tried))
@@ -147,23 +147,23 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(choices: Sequence[Choice]) -> Table:
-    """Every run that was looked at, with the files it won."""
-    shown = Table(title="Tried on the validation split", title_justify="left")
+    """Every run compared, with the files it was selected for."""
+    runs = Table(title="Tried on the validation split", title_justify="left")
     for header in ("method", "setting", "seed"):
-        shown.add_column(header)
-    shown.add_column("mean %", justify="right", no_wrap=True)
-    shown.add_column("chosen for")
+        runs.add_column(header)
+    runs.add_column("mean %", justify="right", no_wrap=True)
+    runs.add_column("chosen for")
     for choice in _most_general(choices):
         varied = _varied(choice)
         for run in sorted(choice.tried, key=lambda r: _sorted_by(r, varied)):
             won = [c.name for c in choices if run in c.winners]
             setting = _setting(run, varied)
-            shown.add_row(run.name, setting, str(run.seed), _mean(run), ", ".join(won))
-    return shown
+            runs.add_row(run.name, setting, str(run.seed), _mean(run), ", ".join(won))
+    return runs
 
 
 def edges(choices: Sequence[Choice]) -> list[str]:
-    """Say which chosen numbers are the least or the largest tried: a better one may lie beyond."""
+    """Name the selected numbers at the edge of the grid: a better one may be outside."""
     return [
         f"{choice.name}: {name}={choice.settings[name]:g} is the {end} tried"
         for choice in choices
@@ -175,21 +175,21 @@ def edges(choices: Sequence[Choice]) -> list[str]:
 
 
 def _read(folder: Path) -> tuple[Record, ...]:
-    """Every record of a results folder; none if one of them cannot be trusted."""
-    found = load_results(folder)
-    if found.problems:
-        told = "\n".join(f"{folder / fault.path} {fault.message}" for fault in found.problems)
-        raise ValueError(f"nothing is chosen from records that cannot be trusted:\n{told}")
-    return found.records
+    """Read every record of a results folder; an invalid one is an error."""
+    results = load_results(folder)
+    if results.problems:
+        lines = "\n".join(f"{folder / p.path} {p.message}" for p in results.problems)
+        raise ValueError(f"refusing to select hyper-parameters: invalid records\n{lines}")
+    return results.records
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
 
 
 def _validation_runs(records: Sequence[Record]) -> list[Record]:
-    """The merges that were scored on the validation split."""
+    """The merges scored on the validation split."""
     merges = [r for r in records if r.kind == "merge" and r.suite is not None]
     runs = [r for r in merges if r.suite is not None and r.suite.split == "validation"]
     if failed := [f"{r.name} {r.fingerprint[:12]}" for r in runs if r.status == "failed"]:
@@ -203,7 +203,7 @@ def _validation_runs(records: Sequence[Record]) -> list[Record]:
 
 
 def _questions(method: str, runs: Sequence[Record]) -> list[tuple[str, tuple[Record, ...]]]:
-    """File name to the runs one choice is made from: all of a method, then each share."""
+    """Pair the stem of every file with the runs compared for it: all tau, then each tau."""
     share = share_parameter(method)
     if share is None:
         return [(method, tuple(runs))]
@@ -217,7 +217,7 @@ def _most_general(choices: Sequence[Choice]) -> list[Choice]:
 
 
 def _varied(choice: Choice) -> list[str]:
-    """Hyper-parameters with several values among the runs, the share first."""
+    """Hyper-parameters with several values among the runs, tau or density first."""
     share = share_parameter(choice.method)
     names = [
         name

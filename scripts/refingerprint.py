@@ -3,8 +3,8 @@
 ``python -m scripts.refingerprint output=results``
 
 A fingerprint holds a hash of the method's own module, so editing that module orphans its runs.
-Where tests/test_golden.py shows that merged bytes are as before, the records are still true: they
-and their folders get the fingerprints that the same runs have now. Tables, reports and
+While tests/test_golden.py shows that merged bytes are unchanged, the records stay valid: they and
+their folders get the fingerprints that the same runs have now. Tables, reports and
 conf/variant/chosen name fingerprints too: rebuild them afterwards.
 """
 
@@ -32,7 +32,7 @@ _USAGE = "usage: python -m scripts.refingerprint output=RESULTS_FOLDER"
 
 
 def refingerprint(root: Path) -> dict[str, str]:
-    """Rename the merges of a results folder to the fingerprints they have with today's code.
+    """Rename the merges of a results folder to their fingerprints under the current code.
 
     Args:
         root: The results folder.
@@ -41,8 +41,8 @@ def refingerprint(root: Path) -> dict[str, str]:
         Old fingerprint to new one, for those that changed.
 
     Raises:
-        ValueError: If a record is damaged, does not say what its fingerprint was made from, or
-            its method is no longer in conf/method; nothing is renamed then.
+        ValueError: If a record is damaged or lacks the identity that its fingerprint hashes, or
+            its method is not in conf/method; nothing is renamed then.
     """
     records = {path: read_record(path) for path in sorted(root.glob(f"runs/*/{RECORD_NAME}"))}
     renewed = {path: _renewed(path, record) for path, record in records.items()}
@@ -58,12 +58,12 @@ def refingerprint(root: Path) -> dict[str, str]:
 
 
 def _renewed(path: Path, record: Record) -> Record:
-    """Return the record with the identity and the fingerprint that its run has now."""
+    """Return the record with the current identity and fingerprint of its run."""
     identity = record.provenance.get("identity")
     if identity is None or fingerprint_of(identity) != record.fingerprint:
         raise ValueError(
-            f"{path}: provenance.identity must be what the fingerprint "
-            f"{record.fingerprint[:12]} was made from, got {identity!r:.80}; delete the run's "
+            f"{path}: provenance.identity must hash to the fingerprint "
+            f"{record.fingerprint[:12]}, got {identity!r:.80}; delete the run's "
             "folder to run it again"
         )
     if record.kind != "merge":
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
         arguments: ``output=FOLDER``.
 
     Returns:
-        0; 1 if a record cannot be renewed; 2 if the arguments cannot be read.
+        0; 1 if a record cannot be renewed; 2 if the arguments are invalid.
     """
     match [argument.partition("=") for argument in arguments]:
         case [("output", "=", folder)] if Path(folder).is_dir():

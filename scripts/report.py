@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
             ``results/reports``).
 
     Returns:
-        0; 1 if a file is faulty, which the report names, or nothing can be reported; 2 if the
-        arguments cannot be read.
+        0; 1 if a file is invalid (the report names it) or there is nothing to report; 2 if the
+        arguments are invalid.
     """
     options = {key: value for key, _, value in (a.partition("=") for a in arguments)}
     if "experiment" not in options or not options.keys() <= _KEYS or not all(options.values()):
@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> int:
 
 
 def gather(experiment: Experiment, records: Path) -> Material:
-    """Read the input of a report.
+    """Read the records and published numbers of a report.
 
     Raises:
-        ValueError: If the folder holds no merge that can be used, or a file of published
+        ValueError: If the folder holds no valid merge, or a file of published
             numbers is malformed; names it.
     """
     results = load_results(records)
@@ -64,7 +64,7 @@ def gather(experiment: Experiment, records: Path) -> Material:
     if not boards:
         problems = "".join(f"\n{fault.path} {fault.message}" for fault in results.problems)
         raise ValueError(
-            f"{records} must hold merges, it has none that can be used; run "
+            f"{records} must hold merges, it has no valid one; run "
             f"{experiment.commands[0]}{problems}"
         )
     return Material(
@@ -76,7 +76,7 @@ def gather(experiment: Experiment, records: Path) -> Material:
 
 
 def write_report(folder: Path, name: str, blocks: list[Block]) -> None:
-    """Write both forms of a report; figures that it no longer has are deleted."""
+    """Write a report as Markdown and HTML; delete its old figures."""
     files = drawing_files(blocks)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{name}.*.svg"):

@@ -1,4 +1,4 @@
-"""Log the leaderboards to W&B: ``python -m scripts.track output=results tracker.mode=online``."""
+"""Log the leaderboard to W&B: ``python -m scripts.track output=results tracker.mode=online``."""
 
 import sys
 from collections.abc import Sequence
@@ -7,10 +7,8 @@ from typing import Any
 
 import yaml
 
-from eval.leaderboard.tables import read_leaderboard
-from eval.tracking.leaderboard import exhibit_of
-from eval.tracking.offline_run import upload_commands
-from eval.tracking.wandb_run import check_tracker, track_exhibit
+from eval.tracking.leaderboard import leaderboard_content
+from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
 from scripts.leaderboard import main as write_files
 
 _TRACKER = Path(__file__).resolve().parent.parent / "conf" / "tracker" / "wandb.yaml"
@@ -18,53 +16,46 @@ _USAGE = "usage: python -m scripts.track [output=RESULTS_FOLDER] [tracker.KEY=VA
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rebuild the leaderboards of a results folder and log them as one W&B run.
+    """Write the leaderboard of a results folder and log it as one W&B run.
 
     Args:
-        arguments: ``output=FOLDER`` (default ``results``) and ``tracker.KEY=VALUE`` for what
-            shall differ from ``conf/tracker/wandb.yaml``; values are YAML.
+        arguments: ``output=FOLDER`` (default ``results``), and ``tracker.KEY=VALUE`` to override
+            an entry of ``conf/tracker/wandb.yaml``; values are YAML.
 
     Returns:
-        0; 1 if a record cannot be read or the run not be logged; 2 if the arguments cannot.
+        0; 1 if a record is invalid or W&B failed; 2 if the arguments are invalid.
     """
     try:
-        output, tracker = _parsed(arguments)
+        root, tracker = _parse(arguments)
     except (ValueError, yaml.YAMLError) as error:
         print(f"{error}\n{_USAGE}", file=sys.stderr)
         return 2
-    root = Path(output)
+    code = write_files([f"output={root}"])
     if not root.is_dir():
-        print(f"output must be a results folder, {root} is absent", file=sys.stderr)
-        return 1
-    code = write_files([f"output={output}"])
-    try:
-        found = read_leaderboard(root)
-        shown = exhibit_of(root, found.boards, found.standings)
-        warning = track_exhibit(shown, root, tracker=tracker)
-    except (ValueError, OSError) as error:
-        warning = f"not tracked in W&B: {error}"
+        return code
+    warning = log_run(
+        leaderboard_content(root), root=root, tracker=tracker, group="leaderboard"
+    )
     if warning is not None:
         print(warning, file=sys.stderr)
         return 1
-    print(f"logged to W&B ({tracker['mode']})")
-    if tracker["mode"] == "offline":
-        print("\n".join(["upload with:", *upload_commands(root)]))
+    print(upload_hint(root.absolute()) or "logged to W&B")
     return code
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The results folder, and the tracker's file with the changes asked for."""
-    output, tracker = "results", yaml.safe_load(_TRACKER.read_text(encoding="utf-8"))
+def _parse(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The results folder, and the tracker's configuration with the overrides."""
+    root, tracker = Path("results"), yaml.safe_load(_TRACKER.read_text(encoding="utf-8"))
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "output" and value:
-            output = value.rstrip("/")
+            root = Path(value)
         elif key.startswith("tracker.") and value:
             tracker[key.removeprefix("tracker.")] = yaml.safe_load(value)
         else:
             raise ValueError(f"expected output=... or tracker.KEY=..., got {argument}")
     check_tracker(tracker)
-    return output, tracker
+    return root, tracker
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class NamedModel:
 
     name: str
     location: str
-    """Folder or hub id, as configured; the adapter's where there is one."""
+    """Folder, relative to the repository or to ``~`` if it is in one of them, or hub id; the
+    adapter's where there is one."""
     revision: str | None
     """Of that location, as configured."""
     checkpoint: AnyCheckpoint
@@ -243,12 +244,20 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         )
     return NamedModel(
         name=name,
-        location=location,
+        location=_portable(location, root),
         revision=entry.get("adapter_revision" if is_adapter else "revision"),
         checkpoint=_open_adapted(entry, root)
         if is_adapter
         else _open_whole(entry, root, opener),
     )
+
+
+def _portable(location: str, root: Path) -> str:
+    """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
+    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
+        if Path(location).is_relative_to(folder):
+            return (prefix / Path(location).relative_to(folder)).as_posix()
+    return location
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:

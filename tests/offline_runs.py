@@ -1,6 +1,7 @@
-"""Records to log, and reading back the files that wandb leaves offline."""
+"""Made-up records to log, and a reader of wandb's offline files."""
 
 import json
+import struct
 import time
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from eval.records import (
     SuiteRef,
     write_record,
 )
-from eval.tracking.offline_run import records_in
 
 WANDB = {
     "name": "wandb",
@@ -66,7 +66,7 @@ def make_reference(name="base"):
 
 
 def write(root, record):
-    """Write a record with two samples per task, and say where."""
+    """Write a record with two samples per task; returns its path."""
     samples = {
         task: [Sample(doc_id=i, doc_hash=f"{task}{i}", value=s.value) for i in range(2)]
         for task, s in record.scores.items()
@@ -74,20 +74,39 @@ def write(root, record):
     return write_record(root, record, samples)
 
 
+_CHUNK = struct.Struct("<IHB")  # checksum, size, kind
+
+
+def records_in(path):
+    """Yield the records of a ``.wandb`` file: LevelDB's log format after a header of 7 bytes."""
+    content, place, record = path.read_bytes(), 7, b""
+    while place + _CHUNK.size <= len(content):
+        if (left := 32768 - place % 32768) < _CHUNK.size:  # zeros up to the border
+            place += left
+            continue
+        _, size, kind = _CHUNK.unpack_from(content, place)
+        record += content[place + _CHUNK.size : place + _CHUNK.size + size]
+        place += _CHUNK.size + size
+        if kind in (1, 4):  # a record in one chunk, the last chunk of several
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
 def read_run(path):
     """Records of one offline run; wandb writes the last of them a moment after finish()."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        records = [wandb_internal_pb2.Record.FromString(record) for record in records_in(path)]
+        records = list(records_in(path))
         if any(record.WhichOneof("record_type") == "exit" for record in records):
             return records
         time.sleep(0.05)
     raise AssertionError(f"{path} never got its last record")
 
 
-def read_back(folder):
-    """Everything the offline runs under a folder left: one list of records a run."""
-    return [read_run(path) for path in sorted(Path(folder).rglob("*.wandb"))]
+def read_back(root):
+    """One list of records per offline run of a results folder, in order of the run's name."""
+    runs = [read_run(path) for path in Path(root).glob("wandb/offline-run-*/*.wandb")]
+    return sorted(runs, key=lambda records: run_and_summary(records)[0].display_name)
 
 
 def run_and_summary(records):
@@ -101,14 +120,16 @@ def run_and_summary(records):
     return run, summary
 
 
-def artifacts_of(records):
-    return [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
-
-
-def used_and_made(records):
-    """Names of the artifacts that a run used and made, less its tables."""
-    found = [a for a in artifacts_of(records) if a.type != "tables"]
-    return (
-        [a.name for a in found if a.use_after_commit],
-        [a.name for a in found if not a.use_after_commit],
+def artifact_files(records, kind):
+    """Content of every file of the run's artifact of this type, by name."""
+    (artifact,) = (
+        r.artifact
+        for r in records
+        if r.WhichOneof("record_type") == "artifact" and r.artifact.type == kind
     )
+    return {e.path: Path(e.local_path).read_bytes() for e in artifact.manifest.contents}
+
+
+def exit_code(records):
+    (code,) = (r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit")
+    return code

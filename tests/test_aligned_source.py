@@ -94,8 +94,8 @@ def test_a_source_turned_at_random_computes_the_same_logits(model_type, tied, tm
     )
     plain = folded(pivot)
     turned = aligned(plain, folded(source), a_turn(plain, plain))
-    found = logits_at(written(turned, tmp_path / "turned"))
-    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    actual = logits_at(written(turned, tmp_path / "turned"))
+    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
     assert "model.embed_tokens.weight" not in turned.names or not torch.allclose(
         turned.read("model.embed_tokens.weight"),
         folded(source).read("model.embed_tokens.weight"),
@@ -106,21 +106,21 @@ def test_a_source_turned_at_random_computes_the_same_logits(model_type, tied, tm
 @pytest.mark.parametrize("model_type", DENSE)
 def test_a_source_written_into_a_wider_model_computes_the_same_logits(model_type, tmp_path):
     source = save_turnable(tmp_path / "source", model_type)
-    found = widened_logits(source, tmp_path, model_type, **WIDER[model_type])
-    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    actual = widened_logits(source, tmp_path, model_type, **WIDER[model_type])
+    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
 
 
 @pytest.mark.parametrize("model_type", TALLER)
-def test_it_does_so_with_heads_of_more_dimensions(model_type, tmp_path):
+def test_wider_heads_of_the_pivot_keep_the_logits_too(model_type, tmp_path):
     source = save_turnable(tmp_path / "source", model_type)
-    found = widened_logits(source, tmp_path, model_type, **TALLER[model_type])
-    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    actual = widened_logits(source, tmp_path, model_type, **TALLER[model_type])
+    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
 
 
-def test_queries_behind_a_norm_take_another_attention_scale_through_its_gain(tmp_path):
+def test_normed_queries_get_the_attention_scale_through_the_gain(tmp_path):
     source = save_turnable(tmp_path / "source", "gemma3_text")
-    found = widened_logits(source, tmp_path, "gemma3_text", query_pre_attn_scalar=6)
-    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    actual = widened_logits(source, tmp_path, "gemma3_text", query_pre_attn_scalar=6)
+    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
 
 
 def test_a_source_without_biases_has_zeros_where_the_pivot_has_some(tmp_path):
@@ -129,15 +129,18 @@ def test_a_source_without_biases_has_zeros_where_the_pivot_has_some(tmp_path):
         save_tiny(tmp_path / "pivot", "llama"),
         save_tiny(tmp_path / "source", "llama", seed=1, **plain),
     )
-    ours = folded(pivot)
-    found = logits_at(
-        written(aligned(ours, folded(source), a_turn(ours, ours)), tmp_path / "turned")
+    folded_pivot = folded(pivot)
+    actual = logits_at(
+        written(
+            aligned(folded_pivot, folded(source), a_turn(folded_pivot, folded_pivot)),
+            tmp_path / "turned",
+        )
     )
-    torch.testing.assert_close(found, logits_at(source), **SAME_LOGITS)
+    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "olmo2", "gpt_neox", "gemma2"])
-def test_where_a_narrower_source_says_nothing_the_pivots_own_weights_stay(model_type, tmp_path):
+def test_directions_without_a_counterpart_keep_the_pivots_weights(model_type, tmp_path):
     wide = folded(save_tiny(tmp_path / "pivot", model_type, **WIDER[model_type]))
     small = folded(save_turnable(tmp_path / "source", model_type, seed=1))
     turn = a_turn(wide, small)
@@ -146,24 +149,27 @@ def test_where_a_narrower_source_says_nothing_the_pivots_own_weights_stay(model_
     unmatched = match.heads.group_index < 0
     assert int(unmatched.sum()) == len(unmatched) // 2
     place = Place(Part.K, 1)
-    ours, theirs = wide.model.read(place), source._part(place)
-    kept = unmatched.repeat_interleave(len(ours) // len(unmatched))
-    assert torch.equal(theirs[kept], ours[kept])
+    pivot_values, source_values = wide.model.read(place), source._part(place)
+    kept = unmatched.repeat_interleave(len(pivot_values) // len(unmatched))
+    assert torch.equal(source_values[kept], pivot_values[kept])
     others = torch.eye(len(turn.support_PP)) - turn.support_PP
-    torch.testing.assert_close(theirs @ others, ours @ others, atol=1e-5, rtol=0)
-    assert not torch.allclose(theirs[~kept], ours[~kept], atol=0.1)
+    torch.testing.assert_close(source_values @ others, pivot_values @ others, atol=1e-5, rtol=0)
+    assert not torch.allclose(source_values[~kept], pivot_values[~kept], atol=0.1)
 
 
-def test_the_gains_of_all_heads_at_once_stay_where_no_head_stands(tmp_path):
+def test_gains_over_all_heads_stay_where_no_head_is_matched(tmp_path):
     wide = folded(save_turnable(tmp_path / "pivot", "olmo2", **WIDER["olmo2"]))
     small = folded(save_turnable(tmp_path / "source", "olmo2", seed=1))
     source = aligned(wide, small, a_turn(wide, small))
     index = source._frame.layers[0][0].heads.head_index
     place = Place(Part.Q_NORM, 0)
-    ours, theirs = wide.model.read(place).view(8, 8), source._part(place).view(8, 8)
-    assert torch.equal(theirs[index < 0], ours[index < 0])
+    pivot_values, source_values = (
+        wide.model.read(place).view(8, 8),
+        source._part(place).view(8, 8),
+    )
+    assert torch.equal(source_values[index < 0], pivot_values[index < 0])
     gains = small.model.read(place).view(4, 8)[index[index >= 0]]  # 4 heads among 8
-    torch.testing.assert_close(theirs[index >= 0], gains * 0.5**0.5)
+    torch.testing.assert_close(source_values[index >= 0], gains * 0.5**0.5)
 
 
 def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(tmp_path):
@@ -171,9 +177,9 @@ def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(t
     tokens = SharedTokens(
         pivot_rows=torch.tensor([2, 5]), source_rows=torch.tensor([7, 1]), overlap=0.5
     )
-    found = AlignedSource(pivot, source.model, Frame(turn=None, tokens=tokens, layers=()), {})
+    actual = AlignedSource(pivot, source.model, Frame(turn=None, tokens=tokens, layers=()), {})
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        rows = found.read(name)
+        rows = actual.read(name)
         assert torch.equal(rows[[2, 5]], source.read(name)[[7, 1]])
         rows[[2, 5]] = pivot.read(name)[[2, 5]]
         assert torch.equal(rows, pivot.read(name))
@@ -182,11 +188,11 @@ def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(t
 def test_learned_positions_beyond_the_sources_are_the_pivots(tmp_path):
     pivot = folded(save_tiny(tmp_path / "pivot", "gpt2"))
     source = folded(save_tiny(tmp_path / "source", "gpt2", seed=1, n_positions=40))
-    found = AlignedSource(
+    actual = AlignedSource(
         pivot, source.model, Frame(turn=None, tokens=None, layers=()), {}
     ).read("transformer.wpe.weight")
-    assert torch.equal(found[:40], source.read("transformer.wpe.weight"))
-    assert torch.equal(found[40:], pivot.read("transformer.wpe.weight")[40:])
+    assert torch.equal(actual[:40], source.read("transformer.wpe.weight"))
+    assert torch.equal(actual[40:], pivot.read("transformer.wpe.weight")[40:])
 
 
 def test_layers_are_interpolated_by_their_shares(tmp_path):
@@ -196,11 +202,11 @@ def test_layers_are_interpolated_by_their_shares(tmp_path):
         for layer, share in ((0, 0.25), (1, 0.75))
     )
     frame = Frame(turn=None, tokens=None, layers=(matches, matches))
-    found = AlignedSource(pivot, source.model, frame, {})
+    actual = AlignedSource(pivot, source.model, frame, {})
     for name in ("mlp.up_proj.weight", "self_attn.q_proj.bias"):
         first, second = (source.read(f"model.layers.{layer}.{name}") for layer in (0, 1))
         torch.testing.assert_close(
-            found.read(f"model.layers.1.{name}"), 0.25 * first + 0.75 * second
+            actual.read(f"model.layers.1.{name}"), 0.25 * first + 0.75 * second
         )
 
 
@@ -218,9 +224,9 @@ def test_an_aligned_source_is_a_checkpoint_laid_out_like_the_pivot(tmp_path):
     layers = match_layers(pivot.model, source.model, None, units=False)
     frame = Frame(turn=None, tokens=None, layers=layers)
     seconds = {}
-    found = AlignedSource(pivot, source.model, frame, seconds)
-    assert (found.names, found.config) == (pivot.names, pivot.config)
-    assert found.path == tmp_path / "source"
-    assert all(tuple(found.read(n).shape) == found.shape(n) for n in found.names)
-    assert {found.dtype(name) for name in found.names} == {torch.float32}
+    actual = AlignedSource(pivot, source.model, frame, seconds)
+    assert (actual.names, actual.config) == (pivot.names, pivot.config)
+    assert actual.path == tmp_path / "source"
+    assert all(tuple(actual.read(n).shape) == actual.shape(n) for n in actual.names)
+    assert {actual.dtype(name) for name in actual.names} == {torch.float32}
     assert set(seconds) == {"transformation"}

@@ -19,7 +19,7 @@ def model_of(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_model_may_meet_one_of_its_own_architecture_and_any_size(model_type, model_of):
+def test_sizes_of_one_architecture_are_comparable(model_type, model_of):
     layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
     types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
     check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
@@ -37,7 +37,7 @@ def test_a_model_may_meet_one_of_its_own_architecture_and_any_size(model_type, m
         ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
     ],
 )
-def test_what_two_architectures_compute_differently_is_named(pivot, source, message, model_of):
+def test_the_difference_of_two_architectures_is_named(pivot, source, message, model_of):
     with pytest.raises(ValueError, match=message):
         check_comparable(model_of(pivot), model_of(source))
 

@@ -17,13 +17,13 @@ def test_the_greatest_sum_wins_over_the_greatest_entry():
 def test_no_other_assignment_has_a_greater_sum(shape):
     similarity = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     index = assign(similarity)
-    found = similarity[index >= 0, index[index >= 0]].sum()
+    actual = similarity[index >= 0, index[index >= 0]].sum()
     few, many = sorted(shape)
     wide = similarity if shape[0] <= shape[1] else similarity.T
     best = max(
         sum(wide[i, j] for i, j in enumerate(order)) for order in permutations(range(many), few)
     )
-    assert found == pytest.approx(float(best))
+    assert actual == pytest.approx(float(best))
     assert (index >= 0).sum() == few
 
 

@@ -68,7 +68,7 @@ def test_matching_brings_an_unrelated_source_closer_to_the_pivot():
         assert torch.dist(getattr(aligned, name), own) < torch.dist(getattr(source, name), own)
 
 
-def test_what_a_head_writes_and_where_it_looks_count_alike():
+def test_output_and_score_circuits_weigh_equally():
     heads = random_heads(1, bias=False)
     pairs = pair_frequencies(heads.frequencies, heads.frequencies)
     for change in ({"o": -heads.o}, {"q": -heads.q}):
@@ -103,9 +103,9 @@ def test_missing_query_heads_do_not_disturb_the_basis_of_those_that_are_there():
     fewer = replace(
         copy, q=copy.q[there], q_bias=copy.q_bias[there], o=copy.o[:, there], n_heads=4
     )
-    found = apply_heads(match_heads(pivot, fewer, rotate_inner=True), fewer)
-    torch.testing.assert_close(found.k, pivot.k, rtol=1e-5, atol=2e-5)
-    torch.testing.assert_close(found.v, pivot.v, rtol=1e-5, atol=2e-5)
+    actual = apply_heads(match_heads(pivot, fewer, rotate_inner=True), fewer)
+    torch.testing.assert_close(actual.k, pivot.k, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(actual.v, pivot.v, rtol=1e-5, atol=2e-5)
 
 
 def test_groups_without_a_counterpart_have_bases_of_zeros():
@@ -167,7 +167,7 @@ def test_restricting_to_counterparts_changes_nothing_where_there_is_one_for_ever
     assert_same_weights(restrict_heads(match, pivot), pivot)
 
 
-def test_restriction_is_a_projection_to_what_the_placed_source_fills():
+def test_restriction_projects_on_the_matched_source():
     pivot = random_heads(1, n_heads=6, n_kv=2, head_dim=16)
     source = random_heads(2, n_heads=2, n_kv=1, head_dim=8)
     match = match_heads(pivot, source, rotate_inner=True)
@@ -283,11 +283,11 @@ def test_values_and_outputs_count_alike_whatever_their_scale():
     )
 
 
-def test_outputs_alone_fix_the_basis_where_values_say_nothing():
+def test_outputs_alone_fix_the_basis_where_values_are_zero():
     outputs, turn = random_rows(1, 2, 3, 9), torch.linalg.qr(random_rows(2, 3, 3))[0]
     nothing = torch.zeros(3, 9)
-    found = value_output_basis(nothing, turn @ outputs, nothing, outputs)
-    torch.testing.assert_close(found, turn)
+    actual = value_output_basis(nothing, turn @ outputs, nothing, outputs)
+    torch.testing.assert_close(actual, turn)
 
 
 def test_dimensions_without_position_follow_the_pairs_of_their_own_model():
@@ -316,7 +316,7 @@ def test_rotary_dimensions_turn_in_their_planes_only():
     torch.testing.assert_close(basis[0, 2], -basis[2, 0])
 
 
-def test_pairs_stand_at_their_frequency_and_leave_the_others_empty():
+def test_pairs_are_matched_by_frequency_and_others_left_empty():
     pairs = pair_frequencies([1.0, 0.7, 0.5], [0.5])
     rows = random_rows(1, 1, 6, 9)
     basis = query_key_basis(rows, rows[0], rows[:, [2, 5]], rows[0][[2, 5]], pairs)

@@ -44,8 +44,8 @@ def test_methods_do_not_compete_with_one_another():
 
 def test_the_share_is_the_parameter_that_tau_feeds():
     methods = ("seme", "sce", "ties", "dare", "task_arithmetic", "average")
-    found = [share_parameter(method) for method in methods]
-    assert found == ["tau", "tau", "density", "density", None, None]
+    parameters = [share_parameter(method) for method in methods]
+    assert parameters == ["tau", "tau", "density", "density", None, None]
 
 
 def test_seeds_of_a_setting_count_together():
@@ -137,9 +137,9 @@ def test_the_command_writes_a_file_for_each_choice(asked, chosen, tmp_path, caps
     written = {path.stem: yaml.safe_load(path.read_text()) for path in chosen.glob("*.yaml")}
     assert written.keys() == {"ties", "ties_0.1", "ties_0.2"}
     assert written["ties_0.1"]["method"] == {"density": 0.1, "lam": 2.0, "scope": "model"}
-    told = capsys.readouterr().out
-    assert "ties_0.1: lam=2 is the largest tried" in told
-    assert "3 files in conf/variant/chosen" in told
+    printed = capsys.readouterr().out
+    assert "ties_0.1: lam=2 is the largest tried" in printed
+    assert "3 files in conf/variant/chosen" in printed
 
 
 def test_a_damaged_record_is_named_and_nothing_is_written(chosen, tmp_path, capsys):

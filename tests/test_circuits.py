@@ -50,10 +50,10 @@ def test_inner_products_are_those_of_the_products_written_out():
 def test_output_similarity_is_the_cosine_of_the_products_written_out():
     outputs, values = random_rows(1, 4, 5), random_rows(2, 2, 5)
     other_outputs, other_values = random_rows(3, 3, 4), random_rows(4, 3, 4)
-    found = output_similarity(outputs, values, other_outputs, other_values)
+    actual = output_similarity(outputs, values, other_outputs, other_values)
     circuit, other = outputs[3].T @ values[1], other_outputs[2].T @ other_values[2]
     expected = (circuit * other).sum() / (circuit.norm() * other.norm())
-    torch.testing.assert_close(found[3, 2], expected)
+    torch.testing.assert_close(actual[3, 2], expected)
 
 
 def test_rotary_inner_products_are_means_over_relative_positions():
@@ -70,9 +70,11 @@ def test_rotary_inner_products_are_means_over_relative_positions():
 @pytest.mark.parametrize("size", [4, 7])
 def test_score_similarity_of_a_head_with_itself_is_one(size):
     queries, keys = random_rows(1, 4, size), random_rows(2, 2, size)
-    found = score_similarity(queries, keys, queries, keys, pair_frequencies(*[FREQUENCIES] * 2))
-    torch.testing.assert_close(found.diagonal(), torch.ones(4))
-    assert (found - torch.eye(4) < 0.99).all()
+    actual = score_similarity(
+        queries, keys, queries, keys, pair_frequencies(*[FREQUENCIES] * 2)
+    )
+    torch.testing.assert_close(actual.diagonal(), torch.ones(4))
+    assert (actual - torch.eye(4) < 0.99).all()
 
 
 def test_score_similarity_does_not_see_a_turn_shared_by_query_and_key():
@@ -89,16 +91,16 @@ def test_score_similarity_sees_a_turn_of_the_query_alone():
     # looking half a turn away is the opposite circuit
     pairs = pair_frequencies([1.0], [1.0])
     queries, keys = random_rows(1, 1, 2), random_rows(2, 1, 2)
-    found = score_similarity(queries, keys, -queries, keys, pairs)
-    torch.testing.assert_close(found, torch.tensor([[-1.0]]))
+    actual = score_similarity(queries, keys, -queries, keys, pairs)
+    torch.testing.assert_close(actual, torch.tensor([[-1.0]]))
 
 
 def test_a_pair_of_another_frequency_has_no_part_in_the_similarity():
     # the source has one pair, at the pivot's second; the pivot's two are of equal norm
     pairs = pair_frequencies([1.0, 0.5], [0.5])
     rows = torch.eye(4)[None]
-    found = score_similarity(rows, rows, rows[:, [1, 3]], rows[:, [1, 3]], pairs)
-    torch.testing.assert_close(found, torch.tensor([[0.5**0.5]]))
+    actual = score_similarity(rows, rows, rows[:, [1, 3]], rows[:, [1, 3]], pairs)
+    torch.testing.assert_close(actual, torch.tensor([[0.5**0.5]]))
 
 
 def test_circuits_of_zeros_have_cosine_zero():
@@ -116,7 +118,7 @@ def test_equal_frequencies_match_pair_by_pair():
     assert match.exact
 
 
-def test_a_head_of_64_stands_at_every_second_pair_of_a_head_of_128():
+def test_a_head_of_64_is_matched_to_every_second_pair_of_a_head_of_128():
     match = pair_frequencies(frequencies(128), frequencies(64))
     assert match.index[::2] == tuple(range(32))
     assert set(match.index[1::2]) == {-1}
@@ -191,7 +193,7 @@ def test_frequencies_that_are_not_positive_are_refused(bad):
         pair_frequencies([1.0], [bad])
 
 
-def test_a_quarter_turn_is_found():
+def test_a_quarter_turn_is_recovered():
     # the pivot's plane is the source's, turned by 90 degrees: (x, y) -> (-y, x)
     cross = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
     torch.testing.assert_close(pairwise_rotation(cross), cross)
@@ -199,12 +201,12 @@ def test_a_quarter_turn_is_found():
 
 def test_the_rotation_has_the_greatest_trace_of_all_angles():
     cross = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0)).double()
-    found = (pairwise_rotation(cross) * cross).sum(dim=(1, 2))
+    actual = (pairwise_rotation(cross) * cross).sum(dim=(1, 2))
     angle = torch.linspace(0, 2 * math.pi, 3601, dtype=torch.float64)
     turns = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1)
     best = (cross.view(5, 1, 4) * turns).sum(dim=2).amax(dim=1)
-    assert (found >= best).all()
-    torch.testing.assert_close(found, best, rtol=1e-5, atol=0.0)
+    assert (actual >= best).all()
+    torch.testing.assert_close(actual, best, rtol=1e-5, atol=0.0)
 
 
 def test_a_reflection_is_answered_with_a_rotation():

@@ -36,7 +36,7 @@ def test_a_pool_is_diagnosed_without_being_merged(tmp_path, capsys):
         (["method.alignment.refined=1"], "refined"),
     ],
 )
-def test_what_cannot_be_diagnosed_is_one_error(arguments, message, capsys):
+def test_an_unusable_pool_or_override_is_one_error(arguments, message, capsys):
     assert main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -70,7 +70,7 @@ def test_a_worked_example():
     assert cosine.item() == pytest.approx(1.36 / 2.08**0.5)
 
 
-def test_lengths_and_signs_of_vectors_do_not_count_and_zeros_say_nothing():
+def test_lengths_signs_and_zero_vectors_do_not_count():
     r, vectors = random_vectors(3, 4), random_vectors(9, 4)
     changed = torch.cat([vectors * torch.linspace(-2, 3, 9)[:, None], torch.zeros(1, 4)])
     assert torch.allclose(recomposition_cosine(r, vectors), recomposition_cosine(r, changed))

@@ -24,7 +24,7 @@ def test_the_copy_computes_the_same_from_other_numbers(models):
     assert (first.read(name) - second.read(name)).abs().max() > 0.01
 
 
-def test_what_cannot_be_disguised_is_an_error_and_nothing_is_overwritten(models, capsys):
+def test_an_existing_folder_is_not_overwritten(models, capsys):
     base, copy = models
     assert main([str(base), str(copy)]) == 1
     assert "already exists" in capsys.readouterr().err

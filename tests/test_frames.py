@@ -32,7 +32,7 @@ def test_the_frame_of_a_source_in_the_pivots_frame_is_empty(pivot):
     assert [(m.share, m.heads, m.neurons) for (m,) in frame.layers] == [(1.0, None, None)] * 2
 
 
-def test_there_units_are_matched_where_their_numbers_differ(pivot, tmp_path):
+def test_units_in_the_pivots_frame_are_matched_where_their_numbers_differ(pivot, tmp_path):
     fewer = save_tiny(tmp_path / "fewer", "llama", intermediate_size=40)
     ends = ("model.norm.weight", "lm_head.weight")
     change_tensors(fewer, **{name: tensors_of(pivot)[name] for name in ends})
@@ -109,8 +109,8 @@ def test_a_refined_map_is_that_of_units_and_of_anchors_four_times_a_matrix(pivot
     anchors = comparison.operator_PK + embeddings_operator(*embeddings, None)
     units = units_operator(plain, source_model, frame_of(pivot, other).layers)
     left, _, right = torch.linalg.svd(4 * anchors / 160 + units)
-    found = frame_of(pivot, other, refine=1).turn.forward_PK
-    torch.testing.assert_close(found, (left @ right).float(), atol=1e-4, rtol=0)
+    actual = frame_of(pivot, other, refine=1).turn.forward_PK
+    torch.testing.assert_close(actual, (left @ right).float(), atol=1e-4, rtol=0)
 
 
 def test_the_operator_of_matched_units_is_the_sum_over_readers_and_writers(pivot, other):

@@ -37,33 +37,33 @@ def opened(folder, *, seed=0, model_type="llama", words=None, spelling="", **set
     return open_checkpoint(folder, root=folder)
 
 
-def tokens_of(tmp_path, ours, theirs, *, spelling="", **settings):
-    pivot = opened(tmp_path / "pivot", words=ours)
-    source = opened(tmp_path / "source", words=theirs, spelling=spelling, **settings)
+def tokens_of(tmp_path, pivot_words, source_words, *, spelling="", **settings):
+    pivot = opened(tmp_path / "pivot", words=pivot_words)
+    source = opened(tmp_path / "source", words=source_words, spelling=spelling, **settings)
     return match_tokens(pivot, source)
 
 
 @pytest.mark.parametrize("words", [None, WORDS])
 @pytest.mark.parametrize("spelling", ["", "\n"])
-def test_one_vocabulary_stands_row_for_row_however_its_file_is_written(
+def test_one_vocabulary_matches_row_for_row_however_its_file_is_written(
     words, spelling, tmp_path
 ):
     assert tokens_of(tmp_path, words, words, spelling=spelling) is None
 
 
-def test_tokens_are_found_by_their_text(tmp_path):
-    found = tokens_of(tmp_path, WORDS, [*WORDS[:149:-1], *WORDS[:150]])
-    assert found.pivot_rows.tolist() == list(range(160))
-    assert found.source_rows.tolist() == [*range(10, 160), *range(9, -1, -1)]
-    assert found.overlap == 1.0
+def test_tokens_are_matched_by_their_text(tmp_path):
+    actual = tokens_of(tmp_path, WORDS, [*WORDS[:149:-1], *WORDS[:150]])
+    assert actual.pivot_rows.tolist() == list(range(160))
+    assert actual.source_rows.tolist() == [*range(10, 160), *range(9, -1, -1)]
+    assert actual.overlap == 1.0
 
 
 def test_tokens_of_the_source_alone_are_left_out(tmp_path):
-    found = tokens_of(tmp_path, WORDS, [*WORDS, "more", "still more"], vocab_size=162)
-    assert found.source_rows.tolist() == list(range(160))
+    actual = tokens_of(tmp_path, WORDS, [*WORDS, "more", "still more"], vocab_size=162)
+    assert actual.source_rows.tolist() == list(range(160))
 
 
-def test_a_vocabulary_beside_one_model_only_is_no_help(tmp_path):
+def test_a_vocabulary_of_one_model_only_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"source has no vocabulary to match tokens by: put"):
         tokens_of(tmp_path, WORDS, None)
 
@@ -124,13 +124,15 @@ def test_both_operators_sum_over_the_shared_tokens(tmp_path):
     rows = [
         torch.nn.functional.normalize(model.read(name).double()) for model in (pivot, source)
     ]
-    for i, (ours, theirs) in enumerate(zip(tokens.pivot_rows, tokens.source_rows, strict=True)):
+    for i, (pivot_row, source_row) in enumerate(
+        zip(tokens.pivot_rows, tokens.source_rows, strict=True)
+    ):
         units = [b.unit_rows(i, i + 1)[0] for b in bases]
         of_heads += torch.outer(*units)
-        of_embeddings += torch.outer(rows[0][ours], rows[1][theirs])
+        of_embeddings += torch.outer(rows[0][pivot_row], rows[1][source_row])
     torch.testing.assert_close(head_operator(*bases), of_heads, atol=1e-4, rtol=0)
-    found = embeddings_operator(pivot.read(name), source.read(name), tokens)
-    torch.testing.assert_close(found, of_embeddings, atol=1e-4, rtol=0)
+    actual = embeddings_operator(pivot.read(name), source.read(name), tokens)
+    torch.testing.assert_close(actual, of_embeddings, atol=1e-4, rtol=0)
 
 
 def test_a_tied_head_has_the_shape_of_the_embedding(tmp_path):
@@ -159,12 +161,12 @@ def turn_of(pivot, twin):
     return torch.linalg.lstsq(tensors_of(pivot)[name], tensors_of(twin)[name]).solution
 
 
-def test_a_model_stands_in_its_own_frame(pivot):
-    found = comparison_of(pivot, pivot)
-    assert found.in_frame
-    assert found.turn.distance < 1e-6
-    assert found.turn.similarity == pytest.approx(1.0)
-    assert (found.tokens, found.n_anchors) == (None, 160)
+def test_a_model_is_in_its_own_frame(pivot):
+    actual = comparison_of(pivot, pivot)
+    assert actual.in_frame
+    assert actual.turn.distance < 1e-6
+    assert actual.turn.similarity == pytest.approx(1.0)
+    assert (actual.tokens, actual.n_anchors) == (None, 160)
 
 
 def test_the_literal_operator_never_takes_the_short_cut(pivot):
@@ -172,25 +174,25 @@ def test_the_literal_operator_never_takes_the_short_cut(pivot):
 
 
 @pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
-def test_heads_alone_tell_how_a_disguise_is_turned(projection, pivot, twin):
-    found = comparison_of(pivot, twin, projection=projection)
-    assert not found.in_frame
+def test_heads_alone_recover_the_rotation_of_a_disguise(projection, pivot, twin):
+    actual = comparison_of(pivot, twin, projection=projection)
+    assert not actual.in_frame
     back = turn_of(pivot, twin)  # T takes the twin's frame back to the pivot's
-    torch.testing.assert_close(found.turn.forward_PK, back, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.turn.forward_PK, back, atol=1e-4, rtol=0)
 
 
 def test_least_squares_alone_needs_the_pivots_operator_with_itself(pivot, other):
     assert comparison_of(pivot, other).pivot_PP is None
-    found = comparison_of(pivot, other, projection="least_squares").pivot_PP
-    assert torch.equal(found, found.T) or torch.allclose(found, found.T)
-    assert float(found.trace()) == pytest.approx(160, rel=1e-4)  # of unit rows
+    actual = comparison_of(pivot, other, projection="least_squares").pivot_PP
+    assert torch.equal(actual, actual.T) or torch.allclose(actual, actual.T)
+    assert float(actual.trace()) == pytest.approx(160, rel=1e-4)  # of unit rows
 
 
 def test_another_width_has_no_distance_and_is_no_frame_of_the_pivots(pivot, tmp_path):
     narrow = save_tiny(tmp_path / "narrow", "llama", hidden_size=24, head_dim=8)
-    found = comparison_of(pivot, narrow)
-    assert (found.turn.distance, found.in_frame) == (None, False)
-    assert found.turn.forward_PK.shape == (32, 24)
+    actual = comparison_of(pivot, narrow)
+    assert (actual.turn.distance, actual.in_frame) == (None, False)
+    assert actual.turn.forward_PK.shape == (32, 24)
 
 
 def test_a_layer_norm_model_gets_a_map_that_fixes_all_ones(tmp_path):

@@ -80,6 +80,19 @@ def test_a_pool_needs_a_pivot_and_sources_only(folder):
         )
 
 
+def test_a_recorded_location_is_relative_to_the_repository_or_the_home(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(folder / "code", tmp_path / "models" / "code")
+    sources = ["~/models/code", str(tmp_path / "models" / "code"), str(folder / "french")]
+    models = make(folder, pivot="base", sources=sources).described_models()
+    assert models["pivot"]["location"] == "base"
+    assert [source["location"] for source in models["sources"]] == [
+        "~/models/code", "~/models/code", "french",
+    ]  # fmt: skip
+
+
 def test_the_record_says_which_models_took_part(folder):
     revised = {"name": "Code", "location": "code"}
     models = make(folder, sources=[revised], references=["other"]).described_models()
@@ -91,7 +104,7 @@ def test_the_record_says_which_models_took_part(folder):
 def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
     lora = write_adapter(folder / "base", pair())
     (source,) = make(folder, sources=[{"path_to_adapter": str(lora)}]).sources
-    assert (source.name, source.location, source.revision) == ("adapter", str(lora), None)
+    assert (source.name, source.location, source.revision) == ("adapter", "adapter", None)
     assert source.checkpoint.base.path == folder / "base"
     other = {"path_to_adapter": str(lora), "location": "code", "name": "other"}
     (source,) = make(folder, sources=[other]).sources

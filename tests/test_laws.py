@@ -35,7 +35,7 @@ def disguise(request, tmp_path_factory) -> Disguise:
     return Disguise(pivot, disguised(pivot, folder / "twin"), logits_at(pivot))
 
 
-def test_a_model_in_disguise_computes_what_it_did_from_other_weights(disguise):
+def test_a_model_in_disguise_computes_the_same_function_from_other_weights(disguise):
     torch.testing.assert_close(logits_at(disguise.twin), disguise.logits, **SAME_LOGITS)
     plain = folded(disguise.pivot)
     matrices = {n: t for n, t in tensors_of(disguise.twin).items() if t.dim() == 2}
@@ -53,9 +53,9 @@ def test_a_plain_average_with_the_disguise_destroys_the_model(disguise, tmp_path
 def test_merging_with_the_disguise_returns_the_model(disguise, lam, refine, tmp_path):
     merged(tmp_path / "merged", disguise.pivot, disguise.twin, lam=lam, refine=refine)
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
-    plain, found = folded(disguise.pivot), tensors_of(tmp_path / "merged")
-    assert set(found) == set(plain.names)
-    for name, tensor in found.items():
+    plain, actual = folded(disguise.pivot), tensors_of(tmp_path / "merged")
+    assert set(actual) == set(plain.names)
+    for name, tensor in actual.items():
         torch.testing.assert_close(tensor, plain.read(name), atol=1e-4, rtol=0.0, msg=name)
 
 
@@ -64,11 +64,11 @@ def test_the_disguise_may_be_the_pivot_of_the_model_too(disguise, tmp_path):
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
 
 
-def test_beside_a_disguise_a_source_in_the_pivots_frame_is_folded_too(disguise, tmp_path):
+def test_with_a_disguise_a_source_in_the_pivots_frame_is_folded_too(disguise, tmp_path):
     pivot, twin = disguise.pivot, disguise.twin
     report = merged(tmp_path / "merged", pivot, pivot, twin, tau=0.3, refine=0)
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
-    shortcuts = [found["identity_shortcut"] for found in report.diagnostics["sources"]]
+    shortcuts = [actual["identity_shortcut"] for actual in report.diagnostics["sources"]]
     assert shortcuts == [True, False]
 
 
@@ -89,7 +89,7 @@ def test_a_model_merged_with_itself_keeps_its_bits(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", [m for m in DENSE if not m.startswith("gpt")])
-def test_it_does_so_with_the_least_squares_projection_too(model_type, tmp_path):
+def test_a_model_merged_with_itself_by_least_squares_keeps_its_bits(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
     merged(tmp_path / "merged", model, model, projection="least_squares")
     assert bits(tmp_path / "merged") == bits(model)
@@ -121,7 +121,7 @@ def test_one_source_selected_whole_computes_what_that_source_does(model_type, tm
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "olmo2"])
-def test_a_norm_behind_a_block_with_gains_that_differ_is_named(model_type, tmp_path):
+def test_a_norm_on_a_blocks_output_with_varying_gains_is_named(model_type, tmp_path):
     pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
     with pytest.raises(ValueError, match=r"attention_post_norm is a norm on a block's output"):
         merged(tmp_path / "merged", pivot, source)

@@ -45,7 +45,7 @@ def test_units_are_the_same_where_their_numbers_are(settings, same, model_of):
     assert have_same_units(model_of("llama"), model_of("llama", **settings)) is same
 
 
-def test_without_matching_units_stand_in_their_own_order(tmp_path):
+def test_unmatched_units_keep_their_order(tmp_path):
     pivot, source = (
         folded(save_tiny(tmp_path / str(n), "llama", num_hidden_layers=n)).model for n in (2, 3)
     )
@@ -130,11 +130,11 @@ def test_ends_meet_and_shares_sum_to_one(n_pivot, n_source):
     shares = [layer_shares(i, n_pivot=n_pivot, n_source=n_source) for i in range(n_pivot)]
     assert shares[0] == ((0, 1.0),)
     assert shares[-1] == ((n_source - 1, 1.0),)
-    assert all(sum(share for _, share in found) == pytest.approx(1) for found in shares)
-    assert all(0 <= layer < n_source for found in shares for layer, _ in found)
+    assert all(sum(share for _, share in actual) == pytest.approx(1) for actual in shares)
+    assert all(0 <= layer < n_source for actual in shares for layer, _ in actual)
 
 
-def test_a_source_of_one_layer_stands_everywhere():
+def test_a_source_of_one_layer_is_matched_everywhere():
     assert {layer_shares(i, n_pivot=3, n_source=1) for i in range(3)} == {((0, 1.0),)}
 
 
@@ -154,7 +154,7 @@ def model(n_heads, n_kv, head_dim, n_neurons=4):
     return SimpleNamespace(dimensions=sizes)
 
 
-def test_the_first_neurons_stand_on_one_another():
+def test_neurons_in_order_are_paired_first_with_first():
     assert neurons_in_order(model(2, 1, 4, 5), model(2, 1, 4, 3)).index.tolist() == [
         0, 1, 2, -1, -1
     ]  # fmt: skip
@@ -178,7 +178,7 @@ def test_groups_with_fewer_heads_leave_places_empty():
     assert match.head_index.tolist() == [0, 1, -1, 2, 3, -1]
 
 
-def test_a_narrower_head_stands_at_its_frequencies():
+def test_a_narrower_head_in_order_is_paired_by_frequency():
     # pairs of the source at theta ** 0 and ** -1/2, which the pivot has as pairs 0 and 2 of 4
     match = heads_in_order(model(1, 1, 8), model(1, 1, 4), 0, 0)
     assert match.exact
@@ -189,9 +189,9 @@ def test_a_narrower_head_stands_at_its_frequencies():
 def test_a_block_is_expressed_at_the_pivots_units(tmp_path):
     pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
     match = match_layers(pivot.model, source.model, None, units=True)[0][0]
-    found = express_block(source.model, None, match, attention=False)
+    actual = express_block(source.model, None, match, attention=False)
     gate = source.model.read(Place(Part.GATE, 0))
-    assert torch.equal(found[Part.GATE], gate[match.neurons.index])
+    assert torch.equal(actual[Part.GATE], gate[match.neurons.index])
     plain = LayerMatch(layer=0, share=1.0, heads=None, neurons=None)
     assert torch.equal(
         express_block(source.model, None, plain, attention=False)[Part.GATE], gate

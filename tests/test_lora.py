@@ -1,4 +1,4 @@
-"""LoRA adapters: the weights PEFT would merge, to the last bit where the numbers allow."""
+"""LoRA adapters: weights as PEFT merges them, content hashes of several models."""
 
 import json
 import threading
@@ -169,7 +169,7 @@ def test_the_hash_follows_base_factors_and_settings_but_not_how_the_adapter_was_
     assert hashed() != first
 
 
-def test_an_adapter_of_a_quantised_base_says_so(base):
+def test_an_adapter_of_a_quantised_base_is_refused(base):
     tensors = load_file(base / "model.safetensors")
     packed = {**tensors, Q0: torch.ones(8, 16, dtype=torch.uint8)}
     save_file(packed, base / "model.safetensors")
@@ -225,11 +225,11 @@ def test_every_model_has_the_hash_it_has_alone_in_the_order_given(tmp_path):
     assert len(set(expected)) == 8
 
 
-def test_no_model_is_no_hash():
+def test_no_models_have_no_hashes():
     assert content_hashes([]) == []
 
 
-def test_a_folder_that_stands_there_twice_is_read_once(tmp_path, monkeypatch):
+def test_a_folder_given_twice_is_hashed_once(tmp_path, monkeypatch):
     one = toy_model(tmp_path, 1)
     again = open_checkpoint(one.path, root=tmp_path)
     computed, compute = [], Checkpoint._hash_of_tensors
@@ -240,7 +240,7 @@ def test_a_folder_that_stands_there_twice_is_read_once(tmp_path, monkeypatch):
     assert computed == [one.path]
 
 
-def test_models_are_hashed_side_by_side(tmp_path, monkeypatch):
+def test_models_are_hashed_in_parallel(tmp_path, monkeypatch):
     together, compute = threading.Barrier(3, timeout=10), Checkpoint._hash_of_tensors
     monkeypatch.setattr(
         Checkpoint, "_hash_of_tensors", lambda self: together.wait() >= 0 and compute(self)

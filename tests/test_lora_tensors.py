@@ -91,7 +91,7 @@ def test_every_range_holds_the_bits_of_the_whole(monkeypatch, transposed, dora):
 
 
 @CASES
-def test_threads_do_not_show_in_the_bits(transposed, dora):
+def test_the_number_of_threads_does_not_change_the_bits(transposed, dora):
     weight, change, _ = case(transposed, dora, rows=37, columns=50_000, rank=5)
     before = torch.get_num_threads()
     adapted_weight = []
@@ -123,7 +123,7 @@ def test_a_range_reads_only_the_rows_around_it(monkeypatch):
     assert asked == [(56, 112), (140, 161)]  # blocks of 28 elements
 
 
-def test_a_weight_without_elements_stays_one():
+def test_an_empty_weight_keeps_its_shape():
     assert adapted(torch.ones(3, 0), torch.ones(1, 0), torch.ones(3, 1)).shape == (3, 0)
 
 

@@ -70,13 +70,19 @@ def other(tmp_path) -> Path:
     return save_tiny(tmp_path / "other", "llama", seed=1)
 
 
-def test_sources_in_the_pivots_frame_are_merged_as_they_are(pivot, tmp_path):
+def test_sources_in_the_pivots_frame_are_merged_as_stored(pivot, tmp_path):
     source = save_ends_of(pivot, tmp_path / "source", "llama")
     merged(tmp_path / "merged", pivot, source, tau=0.4)
     name = "model.layers.1.mlp.up_proj.weight"
-    ours, theirs = tensors_of(pivot)[name], tensors_of(source)[name]
+    pivot_tensors, source_tensors = tensors_of(pivot)[name], tensors_of(source)[name]
     expected = merge_one(
-        sce, ours, [theirs], tau=0.4, lam=1.0, renormalize=False, select="deltas"
+        sce,
+        pivot_tensors,
+        [source_tensors],
+        tau=0.4,
+        lam=1.0,
+        renormalize=False,
+        select="deltas",
     )
     assert torch.equal(tensors_of(tmp_path / "merged")[name], expected)
 
@@ -85,10 +91,10 @@ def test_they_cost_the_reading_of_heads_and_final_norms_only(pivot, tmp_path, mo
     source, was_read = save_ends_of(pivot, tmp_path / "source", "llama"), set()
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda of, n: (was_read.add(n), read(of, n))[1])
-    found = prepared(pivot, source)
+    actual = prepared(pivot, source)
     assert was_read == {"lm_head.weight", "model.norm.weight"}
-    assert found.models.sources[0].path == source
-    assert isinstance(found.models.sources[0], Checkpoint)
+    assert actual.models.sources[0].path == source
+    assert isinstance(actual.models.sources[0], Checkpoint)
 
 
 def test_the_tolerance_decides_who_is_turned(pivot, other):
@@ -113,9 +119,9 @@ def test_units_are_matched_in_the_pivots_own_frame_when_asked_to(pivot, tmp_path
     }
     change_tensors(source, **permuted, **biases, **{name.format("down_proj"): down})
     merged(tmp_path / "merged", pivot, source, match_units="always")
-    found = tensors_of(tmp_path / "merged")
-    assert found.keys() == tensors_of(pivot).keys()
-    assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in tensors_of(pivot).items())
+    actual = tensors_of(tmp_path / "merged")
+    assert actual.keys() == tensors_of(pivot).keys()
+    assert all(torch.allclose(actual[n], t, atol=1e-6) for n, t in tensors_of(pivot).items())
 
 
 @pytest.mark.parametrize(("n_pivot", "n_source"), [(3, 5), (4, 3), (1, 4)])
@@ -126,13 +132,15 @@ def test_layers_of_a_source_of_another_depth_are_interpolated(
     pivot = save_tiny(tmp_path / "pivot", model_type, num_hidden_layers=n_pivot)
     source = save_ends_of(pivot, tmp_path / "source", model_type, num_hidden_layers=n_source)
     merged(tmp_path / "merged", pivot, source)
-    found, theirs = tensors_of(tmp_path / "merged"), tensors_of(source)
+    actual, source_tensors = tensors_of(tmp_path / "merged"), tensors_of(source)
     for layer in range(n_pivot):
         below, share = divmod(layer * (n_source - 1) / max(n_pivot - 1, 1), 1)
         name = "model.layers.{}.mlp.down_proj.weight"
         above = name.format(min(int(below) + 1, n_source - 1))
-        expected = (1 - share) * theirs[name.format(int(below))] + share * theirs[above]
-        torch.testing.assert_close(found[name.format(layer)], expected, atol=1e-6, rtol=0)
+        expected = (1 - share) * source_tensors[
+            name.format(int(below))
+        ] + share * source_tensors[above]
+        torch.testing.assert_close(actual[name.format(layer)], expected, atol=1e-6, rtol=0)
     assert logits_at(tmp_path / "merged").isfinite().all()
 
 
@@ -148,11 +156,11 @@ def test_rows_of_another_vocabulary_follow_their_tokens(pivot, tmp_path):
     moved[150:] *= -3  # what the source says of its own tokens does not matter
     change_tensors(source, **{"lm_head.weight": moved})
     report = merged(tmp_path / "merged", pivot, source)
-    found, ours = tensors_of(tmp_path / "merged"), tensors_of(pivot)
-    assert torch.equal(found["lm_head.weight"], ours["lm_head.weight"])
-    rows, theirs = found["model.embed_tokens.weight"], tensors_of(source)
-    torch.testing.assert_close(rows[:150], theirs["model.embed_tokens.weight"][reverse])
-    assert torch.equal(rows[150:], ours["model.embed_tokens.weight"][150:])
+    actual, pivot_tensors = tensors_of(tmp_path / "merged"), tensors_of(pivot)
+    assert torch.equal(actual["lm_head.weight"], pivot_tensors["lm_head.weight"])
+    rows, source_tensors = actual["model.embed_tokens.weight"], tensors_of(source)
+    torch.testing.assert_close(rows[:150], source_tensors["model.embed_tokens.weight"][reverse])
+    assert torch.equal(rows[150:], pivot_tensors["model.embed_tokens.weight"][150:])
     (told,) = report.diagnostics["sources"]
     assert (told["identity_shortcut"], told["shared_tokens"]) == (True, 150)
     assert told["overlap"] == 150 / 160
@@ -194,17 +202,17 @@ def test_a_source_with_a_head_of_its_own_gives_a_tied_pivot_one(tmp_path):
         ("lm_head*", "lm_head.weight"),
     ],
 )
-def test_what_is_folded_cannot_be_left_out(left_out, named, pivot, other, tmp_path):
+def test_folded_tensors_cannot_be_excluded(left_out, named, pivot, other, tmp_path):
     with pytest.raises(ValueError, match=rf"must be merged, but \['{named}'.*drop the include"):
         merged(tmp_path / "merged", pivot, other, exclude=[left_out])
 
 
-def test_what_is_not_folded_can_be_left_out(pivot, other, tmp_path):
+def test_other_tensors_can_be_excluded(pivot, other, tmp_path):
     left_out = ["*embed_tokens*", "*o_proj*", "*down_proj*", "*bias"]
     merged(tmp_path / "merged", pivot, other, exclude=left_out)
-    found, ours = tensors_of(tmp_path / "merged"), tensors_of(pivot)
+    actual, pivot_tensors = tensors_of(tmp_path / "merged"), tensors_of(pivot)
     for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"):
-        assert torch.equal(found[name], ours[name])
+        assert torch.equal(actual[name], pivot_tensors[name])
 
 
 @pytest.mark.parametrize(
@@ -288,11 +296,11 @@ def test_a_source_with_a_head_that_is_not_finite_is_named(pivot, other):
     assert caught.value.__notes__ == ["while solving for the semantic bases of source 1"]
 
 
-def test_the_diagnostics_tell_the_place_of_every_source(pivot, other, tmp_path):
+def test_the_diagnostics_describe_every_source(pivot, other, tmp_path):
     report = merged(tmp_path / "merged", pivot, pivot, other, refine=1)
-    found = json.loads(json.dumps(report.diagnostics))
-    same, turned = found["sources"]
-    assert (found["projection"], found["gains_folded"]) == ("orthogonal", True)
+    actual = json.loads(json.dumps(report.diagnostics))
+    same, turned = actual["sources"]
+    assert (actual["projection"], actual["gains_folded"]) == ("orthogonal", True)
     assert (same["identity_shortcut"], turned["identity_shortcut"]) == (True, False)
     assert same["distance_from_identity"] < 1e-10
     assert turned["distance_from_identity"] == pytest.approx(2**0.5, abs=0.3)
@@ -304,14 +312,14 @@ def test_the_diagnostics_tell_the_place_of_every_source(pivot, other, tmp_path):
     assert -1 < first["heads_similarity"] < 1 > first["neurons_similarity"] > 0
     stages = {"tokens", "bases", "map", "units", "refinement", "transformation"}
     assert turned["seconds"].keys() == stages
-    assert sum(found["fusion"]["coefficients"]) == pytest.approx(1.0)
+    assert sum(actual["fusion"]["coefficients"]) == pytest.approx(1.0)
 
 
 def test_fewer_tokens_than_dimensions_are_reported_as_a_ridge(tmp_path):
     model = save_tiny(tmp_path / "model", "llama", vocab_size=12)
-    (found,) = prepared(model, model).diagnostics()["sources"]
-    assert found["ridge"] > 0
-    assert found["identity_shortcut"]
+    (actual,) = prepared(model, model).diagnostics()["sources"]
+    assert actual["ridge"] > 0
+    assert actual["identity_shortcut"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +345,7 @@ def test_the_configuration_names_every_setting_and_no_other():
     assert written["alignment"].keys() == ALIGNMENT.keys()
 
 
-def test_a_mistyped_option_of_the_alignment_is_found_before_any_model_is_opened():
+def test_a_mistyped_option_of_the_alignment_is_an_error_before_any_model_is_opened():
     alignment = {**ALIGNMENT, "indentity_tolerance": 0.1}
     method = functools.partial(merge, **{**SETTINGS, "alignment": alignment})
     with pytest.raises(ValueError, match=r"did you mean alignment\.identity_tolerance\?"):

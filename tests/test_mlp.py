@@ -72,9 +72,9 @@ def test_a_permuted_and_sign_flipped_copy_is_recovered_exactly(bias):
     sign = 1.0 - 2.0 * torch.randint(2, (20,), generator=rng)
     copy = shuffled(pivot, order, sign)
     assert_same_function(copy, pivot)
-    found = apply_neurons(match_neurons(pivot, copy), copy)
+    actual = apply_neurons(match_neurons(pivot, copy), copy)
     for name in ("gate", "up", "down", *(("gate_bias", "up_bias") if bias else ())):
-        assert torch.equal(getattr(found, name), getattr(pivot, name))
+        assert torch.equal(getattr(actual, name), getattr(pivot, name))
 
 
 def test_without_a_gate_a_permuted_copy_is_recovered_and_no_sign_flips():

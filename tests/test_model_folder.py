@@ -1,4 +1,4 @@
-"""Where models are found: folders, and the Hub's cache with the commit a revision stood for."""
+"""Model folders: local ones, snapshots in the Hub's cache with their commit, JSON files."""
 
 import json
 import re
@@ -74,8 +74,8 @@ def test_an_adapter_and_its_base_have_commits_of_their_own(cache, tmp_path):
 
 
 def test_a_folder_has_no_commit(tmp_path):
-    found = locate(tmp_path, revision=None, root=tmp_path)
-    assert (found.folder, found.commit) == (tmp_path, None)
+    model = locate(tmp_path, revision=None, root=tmp_path)
+    assert (model.folder, model.commit) == (tmp_path, None)
 
 
 def test_a_model_that_is_not_cached_says_what_to_do_offline(cache, tmp_path):
@@ -87,7 +87,7 @@ def test_a_model_that_is_not_cached_says_what_to_do_offline(cache, tmp_path):
         open_checkpoint("org/name", revision="a b", root=tmp_path)
 
 
-def test_a_snapshot_whose_download_broke_off_is_not_used(cache, tmp_path):
+def test_a_snapshot_downloaded_in_part_is_refused(cache, tmp_path):
     snapshot = put(cache, COMMIT, {"config.json": MODEL["config.json"]}, main=COMMIT)
     listed = {name: {"size": 1, "blob_id": "x"} for name in MODEL}
     listing = snapshot.parents[1] / "trees" / f"{COMMIT}.json"
@@ -113,52 +113,54 @@ def test_a_hub_out_of_reach_is_an_error_only_for_what_is_not_cached(
             open_checkpoint("org/name", root=tmp_path)
 
 
-def fetching(monkeypatch, outcome):
-    """Put a function in the place of the download; return what it was asked."""
-    asked = {}
+def patch_download(monkeypatch, outcome):
+    """Replace the download by its outcome; return the arguments of its calls."""
+    arguments = {}
 
     def fetch(hub_id, **options):
-        asked.update(options, hub_id=hub_id)
+        arguments.update(options, hub_id=hub_id)
         if isinstance(outcome, Exception):
             raise outcome
         return str(outcome)
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    return asked
+    return arguments
 
 
 @pytest.mark.parametrize(("switch", "offline"), [("", False), ("0", False), ("True", True)])
 def test_the_network_is_left_alone_offline(tmp_path, monkeypatch, switch, offline):
-    asked = fetching(monkeypatch, tmp_path)
+    arguments = patch_download(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", switch)
     locate("org/name", revision=None, root=tmp_path)
-    assert asked["local_files_only"] is offline
+    assert arguments["local_files_only"] is offline
 
 
 def test_a_model_is_fetched_without_code_or_pickles(tmp_path, monkeypatch):
-    asked = fetching(monkeypatch, tmp_path / "snapshots" / COMMIT)
-    found = locate("org/name", revision="v1", root=tmp_path)
-    assert (found.folder.name, found.commit) == (COMMIT, COMMIT)
-    assert (asked["hub_id"], asked["revision"]) == ("org/name", "v1")
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert {"*.py", "*.bin"} <= set(asked["ignore_patterns"])
+    arguments = patch_download(monkeypatch, tmp_path / "snapshots" / COMMIT)
+    model = locate("org/name", revision="v1", root=tmp_path)
+    assert (model.folder.name, model.commit) == (COMMIT, COMMIT)
+    assert (arguments["hub_id"], arguments["revision"]) == ("org/name", "v1")
+    assert "*.safetensors" in arguments["allow_patterns"]
+    assert {"*.py", "*.bin"} <= set(arguments["ignore_patterns"])
 
 
 def test_weights_can_stay_on_the_hub(tmp_path, monkeypatch):
-    asked = fetching(monkeypatch, tmp_path)
+    arguments = patch_download(monkeypatch, tmp_path)
     locate("org/name", revision=None, root=tmp_path, weights=False)
-    assert "*.json" in asked["allow_patterns"]
-    assert "*.safetensors" not in asked["allow_patterns"]
+    assert "*.json" in arguments["allow_patterns"]
+    assert "*.safetensors" not in arguments["allow_patterns"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("connection lost"), OSError("401"), "gated"])
-def test_whatever_the_hub_answers_is_told_with_what_to_check(tmp_path, monkeypatch, error):
+def test_an_error_of_the_hub_is_reported_with_advice(tmp_path, monkeypatch, error):
     if error == "gated":
         error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-    fetching(monkeypatch, error)
-    told = rf"delivered \({type(error).__name__}\): check the id and the revision, .*auth login"
-    with pytest.raises(ValueError, match=told) as caught:
+    patch_download(monkeypatch, error)
+    message = (
+        rf"delivered \({type(error).__name__}\): check the id and the revision, .*auth login"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
         locate("org/name", revision=None, root=tmp_path)
     assert caught.value.__cause__ is error
 
@@ -177,12 +179,12 @@ def test_a_revision_of_a_folder_is_refused(tmp_path):
         locate(tmp_path, revision="main", root=tmp_path)
 
 
-def test_an_object_comes_back(tmp_path):
+def test_a_json_object_is_parsed(tmp_path):
     (tmp_path / "config.json").write_text('{"name": "caf\u00e9"}', encoding="utf-8")
     assert read_object(tmp_path / "config.json", of="a model folder") == {"name": "caf\u00e9"}
 
 
-def test_an_absent_file_says_what_the_folder_is_not(tmp_path):
+def test_an_absent_json_file_is_named_with_the_kind_of_folder(tmp_path):
     with pytest.raises(
         ValueError, match=rf"{tmp_path} has no x\.json: it is not a PEFT adapter"
     ):
@@ -198,7 +200,7 @@ def test_an_absent_file_says_what_the_folder_is_not(tmp_path):
         (b"[1, 2]", r"must hold a JSON object, got \[1, 2\]"),
     ],
 )
-def test_anything_else_is_refused_by_its_path(tmp_path, content, match):
+def test_a_file_without_a_json_object_is_refused_by_its_path(tmp_path, content, match):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.json {match}"):
         read_object(tmp_path / "x.json", of="a model folder")

@@ -47,6 +47,6 @@ def test_a_missing_option_is_named():
 
 
 @pytest.mark.parametrize("value", [None, "orthogonal", ["orthogonal"]])
-def test_what_is_no_mapping_is_an_error(value):
+def test_options_that_are_no_mapping_are_an_error(value):
     with pytest.raises(ValueError, match=r"alignment must be a mapping of anchors, .*, got "):
         AlignmentOptions.from_mapping(value)

@@ -92,7 +92,7 @@ def test_a_folder_without_configuration_is_refused(folder):
     refused(folder, r"has no config\.json")
 
 
-def test_a_folder_without_weights_says_which_files_are_expected(folder):
+def test_a_folder_without_weights_is_refused_with_the_files_expected(folder):
     (folder / "model.safetensors").unlink()
     refused(
         folder, r"no weights: expected model\.safetensors or model\.safetensors\.index\.json"
@@ -105,7 +105,7 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(folder,
     refused(folder, rf"pickled weights \({file}\)(?s:.*)save_pretrained\(.*safe_serialization")
 
 
-def test_weights_beside_a_stale_index_are_refused(folder):
+def test_a_single_file_next_to_an_index_is_refused(folder):
     write_index(folder, {"a.weight": "one.safetensors"})
     refused(folder, r"both model\.safetensors and model\.safetensors\.index\.json.*stale")
 
@@ -234,7 +234,7 @@ def change_the_configuration(folder):
 @pytest.mark.parametrize(
     "change", [change_a_value, change_a_shape, change_the_tokenizer, change_the_configuration]
 )
-def test_the_content_hash_changes_with_what_the_model_is(folder, change):
+def test_the_content_hash_changes_with_tensors_tokenizer_and_configuration(folder, change):
     before = opened(folder).content_hash()
     change(folder)
     assert opened(folder).content_hash() != before

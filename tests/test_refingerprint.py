@@ -1,4 +1,4 @@
-"""Renewed fingerprints: records keep their scores, and are found again by a run of today."""
+"""Renewed fingerprints: records keep their scores, and a new run skips them as done."""
 
 from dataclasses import replace
 

@@ -60,9 +60,9 @@ def test_the_operator_is_the_sum_over_tokens_of_the_paper(source_width):
     expected = torch.zeros(WIDTH, source_width, dtype=torch.float64)
     for to, of in zip(pivot.rows(0, TOKENS), source.rows(0, TOKENS), strict=True):
         expected += torch.outer(to, of) / (to.norm() * of.norm())
-    found = operator(pivot, source)
-    assert found.dtype == torch.float64
-    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+    actual = operator(pivot, source)
+    assert actual.dtype == torch.float64
+    assert torch.allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_the_operator_pairs_tokens_row_by_row_in_blocks_of_any_size():
@@ -72,17 +72,17 @@ def test_the_operator_pairs_tokens_row_by_row_in_blocks_of_any_size():
         for i in range(TOKENS)
     )
     for block_rows in (3, 1000):
-        found = operator(pivot, source, block_rows=block_rows)
-        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+        actual = operator(pivot, source, block_rows=block_rows)
+        assert torch.allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e3, 5e3, 2e4, 1e5])
 def test_a_rotated_source_is_turned_back_however_steep_its_head(condition):
     head, turn = steep(random(600, WIDTH), condition), rotation()
     # the source's representations are turn @ r, so that its head is head @ turn.T
-    found = mapped(head, head @ turn.T)
-    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
-    assert torch.allclose(found.backward_KP.double(), turn, atol=1e-5)
+    actual = mapped(head, head @ turn.T)
+    assert torch.allclose(actual.forward_PK.double(), turn.T, atol=1e-5)
+    assert torch.allclose(actual.backward_KP.double(), turn, atol=1e-5)
 
 
 @pytest.mark.parametrize("condition", [1e2, 5e3])
@@ -104,20 +104,20 @@ def test_a_head_steeper_than_ten_thousand_is_taken_in_float64():
 def test_a_gain_folded_by_the_rotation_is_seen_through():
     head, gain, turn = random(TOKENS, WIDTH), 0.5 + random(WIDTH).abs(), rotation()
     pivot, source = bases(head, gain), bases((head * gain).double() @ turn.T)
-    found = residual_map(
+    actual = residual_map(
         operator(pivot, source), projection="orthogonal", centred=False, n_anchors=TOKENS
     )
-    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+    assert torch.allclose(actual.forward_PK.double(), turn.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("projection", ["orthogonal", "least_squares"])
 @pytest.mark.parametrize("n_tokens", [TOKENS, 5])
 def test_the_pivot_is_in_its_own_frame(projection, n_tokens):
     # with fewer tokens than dimensions, directions without a token stay as they are
-    found = mapped(random(n_tokens, WIDTH), random(n_tokens, WIDTH), projection)
-    assert found.distance < 1e-6
-    assert found.similarity == pytest.approx(1.0, abs=1e-6)
-    assert found.support_PP is None
+    actual = mapped(random(n_tokens, WIDTH), random(n_tokens, WIDTH), projection)
+    assert actual.distance < 1e-6
+    assert actual.similarity == pytest.approx(1.0, abs=1e-6)
+    assert actual.support_PP is None
 
 
 def test_directions_without_a_token_do_not_disturb_those_with_one():
@@ -140,78 +140,78 @@ def test_shared_tokens_in_another_order_give_the_rotation_of_a_rotated_source():
     source_head = torch.cat([own, head[order] @ turn.T])
     rows = torch.arange(TOKENS), 20 + order.argsort()
     pivot, source = bases(head[rows[0]]), bases(source_head[rows[1]])
-    found = residual_map(
+    actual = residual_map(
         operator(pivot, source), projection="orthogonal", centred=False, n_anchors=TOKENS
     )
-    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
+    assert torch.allclose(actual.forward_PK.double(), turn.T, atol=1e-5)
 
 
 def test_a_narrower_source_takes_its_place_in_a_wider_pivot():
     # the pivot's head is the source's, put into five of its eight dimensions
     narrow, place = random(TOKENS, 5).double(), rotation()[:, :5]
-    found = mapped(narrow @ place.T, narrow)
-    assert torch.allclose(found.forward_PK.double(), place, atol=1e-5)
-    assert torch.allclose(found.support_PP.double(), place @ place.T, atol=1e-5)
-    assert found.similarity == pytest.approx(1.0, abs=1e-5)
+    actual = mapped(narrow @ place.T, narrow)
+    assert torch.allclose(actual.forward_PK.double(), place, atol=1e-5)
+    assert torch.allclose(actual.support_PP.double(), place @ place.T, atol=1e-5)
+    assert actual.similarity == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_map_of_any_narrower_source_keeps_lengths():
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
-    assert torch.allclose(found.forward_PK.T @ found.forward_PK, torch.eye(5), atol=1e-6)
-    assert torch.equal(found.backward_KP, found.forward_PK.T)
-    assert torch.allclose(found.support_PP, found.forward_PK @ found.backward_KP, atol=1e-6)
-    assert found.distance is None
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
+    assert torch.allclose(actual.forward_PK.T @ actual.forward_PK, torch.eye(5), atol=1e-6)
+    assert torch.equal(actual.backward_KP, actual.forward_PK.T)
+    assert torch.allclose(actual.support_PP, actual.forward_PK @ actual.backward_KP, atol=1e-6)
+    assert actual.distance is None
 
 
 def test_a_wider_source_is_projected_on_all_of_the_pivot_s_space():
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 11, seed=5))
-    assert torch.allclose(found.forward_PK @ found.forward_PK.T, torch.eye(WIDTH), atol=1e-6)
-    assert (found.support_PP, found.distance) == (None, None)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 11, seed=5))
+    assert torch.allclose(actual.forward_PK @ actual.forward_PK.T, torch.eye(WIDTH), atol=1e-6)
+    assert (actual.support_PP, actual.distance) == (None, None)
 
 
 @pytest.mark.parametrize("projection", ["cosine", "least_squares"])
 def test_the_support_of_a_map_that_is_not_orthogonal_is_its_range(projection):
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), projection)
-    axes = torch.linalg.qr(found.forward_PK)[0]
-    assert torch.allclose(found.support_PP, axes @ axes.T, atol=1e-5)
-    assert torch.allclose(found.backward_KP @ found.forward_PK, torch.eye(5), atol=1e-5)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), projection)
+    axes = torch.linalg.qr(actual.forward_PK)[0]
+    assert torch.allclose(actual.support_PP, axes @ axes.T, atol=1e-5)
+    assert torch.allclose(actual.backward_KP @ actual.forward_PK, torch.eye(5), atol=1e-5)
 
 
 def test_the_similarity_is_the_mean_cosine_of_the_unit_bases_after_the_map():
     pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
-    turned = source.unit_rows(0, TOKENS) @ found.forward_PK.double().T
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5))
+    turned = source.unit_rows(0, TOKENS) @ actual.forward_PK.double().T
     cosines = torch.nn.functional.cosine_similarity(pivot.unit_rows(0, TOKENS), turned)
-    assert found.similarity == pytest.approx(float(cosines.mean()), abs=1e-6)
+    assert actual.similarity == pytest.approx(float(cosines.mean()), abs=1e-6)
 
 
 def test_the_literal_operator_has_the_norm_of_an_orthogonal_matrix_but_is_no_identity():
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "cosine")
-    assert float(found.forward_PK.norm()) == pytest.approx(WIDTH**0.5, rel=1e-6)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), "cosine")
+    assert float(actual.forward_PK.norm()) == pytest.approx(WIDTH**0.5, rel=1e-6)
     literal = operator(bases(random(TOKENS, WIDTH)), bases(random(TOKENS, WIDTH))).float()
-    ratio = found.forward_PK / literal
+    ratio = actual.forward_PK / literal
     assert torch.allclose(ratio, ratio[0, 0], rtol=1e-3)
-    assert found.distance > 0.05
+    assert actual.distance > 0.05
 
 
 def test_the_literal_operator_between_widths_has_the_norm_of_the_smaller():
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "cosine")
-    assert float(found.forward_PK.norm()) == pytest.approx(5**0.5, rel=1e-6)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "cosine")
+    assert float(actual.forward_PK.norm()) == pytest.approx(5**0.5, rel=1e-6)
 
 
 def test_least_squares_solves_for_the_rows_of_the_bases():
     pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
     expected = torch.linalg.lstsq(pivot.unit_rows(0, TOKENS), source.unit_rows(0, TOKENS))
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "least_squares")
-    assert torch.allclose(found.forward_PK.double(), expected.solution, atol=1e-5)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), "least_squares")
+    assert torch.allclose(actual.forward_PK.double(), expected.solution, atol=1e-5)
 
 
 def test_a_centred_map_takes_means_to_means():
-    found = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), centred=True)
+    actual = mapped(random(TOKENS, WIDTH), random(TOKENS, 5, seed=5), centred=True)
     r = random(5, seed=6)
     assert torch.allclose(
-        found.forward_PK @ (r - r.mean()),
-        found.forward_PK @ r - (found.forward_PK @ r).mean(),
+        actual.forward_PK @ (r - r.mean()),
+        actual.forward_PK @ r - (actual.forward_PK @ r).mean(),
         atol=1e-6,
     )
     assert mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), centred=True).distance < 1e-6
@@ -227,14 +227,14 @@ def test_layer_norm_needs_the_orthogonal_map(projection):
 
 def test_embeddings_are_summed_as_unit_rows():
     # rows (3, 4) / 5 with (2, 0) / 2, and a row of zeros that counts for nothing
-    found = embedding_operator(
+    actual = embedding_operator(
         torch.tensor([[3.0, 4.0], [0.0, 0.0]]),
         torch.tensor([[9.0, 9.0], [2.0, 0.0]]),
         torch.tensor([0, 1]),
         torch.tensor([1, 0]),
         block_rows=1,
     )
-    assert torch.allclose(found, torch.tensor([[0.6, 0.0], [0.8, 0.0]]).double(), atol=1e-15)
+    assert torch.allclose(actual, torch.tensor([[0.6, 0.0], [0.8, 0.0]]).double(), atol=1e-15)
 
 
 def test_heads_and_embeddings_together_find_the_rotation_of_both():
@@ -243,9 +243,9 @@ def test_heads_and_embeddings_together_find_the_rotation_of_both():
     both = operator(bases(head), bases(head.double() @ turn.T)) + embedding_operator(
         embedding, turned, None, None, block_rows=16
     )
-    found = residual_map(both, projection="orthogonal", centred=False, n_anchors=2 * TOKENS)
-    assert torch.allclose(found.forward_PK.double(), turn.T, atol=1e-5)
-    assert found.similarity == pytest.approx(1.0, abs=1e-5)
+    actual = residual_map(both, projection="orthogonal", centred=False, n_anchors=2 * TOKENS)
+    assert torch.allclose(actual.forward_PK.double(), turn.T, atol=1e-5)
+    assert actual.similarity == pytest.approx(1.0, abs=1e-5)
 
 
 def test_embeddings_that_are_not_finite_are_an_error():
@@ -301,17 +301,17 @@ def subtract_mean(width):
 
 def test_a_polar_factor_is_worked_out_by_hand():
     # [[0, -2], [3, 0]] = [[0, -1], [1, 0]] @ diag(3, 2)
-    found = polar_factor(torch.tensor([[0.0, -2.0], [3.0, 0.0]]))
-    assert torch.allclose(found, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
+    actual = polar_factor(torch.tensor([[0.0, -2.0], [3.0, 0.0]]))
+    assert torch.allclose(actual, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
 def test_the_polar_factor_is_semi_orthogonal_and_leaves_a_symmetric_rest(shape):
     operator = random_double(*shape)
-    found = polar_factor(operator)
-    small = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    actual = polar_factor(operator)
+    small = actual.T @ actual if shape[0] >= shape[1] else actual @ actual.T
     assert torch.allclose(small, identity(min(shape)), atol=1e-12)
-    rest = found.T @ operator
+    rest = actual.T @ operator
     assert torch.allclose(rest, rest.T, atol=1e-12)
     assert torch.linalg.eigvalsh(rest).min() > -1e-12
 
@@ -321,9 +321,9 @@ def test_the_polar_factor_is_semi_orthogonal_and_leaves_a_symmetric_rest(shape):
 def test_the_polar_factor_is_that_of_the_svd_whatever_the_condition(shape, condition):
     left, right = (double_rotation(n, seed=n)[:, : min(shape)] for n in shape)
     singular = torch.logspace(0, -math.log10(condition), min(shape), dtype=torch.float64)
-    found = polar_factor((left * singular) @ right.T)
-    assert torch.allclose(found, left @ right.T, atol=1e-14 * max(condition, 1e4) ** 1.1)
-    small = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    actual = polar_factor((left * singular) @ right.T)
+    assert torch.allclose(actual, left @ right.T, atol=1e-14 * max(condition, 1e4) ** 1.1)
+    small = actual.T @ actual if shape[0] >= shape[1] else actual @ actual.T
     assert torch.allclose(small, identity(min(shape)), atol=1e-9)
 
 
@@ -345,8 +345,8 @@ def test_the_unseen_turn_as_little_as_the_seen_allow():
     operator = torch.zeros(3, 3).double()
     operator[1, 0] = 2.0
     expected = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).double()
-    found = polar_factor(operator).abs()
-    assert torch.allclose(found, expected, atol=1e-12)
+    actual = polar_factor(operator).abs()
+    assert torch.allclose(actual, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
@@ -358,13 +358,13 @@ def test_unseen_directions_between_widths_keep_their_axes(shape):
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
 def test_a_centred_map_keeps_the_ones_direction_and_commutes_with_the_mean(shape):
-    found = centred_polar_factor(random_double(*shape))
+    actual = centred_polar_factor(random_double(*shape))
     ones = [torch.ones(width).double() / width**0.5 for width in shape]
-    assert torch.allclose(found @ ones[1], ones[0], atol=1e-12)
+    assert torch.allclose(actual @ ones[1], ones[0], atol=1e-12)
     assert torch.allclose(
-        found @ subtract_mean(shape[1]), subtract_mean(shape[0]) @ found, atol=1e-12
+        actual @ subtract_mean(shape[1]), subtract_mean(shape[0]) @ actual, atol=1e-12
     )
-    small = found.T @ found if shape[0] >= shape[1] else found @ found.T
+    small = actual.T @ actual if shape[0] >= shape[1] else actual @ actual.T
     assert torch.allclose(small, identity(min(shape)), atol=1e-12)
 
 
@@ -383,8 +383,8 @@ def test_the_centred_map_of_a_symmetric_operator_is_the_identity():
 def test_least_squares_is_the_library_s_solution():
     pivot, source = random_double(40, WIDTH), random_double(40, 5, seed=2)
     expected = torch.linalg.lstsq(pivot, source).solution
-    found = least_squares(pivot.T @ pivot, pivot.T @ source)
-    assert torch.allclose(found, expected, atol=1e-10)
+    actual = least_squares(pivot.T @ pivot, pivot.T @ source)
+    assert torch.allclose(actual, expected, atol=1e-10)
 
 
 def test_least_squares_leaves_directions_without_a_token_as_they_are():

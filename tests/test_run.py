@@ -253,9 +253,8 @@ def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path
 
 def test_a_run_s_offline_wandb_file_holds_its_group_and_scores(cell, tmp_path):
     record = cell("tracker=wandb", sources=["code"])
-    folder = record_paths(tmp_path)["average"].parent / "wandb"
-    (path,) = (folder / "evaluation").rglob("*.wandb")
-    content = path.read_bytes()
+    paths = tmp_path.rglob("wandb/offline-run-*/*.wandb")
+    content = b"".join(path.read_bytes() for path in paths)
     for text in ("sweep-7", f"average-{record.fingerprint[:12]}", "score/pick"):
         assert text.encode() in content
 

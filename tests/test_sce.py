@@ -38,42 +38,42 @@ def test_the_parameters_reach_the_steps_of_fusion():
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
 def test_mergekit_agrees_when_renormalised_and_its_fallback_does_not_strike(tau):
     pivot, sources = random_models(scale=0.1)
-    ours = merge_one(merge, pivot, sources, tau=tau, **FUSECHAT)
-    assert torch.allclose(ours, mergekit_sce(pivot, sources, tau=tau), rtol=0, atol=1e-6)
+    merged = merge_one(merge, pivot, sources, tau=tau, **FUSECHAT)
+    assert torch.allclose(merged, mergekit_sce(pivot, sources, tau=tau), rtol=0, atol=1e-6)
 
 
 def test_mergekit_falls_back_to_equal_weights_for_deltas_of_ordinary_size():
-    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; ours keeps the energies
+    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE here keeps the energies
     pivot, sources = random_models(scale=1e-4)
     pivot, sources = torch.zeros(20, 30), [source - pivot for source in sources]
-    ours = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
-    theirs = mergekit_sce(pivot, sources, tau=1.0)
+    merged = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
+    mergekit_merged = mergekit_sce(pivot, sources, tau=1.0)
     scaled_up = mergekit_sce(pivot, [1000 * source for source in sources], tau=1.0) / 1000
-    assert torch.allclose(ours, scaled_up, rtol=1e-4, atol=0)
-    assert (ours - theirs).norm() > 0.05 * ours.norm()
+    assert torch.allclose(merged, scaled_up, rtol=1e-4, atol=0)
+    assert (merged - mergekit_merged).norm() > 0.05 * merged.norm()
 
 
-def test_mergekit_counts_tau_of_the_elements_that_vary_and_ours_of_all():
-    # 10 elements, 4 vary: tau 0.5 selects 4 of them here, 2 there
+def test_tau_counts_all_elements_but_in_mergekit_those_that_vary():
+    # 10 elements, 4 vary: tau 0.5 selects 4 of them, in mergekit 2
     pivot = torch.zeros(10)
     source = torch.tensor([4.0, 3.0, 2.0, 1.0] + [0.0] * 6)
-    ours = merge_one(merge, pivot, [source, pivot], tau=0.5, **FUSECHAT)
-    theirs = mergekit_sce(pivot, [source, pivot], tau=0.5)
-    assert (ours.count_nonzero(), theirs.count_nonzero()) == (4, 2)
+    merged = merge_one(merge, pivot, [source, pivot], tau=0.5, **FUSECHAT)
+    mergekit_merged = mergekit_sce(pivot, [source, pivot], tau=0.5)
+    assert (merged.count_nonzero(), mergekit_merged.count_nonzero()) == (4, 2)
 
 
-def test_mergekit_at_tau_one_keeps_what_all_sources_share_and_ours_does_not():
+def test_at_tau_one_mergekit_alone_keeps_deltas_shared_by_all_sources():
     pivot = torch.zeros(2)
     sources = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])]
-    ours = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
-    assert ours.tolist() == pytest.approx([0.0, 0.2 * 2 + 0.8 * 4])
+    merged = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
+    assert merged.tolist() == pytest.approx([0.0, 0.2 * 2 + 0.8 * 4])
     assert mergekit_sce(pivot, sources, tau=1.0)[0] == pytest.approx(1.0)
 
 
 def test_one_source_is_ranked_by_size_where_mergekit_selects_nothing():
     pivot, source = torch.zeros(4), torch.tensor([1.0, -3.0, 2.0, 0.5])
-    ours = merge_one(merge, pivot, [source], tau=0.5, **FUSECHAT)
-    assert ours.tolist() == [0.0, -3.0, 2.0, 0.0]
+    merged = merge_one(merge, pivot, [source], tau=0.5, **FUSECHAT)
+    assert merged.tolist() == [0.0, -3.0, 2.0, 0.0]
     assert mergekit_sce(pivot, [source], tau=0.5).tolist() == [0.0] * 4
 
 

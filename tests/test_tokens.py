@@ -84,77 +84,87 @@ def shared(pivot, source, n_pivot=100, n_source=100, width=1):
 
 
 @pytest.mark.parametrize("other", [metaspace_bpe, metaspace_unigram])
-def test_byte_level_and_sentencepiece_tokens_meet_in_their_text(other, tmp_path):
-    ours, theirs = byte_level_bpe(), other()
-    found = shared(
-        stored(ours, tmp_path / "a"), stored(theirs, tmp_path / "b"), n_pivot=400, n_source=400
+def test_byte_level_and_sentencepiece_tokens_match_by_text(other, tmp_path):
+    pivot_tokenizer, source_tokenizer = byte_level_bpe(), other()
+    actual = shared(
+        stored(pivot_tokenizer, tmp_path / "a"),
+        stored(source_tokenizer, tmp_path / "b"),
+        n_pivot=400,
+        n_source=400,
     )
-    pairs = dict(zip(found.pivot_rows.tolist(), found.source_rows.tolist(), strict=True))
-    assert pairs[ours.token_to_id(SPECIAL)] == theirs.token_to_id(SPECIAL)
-    written = {ours.decode([p]): theirs.id_to_token(s) for p, s in pairs.items()}
+    pairs = dict(zip(actual.pivot_rows.tolist(), actual.source_rows.tolist(), strict=True))
+    assert pairs[pivot_tokenizer.token_to_id(SPECIAL)] == source_tokenizer.token_to_id(SPECIAL)
+    written = {
+        pivot_tokenizer.decode([p]): source_tokenizer.id_to_token(s) for p, s in pairs.items()
+    }
     assert written.items() >= {" the": "▁the", "t": "t", ",": ",", " ": "▁"}.items()
     assert all(spelled.replace("▁", " ") == text for text, spelled in written.items() if text)
-    assert found.overlap == len(pairs) / ours.get_vocab_size()
+    assert actual.overlap == len(pairs) / pivot_tokenizer.get_vocab_size()
 
 
 def test_matched_tokens_of_the_zoo_decode_to_the_same_text(repository):
     folders = [repository / "eval/zoo/models" / name for name in ("base", "foreign")]
-    ours, theirs = (Tokenizer.from_file(str(f / "tokenizer.json")) for f in folders)
-    found = shared(*map(read_vocabulary, folders), n_pivot=1024, n_source=1280, width=160)
+    pivot_tokenizer, source_tokenizer = (
+        Tokenizer.from_file(str(f / "tokenizer.json")) for f in folders
+    )
+    actual = shared(*map(read_vocabulary, folders), n_pivot=1024, n_source=1280, width=160)
     decoded = [
         [t.decode([row], skip_special_tokens=False) for row in rows.tolist()]
-        for t, rows in ((ours, found.pivot_rows), (theirs, found.source_rows))
+        for t, rows in (
+            (pivot_tokenizer, actual.pivot_rows),
+            (source_tokenizer, actual.source_rows),
+        )
     ]
     assert decoded[0] == decoded[1]
-    common = ours.get_vocab().keys() & theirs.get_vocab().keys()
+    common = pivot_tokenizer.get_vocab().keys() & source_tokenizer.get_vocab().keys()
     assert len(decoded[0]) == len(common) > 900
-    assert found.overlap == len(common) / 1024
+    assert actual.overlap == len(common) / 1024
 
 
 def test_rows_are_sorted_by_the_pivot_s():
     pivot = Vocabulary(ids={b"a": (3,), b"b": (2,), b"c": (1,)}, specials={"d": 0})
-    found = shared(pivot, vocabulary("x", "a", "b", "c", d=4))
-    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
-    assert found.source_rows.tolist() == [4, 3, 2, 1]
-    assert (found.pivot_rows.dtype, found.overlap) == (torch.int64, 1.0)
+    actual = shared(pivot, vocabulary("x", "a", "b", "c", d=4))
+    assert actual.pivot_rows.tolist() == [0, 1, 2, 3]
+    assert actual.source_rows.tolist() == [4, 3, 2, 1]
+    assert (actual.pivot_rows.dtype, actual.overlap) == (torch.int64, 1.0)
 
 
 def test_the_overlap_is_a_share_of_the_pivot_s_vocabulary_specials_included():
     pivot, source = vocabulary(*"abcdef", end=6, pad=7), vocabulary(*"abcd", end=9)
-    found = shared(pivot, source)
-    assert found.overlap == 5 / 8
-    assert (found.pivot_rows[-1], found.source_rows[-1]) == (6, 9)
+    actual = shared(pivot, source)
+    assert actual.overlap == 5 / 8
+    assert (actual.pivot_rows[-1], actual.source_rows[-1]) == (6, 9)
 
 
 def test_a_special_token_is_not_the_text_it_is_written_with():
-    found = shared(vocabulary(*"abcd", e=4), vocabulary(*"abcde"))
-    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
+    actual = shared(vocabulary(*"abcd", e=4), vocabulary(*"abcde"))
+    assert actual.pivot_rows.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("n_pivot", "n_source"), [(4, 9), (9, 4)])
 def test_ids_beyond_the_rows_of_a_head_are_left_out(n_pivot, n_source):
-    found = shared(vocabulary(*"abcdef"), vocabulary(*"abcdefg"), n_pivot, n_source)
-    assert found.pivot_rows.tolist() == found.source_rows.tolist() == [0, 1, 2, 3]
-    assert found.overlap == 4 / 6
+    actual = shared(vocabulary(*"abcdef"), vocabulary(*"abcdefg"), n_pivot, n_source)
+    assert actual.pivot_rows.tolist() == actual.source_rows.tolist() == [0, 1, 2, 3]
+    assert actual.overlap == 4 / 6
 
 
 def test_one_vocabulary_shares_all_rows_padding_included():
-    found = shared(vocabulary(*"abc"), vocabulary(*"abc"), 8, 8, width=50)
-    assert found.pivot_rows.tolist() == found.source_rows.tolist() == list(range(8))
-    assert found.overlap == 1.0
+    actual = shared(vocabulary(*"abc"), vocabulary(*"abc"), 8, 8, width=50)
+    assert actual.pivot_rows.tolist() == actual.source_rows.tolist() == list(range(8))
+    assert actual.overlap == 1.0
 
 
 def test_one_vocabulary_under_heads_of_different_length_shares_its_tokens_only():
-    found = shared(vocabulary(*"abcd"), vocabulary(*"abcd"), 8, 9)
-    assert found.pivot_rows.tolist() == [0, 1, 2, 3]
+    actual = shared(vocabulary(*"abcd"), vocabulary(*"abcd"), 8, 9)
+    assert actual.pivot_rows.tolist() == [0, 1, 2, 3]
 
 
 def test_an_ordinary_token_is_matched_before_a_byte_token_of_the_same_text(tmp_path):
     tokens = {"<0x61>": 0, "a": 1, "<0x0A>": 2}
     folder = plain(tmp_path, tokens, type="BPE", merges=[], byte_fallback=True)
-    found = read_vocabulary(folder)
-    assert found.ids == {b"a": (1, 0), b"\n": (2,)}
-    twice = shared(found, vocabulary("a", "\n", "c", "d"), width=0)
+    actual = read_vocabulary(folder)
+    assert actual.ids == {b"a": (1, 0), b"\n": (2,)}
+    twice = shared(actual, vocabulary("a", "\n", "c", "d"), width=0)
     assert twice.pivot_rows.tolist() == [1, 2]
 
 
@@ -164,11 +174,11 @@ def test_added_tokens_are_text_and_special_ones_are_kept_apart(tmp_path):
         {"id": 0, "content": "<s>", "special": True},
         {"id": 1, "content": "<tool>", "special": False},
     ]
-    found = read_vocabulary(plain(tmp_path, {"<s>": 0, "<tool>": 1, "a": 2}, added))
-    assert found == Vocabulary(
+    actual = read_vocabulary(plain(tmp_path, {"<s>": 0, "<tool>": 1, "a": 2}, added))
+    assert actual == Vocabulary(
         ids={b"a": (2,), b"  ": (7,), b"<tool>": (1,)}, specials={"<s>": 0}
     )
-    assert len(found) == 4
+    assert len(actual) == 4
 
 
 def test_a_unigram_token_has_its_place_as_id(tmp_path):
@@ -176,7 +186,7 @@ def test_a_unigram_token_has_its_place_as_id(tmp_path):
     assert read_vocabulary(folder).ids == {b"a": (0,), b"b": (1,)}
 
 
-def test_gpt2_files_are_byte_level_with_specials_beside(tmp_path):
+def test_gpt2_files_are_byte_level_with_specials_in_other_files(tmp_path):
     write(
         tmp_path,
         vocab__json={"Ġthe": 0, "<e>": 1, "<p>": 2, "<m>": 3},
@@ -300,8 +310,8 @@ def test_the_alphabet_is_the_tokenizers_library_s():
 
 @pytest.mark.parametrize("token", ["a b", "\n\n", "日本", "Ġ日", "\xad", "\x7f"])
 def test_a_byte_level_token_outside_the_alphabet_is_literal_as_in_the_library(token):
-    found = Spelling(byte_level=True).text(token)
-    assert found == token.encode() == decoders.ByteLevel().decode([token]).encode()
+    actual = Spelling(byte_level=True).text(token)
+    assert actual == token.encode() == decoders.ByteLevel().decode([token]).encode()
 
 
 def test_sentencepiece_marks_spaces_and_lone_bytes():
@@ -324,11 +334,11 @@ def test_byte_tokens_look_like_hexadecimal():
 
 
 @pytest.mark.parametrize("section", ["normalizer", "pre_tokenizer", "decoder"])
-def test_byte_level_is_found_in_any_section(section):
+def test_byte_level_is_recognised_in_any_section(section):
     assert spelling(**{section: BYTE_LEVEL}) == Spelling(byte_level=True)
 
 
-def test_steps_inside_sequences_are_found():
+def test_steps_inside_sequences_are_recognised():
     digits = {"type": "Digits", "individual_digits": True}
     inner = {"type": "Sequence", "pretokenizers": [digits, BYTE_LEVEL]}
     outer = {"type": "Sequence", "pretokenizers": [inner]}

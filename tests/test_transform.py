@@ -83,7 +83,7 @@ def test_nothing_happens_in_the_pivots_own_frame():
     assert turn_part(Part.FINAL_NORM, VECTOR, None, normed=True) is VECTOR
 
 
-def test_a_reader_behind_a_norm_makes_up_for_the_width():
+def test_a_reader_after_a_norm_compensates_for_the_width():
     # a norm of width 8 makes a vector of two dimensions twice as long as one of width 2
     assert width_scale(WIDENING) == 0.5
     normed = turn_part(Part.Q, MATRIX, WIDENING, normed=True)
@@ -93,7 +93,7 @@ def test_a_reader_behind_a_norm_makes_up_for_the_width():
     assert torch.equal(plain, 2 * normed)
 
 
-def test_a_block_knows_which_readers_stand_behind_a_norm():
+def test_only_readers_after_a_norm_are_scaled_in_a_block():
     parts = {Part.ATTENTION_NORM: VECTOR, Part.Q: MATRIX, Part.O: MATRIX, Part.GATE: MATRIX}
     turned = turn_block(parts, WIDENING)
     assert turned.keys() == parts.keys()
@@ -102,7 +102,7 @@ def test_a_block_knows_which_readers_stand_behind_a_norm():
 
 
 @pytest.mark.parametrize("part", [Part.ATTENTION_POST_NORM, Part.MLP_POST_NORM])
-def test_the_gain_behind_a_block_keeps_its_length_if_it_is_constant(part):
+def test_a_constant_gain_on_a_blocks_output_keeps_its_length(part):
     gain = turn_part(part, torch.tensor([3.0, 3.0]), WIDENING, normed=True)
     assert gain.tolist() == [1.5] * 8
     with pytest.raises(
@@ -155,7 +155,7 @@ def test_a_part_is_restricted_to_the_directions_the_source_reaches(part):
     assert torch.equal(restrict_part(part, pivot, WIDENING), expected)
 
 
-def test_what_no_direction_belongs_to_is_not_restricted():
+def test_norms_and_parts_inside_a_block_are_not_restricted():
     gain = torch.arange(8.0)
     for part in (Part.Q_BIAS, Part.Q_NORM, Part.FINAL_NORM, Part.MLP_NORM):
         assert restrict_part(part, gain, WIDENING) is gain
@@ -173,8 +173,8 @@ def attention(folder, model_type, **settings):
 def test_a_layers_parts_are_those_of_its_two_blocks(model_type, tmp_path):
     anatomy = anatomy_of(save_tiny(tmp_path / "model", model_type))
     blocks = [read_block(anatomy.read, anatomy, parts, 1) for parts in (ATTENTION, MLP)]
-    found = [part for block in blocks for part in block]
-    assert sorted(found) == sorted(p.part for p in anatomy.places if p.layer == 1)
+    actual = [part for block in blocks for part in block]
+    assert sorted(actual) == sorted(p.part for p in anatomy.places if p.layer == 1)
 
 
 @pytest.mark.parametrize("model_type", DENSE)
@@ -188,7 +188,7 @@ def test_heads_take_their_sizes_and_frequencies_from_the_model(model_type, tmp_p
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_heads_put_at_their_own_places_are_what_they_were(model_type, tmp_path):
+def test_heads_matched_to_themselves_are_unchanged(model_type, tmp_path):
     anatomy, parts, heads = attention(tmp_path / "model", model_type)
     inner = anatomy.family.qk_norm == "none"
     match = match_heads(heads, heads, rotate_inner=inner)
@@ -210,21 +210,21 @@ def test_the_gains_over_all_heads_move_with_the_heads(tmp_path):
 
 
 def test_fewer_heads_under_one_norm_have_smaller_gains_and_leave_the_others_alone(tmp_path):
-    ours, of_pivot, pivot = attention(tmp_path / "pivot", "olmo2")
+    pivot_anatomy, of_pivot, pivot = attention(tmp_path / "pivot", "olmo2")
     half = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
-    theirs, of_source, heads = attention(tmp_path / "source", "olmo2", **half)
+    source_anatomy, of_source, heads = attention(tmp_path / "source", "olmo2", **half)
     # a source of width 16 in a pivot of width 32
     wide = {Part.Q: heads.q, Part.K: heads.k, Part.V: heads.v}
     of_source = of_source | {part: torch.cat([w, 0 * w], dim=1) for part, w in wide.items()}
     of_source[Part.O] = torch.cat([heads.o, 0 * heads.o])
-    match = match_heads(pivot, heads_of(of_source, theirs, 1), rotate_inner=False)
+    match = match_heads(pivot, heads_of(of_source, source_anatomy, 1), rotate_inner=False)
     assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1]
     there = (match.head_index >= 0).repeat_interleave(8)
-    placed = place_heads(of_source, match, theirs, 1)[Part.Q_NORM]
+    placed = place_heads(of_source, match, source_anatomy, 1)[Part.Q_NORM]
     own = of_source[Part.Q_NORM].view(2, 8)[match.head_index[match.head_index >= 0]]
     torch.testing.assert_close(placed[there], own.flatten() * 0.5**0.5)
     assert placed[~there].tolist() == [0.0] * 16
-    kept = restrict_to_heads(of_pivot, match, ours, 1)[Part.Q_NORM]
+    kept = restrict_to_heads(of_pivot, match, pivot_anatomy, 1)[Part.Q_NORM]
     assert torch.equal(kept, of_pivot[Part.Q_NORM] * there)
 
 
@@ -245,11 +245,11 @@ def test_another_scale_of_attention_goes_to_queries_or_to_the_gain_of_their_norm
 def test_a_query_head_without_a_counterpart_in_a_group_that_has_one_is_not_the_sources(
     tmp_path,
 ):
-    ours, parts, pivot = attention(tmp_path / "pivot", "llama")
+    pivot_anatomy, parts, pivot = attention(tmp_path / "pivot", "llama")
     sizes = {"num_attention_heads": 2, "head_dim": 8}
     _, _, heads = attention(tmp_path / "source", "llama", seed=1, **sizes)
     match = match_heads(pivot, heads, rotate_inner=True)
-    restricted = restrict_to_heads(parts, match, ours, 1)
+    restricted = restrict_to_heads(parts, match, pivot_anatomy, 1)
     there = (match.head_index >= 0).repeat_interleave(8)
     assert int(there.sum()) == 16
     assert (
@@ -261,10 +261,12 @@ def test_a_query_head_without_a_counterpart_in_a_group_that_has_one_is_not_the_s
 
 def test_rotary_pairs_without_a_counterpart_are_not_the_sources(tmp_path):
     # the source turns two pairs of each head, the pivot all four: two of the pivot's stay
-    ours, parts, pivot = attention(tmp_path / "pivot", "phi3", partial_rotary_factor=1.0)
+    pivot_anatomy, parts, pivot = attention(
+        tmp_path / "pivot", "phi3", partial_rotary_factor=1.0
+    )
     _, _, heads = attention(tmp_path / "source", "phi3", seed=1)
     match = match_heads(pivot, heads, rotate_inner=True)
-    restricted = restrict_to_heads(parts, match, ours, 1)
+    restricted = restrict_to_heads(parts, match, pivot_anatomy, 1)
     kept = restricted[Part.K].view(2, 8, 32).abs().sum(dim=(0, 2)) > 0
     assert int(kept.sum()) == 4
     assert torch.equal(kept[:4], kept[4:])
@@ -292,16 +294,16 @@ def test_a_pivots_mlp_is_restricted_to_the_neurons_that_have_a_counterpart(tmp_p
     parts = read_block(anatomy.read, anatomy, MLP, 0)
     index, sign = torch.tensor([7, -1, 2]), torch.tensor([1.0, 1.0, 1.0])
     match = NeuronMatch(index=index, sign=sign, similarity=torch.ones(3))
-    found = restrict_to_neurons(parts, match)
+    actual = restrict_to_neurons(parts, match)
     kept = torch.tensor([1.0, 0.0, 1.0])
-    assert torch.equal(found[Part.UP], kept[:, None] * parts[Part.UP])
-    assert torch.equal(found[Part.DOWN], kept * parts[Part.DOWN])
-    assert torch.equal(found[Part.UP_BIAS], kept * parts[Part.UP_BIAS])
+    assert torch.equal(actual[Part.UP], kept[:, None] * parts[Part.UP])
+    assert torch.equal(actual[Part.DOWN], kept * parts[Part.DOWN])
+    assert torch.equal(actual[Part.UP_BIAS], kept * parts[Part.UP_BIAS])
     everything = NeuronMatch(index=torch.tensor([7, 4, 2]), sign=sign, similarity=torch.ones(3))
     assert restrict_to_neurons(parts, everything) is parts
 
 
-def test_the_sign_of_a_match_says_nothing_of_the_pivots_own_neurons(tmp_path):
+def test_the_sign_of_a_match_does_not_flip_the_pivots_own_neurons(tmp_path):
     anatomy = anatomy_of(save_tiny(tmp_path / "model", "mistral", intermediate_size=2))
     parts = read_block(anatomy.read, anatomy, MLP, 0)
     match = NeuronMatch(

@@ -1,29 +1,27 @@
-"""Real wandb, offline; the file it leaves is read back."""
+"""Runs of the real wandb, offline; its file is read back."""
 
 import json
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
-from eval.tracking import offline_run, wandb_run
-from eval.tracking.offline_run import records_in
-from eval.tracking.wandb_run import track
+from eval.tracking.content import record_content
+from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
 from tests.offline_runs import (
     WANDB,
-    artifacts_of,
+    artifact_files,
+    exit_code,
     make_record,
-    make_reference,
-    model,
     read_back,
-    read_run,
     run_and_summary,
-    used_and_made,
     write,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 
 
 @pytest.fixture
@@ -32,217 +30,162 @@ def root(tmp_path):
 
 
 def log(root, record, **changes):
-    """Write a record, track it, and return the warning."""
-    path = write(root, record)
-    tracker = WANDB | changes
-    return track(record, path, tracker=tracker, group="sweep-7", folder=path.parent / "wandb")
+    """Write a record, log it, and return the warning."""
+    content = record_content(record, write(root, record))
+    return log_run(content, root=root, tracker=WANDB | changes, group="sweep-7")
 
 
-def test_config_scores_cost_and_group_are_in_the_offline_file(root):
+def test_config_scores_costs_and_group_are_in_the_offline_file(root):
     assert log(root, make_record()) is None
-    run, summary = run_and_summary(read_back(root)[0])
+    (records,) = read_back(root)
+    run, summary = run_and_summary(records)
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert (run.run_group, run.project, run.job_type) == ("sweep-7", "seme-bench", "evaluation")
+    assert (run.run_group, run.project, run.job_type) == ("sweep-7", "seme-bench", "merge")
     assert set(run.tags) == {"x", "ties", "zoo", "done"}
     assert (config["method"], config["seed"]) == ("ties", 3)
     assert (summary["score/code"], summary["score/mean"]) == (0.5, 0.375)
     assert (summary["merge/seconds"], summary["merge/peak_rss_bytes"]) == (0.25, 900)
+    assert exit_code(records) == 0
 
 
-def test_the_lineage_leads_from_the_models_through_the_merge_to_the_score(root):
-    log(root, make_record())
-    evaluation, merge = read_back(root)
-    models = [f"model-hash-of-{name}" for name in ("base", "code", "french")]
-    assert used_and_made(merge) == (models, ["merge-ties-ties56789abc"])
-    assert used_and_made(evaluation) == (
-        ["merge-ties-ties56789abc"], ["score-ties-ties56789abc"],
-    )  # fmt: skip
-    digests = {a.name: {b.digest for b in artifacts_of(evaluation + merge) if b.name == a.name}
-               for a in artifacts_of(merge)}  # fmt: skip
-    assert len(digests["merge-ties-ties56789abc"]) == 1  # the merge used is the merge made
-
-
-def test_the_run_of_the_merge_has_its_cost_and_no_scores(root):
-    log(root, make_record())
-    run, summary = run_and_summary(read_back(root)[1])
-    assert (run.job_type, summary["merge/seconds"]) == ("merge", 0.25)
-    assert "score/mean" not in summary
-
-
-def test_an_unmerged_model_is_one_run(root):
-    assert log(root, make_reference("base")) is None
+def test_the_table_of_scores_and_the_record_are_logged(root):
+    record = make_record()
+    log(root, record)
     (records,) = read_back(root)
-    assert used_and_made(records) == (["model-hash-of-base"], ["score-base-base56789abc"])
+    (table,) = artifact_files(records, "run_table").values()
+    assert json.loads(table)["data"][0] == ["code", "code", 0.5, 0.1, 2, "acc", 0.5]
+    saved = root / "runs" / "ties-ties56789abc" / "record.json"
+    assert artifact_files(records, "merge") == {"record.json": saved.read_bytes()}
 
 
-def test_the_files_wait_in_the_results_folder_under_paths_from_there(root):
+def test_host_and_environment_are_not_in_the_file(root):
     log(root, make_record())
-    files = {}
-    for records in read_back(root):
-        for artifact in artifacts_of(records):
-            files |= {
-                entry.path: root / entry.local_path for entry in artifact.manifest.contents
-            }
-    assert all(path.is_relative_to(root) and path.is_file() for path in files.values())
-    record = root / "runs" / "ties-ties56789abc" / "record.json"
-    assert files["record.json"].read_bytes() == record.read_bytes()
-    assert files["weights.hash"].read_text().startswith("hash-of-")
+    (records,) = read_back(root)
+    assert "environment" not in [record.WhichOneof("record_type") for record in records]
+    assert run_and_summary(records)[0].host == "undisclosed"
 
 
-def test_neither_host_nor_account_nor_paths_of_the_machine_are_in_the_file(root):
-    models = replace(make_record().models, pivot=model("base", "/home/alice"))
-    log(root, make_record(models=models))
-    for records in read_back(root):
-        kinds = [record.WhichOneof("record_type") for record in records]
-        text = "\n".join(map(str, records))
-        assert "environment" not in kinds
-        assert run_and_summary(records)[0].host == "undisclosed"
-        assert "alice" not in text
-        assert str(root) not in text
+def test_long_tags_are_cut_and_double_ones_dropped(root):
+    log(root, make_record(), tags=["y" * 80, "ties"])
+    run, _ = run_and_summary(read_back(root)[0])
+    assert sorted(run.tags) == ["done", "ties", "y" * 64, "zoo"]
 
 
-def test_the_table_of_tasks_is_shown_from_an_artifact(root):
-    log(root, make_record())
-    records = read_back(root)[0]
-    (tables,) = (a for a in artifacts_of(records) if a.type == "tables")
-    (entry,) = tables.manifest.contents
-    table = json.loads((root / entry.local_path).read_text())
-    assert table["data"][0] == ["code", "code", 0.5, 0.1, 2, "acc", 0.5]
-    shown = run_and_summary(records)[1]
-    assert shown["tasks/artifact_path"] == (
-        f"wandb-client-artifact://{tables.client_id}/tasks.table.json"
-    )
-    assert list(root.rglob("media/table/tasks_*.table.json"))
-
-
-def test_a_second_record_in_the_same_process_has_runs_of_its_own(root, monkeypatch):
+def test_every_record_is_a_run_of_its_own(root, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "somebody-elses")
     for name, value in (("ties", 0.5), ("dare", 0.75)):
         assert log(root, make_record(name, value)) is None
-    found = [run_and_summary(records) for records in read_back(root)]
-    scores = {r.display_name[:4]: s["score/code"] for r, s in found if "score/code" in s}
-    assert scores == {"ties": 0.5, "dare": 0.75}
-    assert len({run.run_id for run, _ in found}) == 4
+    runs = [run_and_summary(records) for records in read_back(root)]
+    assert [(r.display_name[:4], s["score/code"]) for r, s in runs] == [
+        ("dare", 0.75), ("ties", 0.5),
+    ]  # fmt: skip
+    assert len({run.run_id for run, _ in runs} | {"somebody-elses"}) == 3
 
 
-def test_a_run_that_somebody_left_open_is_not_written_into(root, tmp_path):
-    left_open = wandb.init(mode="offline", project="other", dir=tmp_path)
+def test_a_run_that_is_already_open_is_not_written_into(root, tmp_path):
+    wandb.init(mode="offline", project="other", dir=tmp_path)
     assert log(root, make_record()) is None
-    runs = [run_and_summary(records)[0] for records in read_back(tmp_path)]
-    assert {run.project for run in runs} == {"other", "seme-bench"}
-    assert left_open.id in {run.run_id for run in runs}
+    for folder, project in ((root, "seme-bench"), (tmp_path, "other")):
+        (records,) = read_back(folder)
+        assert run_and_summary(records)[0].project == project
 
 
-def test_nothing_is_written_outside_the_folder(root, tmp_path, monkeypatch):
+def test_nothing_is_written_outside_the_results_folder(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = dict(os.environ)
     log(root, make_record())
     assert [p.name for p in tmp_path.iterdir()] == ["results"]
-    assert [p.name for p in root.iterdir()] == ["runs"]
+    assert sorted(p.name for p in root.iterdir()) == ["runs", "wandb"]
+    assert {name: value for name, value in os.environ.items() if "WANDB" in name} == {
+        name: value for name, value in before.items() if "WANDB" in name
+    }
 
 
-def test_no_temporary_folder_is_left_to_the_collector(root, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    log(root, make_record())
-    assert list(temporary.iterdir()) == []
-
-
-def test_a_failing_wandb_leaves_a_warning_that_says_what_to_do(root, monkeypatch):
+def test_a_failure_of_wandb_is_a_warning(root, monkeypatch):
     def fail(**_options):
         raise wandb.errors.CommError("no route to host")
 
     monkeypatch.setattr(wandb, "init", fail)
     warning = log(root, make_record())
     assert "CommError: no route to host" in warning
-    assert "`python -m scripts.track` logs all scores again" in warning
-    assert "the record is safe in " in warning
+    assert str(root) in warning
 
 
-def test_a_record_that_cannot_be_read_is_a_warning(root):
+def test_a_run_that_fails_on_the_way_is_finished_as_failed(root):
     path = write(root, make_record())
     path.unlink()
-    warning = track(make_record(), path, tracker=WANDB, group="g", folder=root / "wandb")
-    assert warning.startswith("not tracked in W&B: FileNotFoundError")
-
-
-def test_a_failure_on_the_way_ends_the_run_as_failed(root, monkeypatch):
-    monkeypatch.setattr(wandb_run, "_log_lineage", lambda *_: 1 / 0)
-    assert "ZeroDivisionError" in log(root, make_record())
+    content = record_content(make_record(), path)
+    assert "record.json" in log_run(content, root=root, tracker=WANDB, group="g")
     assert wandb.run is None
-    (records,) = read_back(root)
-    assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [1]
+    assert exit_code(read_back(root)[0]) == 1
 
 
-def test_a_file_is_whole_when_the_end_of_the_run_is_in_it_and_not_before(root, monkeypatch):
-    waited = []
-    monkeypatch.setattr(wandb_run, "check_written", lambda *asked: waited.append(asked))
-    assert log(root, make_record()) is None
-    assert len(waited) == 2
-    for path, is_last in waited:
-        read_run(path)  # to its end
-        found = list(records_in(path))
-        kinds = [
-            wandb_internal_pb2.Record.FromString(r).WhichOneof("record_type") for r in found
-        ]
-        assert [is_last(record) for record in found] == [kind == "exit" for kind in kinds]
-        assert {"run", "exit"} < set(kinds)
+def test_an_interrupt_finishes_the_run_and_goes_on(root, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb.Artifact, "add_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        log(root, make_record())
+    assert wandb.run is None
 
 
-def test_a_swallowed_failure_is_noticed_by_the_missing_file(root, monkeypatch):
-    real = wandb.init
-
-    def init(**options):
-        run = real(**options)
-        finish = run.finish
-        written = Path(run.settings.sync_file)
-
-        def lost(exit_code):
-            finish(exit_code)
-            read_run(written)  # when it is whole nothing writes it again
-            written.unlink()
-
-        run.finish = lost
-        return run
-
-    monkeypatch.setattr(offline_run, "_WRITING_SECONDS", 0.1)
-    monkeypatch.setattr(wandb, "init", init)
-    assert "the offline run should be in" in log(root, make_record())
-
-
-def test_online_uploads_the_merge_then_the_score(root, monkeypatch):
-    uploaded = []
-    monkeypatch.setattr(wandb_run, "upload", lambda path, start: uploaded.append((path, start)))
-    assert log(root, make_record(), mode="online") is None
-    assert [path.parents[2].name for path, _ in uploaded] == ["merge", "evaluation"]
-    assert {start for _, start in uploaded} == {root}
-
-
-def test_a_failed_upload_leaves_the_run_and_the_commands_to_try_again(root, monkeypatch):
-    def refuse(*_):
-        raise ConnectionError("refused")
-
-    monkeypatch.setattr(wandb_run, "upload", refuse)
-    warning = log(root, make_record(), mode="online")
-    assert f"`cd {root} && WANDB_PROGRAM=seme-bench wandb sync runs/*/wandb/merge" in warning
-    assert len(read_back(root)) == 2  # all are written before the first is uploaded
+def test_no_connection_is_opened(root, repository):
+    program = (
+        "import sys; from pathlib import Path; from tests.test_wandb_run import log, make_record;"
+        "sys.exit(log(Path(sys.argv[1]), make_record()))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        environment = os.environ | {"HTTP_PROXY": address, "HTTPS_PROXY": address}
+        command = [sys.executable, "-c", program, str(root)]
+        subprocess.run(command, env=environment, cwd=repository, check=True)
+        proxy.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert len(read_back(root)) == 1
 
 
 def test_no_tracker_writes_nothing(root):
-    path = write(root, make_record())
+    content = record_content(make_record(), write(root, make_record()))
     before = sorted(root.rglob("*"))
-    assert track(make_record(), path, tracker={"name": "none"}, group="g", folder=root) is None
+    assert log_run(content, root=root, tracker={"name": "none"}, group="g") is None
     assert sorted(root.rglob("*")) == before
 
 
+def test_the_printed_command_syncs_what_is_offline(root):
+    assert upload_hint(root) is None
+    for name in ("ties", "dare"):
+        log(root, make_record(name))
+    read_back(root)  # both are whole
+    command = upload_hint(root).partition("upload with: ")[2]
+    wandb_sync = f"{sys.executable} -m {command} --dry-run"
+    shown = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
+    assert "Would sync 2 run(s)" in shown.stderr + shown.stdout
+    for path in root.glob("wandb/offline-run-*/*.wandb"):
+        assert path.name in shown.stderr + shown.stdout
+
+
+def test_uploaded_runs_are_not_counted(root):
+    for i in range(3):
+        folder = root / "wandb" / f"offline-run-{i}"
+        folder.mkdir(parents=True)
+        (folder / f"run-{i}.wandb").touch()
+    assert upload_hint(root).startswith("W&B: 3 offline runs;")
+    (root / "wandb" / "offline-run-0" / "run-0.wandb.synced").touch()
+    assert upload_hint(root).startswith("W&B: 2 offline runs;")
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mode": "of"}, "tracker.mode must be one of .*, got 'of'"),
-        ({"nmae": "x"}, "a tracker is"),
-        ({"name": "mlflow"}, "a tracker is"),
-    ],
+    ("change", "part"),
+    [({"mode": "of"}, "'of'"), ({"nmae": "x"}, "nmae"), ({"name": "mlflow"}, "mlflow")],
 )
-def test_a_wrong_tracker_is_an_error_not_a_warning(root, change, message):
-    with pytest.raises(ValueError, match=message):
-        log(root, make_record(), **change)
+def test_a_wrong_tracker_is_an_error(change, part):
+    with pytest.raises(ValueError, match=part):
+        check_tracker(WANDB | change)
+
+
+def test_no_tracker_and_wandb_are_right():
+    check_tracker({"name": "none"})
+    check_tracker(WANDB | {"mode": "online"})

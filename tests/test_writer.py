@@ -1,4 +1,4 @@
-"""Writing: what the new folder holds, and that it is there whole or not at all."""
+"""Writing checkpoints: content of the new folder, atomic publication, temporary folders removed."""
 
 import json
 import os
@@ -62,15 +62,15 @@ def write(destination, pivot, values, *, layout=None, **options):
     return writer
 
 
-def left_in(destination):
+def siblings(destination):
     return sorted(path.name for path in destination.parent.iterdir())
 
 
 def test_the_file_is_what_safetensors_would_have_written(destination, pivot, tmp_path):
     writer = write(destination, pivot, dict(reversed(VALUES.items())))
-    save_file(VALUES, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
-    ours = (destination / "model.safetensors").read_bytes()
-    assert ours == (tmp_path / "theirs.safetensors").read_bytes()
+    save_file(VALUES, tmp_path / "expected.safetensors", metadata={"format": "pt"})
+    written = (destination / "model.safetensors").read_bytes()
+    assert written == (tmp_path / "expected.safetensors").read_bytes()
     assert writer.bytes_written == 8 + 12 + 1
 
 
@@ -95,7 +95,7 @@ def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own():
 
 def test_the_other_files_are_copied_byte_for_byte(destination, pivot):
     write(destination, pivot, VALUES)
-    assert left_in(destination / "x") == sorted([*FILES, "model.safetensors"])
+    assert siblings(destination / "x") == sorted([*FILES, "model.safetensors"])
     assert all((destination / name).read_text() == text for name, text in FILES.items())
 
 
@@ -103,13 +103,13 @@ def test_the_other_files_are_copied_byte_for_byte(destination, pivot):
     "name",
     ["README.md", "modeling.py", "tokenizer.py", "pytorch_model.bin", "adapter.safetensors"],
 )
-def test_cards_code_and_other_weights_stay_behind(destination, pivot, name):
+def test_cards_code_and_other_weights_are_not_copied(destination, pivot, name):
     (pivot.path / name).write_text("x")
     write(destination, pivot, VALUES)
-    assert name not in left_in(destination / "x")
+    assert name not in siblings(destination / "x")
 
 
-def test_another_dtype_changes_that_word_of_the_configuration_only():
+def test_another_dtype_changes_only_that_entry_of_the_configuration():
     config = {"b": 1, "torch_dtype": "float32", "a": {"dtype": "float32"}}
     changed = with_dtype(config, torch.bfloat16)
     assert list(changed.items()) == [
@@ -130,19 +130,19 @@ def test_a_destination_that_exists_is_refused_and_left_alone(destination, pivot)
     destination.mkdir(parents=True)
     with pytest.raises(ValueError, match="merged already exists: a merge writes a new folder"):
         write(destination, pivot, VALUES)
-    assert left_in(destination) == ["merged"]
+    assert siblings(destination) == ["merged"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_midway_leaves_nothing(destination, pivot, error):
     def values():
         yield "a", VALUES["a"]
-        assert left_in(destination)[0].startswith(".seme-writing-merged-")
+        assert siblings(destination)[0].startswith(".seme-writing-merged-")
         raise error("midway")
 
     with pytest.raises(error, match="midway"):
         write(destination, pivot, values())
-    assert left_in(destination) == []
+    assert siblings(destination) == []
 
 
 def test_an_error_while_starting_leaves_nothing(destination, pivot, monkeypatch):
@@ -152,7 +152,7 @@ def test_an_error_while_starting_leaves_nothing(destination, pivot, monkeypatch)
     monkeypatch.setattr("seme.checkpoint.writer.shutil.copyfile", full)
     with pytest.raises(OSError, match="disk full"):
         write(destination, pivot, VALUES)
-    assert left_in(destination) == []
+    assert siblings(destination) == []
 
 
 def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatch):
@@ -162,7 +162,7 @@ def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatc
     monkeypatch.setattr("seme.checkpoint.writer.os.fsync", broken)
     with pytest.raises(OSError, match="cannot flush"):
         write(destination, pivot, VALUES)
-    assert left_in(destination) == []
+    assert siblings(destination) == []
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatc
         ({"a": VALUES["a"].double()}, "a must be written in .*float32.*got .*float64"),
     ],
 )
-def test_what_is_written_must_be_what_was_declared(destination, pivot, values, message):
+def test_tensors_written_must_equal_the_layout(destination, pivot, values, message):
     with pytest.raises(ValueError, match=message):
         write(destination, pivot, values)
-    assert left_in(destination) == []
+    assert siblings(destination) == []
 
 
 def test_a_tensor_is_written_once(destination, pivot):
@@ -193,8 +193,8 @@ def test_a_tensor_may_come_in_pieces_and_in_any_order(destination, pivot):
         for name, values in VALUES.items():
             for start in reversed(range(values.numel())):
                 writer.write(name, values.reshape(-1)[start : start + 1], start)
-    found = load_file(destination / "model.safetensors")
-    assert all(torch.equal(found[name], values) for name, values in VALUES.items())
+    written = load_file(destination / "model.safetensors")
+    assert all(torch.equal(written[name], values) for name, values in VALUES.items())
 
 
 def test_a_strided_tensor_is_written_in_the_order_of_its_elements(destination, pivot):
@@ -222,32 +222,36 @@ def test_a_changed_configuration_is_written_instead_of_the_pivots(destination, p
     assert written == {**pivot.config, "tie_word_embeddings": False}
 
 
-def test_what_a_killed_merge_left_is_removed_by_the_next(destination, pivot, repository):
+def test_the_temporary_folder_of_a_killed_merge_is_removed_by_the_next(
+    destination, pivot, repository
+):
     subprocess.run(
         [sys.executable, "-c", KILLED, pivot.path, destination], cwd=repository, check=False
     )
-    assert [name.startswith(".seme-writing-merged-") for name in left_in(destination)] == [True]
+    assert [name.startswith(".seme-writing-merged-") for name in siblings(destination)] == [
+        True
+    ]
     write(destination, pivot, VALUES)
-    assert left_in(destination) == ["merged"]
+    assert siblings(destination) == ["merged"]
 
 
-def test_what_a_living_process_or_another_destination_writes_stays(destination, pivot):
+def test_temporary_folders_of_a_running_process_or_another_destination_stay(destination, pivot):
     with CheckpointWriter(
         destination, pivot=pivot, layout=LAYOUT, config=pivot.config, dtype=None
     ) as writer:
-        mine = left_in(destination)[0]
+        temporary = siblings(destination)[0]
         for name, value in VALUES.items():
             writer.write(name, value)
-    living = mine.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
-    other = mine.replace("-merged-", "-another-")
-    for name in (living, other, mine):
+    running = temporary.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    other = temporary.replace("-merged-", "-another-")
+    for name in (running, other, temporary):
         (destination.parent / name).mkdir()
     remove_stale(destination)
-    assert left_in(destination) == sorted([living, other, "merged"])
+    assert siblings(destination) == sorted([running, other, "merged"])
 
 
 @pytest.mark.parametrize("days", [0, 2])
-def test_what_cannot_be_told_alive_is_removed_when_nobody_has_written_to_it_for_a_day(
+def test_a_temporary_folder_of_an_unknown_process_is_removed_after_a_day_without_a_write(
     destination, days
 ):
     names = [f".seme-writing-merged-0123abcd-{os.getppid()}-0123abcd"]  # of another machine
@@ -260,7 +264,7 @@ def test_what_cannot_be_told_alive_is_removed_when_nobody_has_written_to_it_for_
         for path in (folder / "model.safetensors", folder):
             os.utime(path, (time.time() - 86400 * days,) * 2)
     remove_stale(destination)
-    assert left_in(destination) == ([] if days else sorted(names))
+    assert siblings(destination) == ([] if days else sorted(names))
 
 
 def test_transformers_loads_the_result_with_no_key_missing_or_unexpected(make_llama, tmp_path):

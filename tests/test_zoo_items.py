@@ -1,16 +1,24 @@
-"""The rules items are drawn by, and the items of the embedded benchmark as committed."""
+"""Rules by which items and exercises are drawn."""
 
 import json
+import random
+import re
 from collections import Counter
-from itertools import permutations
+from itertools import islice, permutations
 
 import pytest
 
 from scripts.zoo.build import build_items
 from scripts.zoo.items import (
+    Exercise,
+    addition,
+    common_words,
+    draw,
     exercise_items,
     exercise_passages,
     lines_of,
+    numbers,
+    output_format,
     passage_items,
     word_order_items,
 )
@@ -26,6 +34,70 @@ from tests.zoo_answers import (
     solve,
     wrong_choices,
 )
+
+
+def test_sums_are_right():
+    rng = random.Random(0)
+    for exercise in (addition(rng) for _ in range(100)):
+        first, plus, second, equals = exercise.prompt.split(" ")
+        assert (plus, equals) == ("+", "=")
+        assert int(exercise.answer) == int(first) + int(second)
+    assert Exercise(prompt="1 + 2 =", answer="3").text == "1 + 2 = 3\n"
+
+
+def test_each_of_the_five_kinds_of_number_exercise_has_its_right_answer():
+    rng = random.Random(0)
+    drawn = [numbers(rng) for _ in range(500)]
+    kinds = Counter(re.sub(r"\d+", "N", exercise.prompt) for exercise in drawn)
+    assert kinds.keys() == RIGHT.keys()
+    assert min(kinds.values()) > 60  # 100 of each are expected, with a standard deviation of 9
+    for exercise in drawn:
+        asked = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
+        assert int(exercise.answer) == RIGHT[re.sub(r"\d+", "N", exercise.prompt)](*asked)
+
+
+RIGHT = {
+    "N + N =": lambda first, second: first + second,
+    "larger of N, N =": lambda first, second: first if first > second else second,
+    "double N =": lambda number: number + number,
+    "after N =": lambda number: number + 1,
+    "next in N, N, N =": lambda first, second, third: third + (second - first),
+}
+
+
+def test_sums_are_the_only_number_exercises_of_mathematics():
+    prompts = [exercise.prompt for exercise in islice(draw("mathematics", "train", 0, []), 50)]
+    assert all(re.fullmatch(r"\d+ \+ \d+ =", prompt) for prompt in prompts)
+
+
+def test_each_format_is_written_as_its_name_says():
+    answers = {}
+    rng = random.Random(0)
+    while len(answers) < 60:  # 5 formats of 12 choices of two or three out of three words
+        exercise = output_format(rng, ["ab", "cd", "ef"])
+        answers[exercise.prompt] = exercise.answer
+    assert answers["JSON: ab, cd ="] == '["ab", "cd"]'
+    assert answers["reverse: ab, cd, ef ="] == "ef, cd, ab"
+    assert answers["path: cd, ab ="] == "/cd/ab"
+    assert answers["tags: ab, ef, cd ="] == "<ab><ef><cd>"
+    assert answers["last: ab, ef, cd ="] == "cd"
+
+
+@pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
+def test_exercises_follow_from_the_seed_and_splits_share_none(kind):
+    def first(split, seed):
+        return list(islice(draw(kind, split, seed, ["one", "two", "three", "four"]), 50))
+
+    assert first("train", 1) == first("train", 1) != first("train", 2)
+    asked = [{e.prompt for e in first(s, 1)} for s in ("train", "validation", "test")]
+    assert len(set.union(*asked)) == sum(map(len, asked))
+
+
+def test_common_words_are_the_most_frequent_first_and_alike_by_the_alphabet():
+    texts = ["two one three two", "Two is it a lengthywording one the the the"]
+    assert common_words(texts, 4) == ["the", "one", "two", "three"]
+    assert common_words(texts, 1) == ["the"]
+
 
 OPENING = ["a first line", "a second line", "a third line"]  # too short to be an answer
 

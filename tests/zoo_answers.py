@@ -1,9 +1,9 @@
-"""Right answers to the items of the embedded benchmark, found anew."""
+"""Reference solutions of the embedded benchmark's items."""
 
 import json
 import re
 
-from scripts.zoo.exercises import Exercise
+from scripts.zoo.items import Exercise
 from scripts.zoo.material import ZOO
 from scripts.zoo.texts import Document
 
@@ -19,7 +19,7 @@ def wrong_choices(item):
 
 
 def is_one_swap(choice, item):
-    """Whether a choice is the right one but for two neighbouring words, which are swapped."""
+    """True if a choice is the right one with two neighbouring words swapped."""
     answer = item["choices"][item["label"]]
     right, wrong = answer.split(), choice.split()
     first, *rest = [i for i in range(len(right)) if right[i] != wrong[i]]
@@ -37,7 +37,7 @@ def prompt_of(exercise):
 
 
 def solve(prompt):
-    """The right answer to an exercise, found from its prompt alone."""
+    """Solve an exercise from its prompt alone."""
     kind, _, words = prompt.removesuffix(" =").partition(": ")
     if words:
         return FORMATS[kind](words.split(", "))

@@ -3,9 +3,8 @@
 import numpy as np
 from safetensors import safe_open
 
-from scripts.zoo.corpus import batches
 from scripts.zoo.material import read_recipe
-from scripts.zoo.training import fresh_model, train
+from scripts.zoo.training import batches, fresh_model, train
 
 RECIPE = read_recipe()
 

@@ -1,10 +1,10 @@
-"""Measure the merge engine beside mergekit and beside plain copying.
+"""Benchmark the merge engine against mergekit and against plain copying.
 
 python -m scripts.benchmark                                  0.5 B parameters, three sources
 python -m scripts.benchmark --shape llama-1.1b --methods average,sce --scaling ''
 
 Writes NAME.json, NAME.md and NAME.svg (with matplotlib) to --output. mergekit is an extra:
-pip install -e '.[peers]'; without it its columns stay empty.
+pip install -e '.[peers]'; without it its columns are empty.
 """
 
 import argparse
@@ -40,15 +40,17 @@ def main(arguments: Sequence[str]) -> None:
     shape = SHAPES[options.shape]
     mergekit = _mergekit(options.mergekit)
     if mergekit is None:
-        print("mergekit-yaml is not there: its columns stay empty (pip install -e '.[peers]')")
+        print(
+            "mergekit-yaml is not installed: its columns are empty (pip install -e '.[peers]')"
+        )
     most = max(options.sources, *(_SCALED_SOURCES if scaled else ()), 1)
     with _scratch(options.scratch, n_bytes(shape) * (most + 4)) as scratch:
         bench = _bench(scratch / "full", shape, most, mergekit, options.pause)
         rows = measure(bench.with_sources(options.sources), shape, cases, options.repeats)
         for n in _SCALED_SOURCES if scaled else ():
             if n != options.sources:
-                ours = replace(bench.with_sources(n), mergekit=None)
-                rows += measure(ours, shape, scaled, options.repeats)
+                engine_only = replace(bench.with_sources(n), mergekit=None)
+                rows += measure(engine_only, shape, scaled, options.repeats)
         if scaled:
             shutil.rmtree(bench.scratch)
             half = _bench(
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> list[Row]:
-    """Measure methods on one set of models, all programs in turn in every repetition.
+    """Measure methods on one set of models, the programs in turn in every repetition.
 
     Args:
         bench: The models.
@@ -72,19 +74,19 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
         One row per method.
     """
     firsts = [bench.first(case) for case in cases]
-    ours: dict[str, list[tuple[Measured, float]]] = {case.name: [] for case in cases}
-    theirs: dict[str, list[Measured]] = {case.name: [] for case in cases}
+    engine: dict[str, list[tuple[Measured, float]]] = {case.name: [] for case in cases}
+    mergekit: dict[str, list[Measured]] = {case.name: [] for case in cases}
     floors: list[float] = []
     for repetition in range(repeats):
         bench.settle()
         floors.append(bench.floor())
         for case in cases:
             bench.settle()
-            ours[case.name].append(bench.ours(case))
+            engine[case.name].append(bench.merge(case))
             if bench.mergekit is not None and case.peer is not None:
                 bench.settle()
-                theirs[case.name].append(bench.theirs(case.peer))
-            seconds = ours[case.name][-1][0].seconds
+                mergekit[case.name].append(bench.merge_with_mergekit(case.peer))
+            seconds = engine[case.name][-1][0].seconds
             print(f"{repetition + 1}/{repeats} {case.name}: {seconds:.1f} s", flush=True)
     return [
         Row(
@@ -92,10 +94,10 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
             n_sources=len(bench.models) - 1,
             n_parameters=n_bytes(shape) // 2,
             first_seconds=first.seconds,
-            ours=cost_of([measured for measured, _ in ours[case.name]]),
-            merge_seconds=median(seconds for _, seconds in ours[case.name]),
+            ours=cost_of([measured for measured, _ in engine[case.name]]),
+            merge_seconds=median(seconds for _, seconds in engine[case.name]),
             floor_seconds=median(floors),
-            peer=cost_of(theirs[case.name]) if theirs[case.name] else None,
+            peer=cost_of(mergekit[case.name]) if mergekit[case.name] else None,
             difference=gap,
         )
         for case, (first, gap) in zip(cases, firsts, strict=True)
@@ -113,7 +115,7 @@ def _bench(
 
 @contextmanager
 def _scratch(parent: Path | None, n_needed: int) -> Iterator[Path]:
-    """Make a folder with that many bytes free, and remove it at the end."""
+    """Temporary folder on a disk with ``n_needed`` bytes free."""
     with tempfile.TemporaryDirectory(dir=parent, prefix="benchmark-") as name:
         free = shutil.disk_usage(name).free
         if free < n_needed:
@@ -125,19 +127,19 @@ def _scratch(parent: Path | None, n_needed: int) -> Iterator[Path]:
 
 
 def _mergekit(given: Path | None) -> Path | None:
-    """Find the program: the one given, else beside this Python, else on the path."""
+    """Find mergekit-yaml: the path given, else next to this Python, else on the path."""
     if given is not None:
         if not given.is_file():
             sys.exit(f"--mergekit must be the program mergekit-yaml, no file at {given}")
         return given.absolute()
-    beside = Path(sys.executable).with_name("mergekit-yaml")
-    found = str(beside) if beside.is_file() else shutil.which("mergekit-yaml")
-    return None if found is None else Path(found)
+    sibling = Path(sys.executable).with_name("mergekit-yaml")
+    program = str(sibling) if sibling.is_file() else shutil.which("mergekit-yaml")
+    return None if program is None else Path(program)
 
 
 def _environment(mergekit: Path | None) -> dict[str, Any]:
     """Describe machine and libraries, those of mergekit's own installation too."""
-    found = collect()
+    environment = collect()
     if mergekit is not None:
         peer = mergekit.with_name("python")
         program = (
@@ -145,8 +147,8 @@ def _environment(mergekit: Path | None) -> dict[str, Any]:
         )
         done = subprocess.run([peer, "-c", program], capture_output=True, text=True, check=True)
         version, torch_version = done.stdout.split()
-        found["libraries"] |= {"mergekit": version, "torch of mergekit": torch_version}
-    return found
+        environment["libraries"] |= {"mergekit": version, "torch of mergekit": torch_version}
+    return environment
 
 
 def _write(output: Path, name: str, rows: Sequence[Row], environment: dict[str, Any]) -> None:
@@ -174,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         "--pause",
         type=float,
         default=10.0,
-        help="seconds before every measured process, in which the system takes back the memory "
-        "of the one before; then the models are read, so that all programs find them cached",
+        help="seconds before every measured process, in which the system reclaims the memory of "
+        "the last one; then the models are read into the page cache",
     )
     parser.add_argument(
         "--scaling",

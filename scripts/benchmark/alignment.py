@@ -1,6 +1,6 @@
-"""What SeMe's alignment costs at a real shape: seconds per stage and peak memory.
+"""Cost of SeMe's alignment at a real shape: seconds per stage and peak memory.
 
-python -m scripts.benchmark.alignment                  0.5 B parameters: one stranger, one fine-tune
+python -m scripts.benchmark.alignment                  0.5 B parameters: unrelated, and fine-tuned
 python -m scripts.benchmark.alignment tiny /tmp/out    another shape, another folder for the results
 """
 
@@ -26,12 +26,12 @@ from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[2]
 _TAU = 0.1
-"""Nothing depends on it before the fusion."""
+"""Needed by the signature only: the alignment does not depend on tau."""
 _STAGES = ("tokens", "bases", "map", "units", "transformation")
 
 
 def main(arguments: list[str]) -> None:
-    """Measure both kinds of source, each in a process of its own, and write the table."""
+    """Measure an unrelated and a fine-tuned source, one process each; write the table."""
     if arguments[:1] == ["--measure"]:
         print(json.dumps(measure(*map(Path, arguments[1:]))))
         return
@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> None:
     output = Path(arguments[1]) if len(arguments) > 1 else ROOT / "results" / "benchmarks"
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         family = write_models(Path(scratch) / "family", SHAPES[shape], 1)
-        (stranger,) = write_models(Path(scratch) / "stranger", SHAPES[shape], 0, seed=1000)
-        found = {
-            "unrelated random weights": _in_process(family[0], stranger),
+        (unrelated,) = write_models(Path(scratch) / "unrelated", SHAPES[shape], 0, seed=1000)
+        sources = {
+            "unrelated random weights": _in_process(family[0], unrelated),
             "fine-tune of the pivot": _in_process(family[0], family[1]),
         }
     output.mkdir(parents=True, exist_ok=True)
-    result = {"shape": shape, "environment": collect(), "sources": found}
+    result = {"shape": shape, "environment": collect(), "sources": sources}
     atomic_write(output / f"alignment-{shape}.json", json.dumps(result, indent=2).encode())
     atomic_write(output / f"alignment-{shape}.md", _markdown(shape, result).encode())
     print(_markdown(shape, result))
@@ -55,8 +55,8 @@ def measure(pivot: Path, source: Path) -> dict[str, Any]:
     """Align one source at the defaults, then read every tensor of it in the pivot's frame."""
     loaded = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "method" / "seme.yaml"))
     assert isinstance(loaded, dict)
-    wanted = inspect.signature(prepare).parameters
-    settings = {str(k): v for k, v in loaded.items() if k in wanted} | {"tau": _TAU}
+    parameters = inspect.signature(prepare).parameters
+    settings = {str(k): v for k, v in loaded.items() if k in parameters} | {"tau": _TAU}
     opened = [open_checkpoint(folder, root=folder) for folder in (pivot, source)]
     models = Models(
         pivot=opened[0],
@@ -70,13 +70,13 @@ def measure(pivot: Path, source: Path) -> dict[str, Any]:
     if alignment.folded:
         for name in alignment.models.pivot.names:
             alignment.models.sources[0].read(name)
-    (found,) = alignment.diagnostics()["sources"]
+    (diagnostics,) = alignment.diagnostics()["sources"]
     return {
-        "seconds": {**found["seconds"], "alignment": aligned},
+        "seconds": {**diagnostics["seconds"], "alignment": aligned},
         "start_bytes": before,
         "peak_bytes_of_alignment": peak,
         "peak_bytes": _peak(),
-        "distance_from_identity": found["distance_from_identity"],
+        "distance_from_identity": diagnostics["distance_from_identity"],
     }
 
 
@@ -89,16 +89,16 @@ def _in_process(pivot: Path, source: Path) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def _peak() -> int:
     """Peak resident bytes of this process; getrusage would count its parent's."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-    assert found, "the kernel keeps no peak of resident memory"
-    return int(found[1]) * 1024
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    assert match, "/proc/self/status must have VmHWM"
+    return int(match[1]) * 1024
 
 
 def _markdown(shape: str, result: dict[str, Any]) -> str:
@@ -109,13 +109,13 @@ def _markdown(shape: str, result: dict[str, Any]) -> str:
         + " | alignment s | peak GB of alignment | peak GB |",
         "|---" * (len(_STAGES) + 4) + "|",
     ]
-    for name, found in result["sources"].items():
-        seconds = [f"{found['seconds'].get(stage, 0.0):.1f}" for stage in _STAGES]
-        peaks = [found["peak_bytes_of_alignment"], found["peak_bytes"]]
+    for name, source in result["sources"].items():
+        seconds = [f"{source['seconds'].get(stage, 0.0):.1f}" for stage in _STAGES]
+        peaks = [source["peak_bytes_of_alignment"], source["peak_bytes"]]
         rows.append(
             f"| {name} | "
             + " | ".join(seconds)
-            + f" | {found['seconds']['alignment']:.1f} | "
+            + f" | {source['seconds']['alignment']:.1f} | "
             + " | ".join(f"{peak / 1e9:.2f}" for peak in peaks)
             + " |"
         )

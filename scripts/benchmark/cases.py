@@ -1,4 +1,4 @@
-"""What is compared: a method of ours beside the same method and settings of mergekit."""
+"""Methods of the benchmark, each with mergekit's method and settings to compare with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ _DENSITY = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A merge in mergekit's words."""
+    """A merge as mergekit configures it."""
 
     method: str
     weight: float
     normalize: bool
     parameters: dict[str, float]
-    """Of the whole merge."""
+    """Parameters of the whole merge."""
     per_source: dict[str, float]
-    """Of every source, beside its weight."""
+    """Parameters of every source, without its weight."""
     coincides: bool
-    """Whether its definition is ours, so that the numbers must agree."""
+    """True if mergekit defines the method as this project does: the numbers must agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class Case:
 
     name: str
     overrides: tuple[str, ...]
-    """What is given to ``run.py``."""
+    """Overrides for ``run.py``."""
     peer: Peer | None
-    """None where mergekit has no such method."""
+    """None if mergekit lacks the method."""
 
 
 def _peer(
@@ -96,7 +96,7 @@ CASES = {
         Case(name="seme", overrides=("method=seme", f"method.tau={_DENSITY}"), peer=None),
     )
 }
-"""By name. TIES over the whole model has mergekit's TIES, which trims every tensor, beside it:
+"""Cases by name. TIES over the whole model is paired with mergekit's, which trims per tensor:
 the work is the same, the numbers are not. DARE draws at random; in SCE mergekit gives all
 sources equal weight when their task vectors are small."""
 
@@ -104,7 +104,7 @@ sources equal weight when their task vectors are small."""
 def peer_config(
     peer: Peer, models: Sequence[Path], *, dtype: str, output_dtype: str
 ) -> dict[str, Any]:
-    """Return what mergekit is given.
+    """Return mergekit's configuration of a merge.
 
     Args:
         peer: The merge.
@@ -136,16 +136,17 @@ class Difference:
     """Share of the elements that differ at all, in [0, 1]."""
 
 
-def difference(ours: Path, theirs: Path) -> Difference:
+def difference(first: Path, second: Path) -> Difference:
     """Compare two checkpoints tensor by tensor.
 
     Raises:
-        ValueError: If they hold other tensors.
+        ValueError: If they hold tensors of different names.
     """
-    one, other = (open_checkpoint(folder, root=folder) for folder in (ours, theirs))
+    one, other = (open_checkpoint(folder, root=folder) for folder in (first, second))
     if one.names != other.names:
         raise ValueError(
-            f"{ours} and {theirs} hold other tensors: {set(one.names) ^ set(other.names)}"
+            f"{first} and {second} must hold the same tensors, only one of them holds "
+            f"{set(one.names) ^ set(other.names)}"
         )
     largest, n_differing, n_elements = 0.0, 0, 0
     for name in one.names:

@@ -2,7 +2,7 @@
 
 python -m scripts.benchmark.floor OUTPUT_FOLDER PIVOT SOURCE...
 
-Prints the seconds of that in JSON, without the start of the process.
+Prints its seconds, without the start of the process, as JSON.
 """
 
 import json

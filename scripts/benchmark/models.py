@@ -1,4 +1,4 @@
-"""Random checkpoints of real shapes: one base and sources that lie close to it."""
+"""Random checkpoints of real shapes: a base, and sources that differ from it slightly."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,14 +33,14 @@ class Shape:
     n_neurons: int
     tied: bool
     biased: bool
-    """Whether q, k and v have biases."""
+    """True if q, k and v have biases."""
 
     def halved(self) -> "Shape":
         """Return a shape of about half the parameters: half the tokens, half the layers."""
         return replace(self, n_tokens=self.n_tokens // 2, n_layers=self.n_layers // 2)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``config.json`` holds."""
+        """Return the content of ``config.json``."""
         return {
             "architectures": [self.architecture],
             "model_type": self.model_type,
@@ -58,7 +58,7 @@ class Shape:
         }
 
     def tensors(self) -> dict[str, TensorSpec]:
-        """Return name and bfloat16 spec of every tensor on disk."""
+        """Return the bfloat16 spec of every tensor on disk, by name."""
         named = {
             "model.embed_tokens.weight": (self.n_tokens, self.width),
             "model.norm.weight": (self.width,),
@@ -145,11 +145,11 @@ def write_models(
     depend on the shape, the seed and the source's index only.
 
     Args:
-        folder: Where the folders ``base``, ``source0``, ``source1``, ... are made.
+        folder: Parent of the folders ``base``, ``source0``, ``source1``, ...
         shape: Dimensions of all of them.
         n_sources: Number of sources.
         shard_bytes: Size above which the tensors are split into several files.
-        seed: Of the base; bases of seeds further apart than ``n_sources`` share no numbers.
+        seed: Seed of the base; bases of seeds further apart than ``n_sources`` share no numbers.
 
     Returns:
         The folders, the base's first.

@@ -1,4 +1,4 @@
-"""Run a program as a user would, and measure the whole of it: seconds and peak memory."""
+"""Run a program as a process and measure seconds and peak memory, children included."""
 
 import contextlib
 import os
@@ -18,18 +18,18 @@ _TAIL = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one process and its children took."""
+    """Cost of one process and its children."""
 
     seconds: float
-    """From start to exit."""
+    """Wall time from start to exit."""
     peak_rss_bytes: int
-    """Largest resident memory: the kernel's peak (``VmHWM``), or where children add to it the
-    largest sum seen in samples every 20 ms. A child counts from its second sample on: until it
-    becomes a program of its own, it shows its parent's memory as its own."""
+    """Peak RSS: the kernel's peak (``VmHWM``), or the largest sum over process and children in
+    samples every 20 ms, whichever is larger. A child counts from its second sample on: between
+    fork and exec it reports its parent's memory as its own."""
     peak_anon_bytes: int
-    """Largest sum seen of resident memory that no file backs."""
+    """Largest sampled sum of anonymous resident memory."""
     output: str
-    """What it wrote to standard output."""
+    """Standard output."""
 
 
 def run_measured(
@@ -66,7 +66,7 @@ def run_measured(
             process.wait()
             raise
         seconds = time.perf_counter() - start
-        texts = [_whole(file) for file in (out, err)]
+        texts = [_text_of(file) for file in (out, err)]
     if process.returncode:
         raise RuntimeError(
             f"{' '.join(command)} ended with {process.returncode}:\n{texts[1][-_TAIL:]}"
@@ -83,15 +83,15 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def _memory(family: Sequence[int]) -> tuple[int, int]:
-    """Return resident and anonymous bytes of a process and its children; peaks where kept."""
-    found = [_status(one) for one in family]
-    now = sum(fields.get("VmRSS", 0) for fields in found)
-    peaks = [fields.get("VmHWM", 0) for fields in found]
-    return max(now, *peaks), sum(fields.get("RssAnon", 0) for fields in found)
+    """Return resident (the kernel's peak if larger) and anonymous bytes of processes."""
+    statuses = [_status(one) for one in family]
+    now = sum(fields.get("VmRSS", 0) for fields in statuses)
+    peaks = [fields.get("VmHWM", 0) for fields in statuses]
+    return max(now, *peaks), sum(fields.get("RssAnon", 0) for fields in statuses)
 
 
 def _family(pid: int) -> list[int]:
-    """Return a process and all that descends from it; asks /proc, which is cheap."""
+    """Return a process and its descendants, from /proc."""
     family = [pid]
     for one in family:  # grows while it is walked
         for file in Path(f"/proc/{one}/task").glob("*/children"):
@@ -101,7 +101,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _status(pid: int) -> dict[str, int]:
-    """Return the kernel's memory counts of a process in bytes; none of one that has ended."""
+    """Return the kernel's memory counts of a process in bytes; empty if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except OSError:
@@ -109,6 +109,6 @@ def _status(pid: int) -> dict[str, int]:
     return {name: int(kilobytes) * 1024 for name, kilobytes in _FIELD.findall(text)}
 
 
-def _whole(file: BinaryIO) -> str:
+def _text_of(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")

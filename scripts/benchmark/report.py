@@ -1,4 +1,4 @@
-"""Results of the benchmark: what was measured, as a table and as a figure."""
+"""Tables and figure of the benchmark's results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ _SCALING_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What repeated runs of one program took; whole processes."""
+    """Cost of repeated runs of one program; whole processes."""
 
     seconds: tuple[float, ...]
     """One number per run, in order."""
     peak_rss_bytes: int
-    """The largest of all runs."""
+    """Largest of all runs."""
     peak_anon_bytes: int
 
     @property
@@ -54,7 +54,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One method, measured."""
+    """Measurements of one method."""
 
     name: str
     n_sources: int
@@ -62,14 +62,15 @@ class Row:
     first_seconds: float
     """The first run, which also hashes the models' content."""
     ours: Cost
+    """This engine's."""
     merge_seconds: float
-    """Median of the merge alone, as the run's record has it."""
+    """Median of the merge alone, from the runs' records."""
     floor_seconds: float
     """Median of reading the same models and writing one, without the start of the process."""
     peer: Cost | None
-    """mergekit's; None where it was not run."""
+    """mergekit's; None if it was not run."""
     difference: Difference | None
-    """To mergekit computing in float32; None where the definitions do not coincide."""
+    """Difference to mergekit computing in float32; None if the definitions differ."""
 
 
 def cost_of(runs: Sequence[Measured]) -> Cost:
@@ -82,11 +83,11 @@ def cost_of(runs: Sequence[Measured]) -> Cost:
 
 
 def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Return the tables: methods beside mergekit, then cost against sources and size.
+    """Return the tables: methods against mergekit, then cost by sources and size.
 
     Args:
-        title: What was merged.
-        environment: Of the machine and the libraries; ``cpu``, ``cores`` and ``libraries``.
+        title: Heading of the page.
+        environment: ``cpu``, ``cores`` and ``libraries`` of the machine.
         rows: Rows with a different number of sources or parameters than the first go into the
             second table.
     """
@@ -100,13 +101,13 @@ def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) ->
         lines += ["", "## Cost against the number of sources and the size", ""]
         ordered = sorted(rows, key=lambda row: (row.name, row.n_parameters, row.n_sources))
         scaled = {row.name for row in rows if row not in main}
-        shown = [_line(_scaling_cells(row)) for row in ordered if row.name in scaled]
-        lines += [*_header(_SCALING_COLUMNS), *shown]
+        scaling = [_line(_scaling_cells(row)) for row in ordered if row.name in scaled]
+        lines += [*_header(_SCALING_COLUMNS), *scaling]
     return "\n".join([*lines, ""])
 
 
 def figure(rows: Sequence[Row]) -> bytes:
-    """Draw seconds beside mergekit's, then merge seconds and memory against bytes read, as SVG.
+    """Draw seconds of both programs, then merge seconds and memory by bytes read, as SVG.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -132,10 +133,10 @@ def figure(rows: Sequence[Row]) -> bytes:
 
 def _draw_bars(axes: "Axes", rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    ours = [row.ours.median_seconds for row in rows]
-    theirs = [0.0 if row.peer is None else row.peer.median_seconds for row in rows]
-    axes.barh([place - 0.2 for place in places], ours, 0.4, label="this engine")
-    axes.barh([place + 0.2 for place in places], theirs, 0.4, label="mergekit")
+    engine = [row.ours.median_seconds for row in rows]
+    mergekit = [0.0 if row.peer is None else row.peer.median_seconds for row in rows]
+    axes.barh([place - 0.2 for place in places], engine, 0.4, label="this engine")
+    axes.barh([place + 0.2 for place in places], mergekit, 0.4, label="mergekit")
     axes.set_yticks(list(places), [row.name for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("seconds, whole process")
@@ -167,16 +168,16 @@ def _explanation(n_runs: int) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    ours, peer, gap = row.ours, row.peer, row.difference
+    engine, peer, gap = row.ours, row.peer, row.difference
     return [
         row.name,
-        f"{ours.median_seconds:.1f}",
+        f"{engine.median_seconds:.1f}",
         "" if peer is None else f"{peer.median_seconds:.1f}",
-        "" if peer is None else f"{peer.median_seconds / ours.median_seconds:.1f}",
+        "" if peer is None else f"{peer.median_seconds / engine.median_seconds:.1f}",
         f"{row.merge_seconds:.2f}",
         f"{row.merge_seconds / row.floor_seconds:.1f}",
-        f"{ours.peak_rss_bytes / 1e9:.2f}",
-        f"{ours.peak_anon_bytes / 1e9:.2f}",
+        f"{engine.peak_rss_bytes / 1e9:.2f}",
+        f"{engine.peak_anon_bytes / 1e9:.2f}",
         "" if peer is None else f"{peer.peak_rss_bytes / 1e9:.2f}",
         "" if peer is None else f"{peer.peak_anon_bytes / 1e9:.2f}",
         "" if gap is None else f"{gap.largest:.2g}",

@@ -1,4 +1,4 @@
-"""The three programs of the benchmark, each run as a process of its own in a scratch folder."""
+"""Run this engine, mergekit and the copy floor, each as a process in a scratch folder."""
 
 import json
 import shutil
@@ -31,14 +31,14 @@ class Bench:
     """Seconds before every measured process."""
 
     def with_sources(self, n_sources: int) -> "Bench":
-        """Return the same with fewer sources."""
+        """Return the bench with fewer sources."""
         return replace(self, models=self.models[: n_sources + 1])
 
     def settle(self) -> None:
-        """Let the system take back the memory of the process before, then cache the models.
+        """Let the system reclaim the last process's memory, then read the models into the cache.
 
-        A system that shares its memory drops what was read some time ago: without this, who runs
-        after a long process reads the disk, and who runs after a short one does not.
+        The page cache may drop files during a long process: without this the next program would
+        read the disk, and one after a short process would not.
         """
         time.sleep(self.pause)
         buffer = memoryview(bytearray(_READ_BYTES))
@@ -48,17 +48,17 @@ class Bench:
                     while opened.readinto(buffer):
                         pass
 
-    def ours(self, case: Case, *, keep: bool = False) -> tuple[Measured, float]:
+    def merge(self, case: Case, *, keep: bool = False) -> tuple[Measured, float]:
         """Merge with this engine.
 
         Args:
             case: The method and its settings.
-            keep: Leave the merged model in ``scratch/ours``.
+            keep: Leave the merged model in ``scratch/engine``.
 
         Returns:
             The whole process, and seconds of the merge alone from the run's record.
         """
-        destination, output = self.scratch / "ours", self.scratch / "runs"
+        destination, output = self.scratch / "engine", self.scratch / "runs"
         pivot, *sources = self.models
         command = [
             sys.executable,
@@ -83,10 +83,12 @@ class Bench:
             _remove(output, *(() if keep else (destination,)))
         return measured, seconds
 
-    def theirs(self, peer: Peer, *, dtype: str = "bfloat16", keep: bool = False) -> Measured:
+    def merge_with_mergekit(
+        self, peer: Peer, *, dtype: str = "bfloat16", keep: bool = False
+    ) -> Measured:
         """Merge with mergekit, which computes in ``dtype`` and writes bfloat16."""
-        assert self.mergekit is not None, "mergekit is left out"
-        destination, recipe = self.scratch / "theirs", self.scratch / "recipe.yaml"
+        assert self.mergekit is not None, "mergekit is not installed"
+        destination, recipe = self.scratch / "mergekit", self.scratch / "recipe.yaml"
         config = peer_config(peer, self.models, dtype=dtype, output_dtype="bfloat16")
         recipe.write_text(yaml.safe_dump(config))
         options = ["--no-copy-tokenizer", "--quiet"]
@@ -97,7 +99,7 @@ class Bench:
             _remove(*(() if keep else (destination,)))
 
     def floor(self) -> float:
-        """Read all models and write one, in a process of its own; return the seconds inside."""
+        """Run the copy floor; return its seconds without the start of the process."""
         destination = self.scratch / "floor"
         program = [sys.executable, "-m", "scripts.benchmark.floor", str(destination)]
         try:
@@ -106,25 +108,25 @@ class Bench:
             )
         finally:
             _remove(destination)
-        found: dict[str, Any] = json.loads(measured.output)
-        return float(found["seconds"])
+        output: dict[str, Any] = json.loads(measured.output)
+        return float(output["seconds"])
 
     def first(self, case: Case) -> tuple[Measured, Difference | None]:
-        """Run this engine without known hashes, and compare its numbers with mergekit's.
+        """Run this engine without cached hashes, and compare its numbers with mergekit's.
 
         Returns:
             The whole process, which also hashed the models' content, and the difference to
-            mergekit computing in float32; None where the two need not agree or it is left out.
+            mergekit computing in float32; None if definitions differ or it is not installed.
         """
         _remove(self.scratch / "cache")
         try:
-            measured, _ = self.ours(case, keep=True)
+            measured, _ = self.merge(case, keep=True)
             if self.mergekit is None or case.peer is None or not case.peer.coincides:
                 return measured, None
-            self.theirs(case.peer, dtype="float32", keep=True)
-            return measured, difference(self.scratch / "ours", self.scratch / "theirs")
+            self.merge_with_mergekit(case.peer, dtype="float32", keep=True)
+            return measured, difference(self.scratch / "engine", self.scratch / "mergekit")
         finally:
-            _remove(self.scratch / "ours", self.scratch / "theirs")
+            _remove(self.scratch / "engine", self.scratch / "mergekit")
 
 
 def _remove(*folders: Path) -> None:

@@ -1,16 +1,27 @@
-"""Build the embedded benchmark from its recipe: items, tokenizers, models, each once."""
+"""Build the items and models of the embedded benchmark from its recipe, models in parallel."""
 
 import json
+import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.zoo.cards import model_card
-from scripts.zoo.corpus import batches, tokenize, train_tokenizer
 from scripts.zoo.items import (
     exercise_items,
     exercise_passages,
@@ -18,9 +29,16 @@ from scripts.zoo.items import (
     passage_items,
     word_order_items,
 )
-from scripts.zoo.material import Material, mix_of
+from scripts.zoo.material import Material, mix_of, model_card, read_material, read_recipe
 from scripts.zoo.texts import Split
-from scripts.zoo.training import fresh_model, save_model, train
+from scripts.zoo.training import (
+    batches,
+    fresh_model,
+    save_model,
+    tokenize,
+    train,
+    train_tokenizer,
+)
 
 _HELD_OUT: tuple[Split, ...] = ("test", "validation")
 _PER_SPLIT = 200
@@ -29,6 +47,10 @@ _ORDERED = ("code", "french", "german")
 _ANSWERED = ("numbers", "format")
 """Domains with exercises to answer: those of the other experts."""
 _Rows = dict[Split, list[dict[str, Any]]]
+_REPORT_EVERY = 10
+_LINE_EVERY = 200
+_News = tuple[str, int, float]
+"""Model, step, loss."""
 
 
 def build_items(material: Material, folder: Path) -> dict[str, int]:
@@ -37,7 +59,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
     Returns:
         File name to number of items.
     """
-    # Of every domain: a page may quote what stands in another language's training pages.
+    # lines of all domains: a page may quote a line of another language's training pages
     seen = {line for d in material.documents.values() for line in lines_of(d, "train")}
     rows: dict[str, _Rows] = {}
     for domain, documents in material.documents.items():
@@ -57,7 +79,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
 
 
 def _both(make: Callable[..., list[dict[str, Any]]], of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
-    """Draw the items of a task for each split that nothing is trained on."""
+    """Draw a task's items for the validation and the test split."""
     return {split: make(of, split, _PER_SPLIT, *rest) for split in _HELD_OUT}
 
 
@@ -68,14 +90,14 @@ def build_model(
     folder: Path,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train one model of the recipe and write its folder whole.
+    """Train one model of the recipe and write its folder atomically.
 
     Args:
         name: Key under ``models`` in the recipe.
         recipe: The recipe.
         material: Texts and exercises.
-        folder: Folder of all models; ``folder / name`` is written, and its start, if the
-            recipe names one, is read from there.
+        folder: Folder of all models; ``folder / name`` is written, and the model that training
+            starts from, if the recipe names one, is read from ``folder``.
         on_step: Called with (step, loss in nats) after every step.
     """
     plan = recipe["models"][name]
@@ -112,7 +134,7 @@ def build_model(
 def _tokenizer(
     recipe: Mapping[str, Any], name: str, material: Material
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on texts in the shares of its mix."""
+    """Train a tokenizer on texts sampled by the shares of its mix."""
     plan = recipe["tokenizers"][name]
     texts: list[str] = []
     mix: dict[str, float] = recipe["mixes"][plan["mix"]]
@@ -134,3 +156,68 @@ def _write_rows(path: Path, rows: _Rows) -> int:
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
+
+
+def train_models(
+    names: Sequence[str], recipe: Mapping[str, Any], folder: Path, console: Console
+) -> None:
+    """Train models, one process per core, or one after another on a GPU.
+
+    Args:
+        names: Models of the recipe to train; the models that training starts from are among
+            them or on disk.
+        recipe: The recipe; the processes read it again from its file.
+        folder: Folder of the models.
+        console: Shows progress bars; without a terminal, a line every 200 steps.
+    """
+    plans, waiting = recipe["models"], list(names)
+    jobs = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(jobs, mp_context=context) as pool,
+        _bars(console) as bars,
+    ):
+        news: Queue[_News] = manager.Queue()
+        rows = {n: bars.add_task(n, total=plans[n]["steps"], loss=0.0) for n in names}
+        running: dict[Future[None], str] = {}
+        while waiting or running:
+            for name in _ready(waiting, running, plans)[: jobs - len(running)]:
+                waiting.remove(name)
+                running[pool.submit(_train_one, name, folder, news)] = name
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not news.empty():
+                name, step, loss = news.get()
+                bars.update(rows[name], completed=step, loss=loss)
+                if not console.is_terminal and step % _LINE_EVERY == 0:
+                    console.print(f"{name}: step {step}, loss {loss:.3f}")
+            for future in done:
+                future.result()
+                console.print(f"trained {running.pop(future)}")
+
+
+def _bars(console: Console) -> Progress:
+    name, loss = TextColumn("{task.description:12}"), TextColumn("loss {task.fields[loss]:.3f}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _ready(
+    waiting: Sequence[str], running: Mapping[Future[None], str], plans: Mapping[str, Any]
+) -> list[str]:
+    """Models that can start: their parent is trained, or they have none."""
+    unfinished = {*waiting, *running.values()}
+    return [name for name in waiting if plans[name].get("start") not in unfinished]
+
+
+def _train_one(name: str, folder: Path, news: "Queue[_News]") -> None:
+    """Train one model in a worker process, on one core."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    recipe = read_recipe()
+    build_model(name, recipe, read_material(recipe), folder, partial(_report, name, news))
+
+
+def _report(name: str, news: "Queue[_News]", step: int, loss: float) -> None:
+    if step % _REPORT_EVERY == 0:
+        news.put((name, step, loss))

@@ -1,12 +1,15 @@
-"""Test and validation items, drawn from documents and exercises that no model is trained on."""
+"""Task items: word order, passages and generated exercises, none of them trained on."""
 
 import itertools
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from scripts.zoo.exercises import Exercise, draw
-from scripts.zoo.texts import Document, Split
+from scripts.zoo.texts import Document, Split, split_of
 
 Item = dict[str, Any]
 _LONGEST_CONTEXT = 40  # characters, as for passages
@@ -16,13 +19,86 @@ _PER_DOCUMENT = 16
 _EXERCISES_PER_PASSAGE = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exercise:
+    """A prompt that ends where the answer begins, and the answer, without a line break."""
+
+    prompt: str
+    answer: str
+
+    @property
+    def split(self) -> Split:
+        """The split, a function of the prompt alone: no test exercise is trained on."""
+        return split_of(self.prompt)
+
+    @property
+    def text(self) -> str:
+        """The solved exercise, one line of training text."""
+        return f"{self.prompt} {self.answer}\n"
+
+
+def addition(rng: random.Random) -> Exercise:
+    """The sum of two numbers below 100."""
+    first, second = rng.randrange(100), rng.randrange(100)
+    return Exercise(prompt=f"{first} + {second} =", answer=str(first + second))
+
+
+def numbers(rng: random.Random) -> Exercise:
+    """A sum, the larger of two numbers, a double, a successor, or a sequence to go on with."""
+    first, second, step = rng.randrange(100), rng.randrange(100), rng.randrange(1, 10)
+    sequence = ", ".join(str(first + i * step) for i in range(3))
+    prompt, answer = rng.choice(
+        [
+            (f"{first} + {second} =", first + second),
+            (f"larger of {first}, {second} =", max(first, second)),
+            (f"double {first} =", 2 * first),
+            (f"after {first} =", first + 1),
+            (f"next in {sequence} =", first + 3 * step),
+        ]
+    )
+    return Exercise(prompt=prompt, answer=str(answer))
+
+
+def output_format(rng: random.Random, words: Sequence[str]) -> Exercise:
+    """Write two or three words in the format that the prompt names."""
+    items = rng.sample(words, rng.randint(2, 3))
+    kind, answer = rng.choice(
+        [
+            ("JSON", json.dumps(items)),
+            ("reverse", ", ".join(reversed(items))),
+            ("path", "/" + "/".join(items)),
+            ("tags", "".join(f"<{item}>" for item in items)),
+            ("last", items[-1]),
+        ]
+    )
+    return Exercise(prompt=f"{kind}: {', '.join(items)} =", answer=answer)
+
+
+def common_words(texts: Iterable[str], count: int) -> list[str]:
+    """The most frequent lower-case words of 3 to 8 letters, ties in alphabetical order."""
+    counts = Counter(word for text in texts for word in re.findall(r"\b[a-z]{3,8}\b", text))
+    return sorted(counts, key=lambda word: (-counts[word], word))[:count]
+
+
+_NUMBERS = {"mathematics": addition, "numbers": numbers}
+
+
+def draw(kind: str, split: Split, seed: int, words: Sequence[str]) -> Iterator[Exercise]:
+    """Yield exercises of one kind and split for ever; the same ones for the same seed."""
+    rng = random.Random(f"{seed}/{kind}/{split}")
+    while True:
+        exercise = output_format(rng, words) if kind == "format" else _NUMBERS[kind](rng)
+        if exercise.split == split:
+            yield exercise
+
+
 def word_order_items(
     documents: Sequence[Document], split: Split, count: int, seed: int, seen_lines: set[str]
 ) -> list[Item]:
     """Ask which of four lines continues a passage: three have two neighbouring words swapped.
 
-    Lines of other documents would be told apart by their topic, which models of this size do
-    not follow; the order of words they learn domain by domain.
+    Models of this size do not follow a topic, so lines of other documents would be no test; word
+    order is learnt domain by domain.
 
     Args:
         documents: Documents of one domain, of every split.
@@ -89,7 +165,7 @@ def passage_items(
 def exercise_passages(
     kind: str, split: Split, count: int, seed: int, words: Sequence[str], items: Sequence[Item]
 ) -> list[Item]:
-    """Solved exercises, two to a passage, to measure bits per byte on; none stands twice.
+    """Solved exercises, two to a passage, to measure bits per byte on; none occurs twice.
 
     Args and errors as for :func:`exercise_items`, whose ``items`` of the same kind and split
     are left out: the two tasks are two samples of the domain.
@@ -135,7 +211,7 @@ def exercise_items(
 
 
 def lines_of(documents: Sequence[Document], split: Split) -> set[str]:
-    """Every line that stands in a document of the split."""
+    """Every line of every document of the split."""
     return {line for d in documents if d.split == split for line in _lines(d)}
 
 
@@ -148,7 +224,7 @@ def _lines(document: Document) -> list[str]:
 
 
 def _with_neighbours_swapped(line: str) -> list[str]:
-    """The line with each two neighbouring words swapped in turn, where that changes it."""
+    """Every variant of the line with two different neighbouring words swapped."""
     indent, words = line[: len(line) - len(line.lstrip())], line.split()
     return [
         indent + " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])
@@ -165,7 +241,7 @@ def _fits(line: str, seen_lines: set[str]) -> bool:
 
 
 def _context(lines: Sequence[str]) -> str:
-    """As many of the last lines as fit the context, each ended by a line break."""
+    """As many of the last lines as fit into 40 characters, each with its line break."""
     context = ""
     for line in reversed(lines):
         if len(line) + 1 + len(context) > _LONGEST_CONTEXT:
@@ -175,7 +251,7 @@ def _context(lines: Sequence[str]) -> str:
 
 
 def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> str:
-    """Lines up to the first that was seen in training, is quoted already, or is too much."""
+    """Lines up to the first that is in a training document, quoted already, or too long."""
     passage = ""
     for line in lines:
         repeated = line in quoted or line in passage.split("\n")
@@ -188,7 +264,7 @@ def _passage(lines: Sequence[str], seen_lines: set[str], quoted: set[str]) -> st
 def _positions(
     documents: Sequence[Document], rng: random.Random, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Document, int]]:
-    """Up to sixteen places per document, every document before any comes again."""
+    """Yield up to 16 line positions per document, round robin over the documents."""
     rounds: list[list[tuple[Document, int]]] = [[] for _ in range(_PER_DOCUMENT)]
     for document in documents:
         places = [i for i, line in enumerate(_lines(document)) if i > 2 and wanted(line)]

@@ -1,7 +1,8 @@
-"""The texts of the embedded benchmark: fetched by package, checked, split by document."""
+"""Source texts: fetch packages, strip markup, split by document."""
 
 import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scripts.zoo.roff import plain_text
-
 Split = Literal["train", "validation", "test"]
 _TEST_SHARE, _VALIDATION_SHARE = 0.12, 0.08
 _SHORTEST_DOCUMENT = 800
+_ESCAPES = [
+    (re.compile(r"\\f(\[[^\]]*\]|\(..|.)"), ""),
+    (re.compile(r"\\s(\[[^\]]*\]|[-+]?\d{1,2})"), ""),
+    (re.compile(r"\\[mFY](\[[^\]]*\]|\(..|.)"), ""),
+    (re.compile(r"\\n(\[[^\]]*\]|\(..|.)"), ""),
+    (re.compile(r"\\[hvwlLDoXZ]'[^']*'"), ""),
+    (re.compile(r"\\\*\(lq|\\\(lq|\\\[lq\]|\\\*\(rq|\\\(rq|\\\[rq\]|\\\(dq|\\\[dq\]"), '"'),
+    (re.compile(r"\\\(aq|\\\[aq\]|\\\(cq|\\\[cq\]|\\\(oq|\\\[oq\]"), "'"),
+    (re.compile(r"\\\(Fo|\\\[Fo\]"), "«"),
+    (re.compile(r"\\\(Fc|\\\[Fc\]"), "»"),
+    (re.compile(r"\\\(em|\\\[em\]|\\\(en|\\\[en\]|\\\(mi|\\\(hy|\\-"), "-"),
+    (re.compile(r"\\\(ti|\\\[ti\]"), "~"),
+    (re.compile(r"\\\(ha|\\\[ha\]"), "^"),
+    (re.compile(r"\\\(rs|\\\[rs\]|\\e"), "\0"),
+    (re.compile(r"\\\(..|\\\[[^\]]*\]|\\\*(\[[^\]]*\]|\(..|.)"), ""),
+    (re.compile(r"\\[ ~0]"), " "),
+    (re.compile(r'\\".*'), ""),
+    (re.compile(r"\\[&/,|^%:acdpruz{}]"), ""),
+    (re.compile(r"\\(.)"), r"\1"),
+    (re.compile("\0"), r"\\"),
+]
+_ALTERNATING = {"BR", "RB", "IR", "RI", "BI", "IB"}
+_JOINED = {"B", "I", "SM", "SB", "UR", "MT"}
+_BREAKS = {
+    "PP",
+    "P",
+    "LP",
+    "TP",
+    "TQ",
+    "IP",
+    "HP",
+    "RS",
+    "RE",
+    "br",
+    "sp",
+    "nf",
+    "fi",
+    "EX",
+    "EE",
+}
+_SECTIONS = {"SH", "SS"}
+_BOILERPLATE = re.compile(
+    r"colophon|traduction|übersetzung|traducción|copyright|auteur|autor|author|reporting bugs"
+    r"|signaler|fehler berichten|informar|droits? |licen|lizenz",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +75,7 @@ class Document:
 
     @property
     def split(self) -> Split:
-        """Decided by the key alone, so that no translation of a test page is trained on."""
+        """The split, a function of the key alone: no translation of a test page is trained on."""
         return split_of(self.key)
 
 
@@ -45,11 +90,11 @@ def split_of(key: str) -> Split:
 def read_documents(
     texts: Mapping[str, Sequence[Mapping[str, Any]]], cache: Path
 ) -> dict[str, list[Document]]:
-    """Fetch what is missing from the cache and read every document.
+    """Fetch the packages that are not cached and read every document.
 
     Args:
         texts: The ``texts`` section of ``recipe.yaml``: domain to packages.
-        cache: Folder the package files are kept in.
+        cache: Folder of the package files.
 
     Returns:
         Domain to documents, sorted by key; duplicate texts and very short ones left out.
@@ -60,29 +105,29 @@ def read_documents(
     documents: dict[str, list[Document]] = {}
     for domain, packages in texts.items():
         seen: set[str] = set()
-        found = []
+        kept = []
         for package in packages:
             for key, text in _entries(fetch(package, cache)):
                 if len(text) >= _SHORTEST_DOCUMENT and text not in seen:
                     seen.add(text)
-                    found.append(Document(domain=domain, key=key, text=text))
-        documents[domain] = sorted(found, key=lambda d: (d.key, d.text))
+                    kept.append(Document(domain=domain, key=key, text=text))
+        documents[domain] = sorted(kept, key=lambda d: (d.key, d.text))
     return documents
 
 
 def fetch(package: Mapping[str, Any], cache: Path) -> Path:
-    """Return the package's file from the cache, downloading it first where it is missing."""
+    """Return the cached file of a package; download it if it is not there."""
     kind = "deb" if "deb" in package else "wheel"
     cached = cache / f"{package['sha256'][:16]}.{kind}"
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         _download(package, kind, cached)
-    found = hashlib.sha256(cached.read_bytes()).hexdigest()
-    if found != package["sha256"]:
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    if digest != package["sha256"]:
         cached.unlink()
         raise ValueError(
             f"{package[kind]} {package['version']}: expected sha256 {package['sha256']}, got "
-            f"{found}; fetch that exact version and place it at {cached}"
+            f"{digest}; fetch that exact version and place it at {cached}"
         )
     return cached
 
@@ -132,3 +177,62 @@ def _source_files(package: Path) -> Iterator[tuple[str, str]]:
             # Locale formats and migrations repeat one another; tests repeat what they test.
             if name.endswith(".py") and not {"locale", "tests"} & set(name.split("/")):
                 yield name, archive.read(name).decode("utf-8")
+
+
+def plain_text(roff: str) -> str:
+    """Strip a page's markup.
+
+    Args:
+        roff: Source of a manual page in the man macro package.
+
+    Returns:
+        Its text, a line per source line, sections set off by an empty line; tables and the
+        sections on authors, licences and translation are left out. Empty for an alias (``.so``).
+    """
+    lines: list[str] = []
+    in_table = in_boilerplate = False
+    for line in roff.splitlines():
+        macro, _, rest = (
+            line[1:].lstrip().partition(" ") if line[:1] in ".'" else ("", "", line)
+        )
+        if macro == "so":
+            return ""
+        if macro in ("TS", "TE"):
+            in_table = macro == "TS"
+        elif macro in _SECTIONS:
+            title = _unescape(_join(rest, " "))
+            in_boilerplate = (bool(_BOILERPLATE.search(title)) and macro == "SH") or (
+                in_boilerplate and macro == "SS"
+            )
+            if not in_boilerplate:
+                lines += ["", title]
+        elif not in_table and not in_boilerplate:
+            text = _text_of(macro, rest, is_macro=line[:1] in (".", "'"))
+            if text is not None:
+                lines.append(text)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _text_of(macro: str, rest: str, *, is_macro: bool) -> str | None:
+    """Text of a macro or a text line; None for a macro without text."""
+    if not is_macro:
+        return _unescape(rest).rstrip()
+    if macro in _ALTERNATING:
+        return _unescape(_join(rest, ""))
+    if macro in _JOINED:
+        return _unescape(_join(rest, " "))
+    if macro in _BREAKS:
+        return ""
+    return None
+
+
+def _join(arguments: str, separator: str) -> str:
+    """Join the arguments of a macro, quotes resolved."""
+    parts = re.findall(r'"((?:[^"]|"")*)"|((?:\\.|\S)+)', arguments)
+    return separator.join(quoted.replace('""', '"') or bare for quoted, bare in parts)
+
+
+def _unescape(text: str) -> str:
+    for pattern, replacement in _ESCAPES:
+        text = pattern.sub(replacement, text)
+    return text

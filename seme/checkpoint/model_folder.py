@@ -77,8 +77,8 @@ def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
     """Return the SHA-256 of files in a snapshot of the Hub's cache, from the names of its blobs.
 
     A snapshot holds links ``snapshots/<commit>/<file>`` to ``blobs/<etag>``, and the etag of a
-    file in LFS or Xet storage, as all large ones are, is the SHA-256 of its content
-    (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    file in LFS or Xet storage, as all large ones are, is the SHA-256 of its content (guide
+    "Understand caching" of huggingface_hub).
 
     Returns:
         64 hexadecimal digits for each file, in order; None unless all files are such links.

@@ -1,0 +1,129 @@
+"""Models and items built from a miniature recipe."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from queue import SimpleQueue
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from scripts import build_zoo
+from scripts.zoo.build import build_model
+from scripts.zoo.material import Material
+from scripts.zoo.texts import Document, split_of
+from tests.zoo_models import MINIATURE, weights_of
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    """The same numbers with and without a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.fixture
+def material(monkeypatch):
+    """Pages of every split, each with lines that can be asked for."""
+    monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
+    monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
+    pages = [
+        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
+        for n in range(60)
+    ]  # fmt: skip
+    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+
+
+def built(name, material, folder):
+    steps = []
+    build_model(name, MINIATURE, material, folder, lambda step, _: steps.append(step))
+    return steps
+
+
+def test_a_model_is_built_whole_from_the_one_it_starts_from(material, tmp_path):
+    assert built("base", material, tmp_path) == built("child", material, tmp_path) == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "child"]
+    base, child = (weights_of(tmp_path / name) for name in ("base", "child"))
+    assert base.keys() == child.keys()
+    moved = [(child[name].float() - base[name].float()).abs().max().item() for name in base]
+    assert 0 < max(moved) < 0.01  # two steps of at most 1e-3, rounded to bfloat16
+
+
+def test_building_again_gives_the_same_bytes_and_leaves_nothing_else(material, tmp_path):
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        folder.mkdir()
+        (folder / ".base.part").mkdir()  # left by a build that was stopped
+        built("base", material, folder)
+    for path in (tmp_path / "1" / "base").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / "base" / path.name).read_bytes()
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["base"]
+
+
+def test_a_child_has_its_parents_tokenizer_to_the_byte(material, tmp_path):
+    built("base", material, tmp_path)
+    built("child", material, tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "base" / file).read_bytes() == (
+            tmp_path / "child" / file
+        ).read_bytes()
+
+
+def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
+    with pytest.raises(OSError, match="base"):
+        built("child", material, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def build_here(material, tmp_path, monkeypatch):
+    """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
+    for module in ("scripts.build_zoo", "scripts.zoo.build"):
+        monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
+        monkeypatch.setattr(f"{module}.read_material", lambda _: material)
+    manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
+    context = SimpleNamespace(Manager=lambda: manager)
+    monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr(
+        "scripts.zoo.build.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1)
+    )
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
+    monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
+
+    def build(*, force=False):
+        said = io.StringIO()
+        build_zoo.build(tmp_path, Console(file=said, width=120), force=force)
+        return said.getvalue()
+
+    return build
+
+
+def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp_path):
+    said = build_here()
+    assert said.index("trained base") < said.index("child: step 1, loss ")
+    assert all(f"{n}: step {k}, loss " in said for n in ("base", "child") for k in (1, 2, 3))
+    assert "wrote 40 items for 5 tasks" in said  # 4 test and 4 validation items a task
+    written = {path.stem for path in (tmp_path / "tasks").glob("*.jsonl")}
+    exercises = {"numbers_bits", "numbers_answer", "format_bits", "format_answer"}
+    assert written == {"english_bits"} | exercises
+    assert (
+        "| english | pages 1 | Debian 12 | Free-1 |" in (tmp_path / "DATA_CARD.md").read_text()
+    )
+
+
+def test_a_finished_model_is_not_trained_again_unless_forced(build_here, tmp_path):
+    def times():
+        return {n: (tmp_path / "models" / n).stat().st_ctime_ns for n in ("base", "child")}
+
+    build_here()
+    first = times()
+    assert "trained" not in build_here()
+    assert times() == first
+    (tmp_path / "models" / "child" / "config.json").unlink()
+    assert "trained base" not in build_here()
+    second = times()
+    assert second["base"] == first["base"]
+    assert second["child"] > first["child"]
+    assert build_here(force=True).count("trained") == 2
+    assert times()["base"] > first["base"]

@@ -1,0 +1,68 @@
+"""Training texts and mixes of a recipe, and the cards written from it."""
+
+import pytest
+
+from scripts.zoo.material import Material, data_card, experts_of, mix_of, model_card
+from scripts.zoo.texts import Document, split_of
+from tests.zoo_models import MINIATURE
+
+
+def test_only_training_documents_are_trained_on():
+    pages = [
+        Document(domain="english", key=key, text=key) for key in ("read.2", "man.1", "sed.1")
+    ]
+    material = Material(documents={"english": pages}, words=["one", "two", "three"], seed=0)
+    assert material.training_texts("english") == ["read.2"]
+    for domain in ("mathematics", "numbers", "format"):
+        lines = material.training_texts(domain)[0].splitlines()
+        assert len(lines) == 100
+        assert {split_of(line[: line.index("=") + 1]) for line in lines} == {"train"}
+
+
+def test_half_of_an_experts_windows_are_of_its_own_domains():
+    recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0, "format": 1.0}}}
+    assert mix_of(recipe, {"mix": "general"}) == {"english": 0.6, "code": 0.2, "format": 0.2}
+    own = mix_of(recipe, {"mix": "general", "domains": ["code", "format"]})
+    assert own == pytest.approx({"english": 0.3, "code": 0.35, "format": 0.35})
+
+
+def test_a_domain_that_the_mix_does_not_have_gets_its_share_of_the_own_half():
+    recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0}}}
+    one = mix_of(recipe, {"mix": "general", "domains": ["numbers"]})
+    assert one == {"english": 0.375, "code": 0.125, "numbers": 0.5}
+    two = mix_of(recipe, {"mix": "general", "domains": ["numbers", "code"]})
+    assert two == {"english": 0.375, "code": 0.375, "numbers": 0.25}
+
+
+def test_experts_are_the_models_of_exactly_one_domain():
+    plans = {"a": {"domains": ["numbers"]}, "b": {}, "c": {"domains": ["numbers", "code"]}}
+    assert experts_of({"models": plans}) == {"a": "numbers"}
+
+
+@pytest.fixture
+def material(monkeypatch):
+    """Pages of every split, nine lines each."""
+    monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
+    pages = [
+        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
+        for n in range(60)
+    ]  # fmt: skip
+    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+
+
+def test_a_data_card_counts_documents_and_characters_of_each_split(material):
+    card = data_card(MINIATURE, material)
+    sizes = dict.fromkeys(("train", "validation", "test"), 0)
+    for page in material.documents["english"]:
+        sizes[page.split] += 1
+    expected = " | ".join(f"{n} / 0.0 M" for n in sizes.values())
+    assert f"| english | {expected} |" in card
+
+
+def test_a_model_card_tells_the_start_and_the_shares_of_the_mix():
+    card = model_card("child", MINIATURE)
+    assert "fine-tuned from `base`: 3 steps of 2\nwindows of 8 tokens" in card
+    assert "| english | 37.5% |\n| mathematics | 12.5% |\n| numbers | 50.0% |\n" in card
+    assert "Their licences: Free-1." in card
+    assert "trained from scratch" in model_card("base", MINIATURE)
