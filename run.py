@@ -38,7 +38,7 @@ from rich.console import Console
 
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, described
+from eval.runs import Cell, conclude, describe_error
 from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
@@ -81,7 +81,7 @@ def main(config: DictConfig) -> None:
     except Exception as caught:
         if not isinstance(caught, ValueError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
-        cell["error"] = described(caught)
+        cell["error"] = describe_error(caught)
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
         if sweeping:
             kind = "not applicable" if cell["refused"] else "failed"
@@ -215,11 +215,11 @@ def _merge_and_evaluate(
         settings=job.hyper_parameters(),
     )
     with (
-        cell.only_one(draft),
-        cell.failure_recorded(draft, not_applicable=CheckpointMismatchError),
+        cell.lock(draft),
+        cell.record_failure(draft, not_applicable=CheckpointMismatchError),
         cell.scratch(draft) as scratch,
     ):
-        if merged_dir is None and not cell.force and (done := cell.found(draft)):
+        if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", label, _mean(done))
             return done
         if cell.suite is not None:
@@ -266,8 +266,8 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     pivot = build(ModelRef, model.described())
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
-    with cell.only_one(draft), cell.failure_recorded(draft), cell.scratch(draft) as scratch:
-        if cell.found(draft) is None:
+    with cell.lock(draft), cell.record_failure(draft), cell.scratch(draft) as scratch:
+        if cell.find_done(draft) is None:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 

@@ -8,8 +8,10 @@ import os
 import re
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +309,7 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
     path = path / SAMPLES_NAME if path.is_dir() else path
     try:
         lines = gzip.decompress(path.read_bytes()).splitlines()
-        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="keys")
+        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="all")
         if len(rows) != len(lines):
             raise ValueError(
                 f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
@@ -322,22 +324,24 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
 def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
     """Turn the parsed lines of a sample file into one table a task."""
     columns = _columns(rows)
-    places: dict[str, list[int]] = {}
-    for i, task in enumerate(columns["task"]):
-        places.setdefault(task, []).append(i)
+    counts = Counter(columns["task"])
+    if columns["task"] != list(counts.elements()):  # as no file is written
+        return _sample_tables(sorted(rows, key=itemgetter("task")))
     values, loglikelihoods, n_bytes = (
         np.array(columns[key], dtype=np.float64)  # None becomes NaN
         for key in ("value", "loglikelihood", "n_bytes")
     )
-    return {
-        task: SampleTable(
-            doc_hashes=tuple([columns["doc_hash"][i] for i in of_task]),
-            values=values[of_task],
-            loglikelihoods=loglikelihoods[of_task],
-            n_bytes=np.nan_to_num(n_bytes[of_task]),
+    np.nan_to_num(n_bytes, copy=False)
+    tables, stop = {}, 0
+    for task, n in counts.items():
+        start, stop = stop, stop + n
+        tables[task] = SampleTable(
+            doc_hashes=tuple(columns["doc_hash"][start:stop]),
+            values=values[start:stop],
+            loglikelihoods=loglikelihoods[start:stop],
+            n_bytes=n_bytes[start:stop],
         )
-        for task, of_task in places.items()
-    }
+    return tables
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
@@ -353,9 +357,13 @@ def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
         raise ValueError(f"unknown keys {unknown}, missing keys []")
     columns = {}
     for key, (kind, is_needed) in _SAMPLE.items():
-        if is_needed and (lacking := [row for row in rows if key not in row]):
-            raise ValueError(f"unknown keys [], missing keys {[key]} in {lacking[0]!r:.60}")
-        columns[key] = [row.get(key) for row in rows]
+        try:
+            columns[key] = [row[key] if is_needed else row.get(key) for row in rows]
+        except KeyError:
+            lacking = next(row for row in rows if key not in row)
+            raise ValueError(
+                f"unknown keys [], missing keys {[key]} in {lacking!r:.60}"
+            ) from None
         if wrong := set(map(type, columns[key])).difference(json_types(kind)):
             value = next(value for value in columns[key] if type(value) in wrong)
             raise wrong_type(key, kind, value)

@@ -24,7 +24,7 @@ _AGAIN = "run it again with force=true, or delete its folder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A file that cannot be trusted, or not with the others."""
+    """An invalid file, or one that contradicts the others."""
 
     path: Path
     """Of the file, from the results folder."""
@@ -71,11 +71,11 @@ def is_scored(record: Record) -> bool:
 def load_results(root: Path, *, samples: bool = True) -> Results:
     """Read every record under a results folder with its samples, each once.
 
-    Left out, and named as a fault, is a record that is damaged or of another schema, or whose
+    Left out, and named as a problem, is a record that is damaged or of another schema, or whose
     samples are damaged or do not give its scores; every one of several finished records of one
     fingerprint that differ in their scores (the same scores twice are one record); and a
-    record that was evaluated otherwise than most of its suite's fingerprint: on other
-    documents, on more tasks, by another metric. A finished record that lacks a task which at
+    record that was evaluated with different settings than most of its suite's fingerprint:
+    other documents, more tasks, another metric. A finished record that lacks a task which at
     least half of its suite's records have is named and kept: it has no rank.
 
     Args:
@@ -91,12 +91,12 @@ def load_results(root: Path, *, samples: bool = True) -> Results:
     entries = sorted(runs, key=lambda r: (r.record.kind, r.record.name, r.record.fingerprint))
     return Results(
         runs=tuple(entry.run for entry in entries),
-        problems=tuple(sorted(problems, key=lambda fault: (fault.path, fault.message))),
+        problems=tuple(sorted(problems, key=lambda problem: (problem.path, problem.message))),
     )
 
 
 def _readable(root: Path, *, with_samples: bool) -> tuple[list[_Entry], list[Problem]]:
-    """Runs whose files hold together by themselves."""
+    """Read the runs whose own files are valid and consistent."""
     runs, problems = [], []
     for path in sorted(root.glob(f"runs/*/{RECORD_NAME}")):
         samples = path.with_name(SAMPLES_NAME)
@@ -117,11 +117,11 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_Entry], list[Pro
 
 
 def _problem(path: Path, root: Path, error: ValueError) -> Problem:
-    """An error as a fault; those of reading name the path themselves."""
+    """Turn an error into a problem; errors of reading name the path themselves."""
     message = str(error)
-    found = message.removeprefix(f"{path} ")
-    told = found if found != message else f"cannot be used: {message}"
-    return Problem(path=path.relative_to(root), message=told)
+    if not message.startswith(f"{path} "):
+        message = f"cannot be used: {message}"
+    return Problem(path=path.relative_to(root), message=message.removeprefix(f"{path} "))
 
 
 def _preference(root: Path) -> Callable[[_Entry], Any]:
@@ -152,7 +152,7 @@ def _one_of_a_fingerprint(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Pr
 
 
 def _differences(first: Record, second: Record) -> list[str]:
-    """What two records' scores differ in, beyond rounding."""
+    """Describe the differences of two records' scores beyond rounding."""
     tasks = dict.fromkeys((*first.scores, *second.scores))
     return [
         f"{task} is {_value(first, task)} here and {_value(second, task)} there"
@@ -162,11 +162,11 @@ def _differences(first: Record, second: Record) -> list[str]:
 
 
 def _same(first: Record, second: Record, task: str) -> bool:
-    ours, theirs = first.scores.get(task), second.scores.get(task)
-    if ours is None or theirs is None:
-        return ours is theirs
-    close = math.isclose(ours.value, theirs.value, rel_tol=1e-9, abs_tol=1e-12)
-    return close and (ours.n, ours.raw_metric) == (theirs.n, theirs.raw_metric)
+    a, b = first.scores.get(task), second.scores.get(task)
+    if a is None or b is None:
+        return a is b
+    close = math.isclose(a.value, b.value, rel_tol=1e-9, abs_tol=1e-12)
+    return close and (a.n, a.raw_metric) == (b.n, b.raw_metric)
 
 
 def _value(record: Record, task: str) -> str:
@@ -187,7 +187,7 @@ def _contradiction(run: _Entry, other: _Entry) -> Problem:
 
 
 def _of_one_contract(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem]]:
-    """Runs without those that were evaluated otherwise than most of their suite."""
+    """Drop the runs that were evaluated with other settings than most of their suite."""
     kept, problems = [], []
     groups = _by_suite(runs)
     kept += groups.pop(None, [])

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One configuration: where its records go and how they are made."""
+    """One configuration of a sweep: results folder, suite, tracker, provenance."""
 
     output: Path
     """The results root."""
@@ -107,42 +107,42 @@ class Cell:
             facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
         return json.loads(json.dumps(facts))  # as a record gives it back
 
-    def only_one(self, draft: Record) -> FileLock:
-        """Keep other processes off this run: the same cell of two sweeps runs once."""
+    def lock(self, draft: Record) -> FileLock:
+        """Lock this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(folder.with_name(f"{folder.name}.lock"))
 
-    def found(self, draft: Record) -> Record | None:
-        """The finished record of this run, also if its model had another name then."""
+    def find_done(self, draft: Record) -> Record | None:
+        """Find the finished record of this run, also under another name of its model."""
         ending = f"-{draft.fingerprint[:12]}"
         names = [f.name.removesuffix(ending) for f in self.output.glob(f"runs/*{ending}")]
-        found = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
-        return next((record for record in found if record is not None), None)
+        records = (find_done(self.output, name, draft.fingerprint) for name in sorted(names))
+        return next((record for record in records if record is not None), None)
 
     @contextmanager
-    def failure_recorded(
+    def record_failure(
         self, draft: Record, *, not_applicable: type[Exception] | None = None
     ) -> Iterator[None]:
-        """Record what goes wrong in the block, unless a finished record would be lost by it.
+        """Record an exception raised in the block, unless a finished record would be lost by it.
 
         Args:
             draft: The record of the run.
-            not_applicable: What a method raises that cannot merge such models.
+            not_applicable: Exception of a method that cannot merge such models.
         """
         try:
             yield
         except Exception as error:
             refused = not_applicable is not None and isinstance(error, not_applicable)
             status = "not applicable" if refused else "failed"
-            if self.found(draft) is None:
-                told = replace(draft, status=status, error=described(error))
-                write_record(self.output, told, None)
+            if self.find_done(draft) is None:
+                failure = replace(draft, status=status, error=describe_error(error))
+                write_record(self.output, failure, None)
             raise
 
     @contextmanager
     def scratch(self, draft: Record) -> Iterator[Path]:
-        """Name a folder for a model that is needed in the block only; nothing is left of it."""
+        """Yield the path of a scratch folder and delete it after the block."""
         folder = self.output / f"scratch-{draft.name}-{draft.fingerprint[:12]}"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
@@ -151,29 +151,29 @@ class Cell:
             shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, draft: Record, model: Path) -> Record:
-        """Evaluate a model folder, write the record, and only then tell the tracker."""
+        """Evaluate a model folder, write the record, then log it to the tracker."""
         samples = None
         if self.suite is not None:
             from eval.harness import evaluate  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
             with metered(self.device) as stage:
-                found = evaluate(
+                evaluation = evaluate(
                     model,
                     self.suite,
                     device=self.device,
                     seed=self.seed,
                     progress=self.progress,
                 )
-            samples = found.samples
+            samples = evaluation.samples
             suite = {
-                **replace(self.suite, tasks=found.tasks).described(),
+                **replace(self.suite, tasks=evaluation.tasks).described(),
                 "fingerprint": self.suite.fingerprint(),
-                "task_versions": found.versions,
+                "task_versions": evaluation.versions,
             }
             draft = replace(
                 draft,
                 suite=build(SuiteRef, suite),
-                scores=found.scores,
+                scores=evaluation.scores,
                 evaluation_cost=stage.cost,
             )
         seconds = time.monotonic() - self.started
@@ -189,8 +189,8 @@ class Cell:
             _logger.warning(warning)
 
 
-def described(error: Exception) -> str:
-    """An error's message with the notes on where it happened; paths from the working folder."""
+def describe_error(error: Exception) -> str:
+    """Format an error with its notes; paths are relative to the working folder."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
     return text.replace(f"{Path.cwd()}/", "")

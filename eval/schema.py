@@ -88,8 +88,8 @@ def json_types(kind: Any) -> tuple[type, ...]:  # noqa: ANN401 (any annotation)
 
 def type_name(*kinds: type) -> str:
     """Name types in the words of JSON: ``a number or null``."""
-    shown = [kind for kind in kinds if kind is not int or float not in kinds]
-    return " or ".join(_NAMES.get(kind, kind.__name__) for kind in shown)
+    named = [kind for kind in kinds if kind is not int or float not in kinds]
+    return " or ".join(_NAMES.get(kind, kind.__name__) for kind in named)
 
 
 def wrong_type(path: str, kind: Any, value: Any) -> ValueError:  # noqa: ANN401 (any JSON)

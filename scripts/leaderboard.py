@@ -30,15 +30,21 @@ def main(arguments: list[str]) -> int:
     if not root.is_dir():
         print(f"output must be a results folder, {root} is absent", file=sys.stderr)
         return 1
-    found = read_leaderboard(root)
-    write_tables(root, found)
-    write_page(root, found.boards, found.standings, found.measures, found.problems)
-    n_rows = sum(len(board.rows) for board in found.boards)
+    leaderboard = read_leaderboard(root)
+    write_tables(root, leaderboard)
+    write_page(
+        root,
+        leaderboard.boards,
+        leaderboard.standings,
+        leaderboard.measures,
+        leaderboard.problems,
+    )
+    n_rows = sum(len(board.rows) for board in leaderboard.boards)
     print(
         f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
-    sys.stderr.write(problem_lines(root, found.problems))
-    return 1 if found.problems else 0
+    sys.stderr.write(problem_lines(root, leaderboard.problems))
+    return 1 if leaderboard.problems else 0
 
 
 if __name__ == "__main__":

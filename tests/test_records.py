@@ -69,6 +69,15 @@ def test_samples_come_back_as_they_were_written(tmp_path):
     assert not ape.n_bytes.any()
 
 
+def test_samples_of_a_task_need_not_follow_one_another(tmp_path):
+    path = write_record(tmp_path, RECORD, SAMPLES).with_name("samples.jsonl.gz")
+    first, *others = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(others[0] + first + others[1]))
+    tables = read_samples(path)
+    assert tables["ape"].doc_hashes == ("g", "i")
+    assert tables["zebra"].values.tolist() == [0.1]
+
+
 def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
     first, second = (write_record(tmp_path / n, RECORD, SAMPLES).parent for n in "ab")
     names = sorted(path.name for path in first.iterdir())

@@ -9,7 +9,7 @@ import wandb
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import ModelRef, PoolRef, read_record
 from eval.results_folder import load_results
-from eval.runs import Cell, described
+from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from run import check_entries
 
@@ -39,7 +39,7 @@ def statuses(cell):
 
 
 def fail(cell, draft, error):
-    with pytest.raises(type(error)), cell.failure_recorded(draft):
+    with pytest.raises(type(error)), cell.record_failure(draft):
         raise error
 
 
@@ -68,11 +68,11 @@ def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
 
 
 def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_path):
-    assert cell.found(draft) is None
+    assert cell.find_done(draft) is None
     record = cell.finish(draft, tmp_path)
-    assert cell.found(draft) == record
-    assert cell.found(replace(draft, name="other")) == record
-    assert cell.found(replace(draft, fingerprint="0" * 32)) is None
+    assert cell.find_done(draft) == record
+    assert cell.find_done(replace(draft, name="other")) == record
+    assert cell.find_done(replace(draft, fingerprint="0" * 32)) is None
 
 
 def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft):
@@ -84,7 +84,7 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
     assert (
         record.error == "lam must be a finite number, got inf\nwhile merging a with shape (2,)"
     )
-    assert cell.found(draft) is None
+    assert cell.find_done(draft) is None
 
 
 def test_a_later_success_takes_the_failure_s_place_on_the_board(cell, draft, tmp_path):
@@ -107,7 +107,7 @@ def test_an_interrupt_is_not_a_failure(cell, draft):
 
 def test_a_run_is_alone_and_runs_of_names_with_dots_have_locks_of_their_own(cell, draft):
     one, other = (replace(draft, name=f"Qwen2.5-{size}B") for size in ("0.5", "1.5"))
-    locks = [cell.only_one(record).lock_file for record in (one, other, one)]
+    locks = [cell.lock(record).lock_file for record in (one, other, one)]
     assert locks[0] == locks[2] != locks[1]
 
 
@@ -137,7 +137,7 @@ def test_the_record_is_there_before_the_tracker_and_survives_it(
     ],
 )
 def test_an_error_that_is_not_the_user_s_says_its_kind(error, text):
-    assert described(error) == text
+    assert describe_error(error) == text
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_error_names_paths_from_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     error = ValueError(f"{tmp_path}/models/a does not fit /elsewhere/b")
     error.add_note(f"while reading {tmp_path}/models/a")
-    assert described(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
+    assert describe_error(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
 
 
 def make_twice(folder):

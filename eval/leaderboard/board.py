@@ -15,7 +15,7 @@ from eval.statistics.scores import Estimate, overall_mean
 from eval.tables import alternatives
 
 MARK = "†"
-"""Stands behind the settings of a row that was tuned on the test split."""
+"""Mark after the settings of a row that was tuned on the test split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def absent(self) -> str:
-        """What stands where a score is not there."""
+        """Text in place of a missing score."""
         return {"failed": "failed", "not applicable": "n/a"}.get(self.record.status, "missing")
 
     @property
@@ -127,8 +127,8 @@ class Board:
     @property
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
-        found = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
-        return {name: settings for name, settings in sorted(found.items()) if settings}
+        shared = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        return {name: settings for name, settings in sorted(shared.items()) if settings}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -142,9 +142,9 @@ class Board:
 def boards_of(runs: Iterable[Run]) -> list[Board]:
     """Sort runs into boards and rank them; the order of the runs does not matter.
 
-    An unmerged model stands on every board whose merges name its content, whatever pool it was
+    An unmerged model is on every board whose merges name its content, whatever pool it was
     evaluated for. Runs evaluated in another precision have boards of their own; one that was
-    not evaluated stands on the first of its models and suite.
+    not evaluated is on the first of its models and suite.
     """
     ordered = sorted(runs, key=lambda run: _order(run.record))
     merges = [run for run in ordered if run.record.kind == "merge"]
@@ -272,7 +272,7 @@ def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, An
 
 
 def _with_own_settings(rows: list[Row]) -> list[Row]:
-    """Give each row what tells it from the others of its method."""
+    """Give each row the settings in which it differs from the others of its method."""
     return [
         replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
         for row in rows

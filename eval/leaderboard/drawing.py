@@ -16,7 +16,7 @@ from eval.leaderboard.board import Row
 INK = "#1c2128"
 """Colour of all text and axes: a page with a dark ground replaces it."""
 FAINT = "#8a929c"
-"""Colour of grids and of what stands behind the data; legible on light and dark."""
+"""Colour of grids and of marks that are no data; legible on light and dark."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8661c1")
 """Told apart without full colour vision: Okabe and Ito's, a violet for black and yellow."""
 SMALL = 7.5
@@ -157,7 +157,7 @@ def heat_map(
 
 
 def short_labels(rows: Sequence[Row]) -> list[str]:
-    """Rank, name and what tells a row from others of its name, in 44 characters at most."""
+    """Rank, name and own settings of each row, in 44 characters at most."""
     ranks = ["" if row.rank is None else f"{row.rank}. " for row in rows]
     return [
         printable(f"{rank}{row.name} {row.shown_settings}".rstrip(), 44)

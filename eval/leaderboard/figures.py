@@ -77,13 +77,13 @@ def score_against_cost(board: Board) -> Plot | None:
     if not timed:
         return None
     styles = series_styles(row.name for row in board.merges)
-    shown = {row.name: styles[row.name] for _, row in timed}
+    legend = {row.name: styles[row.name] for _, row in timed}
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="merge, seconds", ylabel="mean score, %")
         _unmerged_lines(axes, board)
-        found = [(cost, _mean(row)) for cost, row in timed]
-        front = [found[i] for i in pareto_front(found)]
+        places = [(cost, _mean(row)) for cost, row in timed]
+        front = [places[i] for i in pareto_front(places)]
         axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.0)
         for cost, row in timed:
             _add(axes, [(cost, row)], styles[row.name])
@@ -92,7 +92,7 @@ def score_against_cost(board: Board) -> Plot | None:
                 str(row.rank), place, (4, 4), textcoords="offset points", fontsize=SMALL
             )
         spread(axes, [cost for cost, _ in timed])
-        add_legend(figure, dict(sorted(shown.items())))
+        add_legend(figure, dict(sorted(legend.items())))
 
     caption = (
         "Mean score against merge time. Numbers are ranks, bars one standard error; the line "
@@ -239,12 +239,12 @@ def _add(axes: Axes, runs: Sequence[tuple[float, Row]], style: Style) -> None:
 
 def _share(settings: Mapping[str, Any]) -> float | None:
     """The share kept, in (0, 1]; None for a method that keeps all."""
-    found = settings.get("tau", settings.get("density"))
-    return float(found) if isinstance(found, int | float) else None
+    share = settings.get("tau", settings.get("density"))
+    return float(share) if isinstance(share, int | float) else None
 
 
 def _rest(row: Row) -> tuple[str, str]:
-    """What names a line: the method, and what tells the row apart but the share and the seed."""
+    """Name of a line: the method, and the row's own settings but the share and the seed."""
     swept = ("tau=", "density=", "seed=")
     kept = [setting for setting in row.own_settings.split() if not setting.startswith(swept)]
     return row.name, " ".join(kept)

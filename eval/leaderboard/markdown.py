@@ -1,4 +1,4 @@
-"""A board as Markdown: what it shows and does not say, its table, and what its merges are worth."""
+"""A board as Markdown: heading, notes, table of runs, table of measures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,18 +36,20 @@ def board_section(
 
 def problem_list(problems: Sequence[Problem]) -> str:
     """The problems of a results folder, one line each."""
-    lines = (f"- `{fault.path.as_posix()}` {one_line(fault.message)}" for fault in problems)
+    lines = (
+        f"- `{problem.path.as_posix()}` {one_line(problem.message)}" for problem in problems
+    )
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
 
 def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
-    """The measures that some merge of a board has."""
-    found = {key for row in board.merges for key in measures.get(row.record.fingerprint, ())}
-    return [measure for measure in MEASURES if measure.key in found]
+    """List the measures that at least one merge of a board has."""
+    keys = {key for row in board.merges for key in measures.get(row.record.fingerprint, ())}
+    return [measure for measure in MEASURES if measure.key in keys]
 
 
 def evaluation(board: Board) -> str:
-    """How the board's models were evaluated, as far as its records state it; ends with a space."""
+    """Precision, lm-eval version and limit of the evaluation, as far as stated; ends with a space."""
     if board.precision is None:
         return ""
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
@@ -59,7 +61,7 @@ def evaluation(board: Board) -> str:
 
 
 def rank(row: Row) -> str:
-    """Place among the merges, empty for what has none."""
+    """Rank among the merges; empty without one."""
     return "" if row.rank is None else str(row.rank)
 
 
@@ -78,7 +80,7 @@ def costs(row: Row) -> tuple[str, str, str]:
 
 
 def _heading(board: Board) -> str:
-    """What the table shows and what it does not say."""
+    """Heading and notes of a board."""
     title = f"## {board.pool} on {board.title}"
     shared = "; ".join(f"{m}: {settings}" for m, settings in board.shared_settings.items())
     cost = (
@@ -121,17 +123,20 @@ def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
 
 
 def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
-    """What the measures mean, and those of the complete merges."""
-    shown = shown_measures(board, measures)
-    told = "; ".join(f"{measure.label}: {measure.told}" for measure in shown)
+    """Definitions of the measures, and a row for each complete merge."""
+    measures_shown = shown_measures(board, measures)
+    definitions = "; ".join(f"{m.label}: {m.definition}" for m in measures_shown)
     lines = []
     for row in board.merges:
-        found = measures.get(row.record.fingerprint)
-        if found is not None:
-            cells = [with_error(found.get(measure.key), digits=1) for measure in shown]
+        measured = measures.get(row.record.fingerprint)
+        if measured is not None:
+            cells = [
+                with_error(measured.get(measure.key), digits=1) for measure in measures_shown
+            ]
             lines.append((rank(row), row.name, row.shown_settings, *cells))
-    header = ("rank", "method", "settings", *(measure.label for measure in shown))
-    return f"In per cent. {told[:1].upper()}{told[1:]}. {MEASURED}\n\n{markdown_table(header, lines)}"
+    header = ("rank", "method", "settings", *(measure.label for measure in measures_shown))
+    sentence = f"{definitions[:1].upper()}{definitions[1:]}."
+    return f"In per cent. {sentence} {MEASURED}\n\n{markdown_table(header, lines)}"
 
 
 def _cell(row: Row, task: str) -> str:

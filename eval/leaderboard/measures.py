@@ -36,7 +36,7 @@ class Measure:
     key: str
     """Its column in the CSV file."""
     label: str
-    told: str
+    definition: str
     """Its definition in one line; the whole of it is that of ``eval.statistics.metrics``."""
     is_loss: bool = False
     """Whether less of it is better."""
@@ -46,34 +46,34 @@ MEASURES = (
     Measure(
         key="of_experts",
         label="of experts",
-        told="score relative to the expert's, on the expert's own tasks",
+        definition="score relative to the expert's, on the expert's own tasks",
     ),
     Measure(
         key="of_gap",
         label="of gap",
-        told="gain on the base over the experts' gain, each on its own domain",
+        definition="gain on the base over the experts' gain, each on its own domain",
     ),
     Measure(
         key="of_ceiling",
         label="of ceiling",
-        told="gain on the base over the gain of the model trained on all of it, on these domains",
+        definition="gain on the base over the gain of the model trained on all of it, on these domains",
     ),
     Measure(
         key="forgetting",
         label="forgetting",
-        told="points lost against the base where no source was tuned; negative is a gain",
+        definition="points lost against the base where no source was tuned; negative is a gain",
         is_loss=True,
     ),
     Measure(
         key="interference",
         label="interference",
-        told="points lost against the experts, each on its own domain, gains not counted",
+        definition="points lost against the experts, each on its own domain, gains not counted",
         is_loss=True,
     ),
     Measure(
         key="above_chance",
         label="above chance",
-        told="mean score from the level of guessing up, as the second Open LLM Leaderboard has it",
+        definition="mean score from the level of guessing up, as the second Open LLM Leaderboard has it",
     ),
 )
 """In the order of their columns."""
@@ -93,12 +93,12 @@ def measures_of(boards: Iterable[Board]) -> dict[str, Measured]:
         with scores, experts, a ceiling, held-out domains, a lower bound of every task, or a
         gap that no resample of the documents closes.
     """
-    found: dict[str, Measured] = {}
+    measures: dict[str, Measured] = {}
     for board in boards:
         panel = panel_of(board)
         if panel is not None:
-            found |= _board_measures(board, panel)
-    return found
+            measures |= _board_measures(board, panel)
+    return measures
 
 
 def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
@@ -106,7 +106,7 @@ def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
 
     The base is the pivot. A source is the expert of the domain of its name; each of the other
     sources, of the domain left over on which it gains most over the pivot, largest gains
-    first, if it gains more than two standard errors on any (ours). Held-out domains are
+    first, if it gains more than two standard errors on any. Held-out domains are
     nobody's. The ceiling is the pool's reference model, the best of several.
 
     Args:
@@ -158,7 +158,7 @@ def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
         return {}
     observed = panel.observed()
     resampled = bootstrap(panel, n_resamples=_RESAMPLES, seed=SEED)
-    found: dict[str, Measured] = {}
+    measures: dict[str, Measured] = {}
     for row in board.merges:
         run, measured = row.record.fingerprint, dict[str, Estimate]()
         for key, metric in metrics.items() if run in panel.runs else ():
@@ -168,26 +168,26 @@ def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
                 continue
             measured[key] = value
         if measured:
-            found[run] = measured
-    return found
+            measures[run] = measured
+    return measures
 
 
 def _metrics(board: Board, roles: Roles | None) -> dict[str, Metric]:
     """Key to metric, of those that may be defined on a board."""
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     if roles is not None:
-        found |= {
+        metrics |= {
             "of_experts": partial(normalised, roles=roles),
             "of_gap": partial(gap_closed, roles=roles),
             "interference": partial(interference, roles=roles),
         }
         if roles.ceiling is not None:
-            found["of_ceiling"] = partial(ceiling_share, roles=roles)
+            metrics["of_ceiling"] = partial(ceiling_share, roles=roles)
         if roles.held_out:
-            found["forgetting"] = partial(forgetting, roles=roles)
+            metrics["forgetting"] = partial(forgetting, roles=roles)
     if board.domains.keys() <= LEADERBOARD_V2.keys():
-        found["above_chance"] = partial(above_chance, lower=LEADERBOARD_V2)
-    return found
+        metrics["above_chance"] = partial(above_chance, lower=LEADERBOARD_V2)
+    return metrics
 
 
 def _mean(row: Row) -> float:

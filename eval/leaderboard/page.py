@@ -37,10 +37,10 @@ def write_page(
     Args:
         root: The results folder.
         boards: From ``boards_of``.
-        standings: Fingerprint of a merge to what tests say of it; their columns are shown on
+        standings: Fingerprint of a merge to its standing; their columns are shown on
             the boards where a merge has one.
-        measures: Fingerprint of a merge to what it is worth, shown in the same way.
-        problems: What could not be trusted, listed above the boards.
+        measures: Fingerprint of a merge to its measures, shown in the same way.
+        problems: Problems of the results folder, listed above the boards.
     """
     views = [view_of(b, plots_of(b), standings or {}, measures or {}) for b in boards]
     page = to_html(views, problems).encode(errors="replace")
@@ -56,7 +56,7 @@ def write_page(
 
 
 def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str:
-    """Render the page; every text of a record is escaped, and no script but ours may run."""
+    """Render the page; every text of a record is escaped, and only page.js may run."""
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
@@ -69,7 +69,7 @@ def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str
     )
     return environment.get_template("page.html.j2").render(
         boards=views,
-        problems=[(fault.path.as_posix(), fault.message) for fault in problems],
+        problems=[(problem.path.as_posix(), problem.message) for problem in problems],
         not_trusted=NOT_TRUSTED,
         tuned_on_test=TUNED_ON_TEST,
         measured=MEASURED,

@@ -12,7 +12,7 @@ from eval.statistics.samples import Panel, match
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What paired tests over the same documents say of one merge."""
+    """Result of paired tests over the same documents for one merge."""
 
     band: int
     """From 1; the tests find no difference between merges of a band and its leader."""
@@ -29,10 +29,10 @@ def standings_of(boards: Sequence[Board]) -> dict[str, Standing]:
     Returns:
         Fingerprint of a merge to its standing; none for merges without samples.
     """
-    found: dict[str, Standing] = {}
+    standings: dict[str, Standing] = {}
     for board in boards:
-        found |= _board_standings(board)
-    return found
+        standings |= _board_standings(board)
+    return standings
 
 
 def panel_of(board: Board) -> Panel | None:

@@ -25,25 +25,24 @@ from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
 
 Standings = Mapping[str, Standing]
-"""Fingerprint of a merge to how it stands."""
+"""Standings by run fingerprint."""
 Measures = Mapping[str, Measured]
-"""Fingerprint of a merge to what it is worth."""
+"""Measures by run fingerprint."""
 _NO_RECORDS = "No records yet."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaderboard:
-    """All that the views of a results folder show."""
+    """Boards, standings, measures and problems of a results folder."""
 
     boards: Sequence[Board]
     standings: Standings
     measures: Measures
     problems: Sequence[Problem]
-    """What could not be trusted."""
 
 
 def read_leaderboard(root: Path) -> Leaderboard:
-    """Rank, test and measure the records of a results folder; no faulty one stops the others."""
+    """Load a results folder, then rank, test and measure its runs; invalid ones become problems."""
     results = load_results(root)
     boards = boards_of(results.runs)
     return Leaderboard(
@@ -54,17 +53,20 @@ def read_leaderboard(root: Path) -> Leaderboard:
     )
 
 
-def write_tables(root: Path, found: Leaderboard) -> None:
+def write_tables(root: Path, leaderboard: Leaderboard) -> None:
     """Write ``leaderboard.md`` and ``leaderboard.csv`` of a results folder."""
-    text = to_markdown(found.boards, found.standings, found.measures, found.problems)
+    text = to_markdown(
+        leaderboard.boards, leaderboard.standings, leaderboard.measures, leaderboard.problems
+    )
     root.mkdir(parents=True, exist_ok=True)
     atomic_write(root / "leaderboard.md", text.encode())
-    atomic_write(root / "leaderboard.csv", to_csv(found.boards, found.measures).encode())
+    csv = to_csv(leaderboard.boards, leaderboard.measures)
+    atomic_write(root / "leaderboard.csv", csv.encode())
 
 
 def problem_lines(root: Path, problems: Sequence[Problem]) -> str:
     """The problems as lines for a terminal, each with the path of its file."""
-    return "".join(f"fault: {root / fault.path} {fault.message}\n" for fault in problems)
+    return "".join(f"fault: {root / problem.path} {problem.message}\n" for problem in problems)
 
 
 def to_markdown(
@@ -82,9 +84,9 @@ def to_markdown(
 
 def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
     """Boards as one table: fractions, seconds and bytes, in full precision."""
-    found = measures or {}
+    measures = measures or {}
     rows = [
-        _csv_row(board, row, found.get(row.record.fingerprint, {}))
+        _csv_row(board, row, measures.get(row.record.fingerprint, {}))
         for board in boards
         for row in board.rows
     ]
@@ -114,7 +116,7 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
 
 def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:
     record = row.record
-    found: dict[str, Any] = {
+    cells: dict[str, Any] = {
         "pool": board.pool,
         "models": board.models,
         "suite": board.suite,
@@ -137,8 +139,8 @@ def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:
     }
     for measure in MEASURES:
         value = measured.get(measure.key)
-        found[measure.key] = None if value is None else value.value
-        found[f"{measure.key}_stderr"] = None if value is None else value.stderr
+        cells[measure.key] = None if value is None else value.value
+        cells[f"{measure.key}_stderr"] = None if value is None else value.stderr
     for task, score in record.scores.items():
-        found |= {task: score.value, f"{task}_stderr": score.stderr}
-    return found
+        cells |= {task: score.value, f"{task}_stderr": score.stderr}
+    return cells

@@ -1,4 +1,4 @@
-"""What the leaderboard page shows of a board: columns, cells and figures."""
+"""View of a board for the leaderboard page: columns, cells, details and figures."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from eval.tables import leaves, mib, percent, seconds, with_error
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One group of details behind a row: names and values."""
+    """One group of details of a row: names and values."""
 
     title: str
     entries: tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ def details_of(record: Record) -> tuple[Section, ...]:
         "Models": _leaves(to_json(record.models)),
         "Provenance": _leaves(record.provenance),
     }
-    return tuple(Section(title, tuple(found)) for title, found in groups.items() if found)
+    return tuple(Section(title, tuple(entries)) for title, entries in groups.items() if entries)
 
 
 def _score(score: Score) -> str:
@@ -58,12 +58,12 @@ def _score(score: Score) -> str:
 
 def _cost(cost: StageCost | None) -> list[tuple[str, str]]:
     """Memory in MiB; what was not measured is left out."""
-    found = {} if cost is None else asdict(cost)
+    entries = {} if cost is None else asdict(cost)
     return [
         (key.removesuffix("_bytes").replace("_", " "), f"{mib(value, 1)} MiB")
         if key.endswith("_bytes")
         else (key, _text(value))
-        for key, value in found.items()
+        for key, value in entries.items()
         if value is not None
     ]
 
@@ -82,7 +82,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 (any JSON)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell shows, and the number or text that sorts it; None sorts last."""
+    """Text of a cell, and the number or text that sorts it; None sorts last."""
 
     text: str
     key: float | str | None
@@ -91,7 +91,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Head of one column, and how it shows a row."""
+    """Header of one column, and the function from a row to its cell."""
 
     label: str
     cell: Callable[[Row], Cell]
@@ -147,18 +147,18 @@ def view_of(
     standings: Mapping[str, Standing],
     measures: Mapping[str, Measured] | None = None,
 ) -> BoardView:
-    """What the page shows of one board.
+    """Build the view of one board.
 
     Args:
         board: From ``boards_of``.
         plots: Its figures.
-        standings: Fingerprint of a merge to how it stands; of other boards too.
-        measures: Fingerprint of a merge to what it is worth; of other boards too.
+        standings: Fingerprint of a merge to its standing; of other boards too.
+        measures: Fingerprint of a merge to its measures; of other boards too.
     """
     measures = measures or {}
-    here = {r.record.fingerprint for r in board.merges} & standings.keys()
+    tested = {r.record.fingerprint for r in board.merges} & standings.keys()
     columns = _columns(
-        board, {fingerprint: standings[fingerprint] for fingerprint in here}, measures
+        board, {fingerprint: standings[fingerprint] for fingerprint in tested}, measures
     )
     return BoardView(
         key=board.key,
@@ -171,7 +171,7 @@ def view_of(
         held_out=board.held_out,
         evaluation=evaluation(board).strip(),
         shared_settings=board.shared_settings,
-        tested=bool(here),
+        tested=bool(tested),
         marked=any(row.tuned_on_test for row in board.merges),
         measures=tuple(shown_measures(board, measures)),
         columns=columns,
@@ -225,11 +225,13 @@ def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
 
     def chance(opponent: str, row: Row) -> Cell:
         standing = standings.get(row.record.fingerprint)
-        found = None if standing is None else standing.better_than.get(opponent)
-        return Cell("" if found is None else percent(found, 1), found)
+        share = None if standing is None else standing.better_than.get(opponent)
+        return Cell("" if share is None else percent(share, 1), share)
 
     if standings:
-        yield Column("band", band, "merges that tests do not tell apart share a band")
+        yield Column(
+            "band", band, "merges without a significant difference to their leader share a band"
+        )
     for name in sorted(
         {name for standing in standings.values() for name in standing.better_than}
     ):
@@ -239,10 +241,10 @@ def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
 
 def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Column:
     def cell(row: Row) -> Cell:
-        found = measures.get(row.record.fingerprint, {}).get(measure.key)
-        return Cell(with_error(found, digits=1), None if found is None else found.value)
+        value = measures.get(row.record.fingerprint, {}).get(measure.key)
+        return Cell(with_error(value, digits=1), None if value is None else value.value)
 
-    return Column(f"{measure.label} %", cell, measure.told, falling=not measure.is_loss)
+    return Column(f"{measure.label} %", cell, measure.definition, falling=not measure.is_loss)
 
 
 def _task_column(board: Board, task: str) -> Column:

@@ -1,4 +1,4 @@
-"""Which rows may stand in one table, and which settings were chosen without the test split."""
+"""Comparable records, and settings chosen without the test split."""
 
 import math
 from collections import defaultdict
@@ -45,11 +45,12 @@ def contract(record: Record) -> dict[str, Any]:
             f"tasks.{task}.metric": score.raw_metric,
             f"tasks.{task}.documents": score.n,
         }
-    return facts if (found := precision(record)) is None else {**facts, PRECISION: found}
+    used = precision(record)
+    return facts if used is None else {**facts, PRECISION: used}
 
 
 def precision(record: Record) -> str | None:
-    """What a record's model was evaluated in: float32 on the CPU, its own dtype elsewhere.
+    """Precision of a record's evaluation: float32 on the CPU, the model's own dtype elsewhere.
 
     None if it was not evaluated.
     """
@@ -113,7 +114,7 @@ def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
     runs = defaultdict[Hashable, list[Record]](list)
     for record in tried:
         runs[_frozen(record.settings)].append(record)
-    means = {key: _mean_over_seeds(found) for key, found in runs.items()}
+    means = {key: _mean_over_seeds(repeated) for key, repeated in runs.items()}
     largest = max(means.values())
     best = [
         runs[key][0].settings for key, mean in means.items() if mean >= largest - _SAME_MEAN
@@ -123,14 +124,14 @@ def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
 
 
 def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
-    """Mark every row that stands among other settings of its method on the test split.
+    """Mark every row that is one of several settings of its method on the test split.
 
     A merge is marked if its method was scored outside the validation split with several
     settings, on the same models and tasks, and this setting is not the one that
     ``best_setting`` chooses from the validation runs of these models and tasks. A marked row
     must not be reported as what the method reaches: picking it is picking by the test split.
     A method with one setting there is never marked, nor is an unmerged model; a default that
-    stands beside the chosen setting is. Validation runs of several contracts, such as another
+    beside the chosen setting is. Validation runs of several contracts, such as another
     limit, choose a setting each, and none of these is marked.
 
     Args:
@@ -159,7 +160,7 @@ def _chosen(tried: Iterable[Record], method: str) -> list[dict[str, Any]]:
         if record.domains.keys() > record.scores.keys():
             continue  # without a mean it chooses nothing
         groups[record.suite and record.suite.fingerprint, precision(record)].append(record)
-    return [best_setting(found, method=method) for found in groups.values()]
+    return [best_setting(group, method=method) for group in groups.values()]
 
 
 def _label(record: Record) -> str:

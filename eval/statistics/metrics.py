@@ -1,4 +1,4 @@
-"""What a table of scores says of a merge: every metric with its one definition.
+"""Metrics of a merge from a table of scores, each defined once.
 
 s(run, task) is a score in [0, 1], s(run, domain) its mean over the domain's tasks. All
 metrics average within a domain first, then across domains. Each takes a table of any leading
@@ -51,7 +51,7 @@ def normalised(table: ScoreTable, run: str, roles: Roles) -> Array:
     multi-task merging have it; the order of averaging is ours.
 
     Raises:
-        ValueError: If an expert scores nothing on a task of its own, here or in a resample.
+        ValueError: If an expert scores nothing on a task of its own, in the scores or in a resample.
     """
     return mean_of(
         [_relative(table, run, expert, domain) for expert, domain in roles.experts.items()]
@@ -65,7 +65,7 @@ def ceiling_share(table: ScoreTable, run: str, roles: Roles) -> Array:
     ceiling. 0 is the base, 1 a model trained on all the domains at once.
 
     Raises:
-        ValueError: If the roles has no ceiling, or it is no better than the base, here or in a
+        ValueError: If there is no ceiling, or it is no better than the base, in the scores or in a
             resample.
     """
     if roles.ceiling is None:
@@ -75,21 +75,21 @@ def ceiling_share(table: ScoreTable, run: str, roles: Roles) -> Array:
 
 
 def gap_closed(table: ScoreTable, run: str, roles: Roles) -> Array:
-    """Share of the gap between base and experts that the merge closes (ours).
+    """Share of the gap between base and experts that the merge closes.
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
     experts, each on its own domain: a ratio of sums, so that a domain with hardly any gap does
     not dominate. 0 is the base, 1 every expert at once; negative is worse than the base.
 
     Raises:
-        ValueError: If the experts are no better than the base, here or in a resample.
+        ValueError: If the experts are no better than the base, in the scores or in a resample.
     """
     own = {domain: expert for expert, domain in roles.experts.items()}
     return _share_of_gap(table, run, roles, own)
 
 
 def forgetting(table: ScoreTable, run: str, roles: Roles) -> Array:
-    """Score lost against the base where no expert was tuned (ours).
+    """Score lost against the base where no expert was tuned.
 
     Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
 
@@ -102,7 +102,7 @@ def forgetting(table: ScoreTable, run: str, roles: Roles) -> Array:
 
 
 def interference(table: ScoreTable, run: str, roles: Roles) -> Array:
-    """Score lost against the experts, each on its own domain, gains not counted (ours).
+    """Score lost against the experts, each on its own domain, gains not counted.
 
     Mean over experts' domains of max(0, s(expert, domain) - s(run, domain)). 0 is no loss on
     any domain. Noise alone makes it positive: a merge as good as the experts scores about 0.4

@@ -7,6 +7,7 @@ the order of tasks.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +109,8 @@ def flip_signs(
     for name, of_task in values.items():
         rng, transposed = _generator(seed, name), of_task.T.astype(np.float32)
         for rows in _blocks(n_resamples, max(of_task.shape)):
-            signs = _draw_signs(rng, rows.stop - rows.start, len(of_task))
-            sums[:, rows] += transposed @ signs.T.astype(np.float32)
+            signs = _draw_signs(rng, rows.stop - rows.start, len(of_task), np.float32)
+            sums[:, rows] += transposed @ signs.T
     return sums
 
 
@@ -227,14 +228,20 @@ def _n_differing(panel: Panel, pair: tuple[str, str]) -> int:
     return sum(int(np.count_nonzero(_differences(panel, task, [pair]))) for task in tasks)
 
 
-def _draw_signs(rng: np.random.Generator, n_rows: int, n: int) -> Array:
+def _draw_signs(
+    rng: np.random.Generator, n_rows: int, n: int, dtype: type[np.floating[Any]] = np.float64
+) -> NDArray[Any]:
     """Signs of n documents, each +1 or -1 with equal chance, shape (n_rows, n)."""
-    return 1 - 2 * rng.integers(0, 2, (n_rows, n)).astype(np.float64)
+    signs = rng.integers(0, 2, (n_rows, n))
+    signs *= -2
+    signs += 1
+    return signs.astype(dtype)
 
 
 def _draw_counts(rng: np.random.Generator, n_rows: int, n: int) -> Array:
     """How often each of n documents is drawn in n draws, shape (n_rows, n)."""
-    drawn = rng.integers(0, n, (n_rows, n)) + n * np.arange(n_rows)[:, None]
+    drawn = rng.integers(0, n, (n_rows, n))
+    drawn += n * np.arange(n_rows)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=n_rows * n)
     return counts.reshape(n_rows, n).astype(np.float64)
 

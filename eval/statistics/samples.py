@@ -43,7 +43,7 @@ class TaskSamples:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """A record and the samples behind its scores."""
+    """A record and the samples of its scores."""
 
     record: Record
     samples: Mapping[str, TaskSamples] | None
@@ -116,12 +116,12 @@ class ScoreTable:
         Raises:
             ValueError: If no task has this domain.
         """
-        found = tuple(task for task, its_domain in self.domains.items() if its_domain == domain)
-        if not found:
+        tasks = tuple(task for task, its_domain in self.domains.items() if its_domain == domain)
+        if not tasks:
             raise ValueError(
                 f"domains are {sorted(set(self.domains.values()))}, got {domain!r}"
             )
-        return found
+        return tasks
 
     def task(self, run: str, task: str) -> Array:
         """Scores of one run on one task, shape (...)."""
@@ -181,12 +181,12 @@ def match(runs: Mapping[str, Run]) -> Panel:
 
 def mean_of(values: Sequence[Array]) -> Array:
     """Elementwise mean of equally shaped arrays, at least one."""
-    total: Array = np.mean(np.stack(values), axis=0)
-    return total
+    first, *others = values
+    return sum(others, start=first) / len(values)
 
 
 def _check_score(task: str, expected: float, samples: TaskSamples) -> None:
-    """Refuse samples that are not those behind a recorded score."""
+    """Check that samples give the recorded score."""
     sizes, totals = samples.documents.sizes, samples.totals
     if len(sizes) < 2:
         raise ValueError(f"{task} needs at least 2 different documents, got {len(sizes)}")

@@ -74,7 +74,7 @@ def domain_means(
     of_domain: dict[str, list[Score]] = {}
     for task, domain in domains.items():
         of_domain.setdefault(domain, []).append(scores[task])
-    return {domain: mean_score(found) for domain, found in of_domain.items()}
+    return {domain: mean_score(group) for domain, group in of_domain.items()}
 
 
 def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Estimate:
@@ -147,7 +147,7 @@ def raw_score(samples: Sequence[Sample], *, metric: str) -> Score:
 
 
 def byte_likelihood(loglikelihood: float, n_bytes: int) -> float:
-    """Geometric mean probability per byte, 2 ** -bits_per_byte, in (0, 1] (ours).
+    """Geometric mean probability per byte, 2 ** -bits_per_byte, in (0, 1].
 
     Args:
         loglikelihood: Natural logarithm, summed over the text.

@@ -3,13 +3,14 @@
 ``python -m scripts.benchmark.leaderboard [N ...]`` makes up folders of 50, 100, 200 and 500
 merges, each with the samples of 12 tasks of 200 documents, and measures for each, in a process of
 its own, reading the folder, ranking and writing leaderboard.md and .csv: what a sweep does when
-it ends.
+it ends. Each is measured again with one more merge in the folder. CPU seconds do not depend on
+what else the machine does.
 """
 
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from eval.records import (
     write_record,
 )
 from eval.statistics.scores import byte_likelihood_score, raw_score
-from scripts.benchmark.processes import run_measured
+from scripts.benchmark.processes import Measured, run_measured
 from scripts.benchmark.runs import ROOT
 
 SIZES = (50, 100, 200, 500)
@@ -50,25 +51,29 @@ _COST = StageCost(
 )
 _PROGRAM = """
 import sys
+import time
 from pathlib import Path
 from eval.leaderboard.tables import read_leaderboard, write_tables
+start = time.process_time()
 write_tables(Path(sys.argv[1]), read_leaderboard(Path(sys.argv[1])))
+Path(sys.argv[2]).write_text(str(time.process_time() - start))
 """
 
 
-def make_up_folder(root: Path, n_merges: int) -> None:
+def make_up_folder(root: Path, merges: Iterable[int]) -> None:
     """Write the records and samples of one pool: unmerged models, and merges of one method.
 
     Args:
-        root: A new results folder.
-        n_merges: Number of merges; their scores differ from document to document and by skill.
+        root: A results folder.
+        merges: Numbers of the merges; they differ in skill, and from document to document.
     """
     rng = np.random.default_rng(0)
     difficulty = {task: rng.normal(size=_N_DOCUMENTS) for task in _TASKS}
     for name in ("base", *_EXPERTS):
         samples = dict(_samples(rng, difficulty, skill=0.0, expert=name))
         write_record(root, _record(name, "reference", {}, samples), samples)
-    for lam in range(n_merges):
+    for lam in merges:
+        rng = np.random.default_rng([1, lam])
         skill = 0.3 * rng.normal()
         samples = dict(_samples(rng, difficulty, skill=skill, expert=None))
         record = _record("task_arithmetic", "merge", {"lam": lam / 100}, samples)
@@ -162,16 +167,29 @@ def main(arguments: list[str]) -> int:
     Args:
         arguments: Numbers of merges; none for the standard ones.
     """
-    table = Table("merges", "seconds", "peak RSS, MB", title="leaderboard of one folder")
+    table = Table(
+        "merges", "seconds", "CPU seconds", "with one more", "peak RSS, MB", title="leaderboard"
+    )
     for n_merges in [int(argument) for argument in arguments] or SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            make_up_folder(Path(folder), n_merges)
-            command = [sys.executable, "-c", _PROGRAM, folder]
-            measured = run_measured(command, cwd=ROOT, environment={})
+            root = Path(folder) / "results"
+            make_up_folder(root, range(n_merges))
+            measured, cpu = _measure(root)
+            make_up_folder(root, range(n_merges, n_merges + 1))
+            _, more = _measure(root)
         megabytes = measured.peak_rss_bytes / 1e6
-        table.add_row(str(n_merges), f"{measured.seconds:.1f}", f"{megabytes:.0f}")
+        cells = (f"{measured.seconds:.1f}", f"{cpu:.1f}", f"{more:.1f}")
+        table.add_row(str(n_merges), *cells, f"{megabytes:.0f}")
     Console().print(table)
     return 0
+
+
+def _measure(root: Path) -> tuple[Measured, float]:
+    """Write the leaderboard in a process of its own; return its CPU seconds after imports too."""
+    seconds = root.parent / "seconds"
+    command = [sys.executable, "-c", _PROGRAM, str(root), str(seconds)]
+    measured = run_measured(command, cwd=ROOT, environment={})
+    return measured, float(seconds.read_text())
 
 
 if __name__ == "__main__":
