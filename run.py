@@ -53,8 +53,8 @@ from seme.provenance import collect
 
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
-_N_CELLS = "SEME_N_CELLS"
-"""Environment variable with the number of cells of the running sweep."""
+_SWEEP = "SEME_SWEEP"
+"""Environment variable with the number of cells of the running sweep, and what it varies."""
 _GROUPS = {"method", "models", "suite", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
 _VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
@@ -101,8 +101,10 @@ class Sweep(Callback):
         overrides = OverridesParser.create().parse_overrides(
             [*lines, *config.hydra.overrides.task]
         )
-        counts = [len(list(o.sweep_iterator())) for o in overrides if o.is_sweep_override()]
-        os.environ[_N_CELLS] = str(math.prod(counts))
+        swept = [override for override in overrides if override.is_sweep_override()]
+        n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
+        keys = [override.get_key_element() for override in swept]
+        os.environ[_SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
@@ -134,14 +136,11 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
 def cell_label(hydra_config: Any) -> str:  # noqa: ANN401 (Hydra's own configuration)
     """Name a cell of a sweep: ``[3/10] ties tau=0.2``."""
-    method = hydra_config.runtime.choices["method"]
-    swept = [
-        line
-        for line in hydra_config.overrides.task
-        if line.partition("=")[0] not in ("method", "experiment", "output", "force", "quiet")
-    ]
-    number = f"{hydra_config.job.num + 1}/{os.environ.get(_N_CELLS, '?')}"
-    return " ".join([f"[{number}]", method, *swept])
+    sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
+    keys = set(sweep["keys"]) - {"method"}
+    varied = [line for line in hydra_config.overrides.task if line.partition("=")[0] in keys]
+    number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
+    return " ".join([number, hydra_config.runtime.choices["method"], *varied])
 
 
 def _job_number(path: Path) -> int:
@@ -214,25 +213,25 @@ def _merge_and_evaluate(
         build(PoolRef, job.described_models()),
         settings=job.hyper_parameters(),
     )
-    with (
-        cell.lock(draft),
-        cell.record_failure(draft, not_applicable=CheckpointMismatchError),
-        cell.scratch(draft) as scratch,
-    ):
+    with cell.lock(draft):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", label, _mean(done))
             return done
         if cell.suite is not None:
             from eval.harness import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
-            build_tasks(cell.suite)
-        merged = scratch if merged_dir is None else ROOT / merged_dir
-        load(len(job.sources))
-        with metered(cell.device) as merging:
-            report = job.run(merged, progress=cell.progress)
-        _show_alignment(report, job)
-        draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
-        record = cell.finish(draft, merged)
+            build_tasks(cell.suite)  # a mistyped task is no failure of the method: no record
+        with (
+            cell.record_failure(draft, not_applicable=CheckpointMismatchError),
+            cell.scratch(draft) as scratch,
+        ):
+            merged = scratch if merged_dir is None else ROOT / merged_dir
+            load(len(job.sources))
+            with metered(cell.device) as merging:
+                report = job.run(merged, progress=cell.progress)
+            _show_alignment(report, job)
+            draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
+            record = cell.finish(draft, merged)
         kept = "" if merged_dir is None else f"  written to {merged_dir}"
         _log.info("%s%s%s", label, outcome(record), kept)
         return record
@@ -241,7 +240,7 @@ def _merge_and_evaluate(
 def outcome(record: Record) -> str:
     """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
     stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
-    seconds = [f"  {stage} {cost.seconds:.2g} s" for stage, cost in stages if cost is not None]
+    seconds = [f"  {stage} {cost.seconds:.1f} s" for stage, cost in stages if cost is not None]
     return "".join(seconds) + _mean(record)
 
 
