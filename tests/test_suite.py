@@ -36,6 +36,7 @@ def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tm
 
 
 def test_two_lines_are_a_suite(tmp_path):
+    (tmp_path / "tasks").mkdir()
     least = {"name": "s", "include_path": "tasks", "tasks": ["a", {"task": "b", "domain": "x"}]}
     suite = suite_from_config(least, root=tmp_path)
     assert suite.domains == {"a": "a", "b": "x"}
