@@ -4,11 +4,14 @@ python run.py method=ties tau=0.2
 python run.py -m method=seme,ties tau=0.1,0.2
 """
 
+import atexit
+import gc
 import os
 import signal
 import sys
 
 if __name__ == "__main__":
+    gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     interrupted = "\ninterrupted; finished runs are kept; the same command goes on\n"
 
     def leave_imports(*_: object) -> None:
@@ -25,7 +28,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -282,7 +285,20 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
 
 
+def leave() -> NoReturn:
+    """End the process with 0, without taking the interpreter apart module by module.
+
+    That takes a tenth of a short merge and frees nothing that the system does not.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    gc.freeze()  # what is imported stays to the end
+    gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)
     try:
@@ -290,3 +306,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.stderr.write(interrupted)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
+            raise
+        leave()
