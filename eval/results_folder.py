@@ -27,9 +27,9 @@ class Problem:
     """An invalid file, or one that contradicts the others."""
 
     path: Path
-    """Of the file, from the results folder."""
+    """Path of the file, relative to the results folder."""
     message: str
-    """What follows the path in a sentence: what was expected, what came, what to do."""
+    """Predicate of the sentence that the path begins: expected, got, remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class _Entry:
     """A run and where its record is."""
 
     path: Path
-    """Of the record, from the results folder."""
+    """Path of the record, relative to the results folder."""
     run: Run
 
     @property
@@ -64,7 +64,7 @@ class _Entry:
 
 
 def is_scored(record: Record) -> bool:
-    """Whether a record has scores: it is done, and not only a merge."""
+    """Check that a record has scores: it is done, and not only a merge."""
     return record.status == "done" and record.suite is not None
 
 

@@ -123,7 +123,7 @@ def entries_of(rows: Iterable[Row]) -> list[Entry]:
 
 
 def is_validation(board: Board) -> bool:
-    """Whether settings are chosen on this board; the others are reported."""
+    """Tell boards that settings are chosen on from those that are reported."""
     return board.split == VALIDATION
 
 
@@ -208,7 +208,7 @@ class Ground:
         return None
 
     def has(self, *rows: Row) -> bool:
-        """Whether all these rows have samples."""
+        """Check that all these rows have samples."""
         return all(row.record.fingerprint in self.runs for row in rows)
 
     def panel(self, rows: Sequence[Row]) -> Panel:
@@ -229,7 +229,7 @@ class Test:
     first: Row
     second: Row
     result: CorrectedComparison
-    """Of the first minus the second."""
+    """Difference, first minus second."""
 
     __test__ = False  # not one of pytest's
 

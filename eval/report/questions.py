@@ -287,7 +287,7 @@ def barriers(grounds: Sequence[Ground]) -> Answer | None:
 
 
 def is_midpoint(row: Row) -> bool:
-    """Whether a merge is the mean of its pivot and its only source."""
+    """Check that a merge is the mean of its pivot and its only source."""
     settings = row.record.settings
     kept = settings.get("tau", settings.get("density"))
     one = len(row.record.models.sources) == 1
