@@ -1,14 +1,17 @@
 """Diagnostics of an aligned source: facts for the record, and a table of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from seme.alignment.frames import Frame
-from seme.alignment.head_comparison import HeadComparison
-from seme.alignment.layers import LayerMatch
+if TYPE_CHECKING:  # run.py shows the table without loading the alignment: 40 ms of every start
+    from seme.alignment.frames import Frame
+    from seme.alignment.head_comparison import HeadComparison
+    from seme.alignment.layers import LayerMatch
 
 _COLUMNS = ("source", "frame", "overlap", "condition", "heads", "neurons", "weight", "s")
 
