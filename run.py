@@ -41,11 +41,9 @@ from rich.console import Console
 
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, describe_error
+from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
-from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
-from eval.tables import with_error
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
@@ -75,7 +73,8 @@ def main(config: DictConfig) -> None:
     label = cell_label(hydra_config) if sweeping else str(choices["method"])
     try:
         values = _plain(config)
-        values["suite"].setdefault("name", choices["suite"])
+        for group in ("suite", "models"):
+            values[group].setdefault("name", choices[group])
         if config.plan:
             _plan(values, choices["method"], label)
             return
@@ -218,7 +217,7 @@ def _merge_and_evaluate(
     )
     with cell.lock(draft):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
-            _log.info("%s  done before%s", label, _mean(done))
+            _log.info("%s  done before%s", label, mean_of(done))
             return done
         if cell.suite is not None:
             from eval.harness import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
@@ -238,20 +237,6 @@ def _merge_and_evaluate(
         kept = "" if merged_dir is None else f"  written to {merged_dir}"
         _log.info("%s%s%s", label, outcome(record), kept)
         return record
-
-
-def outcome(record: Record) -> str:
-    """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
-    stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
-    seconds = [f"  {stage} {cost.seconds:.1f} s" for stage, cost in stages if cost is not None]
-    return "".join(seconds) + _mean(record)
-
-
-def _mean(record: Record) -> str:
-    """Say a finished run's mean over domains in per cent, if it was scored."""
-    if record.suite is None:
-        return ""
-    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
 
 
 def _show_alignment(report: MergeReport, job: MergeJob) -> None:

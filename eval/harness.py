@@ -16,6 +16,7 @@ from eval.hf_offline import go_offline
 go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
+from datasets import disable_progress_bars  # noqa: E402
 from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
 from lm_eval import utils as lm_eval_utils  # noqa: E402
@@ -50,6 +51,9 @@ _EXPECTED_WARNINGS = (
     "Custom kwargs can be passed",
     "`pretrained` model kwarg is not of type",
     "Passed an already-initialized model",
+    "using default aggregation",
+    "using default higher_is_better",
+    "No `generation_kwargs` specified",
 )
 
 
@@ -140,6 +144,8 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
             return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
 
     def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
+        for request in requests:
+            _check_generation(request, self.max_length)
         with self._announced(requests, {request.args[0] for request in requests}):
             return list(super().generate_until(requests, disable_tqdm=True))
 
@@ -192,6 +198,17 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         self._bar.advance(self._row, len(context))
         tokens: torch.Tensor = super()._model_generate(context=context, **options)
         return tokens
+
+
+def _check_generation(request: Any, max_length: int) -> None:  # noqa: ANN401 (lm-eval's type)
+    """Refuse a task that generates more tokens than the model can read beside a prompt."""
+    n_tokens = request.args[1].get("max_gen_toks", 256)  # lm-eval's default
+    if n_tokens >= max_length:
+        raise ValueError(
+            f"task {request.task_name} generates up to {n_tokens} tokens, but prompt and answer "
+            f"must fit the {max_length} tokens that this model reads: set max_gen_toks in the "
+            "generation_kwargs of the task's file"
+        )
 
 
 @cache
@@ -336,11 +353,12 @@ def _prepare_lm_eval() -> None:
     """Keep lm-eval to warnings, less those that say what we do on purpose, bars off."""
     lm_eval_utils.apply_template = _apply_template
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    for name in ("lm_eval.api.task", "lm_eval.models.huggingface"):
+    for name in ("lm_eval.api.task", "lm_eval.config.task", "lm_eval.models.huggingface"):
         logger = logging.getLogger(name)
         logger.addFilter(_is_unexpected)  # added once, however often this is called
     lm_eval_task.tqdm = _NO_TQDM
     disable_progress_bar()
+    disable_progress_bars()
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

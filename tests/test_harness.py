@@ -155,6 +155,13 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     assert sum(values) < 5
 
 
+def test_more_generated_tokens_than_the_model_reads_is_an_error(make_model, tmp_path):
+    (tmp_path / "data.py").write_text(DATA)
+    (tmp_path / "say.yaml").write_text(TASKS["say"].replace("toks: 4", "toks: 64"))
+    with pytest.raises(ValueError, match=r"(?s)task say .*64 tokens.*max_gen_toks"):
+        run(make_model(1), tmp_path, SAY)
+
+
 def test_a_second_model_in_the_same_process_gets_scores_of_its_own(make_model, tasks):
     first, second = make_model(1), make_model(2)
     a, b, again = (run(folder, tasks, ROLL, PICK) for folder in (first, second, first))

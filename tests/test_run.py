@@ -92,8 +92,10 @@ def cell(zoo, tmp_path):
     return run
 
 
-def record_paths(folder):
-    return {path.parent.name[:-13]: path for path in folder.glob("results/runs/*/record.json")}
+def record_paths(folder, results="results"):
+    return {
+        path.parent.name[:-13]: path for path in folder.glob(f"{results}/runs/*/record.json")
+    }
 
 
 def timeless(path):
@@ -159,8 +161,8 @@ def test_samples_can_be_read_and_their_mean_is_the_score(cell, tmp_path):
 
 def test_nothing_but_records_and_locks_is_left(cell, tmp_path):
     cell()
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs"]
-    left = {p.name for p in (tmp_path / "results/runs").rglob("*") if p.suffix != ".lock"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".locks"}
+    left = {path.name for path in (tmp_path / "results/runs").rglob("*")}
     assert {name for name in left if "-" not in name} == {"record.json", "samples.jsonl.gz"}
 
 
@@ -307,6 +309,32 @@ def test_a_hyper_parameter_out_of_range_is_an_error_before_weights_are_read(
     assert not list(tmp_path.glob("out/runs/*"))
 
 
+def test_a_pool_and_a_suite_of_two_lines_are_named_after_their_files(zoo, tmp_path):
+    conf, out = tmp_path / "conf", tmp_path / "out"
+    for group in ("models", "suite"):
+        (conf / group).mkdir(parents=True)
+    task = (
+        "metric_list: [{metric: acc}]\ndataset_path: json\ndataset_kwargs: {data_files: {test: "
+    )
+    rows = [json.dumps({"text": text, "choices": ["a", "bc"], "gold": 0}) for text in "xyzw"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    lines = [line for line in PICK.splitlines() if "custom_dataset" not in line][:-1]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/pick.yaml").write_text(
+        "\n".join([*lines, f"{task}{tmp_path}/rows.jsonl}}}}"])
+    )
+    (conf / "models/mine.yaml").write_text(f"pivot: {zoo}/base\nsources: [{zoo}/code]\n")
+    (conf / "suite/mine.yaml").write_text(f"include_path: {tmp_path}/own\ntasks: [pick]\n")
+    done = command_line(
+        out, f"--config-dir={conf}", "models=mine", "suite=mine", "suite.limit=2",
+        "method=average", "tracker=none", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")  # nothing of lm-eval's
+    assert "mine · suite mine, the first 2 documents of each task" in done.stdout
+    record = json.loads(record_paths(tmp_path, "out")["average"].read_text())
+    assert (record["models"]["pool"], record["suite"]["limit"]) == ("mine", 2)
+
+
 def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):
     pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/tasks]"]
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
@@ -317,7 +345,7 @@ def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):
 def test_an_interrupted_command_says_that_it_can_be_repeated(tmp_path):
     command = [sys.executable, ROOT / "run.py", "tracker=none", f"output={tmp_path / 'out'}"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/runs/*.lock")):  # in the midst of a run
+    while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)

@@ -55,9 +55,14 @@ def evaluation(board: Board) -> str:
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
-    limit = None if stated is None else stated.get("limit")
-    first = "" if limit is None else f", the first {limit} documents of each task"
-    return f"Evaluated in {board.precision}{harness}{first}. "
+    return f"Evaluated in {board.precision}{harness}{limit_of(board)}. "
+
+
+def limit_of(board: Board) -> str:
+    """Say how many documents of each task were scored, if not all; begins with a comma."""
+    suites = (row.record.suite for row in board.merges)
+    limit = next((suite.more.get("limit") for suite in suites if suite is not None), None)
+    return "" if limit is None else f", the first {limit} documents of each task"
 
 
 def rank(row: Row) -> str:

@@ -15,6 +15,7 @@ from eval.leaderboard.markdown import (
     TUNED_ON_TEST,
     board_section,
     costs,
+    limit_of,
     mean,
     problem_list,
     rank,
@@ -96,7 +97,8 @@ def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        table = Table(title=f"{board.pool} · {board.title}", title_justify="left")
+        title = f"{board.pool} · {board.title}{limit_of(board)}"
+        table = Table(title=title, title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
         table.add_column("settings", overflow="fold")
