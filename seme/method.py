@@ -19,7 +19,6 @@ from typing import Any
 from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource
-from seme.alignment.architectures import check_comparable
 from seme.alignment.diagnosis import describe_source
 from seme.alignment.frames import Frame, find_frame
 from seme.alignment.head_comparison import (
@@ -34,7 +33,7 @@ from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
-from seme.compatibility import differences
+from seme.compatibility import check_comparable, differences
 from seme.interface import Site, checked_by, prepared_by
 from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor

@@ -54,7 +54,7 @@ class AlignedSource:
 
     @property
     def path(self) -> Path:
-        return self._source.anatomy.weights.path
+        return self._source.canonical.weights.path
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -108,14 +108,14 @@ class AlignedSource:
     def _filled_block(self, layer: int, attention: bool) -> Parts:
         """Interpolate the source's layers at a layer of the pivot (paper)."""
         model, turn = self._pivot.model, self._frame.turn
-        pivot = read_block(model.read, model.anatomy, ATTENTION if attention else MLP, layer)
+        pivot = read_block(model.read, model.canonical, ATTENTION if attention else MLP, layer)
         in_range = {part: restrict_part(part, values, turn) for part, values in pivot.items()}
         total: Parts = {}
         for match in self._frame.layers[layer]:
             source = express_block(self._source, turn, match, attention=attention)
             restricted = in_range
             if attention and match.heads is not None:
-                restricted = restrict_to_heads(in_range, match.heads, model.anatomy, layer)
+                restricted = restrict_to_heads(in_range, match.heads, model.canonical, layer)
             if not attention and match.neurons is not None:
                 restricted = restrict_to_neurons(in_range, match.neurons)
             for part, own in pivot.items():

@@ -101,7 +101,9 @@ def units_operator(
 def _block_terms(
     pivot: FoldedModel, source: FoldedModel, layer: int, match: LayerMatch, *, attention: bool
 ) -> Iterator[Tensor]:
-    pivot_parts = read_block(pivot.read, pivot.anatomy, ATTENTION if attention else MLP, layer)
+    pivot_parts = read_block(
+        pivot.read, pivot.canonical, ATTENTION if attention else MLP, layer
+    )
     source_parts = express_block(source, None, match, attention=attention)
     for part in (Part.Q, Part.K, Part.V, Part.O, Part.GATE, Part.UP, Part.DOWN):
         if part in pivot_parts and part in source_parts:
@@ -143,7 +145,7 @@ def _map(
     return residual_map(
         operator_PK,
         projection=options.projection,
-        centred=pivot.anatomy.family.norm == "layer",
+        centred=pivot.canonical.family.norm == "layer",
         n_anchors=n_anchors,
         pivot_PP=comparison.pivot_PP,
     )
@@ -157,4 +159,4 @@ def _matches_units(
 ) -> bool:
     if options.match_units != "auto":
         return options.match_units == "always"
-    return not comparison.in_frame or not have_same_units(pivot.anatomy, source.anatomy)
+    return not comparison.in_frame or not have_same_units(pivot.canonical, source.canonical)
