@@ -136,7 +136,7 @@ def check_comparable(pivot: CanonicalModel, source: CanonicalModel) -> None:
             raise ValueError(
                 f"{name}: the pivot ({pivot.family.model_type}) has {pivot_has}, the source "
                 f"({source.family.model_type}) has {source_has}; the pivot's architecture "
-                "cannot compute what the source's does: choose models that agree in it"
+                "cannot compute what the source's does: choose models of one kind"
             )
     _check_normed_heads(pivot, source)
     extra = [

@@ -113,7 +113,7 @@ def merge_checkpoints(
     check_method(method, len(sources))
     refuse_existing(destination)
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
-    read_before = sum(model.bytes_read for model in opened)  # the first use of names reads a tied LM head
+    read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
     if not traits.any_shape:
         demand_same_tensors(pivot, sources)

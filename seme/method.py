@@ -19,8 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource
-from seme.alignment.diagnosis import describe_source
-from seme.alignment.frames import Frame, find_frame
+from seme.alignment.diagnosis import collect_seconds
+from seme.alignment.frames import Frame, describe_source, find_frame
 from seme.alignment.head_comparison import (
     HeadComparison,
     PivotHead,
@@ -28,7 +28,6 @@ from seme.alignment.head_comparison import (
     comparing_bytes,
 )
 from seme.alignment.options import AlignmentOptions
-from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part

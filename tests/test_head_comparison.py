@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import seme.alignment.head_comparison
+from seme.alignment.diagnosis import collect_seconds
 from seme.alignment.head_comparison import (
     PivotHead,
     embeddings_operator,
@@ -14,7 +15,6 @@ from seme.alignment.head_comparison import (
     head_shape,
     match_tokens,
 )
-from seme.alignment.stopwatch import collect_seconds
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seme.alignment.diagnosis import collect_seconds, stage
 from seme.alignment.frames import Frame
 from seme.alignment.layers import express_block
-from seme.alignment.stopwatch import collect_seconds, stage
 from seme.alignment.transform import (
     ATTENTION,
     MLP,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from seme.alignment.diagnosis import stage
 from seme.alignment.options import AlignmentOptions
 from seme.alignment.residual_map import (
     ResidualMap,
@@ -21,7 +22,6 @@ from seme.alignment.residual_map import (
     residual_operator,
 )
 from seme.alignment.semantic_bases import Bases, semantic_bases
-from seme.alignment.stopwatch import stage
 from seme.alignment.tokens import (
     MIN_TOKENS_PER_DIMENSION,
     SharedTokens,
