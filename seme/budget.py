@@ -141,6 +141,14 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
     return 4 * (max(modules.values()) * (n_sources + 1) + copies)
 
 
+def cached_bytes(n_rows: int) -> int:
+    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk`.
+
+    Scores and masks of all rows, and one row's magnitudes while its threshold is computed.
+    """
+    return 5 * n_rows + 4
+
+
 def compared_bytes(n_rows: int, width: int, n_sources: int, *, itemsize: int) -> int:
     """Estimate the bytes of comparing the sources' LM heads with the pivot's.
 

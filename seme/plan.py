@@ -17,15 +17,13 @@ from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
 from seme.architecture.families import HEADS
-from seme.budget import allocate, rewritten_bytes
+from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
-from seme.checkpoint.model_folder import locate, read_object
+from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
 from seme.checkpoint.reader import (
-    INDEX_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
-    read_index,
     refuse_quantised,
 )
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
@@ -33,7 +31,6 @@ from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
-from seme.topk import cached_bytes
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _N_NAMED = 5

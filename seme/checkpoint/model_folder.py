@@ -6,11 +6,12 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import huggingface_hub
 
+INDEX_FILE = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = "*.safetensors"
 _FILES = [
@@ -111,6 +112,28 @@ def read_object(path: Path, *, of: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise ValueError(f"{path} must hold a JSON object, got {parsed!r:.40}")
     return parsed
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Read the index of a sharded model.
+
+    Returns:
+        Tensor name to file name; the files are the folder's own, and may be absent.
+
+    Raises:
+        ValueError: If there is no index, or it is malformed or points out of the folder.
+    """
+    placed = read_object(folder / INDEX_FILE, of="a sharded model").get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
+        raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
+    for shard in sorted(set(placed.values())):
+        parts = PurePosixPath(shard.replace("\\", "/"))
+        if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
+            raise ValueError(
+                f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined "
+                "to the model folder"
+            )
+    return placed
 
 
 def _fetch(hub_id: str, revision: str | None, folder: Path, weights: bool) -> Path:

@@ -19,7 +19,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from seme.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
+from seme.checkpoint.model_folder import INDEX_FILE
+from seme.checkpoint.reader import SINGLE_FILE, Checkpoint, files_like
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
