@@ -15,12 +15,12 @@ _MOST_BLOCKS_PER_READ = 4
 _MOST_CACHE_BYTES = 96 << 20
 """Per thread; for larger tensors another pass costs no more than the memory."""
 _STORED_BYTES = 8
-"""Of one element in its stored dtype, at most: float64."""
+"""Most bytes of an element in its stored dtype: float64."""
 _FIXED_BYTES = 16_000_000
-"""Of the writer, the walk and Python objects (measured on the 0.5 B shape, rounded up)."""
+"""Memory of the writer, the walk and Python objects (measured at 0.5 B, rounded up)."""
 _COUNT_BYTES = 32_000_000
-"""Of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a million
-counts of 8 bytes, as many being added, and twice the numbers pending."""
+"""Memory of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a
+million counts of 8 bytes, as many being added, and twice the numbers pending."""
 _COUNT_BYTES_ON_ONE_THREAD = (16_000_000, 3_000_000)
 """The same for a tensor ranked by one thread, fixed and per row: the numbers between two
 patterns, about a fiftieth of at most ``SMALL``, and sorting them (rounded up)."""

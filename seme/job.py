@@ -1,4 +1,4 @@
-"""A merge job: a bound method, the opened models of a pool, and their identity."""
+"""Merge job: a bound method, the opened models of a pool, and their identity."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class NamedModel:
     """Folder, relative to the repository or to ``~`` if it is in one of them, or hub id; the
     adapter's where there is one."""
     revision: str | None
-    """Of that location, as configured."""
+    """Revision of that location, as configured."""
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _portable(location: str, root: Path) -> str:
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an entry gives a location, and only strings as locations."""
+    """Return True if an entry has a location, and its locations are strings."""
     places = [
         entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
     ]

@@ -226,7 +226,7 @@ def align(alignment: Alignment) -> Alignment:
 
 
 def _all_mergeable_as_stored(alignment: Alignment) -> bool:
-    """Whether every source is in the pivot's frame and laid out like the pivot."""
+    """Return True if every source is in the pivot's frame and has its tensors."""
     models = alignment.models
     return all(
         source.comparison.in_frame

@@ -78,7 +78,7 @@ def collect() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system gives it; the architecture where it does not."""
+    """Return the processor's name; its architecture if the system does not give a name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -181,7 +181,7 @@ def _source(module: str) -> str | None:
 
 
 def _is_import_from(line: ast.AST, packages: set[str]) -> bool:
-    """Whether a line imports names from one of the packages, or from the module's own."""
+    """Return True if a line imports names from one of the packages or from its own."""
     if not isinstance(line, ast.ImportFrom):
         return False
     return line.level > 0 or (line.module or "").partition(".")[0] in packages

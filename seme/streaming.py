@@ -122,7 +122,7 @@ class Models:
     blocks_per_read: int = 1
     """Blocks read at once; changes the speed only."""
     cache_bytes: int = 0
-    """Most bytes that one pass over a tensor may cache for later ones; changes the speed only."""
+    """Most bytes that a pass over a tensor may cache for later ones; changes the speed only."""
     memory_budget: int | None = None
     """Bytes of the whole merge, for preparations that hold whole tensors; None: unlimited."""
 
@@ -168,7 +168,7 @@ class OpenTensor:
     """One tensor of the pivot and of every source, opened for passes over its blocks."""
 
     def __init__(self, name: str, models: Models, *, kept: bool) -> None:
-        """Open it; see :meth:`Models.open`. Rewritten models compute theirs when it is opened."""
+        """Open it; see :meth:`Models.open`. Rewritten models compute the tensor here."""
         self.name = name
         self.shape = models.pivot.shape(name)
         """The pivot's."""

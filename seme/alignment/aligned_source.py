@@ -1,4 +1,4 @@
-"""A source as the pivot would store it: tensors of the pivot's names, in the pivot's frame.
+"""Aligned source: a checkpoint with the pivot's tensor names and shapes, in its frame.
 
 SeMe, https://arxiv.org/abs/2505.20144. Paper: the map between latent spaces and the interpolation
 over layers. Ours: units matched inside a layer, rows matched token by token, and the pivot's own

@@ -1,4 +1,4 @@
-"""One-to-one assignment of units by their similarity (ours); the only user of scipy's solver."""
+"""One-to-one assignment of units by similarity; the only user of scipy's solver."""
 
 import torch
 from torch import Tensor

@@ -76,7 +76,7 @@ def _cross(rows: Tensor, source_rows: Tensor) -> Tensor:
 
 
 def _procrustes(cross: Tensor) -> Tensor:
-    """Find the (semi-)orthogonal matrix for which tr(R^T cross) is greatest: U V^T of its SVD."""
+    """Find the (semi-)orthogonal R that maximises tr(R^T cross): U V^T of its SVD."""
     left, _, right = torch.linalg.svd(cross, full_matrices=False)
     polar: Tensor = left @ right
     return polar
@@ -161,9 +161,9 @@ class HeadMatch:
     head_index: Tensor
     """(n_heads_pivot,) int64: the source's query head, -1 without a counterpart."""
     qk: Tensor
-    """(n_kv_pivot, head_dim_pivot, head_dim_source): q' = R q and k' = R k; zero without one."""
+    """(n_kv_pivot, head_dim_pivot, head_dim_source): q' = R q, k' = R k; zero without one."""
     vo: Tensor
-    """(n_kv_pivot, head_dim_pivot, head_dim_source): v' = R v and o' = o R^T; zero without one."""
+    """(n_kv_pivot, head_dim_pivot, head_dim_source): v' = R v, o' = o R^T; zero without one."""
     similarity: Tensor
     """(n_kv_pivot,): mean cosine of the matched heads' circuits in [-1, 1], 0 without one."""
     exact: bool

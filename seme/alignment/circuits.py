@@ -1,4 +1,4 @@
-"""Compare attention heads by their circuits: what a head writes (O V) and where it looks (Q^T K).
+"""Compare attention heads by their circuits: O V (values written) and Q^T K (attention scores).
 
 Ours. The circuits are width x width matrices, unchanged by the inner basis of a head, so that
 heads of two models in one residual frame can be compared through them. Their inner products need
@@ -38,7 +38,7 @@ class PairMatch:
     n_source: int
     """Pairs of the source."""
     exact: bool
-    """Every source pair is matched to a pivot pair of its own frequency: none moved, none lost."""
+    """True if every source pair is matched to a pivot pair of its own frequency."""
 
     def in_order(self) -> "PairMatch":
         """Leave every pair where it is, be its frequency the pivot's or not."""

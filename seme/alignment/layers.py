@@ -114,7 +114,7 @@ def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int,
 
 
 def have_same_units(pivot: CanonicalModel, source: CanonicalModel) -> bool:
-    """Whether two models have as many heads, as wide, and as many neurons."""
+    """Return True if two models have equal numbers of heads and neurons, and equal head_dim."""
     pivot_sizes, source_sizes = (
         (sizes.n_heads, sizes.n_kv_heads, sizes.head_dim, sizes.n_neurons)
         for sizes in (pivot.dimensions, source.dimensions)

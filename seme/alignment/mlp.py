@@ -125,7 +125,7 @@ def apply_neurons(match: NeuronMatch, source: Neurons) -> Neurons:
 
 
 def _check_comparable(pivot: Neurons, source: Neurons) -> None:
-    """Refuse MLPs that do not read and write the same space, or do not compute the same form."""
+    """Refuse MLPs of different widths, and a gated MLP with one without a gate."""
     if pivot.up.shape[1] != source.up.shape[1]:
         raise ValueError(
             "neurons are compared in one residual frame, got width "

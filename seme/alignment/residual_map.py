@@ -229,13 +229,13 @@ def centred_polar_factor(operator_PK: Tensor) -> Tensor:
 
 
 def distance_from_identity(transform: Tensor) -> float:
-    """Measure ||T - I||_F / sqrt(d) of a square matrix: the root mean square turn of an axis."""
+    """Compute ||T - I||_F / sqrt(d) of a square matrix, the root mean square turn of an axis."""
     turn = torch.linalg.norm(transform - _identity(transform))
     return float(turn) / math.sqrt(len(transform))
 
 
 def least_squares(gram: Tensor, operator: Tensor) -> Tensor:
-    """Solve U_P T = U_k for T from U_P^T U_P and U_P^T U_k; unseen directions stay as they are."""
+    """Solve U_P T = U_k for T from U_P^T U_P and U_P^T U_k; identity in unseen directions."""
     inverse: Tensor = torch.linalg.pinv(gram, rtol=_SEEN, hermitian=True)
     identity = _identity(operator)
     return inverse @ operator + identity - inverse @ (gram @ identity)

@@ -1,4 +1,4 @@
-"""Vocabularies by text: match the tokens of two models that encode the same bytes (ours).
+"""Match the tokens of two vocabularies that encode the same bytes.
 
 A token is identified by its bytes, however its tokenizer spells them: byte-level BPE writes " the"
 as "Ġthe" and each byte as one printable character (the table of GPT-2's encoder), sentencepiece
@@ -22,8 +22,7 @@ from torch import Tensor
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
 MIN_OVERLAP = 0.1
-"""Least share of the pivot's vocabulary that a source must have: fewer tokens are too few to
-decide on the map of all (ours)."""
+"""Least share of the pivot's vocabulary that a source must share; a map needs that many."""
 
 _CONVERSION = (
     "write a tokenizer.json with "
@@ -274,7 +273,7 @@ class Spelling:
     """Read "<0xAB>" as the byte AB."""
 
     def text(self, token: str) -> bytes:
-        """Decode a token of the model; one with a character outside the byte alphabet is literal."""
+        """Decode a token; one with a character outside the byte alphabet is literal."""
         if self.byte_level:
             try:
                 return token.translate(_BYTE_ALPHABET).encode("latin-1")
@@ -290,7 +289,7 @@ class Spelling:
 
 
 def is_byte_token(token: str) -> bool:
-    """Whether sentencepiece's byte fallback writes a byte like this."""
+    """Return True if a token is a byte as written by sentencepiece's byte fallback."""
     return _BYTE_TOKEN.fullmatch(token) is not None
 
 
@@ -334,7 +333,7 @@ def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _space_mark(step: Mapping[str, Any]) -> str | None:
-    """Return the character that a step encodes or decodes as a space; None if it does neither."""
+    """Return the character that a step encodes or decodes as a space; None if none."""
     if step["type"] == "Metaspace":
         return str(step["replacement"])
     if step["type"] == "Replace":

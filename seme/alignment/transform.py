@@ -1,4 +1,4 @@
-"""Transform the canonical parts of a folded model by a residual map and by matched units (ours).
+"""Transform the canonical parts of a folded model by a residual map and by matched units.
 
 A representation r of the source becomes T r in the pivot's space: writers into the stream are
 multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on the
@@ -239,7 +239,7 @@ def restrict_to_neurons(parts: Parts, match: NeuronMatch) -> Parts:
 
 
 def _all_placed(match: HeadMatch) -> bool:
-    """Whether every dimension of every head of the pivot has a counterpart."""
+    """Return True if every dimension of every head of the pivot has a counterpart."""
     if not bool((match.head_index >= 0).all()):
         return False
     ranks = torch.stack([match.qk, match.vo]).square().sum(dim=(2, 3))  # partial isometries
@@ -266,7 +266,7 @@ def _placed_gains(parts: Parts, match: HeadMatch, model: CanonicalModel) -> Part
 
 
 def _restricted_gains(parts: Parts, match: HeadMatch, model: CanonicalModel) -> Parts:
-    """Mask a pivot's gains, one for each dimension of each head, to heads with a counterpart."""
+    """Mask a pivot's gains, one per dimension and head, to heads with a counterpart."""
     if model.family.qk_norm != "all":
         return {}
     return {

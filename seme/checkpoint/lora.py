@@ -1,4 +1,4 @@
-"""LoRA adapters: opened with their base, read as the model the two make; hashes of any models."""
+"""LoRA adapters: opened with their base and read as one model; hashes of any models."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ _HASH_THREADS = 4
 
 
 class AdaptedCheckpoint:
-    """A base with an adapter's changes; implements :class:`seme.checkpoint.protocol.Weights`."""
+    """Base with an adapter merged in; implements :class:`seme.checkpoint.protocol.Weights`."""
 
     def __init__(
         self, adapter: ModelFolder, base: Checkpoint, settings: LoraSettings, changes: Changes

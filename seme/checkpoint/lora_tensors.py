@@ -183,7 +183,7 @@ def match_tensors(
 
 
 def _place_of(key: str) -> tuple[str, str | None]:
-    """Split PEFT's name of a tensor into module and part; the part is None for a whole tensor."""
+    """Split PEFT's name of a tensor into module and part; None is a whole tensor's part."""
     path = key.removeprefix(_PREFIX)
     if path == key:
         raise ValueError(

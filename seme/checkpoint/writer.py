@@ -1,4 +1,4 @@
-"""Merged checkpoints on disk: tensors streamed to their offsets, the folder written atomically."""
+"""Write merged checkpoints: tensors streamed to their offsets, the folder renamed at the end."""
 
 import contextlib
 import json
@@ -157,7 +157,7 @@ class CheckpointWriter:
             (self._temporary / "config.json").write_text(text, encoding="utf-8")
 
     def _start_shards(self) -> None:
-        """Create the shards with header and final size, and their index if there are several."""
+        """Create the shards with header and final size, and an index if there are several."""
         for shard, specs in self._shards.items():
             path = self._temporary / shard
             prefix, places = lay_out(path, specs)
@@ -258,7 +258,7 @@ def remove_stale(destination: Path) -> None:
 
 
 def _seconds_untouched(folder: Path) -> float:
-    """Return seconds since the last write to a folder or its files; 0 if it vanishes meanwhile."""
+    """Return seconds since the last write to a folder or its files; 0 if it vanishes."""
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
