@@ -130,8 +130,8 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
     Args:
         n_elements: Elements of every tensor, by name.
-        n_sources: Number of sources. The tensors of one module, as a rule an MLP, of each source
-            and of the pivot are held at the same time.
+        n_sources: Number of sources. The tensors of one module, as a rule an MLP, of each
+            source and of the pivot are held at the same time.
     """
     modules: dict[str, int] = {}
     for name, n in n_elements.items():

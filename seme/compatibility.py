@@ -156,8 +156,8 @@ def _check_normed_heads(pivot: CanonicalModel, source: CanonicalModel) -> None:
     if pivot.family.qk_norm != "none" and head_dim != source_head_dim:
         raise ValueError(
             f"queries and keys are normed: heads of {head_dim} dimensions were expected, as in "
-            f"the pivot, the source has heads of {source_head_dim}; choose models with heads of "
-            "one size"
+            f"the pivot, the source has heads of {source_head_dim}; choose models with heads "
+            "of one size"
         )
 
 

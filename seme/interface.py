@@ -174,13 +174,14 @@ def whole_tensor(
 ) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
     """Declare that a method is called with whole tensors in their shape instead of blocks.
 
-    Torch runs on one thread in such a method, so that no result depends on their number; as many
-    tensors are merged at once as fit ``memory_budget``.
+    Torch runs on one thread in such a method, so that no result depends on their number; as
+    many tensors are merged at once as fit ``memory_budget``.
 
     Args:
         merge: The merge function, if the decorator is used without arguments.
-        temporaries: Most float32 tensors of that shape that the method holds at one time besides
-            inputs and result; a float64 copy counts twice. They are taken from the budget.
+        temporaries: Most float32 tensors of that shape that the method holds at one time
+            besides inputs and result; a float64 copy counts twice. They are taken from the
+            budget.
     """
     declare = _declaring(whole_tensor=True, temporaries=temporaries)
     return declare if merge is None else declare(merge)

@@ -259,8 +259,8 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
     ]
     if left_out:
         raise ValueError(
-            "mapping a source folds the gain of every norm into the tensors that read it, so all "
-            f"norms, readers and the head must be merged, but {left_out[:3]} are left out; drop "
-            "the include or exclude pattern, or raise alignment.identity_tolerance if these are "
-            "fine-tunes of one base"
+            "mapping a source folds the gain of every norm into the tensors that read it, so "
+            f"all norms, readers and the head must be merged, but {left_out[:3]} are left out; "
+            "drop the include or exclude pattern, or raise alignment.identity_tolerance if "
+            "these are fine-tunes of one base"
         )

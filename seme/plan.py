@@ -164,8 +164,8 @@ def open_outline(
     """Open a checkpoint to plan with; its shards may be absent.
 
     Without shards, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index. Shards of a model on the Hub
-    that has an index are not downloaded.
+    without memory on torch's meta device, and names from the index. Shards of a model on the
+    Hub that has an index are not downloaded.
 
     Args:
         location: A folder, relative to ``root`` or absolute, or a Hub id.
@@ -202,7 +202,7 @@ def open_outline(
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
-    """Build a model's architecture on the meta device; return dtype and shape of its tensors."""
+    """Build a model on the meta device; return dtype and shape of its tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
 
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)

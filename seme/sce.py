@@ -185,7 +185,7 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
 
 
 def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
-    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
+    """Check SCE's hyper-parameters; see :func:`erase_and_add` and :class:`SelectCompute`.
 
     Raises:
         ValueError: If one is out of range.

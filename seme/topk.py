@@ -3,8 +3,8 @@
 Non-negative float32 numbers order like their bit patterns, so thresholds are found on integers.
 Cached scores are partially sorted. Others are counted in linear time: a sample gives a range of
 patterns that should hold the threshold; one pass counts the scores above the range and, per
-pattern, those inside. If the threshold is outside, or there is too little to sample, a pass over
-the upper 16 bits replaces the sample.
+pattern, those inside. If the threshold is outside, or there is too little to sample, a pass
+over the upper 16 bits replaces the sample.
 """
 
 import math
@@ -44,7 +44,7 @@ _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
 number of runs, because elements of a run are alike; a miss costs a pass, never exactness."""
 _PENDING = 1 << 18
-"""Numbers gathered before they are counted, or as many as there are counts if those are more."""
+"""Numbers gathered before they are counted; the number of counts if that is more."""
 
 
 class RankingScores:

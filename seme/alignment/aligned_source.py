@@ -1,8 +1,8 @@
 """Aligned source: a checkpoint with the pivot's tensor names and shapes, in its frame.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map between latent spaces and the interpolation
-over layers. Ours: units matched inside a layer, rows matched token by token, and the pivot's own
-weights where the source has no counterpart.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map between latent spaces and the
+interpolation over layers. Ours: units matched inside a layer, rows matched token by token, and
+the pivot's own weights where the source has no counterpart.
 """
 
 from collections.abc import Mapping

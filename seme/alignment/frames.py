@@ -1,8 +1,8 @@
 """Find a source's frame: residual map, matched layers, matched units.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head, the
-interpolation over layers. Ours: the embeddings as second anchors, units matched inside layers,
-and the refinement of the map by the weights of matched units.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head,
+the interpolation over layers. Ours: the embeddings as second anchors, units matched inside
+layers, and the refinement of the map by the weights of matched units.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """

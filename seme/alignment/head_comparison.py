@@ -41,7 +41,8 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     """Match the tokens of two models by their text.
 
     Returns:
-        None where the heads match row for row: one vocabulary, or no tokenizer in either folder.
+        None where the heads match row for row: one vocabulary, or no tokenizer in either
+        folder.
 
     Raises:
         ValueError: If too few tokens are shared, or only one model states its vocabulary.
@@ -94,7 +95,7 @@ def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.de
 
 
 def read_rows(model: Weights, name: str, rows: Tensor) -> Tensor:
-    """Read rows of a matrix, int64; through the whole matrix if they are over a quarter of it."""
+    """Read rows of a matrix, int64; reads all of it if they are over a quarter."""
     n_rows, width = model.shape(name)
     if len(rows) > n_rows // 4:
         matrix = model.read(name)
@@ -181,9 +182,10 @@ def compare_heads(
 ) -> HeadComparison:
     """Compare a source with the pivot by their LM heads alone; no layer is read.
 
-    Where that leaves most tokens out, an evenly spaced sample is compared first. If it shows the
-    source in the pivot's frame, the source is: one in another frame has distance 1.4 whatever
-    the tokens, and a sample adds no more than noise to the distance of one in the frame.
+    Where that leaves most tokens out, an evenly spaced sample is compared first. If it shows
+    the source in the pivot's frame, the source is: one in another frame has distance 1.4
+    whatever the tokens, and a sample adds no more than noise to the distance of one in the
+    frame.
 
     Args:
         pivot_head: The pivot's head, and the device of the arithmetic.

@@ -125,7 +125,7 @@ def have_same_units(pivot: CanonicalModel, source: CanonicalModel) -> bool:
 def heads_in_order(
     pivot: CanonicalModel, source: CanonicalModel, layer: int, source_layer: int
 ) -> HeadMatch:
-    """Pair key/value groups in their order and, inside, query heads in theirs; no weight is read.
+    """Pair key/value groups, and query heads inside them, in order; no weights are read.
 
     Heads that only the source has are dropped; heads that only the pivot has stay its own.
     """

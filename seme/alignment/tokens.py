@@ -1,10 +1,11 @@
 """Match the tokens of two vocabularies that encode the same bytes.
 
-A token is identified by its bytes, however its tokenizer spells them: byte-level BPE writes " the"
-as "Ġthe" and each byte as one printable character (the table of GPT-2's encoder), sentencepiece
-as "▁the" and a lone byte as "<0xAB>", others write the text itself. The spelling is read from the
-sections of tokenizer.json, never guessed from tokens. Reads tokenizer.json, vocab.json with
-merges.txt, and tiktoken files, as data; no tokenizer library is loaded.
+A token is identified by its bytes, however its tokenizer spells them. Byte-level BPE writes the
+token " the" as "Ġthe", and each byte as one printable character (the table of GPT-2's encoder);
+sentencepiece writes "▁the", and a lone byte as "<0xAB>"; others write the text itself. The
+spelling is read from the sections of tokenizer.json, never guessed from tokens. Reads
+tokenizer.json, vocab.json with merges.txt, and tiktoken files, as data; no tokenizer library is
+loaded.
 """
 
 import base64
@@ -194,7 +195,7 @@ def _read_tiktoken(path: Path) -> Vocabulary:
 
 
 def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]:
-    """Read the control tokens of a vocabulary stored without them from the folder's other files.
+    """Read control tokens that a vocabulary lacks from the other files of its folder.
 
     They are in added_tokens.json (content to id), in tokenizer_config.json, and, named only, in
     special_tokens_map.json, where ``tokens`` knows their ids.

@@ -1,9 +1,9 @@
 """Transform the canonical parts of a folded model by a residual map and by matched units.
 
 A representation r of the source becomes T r in the pivot's space: writers into the stream are
-multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on the
-width, as it divides by the root of the *mean* square: readers compensate by sqrt(K / P). Readers
-without a norm in front (OLMo 2's blocks) see T r itself.
+multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on
+the width, as it divides by the root of the *mean* square: readers compensate by sqrt(K / P).
+Readers without a norm in front (OLMo 2's blocks) see T r itself.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
@@ -114,8 +114,9 @@ def _demand_constant(part: Part, gain: Tensor) -> None:
         raise ValueError(
             f"{part} is a norm on a block's output with gains from {float(gain.min()):.3g} to "
             f"{float(gain.max()):.3g}: no reader follows that they could be folded into, "
-            "and a rotation of the residual stream is exact only where they are constant. Merge "
-            "models of one frame; if these are fine-tunes of one base, raise alignment.identity_tolerance"
+            "and a rotation of the residual stream is exact only where they are constant. "
+            "Merge models of one frame; if these are fine-tunes of one base, raise "
+            "alignment.identity_tolerance"
         )
 
 

@@ -13,8 +13,8 @@ from seme.architecture.families import count, setting
 from seme.architecture.parts import Family, Part, Place
 
 DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
-"""Entries that divide tensors of equal shapes into different heads: models with different values
-cannot be merged."""
+"""Entries that divide tensors of equal shapes into different heads: models with different
+values cannot be merged."""
 _DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 _SCALINGS = ("default", "linear", "llama3")

@@ -1,4 +1,4 @@
-"""Architecture facts: one table per architecture; names of LM heads, embeddings and final norms.
+"""Architecture facts: a table per architecture; names of LM heads, embeddings, final norms.
 
 Architectures store the same canonical parts under different names, fused, transposed or with
 another convention. A table maps the names that transformers writes to parts. To support another
@@ -264,7 +264,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
     ):
         raise ValueError(
             f"config.json of a {model_type} model must have scale_attn_weights: true and "
-            "scale_attn_by_inverse_layer_idx: false: attention is scaled by the head's dimension"
+            "scale_attn_by_inverse_layer_idx: false: attention is scaled by the head's "
+            "dimension"
         )
     family = _FAMILIES[model_type]
     mixture = any(pattern.count("*") > 1 for pattern in family.stored)
@@ -342,6 +343,7 @@ def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
     pairs = [(embedding, norm) for _, embedding, norm in _READOUTS]
     raise ValueError(
         "semantic bases need embedding and final norm: one of the pairs "
-        f"{pairs} was expected in the checkpoint (model_type {config.get('model_type')!r}), whose "
-        f"tensors begin with {sorted(names)[:3]}; add its names to seme/architecture/families.py"
+        f"{pairs} was expected in the checkpoint (model_type {config.get('model_type')!r}), "
+        f"whose tensors begin with {sorted(names)[:3]}; add its names to "
+        "seme/architecture/families.py"
     )

@@ -97,22 +97,22 @@ class FoldedModel:
         return Place(moved, place.layer) in self.canonical.places
 
     def _moved_bias(self, reader: Part, layer: int | None) -> Tensor | float:
-        """Return W b, the term that the norm's bias adds to its reader's bias; 0 without one."""
+        """Return W b, the part of a reader's bias that comes from the norm; 0 if none."""
         bias = self._read_if_present(_NORM_BIAS[NORM_IN_FRONT[reader]], layer)
         if bias is None:
             return 0.0
         return self.canonical.read(Place(reader, layer)) @ bias
 
     def _folded_norm_bias(self, place: Place, bias: Tensor) -> Tensor:
-        """Return 0 if readers took the bias; b / g for the final norm, as the head has no bias."""
+        """Return 0; for the final norm b / g, as the LM head has no bias to fold b into."""
         if place.part is not Part.FINAL_NORM_BIAS:
             return torch.zeros_like(bias)
         gain = self.canonical.read(Place(Part.FINAL_NORM))
         if bool(((gain == 0) & (bias != 0)).any()):
             raise ValueError(
                 "the final norm has a gain of 0 at an element whose bias is not 0: folding the "
-                "gain into the LM head would lose the bias; merge this model with models in its "
-                "own frame only"
+                "gain into the LM head would lose the bias; merge this model with models in "
+                "its own frame only"
             )
         return torch.where(bias == 0, 0.0, bias / gain)
 

@@ -60,7 +60,7 @@ class CanonicalModel:
         self.tied = _HEAD not in self._names
         """True if the LM head is the stored embedding."""
         self.places = frozenset(self._names) | {_HEAD}
-        """Places of all parts that :meth:`read` returns: a tied LM head too, constants never."""
+        """Places of the parts that :meth:`read` returns: a tied LM head too, no constants."""
         self.dimensions = measure(weights.config, self.family, self._shape_on_disk)
         self._shapes = canonical_shapes(self.family, self.dimensions)
         for name in weights.names:
@@ -75,8 +75,8 @@ class CanonicalModel:
 
         Returns:
             float32 on the device; shapes are those of :class:`~seme.architecture.parts.Part`.
-            Gains are the factors applied (Gemma's 1 added), the embedding is scaled as it enters
-            the residual stream, a tied LM head is the embedding as stored.
+            Gains are the factors applied (Gemma's 1 added), the embedding is scaled as it
+            enters the residual stream, a tied LM head is the embedding as stored.
 
         Raises:
             ValueError: If the model has no such part, or it is a constant.
@@ -163,7 +163,7 @@ class CanonicalModel:
         return [self._shape(place)[0] for place in self._places[name]]
 
     def _shape(self, place: Place) -> tuple[int, ...]:
-        """Return the canonical shape of a part, from the sizes if they fix it, else from disk."""
+        """Return the canonical shape of a part: from the sizes if they fix it, or from disk."""
         return self._shapes.get(place.part) or self._shape_on_disk(place)
 
     def _shape_on_disk(self, place: Place) -> tuple[int, ...]:

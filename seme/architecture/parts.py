@@ -122,7 +122,7 @@ class Family:
     """An architecture: names and layouts of its tensors, conventions; defaults are Llama's."""
 
     stored: Mapping[str, Stored]
-    """Tensor name to layout; a ``*`` in the name is the layer's number, a second the expert's."""
+    """Tensor name to layout; ``*`` in a name is the layer's number, a second the expert's."""
     norm: Literal["rms", "layer"] = "rms"
     """LayerNorm subtracts a mean, which only some rotations of the residual stream preserve."""
     gain_offset: float = 0.0

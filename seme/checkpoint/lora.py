@@ -98,8 +98,8 @@ class AdaptedCheckpoint:
     def read(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, with the adapter's change; nothing is cached.
 
-        An adapted tensor is float32, rounded once from the float64 sum. It is not rounded to the
-        base's dtype, which would lose small changes of a bfloat16 base.
+        An adapted tensor is float32, rounded once from the float64 sum. It is not rounded to
+        the base's dtype, which would lose small changes of a bfloat16 base.
         """
         shape = self.shape(name)
         return self.opened(name).read(0, math.prod(shape)).view(shape)

@@ -75,7 +75,7 @@ def locate(
 
 
 def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
-    """Return the SHA-256 of files in a snapshot of the Hub's cache, from the names of its blobs.
+    """Return the SHA-256 of files in a snapshot of the Hub's cache, from its blobs' names.
 
     A snapshot holds links ``snapshots/<commit>/<file>`` to ``blobs/<etag>``, and the etag of a
     file in LFS or Xet storage, as all large ones are, is the SHA-256 of its content (guide
@@ -169,6 +169,6 @@ def _advice(hub_id: str, revision: str | None, offline: bool, error: Exception) 
     cause = "HF_HUB_OFFLINE is set: unset it" if offline else "the Hub cannot be reached: retry"
     return (
         f"the model is not, or not whole, in the local cache, and {cause}, or run "
-        f"`{shlex.join(command)}` on a machine with a network and bring {folder} from its cache to "
-        f"{huggingface_hub.constants.HF_HUB_CACHE}"
+        f"`{shlex.join(command)}` on a machine with a network and bring {folder} from its "
+        f"cache to {huggingface_hub.constants.HF_HUB_CACHE}"
     )

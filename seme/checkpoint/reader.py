@@ -76,7 +76,8 @@ class Checkpoint:
     def dropped(self) -> dict[str, str]:
         """LM heads that equal the embedding they are tied to, byte for byte, with the reason.
 
-        The first use reads and compares both, if the configuration ties them and both are stored.
+        The first use reads and compares both, if the configuration ties them and both are
+        stored.
         """
         if self._dropped is None:  # not a cached_property: one lock for all objects until 3.12
             self._dropped = {
@@ -134,8 +135,8 @@ class Checkpoint:
         """Hash the model's content: tensors, config, tokenizer; not their layout in files.
 
         A snapshot in the Hub's cache is hashed by the SHA-256 names of its weight files' blobs,
-        so that no weights are read. A local copy or another sharding of the same model therefore
-        has another hash.
+        so that no weights are read. A local copy or another sharding of the same model
+        therefore has another hash.
 
         Returns:
             xxh3_128 in hexadecimal over names, dtypes, shapes and bytes of all tensors in the
@@ -263,14 +264,14 @@ def refuse_quantised(
             continue
         if _WEIGHT.search(name) or module in quantised_modules:
             raise ValueError(
-                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a part "
-                "of packed weights; use the checkpoint it was quantised from"
+                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a "
+                "part of packed weights; use the checkpoint it was quantised from"
             )
     stated = config.get("quantization_config")
     if stated:
         raise ValueError(
-            f"{folder} is quantised: its config.json has quantization_config {stated!r:.80}; use "
-            "the checkpoint it was quantised from, or remove the entry if it is wrong"
+            f"{folder} is quantised: its config.json has quantization_config {stated!r:.80}; "
+            "use the checkpoint it was quantised from, or remove the entry if it is wrong"
         )
 
 
@@ -325,7 +326,7 @@ def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
 def _refuse_missing_head(
     folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse an untied language model without an LM head, which would load with a random one."""
+    """Refuse an untied language model without an LM head: it would load with a random one."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
     if generates and not is_tied(config) and not any(name.endswith(HEADS) for name in stored):

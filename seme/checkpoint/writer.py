@@ -1,4 +1,4 @@
-"""Write merged checkpoints: tensors streamed to their offsets, the folder renamed at the end."""
+"""Write merged checkpoints: tensors at their offsets, the folder renamed at the end."""
 
 import contextlib
 import json
@@ -46,10 +46,10 @@ def refuse_existing(destination: Path) -> None:
 
 
 class CheckpointWriter:
-    """Context manager that writes a new checkpoint: tensors in any order, copies of other files.
+    """Context manager that writes a checkpoint: tensors in any order, copies of other files.
 
-    All files go to a temporary sibling of the destination, which is renamed to it when the block
-    ends without an error, and removed when it ends with one.
+    All files go to a temporary sibling of the destination, which is renamed to it when the
+    block ends without an error, and removed when it ends with one.
     """
 
     def __init__(
@@ -241,9 +241,9 @@ def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mappi
 def remove_stale(destination: Path) -> None:
     """Remove temporary folders left by killed merges into ``destination``.
 
-    A folder of this machine is stale if its process has ended, or had this process' id (common in
-    containers), as a process runs one merge into a destination at a time. Any other folder is
-    stale after a day without a write: its id may be of another machine, or reused.
+    A folder of this machine is stale if its process has ended, or had this process' id (common
+    in containers), as a process runs one merge into a destination at a time. Any other folder
+    is stale after a day without a write: its id may be of another machine, or reused.
     """
     prefix = f"{_PREFIX}{destination.name}-"
     pattern = re.compile(re.escape(prefix) + r"[0-9a-f]{8}-(\d+)-[0-9a-f]{8}")
