@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource
-from seme.alignment.architectures import check_comparable
-from seme.alignment.diagnosis import describe_source
-from seme.alignment.frames import Frame, find_frame
+from seme.alignment.diagnosis import collect_seconds
+from seme.alignment.frames import Frame, describe_source, find_frame
 from seme.alignment.head_comparison import (
     HeadComparison,
     PivotHead,
@@ -29,12 +28,11 @@ from seme.alignment.head_comparison import (
     comparing_bytes,
 )
 from seme.alignment.options import AlignmentOptions
-from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.model import Anatomy
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
-from seme.compatibility import differences
+from seme.compatibility import check_comparable, differences
 from seme.interface import Site, checked_by, prepared_by
 from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor
@@ -228,7 +226,7 @@ def align(alignment: Alignment) -> Alignment:
 
 
 def _all_mergeable_as_stored(alignment: Alignment) -> bool:
-    """Whether every source is in the pivot's frame and laid out like the pivot."""
+    """Return True if every source is in the pivot's frame and has its tensors."""
     models = alignment.models
     return all(
         source.comparison.in_frame
@@ -261,8 +259,8 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
     ]
     if left_out:
         raise ValueError(
-            "mapping a source folds the gain of every norm into the tensors that read it, so all "
-            f"norms, readers and the head must be merged, but {left_out[:3]} are left out; drop "
-            "the include or exclude pattern, or raise alignment.identity_tolerance if these are "
-            "fine-tunes of one base"
+            "mapping a source folds the gain of every norm into the tensors that read it, so "
+            f"all norms, readers and the head must be merged, but {left_out[:3]} are left out; "
+            "drop the include or exclude pattern, or raise alignment.identity_tolerance if "
+            "these are fine-tunes of one base"
         )

@@ -5,8 +5,15 @@ import json
 import pytest
 
 from seme.checkpoint.reader import open_checkpoint
-from seme.compatibility import demand_same_tensors, differences, tolerated_differences
+from seme.compatibility import (
+    check_comparable,
+    demand_same_tensors,
+    differences,
+    tolerated_differences,
+)
 from seme.interface import CheckpointMismatchError
+from tests.disguise import open_canonical
+from tests.tiny_models import DENSE, save_tiny
 
 
 @pytest.fixture
@@ -86,3 +93,78 @@ def test_the_language_part_of_a_model_of_text_and_images_is_compared(two):
     pivot, source = two(nested, text_config={"num_attention_heads": 4})
     with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
         demand_same_tensors(pivot, [source])
+
+
+@pytest.fixture
+def model_of(tmp_path):
+    """Save a tiny model and open its canonical view: ``model_of("llama", **settings)``."""
+    count = iter(range(9))
+
+    def build(model_type, **settings):
+        return open_canonical(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+
+    return build
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_sizes_of_one_architecture_are_comparable(model_type, model_of):
+    layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
+    types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
+    check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
+
+
+@pytest.mark.parametrize(
+    ("pivot", "source", "message"),
+    [
+        ("llama", "gpt2", r"^norm: the pivot \(llama\) has rms, the source \(gpt2\) has layer"),
+        (
+            "llama",
+            "gemma2",
+            "has attention_norm, mlp_norm, the source .gemma2. has attention_n",
+        ),
+        ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
+    ],
+)
+def test_the_difference_of_two_architectures_is_named(pivot, source, message, model_of):
+    with pytest.raises(ValueError, match=message):
+        check_comparable(model_of(pivot), model_of(source))
+
+
+def test_learned_positions_are_no_rotary_ones(model_of):
+    pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
+    with pytest.raises(
+        ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
+    ):
+        check_comparable(pivot, source)
+
+
+def test_parallel_blocks_are_not_sequential_ones(model_of):
+    pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
+    with pytest.raises(ValueError, match="has attention and MLP in parallel, the source"):
+        check_comparable(pivot, source)
+
+
+def test_another_activation_is_named(model_of):
+    with pytest.raises(
+        ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
+    ):
+        check_comparable(model_of("llama"), model_of("llama", hidden_act="gelu"))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
+def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
+    sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
+    keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
+    pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
+    expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
+    with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
+        check_comparable(pivot, source)
+
+
+def test_a_bias_needs_a_place_in_the_pivot_but_not_in_the_source(model_of):
+    plain, biased = model_of("llama", attention_bias=False), model_of("llama")
+    check_comparable(biased, plain)
+    with pytest.raises(
+        ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"
+    ):
+        check_comparable(plain, biased)

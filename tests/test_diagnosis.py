@@ -1,6 +1,9 @@
-"""Table of aligned sources."""
+"""Seconds of the stages of an alignment, and the table of aligned sources."""
 
-from seme.alignment.diagnosis import source_table
+import pytest
+
+from seme.alignment import diagnosis
+from seme.alignment.diagnosis import collect_seconds, source_table, stage
 from tests.diagnostics import DIAGNOSTICS, cells
 
 
@@ -26,3 +29,32 @@ def test_before_a_merge_there_are_no_weights():
     table = source_table(DIAGNOSTICS | {"fusion": nothing}, ["code", "small"])
     assert [row[6] for row in cells(table)] == ["", ""]
     assert table.caption is None
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
+    monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: next(clock))
+
+
+@pytest.mark.usefixtures("ticks")
+def test_seconds_of_a_stage_add_up():
+    seconds = {}
+    with collect_seconds(seconds):
+        for name in ("map", "map", "units"):
+            with stage(name):
+                pass
+    assert seconds == {"map": 1.75, "units": 1.0}
+
+
+@pytest.mark.usefixtures("ticks")
+def test_a_stage_outside_a_collector_is_dropped_and_inner_collectors_take_their_own():
+    outer, inner = {}, {}
+    with stage("map"):
+        pass
+    with collect_seconds(outer):
+        with collect_seconds(inner), stage("map"):
+            pass
+        with stage("units"):
+            pass
+    assert (outer, inner) == ({"units": 1.0}, {"map": 0.25})

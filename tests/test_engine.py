@@ -184,6 +184,8 @@ def test_a_head_tied_to_the_embedding_is_written_once_and_reported(model, merge)
     assert report.copied == {
         "lm_head.weight": "tied to embed_tokens.weight, which is written once"
     }
+    compared, merged_bytes = 16 + 16, 16 + 16  # head and embedding; pivot and source
+    assert report.bytes_read == compared + merged_bytes
 
 
 def test_the_output_dtype_is_that_of_all_tensors_and_of_the_configuration(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.architecture.families import family_of, readout_of
+from seme.architecture.families import count, family_of, readout_of, setting
 from tests.tiny_models import DENSE, MIXTURES
 
 LAYERS = {"num_hidden_layers": 2}
@@ -30,7 +30,7 @@ def test_a_language_model_nested_in_a_larger_one_is_to_be_saved_alone():
 )
 def test_attention_scaled_by_depth_or_not_at_all_is_refused(scale):
     config = {"model_type": "gpt2", "n_layer": 2}
-    with pytest.raises(ValueError, match="gpt2 model must scale attention by its heads' dimen"):
+    with pytest.raises(ValueError, match=r"gpt2 .*scale_attn_weights: true .*layer_idx: false"):
         family_of({**config, **scale})
     said = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
     assert family_of({**config, **said}).n_layers == 2
@@ -86,3 +86,17 @@ def test_gemma_stores_its_gain_less_one():
 def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
     with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
         readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
+
+
+def test_a_setting_goes_by_the_first_name_that_is_not_null():
+    assert setting({"a": None, "b": 2, "c": 3}, "a", "b", "c") == 2
+    with pytest.raises(
+        ValueError, match=r"llama model must say a or b, got only \['a', 'model"
+    ):
+        setting({"model_type": "llama", "a": None}, "a", "b")
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, "2", True])
+def test_a_count_that_is_no_positive_integer_is_shown(number):
+    with pytest.raises(ValueError, match=rf"integer of at least 1 for n_layer, got {number!r}"):
+        count({"n_layer": number}, "n_layer")

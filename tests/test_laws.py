@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.disguise import (
-    anatomy_of,
     disguised,
     folded,
     logits_at,
+    open_canonical,
     save_turnable,
     written_tensors,
 )
@@ -77,7 +77,7 @@ def test_a_tied_pivot_gets_a_head_of_its_own_where_a_source_is_turned(model_type
     pivot = save_turnable(tmp_path / "pivot", model_type, tie_word_embeddings=True)
     twin = disguised(pivot, tmp_path / "twin")
     merged(tmp_path / "merged", pivot, twin)
-    assert not anatomy_of(tmp_path / "merged").tied
+    assert not open_canonical(tmp_path / "merged").tied
     torch.testing.assert_close(logits_at(tmp_path / "merged"), logits_at(pivot), **SAME_LOGITS)
 
 

@@ -16,17 +16,17 @@ from seme.alignment.layers import (
     neurons_in_order,
 )
 from seme.architecture.parts import Part, Place
-from tests.disguise import anatomy_of, as_map, folded
+from tests.disguise import as_map, folded, open_canonical
 from tests.tiny_models import save_tiny
 
 
 @pytest.fixture
 def model_of(tmp_path):
-    """Build the anatomy of a tiny model: ``model_of("llama", **settings)``."""
+    """Save a tiny model and open its canonical view: ``model_of("llama", **settings)``."""
     count = iter(range(9))
 
     def build(model_type, **settings):
-        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+        return open_canonical(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
 
     return build
 
@@ -80,7 +80,7 @@ def test_units_are_compared_in_the_pivots_frame(tmp_path):
     turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
 
     class Turned:
-        anatomy = model.anatomy
+        canonical = model.canonical
 
         def read(self, place):
             part = model.read(place)
@@ -91,7 +91,7 @@ def test_units_are_compared_in_the_pivots_frame(tmp_path):
     for right, similarity in ((turn, 1.0), (None, 0.3)):
         ((match,), _) = match_layers(model, Turned(), right, units=True)
         assert float(match.neurons.similarity.mean()) == pytest.approx(similarity, abs=0.2)
-    assert Place(Part.Q, 0) in model.anatomy.places
+    assert Place(Part.Q, 0) in model.canonical.places
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])

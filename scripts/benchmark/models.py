@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.checkpoint.reader import INDEX_FILE
+from seme.checkpoint.model_folder import INDEX_FILE
 from seme.checkpoint.safetensors_file import TensorSpec, lay_out
 from seme.checkpoint.writer import index_of, split_into_shards
 
