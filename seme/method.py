@@ -29,7 +29,7 @@ from seme.alignment.head_comparison import (
 )
 from seme.alignment.options import AlignmentOptions
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
 from seme.compatibility import check_comparable, differences
@@ -190,8 +190,8 @@ def align(alignment: Alignment) -> Alignment:
         models.memory_budget,
         "rewriting sources that are not in the pivot's frame",
     )
-    pivot = Anatomy(models.pivot, device=models.device)
-    sources = [Anatomy(source, device=models.device) for source in models.sources]
+    pivot = CanonicalModel(models.pivot, device=models.device)
+    sources = [CanonicalModel(source, device=models.device) for source in models.sources]
     _check_alignable(pivot, sources)
     turns = not all(source.comparison.in_frame for source in alignment.sources)
     untied = pivot.tied and (turns or not all(source.tied for source in sources))
@@ -199,15 +199,15 @@ def align(alignment: Alignment) -> Alignment:
     rewritten = FoldedWeights(FoldedModel(pivot, norms=norms), untied=untied)
     _check_all_merged(rewritten, models)
     aligned, weights = [], []
-    for i, (anatomy, source) in enumerate(zip(sources, alignment.sources, strict=True)):
+    for i, (model, source) in enumerate(zip(sources, alignment.sources, strict=True)):
         try:
-            folded = FoldedModel(anatomy, norms=norms)
+            folded = FoldedModel(model, norms=norms)
             with collect_seconds(source.seconds):
                 frame = find_frame(
                     rewritten.model, folded, source.comparison, alignment.options
                 )
         except ValueError as error:
-            error.add_note(f"while aligning source {i} ({anatomy.weights.path})")
+            error.add_note(f"while aligning source {i} ({model.weights.path})")
             raise
         aligned.append(replace(source, frame=frame))
         weights.append(AlignedSource(rewritten, folded, frame, source.seconds))
@@ -236,14 +236,14 @@ def _all_mergeable_as_stored(alignment: Alignment) -> bool:
     )
 
 
-def _check_alignable(pivot: Anatomy, sources: Sequence[Anatomy]) -> None:
-    for anatomy in (pivot, *sources):
-        if anatomy.family.same_frame_only:
+def _check_alignable(pivot: CanonicalModel, sources: Sequence[CanonicalModel]) -> None:
+    for model in (pivot, *sources):
+        if model.family.same_frame_only:
             raise ValueError(
                 "a source must be rewritten (it is not in the pivot's frame, not laid out like "
                 "the pivot, or alignment.match_units is always), which "
-                f"{anatomy.family.model_type} models do not allow: "
-                f"{anatomy.family.same_frame_only}"
+                f"{model.family.model_type} models do not allow: "
+                f"{model.family.same_frame_only}"
             )
     for source in sources:
         check_comparable(pivot, source)

@@ -189,9 +189,6 @@ class CanonicalModel:
             )
 
 
-Anatomy = CanonicalModel
-"""Name that :mod:`seme.method` imports; the hash of its code is part of committed records."""
-
 _NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.)")
 _EXPERTS = frozenset({Part.ROUTER, Part.EXPERT_GATE, Part.EXPERT_UP, Part.EXPERT_DOWN})
 
