@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from eval.tracking.leaderboard import leaderboard_content
+from eval.tracking.content import leaderboard_content
 from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
 from scripts.leaderboard import main as write_files
 

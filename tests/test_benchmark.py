@@ -15,11 +15,10 @@ from scripts.benchmark import processes
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.alignment import measure as measure_alignment
 from scripts.benchmark.cases import CASES, Difference, difference, peer_config
-from scripts.benchmark.floor import copy_floor
 from scripts.benchmark.models import SHAPES, n_bytes, write_models
 from scripts.benchmark.processes import run_measured
 from scripts.benchmark.report import Cost, Row, cost_of, figure, markdown
-from scripts.benchmark.runs import Bench
+from scripts.benchmark.runs import Bench, copy_floor
 from seme.checkpoint.reader import open_checkpoint
 
 TINY = SHAPES["tiny"]

@@ -13,9 +13,8 @@ import pytest
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
-from eval.leaderboard.page import to_html, write_page
-from eval.leaderboard.standing import Standing
-from eval.leaderboard.view import Cell, details_of, view_of
+from eval.leaderboard.measures import Standing
+from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
 from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from scripts import build_zoo
-from scripts.zoo.build import build_model
+from scripts.zoo.build import build, build_model
 from scripts.zoo.material import Material
 from scripts.zoo.texts import Document, split_of
 from tests.zoo_models import MINIATURE, weights_of
@@ -78,9 +77,8 @@ def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
     """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "scripts.zoo.build"):
-        monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
-        monkeypatch.setattr(f"{module}.read_material", lambda _: material)
+    monkeypatch.setattr("scripts.zoo.build.read_recipe", lambda: MINIATURE)
+    monkeypatch.setattr("scripts.zoo.build.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
     monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
@@ -91,12 +89,12 @@ def build_here(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
     monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
-    def build(*, force=False):
+    def build_miniature(*, force=False):
         said = io.StringIO()
-        build_zoo.build(tmp_path, Console(file=said, width=120), force=force)
+        build(tmp_path, Console(file=said, width=120), force=force)
         return said.getvalue()
 
-    return build
+    return build_miniature
 
 
 def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp_path):

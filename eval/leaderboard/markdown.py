@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from eval.leaderboard.board import MARK, Board, Row
-from eval.leaderboard.measures import MEASURES, Measure, Measured
-from eval.leaderboard.standing import Standing
+from eval.leaderboard.measures import MEASURES, Measure, Measured, Standing
 from eval.records import Score
 from eval.results_folder import Problem
 from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error

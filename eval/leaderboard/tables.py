@@ -19,8 +19,7 @@ from eval.leaderboard.markdown import (
     problem_list,
     rank,
 )
-from eval.leaderboard.measures import MEASURES, Measured, measures_of
-from eval.leaderboard.standing import Standing, standings_of
+from eval.leaderboard.measures import MEASURES, Measured, Standing, measures_of, standings_of
 from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
 

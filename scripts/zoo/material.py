@@ -84,7 +84,7 @@ def data_card(recipe: Mapping[str, Any], material: Material) -> str:
     )
     return f"""# Data of the embedded benchmark
 
-Written by `python -m scripts.build_zoo` from `recipe.yaml`; each package is checked against the
+Written by `python -m scripts.zoo.build` from `recipe.yaml`; each package is checked against the
 hash given there.
 
 | domain | package | from | licence |
