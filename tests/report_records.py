@@ -12,11 +12,11 @@ from eval.records import (
     Score,
     StageCost,
     SuiteRef,
-    read_samples,
     run_folder,
     write_record,
 )
 from eval.report.evidence import grounds_of
+from eval.results_folder import read_samples
 from eval.statistics.samples import Run, run_of
 
 MIB = 2**20

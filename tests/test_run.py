@@ -21,8 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import read_samples
-from eval.results_folder import load_results
+from eval.results_folder import load_results, read_samples
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
