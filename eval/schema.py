@@ -30,8 +30,8 @@ def build(cls: type[T], value: Any, path: str = "") -> T:  # noqa: ANN401 (any J
     Types are not converted: a whole number stands for a float, nothing else for another type.
 
     Args:
-        cls: A dataclass; its fields are texts, numbers, booleans, mappings, tuples, dataclasses,
-            each ``| None`` where null is allowed.
+        cls: A dataclass; its fields are texts, numbers, booleans, mappings, tuples or
+            dataclasses, each ``| None`` where null is allowed.
         value: Parsed JSON.
         path: Dotted path of the value, for errors; empty for a whole file.
 
@@ -129,7 +129,7 @@ def type_name(*kinds: type) -> str:
 
 
 def wrong_type(path: str, kind: Any, value: Any) -> ValueError:  # noqa: ANN401 (any JSON)
-    """Say which types an entry may have and what it is."""
+    """Error with the types that an entry may have, and its value."""
     return ValueError(f"{path} must be {type_name(*json_types(kind))}, got {value!r:.60}")
 
 

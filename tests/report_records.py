@@ -1,4 +1,4 @@
-"""Records small enough to check by head: right and wrong answers to the documents of one task."""
+"""Records small enough to check by head: right and wrong answers to the documents of a task."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ class Results:
         self.root = root
 
     def add(self, name, right, *, seconds=1.0, mib=10, split="test", **changes):
-        """A run that answers so many documents of each task; a number is one task in domain d."""
+        """Write a run with so many right answers per task; a number is one task in domain d."""
         tasks = {"d": right} if isinstance(right, int) else right
         values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
         peak = COST.base_rss_bytes + mib * MIB

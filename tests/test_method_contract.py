@@ -1,4 +1,4 @@
-"""The contract of every method in conf/method; a new file there is held to it without a new line.
+"""The contract of every method in conf/method; a new file is tested without a new line.
 
 Neither the cut into blocks nor threads nor the order of tensors shows in the result, nor that of
 the sources unless the method declares it; inputs stay as they are; ranges are checked first.

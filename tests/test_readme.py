@@ -1,4 +1,4 @@
-"""The README: its commands compose, its figures are those of committed tables, its links lead somewhere."""
+"""The README: its commands compose, its numbers are those of tables, its links resolve."""
 
 import re
 import shlex

@@ -22,7 +22,7 @@ SHAPE = {
 
 
 def trained(steps, seed=0, learning_rate=0.02):
-    """Weights and losses after training on a stream in which every token is the one before + 1."""
+    """Weights and losses after training on a stream in which tokens count up by 1."""
     counting = {"a": np.arange(320, dtype=np.uint16) % 32}
     stream = batches(counting, {"a": 1.0}, rows=4, length=16, seed=seed)
     losses = {}

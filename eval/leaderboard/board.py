@@ -36,7 +36,7 @@ class Row:
     mean: Estimate | None
     """Mean over domains, each the mean of its tasks; None unless every task has a score."""
     tuned_on_test: bool
-    """Whether it is one of several settings of its method on the test split, and not the one
+    """True if it is one of several settings of its method on the test split, and not the one
     that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
 
     @property
@@ -92,7 +92,7 @@ class Board:
     fingerprint: str | None
     """The suite's."""
     precision: str | None
-    """What the models were evaluated in; None if none was."""
+    """Precision of the evaluation; None if nothing was evaluated."""
     held_out: tuple[str, ...]
     domains: dict[str, str]
     """Task to domain, in the suite's order."""
@@ -127,7 +127,9 @@ class Board:
     @property
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
-        shared = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        shared = {
+            row.name: _settings_text(_in_common(self.merges, row.name)) for row in self.merges
+        }
         return {name: settings for name, settings in sorted(shared.items()) if settings}
 
     @property
@@ -264,7 +266,7 @@ def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, An
         name=name,
         rank=None,
         run=run,
-        settings=_shown(settings),
+        settings=_settings_text(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,
         tuned_on_test=False,
@@ -276,7 +278,7 @@ def _with_own_settings(rows: list[Row]) -> list[Row]:
     return [
         replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
         for row in rows
-        for same in [_shown(_in_common(rows, row.name)).split(" ")]
+        for same in [_settings_text(_in_common(rows, row.name)).split(" ")]
     ]
 
 
@@ -290,7 +292,7 @@ def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
     }
 
 
-def _shown(settings: Mapping[str, Any]) -> str:
+def _settings_text(settings: Mapping[str, Any]) -> str:
     """Write settings as ``tau=0.1 lam=1``: last parts of dotted names, none that are null."""
     return " ".join(
         f"{key.rpartition('.')[2]}={_setting(value)}"
@@ -300,7 +302,7 @@ def _shown(settings: Mapping[str, Any]) -> str:
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Complete merges by falling mean, then the others that are done, then those that are not."""
+    """Rank complete merges by falling mean; then other finished ones, then the rest."""
 
     def place(row: Row) -> tuple[bool, bool, float]:
         value = 0.0 if row.mean is None else row.mean.value

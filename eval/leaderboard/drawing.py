@@ -46,7 +46,7 @@ _STYLE = {
 
 
 class Style(NamedTuple):
-    """How the points of one series look."""
+    """Colour, marker and line of one series."""
 
     colour: str
     marker: str

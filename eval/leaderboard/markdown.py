@@ -14,10 +14,10 @@ TUNED_ON_TEST = (
 )
 """Note on the mark of settings that were not chosen on a validation split."""
 MEASURED = (
-    "The base is the pivot; a source is the expert of the domain of its name, or else of the one "
-    "it gains most on over the pivot; the ceiling is the pool's reference model. Averages are "
-    "within a domain first; ± is one standard error by a paired bootstrap over documents. Empty "
-    "where there is no such model or no gap beyond the noise."
+    "The base is the pivot; a source is the expert of the domain of its name, or else of the "
+    "one it gains most on over the pivot; the ceiling is the pool's reference model. Averages "
+    "are within a domain first; ± is one standard error by a paired bootstrap over documents. "
+    "Empty where there is no such model or no gap beyond the noise."
 )
 """Note on the baselines of the measures."""
 NOT_TRUSTED = "Invalid records are excluded from all tables, except runs that only miss a task."
@@ -48,7 +48,7 @@ def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measu
 
 
 def evaluation(board: Board) -> str:
-    """Precision, lm-eval version and limit of the evaluation, as far as stated; ends with a space."""
+    """Sentence on precision, lm-eval version and limit of the evaluation, then a space."""
     if board.precision is None:
         return ""
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
@@ -65,7 +65,7 @@ def rank(row: Row) -> str:
 
 
 def mean(row: Row) -> str:
-    """Mean score in per cent, or why there is none."""
+    """Mean score in per cent, or the reason for its absence."""
     if row.mean is None and row.record.suite is None:
         return ""
     if row.mean is None:
@@ -99,9 +99,9 @@ def _heading(board: Board) -> str:
     return (
         f"{title}\n\n"
         f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
-        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean alone; "
-        "merges share a band unless paired permutation tests over the same documents tell them "
-        "from the band's first (5 %, step-down maxT over all pairs of the board). "
+        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean "
+        "alone; merges share a band unless paired permutation tests over the same documents "
+        "tell them from the band's first (5 %, step-down maxT over all pairs of the board). "
         f"{evaluation(board)}{marked}{cost}"
     )
 

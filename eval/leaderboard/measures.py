@@ -100,7 +100,7 @@ def _rivals(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A metric as tables show it."""
+    """Column of a metric in the tables."""
 
     key: str
     """Its column in the CSV file."""
@@ -108,7 +108,7 @@ class Measure:
     definition: str
     """Its definition in one line; the whole of it is that of ``eval.statistics.metrics``."""
     is_loss: bool = False
-    """Whether less of it is better."""
+    """True if lower is better."""
 
 
 MEASURES = (
@@ -125,7 +125,8 @@ MEASURES = (
     Measure(
         key="of_ceiling",
         label="of ceiling",
-        definition="gain on the base over the gain of the model trained on all of it, on these domains",
+        definition="gain on the base over the gain of the model trained on all of it, "
+        "on these domains",
     ),
     Measure(
         key="forgetting",
@@ -142,7 +143,8 @@ MEASURES = (
     Measure(
         key="above_chance",
         label="above chance",
-        definition="mean score from the level of guessing up, as the second Open LLM Leaderboard has it",
+        definition="mean score from the level of guessing up, as the second Open LLM "
+        "Leaderboard has it",
     ),
 )
 """In the order of their columns."""
@@ -171,16 +173,16 @@ def measures_of(boards: Iterable[Board]) -> dict[str, Measured]:
 
 
 def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
-    """Who plays which part on a board; runs go by their fingerprints.
+    """Assign base, experts and multitask upper bound of a board, by run fingerprint.
 
     The base is the pivot. A source is the expert of the domain of its name; each of the other
     sources, of the domain left over on which it gains most over the pivot, largest gains
-    first, if it gains more than two standard errors on any. Held-out domains are
-    nobody's. The ceiling is the pool's reference model, the best of several.
+    first, if it gains more than two standard errors on any. Held-out domains have no
+    expert. The ceiling is the pool's reference model, the best of several.
 
     Args:
         board: From ``boards_of``.
-        scored: Fingerprints of the runs that may play a part.
+        scored: Fingerprints of the runs that may have a role.
 
     Returns:
         The roles; None without a pivot or any expert.

@@ -41,7 +41,7 @@ class Leaderboard:
 
 
 def read_leaderboard(root: Path) -> Leaderboard:
-    """Load a results folder, then rank, test and measure its runs; invalid ones become problems."""
+    """Load a results folder; rank, test and measure its runs; list the invalid ones."""
     results = load_results(root)
     boards = boards_of(results.runs)
     return Leaderboard(

@@ -1,4 +1,4 @@
-"""Claims of the SeMe paper (arXiv 2505.20144) in words, each judged by its rule from records."""
+"""Claims of the SeMe paper (arXiv 2505.20144), each judged by a fixed rule from records."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -61,8 +61,8 @@ def cost_claim(boards: Sequence[Board], quantity: str) -> Judgement:
     return Judgement(
         claim=f"SeMe costs less {quantity} than averaging, task arithmetic, TIES and DARE.",
         rule="Medians over all finished merges of the same models on one machine (same "
-        f"{', '.join(MACHINE_FACTS)}), whatever their settings. Supported if SeMe's is below that "
-        "of each of the four methods; one that costs no more is enough for not supported; "
+        f"{', '.join(MACHINE_FACTS)}), whatever their settings. Supported if SeMe's is below "
+        "that of each of the four methods; one that costs no more is enough for not supported; "
         "on every machine and pool where SeMe ran.",
         verdict=all_of(verdicts),
         finding=_finding(places, unit, form),
@@ -201,8 +201,8 @@ def tau_claim(boards: Sequence[Board]) -> Judgement:
     if tests:
         finding = (
             f"{sum(map(significantly_ahead, below))} of {_counted(len(below), 'merge')} below "
-            f"the range and {sum(map(significantly_ahead, above))} of {len(above)} above it are "
-            "significantly better than the best inside."
+            f"the range and {sum(map(significantly_ahead, above))} of {len(above)} above it "
+            "are significantly better than the best inside."
         )
     else:
         finding = "No board has SeMe merges both inside and outside the range."

@@ -64,8 +64,8 @@ def worth_merging(boards: Sequence[Board]) -> Answer | None:
     return Answer(
         question="Is a merge better than a model that was not merged?",
         how="Every merge against the pivot, and against the source with the highest mean: "
-        "two-sided paired permutation tests over documents, Holm's correction over all of them, "
-        "5 %.",
+        "two-sided paired permutation tests over documents, Holm's correction over all of "
+        "them, 5 %.",
         finding=" ".join(_worth(name, group) for name, group in tests.items()),
         tables=tuple(table for table in tables if table is not None),
     )
@@ -265,8 +265,8 @@ def barriers(boards: Sequence[Board]) -> Answer | None:
     rows = tuple(_line(board, row, barrier) for board, row, barrier in midpoints)
     return Answer(
         question="Is there a barrier between the pivot and the source?",
-        how="At the midpoint (one source, lam 0.5, nothing left out) the barrier is the mean of "
-        "the pivot's and the source's score less the midpoint's (linear mode connectivity, "
+        how="At the midpoint (one source, lam 0.5, nothing left out) the barrier is the mean "
+        "of the pivot's and the source's score less the midpoint's (linear mode connectivity, "
         "Frankle et al., arXiv 1912.05671, in scores instead of losses). Errors are paired "
         "bootstraps.",
         finding=f"{len(midpoints) - within} of {len(midpoints)} midpoints lie more than two "

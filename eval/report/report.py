@@ -83,8 +83,9 @@ def read_experiment(path: Path) -> Experiment:
     output = config.get("output") if isinstance(config, dict) else None
     if not commands or not isinstance(output, str):
         raise ValueError(
-            f"{path} must state its command in the header, as '# python run.py -m ...', and its "
-            f"results folder as 'output: FOLDER', got commands {list(commands)} and {output!r}"
+            f"{path} must state its command in the header, as '# python run.py -m ...', and "
+            f"its results folder as 'output: FOLDER', got commands {list(commands)} "
+            f"and {output!r}"
         )
     return Experiment(
         name=path.stem,
@@ -216,8 +217,8 @@ def _setting(inputs: ReportInput) -> list[Block]:
         models_table(inputs.boards),
         items(suites(inputs.boards)),
         plain(
-            f"Seeds: {seeds(inputs.records)}. Models are named by the content of their weights. "
-            "Code versions stand under Environment."
+            f"Seeds: {seeds(inputs.records)}. Models are named by the content of their "
+            "weights. Code versions stand under Environment."
         ),
     ]
 
@@ -226,9 +227,10 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
     blocks: list[Block] = [
         heading("Results"),
         plain(
-            "Performance is the mean over domains, each the mean of its tasks, with one standard "
-            "error over documents; seeds are averaged, s.d. is their standard deviation. Seconds "
-            "and memory are medians over seeds, memory above where the merge started. "
+            "Performance is the mean over domains, each the mean of its tasks, with one "
+            "standard error over documents; seeds are averaged, s.d. is their standard "
+            "deviation. Seconds and memory are medians over seeds, memory above where the merge "
+            "started. "
             f"{MARK} marks a setting that was one of several on the test split and not the one "
             "chosen on validation."
         ),

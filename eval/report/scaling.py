@@ -71,10 +71,10 @@ def share_by_sources(boards: Sequence[Board], name: str) -> tuple[Answer, Drawin
     answer = Answer(
         question="How does each method's share of the gap change with the number of sources?",
         how="Share of the gap between the pivot and the experts, each on its own domain, that "
-        "the merge closes (sum of gains over sum of gaps); a source is the expert of the domain "
-        "of its name, or else of the one on which it gains most over the pivot. The change from "
-        "the fewest to the most sources is found if its 95 % bootstrap interval excludes zero; "
-        "intervals are not corrected for being several.",
+        "the merge closes (sum of gains over sum of gaps); a source is the expert of the "
+        "domain of its name, or else of the one on which it gains most over the pivot. The "
+        "change from the fewest to the most sources is found if its 95 % bootstrap interval "
+        "excludes zero; intervals are not corrected for being several.",
         finding=" ".join(f"{label}: {_change(line)}." for label, line in lines.items()),
         tables=(_table(lines),),
     )

@@ -46,7 +46,7 @@ class Bench:
         return replace(self, models=self.models[: n_sources + 1])
 
     def settle(self) -> None:
-        """Let the system reclaim the last process's memory, then read the models into the cache.
+        """Wait for the system to reclaim memory, then read the models into the page cache.
 
         The page cache may drop files during a long process: without this the next program would
         read the disk, and one after a short process would not.
@@ -138,7 +138,7 @@ class Bench:
 
 
 def copy_floor(destination: Path, models: list[Checkpoint]) -> float:
-    """Measure plain copying: read all models tensor by tensor, write the first, compute nothing.
+    """Time a plain copy: read all models tensor by tensor, write the first to disk.
 
     Args:
         destination: A new folder.

@@ -62,6 +62,7 @@ _ORDERED = ("code", "french", "german")
 _ANSWERED = ("numbers", "format")
 """Domains with exercises to answer: those of the other experts."""
 _Rows = dict[Split, list[dict[str, Any]]]
+_Maker = Callable[..., list[dict[str, Any]]]
 _REPORT_EVERY = 10
 _LINE_EVERY = 200
 _News = tuple[str, int, float]
@@ -127,7 +128,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
     return {f"{task}.jsonl": _write_rows(folder / f"{task}.jsonl", rows[task]) for task in rows}
 
 
-def _both(make: Callable[..., list[dict[str, Any]]], of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
+def _both(make: _Maker, of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
     """Draw a task's items for the validation and the test split."""
     return {split: make(of, split, _PER_SPLIT, *rest) for split in _HELD_OUT}
 
