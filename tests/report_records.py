@@ -5,24 +5,19 @@ from dataclasses import replace
 from eval.leaderboard.board import boards_of
 from eval.records import (
     SAMPLES_NAME,
-    ModelRef,
     PoolRef,
     Record,
     Sample,
-    Score,
-    StageCost,
     SuiteRef,
     run_folder,
     write_record,
 )
 from eval.results_folder import read_samples
 from eval.statistics.samples import Run, run_of
+from tests.made_up_runs import accuracy, cost, model
 
 MIB = 2**20
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=110 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+COST = cost(1.0, peak=110 * MIB, base=100 * MIB)
 MACHINE = {
     "cpu": "a",
     "cores": 2,
@@ -33,8 +28,8 @@ MACHINE = {
 }
 
 
-def model(name):
-    return ModelRef(name=name, location=f"zoo/{name}", revision=None, content_hash=name)
+def zoo_model(name):
+    return model(name, f"zoo/{name}", name)
 
 
 def suite(split="test"):
@@ -43,8 +38,8 @@ def suite(split="test"):
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: tuple(map(model, found)) for key, found in lists.items()}
-    return PoolRef(pool=name, pivot=model("base"), **models)
+    models = {key: tuple(map(zoo_model, names)) for key, names in lists.items()}
+    return PoolRef(pool=name, pivot=zoo_model("base"), **models)
 
 
 def answers(right, n=24):
@@ -53,10 +48,7 @@ def answers(right, n=24):
 
 
 def score(values):
-    mean = sum(values) / len(values)
-    return Score(
-        value=mean, stderr=0.1, n=len(values), raw=mean, raw_metric="acc", higher_is_better=True
-    )
+    return accuracy(sum(values) / len(values), n=len(values))
 
 
 class Results:
@@ -84,7 +76,7 @@ class Results:
         return made
 
     def add_unmerged(self, name, right, **changes):
-        models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
+        models = PoolRef(pool="zoo", pivot=zoo_model(name), sources=(), references=())
         changes = {"kind": "reference", "merge_cost": None, "models": models, **changes}
         return self.add(name, right, **changes)
 

@@ -2,23 +2,17 @@ from dataclasses import replace
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from eval.records import PoolRef, Record, SuiteRef
 from eval.statistics.comparability import (
     best_setting,
     check_comparable,
     contract,
     tuned_on_test,
 )
+from tests.made_up_runs import accuracy, cost, model
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost()
 
 
 MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(model("code"),), references=())
@@ -29,9 +23,7 @@ def suite(split, **more):
 
 
 def score(value, metric="acc", n=200):
-    return Score(
-        value=value, stderr=0.01, n=n, raw=value, raw_metric=metric, higher_is_better=True
-    )
+    return accuracy(value, 0.01, n, metric)
 
 
 def record(split, value=0.5, name="ties", seed=0, **settings):

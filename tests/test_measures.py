@@ -8,21 +8,14 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.measures import measures_of, roles_of, standings_of
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef
+from eval.records import PoolRef, Record, Sample, SuiteRef
 from eval.results_folder import load_results
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, raw_score
-from tests.made_up_runs import run_with
+from tests.made_up_runs import cost, model, run_with
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost()
 
 
 def samples(*correct, tasks=DOMAINS):

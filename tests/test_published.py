@@ -7,7 +7,7 @@ import yaml
 
 from eval.records import PoolRef
 from eval.report.published import read_publication, read_publications, verdict_on
-from tests.report_records import Results, model, score
+from tests.report_records import Results, score, zoo_model
 
 ENTRY = {
     "method": "ties", "pivot": "zoo/base", "sources": ["zoo/b", "zoo/a"],
@@ -29,7 +29,7 @@ def number(tmp_path):
 
 def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", task="d_task"):
     models = PoolRef(
-        pool="p", pivot=model("base"), sources=tuple(map(model, sources)), references=()
+        pool="p", pivot=zoo_model("base"), sources=tuple(map(zoo_model, sources)), references=()
     )
     values = [1.0] * round(20 * value) + [0.0] * (20 - round(20 * value))
     return Results(tmp_path / "runs_of").add(

@@ -14,7 +14,6 @@ from eval.records import (
     Record,
     Sample,
     Score,
-    StageCost,
     SuiteRef,
     find_done,
     read_record,
@@ -22,12 +21,10 @@ from eval.records import (
     write_record,
 )
 from eval.results_folder import read_samples
+from tests.made_up_runs import cost
 
 SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+COST = cost(0.25, peak=900, base=100)
 RECORD = Record(
     fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
     settings={"density": 0.1},

@@ -7,7 +7,7 @@ import pytest
 from eval.schema import to_json
 from eval.tracking.content import leaderboard_content, record_content
 from scripts.leaderboard import main as write_files
-from tests.offline_runs import COST, make_record, make_reference, model, write
+from tests.offline_runs import COST, make_record, make_reference, model, write, write_three
 
 
 def content(tmp_path, record):
@@ -60,10 +60,7 @@ def test_the_artifact_is_the_record_file(tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two merges, one of them better, and their pivot."""
-    root = tmp_path / "results"
-    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
-        write(root, record)
+    root = write_three(tmp_path / "results")
     assert write_files([f"output={root}"]) == 0
     return root
 

@@ -3,7 +3,8 @@
 import numpy as np
 from safetensors import safe_open
 
-from scripts.zoo.material import read_recipe
+from scripts.zoo.material import Material, read_recipe
+from scripts.zoo.texts import Document
 from scripts.zoo.training import batches, fresh_model, train
 
 RECIPE = read_recipe()
@@ -56,3 +57,17 @@ def weights_of(folder):
     """Every tensor of a model by its name."""
     with safe_open(folder / "model.safetensors", "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def miniature_material():
+    """Pages of every split, nine lines each."""
+    pages = [
+        Document(
+            domain="english",
+            key=str(n),
+            text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)),
+        )
+        for n in range(60)
+    ]
+    assert {page.split for page in pages} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
