@@ -21,7 +21,7 @@ def cost(seconds=1.0, peak=1, base=1, anon=None):
 
 
 def model(name, location=None, content=None):
-    """A model in a folder; its location is its name and its hash ``hash-<name>`` unless given."""
+    """A model in a folder; by default its location is its name, its hash ``hash-<name>``."""
     return ModelRef(
         name=name, location=location or name, revision=None,
         content_hash=content or f"hash-{name}",
@@ -43,8 +43,8 @@ def made_up_run(name, settings, value, split="validation", seed=0, status="done"
     identity = json.dumps([name, settings, split, seed], sort_keys=True)
     score = accuracy(value, 0.01)
     return Record(
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], kind="merge", status=status,
-        name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], kind="merge",
+        status=status, name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
         suite=SuiteRef(name=split, split=split, fingerprint=split, held_out=()),
         scores=dict.fromkeys(DOMAINS, score) if status == "done" else {},
         domains=DOMAINS, merge_cost=None, evaluation_cost=cost(), merge={},

@@ -29,9 +29,9 @@ def make_record(name="ties", value=0.5, **changes):
         "fingerprint": f"{name}56789abcdef", "kind": "merge", "status": "done", "name": name,
         "settings": {"density": 0.1}, "models": models, "suite": SUITE, "seed": 3,
         "dtype": "bfloat16", "domains": {"code": "code", "french": "french"},
-        "scores": {"code": accuracy(value, n=2), "french": accuracy(0.25, n=2)}, "merge_cost": COST,
-        "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None, "provenance": {},
-        "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
+        "scores": {"code": accuracy(value, n=2), "french": accuracy(0.25, n=2)},
+        "merge_cost": COST, "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None,
+        "provenance": {}, "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
     }  # fmt: skip
     return Record(**values | changes)
 

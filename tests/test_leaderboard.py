@@ -40,7 +40,8 @@ def record(name, first=None, second=None, **changes):
         Record(
             fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
             settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
-            dtype="bfloat16", scores={t: accuracy(v, 0.03) for t, v in values.items() if v is not None},
+            dtype="bfloat16",
+            scores={t: accuracy(v, 0.03) for t, v in values.items() if v is not None},
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
             started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,

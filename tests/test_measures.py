@@ -40,8 +40,8 @@ def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mat
             references=(model("multitask"),),
         )
     record = Record(
-        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
-        models=models, seed=0, dtype=None,
+        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name,
+        settings={}, models=models, seed=0, dtype=None,
         suite=SuiteRef(name="z", split="test", fingerprint="s", held_out=("english",)),
         scores={task: raw_score(s, metric="acc") for task, s in found.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,

@@ -24,7 +24,9 @@ from tests.made_up_runs import bare_runs, cost, model
 MIB = 2**20
 SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
 COST = cost(0.25, peak=150 * MIB, base=100 * MIB)
-EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
+EVIL = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"' --> {{ 7 * 7 }} \0\ud800"
+)
 
 
 def record(name, *scores, **changes):
@@ -43,8 +45,8 @@ def record(name, *scores, **changes):
             },
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0),
-            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}}, error=None,
-            provenance={"git": {"revision": "abc", "dirty": False}},
+            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}},
+            error=None, provenance={"git": {"revision": "abc", "dirty": False}},
             started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
         ),
         **changes,

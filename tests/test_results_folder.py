@@ -98,9 +98,9 @@ def test_a_damaged_samples_file_takes_its_record_along(root):
     (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     assert names(root) == ["sce", "seme"]
     assert faults(root) == {
-        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended before "
-        "the end-of-stream marker was reached; delete its folder to run it again, or restore "
-        "the file"
+        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended "
+        "before the end-of-stream marker was reached; delete its folder to run it again, or "
+        "restore the file"
     }
 
 

@@ -229,8 +229,8 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
         plain(
             "Performance is the mean over domains, each the mean of its tasks, with one "
             "standard error over documents; seeds are averaged, s.d. is their standard "
-            "deviation. Seconds and memory are medians over seeds, memory above where the merge "
-            "started. "
+            "deviation. Seconds and memory are medians over seeds, memory above where the "
+            "merge started. "
             f"{MARK} marks a setting that was one of several on the test split and not the one "
             "chosen on validation."
         ),
