@@ -327,9 +327,7 @@ def _bar(*, enabled: bool) -> Iterator[Progress]:
         yield bar
 
 
-@lru_cache(maxsize=1024)
-def _compiled(template: str) -> Any:  # noqa: ANN401
-    return lm_eval_utils.env.from_string(template)
+_compiled = lru_cache(maxsize=1024)(lm_eval_utils.env.from_string)
 
 
 def _apply_template(template: str, doc: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ class Problem:
     path: Path
     """Path of the file, relative to the results folder."""
     message: str
-    """Predicate of the sentence that the path begins: expected, got, remedy."""
+    """Sentence without its subject, the path: expected, got, remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +45,9 @@ class Results:
     """The contents of a results folder."""
 
     runs: tuple[Run, ...]
-    """Sorted by kind, name and fingerprint; one of a fingerprint."""
+    """Sorted by kind, name and fingerprint; one per fingerprint."""
     problems: tuple[Problem, ...]
-    """Sorted by path. Their runs are left out, but for those that only lack a task."""
+    """Sorted by path. Their runs are excluded, except those that only lack a task."""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -95,8 +95,8 @@ def load_results(root: Path, *, samples: bool = True) -> Results:
 
     Args:
         root: The results folder; may be absent.
-        samples: Read the samples too; without them a table of means takes a moment, and nothing
-            can be tested.
+        samples: Read the samples too; without them reading is fast, and means can be listed but
+            not tested.
     """
     runs, problems = _readable(root, with_samples=samples)
     for select in (_one_of_a_fingerprint, _of_one_contract):
@@ -200,7 +200,7 @@ def _preference(root: Path) -> Callable[[_LocatedRun], Any]:
 def _one_of_a_fingerprint(
     runs: Iterable[_LocatedRun],
 ) -> tuple[list[_LocatedRun], list[Problem]]:
-    """One run of every fingerprint; none of those whose finished runs contradict each other."""
+    """Keep one run per fingerprint; none if its finished runs have different scores."""
     of_fingerprint = defaultdict[str, list[_LocatedRun]](list)
     for run in runs:
         of_fingerprint[run.record.fingerprint].append(run)
@@ -251,7 +251,7 @@ def _contradiction(run: _LocatedRun, other: _LocatedRun) -> Problem:
 
 
 def _of_one_contract(runs: Iterable[_LocatedRun]) -> tuple[list[_LocatedRun], list[Problem]]:
-    """Drop the runs that were evaluated with other settings than most of their suite."""
+    """Drop the runs that were evaluated with different settings than most of their suite."""
     kept, problems = [], []
     groups = _by_suite(runs)
     kept += groups.pop(None, [])
@@ -281,7 +281,7 @@ def _otherwise(run: _LocatedRun, differing: Sequence[str]) -> Problem:
 
 
 def _lacking_tasks(runs: Iterable[_LocatedRun]) -> list[Problem]:
-    """Finished runs that lack a task of their suite."""
+    """Problems of finished runs that lack a task of their suite."""
     groups = _by_suite(runs)
     groups.pop(None, None)
     problems = []
@@ -295,7 +295,7 @@ def _lacking_tasks(runs: Iterable[_LocatedRun]) -> list[Problem]:
 
 
 def _by_suite(runs: Iterable[_LocatedRun]) -> dict[str | None, list[_LocatedRun]]:
-    """Runs by their suite's fingerprint, earliest first; None: without scores to compare."""
+    """Group runs by their suite's fingerprint, earliest first; None for runs without scores."""
     groups = defaultdict[str | None, list[_LocatedRun]](list)
     for run in sorted(runs, key=lambda r: (r.record.started_at, r.record.fingerprint)):
         suite = run.record.suite if run.scored else None

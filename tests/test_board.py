@@ -99,7 +99,7 @@ def tried(split, *lams, value=0.5):
 def settings(*records):
     """What stands in the column of settings, by board."""
     return [
-        [row.shown_settings for row in board.merges] for board in boards_of(bare_runs(records))
+        [row.marked_settings for row in board.merges] for board in boards_of(bare_runs(records))
     ]
 
 

@@ -23,16 +23,15 @@ class Row:
     """One record on a board."""
 
     name: str
-    """Method of a merge; what the board's pool calls a reference."""
-
+    """Method of a merge; name of an unmerged model in the board's pool."""
     rank: int | None
-    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
+    """Rank among the complete merges, from 1; equal means share a rank. None: not ranked."""
     run: Run
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
     own_settings: str
-    """Those of the settings in which the board's rows of this method differ."""
+    """Settings in which the board's rows of this method differ."""
     mean: Estimate | None
     """Mean over domains, each the mean of its tasks; None unless every task has a score."""
     tuned_on_test: bool
@@ -44,7 +43,7 @@ class Row:
         return self.run.record
 
     @property
-    def shown_settings(self) -> str:
+    def marked_settings(self) -> str:
         """Its own settings, with a mark if it was tuned on the test split."""
         return (
             f"{self.own_settings} {MARK}".lstrip() if self.tuned_on_test else self.own_settings
@@ -52,7 +51,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """``done``, or what else it is with the first line of the error."""
+        """``done``, or the status with the first line of the error."""
         if self.record.error is None:
             return "done"
         return f"{self.record.status}: {(self.record.error.splitlines() or ['no message'])[0]}"
@@ -69,7 +68,7 @@ class Row:
 
     @property
     def merge_bytes(self) -> int | None:
-        """Peak resident memory of the merge above where it started."""
+        """Peak RSS of the merge above its start."""
         cost = self.record.merge_cost
         return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
 
@@ -90,7 +89,7 @@ class Board:
     """Name of the suite, ``none`` for merges that were not evaluated."""
     split: str | None
     fingerprint: str | None
-    """The suite's."""
+    """Fingerprint of the suite; None without one."""
     precision: str | None
     """Precision of the evaluation; None if nothing was evaluated."""
     held_out: tuple[str, ...]
@@ -157,7 +156,7 @@ def boards_of(runs: Iterable[Run]) -> list[Board]:
 
 
 def _order(record: Record) -> tuple[bool, str, str, int, str]:
-    """Place of a record among all: by what a row shows; fingerprints decide last."""
+    """Sort key of a record: the columns of its row, then the fingerprint."""
     settings = json.dumps(record.settings)
     return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
@@ -225,7 +224,7 @@ def _references(
     suite: str | None,
     evaluated_in: str | None,
 ) -> dict[str, Run]:
-    """Content hash to run of the models named, in that order; of several, one that is done."""
+    """Content hash to run of the named models, in that order; a finished run wins."""
     by_content: dict[str, Run] = {}
     for run in unmerged:
         record = run.record

@@ -41,7 +41,7 @@ def problem_list(problems: Sequence[Problem]) -> str:
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
 
-def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
+def measures_on(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
     """List the measures that at least one merge of a board has."""
     keys = {key for row in board.merges for key in measures.get(row.record.fingerprint, ())}
     return [measure for measure in MEASURES if measure.key in keys]
@@ -116,24 +116,22 @@ def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
         cost = costs(row) if board.tasks else costs(row)[:2]
         standing = standings.get(row.record.fingerprint)
         band = "" if standing is None else str(standing.band)
-        start = (rank(row), band, row.name, row.shown_settings)
+        start = (rank(row), band, row.name, row.marked_settings)
         lines.append((*start, *(scores if board.tasks else ()), *cost, row.status))
     return markdown_table(header, lines)
 
 
 def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
     """Definitions of the measures, and a row for each complete merge."""
-    measures_shown = shown_measures(board, measures)
-    definitions = "; ".join(f"{m.label}: {m.definition}" for m in measures_shown)
+    columns = measures_on(board, measures)
+    definitions = "; ".join(f"{m.label}: {m.definition}" for m in columns)
     lines = []
     for row in board.merges:
         measured = measures.get(row.record.fingerprint)
         if measured is not None:
-            cells = [
-                with_error(measured.get(measure.key), digits=1) for measure in measures_shown
-            ]
-            lines.append((rank(row), row.name, row.shown_settings, *cells))
-    header = ("rank", "method", "settings", *(measure.label for measure in measures_shown))
+            cells = [with_error(measured.get(measure.key), digits=1) for measure in columns]
+            lines.append((rank(row), row.name, row.marked_settings, *cells))
+    header = ("rank", "method", "settings", *(measure.label for measure in columns))
     sentence = f"{definitions[:1].upper()}{definitions[1:]}."
     return f"In per cent. {sentence} {MEASURED}\n\n{markdown_table(header, lines)}"
 

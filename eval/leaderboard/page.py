@@ -22,8 +22,8 @@ from eval.leaderboard.markdown import (
     TUNED_ON_TEST,
     evaluation,
     mean,
+    measures_on,
     rank,
-    shown_measures,
 )
 from eval.leaderboard.measures import Measure, Measured, Standing
 from eval.records import Record, Score, StageCost, atomic_write
@@ -188,7 +188,7 @@ def view_of(
         shared_settings=board.shared_settings,
         tested=bool(tested),
         marked=any(row.tuned_on_test for row in board.merges),
-        measures=tuple(shown_measures(board, measures)),
+        measures=tuple(measures_on(board, measures)),
         columns=columns,
         rows=tuple(_row_view(row, columns) for row in board.rows),
         plots=tuple(plots),
@@ -222,7 +222,7 @@ def _columns(
         *([mean_column] if evaluated else []),
         *_test_columns(standings),
         Column("settings", _settings, "in which rows of a method differ", numeric=False),
-        *(_measure_column(m, measures) for m in shown_measures(board, measures)),
+        *(_measure_column(m, measures) for m in measures_on(board, measures)),
         *(_task_column(board, task) for task in board.tasks),
         Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
         Column("merge MiB", _memory, "peak resident memory above where the merge started"),
@@ -280,7 +280,7 @@ def _mean(row: Row) -> Cell:
 
 
 def _settings(row: Row) -> Cell:
-    return Cell(row.shown_settings, row.shown_settings or None)
+    return Cell(row.marked_settings, row.marked_settings or None)
 
 
 def _memory(row: Row) -> Cell:

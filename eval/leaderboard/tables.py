@@ -104,7 +104,7 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("MiB", justify="right")
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
-            cells = (rank(row), row.name, row.shown_settings, mean(row), *costs(row)[:2])
+            cells = (rank(row), row.name, row.marked_settings, mean(row), *costs(row)[:2])
             table.add_row(*map(escape, (*cells, row.status)))
         console.print(table)
         if any(row.tuned_on_test for row in board.merges):

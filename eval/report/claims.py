@@ -8,7 +8,7 @@ from eval.report.evidence import (
     RIVALS,
     SEME,
     Pair,
-    Test,
+    PairedTest,
     candidates,
     chosen_settings,
     grouped_tests,
@@ -219,7 +219,9 @@ def tau_claim(boards: Sequence[Board]) -> Judgement:
     )
 
 
-def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Board]) -> Judgement:
+def _performance(
+    rival: str, tests: Sequence[PairedTest], reported: Sequence[Board]
+) -> Judgement:
     ahead = [t for t in tests if significantly_ahead(t.result)]
     behind = [t for t in tests if t.result.differs and t.result.difference.value < 0]
     if tests:
@@ -276,7 +278,7 @@ def _outside_against_inside(board: Board) -> list[Pair]:
     return [] if best is None else [(board, row, best) for row in outside]
 
 
-def _across(done: Sequence[Row], unlike: Sequence[Board], tests: Sequence[Test]) -> str:
+def _across(done: Sequence[Row], unlike: Sequence[Board], tests: Sequence[PairedTest]) -> str:
     if not unlike:
         return "No pool here has sources of another shape than the pivot's."
     merged = f"{_counted(len(done), 'SeMe merge')} done on {_counted(len(unlike), 'such pool')}"
@@ -336,7 +338,7 @@ def _inside(row: Row) -> bool:
     return LOWEST_TAU <= _tau(row) <= HIGHEST_TAU
 
 
-def _gain(test: Test) -> float:
+def _gain(test: PairedTest) -> float:
     return test.result.difference.value
 
 

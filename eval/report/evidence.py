@@ -215,7 +215,7 @@ def _unmerged(board: Board, content: str) -> Row | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class PairedTest:
     """Paired test between two rows of one board."""
 
     board: Board
@@ -224,10 +224,8 @@ class Test:
     result: CorrectedComparison
     """Difference, first minus second."""
 
-    __test__ = False  # not one of pytest's
 
-
-def tests_of(asked: Sequence[Pair]) -> list[Test]:
+def tests_of(asked: Sequence[Pair]) -> list[PairedTest]:
     """Test all these pairs as one family.
 
     Each is a two-sided paired permutation test over the documents of its board; Holm's
@@ -252,12 +250,12 @@ def tests_of(asked: Sequence[Pair]) -> list[Test]:
         comparisons |= dict(zip(on_board, results, strict=True))
     corrected = correct([comparisons[i] for i in range(len(asked))])
     return [
-        Test(board=board, first=a, second=b, result=result)
+        PairedTest(board=board, first=a, second=b, result=result)
         for (board, a, b), result in zip(asked, corrected, strict=True)
     ]
 
 
-def grouped_tests(groups: Mapping[Key, Sequence[Pair]]) -> dict[Key, list[Test]]:
+def grouped_tests(groups: Mapping[Key, Sequence[Pair]]) -> dict[Key, list[PairedTest]]:
     """Test the pairs of all groups as one family; see ``tests_of``."""
     tests = iter(tests_of([pair for pairs in groups.values() for pair in pairs]))
     return {key: [next(tests) for _ in pairs] for key, pairs in groups.items()}

@@ -8,7 +8,7 @@ from typing import Any
 from eval.leaderboard.board import Board, Row
 from eval.report.evidence import (
     Pair,
-    Test,
+    PairedTest,
     chosen_settings,
     entries_of,
     grouped_tests,
@@ -129,7 +129,7 @@ def _merges(board: Board) -> list[Row]:
     return [row for row in rows if has_samples(row)]
 
 
-def _worth(name: str, tests: Sequence[Test]) -> str:
+def _worth(name: str, tests: Sequence[PairedTest]) -> str:
     better = [t for t in tests if significantly_ahead(t.result)]
     worse = [t for t in tests if t.result.differs and t.result.difference.value < 0]
     best = max(tests, key=lambda test: test.result.difference.value)
@@ -209,7 +209,7 @@ def _sentence(differs: Mapping[tuple[str, str], bool], matters: bool) -> str:
     return f"{start} {', '.join(named)}."
 
 
-def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
+def _factor_table(groups: Mapping[tuple[str, str], Sequence[PairedTest]]) -> Table:
     header = ("method", "setting", "comparisons", "significant", "largest difference", "")
     rows = []
     for (method, factor), tests in groups.items():
@@ -228,7 +228,7 @@ def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
     return Table(header, tuple(rows))
 
 
-def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
+def _contrast_table(pairs: Sequence[tuple[_Contrast, PairedTest]]) -> Table:
     header = ("models", "run", "setting", "against", "difference", "p (Holm)", "")
     rows = tuple(
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.leaderboard.board import MARK, Board, Row
 from eval.records import ModelRef, PoolRef, Record
-from eval.report.evidence import Entry, Test, entries_of, title
+from eval.report.evidence import Entry, PairedTest, entries_of, title
 from eval.report.render import Table
 from eval.statistics.scores import domain_means
 from eval.tables import leaves, mib, percent, points, seconds, with_error
@@ -48,7 +48,7 @@ def unscored_table(boards: Sequence[Board]) -> Table | None:
     return Table(header, rows) if rows else None
 
 
-def test_table(name: str, tests: Sequence[Test]) -> Table | None:
+def test_table(name: str, tests: Sequence[PairedTest]) -> Table | None:
     """List tests, folded where they are many; None without any."""
     rows = tuple(map(_test_line, tests))
     folded = name if len(rows) > MOST_OPEN else ""
@@ -69,7 +69,7 @@ def chance(p: float) -> str:
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _test_line(test: Test) -> tuple[str, ...]:
+def _test_line(test: PairedTest) -> tuple[str, ...]:
     result, board = test.result, test.board
     word = "ahead" if result.difference.value > 0 else "behind"
     return (

@@ -23,7 +23,7 @@ _TEXT_COLUMNS = {"pool", "models", "suite", "split", "precision", "kind", "metho
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class TableContent:
     """Rows of equal length; a column holds one type, or None."""
 
     columns: tuple[str, ...]
@@ -39,7 +39,7 @@ class RunContent:
     tags: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, TableContent] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     """Key to HTML."""
     folder: Path
@@ -100,14 +100,14 @@ def _costs(stage: str, cost: StageCost | None) -> dict[str, Any]:
     return {f"{stage}/{key}": value for key, value in asdict(cost).items()}
 
 
-def _score_table(record: Record) -> Table:
+def _score_table(record: Record) -> TableContent:
     """One row per task, in the suite's order."""
     rows = tuple(
         (task, record.domains[task], s.value, s.stderr, s.n, s.raw_metric, s.raw)
         for task, s in record.scores.items()
     )
     columns = ("task", "domain", "score", "stderr", "n", "raw_metric", "raw")
-    return Table(columns=columns, rows=rows)
+    return TableContent(columns=columns, rows=rows)
 
 
 def leaderboard_content(root: Path) -> RunContent:
@@ -133,14 +133,14 @@ def leaderboard_content(root: Path) -> RunContent:
     )
 
 
-def _read_table(path: Path) -> Table:
+def _read_table(path: Path) -> TableContent:
     """Read a CSV file; columns without a value are left out."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         lines = list(reader)
     texts = {name: [line[name] for line in lines] for name in reader.fieldnames or ()}
     columns = {name: _typed(name, column) for name, column in texts.items() if any(column)}
-    return Table(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
+    return TableContent(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
 
 
 def _typed(name: str, texts: Sequence[str]) -> list[Any]:
