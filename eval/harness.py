@@ -37,11 +37,15 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 from eval.load import load_model, load_tokenizer  # noqa: E402
 from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
-from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score  # noqa: E402
+from eval.statistics.scores import (  # noqa: E402
+    byte_likelihood,
+    byte_likelihood_score,
+    raw_score,
+)
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
 
 _BOOTSTRAP_ITERS = 1
-"""lm-eval writes "N/A" at 0; its standard errors are not used, ours come from the samples."""
+"""Smallest number for which lm-eval writes no "N/A"; errors come from the samples instead."""
 
 _METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
 """Headline metrics in order of preference, for a suite that names none."""
@@ -59,14 +63,14 @@ _EXPECTED_WARNINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a suite says of a model; both mappings follow the suite's order."""
+    """Scores and samples of a model on a suite; mappings follow the suite's order."""
 
     tasks: tuple[SuiteTask, ...]
-    """The suite's tasks, with each one's own kind, metric, score and filter filled in."""
+    """Tasks of the suite; entries that are None in the suite are filled in."""
     scores: dict[str, Score]
     samples: dict[str, list[Sample]]
     versions: dict[str, Any]
-    """Task to the version its lm-eval file states, null where it states none."""
+    """Task to the version in its lm-eval file, None where it states none."""
 
 
 def evaluate(
@@ -76,11 +80,10 @@ def evaluate(
 
     Args:
         model: Folder with weights, configuration and tokenizer.
-        suite: The tasks; they are built once per process. What it does not say of a task is
-            the task's own: see ``_resolve``.
+        suite: The tasks, built once per process. Entries that are None are the task's own.
         device: A torch device; on the CPU the model runs in float32.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Whether to show a bar; silent otherwise.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task or metric is
@@ -107,12 +110,12 @@ def evaluate(
     samples = {t.task: _samples(t, results["samples"][t.task]) for t in resolved}
     scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
-    versions = {task: None if found == "N/A" else found for task, found in stated.items()}
+    versions = {task: None if v == "N/A" else v for task, v in stated.items()}
     return Evaluation(tasks=resolved, scores=scores, samples=samples, versions=versions)
 
 
 def build_tasks(suite: Suite) -> None:
-    """Build a suite's tasks and read their data, so that what is wrong with them is known.
+    """Build a suite's tasks and read their data, to report errors before a model is merged.
 
     Raises:
         ValueError: If a task is unknown or its data cannot be read.
@@ -122,7 +125,7 @@ def build_tasks(suite: Suite) -> None:
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
-    """lm-eval's model, with texts tokenised in one batch and progress on our bar."""
+    """lm-eval's Hugging Face model with batched tokenisation, packing and a progress bar."""
 
     def __init__(self, folder: Path, *, device: str, batch_size: int, bar: Progress) -> None:
         self._encoded: dict[str, list[int]] = {}
@@ -136,28 +139,28 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
 
     def loglikelihood(self, requests: list[Any], **_options: object) -> list[Any]:
         contexts = {request.args[0].rstrip() for request in requests}
-        with self._announced(requests, contexts | {"".join(r.args) for r in requests}):
+        with self._tokenised(requests, contexts | {"".join(r.args) for r in requests}):
             return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def loglikelihood_rolling(self, requests: list[Any], **_options: object) -> list[Any]:
-        with self._announced(requests, {request.args[0] for request in requests}):
+        with self._tokenised(requests, {request.args[0] for request in requests}):
             return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
 
     def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
         for request in requests:
             _check_generation(request, self.max_length)
-        with self._announced(requests, {request.args[0] for request in requests}):
+        with self._tokenised(requests, {request.args[0] for request in requests}):
             return list(super().generate_until(requests, disable_tqdm=True))
 
     def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
-        """Look the text up among those tokenised in one batch."""
+        """Return the tokens from the batch where it holds the text."""
         if not args and not options and string in self._encoded:
             return self._encoded[string]
         return list(super().tok_encode(string, *args, **options))
 
     @contextmanager
-    def _announced(self, requests: list[Any], texts: Iterable[str]) -> Iterator[None]:
-        """Tokenise the texts for the duration of these requests, count them on the bar."""
+    def _tokenised(self, requests: list[Any], texts: Iterable[str]) -> Iterator[None]:
+        """Cache the tokens of all texts and track the requests on the bar, for the block."""
         prefix = self.tokenizer.decode(self.prefix_token_id)
         plain = sorted(t for t in texts if t and not has_bos_prefix(t, prefix))
         if plain:
@@ -169,19 +172,19 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         self._encoded = {}
 
     def _loglikelihood_tokens(self, requests: list[Any], **options: object) -> list[Any]:
-        """Score choices of one question in one row where the model can, the others as ever."""
-        found = self._packed(requests) if can_pack(self.model.config) else {}
-        rest = [request for i, request in enumerate(requests) if i not in found]
+        """Score requests of one context in one packed sequence, the others by lm-eval."""
+        packed = self._packed(requests) if can_pack(self.model.config) else {}
+        rest = [request for i, request in enumerate(requests) if i not in packed]
         options["disable_tqdm"] = True
-        others = iter(super()._loglikelihood_tokens(rest, **options) if rest else ())
-        return [found[i] if i in found else next(others) for i in range(len(requests))]
+        unpacked = iter(super()._loglikelihood_tokens(rest, **options) if rest else ())
+        return [packed[i] if i in packed else next(unpacked) for i in range(len(requests))]
 
     def _packed(self, requests: list[Any]) -> dict[int, tuple[float, bool]]:
-        """Requests for a rolling likelihood have no text, and no context worth sharing."""
+        """Index to log-likelihood of requests that share a context; rolling ones share none."""
         shareable = {i: r[1:] for i, r in enumerate(requests) if r[0] is not None}
-        rows = pack(shareable, max_length=self.max_length)
-        size = max(1, self.batch_size // 2)  # a row is about twice as long
-        return log_likelihoods(self._forward, rows, batch_size=size, device=self.device)
+        trees = pack(shareable, max_length=self.max_length)
+        size = max(1, self.batch_size // 2)  # a tree is about twice as long as a request
+        return log_likelihoods(self._forward, trees, batch_size=size, device=self.device)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         self._bar.advance(self._row, len(ids))
@@ -222,7 +225,7 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
 
 
 def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # noqa: ANN401
-    """Build one lm-eval task, checked before and after, with the suite's changes."""
+    """Build one lm-eval task with the suite's split and shots; refuse unsupported kinds."""
     _check_entry(task, manager)
     try:
         built = manager.load([task.task])["tasks"][task.task]
@@ -250,7 +253,7 @@ def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # 
 
 
 def _resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-eval task)
-    """Fill in what the suite leaves to a task: kind, metric, score and filter.
+    """Fill in kind, metric, score and filter where the suite leaves them to the task.
 
     The metric is the first of ``_METRICS`` that the task has, else its first; the filter is the
     only one, else the one called strict, else the first.
@@ -271,7 +274,7 @@ def _resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-e
 
 
 def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
-    """Refuse groups, unknown tasks and unknown metrics before anything asks the network."""
+    """Refuse groups, unknown tasks and unknown metrics before any network access."""
     if task.task not in manager.all_subtasks:
         kind = "a group or tag: name its tasks" if task.task in manager.all_tasks else "unknown"
         close = difflib.get_close_matches(task.task, manager.all_subtasks, n=3)
@@ -285,12 +288,12 @@ def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
     if unknown := [n for n in names if n not in METRIC_REGISTRY and "/" not in n]:
         raise ValueError(
             f"{task.task} has metrics {unknown} that lm-eval does not know; "
-            f"expected some of {sorted(METRIC_REGISTRY)}"
+            f"expected metrics from {sorted(METRIC_REGISTRY)}"
         )
 
 
 def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
-    """Keep what a score needs of lm-eval's own samples, in document order."""
+    """Convert lm-eval's samples under the task's filter, in document order."""
     of_filter = [sample for sample in logged if sample["filter"] == task.filter]
     if not of_filter or task.metric not in of_filter[0]:
         filters = sorted({sample["filter"] for sample in logged})
@@ -302,21 +305,23 @@ def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
 
 
 def _sample(task: SuiteTask, logged: Mapping[str, Any]) -> Sample:
-    found, rolling = logged[str(task.metric)], task.score == "byte_likelihood"
-    if not rolling and not isinstance(found, numbers.Real):
-        raise ValueError(f"{task.task}: {task.metric} must be a number, got {found!r}")
-    log, n_bytes = (float(found[0]), int(found[1])) if rolling else (None, None)
+    metric, rolling = logged[str(task.metric)], task.score == "byte_likelihood"
+    if not rolling and not isinstance(metric, numbers.Real):
+        raise ValueError(f"{task.task}: {task.metric} must be a number, got {metric!r}")
+    log, n_bytes = (float(metric[0]), int(metric[1])) if rolling else (None, None)
     return Sample(
         doc_id=int(logged["doc_id"]),
         doc_hash=str(logged["doc_hash"]),
-        value=float(found) if log is None or n_bytes is None else byte_likelihood(log, n_bytes),
+        value=float(metric)
+        if log is None or n_bytes is None
+        else byte_likelihood(log, n_bytes),
         loglikelihood=log,
         n_bytes=n_bytes,
     )
 
 
 def _score(task: SuiteTask, samples: list[Sample], results: Mapping[str, Any]) -> Score:
-    """Score a task from its samples, and hold it against lm-eval's own aggregate."""
+    """Score a task from its samples, and check it against lm-eval's aggregate."""
     if not results["higher_is_better"][task.task][task.metric] and task.score == "raw":
         raise ValueError(f"{task.task}: {task.metric} must be better when higher to be a score")
     if task.score == "raw":
@@ -339,18 +344,16 @@ def _bar(*, enabled: bool) -> Iterator[Progress]:
         yield bar
 
 
-@lru_cache(maxsize=1024)
-def _compiled(template: str) -> Any:  # noqa: ANN401
-    return lm_eval_utils.env.from_string(template)
+_compiled = lru_cache(maxsize=1024)(lm_eval_utils.env.from_string)
 
 
 def _apply_template(template: str, doc: Mapping[str, Any]) -> str:
-    """Stands in for lm-eval's own, which compiles the template anew for every document."""
+    """Replace lm-eval's function, which compiles the template anew for every document."""
     return str(_compiled(template).render(**doc))
 
 
 def _prepare_lm_eval() -> None:
-    """Keep lm-eval to warnings, less those that say what we do on purpose, bars off."""
+    """Silence lm-eval's expected warnings, messages and bars; cache its templates."""
     lm_eval_utils.apply_template = _apply_template
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     for name in ("lm_eval.api.task", "lm_eval.config.task", "lm_eval.models.huggingface"):

@@ -156,7 +156,7 @@ def _moved_rows(rows: Tensor, order: Tensor, turns: list[Tensor]) -> Tensor:
 
 
 def _score_turn(sizes: Dimensions, layer: int, rng: torch.Generator) -> Tensor:
-    """Draw a basis that commutes with positions: a rotation per pair, orthogonal beyond them."""
+    """Draw a basis that commutes with rotary positions: a rotation per pair, the rest free."""
     n_pairs = len(sizes.rotary_of(layer))
     turn = torch.eye(sizes.head_dim)
     for pair, angle in enumerate((6.28 * torch.rand(n_pairs, generator=rng)).tolist()):

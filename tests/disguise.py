@@ -1,4 +1,4 @@
-"""A model in disguise: the same function behind another frame, other units, other inner bases."""
+"""A model in disguise: the same function in another frame, units and inner bases."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Made-up runs: records, and samples as a results folder holds them."""
+"""Made-up runs: records and their parts, and samples as a results folder holds them."""
 
 import hashlib
 import json
@@ -10,27 +10,44 @@ from eval.records import ModelRef, PoolRef, Record, SampleTable, Score, StageCos
 from eval.statistics.samples import Run, run_of
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
-_COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-_MODELS = PoolRef(
-    pool="zoo", sources=(), references=(),
-    pivot=ModelRef(name="base", location="base", revision=None, content_hash="hash"))  # fmt: skip
+
+
+def cost(seconds=1.0, peak=1, base=1, anon=None):
+    """Cost of a stage on the CPU; memory in bytes."""
+    return StageCost(
+        seconds=seconds, peak_rss_bytes=peak, base_rss_bytes=base, peak_anon_bytes=anon,
+        peak_gpu_bytes=None, source="VmHWM",
+    )  # fmt: skip
+
+
+def model(name, location=None, content=None):
+    """A model in a folder; by default its location is its name, its hash ``hash-<name>``."""
+    return ModelRef(
+        name=name, location=location or name, revision=None,
+        content_hash=content or f"hash-{name}",
+    )  # fmt: skip
+
+
+def accuracy(value, stderr=0.1, n=200, metric="acc"):
+    """A score that is a mean accuracy."""
+    return Score(
+        value=value, stderr=stderr, n=n, raw=value, raw_metric=metric, higher_is_better=True
+    )
+
+
+_MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(), references=())
 
 
 def made_up_run(name, settings, value, split="validation", seed=0, status="done"):
     """A merge with the score ``value`` on every task."""
-    told = json.dumps([name, settings, split, seed], sort_keys=True)
-    score = Score(
-        value=value, stderr=0.01, n=200, raw=value, raw_metric="acc", higher_is_better=True
-    )
+    identity = json.dumps([name, settings, split, seed], sort_keys=True)
+    score = accuracy(value, 0.01)
     return Record(
-        fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32], kind="merge", status=status,
-        name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], kind="merge",
+        status=status, name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
         suite=SuiteRef(name=split, split=split, fingerprint=split, held_out=()),
         scores=dict.fromkeys(DOMAINS, score) if status == "done" else {},
-        domains=DOMAINS, merge_cost=None, evaluation_cost=_COST, merge={},
+        domains=DOMAINS, merge_cost=None, evaluation_cost=cost(), merge={},
         error=None if status == "done" else "out of memory", provenance={},
         started_at="2026-01-01T00:00:00+00:00", seconds_total=1.0,
     )  # fmt: skip
@@ -55,4 +72,4 @@ def sample_table(samples):
 
 def run_with(record, samples):
     """A run with these samples by task."""
-    return run_of(record, {task: sample_table(found) for task, found in samples.items()})
+    return run_of(record, {task: sample_table(of_task) for task, of_task in samples.items()})

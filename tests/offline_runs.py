@@ -7,16 +7,8 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.records import (
-    ModelRef,
-    PoolRef,
-    Record,
-    Sample,
-    Score,
-    StageCost,
-    SuiteRef,
-    write_record,
-)
+from eval.records import PoolRef, Record, Sample, SuiteRef, write_record
+from tests.made_up_runs import accuracy, cost, model
 
 WANDB = {
     "name": "wandb",
@@ -25,23 +17,8 @@ WANDB = {
     "entity": None,
     "tags": ["x"],
 }
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=500,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+COST = cost(0.25, peak=900, base=100, anon=500)
 SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=())
-
-
-def score(value):
-    return Score(
-        value=value, stderr=0.1, n=2, raw=value, raw_metric="acc", higher_is_better=True
-    )
-
-
-def model(name, folder="models"):
-    return ModelRef(
-        name=name, location=f"{folder}/{name}", revision=None, content_hash=f"hash-of-{name}"
-    )
 
 
 def make_record(name="ties", value=0.5, **changes):
@@ -51,10 +28,10 @@ def make_record(name="ties", value=0.5, **changes):
     values = {
         "fingerprint": f"{name}56789abcdef", "kind": "merge", "status": "done", "name": name,
         "settings": {"density": 0.1}, "models": models, "suite": SUITE, "seed": 3,
-        "dtype": "bfloat16", "scores": {"code": score(value), "french": score(0.25)},
-        "domains": {"code": "code", "french": "french"}, "merge_cost": COST,
-        "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None, "provenance": {},
-        "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
+        "dtype": "bfloat16", "domains": {"code": "code", "french": "french"},
+        "scores": {"code": accuracy(value, n=2), "french": accuracy(0.25, n=2)},
+        "merge_cost": COST, "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None,
+        "provenance": {}, "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
     }  # fmt: skip
     return Record(**values | changes)
 
@@ -74,11 +51,18 @@ def write(root, record):
     return write_record(root, record, samples)
 
 
+def write_three(root):
+    """Write two merges, one of them better, and their pivot; returns the folder."""
+    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
+        write(root, record)
+    return root
+
+
 _CHUNK = struct.Struct("<IHB")  # checksum, size, kind
 
 
 def records_in(path):
-    """Yield the records of a ``.wandb`` file: LevelDB's log format after a header of 7 bytes."""
+    """Yield the records of a ``.wandb`` file: LevelDB's log format after 7 bytes of header."""
     content, place, record = path.read_bytes(), 7, b""
     while place + _CHUNK.size <= len(content):
         if (left := 32768 - place % 32768) < _CHUNK.size:  # zeros up to the border

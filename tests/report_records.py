@@ -1,29 +1,23 @@
-"""Records small enough to check by head: right and wrong answers to the documents of one task."""
+"""Records small enough to check by head: right and wrong answers to the documents of a task."""
 
 from dataclasses import replace
 
 from eval.leaderboard.board import boards_of
 from eval.records import (
     SAMPLES_NAME,
-    ModelRef,
     PoolRef,
     Record,
     Sample,
-    Score,
-    StageCost,
     SuiteRef,
-    read_samples,
     run_folder,
     write_record,
 )
-from eval.report.evidence import grounds_of
+from eval.results_folder import read_samples
 from eval.statistics.samples import Run, run_of
+from tests.made_up_runs import accuracy, cost, model
 
 MIB = 2**20
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=110 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+COST = cost(1.0, peak=110 * MIB, base=100 * MIB)
 MACHINE = {
     "cpu": "a",
     "cores": 2,
@@ -34,8 +28,8 @@ MACHINE = {
 }
 
 
-def model(name):
-    return ModelRef(name=name, location=f"zoo/{name}", revision=None, content_hash=name)
+def zoo_model(name):
+    return model(name, f"zoo/{name}", name)
 
 
 def suite(split="test"):
@@ -44,8 +38,8 @@ def suite(split="test"):
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: tuple(map(model, found)) for key, found in lists.items()}
-    return PoolRef(pool=name, pivot=model("base"), **models)
+    models = {key: tuple(map(zoo_model, names)) for key, names in lists.items()}
+    return PoolRef(pool=name, pivot=zoo_model("base"), **models)
 
 
 def answers(right, n=24):
@@ -54,10 +48,7 @@ def answers(right, n=24):
 
 
 def score(values):
-    mean = sum(values) / len(values)
-    return Score(
-        value=mean, stderr=0.1, n=len(values), raw=mean, raw_metric="acc", higher_is_better=True
-    )
+    return accuracy(sum(values) / len(values), n=len(values))
 
 
 class Results:
@@ -67,7 +58,7 @@ class Results:
         self.root = root
 
     def add(self, name, right, *, seconds=1.0, mib=10, split="test", **changes):
-        """A run that answers so many documents of each task; a number is one task in domain d."""
+        """Write a run with so many right answers per task; a number is one task in domain d."""
         tasks = {"d": right} if isinstance(right, int) else right
         values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
         peak = COST.base_rss_bytes + mib * MIB
@@ -85,7 +76,7 @@ class Results:
         return made
 
     def add_unmerged(self, name, right, **changes):
-        models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
+        models = PoolRef(pool="zoo", pivot=zoo_model(name), sources=(), references=())
         changes = {"kind": "reference", "merge_cost": None, "models": models, **changes}
         return self.add(name, right, **changes)
 
@@ -94,8 +85,8 @@ class Results:
         changes = {"scores": {}, "merge_cost": None, "error": "needs other sources", **changes}
         return self.add(name, right, status="not applicable", **changes)
 
-    def grounds(self, records):
-        return grounds_of(boards_of([self._run(record) for record in records]))
+    def boards(self, records):
+        return boards_of([self._run(record) for record in records])
 
     def _run(self, record):
         folder = run_folder(self.root, record.name, record.fingerprint)

@@ -98,7 +98,7 @@ def test_no_modules_import_one_another_in_a_circle():
 
 
 def test_no_compiled_loop_calls_one_of_another_file():
-    # numba keeps what it compiles by the file of the outer loop: a change of the inner one's is lost
+    # numba caches by the file of the outer loop: a change in the inner loop's file is not seen
     for path in (ROOT / "seme/kernels").glob("*.py"):
         if path.name != "warmup.py":  # which compiles nothing
             ours = {module for module in modules_of(path) if module.startswith("seme.kernels")}

@@ -7,18 +7,11 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.markdown import TUNED_ON_TEST
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
+from eval.records import PoolRef, Record, Score, SuiteRef
+from tests.made_up_runs import bare_runs, cost, model
 
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
+COST = cost()
 ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
 
 
 def record(name="ties", value=0.5, split="test", **changes):
@@ -106,7 +99,7 @@ def tried(split, *lams, value=0.5):
 def settings(*records):
     """What stands in the column of settings, by board."""
     return [
-        [row.shown_settings for row in board.merges] for board in boards_of(bare_runs(records))
+        [row.marked_settings for row in board.merges] for board in boards_of(bare_runs(records))
     ]
 
 

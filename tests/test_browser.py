@@ -8,15 +8,12 @@ from playwright.sync_api import sync_playwright
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
+from eval.records import PoolRef, Record, Score, SuiteRef
+from tests.made_up_runs import bare_runs, cost, model
 
 pytestmark = pytest.mark.browser
 
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=2**27, base_rss_bytes=2**26, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+COST = cost(1.0, peak=2**27, base=2**26)
 EVIL = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
 TASKS = [f"a_rather_long_task_name_{i}" for i in range(12)]
 QUIET = [
@@ -27,10 +24,6 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=name)
 
 
 def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):

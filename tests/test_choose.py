@@ -1,4 +1,4 @@
-"""The choice of hyper-parameters: by validation runs alone, and written down the same each time."""
+"""The choice of hyper-parameters: from validation runs alone, with the same bytes each time."""
 
 import hashlib
 import io

@@ -2,23 +2,17 @@ from dataclasses import replace
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from eval.records import PoolRef, Record, SuiteRef
 from eval.statistics.comparability import (
     best_setting,
     check_comparable,
     contract,
     tuned_on_test,
 )
+from tests.made_up_runs import accuracy, cost, model
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost()
 
 
 MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(model("code"),), references=())
@@ -29,9 +23,7 @@ def suite(split, **more):
 
 
 def score(value, metric="acc", n=200):
-    return Score(
-        value=value, stderr=0.01, n=n, raw=value, raw_metric=metric, higher_is_better=True
-    )
+    return accuracy(value, 0.01, n, metric)
 
 
 def record(split, value=0.5, name="ties", seed=0, **settings):
@@ -224,9 +216,9 @@ def test_runs_of_one_contract_may_stand_in_one_table():
     ],
 )
 def test_rows_of_different_contracts_are_refused_with_the_difference(changes, difference):
-    with pytest.raises(ValueError, match="cannot stand in one table") as found:
+    with pytest.raises(ValueError, match="are not comparable") as found:
         check_comparable([ONE, TWO, replace(ONE, fingerprint="other", **changes)])
-    assert "ties ties-test-0- and ties other cannot" in str(found.value)
+    assert "ties ties-test-0- and ties other are" in str(found.value)
     assert difference in str(found.value)
 
 

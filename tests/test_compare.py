@@ -129,7 +129,7 @@ def test_an_interval_covers_the_truth_in_95_of_100_simulated_benchmarks():
 
 
 def test_the_significant_are_as_rare_as_they_should_be_when_nothing_differs():
-    # family-wise: among 4 equal runs, some pair is called different in at most 5 % of benchmarks
+    # family-wise: among 4 equal runs a pair is called different in at most 5 % of benchmarks
     rng = np.random.default_rng(6)
     pairs = list(itertools.combinations("abcd", 2))
     alarms = 0

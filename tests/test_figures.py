@@ -21,27 +21,14 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
+from eval.records import PoolRef, Record, SuiteRef
+from tests.made_up_runs import accuracy, bare_runs, cost, model
 
 MIB = 2**20
 
 
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
-
-
-def score(value):
-    return Score(
-        value=value, stderr=0.03, n=200, raw=value, raw_metric="acc", higher_is_better=True
-    )
-
-
-def cost(seconds, mebibytes=50):
-    return StageCost(
-        seconds=seconds, peak_rss_bytes=(100 + mebibytes) * MIB, base_rss_bytes=100 * MIB,
-        peak_anon_bytes=None, peak_gpu_bytes=None, source="VmHWM",
-    )  # fmt: skip
+def merge_cost(seconds, mebibytes=50):
+    return cost(seconds, peak=(100 + mebibytes) * MIB, base=100 * MIB)
 
 
 def record(name, *scores, seconds=0.25, **changes):
@@ -53,8 +40,8 @@ def record(name, *scores, seconds=0.25, **changes):
             fingerprint=f"{name}{settings}{changes.get('seed')}", kind="merge", status="done",
             name=name, settings={}, models=models,
             suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-            seed=0, dtype=None, scores={task: score(v) for task, v in tasks.items()},
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=cost(seconds),
+            seed=0, dtype=None, scores={task: accuracy(v, 0.03) for task, v in tasks.items()},
+            domains={"code": "code", "spanish": "spanish"}, merge_cost=merge_cost(seconds),
             evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
             seconds_total=1.0,
         ),
@@ -190,7 +177,7 @@ def test_where_seeds_repeat_a_share_the_line_passes_through_their_mean():
 
 
 def test_bars_show_seconds_and_mebibytes_of_finished_merges():
-    slow = record("ties", 0.5, 0.4, merge_cost=cost(12.25, 7))
+    slow = record("ties", 0.5, 0.4, merge_cost=merge_cost(12.25, 7))
     found = texts(time_and_memory(board(BASE, slow, FAILED)))
     assert {"12.25", "7", "1. ties"} <= set(found)
     assert not {"base", "dare"} & set(found)

@@ -5,13 +5,13 @@ import sys
 import pytest
 
 ASK = (
-    "import huggingface_hub.constants as c; from eval.hf_offline import go_offline; go_offline(); "
-    "import datasets; print(c.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)"
+    "import huggingface_hub.constants as c; from eval.hf_offline import go_offline; "
+    "go_offline(); import datasets; print(c.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)"
 )
 
 
-@pytest.mark.parametrize(("online", "told"), [(None, "True True"), ("1", "False False")])
-def test_hugging_faces_libraries_stay_offline_unless_asked(online, told, repository_root):
+@pytest.mark.parametrize(("online", "printed"), [(None, "True True"), ("1", "False False")])
+def test_hugging_faces_libraries_stay_offline_unless_asked(online, printed, repository_root):
     env = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")}
     env |= {} if online is None else {"SEME_ONLINE": online}
     out = subprocess.run(
@@ -21,7 +21,7 @@ def test_hugging_faces_libraries_stay_offline_unless_asked(online, told, reposit
         capture_output=True,
         check=True,
     )
-    assert out.stdout.decode().split("\n")[0] == told
+    assert out.stdout.decode().split("\n")[0] == printed
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_model_is_its_own_match_unit_by_unit(tmp_path):
 
 
 def test_units_are_compared_in_the_pivots_frame(tmp_path):
-    # under the right turn a model in another frame is its own match, without it nothing is alike
+    # under the right turn a model in another frame matches itself, without it nothing is alike
     model = folded(save_tiny(tmp_path / "model", "llama")).model
     turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
 

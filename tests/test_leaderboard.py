@@ -13,20 +13,13 @@ from eval.leaderboard.tables import (
     to_markdown,
     write_tables,
 )
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
+from eval.records import PoolRef, Record, SuiteRef, write_record
 from scripts.leaderboard import main
-from tests.made_up_runs import bare_runs
+from tests.made_up_runs import accuracy, bare_runs, cost, model
 
 MIB = 2**20
 SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost(0.25, peak=150 * MIB, base=100 * MIB)
 
 
 def pool(name="zoo", sources=("code",), references=()):
@@ -41,19 +34,14 @@ def unmerged(name, first=0.2, second=0.4, **changes):
     return record(name, first, second, **{"models": models, **changes})
 
 
-def score(value, stderr):
-    return Score(
-        value=value, stderr=stderr, n=200, raw=value, raw_metric="acc", higher_is_better=True
-    )
-
-
 def record(name, first=None, second=None, **changes):
-    found = {"code": first, "spanish": second}
+    values = {"code": first, "spanish": second}
     return replace(
         Record(
             fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
             settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
-            dtype="bfloat16", scores={t: score(v, 0.03) for t, v in found.items() if v is not None},
+            dtype="bfloat16",
+            scores={t: accuracy(v, 0.03) for t, v in values.items() if v is not None},
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
             started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,

@@ -1,4 +1,4 @@
-"""LoRA tensors: the paper's sum, equal bits for any range read, and what does not fit refused."""
+"""LoRA tensors: the paper's sum, equal bits for any range read, misfits refused."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,26 +1,21 @@
-"""What merges are worth against base, experts and ceiling: who plays which part, and the numbers."""
+"""Rank bands, roles and measures of the merges of a board."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from eval.leaderboard.board import boards_of
-from eval.leaderboard.measures import measures_of, roles_of
+from eval.leaderboard.measures import measures_of, roles_of, standings_of
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef
+from eval.records import PoolRef, Record, Sample, SuiteRef
+from eval.results_folder import load_results
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, raw_score
-from tests.made_up_runs import run_with
+from tests.made_up_runs import cost, model, run_with
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost()
 
 
 def samples(*correct, tasks=DOMAINS):
@@ -45,8 +40,8 @@ def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mat
             references=(model("multitask"),),
         )
     record = Record(
-        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
-        models=models, seed=0, dtype=None,
+        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name,
+        settings={}, models=models, seed=0, dtype=None,
         suite=SuiteRef(name="z", split="test", fingerprint="s", held_out=("english",)),
         scores={task: raw_score(s, metric="acc") for task, s in found.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
@@ -172,3 +167,47 @@ def test_the_second_table_and_the_csv_hold_what_is_measured():
 def test_a_change_that_rounds_to_nothing_has_no_sign():
     found = {"forgetting": Estimate(value=-0.0001, stderr=0.0)}
     assert "| 0.0 ± 0.0 |" in to_markdown([board_of(*ALL)], {}, {MERGE[0].fingerprint: found})
+
+
+@pytest.fixture
+def root(repository, tmp_path):
+    """The published runs on the test split of two methods and of what they are held against."""
+    source = repository / "results" / "published" / "runs"
+    for pattern in ("seme-*", "task_arithmetic-*", "base-*", "format-*", "mathematics-*"):
+        for folder in source.glob(f"{pattern}/"):
+            shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    return tmp_path
+
+
+def standings(root):
+    boards = [b for b in boards_of(load_results(root).runs) if b.split == "test"]
+    found = standings_of(boards)
+    return {row.record.fingerprint: row for board in boards for row in board.merges}, found
+
+
+def test_what_tests_tell_apart_is_in_another_band_and_the_best_is_in_the_first(root):
+    rows, found = standings(root)
+    bands = {}
+    for fingerprint, standing in found.items():
+        bands.setdefault(rows[fingerprint].name, set()).add(standing.band)
+    assert bands["task_arithmetic"] == {1}
+    assert min(bands["seme"]) > 1
+    assert found.keys() == {f for f, row in rows.items() if row.mean is not None}
+
+
+def test_a_merge_is_held_against_the_pivot_and_the_source_that_scores_best(root):
+    rows, found = standings(root)
+    best = next(f for f, row in rows.items() if row.rank == 1)
+    assert found[best].better_than.keys() == {"base", "mathematics"}
+    assert found[best].better_than["base"] > 0.999
+    assert all(
+        0 <= p <= 1 for standing in found.values() for p in standing.better_than.values()
+    )
+
+
+def test_a_merge_without_samples_has_no_standing_and_the_others_keep_theirs(root):
+    rows, before = standings(root)
+    worst = max(rows, key=lambda f: rows[f].rank or 0)
+    (root / "runs" / f"{rows[worst].name}-{worst[:12]}" / "samples.jsonl.gz").unlink()
+    _, after = standings(root)
+    assert after.keys() == before.keys() - {worst}

@@ -1,4 +1,4 @@
-"""SeMe's preparation: who is turned, what is read, refused and reported; depth and vocabulary."""
+"""SeMe's preparation: models turned, read, refused and reported; depth and vocabulary."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Pages of packages: every module is named, no file that is gone, engine files in import order."""
+"""Pages of packages: every module and no other is named, engine files in import order."""
 
 import re
 

@@ -13,26 +13,20 @@ import pytest
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
-from eval.leaderboard.page import to_html, write_page
-from eval.leaderboard.standing import Standing
-from eval.leaderboard.view import Cell, details_of, view_of
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
+from eval.leaderboard.measures import Standing
+from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
+from eval.records import PoolRef, Record, Score, SuiteRef, write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
-from tests.made_up_runs import bare_runs
+from tests.made_up_runs import bare_runs, cost, model
 
 MIB = 2**20
 SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+COST = cost(0.25, peak=150 * MIB, base=100 * MIB)
+EVIL = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"' --> {{ 7 * 7 }} \0\ud800"
+)
 
 
 def record(name, *scores, **changes):
@@ -51,8 +45,8 @@ def record(name, *scores, **changes):
             },
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0),
-            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}}, error=None,
-            provenance={"git": {"revision": "abc", "dirty": False}},
+            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}},
+            error=None, provenance={"git": {"revision": "abc", "dirty": False}},
             started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
         ),
         **changes,

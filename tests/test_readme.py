@@ -1,4 +1,4 @@
-"""The README: its commands compose, its figures are those of committed tables, its links lead somewhere."""
+"""The README: its commands compose, its numbers are those of tables, its links resolve."""
 
 import re
 import shlex
@@ -11,8 +11,8 @@ REPORT = "results/reports/paper.md"
 BENCHMARK = "results/benchmarks/qwen2-0.5b-3-sources.md"
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 SPEEDS = {
-    "averaging": "average", "task arithmetic": "task_arithmetic", "DARE": "dare", "TIES": "ties",
-    "SCE": "sce",
+    "averaging": "average", "task arithmetic": "task_arithmetic", "DARE": "dare",
+    "TIES": "ties", "SCE": "sce",
 }  # fmt: skip
 
 

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef, write_record
+from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef, write_record
 from eval.results_folder import load_results
 from eval.statistics.scores import raw_score
+from tests.made_up_runs import cost
 
 DOMAINS = {"a": "code", "b": "french"}
 MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
+COST = cost()
 
 
 def samples(a=(1, 0), b=(1, 1)):
@@ -100,9 +98,9 @@ def test_a_damaged_samples_file_takes_its_record_along(root):
     (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     assert names(root) == ["sce", "seme"]
     assert faults(root) == {
-        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended before "
-        "the end-of-stream marker was reached; delete its folder to run it again, or restore "
-        "the file"
+        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended "
+        "before the end-of-stream marker was reached; delete its folder to run it again, or "
+        "restore the file"
     }
 
 

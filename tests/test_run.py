@@ -21,8 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import read_samples
-from eval.results_folder import load_results
+from eval.results_folder import load_results, read_samples
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
@@ -33,7 +32,8 @@ TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
 DATA = """
 from datasets import Dataset, DatasetDict
 def load(**_):
-    rows = [dict(text=t, choices=["a", "bc"], gold=i % 2) for i, t in enumerate(["x", "yz", "w"])]
+    texts = enumerate(["x", "yz", "w"])
+    rows = [dict(text=t, choices=["a", "bc"], gold=i % 2) for i, t in texts]
     return DatasetDict(test=Dataset.from_list(rows))
 """
 PICK = """
@@ -81,7 +81,8 @@ def cell(zoo, tmp_path):
     def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
         found = [
             f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
-            f"models.pivot={zoo}/base", f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
+            f"models.pivot={zoo}/base",
+            f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
             f"output={tmp_path}/results", *overrides,
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -20,7 +20,7 @@ def scaling(results):
         results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
         results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "b"))),
     ]
-    return share_by_sources(results.grounds(records), "toy")
+    return share_by_sources(results.boards(records), "toy")
 
 
 def test_the_share_of_the_gap_is_followed_over_the_number_of_sources(results):
@@ -46,7 +46,7 @@ def test_a_source_that_is_no_expert_leaves_its_board_out(results):
         results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
         results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "idle"))),
     ]
-    assert share_by_sources(results.grounds(records), "toy") is None
+    assert share_by_sources(results.boards(records), "toy") is None
 
 
 def test_one_number_of_sources_answers_nothing_about_more(results):
@@ -54,4 +54,4 @@ def test_one_number_of_sources_answers_nothing_about_more(results):
         results.add_unmerged("base", {"a": 2}), results.add_unmerged("expert", {"a": 12}),
         results.add("ties", {"a": 7}),
     ]  # fmt: skip
-    assert share_by_sources(results.grounds(records), "toy") is None
+    assert share_by_sources(results.boards(records), "toy") is None

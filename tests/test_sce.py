@@ -43,7 +43,7 @@ def test_mergekit_agrees_when_renormalised_and_its_fallback_does_not_strike(tau)
 
 
 def test_mergekit_falls_back_to_equal_weights_for_deltas_of_ordinary_size():
-    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE here keeps the energies
+    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE keeps the energies
     pivot, sources = random_models(scale=1e-4)
     pivot, sources = torch.zeros(20, 30), [source - pivot for source in sources]
     merged = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)

@@ -237,8 +237,9 @@ pivot, source, small = (open_checkpoint(name, root=root) for name in ("p", "s", 
 load(1)
 method, settings = partial(slerp.merge, t=0.5), replace(SETTINGS, memory_budget=budget)
 merge_checkpoints(method, small, [small], root / "once", settings=settings, progress=False)
+merged = root / "merged"
 with metered("cpu") as stage:
-    merge_checkpoints(method, pivot, [source], root / "merged", settings=settings, progress=False)
+    merge_checkpoints(method, pivot, [source], merged, settings=settings, progress=False)
 print(stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes)
 """
 

@@ -9,11 +9,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from scripts import build_zoo
-from scripts.zoo.build import build_model
-from scripts.zoo.material import Material
-from scripts.zoo.texts import Document, split_of
-from tests.zoo_models import MINIATURE, weights_of
+from scripts.zoo.build import build, build_model
+from tests.zoo_models import MINIATURE, miniature_material, weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +24,7 @@ def material(monkeypatch):
     """Pages of every split, each with lines that can be asked for."""
     monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
     monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
-    pages = [
-        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
-        for n in range(60)
-    ]  # fmt: skip
-    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
-    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+    return miniature_material()
 
 
 def built(name, material, folder):
@@ -77,10 +69,9 @@ def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
 
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
-    """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "scripts.zoo.build"):
-        monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
-        monkeypatch.setattr(f"{module}.read_material", lambda _: material)
+    """``build_here()`` builds the miniature as the script, in threads; returns its output."""
+    monkeypatch.setattr("scripts.zoo.build.read_recipe", lambda: MINIATURE)
+    monkeypatch.setattr("scripts.zoo.build.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
     monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
@@ -91,12 +82,12 @@ def build_here(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
     monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
-    def build(*, force=False):
+    def build_miniature(*, force=False):
         said = io.StringIO()
-        build_zoo.build(tmp_path, Console(file=said, width=120), force=force)
+        build(tmp_path, Console(file=said, width=120), force=force)
         return said.getvalue()
 
-    return build
+    return build_miniature
 
 
 def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp_path):

@@ -44,7 +44,7 @@ def answers(share):
 
 
 def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N):
-    """A record and samples with these bits of code and numbers; ``noise`` alternates on code."""
+    """Write a run with these bits of code and numbers; ``noise`` alternates on code."""
     each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
     by_task = (
         answers(order),
@@ -87,7 +87,7 @@ def test_the_base_closes_nothing_and_every_experts_scores_close_all_without_erro
 
 
 def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
-    # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits in all, the base's
+    # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits, the base's
     sizes = [24 if sign < 0 else 8 for sign in SIGNS]
     references = [
         run("base", 2, 3, sizes=sizes), run("code", 1, 4, sizes=sizes),

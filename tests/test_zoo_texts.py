@@ -59,7 +59,10 @@ def test_a_section_is_set_off_by_an_empty_line():
 
 
 def test_sections_on_authors_and_licences_are_left_out_with_their_subsections():
-    page = ".SH COPYRIGHT\nGPL\n.SS History\nold\n.SH ÜBERSETZUNG\nname\n.SH USE\nshort\n.SS Author\nkept"
+    page = (
+        ".SH COPYRIGHT\nGPL\n.SS History\nold\n.SH ÜBERSETZUNG\nname\n"
+        ".SH USE\nshort\n.SS Author\nkept"
+    )
     assert plain_text(page) == "USE\nshort\n\nAuthor\nkept\n"
 
 

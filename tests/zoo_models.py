@@ -3,7 +3,8 @@
 import numpy as np
 from safetensors import safe_open
 
-from scripts.zoo.material import read_recipe
+from scripts.zoo.material import Material, read_recipe
+from scripts.zoo.texts import Document
 from scripts.zoo.training import batches, fresh_model, train
 
 RECIPE = read_recipe()
@@ -22,7 +23,7 @@ SHAPE = {
 
 
 def trained(steps, seed=0, learning_rate=0.02):
-    """Weights and losses after training on a stream in which every token is the one before + 1."""
+    """Weights and losses after training on a stream in which tokens count up by 1."""
     counting = {"a": np.arange(320, dtype=np.uint16) % 32}
     stream = batches(counting, {"a": 1.0}, rows=4, length=16, seed=seed)
     losses = {}
@@ -56,3 +57,17 @@ def weights_of(folder):
     """Every tensor of a model by its name."""
     with safe_open(folder / "model.safetensors", "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def miniature_material():
+    """Pages of every split, nine lines each."""
+    pages = [
+        Document(
+            domain="english",
+            key=str(n),
+            text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)),
+        )
+        for n in range(60)
+    ]
+    assert {page.split for page in pages} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)

@@ -23,20 +23,19 @@ class Row:
     """One record on a board."""
 
     name: str
-    """Method of a merge; what the board's pool calls a reference."""
-
+    """Method of a merge; name of an unmerged model in the board's pool."""
     rank: int | None
-    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
+    """Rank among the complete merges, from 1; equal means share a rank. None: not ranked."""
     run: Run
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
     own_settings: str
-    """Those of the settings in which the board's rows of this method differ."""
+    """Settings in which the board's rows of this method differ."""
     mean: Estimate | None
     """Mean over domains, each the mean of its tasks; None unless every task has a score."""
     tuned_on_test: bool
-    """Whether it is one of several settings of its method on the test split, and not the one
+    """True if it is one of several settings of its method on the test split, and not the one
     that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
 
     @property
@@ -44,7 +43,7 @@ class Row:
         return self.run.record
 
     @property
-    def shown_settings(self) -> str:
+    def marked_settings(self) -> str:
         """Its own settings, with a mark if it was tuned on the test split."""
         return (
             f"{self.own_settings} {MARK}".lstrip() if self.tuned_on_test else self.own_settings
@@ -52,7 +51,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """``done``, or what else it is with the first line of the error."""
+        """``done``, or the status with the first line of the error."""
         if self.record.error is None:
             return "done"
         return f"{self.record.status}: {(self.record.error.splitlines() or ['no message'])[0]}"
@@ -69,7 +68,7 @@ class Row:
 
     @property
     def merge_bytes(self) -> int | None:
-        """Peak resident memory of the merge above where it started."""
+        """Peak RSS of the merge above its start."""
         cost = self.record.merge_cost
         return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
 
@@ -90,9 +89,9 @@ class Board:
     """Name of the suite, ``none`` for merges that were not evaluated."""
     split: str | None
     fingerprint: str | None
-    """The suite's."""
+    """Fingerprint of the suite; None without one."""
     precision: str | None
-    """What the models were evaluated in; None if none was."""
+    """Precision of the evaluation; None if nothing was evaluated."""
     held_out: tuple[str, ...]
     domains: dict[str, str]
     """Task to domain, in the suite's order."""
@@ -127,7 +126,9 @@ class Board:
     @property
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
-        shared = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        shared = {
+            row.name: _settings_text(_in_common(self.merges, row.name)) for row in self.merges
+        }
         return {name: settings for name, settings in sorted(shared.items()) if settings}
 
     @property
@@ -155,7 +156,7 @@ def boards_of(runs: Iterable[Run]) -> list[Board]:
 
 
 def _order(record: Record) -> tuple[bool, str, str, int, str]:
-    """Place of a record among all: by what a row shows; fingerprints decide last."""
+    """Sort key of a record: the columns of its row, then the fingerprint."""
     settings = json.dumps(record.settings)
     return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
@@ -223,7 +224,7 @@ def _references(
     suite: str | None,
     evaluated_in: str | None,
 ) -> dict[str, Run]:
-    """Content hash to run of the models named, in that order; of several, one that is done."""
+    """Content hash to run of the named models, in that order; a finished run wins."""
     by_content: dict[str, Run] = {}
     for run in unmerged:
         record = run.record
@@ -264,7 +265,7 @@ def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, An
         name=name,
         rank=None,
         run=run,
-        settings=_shown(settings),
+        settings=_settings_text(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,
         tuned_on_test=False,
@@ -276,7 +277,7 @@ def _with_own_settings(rows: list[Row]) -> list[Row]:
     return [
         replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
         for row in rows
-        for same in [_shown(_in_common(rows, row.name)).split(" ")]
+        for same in [_settings_text(_in_common(rows, row.name)).split(" ")]
     ]
 
 
@@ -290,7 +291,7 @@ def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
     }
 
 
-def _shown(settings: Mapping[str, Any]) -> str:
+def _settings_text(settings: Mapping[str, Any]) -> str:
     """Write settings as ``tau=0.1 lam=1``: last parts of dotted names, none that are null."""
     return " ".join(
         f"{key.rpartition('.')[2]}={_setting(value)}"
@@ -300,7 +301,7 @@ def _shown(settings: Mapping[str, Any]) -> str:
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Complete merges by falling mean, then the others that are done, then those that are not."""
+    """Rank complete merges by falling mean; then other finished ones, then the rest."""
 
     def place(row: Row) -> tuple[bool, bool, float]:
         value = 0.0 if row.mean is None else row.mean.value

@@ -149,7 +149,8 @@ def write_models(
         shape: Dimensions of all of them.
         n_sources: Number of sources.
         shard_bytes: Size above which the tensors are split into several files.
-        seed: Seed of the base; bases of seeds further apart than ``n_sources`` share no numbers.
+        seed: Seed of the base; bases whose seeds differ by more than ``n_sources`` share no
+            numbers.
 
     Returns:
         The folders, the base's first.
