@@ -1,13 +1,10 @@
 """Score a model folder on a suite, in process, through lm-eval."""
 
-import difflib
-import logging
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,9 @@ from eval.hf_offline import go_offline
 go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
-from datasets import disable_progress_bars  # noqa: E402
-from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
-from lm_eval import utils as lm_eval_utils  # noqa: E402
-from lm_eval.api import task as lm_eval_task  # noqa: E402
-from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.models.utils import has_bos_prefix  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
 from rich.progress import (  # noqa: E402
     BarColumn,
     MofNCompleteColumn,
@@ -32,7 +23,6 @@ from rich.progress import (  # noqa: E402
     TextColumn,
     TimeRemainingColumn,
 )
-from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from eval.load import load_model, load_tokenizer  # noqa: E402
 from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
@@ -42,23 +32,11 @@ from eval.statistics.scores import (  # noqa: E402
     byte_likelihood_score,
     raw_score,
 )
-from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
+from eval.suite import Suite, SuiteTask  # noqa: E402
+from eval.tasks import build_tasks, resolve  # noqa: E402
 
 _BOOTSTRAP_ITERS = 1
 """Smallest number for which lm-eval writes no "N/A"; errors come from the samples instead."""
-
-_METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
-"""Headline metrics in order of preference, for a suite that names none."""
-
-_NO_TQDM = partial(lm_eval_task.tqdm, disable=True)
-_EXPECTED_WARNINGS = (
-    "Custom kwargs can be passed",
-    "`pretrained` model kwarg is not of type",
-    "Passed an already-initialized model",
-    "using default aggregation",
-    "using default higher_is_better",
-    "No `generation_kwargs` specified",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +67,8 @@ def evaluate(
         ValueError: If the model folder is incomplete or not finite, a task or metric is
             unknown, or a score is not a fraction.
     """
-    _prepare_lm_eval()
+    tasks = build_tasks(suite)
     folder = model.resolve()
-    tasks = _tasks(suite, suite.fingerprint())
     for task in tasks.values():
         task.set_fewshot_seed(seed)
     devices = [] if device == "cpu" else [torch.device(device)]
@@ -106,22 +83,12 @@ def evaluate(
             bootstrap_iters=_BOOTSTRAP_ITERS,
             log_samples=True,
         )
-    resolved = tuple(_resolve(task, tasks[task.task]) for task in suite.tasks)
+    resolved = tuple(resolve(task, tasks[task.task]) for task in suite.tasks)
     samples = {t.task: _samples(t, results["samples"][t.task]) for t in resolved}
     scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
     versions = {task: None if v == "N/A" else v for task, v in stated.items()}
     return Evaluation(tasks=resolved, scores=scores, samples=samples, versions=versions)
-
-
-def build_tasks(suite: Suite) -> None:
-    """Build a suite's tasks and read their data, to report errors before a model is merged.
-
-    Raises:
-        ValueError: If a task is unknown or its data cannot be read.
-    """
-    _prepare_lm_eval()
-    _tasks(suite, suite.fingerprint())
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
@@ -214,84 +181,6 @@ def _check_generation(request: Any, max_length: int) -> None:  # noqa: ANN401 (l
         )
 
 
-@cache
-def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
-    """Build a suite's tasks, once per process and content of their files."""
-    folder = None if suite.include_path is None else str(suite.include_path)
-    manager = TaskManager(include_defaults=folder is None, include_path=folder)
-    if folder is not None and any(t.task not in manager.all_tasks for t in suite.tasks):
-        manager = TaskManager(include_defaults=True, include_path=folder)  # takes seconds
-    return {task.task: _build(task, manager, suite.split) for task in suite.tasks}
-
-
-def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # noqa: ANN401
-    """Build one lm-eval task with the suite's split and shots; refuse unsupported kinds."""
-    _check_entry(task, manager)
-    try:
-        built = manager.load([task.task])["tasks"][task.task]
-    except (ConnectionError, FileNotFoundError, DatasetsError) as error:
-        raise ValueError(
-            f"the data of task {task.task} cannot be read: {error}; SEME_ONLINE=1 in the "
-            "environment lets it be downloaded"
-        ) from error
-    if built.OUTPUT_TYPE not in TASK_KINDS.values():
-        raise ValueError(
-            f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "
-            f"{built.OUTPUT_TYPE}"
-        )
-    if task.kind is not None and TASK_KINDS[task.kind] != built.OUTPUT_TYPE:
-        raise ValueError(
-            f"{task.task} must be {TASK_KINDS[task.kind]}, it is {built.OUTPUT_TYPE}"
-        )
-    if split is not None:
-        if split not in built.dataset:
-            raise ValueError(f"{task.task} has splits {sorted(built.dataset)}, got {split!r}")
-        built.set_config("test_split", split)
-    if task.num_fewshot is not None:
-        built.set_config("num_fewshot", task.num_fewshot)
-    return built
-
-
-def _resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-eval task)
-    """Fill in kind, metric, score and filter where the suite leaves them to the task.
-
-    The metric is the first of ``_METRICS`` that the task has, else its first; the filter is the
-    only one, else the one called strict, else the first.
-    """
-    kind = next(kind for kind, output in TASK_KINDS.items() if output == built.OUTPUT_TYPE)
-    names = list(built.aggregation())
-    preferred = [name for name in _METRICS if name in names]
-    metric = task.metric or (preferred or names)[0]
-    filters = [str(ensemble.name) for ensemble in built._filters] or ["none"]
-    strict = [name for name in filters if "strict" in name]
-    return replace(
-        task,
-        kind=task.kind or kind,
-        metric=metric,
-        score=task.score or ("byte_likelihood" if metric == "bits_per_byte" else "raw"),
-        filter=task.filter or (strict or filters)[0],
-    )
-
-
-def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
-    """Refuse groups, unknown tasks and unknown metrics before any network access."""
-    if task.task not in manager.all_subtasks:
-        kind = "a group or tag: name its tasks" if task.task in manager.all_tasks else "unknown"
-        close = difflib.get_close_matches(task.task, manager.all_subtasks, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        where = f"{manager.include_path or 'no folder'} and lm-eval's own"
-        raise ValueError(f"task {task.task} is {kind} (tasks are from {where}){hint}")
-    config = manager.task_index[task.task].cfg or {}
-    if "process_results" in config:
-        return
-    names = [str(metric["metric"]) for metric in config.get("metric_list") or []]
-    if unknown := [n for n in names if n not in METRIC_REGISTRY and "/" not in n]:
-        raise ValueError(
-            f"{task.task} has metrics {unknown} that lm-eval does not know; "
-            f"expected metrics from {sorted(METRIC_REGISTRY)}"
-        )
-
-
 def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
     """Convert lm-eval's samples under the task's filter, in document order."""
     of_filter = [sample for sample in logged if sample["filter"] == task.filter]
@@ -342,27 +231,3 @@ def _bar(*, enabled: bool) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled) as bar:
         yield bar
-
-
-_compiled = lru_cache(maxsize=1024)(lm_eval_utils.env.from_string)
-
-
-def _apply_template(template: str, doc: Mapping[str, Any]) -> str:
-    """Replace lm-eval's function, which compiles the template anew for every document."""
-    return str(_compiled(template).render(**doc))
-
-
-def _prepare_lm_eval() -> None:
-    """Silence lm-eval's expected warnings, messages and bars; cache its templates."""
-    lm_eval_utils.apply_template = _apply_template
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    for name in ("lm_eval.api.task", "lm_eval.config.task", "lm_eval.models.huggingface"):
-        logger = logging.getLogger(name)
-        logger.addFilter(_is_unexpected)  # added once, however often this is called
-    lm_eval_task.tqdm = _NO_TQDM
-    disable_progress_bar()
-    disable_progress_bars()
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in _EXPECTED_WARNINGS)

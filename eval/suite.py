@@ -82,8 +82,8 @@ class Suite:
         if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
             raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
         _whole_number("batch_size", self.batch_size, at_least=1)
-        if self.limit is not None:  # one document has no standard error
-            _whole_number("limit", self.limit, at_least=2)
+        if self.limit is not None:
+            _whole_number("limit", self.limit, at_least=2, why=" for a standard error")
 
     @property
     def domains(self) -> dict[str, str]:
@@ -189,6 +189,14 @@ def _one_of(key: str, value: str | None, choices: list[str], task: str) -> None:
         raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
 
 
-def _whole_number(key: str, value: Any, *, at_least: int) -> None:  # noqa: ANN401 (any YAML)
+def _whole_number(
+    key: str,
+    value: Any,  # noqa: ANN401 (any YAML)
+    *,
+    at_least: int,
+    why: str = "",
+) -> None:
     if type(value) is not int or value < at_least:
-        raise ValueError(f"{key} must be a whole number of at least {at_least}, got {value!r}")
+        raise ValueError(
+            f"{key} must be a whole number of at least {at_least}{why}, got {value!r}"
+        )

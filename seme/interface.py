@@ -136,7 +136,8 @@ class Traits:
     """The preparation takes sources of other names and shapes than the pivot's."""
     whole_tensor: bool = False
     temporaries: int = 0
-    """See :func:`whole_tensor`."""
+    """See :func:`whole_tensor`; likewise the next."""
+    per_source: int = 0
     min_sources: int = 1
     max_sources: int | None = None
     """None for any number."""
@@ -168,9 +169,11 @@ def prepared_by(
 @overload
 def whole_tensor(merge: _MergeFunction, /) -> _MergeFunction: ...
 @overload
-def whole_tensor(*, temporaries: int) -> Callable[[_MergeFunction], _MergeFunction]: ...
 def whole_tensor(
-    merge: _MergeFunction | None = None, /, *, temporaries: int = 4
+    *, temporaries: int, per_source: int = 0
+) -> Callable[[_MergeFunction], _MergeFunction]: ...
+def whole_tensor(
+    merge: _MergeFunction | None = None, /, *, temporaries: int = 4, per_source: int = 0
 ) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
     """Declare that a method is called with whole tensors in their shape instead of blocks.
 
@@ -180,10 +183,11 @@ def whole_tensor(
     Args:
         merge: The merge function, if the decorator is used without arguments.
         temporaries: Most float32 tensors of that shape that the method holds at one time
-            besides inputs and result; a float64 copy counts twice. They are taken from the
-            budget.
+            besides inputs and result; a float64 copy counts twice, a sort with its indices
+            three times. They are taken from the budget.
+        per_source: More of them for every source.
     """
-    declare = _declaring(whole_tensor=True, temporaries=temporaries)
+    declare = _declaring(whole_tensor=True, temporaries=temporaries, per_source=per_source)
     return declare if merge is None else declare(merge)
 
 

@@ -222,7 +222,9 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
         plan: The plan.
         memory_budget: As the user gave it, such as ``2GiB``.
     """
-    table = Table(title="Merge plan (no weights loaded)", title_justify="left")
+    table = Table(
+        title="Merge plan (no weights loaded)", title_justify="left", show_header=False
+    )
     table.add_column("")
     table.add_column("", overflow="fold")
     table.add_row(

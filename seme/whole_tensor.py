@@ -43,7 +43,8 @@ class SharedMemory:
 
 def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:
     """Count the bytes of one tensor's merge: inputs, result and temporaries in float32."""
-    return 4 * n_elements * (n_sources + 2 + traits.temporaries)
+    temporaries = traits.temporaries + n_sources * traits.per_source
+    return 4 * n_elements * (n_sources + 2 + temporaries)
 
 
 def memory_for_whole(

@@ -186,6 +186,7 @@ def main() -> None:
         fresh = renewed(read_golden(), fresh)
     text = json.dumps(fresh, indent=1, sort_keys=True)
     GOLDEN.write_text(f"{text}\n", encoding="utf-8")
+    print(f"{sum(map(len, fresh['merges'].values()))} entries in {GOLDEN.name}")
 
 
 def renewed(golden: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:

@@ -139,3 +139,12 @@ def test_a_record_changes_only_the_board_it_stands_on():
         "\n## "
     )
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]
+
+
+def test_runs_before_and_after_an_edit_of_the_code_are_told_apart_by_its_hash():
+    old, new = (
+        record(provenance={"identity": {"code": code, "exclude": []}}, fingerprint=code)
+        for code in ("aaaaaaaaaa", "bbbbbbbbbb")
+    )
+    assert settings(old, new) == [["code=aaaaaa", "code=bbbbbb"]]
+    assert settings(old) == [[""]]

@@ -15,9 +15,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eval.harness import build_tasks, evaluate
+from eval.harness import evaluate
 from eval.load import load_model, load_tokenizer
 from eval.suite import Suite, SuiteTask
+from eval.tasks import build_tasks
 
 TEXTS = ["one fish two fish", "red fish blue fish", "a black fish", "an old fish swims", "new"]
 CHOICES = ["fish", "blue red", "swims"]

@@ -275,7 +275,7 @@ def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_pat
     )  # fmt: skip
     errors = done.stderr.splitlines()
     assert done.returncode == 1
-    assert "4 cells, 2 failed, 0 not applicable" in done.stdout
+    assert "4 runs, 2 failed, 0 not applicable" in done.stdout
     assert [line.split(" models=")[0] for line in errors] == [
         "error: method=ties tau=3", "error: method=average tau=3"
     ]  # fmt: skip

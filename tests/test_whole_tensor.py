@@ -217,6 +217,8 @@ def test_shared_memory_is_given_back_whatever_happens():
 def test_bytes_are_those_of_inputs_result_and_temporaries():
     traits = Traits(whole_tensor=True, temporaries=4)
     assert bytes_of_whole(1000, 2, traits) == 4 * 1000 * (1 + 2 + 1 + 4)
+    traits = Traits(whole_tensor=True, temporaries=3, per_source=2)
+    assert bytes_of_whole(1000, 5, traits) == 4 * 1000 * (1 + 5 + 1 + 3 + 10)
 
 
 MEASURED = """

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.records import Record
+from eval.schema import to_json
 from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, overall_mean
@@ -197,8 +198,14 @@ def _board(
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
     domains = _domains([run.record for run in (*merges, *references.values())])
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
+    facts = _identity_facts(merges)
     rows = [
-        _row(run, run.record.name, domains, {key: getattr(run.record, key) for key in varying})
+        _row(
+            run,
+            run.record.name,
+            domains,
+            {key: getattr(run.record, key) for key in varying} | facts[run.record.fingerprint],
+        )
         for run in merges
     ]
     rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
@@ -249,6 +256,34 @@ def _domains(records: Sequence[Record]) -> dict[str, str]:
     scored = max(records, key=lambda record: len(record.scores)).scores
     domains = {task: domain for r in records for task, domain in r.domains.items()}
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
+
+
+_IDENTITY = ("include", "exclude", "code", "numbers")
+"""Facts of a run's identity that are named only where rows could not be told apart without."""
+
+
+def _identity_facts(merges: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Collect what tells apart runs of equal settings, such as two versions of edited code.
+
+    Returns:
+        Fingerprint of every run to the entries of ``_IDENTITY`` in which it differs from another
+        run of its method, settings, seed and dtype.
+    """
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in merges:
+        record = run.record
+        setting = [record.name, to_json(record.settings), record.seed, record.dtype]
+        alike[json.dumps(setting)].append(run)
+    facts = {}
+    for group in alike.values():
+        identities = [run.record.provenance.get("identity", {}) for run in group]
+        for run, identity in zip(group, identities, strict=True):
+            facts[run.record.fingerprint] = {
+                key: str(value)[:6] if key == "code" else value
+                for key, value in identity.items()
+                if key in _IDENTITY and any(other.get(key) != value for other in identities)
+            }
+    return facts
 
 
 def _varies(merges: Sequence[Run], key: str) -> bool:

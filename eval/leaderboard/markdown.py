@@ -9,8 +9,8 @@ from eval.results_folder import Problem
 from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
 
 TUNED_ON_TEST = (
-    f"{MARK} Several settings of this method were scored on this split. To report the method, "
-    "choose one setting on a validation split first (python -m scripts.choose)."
+    f"{MARK} One of several settings of this method on the test split, and not one chosen on a "
+    "validation split (python -m scripts.choose chooses): the best of them looks better than it is."
 )
 """Note on the mark of settings that were not chosen on a validation split."""
 MEASURED = (

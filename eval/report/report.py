@@ -1,5 +1,6 @@
 """Reproduction report of an experiment, assembled from its configuration and records."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_experiment(path: Path) -> Experiment:
         )
     return Experiment(
         name=path.stem,
-        text=" ".join(filter(None, text)),
+        text=re.sub(r"\s*Findings: see \S+", "", " ".join(filter(None, text))),
         commands=commands,
         output=output,
         suite=_suite(config),
