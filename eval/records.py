@@ -149,6 +149,12 @@ class SuiteRef:
     more: Mapping[str, Any] = field(default_factory=dict)
     """``limit``, ``lm_eval``, ``tasks`` and so on: the contract the scores hold under."""
 
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, float]]:
+        """Groups of lm-eval to the shares of their subtasks in their scores, adding up to 1."""
+        groups: Mapping[str, Mapping[str, float]] = self.more.get("groups", {})
+        return groups
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -182,6 +188,11 @@ class Record:
     """ISO 8601, UTC."""
     seconds_total: float
     schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, float]]:
+        """The suite's groups; empty without a suite."""
+        return {} if self.suite is None else self.suite.groups
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS or self.status not in _STATUSES:

@@ -206,7 +206,8 @@ def mean_of(record: Record) -> str:
     """Say a finished run's mean over domains in per cent, if it was scored."""
     if record.suite is None:
         return ""
-    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
+    mean = overall_mean(record.scores, record.domains, record.groups)
+    return f"  mean {with_error(mean)}"
 
 
 def describe_error(error: Exception) -> str:

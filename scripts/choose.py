@@ -241,7 +241,7 @@ def _sorted_by(run: Record, names: Sequence[str]) -> tuple[str, list[Any], int]:
 
 def _mean(run: Record) -> str:
     """Mean over domains with one standard error, in per cent."""
-    mean = overall_mean(run.scores, run.domains)
+    mean = overall_mean(run.scores, run.domains, run.groups)
     return with_error(mean)
 
 

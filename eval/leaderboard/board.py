@@ -12,7 +12,7 @@ from eval.records import Record
 from eval.schema import to_json
 from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
 from eval.statistics.samples import Run
-from eval.statistics.scores import Estimate, overall_mean
+from eval.statistics.scores import Estimate, Groups, columns_of, overall_mean
 from eval.tables import alternatives
 
 MARK = "†"
@@ -96,6 +96,8 @@ class Board:
     held_out: tuple[str, ...]
     domains: dict[str, str]
     """Task to domain, in the suite's order."""
+    groups: Groups
+    """Groups of lm-eval to the shares of their subtasks."""
     references: tuple[Row, ...]
     """Unmerged models: the pivot, the sources in order, the pool's references."""
     merges: tuple[Row, ...]
@@ -131,6 +133,11 @@ class Board:
             row.name: _settings_text(_in_common(self.merges, row.name)) for row in self.merges
         }
         return {name: settings for name, settings in sorted(shared.items()) if settings}
+
+    @property
+    def columns(self) -> dict[str, dict[str, float]]:
+        """Columns of scores, in the suite's order: a group's subtasks and shares, or a task."""
+        return columns_of(self.domains, self.groups)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -196,7 +203,9 @@ def _board(
     suite = first.suite
     names = _names(merges)
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
-    domains = _domains([run.record for run in (*merges, *references.values())])
+    records = [run.record for run in (*merges, *references.values())]
+    domains = _domains(records)
+    groups = next((record.groups for record in records if record.groups), {})
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
     facts = _identity_facts(merges)
     rows = [
@@ -204,6 +213,7 @@ def _board(
             run,
             run.record.name,
             domains,
+            groups,
             {key: getattr(run.record, key) for key in varying} | facts[run.record.fingerprint],
         )
         for run in merges
@@ -218,8 +228,10 @@ def _board(
         precision=evaluated_in,
         held_out=() if suite is None else suite.held_out,
         domains=domains,
+        groups=groups,
         references=tuple(
-            _row(run, names[content], domains, {}) for content, run in references.items()
+            _row(run, names[content], domains, groups, {})
+            for content, run in references.items()
         ),
         merges=_ranked(_with_own_settings(rows)),
     )
@@ -254,7 +266,8 @@ def _names(merges: Sequence[Run]) -> dict[str, str]:
 def _domains(records: Sequence[Record]) -> dict[str, str]:
     """Task to domain; scores are in the suite's order, the domains of a record are not."""
     scored = max(records, key=lambda record: len(record.scores)).scores
-    domains = {task: domain for r in records for task, domain in r.domains.items()}
+    finished = [record for record in records if record.status == "done"]
+    domains = {t: domain for r in finished or records for t, domain in r.domains.items()}
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
 
 
@@ -290,7 +303,9 @@ def _varies(merges: Sequence[Run], key: str) -> bool:
     return len({getattr(merge.record, key) for merge in merges}) > 1
 
 
-def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, Any]) -> Row:
+def _row(
+    run: Run, name: str, domains: Mapping[str, str], groups: Groups, extra: Mapping[str, Any]
+) -> Row:
     """Return one row, not ranked; ``extra`` settings follow the record's own."""
     record = run.record
     settings = {**record.settings, **extra}
@@ -302,7 +317,7 @@ def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, An
         run=run,
         settings=_settings_text(settings),
         own_settings="",
-        mean=overall_mean(record.scores, domains) if usable else None,
+        mean=overall_mean(record.scores, domains, groups) if usable else None,
         tuned_on_test=False,
     )
 

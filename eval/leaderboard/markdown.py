@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from eval.leaderboard.board import MARK, Board, Row
 from eval.leaderboard.measures import MEASURES, Measure, Measured, Standing
-from eval.records import Score
 from eval.results_folder import Problem
+from eval.statistics.scores import column_score
 from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
 
 TUNED_ON_TEST = (
@@ -94,9 +94,7 @@ def _heading(board: Board) -> str:
     )
     if not board.tasks:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
-    tasks = ", ".join(
-        f"{t} ({board.domains[t]}, n = {board.n_documents(t)})" for t in board.tasks
-    )
+    tasks = ", ".join(_described(board, name) for name in board.columns)
     held_out = (
         f" Tuned for by no source: {', '.join(board.held_out)}." if board.held_out else ""
     )
@@ -112,12 +110,12 @@ def _heading(board: Board) -> str:
 
 
 def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
-    evaluated = ("mean", *board.tasks) if board.tasks else ()
+    evaluated = ("mean", *board.columns) if board.tasks else ()
     header = ("rank", "band", "method", "settings", *evaluated, "merge s", "merge MiB")
     header += ("evaluation s", "status") if board.tasks else ("status",)
     lines = []
     for row in board.rows:
-        scores = (mean(row), *(_cell(row, task) for task in board.tasks))
+        scores = (mean(row), *(_cell(row, c) for c in board.columns.values()))
         cost = costs(row) if board.tasks else costs(row)[:2]
         standing = standings.get(row.record.fingerprint)
         band = "" if standing is None else str(standing.band)
@@ -141,6 +139,21 @@ def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
     return f"In per cent. {sentence} {MEASURED}\n\n{markdown_table(header, lines)}"
 
 
-def _cell(row: Row, task: str) -> str:
-    score: Score | None = row.record.scores.get(task)
-    return row.absent if score is None else percent(score.value, 1)
+def _described(board: Board, column: str) -> str:
+    """Describe a column by its domain and its number of documents or subtasks."""
+    tasks = list(board.columns[column])
+    domain = board.domains[tasks[0]]
+    if column in tasks:
+        return f"{column} ({domain}, n = {board.n_documents(column)})"
+    return f"{column} ({domain}, {len(tasks)} subtasks)"
+
+
+def column_value(row: Row, shares: Mapping[str, float]) -> float | None:
+    """Score of a row in a column; None unless every task of it has one."""
+    scores = row.record.scores
+    return column_score(shares, scores).value if scores.keys() >= shares.keys() else None
+
+
+def _cell(row: Row, shares: Mapping[str, float]) -> str:
+    value = column_value(row, shares)
+    return row.absent if value is None else percent(value, 1)

@@ -209,10 +209,10 @@ def _experts(board: Board, base: Row, sources: Sequence[Row]) -> dict[str, str]:
     """Fingerprint of a source to the domain it is the expert of."""
     free = [d for d in dict.fromkeys(board.domains.values()) if d not in board.held_out]
     experts = {row.record.fingerprint: row.name for row in sources if row.name in free}
-    before = domain_means(base.record.scores, board.domains)
+    before = domain_means(base.record.scores, board.domains, board.groups)
     gains = []
     for row in sources:
-        after = domain_means(row.record.scores, board.domains)
+        after = domain_means(row.record.scores, board.domains, board.groups)
         for domain in free:
             gain = after[domain].value - before[domain].value
             if gain > _SIGMAS * math.hypot(after[domain].stderr, before[domain].stderr):

@@ -20,7 +20,7 @@
     head.setAttribute("aria-sort", falling ? "descending" : "ascending");
   }
 
-  all("thead button").forEach((button) => button.addEventListener("click", () => {
+  all("thead button:not(.unfold)").forEach((button) => button.addEventListener("click", () => {
     const head = button.closest("th");
     const now = head.getAttribute("aria-sort");
     const falling = now === "none" ? button.dataset.falling === "1" : now === "ascending";
@@ -31,6 +31,15 @@
     const details = byId(button.getAttribute("aria-controls"));
     details.hidden = !details.hidden;
     button.setAttribute("aria-expanded", String(!details.hidden));
+  }));
+
+  // Subtasks: the columns of a group, hidden until its button is clicked.
+  all(".unfold").forEach((button) => button.addEventListener("click", () => {
+    const open = button.getAttribute("aria-expanded") !== "true";
+    button.setAttribute("aria-expanded", String(open));
+    all("th[data-group], td[data-group]", button.closest("table"))
+      .filter((cell) => cell.dataset.group === button.dataset.group)
+      .forEach((cell) => { cell.hidden = !open; });
   }));
 
   // Filters: a value starts with "=", so that "all" (empty) is no name of a pool.

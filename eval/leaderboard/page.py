@@ -20,6 +20,7 @@ from eval.leaderboard.markdown import (
     MEASURED,
     NOT_TRUSTED,
     TUNED_ON_TEST,
+    column_value,
     evaluation,
     mean,
     measures_on,
@@ -116,6 +117,10 @@ class Column:
     numeric: bool = True
     falling: bool = False
     """True if the first click sorts from high to low."""
+    group: str = ""
+    """Group of tasks that the column is a subtask of; hidden until the group is expanded."""
+    n_subtasks: int = 0
+    """Number of subtasks; 0 for all but groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +228,7 @@ def _columns(
         *_test_columns(standings),
         Column("settings", _settings, "in which rows of a method differ", numeric=False),
         *(_measure_column(m, measures) for m in measures_on(board, measures)),
-        *(_task_column(board, task) for task in board.tasks),
+        *_score_columns(board),
         Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
         Column("merge MiB", _memory, "peak resident memory above where the merge started"),
         *([evaluation_seconds] if evaluated else []),
@@ -261,18 +266,35 @@ def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Colum
     return Column(f"{measure.label} %", cell, measure.definition, falling=not measure.is_loss)
 
 
-def _task_column(board: Board, task: str) -> Column:
-    done = [row.record for row in board.merges if row.record.status == "done"]
-    best = max((r.scores[task].value for r in done if task in r.scores), default=None)
+def _score_columns(board: Board) -> Iterator[Column]:
+    """A column for every task; for a group one that expands into those of its subtasks."""
+    for name, shares in board.columns.items():
+        domain = board.domains[next(iter(shares))]
+        if name in shares:
+            yield Column(name, _score_cell(board, shares), f"{domain}, %", falling=True)
+            continue
+        cell, n = _score_cell(board, shares), len(shares)
+        hint = f"{domain}, {n} subtasks, %"
+        yield Column(name, cell, hint, falling=True, n_subtasks=n)
+        for task, share in shares.items():
+            cell = _score_cell(board, {task: 1.0})
+            hint = f"{name}, share {percent(share, 1)} %"
+            yield Column(task, cell, hint, falling=True, group=name)
+
+
+def _score_cell(board: Board, shares: Mapping[str, float]) -> Callable[[Row], Cell]:
+    """Return the function from a row to its score in a column, the best merge's marked."""
+    done = [row for row in board.merges if row.record.status == "done"]
+    values = [column_value(row, shares) for row in done]
+    best = max((value for value in values if value is not None), default=None)
 
     def cell(row: Row) -> Cell:
-        score = row.record.scores.get(task)
-        if score is None:
+        value = column_value(row, shares)
+        if value is None:
             return Cell(row.absent, None)
-        is_best = score.value == best and row.record in done
-        return Cell(percent(score.value, 1), score.value, is_best)
+        return Cell(percent(value, 1), value, value == best and row in done)
 
-    return Column(task, cell, f"{board.domains[task]}, %", falling=True)
+    return cell
 
 
 def _mean(row: Row) -> Cell:

@@ -23,6 +23,7 @@ from eval.leaderboard.markdown import (
 from eval.leaderboard.measures import MEASURES, Measured, Standing, measures_of, standings_of
 from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
+from eval.statistics.scores import column_score
 
 Standings = Mapping[str, Standing]
 """Standings by run fingerprint."""
@@ -142,6 +143,10 @@ def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:
         value = measured.get(measure.key)
         cells[measure.key] = None if value is None else value.value
         cells[f"{measure.key}_stderr"] = None if value is None else value.stderr
+    for name, shares in board.columns.items():
+        if name not in shares and record.scores.keys() >= shares.keys():
+            group = column_score(shares, record.scores)
+            cells |= {name: group.value, f"{name}_stderr": group.stderr}
     for task, score in record.scores.items():
         cells |= {task: score.value, f"{task}_stderr": score.stderr}
     return cells

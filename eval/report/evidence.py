@@ -74,9 +74,11 @@ class Entry:
         means = [row.mean.value for row in self.scored if row.mean is not None]
         return statistics.stdev(means) if len(means) > 1 else None
 
-    def domain_values(self, domains: Mapping[str, str]) -> dict[str, float]:
+    def domain_values(self, board: Board) -> dict[str, float]:
         """Domain to mean score over its tasks, then over seeds; empty without scores."""
-        by_seed = [domain_means(row.record.scores, domains) for row in self.scored]
+        by_seed = [
+            domain_means(row.record.scores, board.domains, board.groups) for row in self.scored
+        ]
         if not by_seed:
             return {}
         return {d: statistics.fmean(m[d].value for m in by_seed) for d in by_seed[0]}

@@ -86,7 +86,9 @@ def _test_line(test: PairedTest) -> tuple[str, ...]:
 
 def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
     mean = row.absent if row.mean is None else with_error(row.mean)
-    domain_scores = {} if row.mean is None else domain_means(row.record.scores, board.domains)
+    domain_scores = (
+        {} if row.mean is None else domain_means(row.record.scores, board.domains, board.groups)
+    )
     scores = (
         percent(domain_scores[d].value, 1) if d in domain_scores else row.absent
         for d in domains
@@ -95,7 +97,7 @@ def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str,
 
 
 def _entry_line(entry: Entry, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
-    values = entry.domain_values(board.domains) if board.domains else {}
+    values = entry.domain_values(board) if board.domains else {}
     mean, spread = entry.mean, entry.seed_spread
     n = len(entry.scored)
     mark = f" {MARK}" if any(row.tuned_on_test for row in entry.rows) else ""

@@ -114,7 +114,7 @@ def contributions(panel: Panel, runs: Sequence[str]) -> dict[str, Array]:
     if unknown := sorted(set(runs) - set(panel.runs)):
         raise ValueError(f"runs are {sorted(panel.runs)}, got {unknown}")
     places = [panel.runs.index(run) for run in runs]
-    weights = task_weights(panel.domains)
+    weights = task_weights(panel.domains, panel.groups)
     return {name: weights[name] * _of_task(task, places) for name, task in panel.tasks.items()}
 
 

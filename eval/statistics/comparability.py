@@ -177,7 +177,9 @@ def _group_key(record: Record) -> Hashable:
 
 
 def _mean_over_seeds(records: Sequence[Record]) -> float:
-    means = [overall_mean(record.scores, record.domains).value for record in records]
+    means = [
+        overall_mean(record.scores, record.domains, record.groups).value for record in records
+    ]
     return math.fsum(means) / len(means)
 
 

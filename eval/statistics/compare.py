@@ -115,7 +115,7 @@ def resamples_for(n_tests: int) -> int:
 
 def overall(table: ScoreTable) -> dict[str, Array]:
     """Overall mean of every run (within a domain, then across), shape (...)."""
-    weights = task_weights(table.domains)
+    weights = task_weights(table.domains, table.groups)
     each = np.array([weights[task] for task in table.domains])
     return {run: table.run(run) @ each for run in table.runs}
 

@@ -6,7 +6,7 @@ shape and returns that shape: the same function serves the scores and their resa
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def above_chance(table: ScoreTable, run: str, lower: Mapping[str, float]) -> Arr
     """
     bounds = np.array([_lower_bound(task, lower) for task in table.domains])
     above = np.maximum(0.0, (table.values - bounds) / (1 - bounds))
-    return raw(ScoreTable(values=above, runs=table.runs, domains=table.domains), run)
+    return raw(replace(table, values=above), run)
 
 
 def estimate(

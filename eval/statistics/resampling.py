@@ -54,7 +54,9 @@ def bootstrap(panel: Panel, *, n_resamples: int, seed: int) -> ScoreTable:
             counts = _draw_counts(rng, rows.stop - rows.start, n)
             sizes = counts @ task.sizes
             values[rows, :, column] = task.scores(counts @ task.totals.T, sizes[:, None])
-    return ScoreTable(values=values, runs=panel.runs, domains=panel.domains)
+    return ScoreTable(
+        values=values, runs=panel.runs, domains=panel.domains, groups=panel.groups
+    )
 
 
 def bootstrap_means(panel: Panel, *, n_resamples: int, seed: int) -> Iterator[Array]:
@@ -74,7 +76,7 @@ def bootstrap_means(panel: Panel, *, n_resamples: int, seed: int) -> Iterator[Ar
         ValueError: If ``n_resamples`` is below 2.
     """
     _check_n_resamples(n_resamples, least=2)
-    weights = task_weights(panel.domains)
+    weights = task_weights(panel.domains, panel.groups)
     rngs = {name: _generator(seed, name) for name in panel.tasks}
     widest = max(len(panel.runs), *(len(task.sizes) for task in panel.tasks.values()))
     for rows in _blocks(n_resamples, widest):
@@ -200,7 +202,7 @@ def _statistics(
     Returns:
         Shape (n_patterns, n_pairs).
     """
-    weights = task_weights(panel.domains)
+    weights = task_weights(panel.domains, panel.groups)
     statistics = np.zeros(next(iter(swings.values())).shape)
     for name, task in panel.tasks.items():
         totals, size = task.totals.sum(axis=1), task.sizes.sum()

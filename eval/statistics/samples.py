@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from eval.records import Record, SampleTable
 from eval.statistics.comparability import check_comparable
+from eval.statistics.scores import Groups, columns_of
 
 Array = NDArray[np.float64]
 
@@ -99,6 +100,7 @@ class ScoreTable:
     runs: tuple[str, ...]
     domains: Mapping[str, str]
     """Task to domain, in the order of the last axis."""
+    groups: Groups = field(default_factory=dict)
 
     def run(self, name: str) -> Array:
         """Scores of one run, shape (..., n_tasks).
@@ -128,8 +130,14 @@ class ScoreTable:
         return self.run(run)[..., list(self.domains).index(task)]
 
     def domain(self, run: str, domain: str) -> Array:
-        """Mean of one run over a domain's tasks, shape (...)."""
-        return mean_of([self.task(run, task) for task in self.tasks_of(domain)])
+        """Mean of one run over a domain's tasks, each group counting once, shape (...)."""
+        domains = dict.fromkeys(self.tasks_of(domain), domain)
+        return mean_of(
+            [
+                sum_of([share * self.task(run, task) for task, share in shares.items()])
+                for shares in columns_of(domains, self.groups).values()
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +148,16 @@ class Panel:
     domains: Mapping[str, str]
     """Task to domain, in the suite's order."""
     tasks: Mapping[str, MatchedTask]
+    groups: Groups = field(default_factory=dict)
 
     def observed(self) -> ScoreTable:
         """Scores of the records, shape (n_runs, n_tasks)."""
         scores = [t.scores(t.totals.sum(axis=1), t.sizes.sum()) for t in self.tasks.values()]
         return ScoreTable(
-            values=np.stack(scores, axis=-1), runs=self.runs, domains=self.domains
+            values=np.stack(scores, axis=-1),
+            runs=self.runs,
+            domains=self.domains,
+            groups=self.groups,
         )
 
 
@@ -176,13 +188,18 @@ def match(runs: Mapping[str, Run]) -> Panel:
         )
         for task in domains
     }
-    return Panel(runs=tuple(runs), domains=domains, tasks=tasks)
+    return Panel(runs=tuple(runs), domains=domains, tasks=tasks, groups=first.groups)
 
 
 def mean_of(values: Sequence[Array]) -> Array:
     """Elementwise mean of equally shaped arrays, at least one."""
+    return sum_of(values) / len(values)
+
+
+def sum_of(values: Sequence[Array]) -> Array:
+    """Elementwise sum of equally shaped arrays, at least one."""
     first, *others = values
-    return sum(others, start=first) / len(values)
+    return sum(others, start=first)
 
 
 def _check_score(task: str, expected: float, samples: TaskSamples) -> None:

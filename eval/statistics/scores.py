@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from eval.records import Sample, Score
 
+Groups = Mapping[str, Mapping[str, float]]
+"""Group to the shares of its subtasks, which add up to 1; a group counts like one task."""
+
+_NO_GROUPS: Groups = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -19,7 +24,7 @@ class Estimate:
     stderr: float
 
 
-def mean_score(scores: Sequence[Score]) -> Estimate:
+def mean_score(scores: Sequence[Score | Estimate]) -> Estimate:
     """Average scores over tasks, each task counting once.
 
     Args:
@@ -39,50 +44,87 @@ def mean_score(scores: Sequence[Score]) -> Estimate:
     )
 
 
-def task_weights(domains: Mapping[str, str]) -> dict[str, float]:
+def columns_of(
+    domains: Mapping[str, str], groups: Groups = _NO_GROUPS
+) -> dict[str, dict[str, float]]:
+    """Shares of tasks in each column of a table: a group's, or 1 of a task in none.
+
+    Args:
+        domains: Task to domain; columns are in the order of their first tasks.
+        groups: Groups; tasks that ``domains`` lacks are passed over.
+    """
+    group_of = {task: group for group, shares in groups.items() for task in shares}
+    columns: dict[str, dict[str, float]] = {}
+    for task in domains:
+        group = group_of.get(task)
+        share = 1.0 if group is None else groups[group][task]
+        columns.setdefault(group or task, {})[task] = share
+    return columns
+
+
+def column_score(shares: Mapping[str, float], scores: Mapping[str, Score]) -> Estimate:
+    """Score of a column: the weighted sum of its tasks' scores, taken as independent."""
+    return Estimate(
+        value=math.fsum(share * scores[task].value for task, share in shares.items()),
+        stderr=math.hypot(*(share * scores[task].stderr for task, share in shares.items())),
+    )
+
+
+def task_weights(domains: Mapping[str, str], groups: Groups = _NO_GROUPS) -> dict[str, float]:
     """Weight of every task in the overall mean: mean within a domain, then across.
 
     Args:
         domains: Task to domain, at least one task.
+        groups: Groups of subtasks; each counts like one task of its domain.
 
     Returns:
-        1 / (number of domains x number of tasks in the task's domain); they add up to 1.
+        share / (number of domains x number of columns in the task's domain), where a task in no
+        group is a column of share 1; they add up to 1.
 
     Raises:
         ValueError: If ``domains`` is empty.
     """
     if not domains:
         raise ValueError("an overall mean needs at least one task, got none")
-    sizes = Counter(domains.values())
-    return {task: 1 / (len(sizes) * sizes[domain]) for task, domain in domains.items()}
+    columns = columns_of(domains, groups)
+    sizes = Counter(domains[next(iter(shares))] for shares in columns.values())
+    share_of = {task: share for shares in columns.values() for task, share in shares.items()}
+    return {
+        task: share_of[task] / (len(sizes) * sizes[domain]) for task, domain in domains.items()
+    }
 
 
 def domain_means(
-    scores: Mapping[str, Score], domains: Mapping[str, str]
+    scores: Mapping[str, Score], domains: Mapping[str, str], groups: Groups = _NO_GROUPS
 ) -> dict[str, Estimate]:
-    """Average the scores of each domain's tasks, each task counting once.
+    """Average the scores of each domain's tasks, each task and each group counting once.
 
     Args:
         scores: Task to score, one for every task of ``domains``.
         domains: Task to domain; the result has the domains in this order.
+        groups: Groups of subtasks.
 
     Raises:
         ValueError: If a task has no score; names it.
     """
     if missing := sorted(domains.keys() - scores.keys()):
         raise ValueError(f"a mean needs a score of every task, got none of {missing}")
-    of_domain: dict[str, list[Score]] = {}
-    for task, domain in domains.items():
-        of_domain.setdefault(domain, []).append(scores[task])
-    return {domain: mean_score(group) for domain, group in of_domain.items()}
+    of_domain: dict[str, list[Score | Estimate]] = {}
+    for name, shares in columns_of(domains, groups).items():
+        score = scores[name] if name in shares else column_score(shares, scores)
+        of_domain.setdefault(domains[next(iter(shares))], []).append(score)
+    return {domain: mean_score(members) for domain, members in of_domain.items()}
 
 
-def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Estimate:
+def overall_mean(
+    scores: Mapping[str, Score], domains: Mapping[str, str], groups: Groups = _NO_GROUPS
+) -> Estimate:
     """Average the domain means, each domain counting once however many tasks it has.
 
     Args:
         scores: Task to score, one for every task of ``domains``.
         domains: Task to domain, at least one.
+        groups: Groups of subtasks.
 
     Returns:
         The mean; the errors of the tasks are carried through as independent.
@@ -90,8 +132,8 @@ def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Est
     Raises:
         ValueError: If ``domains`` is empty, or a task has no score.
     """
-    weights = task_weights(domains)
-    means = domain_means(scores, domains).values()
+    weights = task_weights(domains, groups)
+    means = domain_means(scores, domains, groups).values()
     return Estimate(
         value=math.fsum(mean.value for mean in means) / len(means),
         stderr=math.hypot(*(weights[task] * scores[task].stderr for task in domains)),

@@ -88,7 +88,7 @@ def _summary(record: Record) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": record.status, "seconds_total": record.seconds_total}
     summary |= {f"score/{task}": score.value for task, score in record.scores.items()}
     if record.scores:
-        mean = overall_mean(record.scores, record.domains)
+        mean = overall_mean(record.scores, record.domains, record.groups)
         summary |= {"score/mean": mean.value, "score/mean_stderr": mean.stderr}
     merge = _costs("merge", record.merge_cost)
     return summary | merge | _costs("evaluation", record.evaluation_cost)
