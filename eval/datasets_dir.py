@@ -62,6 +62,8 @@ class DataSet:
     """``ORG/NAME`` on the Hub today; None if the task reads no data set of the Hub."""
     config: str | None = None
     """Configuration of the data set; None is its default."""
+    revision: str | None = None
+    """Branch or commit that the task asks for; None is ``main``."""
     place: Literal["mirror", "cache", "hub", "task"] | None = None
     """The mirror, the Hub's cache, the Hub, or files of one's own; None if nowhere."""
     folder: Path | None = None
@@ -222,10 +224,15 @@ def _located(config: dict[str, Any], mirror: Path | None) -> DataSet:
     kwargs = {key: value for key, value in given.items() if key != "trust_remote_code"}
     entries = {"dataset_kwargs": kwargs} if kwargs != given else {}
     name = _hub_name(config)
-    data_set = DataSet(name=name, config=config.get("dataset_name"), entries=entries)
+    data_set = DataSet(
+        name=name,
+        config=config.get("dataset_name"),
+        revision=kwargs.get("revision"),
+        entries=entries,
+    )
     if name is None:
         return _own(data_set, config, kwargs)
-    folder = None if mirror is None else mirror_folder(mirror, name, kwargs.get("revision"))
+    folder = None if mirror is None else mirror_folder(mirror, name, data_set.revision)
     if folder is None:
         return _on_hub(data_set, config, kwargs, mirror)
     return replace(_in_folder(data_set, config, kwargs, folder), place="mirror")
@@ -294,7 +301,7 @@ def _on_hub(
 ) -> DataSet:
     """A data set that is not in the mirror: in the Hub's cache, on the Hub, or absent."""
     name = str(data_set.name)
-    folder = hub_snapshot(name, kwargs.get("revision"))
+    folder = hub_snapshot(name, data_set.revision)
     if folder is not None:
         cached = _in_folder(data_set, config, kwargs, folder)
         if cached.problem is None:
@@ -313,7 +320,7 @@ def _on_hub(
     problem = (
         f"task {config['task']} needs the data set {name}, which is neither in {place} nor in "
         "the Hub's cache; fetch it where there is a network: "
-        f"`{download_command(name, mirror)}`{gated if name in _GATED else ''}"
+        f"`{download_command(name, mirror, data_set.revision)}`{gated if name in _GATED else ''}"
     )
     return replace(data_set, problem=problem)
 
@@ -329,7 +336,7 @@ def _is_prepared(data_set: DataSet, kwargs: Mapping[str, Any]) -> bool:
 
 def _cached_files(data_set: DataSet) -> Files:
     """Files of a data set in the Hub's cache, where ``datasets`` downloads them to."""
-    folder = None if data_set.name is None else hub_snapshot(data_set.name, None)
+    folder = None if data_set.name is None else hub_snapshot(data_set.name, data_set.revision)
     return {} if folder is None else snapshot_files(folder, data_set.config)
 
 
