@@ -16,7 +16,12 @@ MAY_IMPORT = {
 }
 DOORS = {
     "numba": ("seme/kernels/jit.py",),
-    "lm_eval": ("eval/harness.py", "eval/tasks.py", "scripts/benchmark/packing.py"),
+    "lm_eval": (
+        "eval/harness.py",
+        "eval/task_manager.py",
+        "eval/tasks.py",
+        "scripts/benchmark/packing.py",
+    ),
     "wandb": ("eval/tracking/wandb_run.py",),
     "hydra": ("run.py",),
     "jinja2": ("eval/leaderboard/page.py",),
