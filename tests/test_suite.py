@@ -75,7 +75,10 @@ def test_no_tasks_means_no_suite(config, tmp_path):
         ),
         ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
         ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
-        ({"limit": 1}, "limit must be a whole number of at least 2 for a standard error, got 1"),
+        (
+            {"limit": 1},
+            "limit must be a whole number of at least 2 for a standard error, got 1",
+        ),
         (
             {"include_path": "nowhere"},
             "include_path must be a folder of lm-eval tasks, got .*no",
