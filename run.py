@@ -43,7 +43,7 @@ from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
-from eval.suite import suite_from_config
+from eval.suite import Suite, suite_from_config
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
@@ -58,7 +58,7 @@ _SWEEP = "SEME_SWEEP"
 """Environment variable with the number of cells of the running sweep, and what it varies."""
 _GROUPS = {"method", "models", "suite", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
-_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir"}
+_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
 _SWITCHES = {"force", "plan", "quiet"}
 
 
@@ -189,7 +189,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
         ValueError: If the configuration or a model cannot be used; says what to do.
     """
     check_entries(config)
-    suite = suite_from_config(config["suite"], root=ROOT)
+    suite = _suite(config)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
     cell = Cell(
         output=ROOT / config["output"],
@@ -208,6 +208,16 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
         for model in job.models:
             _evaluate_unmerged(replace(cell, started=time.monotonic()), job, model)
     return record
+
+
+def _suite(config: Mapping[str, Any]) -> Suite | None:
+    """Build the suite, its groups expanded and its data pinned; None if nothing is evaluated."""
+    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
+    if suite is None or suite.has_own_data:
+        return suite
+    from eval.tasks import expand  # noqa: PLC0415 (loads lm-eval)
+
+    return expand(suite)
 
 
 def _merge_and_evaluate(

@@ -319,7 +319,7 @@ def _on_hub(
     )
     problem = (
         f"task {config['task']} needs the data set {name}, which is neither in {place} nor in "
-        "the Hub's cache; fetch it where there is a network: "
+        "the Hub's cache; fetch it where there is a network, here with SEME_ONLINE=1: "
         f"`{download_command(name, mirror, data_set.revision)}`{gated if name in _GATED else ''}"
     )
     return replace(data_set, problem=problem)

@@ -1,8 +1,10 @@
 """Score a model folder on a suite, in process, through lm-eval."""
 
+import logging
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
+from lm_eval.api.group import Group  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.models.utils import has_bos_prefix  # noqa: E402
 from rich.progress import (  # noqa: E402
@@ -33,8 +36,9 @@ from eval.statistics.scores import (  # noqa: E402
     raw_score,
 )
 from eval.suite import Suite, SuiteTask  # noqa: E402
-from eval.tasks import build_tasks, resolve  # noqa: E402
+from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
 
+_logger = logging.getLogger(__name__)
 _BOOTSTRAP_ITERS = 1
 """Smallest number for which lm-eval writes no "N/A"; errors come from the samples instead."""
 
@@ -47,6 +51,10 @@ class Evaluation:
     """Tasks of the suite; entries that are None in the suite are filled in."""
     scores: dict[str, Score]
     samples: dict[str, list[Sample]]
+    groups: dict[str, dict[str, float]]
+    """Group of tasks to the shares of its tasks in its score; they add up to 1."""
+    caps: dict[str, int]
+    """Task to the most tokens of an answer, where the model reads too few for the task's own."""
     versions: dict[str, Any]
     """Task to the version in its lm-eval file, None where it states none."""
 
@@ -88,13 +96,72 @@ def evaluate(
     scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
     versions = {task: None if v == "N/A" else v for task, v in stated.items()}
-    return Evaluation(tasks=resolved, scores=scores, samples=samples, versions=versions)
+    for name, cap in lm.caps.items():
+        _logger.warning(
+            "%s: answers are cut at %d tokens: the model reads %d, prompt and answer together",
+            name,
+            cap,
+            lm.max_length,
+        )
+    members: dict[str, list[SuiteTask]] = defaultdict(list)
+    for task in resolved:
+        if task.group is not None:
+            members[task.group].append(task)
+    return Evaluation(
+        tasks=resolved,
+        scores=scores,
+        samples=samples,
+        versions=versions,
+        caps=lm.caps,
+        groups={
+            name: _shares(_group(suite, name, tasks), of_group, scores, results["results"])
+            for name, of_group in members.items()
+        },
+    )
+
+
+def _group(suite: Suite, name: str, built: Mapping[str, Any]) -> Group:
+    """Return lm-eval's group with the tasks of the suite that it was expanded to."""
+    group = group_of(suite, name)
+    for task in suite.tasks:
+        if task.group == name:
+            group.add(built[task.task])
+    return group
+
+
+def _shares(
+    group: Group,
+    tasks: Sequence[SuiteTask],
+    scores: Mapping[str, Score],
+    reported: Mapping[str, Any],
+) -> dict[str, float]:
+    """Shares of a group's tasks in its score, by lm-eval's own rule, which is checked.
+
+    They are equal, or by the number of documents where the group says ``weight_by_size`` for
+    the metric; a group that aggregates nothing is averaged over its tasks.
+    """
+    metric, filter_name = tasks[0].metric, tasks[0].filter
+    rules = [rule for rule in group.aggregate_metric_list or [] if rule.metric == metric]
+    by_size = bool(rules) and rules[0].weight_by_size
+    sizes = {task.task: scores[task.task].n if by_size else 1 for task in tasks}
+    shares = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+    if rules:
+        mean = math.fsum(share * scores[name].raw for name, share in shares.items())
+        expected = group.aggregate(reported).get(f"{metric},{filter_name}")
+        if expected is not None and not math.isclose(mean, expected, rel_tol=1e-9):
+            raise ValueError(
+                f"group {group.name}: the mean of {metric} over its {len(tasks)} tasks is "
+                f"{mean}; lm-eval reports {expected}"
+            )
+    return shares
 
 
 class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
     """lm-eval's Hugging Face model with batched tokenisation, packing and a progress bar."""
 
     def __init__(self, folder: Path, *, device: str, batch_size: int, bar: Progress) -> None:
+        self.caps: dict[str, int] = {}
+        """Task to the most tokens of an answer, where it is cut short."""
         self._encoded: dict[str, list[int]] = {}
         self._bar = bar
         self._row = bar.add_task("loading", total=None)
@@ -114,10 +181,18 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
             return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
 
     def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
-        for request in requests:
-            _check_generation(request, self.max_length)
+        self._cap_answers(requests)
         with self._tokenised(requests, {request.args[0] for request in requests}):
             return list(super().generate_until(requests, disable_tqdm=True))
+
+    def _cap_answers(self, requests: Iterable[Any]) -> None:
+        """Cut answers to half of what the model reads where they would leave no room to ask."""
+        cap = self.max_length // 2
+        for request in requests:
+            prompt, options = request.args
+            if options.get("max_gen_toks", self.max_gen_toks) >= self.max_length:
+                request.arguments = (prompt, {**options, "max_gen_toks": cap})
+                self.caps[request.task_name] = cap
 
     def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
         """Return the tokens from the batch where it holds the text."""
@@ -168,17 +243,6 @@ class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         self._bar.advance(self._row, len(context))
         tokens: torch.Tensor = super()._model_generate(context=context, **options)
         return tokens
-
-
-def _check_generation(request: Any, max_length: int) -> None:  # noqa: ANN401 (lm-eval's type)
-    """Refuse a task that generates more tokens than the model can read beside a prompt."""
-    n_tokens = request.args[1].get("max_gen_toks", 256)  # lm-eval's default
-    if n_tokens >= max_length:
-        raise ValueError(
-            f"task {request.task_name} generates up to {n_tokens} tokens, but prompt and answer "
-            f"must fit the {max_length} tokens that this model reads: set max_gen_toks in the "
-            "generation_kwargs of the task's file"
-        )
 
 
 def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:

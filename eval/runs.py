@@ -175,6 +175,8 @@ class Cell:
                 **replace(self.suite, tasks=evaluation.tasks).described(),
                 "fingerprint": self.suite.fingerprint(),
                 "task_versions": evaluation.versions,
+                **({"groups": evaluation.groups} if evaluation.groups else {}),
+                **({"caps": evaluation.caps} if evaluation.caps else {}),
             }
             draft = replace(
                 draft,

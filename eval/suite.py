@@ -6,6 +6,7 @@ the task itself when it is built.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
@@ -19,6 +20,9 @@ TASK_KINDS = {
     "rolling": "loglikelihood_rolling",
 }
 """Kind of a task in a suite to lm-eval's output type."""
+
+_TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+_HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
 
 SCORES = ("byte_likelihood", "raw")
 """Conversions of a metric into a score: ``raw`` is the mean metric itself; ``byte_likelihood``
@@ -40,6 +44,8 @@ class SuiteTask:
     filter: str | None = None
     """The lm-eval filter whose metric counts."""
     num_fewshot: int | None = None
+    group: str | None = None
+    """Group of lm-eval that the task was named by, see ``eval.tasks.expand``."""
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
@@ -54,9 +60,8 @@ class SuiteTask:
 
     def described(self) -> dict[str, Any]:
         """Entries that define the task's scores, for a record; null is the task's own."""
-        return {
-            key: value for key, value in asdict(self).items() if key not in ("task", "domain")
-        }
+        left_out = {"task", "domain"} | ({"group"} if self.group is None else set())
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,10 @@ class Suite:
     """Score only the first so many documents of each task."""
     held_out: tuple[str, ...] = ()
     """Domains that no source was tuned for."""
+    datasets_dir: Path | None = None
+    """Absolute folder of a mirror of Hub data sets; changes no score."""
+    data: tuple[tuple[str, str], ...] = ()
+    """Task and hash of its data files, for tasks that read the Hub's data sets."""
 
     def __post_init__(self) -> None:
         names = [task.task for task in self.tasks]
@@ -84,6 +93,15 @@ class Suite:
         _whole_number("batch_size", self.batch_size, at_least=1)
         if self.limit is not None:
             _whole_number("limit", self.limit, at_least=2, why=" for a standard error")
+
+    @property
+    def has_own_data(self) -> bool:
+        """True if every task is a file under ``include_path`` and none there reads the Hub."""
+        if self.include_path is None:
+            return False
+        texts = [path.read_text(encoding="utf-8") for path in self.include_path.rglob("*.yaml")]
+        own = {name for text in texts for name in _TASK_NAME.findall(text)}
+        return own >= self.domains.keys() and not any(map(_HUB_DATA.search, texts))
 
     @property
     def domains(self) -> dict[str, str]:
@@ -106,29 +124,40 @@ class Suite:
             "lm_eval": version("lm_eval"),
             "chat_template": None,
             "tasks": {task.task: task.described() for task in self.tasks},
+            **({"data": dict(self.data)} if self.data else {}),
         }
 
     def fingerprint(self) -> str:
         """Hash of everything that defines the suite's numbers, as 32 hexadecimal digits.
 
-        That is the definition (but not the batch size, which changes speed only, nor where the
-        folder lies), the content of every file beside the tasks, and lm-eval's version.
+        That is the definition (but not the batch size, which changes speed only, nor where
+        folders are), the content of every file beside the tasks and of the data, and lm-eval's
+        version. Entries that are newer than the first records count where they are set.
         """
         definition = asdict(self) | {"include_path": self.include_path is not None}
-        del definition["batch_size"]
+        del definition["batch_size"], definition["datasets_dir"]
+        if not self.data:
+            del definition["data"]
+        for task in definition["tasks"]:
+            if task["group"] is None:
+                del task["group"]
         parts = [json.dumps(definition, sort_keys=True), version("lm_eval")]
         if self.include_path is not None:
             parts += _contents(self.include_path)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def suite_from_config(mapping: Mapping[str, Any], *, root: Path) -> Suite | None:
+def suite_from_config(
+    mapping: Mapping[str, Any], *, root: Path, datasets_dir: str | None = None
+) -> Suite | None:
     """Build a suite from its YAML.
 
     Args:
         mapping: The parsed file of ``conf/suite``: ``name``, ``tasks`` (names, or mappings of
             the entries of ``SuiteTask``) and any other entry of ``Suite``.
-        root: Folder a relative ``include_path`` starts from, the repository's.
+        root: Folder a relative ``include_path`` or ``datasets_dir`` starts from, the
+            repository's.
+        datasets_dir: Mirror of Hub data sets, or None.
 
     Returns:
         The suite; None if ``tasks`` is empty: merge only.
@@ -146,6 +175,7 @@ def suite_from_config(mapping: Mapping[str, Any], *, root: Path) -> Suite | None
         "include_path": None if folder is None else _folder(root, folder),
         "tasks": tuple(map(_task, mapping["tasks"])),
         "held_out": tuple(mapping.get("held_out", ())),
+        "datasets_dir": None if datasets_dir is None else _mirror(root, datasets_dir),
     }
     return Suite(**entries)
 
@@ -162,6 +192,15 @@ def _folder(root: Path, include_path: str) -> Path:
     folder = (root / include_path).resolve()
     if not folder.is_dir():
         raise ValueError(f"include_path must be a folder of lm-eval tasks, got {folder}")
+    return folder
+
+
+def _mirror(root: Path, datasets_dir: str) -> Path:
+    folder = (root / Path(datasets_dir).expanduser()).resolve()
+    if not folder.is_dir():
+        raise ValueError(
+            f"datasets_dir must be a folder with ORG/NAME/ as on the Hub, got {folder}"
+        )
     return folder
 
 

@@ -2,8 +2,9 @@
 
 import difflib
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from datasets import disable_progress_bars  # noqa: E402
 from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import utils as lm_eval_utils  # noqa: E402
 from lm_eval.api import task as lm_eval_task  # noqa: E402
+from lm_eval.api.group import Group  # noqa: E402
 from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
+from lm_eval.config.group import GroupConfig  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
+from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
+from eval.task_extras import how_to_get  # noqa: E402
+from eval.task_manager import TaskManager, leaf_changes, task_manager  # noqa: E402
 
 _METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
 """Headline metrics in order of preference, for a suite that names none."""
@@ -38,40 +43,100 @@ _EXPECTED_WARNINGS = (
     "No `generation_kwargs` specified",
 )
 
-_LOCAL_FORMATS = ("json", "csv", "parquet", "text", "arrow")
-"""Values of ``dataset_path`` for files of one's own."""
+
+def expand(suite: Suite) -> Suite:
+    """Replace groups by their tasks, and pin the data that tasks read from the Hub.
+
+    A task of a group is in the group's domain. Nothing is built, but for tasks whose data must be
+    downloaded first.
+
+    Returns:
+        The suite with ``group`` set in tasks of groups, and ``data``; the same one where all tasks
+        and their data are one's own.
+
+    Raises:
+        ValueError: If a name is unknown, data cannot be found, a package or metric is missing, or
+            a task is named twice.
+    """
+    if suite.has_own_data:
+        return suite
+    prepare_lm_eval()
+    manager = _manager_of(suite)
+    tasks, data = [], []
+    for entry in suite.tasks:
+        for name, changes in _leaf_changes(manager, entry.task).items():
+            group = None if name == entry.task else entry.task
+            task = replace(entry, task=name, group=group)
+            tasks.append(task)
+            data_set = data_of(
+                manager, name, suite.datasets_dir, changes | _changes(task, suite)
+            )
+            _check_data_set(name, data_set, suite.datasets_dir)
+            if data_set.place == "hub":
+                _build(task, manager, suite)  # downloads it
+            if data_set.place != "task":
+                data.append((name, content_hash(data_set)))
+    return replace(suite, tasks=tuple(tasks), data=tuple(data))
 
 
 def build_tasks(suite: Suite) -> dict[str, Any]:
     """Build a suite's tasks and read their data, once per process.
 
+    Args:
+        suite: From ``expand``.
+
     Returns:
         lm-eval's task objects by name, in the suite's order.
 
     Raises:
-        ValueError: If a task is unknown, its file or a template in it is wrong, or its data
-            cannot be read.
+        ValueError: If a task is unknown, its file or a template in it is wrong, its data cannot
+            be read, or the tasks of a group have several metrics.
     """
     prepare_lm_eval()
     return _tasks(suite, suite.fingerprint())
 
 
+def group_of(suite: Suite, name: str) -> Group:
+    """Return lm-eval's group of this name, without its tasks: aliases and aggregation."""
+    manager = _manager_of(suite)
+    entries = manager.task_index[name].cfg or {}
+    known = {field.name for field in fields(GroupConfig)}
+    return Group.from_config(
+        GroupConfig(
+            **{key: value for key, value in entries.items() if key in known} | {"group": name}
+        )
+    )
+
+
+def _manager_of(suite: Suite) -> TaskManager:
+    """Return the index of tasks for a suite; files that are no YAML are an error."""
+    if suite.include_path is not None:
+        _check_files(suite.include_path)
+    return task_manager(suite.include_path, [task.group or task.task for task in suite.tasks])
+
+
 @cache
 def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
     """Build a suite's tasks, once per process and content of their files."""
-    folder = None if suite.include_path is None else str(suite.include_path)
-    if suite.include_path is not None:
-        _check_files(suite.include_path)
-    manager = TaskManager(include_defaults=folder is None, include_path=folder)
-    if folder is not None and any(t.task not in manager.all_tasks for t in suite.tasks):
-        manager = TaskManager(include_defaults=True, include_path=folder)  # takes seconds
-    return {task.task: _build(task, manager, suite.split) for task in suite.tasks}
+    manager = _manager_of(suite)
+    built = {task.task: _build(task, manager, suite) for task in suite.tasks}
+    metrics: dict[str, dict[str | None, str]] = defaultdict(dict)
+    for task in suite.tasks:
+        if task.group is not None:
+            metrics[task.group].setdefault(resolve(task, built[task.task]).metric, task.task)
+    for group, by_metric in metrics.items():
+        if len(by_metric) > 1:
+            raise ValueError(
+                f"the tasks of group {group} must have one metric, got {dict(by_metric)}: name "
+                "the tasks instead of the group"
+            )
+    return built
 
 
-def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # noqa: ANN401
+def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
     """Build one lm-eval task with the suite's split and shots; refuse unsupported kinds."""
     _check_entry(task, manager)
-    built = _load(task.task, manager)
+    built = _load(task, manager, suite)
     if built.OUTPUT_TYPE not in TASK_KINDS.values():
         raise ValueError(
             f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "
@@ -81,26 +146,54 @@ def _build(task: SuiteTask, manager: TaskManager, split: str | None) -> Any:  # 
         raise ValueError(
             f"{task.task} must be {TASK_KINDS[task.kind]}, it is {built.OUTPUT_TYPE}"
         )
-    if split is not None:
-        if split not in built.dataset:
-            raise ValueError(f"{task.task} has splits {sorted(built.dataset)}, got {split!r}")
-        built.set_config("test_split", split)
+    if suite.split is not None:
+        if suite.split not in built.dataset:
+            raise ValueError(
+                f"{task.task} has splits {sorted(built.dataset)}, got {suite.split!r}"
+            )
+        built.set_config("test_split", suite.split)
     if task.num_fewshot is not None:
         built.set_config("num_fewshot", task.num_fewshot)
     return built
 
 
-def _load(name: str, manager: TaskManager) -> Any:  # noqa: ANN401 (an lm-eval task)
-    """Let lm-eval build a task from its file, and read its data."""
-    config = manager.task_index[name].cfg or {}
+def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
+    """Let lm-eval build a task from its file and its group's, and read its data."""
+    changes = {} if task.group is None else _leaf_changes(manager, task.group)[task.task]
+    wanted = {**changes, **_changes(task, suite)}
+    entries = {**changes, **overrides(manager, task.task, suite.datasets_dir, wanted)}
+    spec = {"group": "suite", "task": [{"task": task.task, **entries}]}
     try:
-        return manager.load([name])["tasks"][name]
+        return manager.load(spec)["tasks"][task.task]
     except (ConnectionError, FileNotFoundError, DatasetsError) as error:
-        local = config.get("dataset_path") in _LOCAL_FORMATS
-        hint = "" if local else "; SEME_ONLINE=1 in the environment lets it be downloaded"
-        raise ValueError(f"the data of task {name} cannot be read: {error}{hint}") from error
+        raise ValueError(f"the data of task {task.task} cannot be read: {error}") from error
     except Exception as error:  # any mistake in the task's file
-        raise ValueError(f"task {name} cannot be built: {_message(error)}") from error
+        raise ValueError(f"task {task.task} cannot be built: {_message(error)}") from error
+
+
+def _changes(task: SuiteTask, suite: Suite) -> dict[str, Any]:
+    """Entries of a task's YAML that decide which splits are read and that the suite changes."""
+    changes = {"num_fewshot": task.num_fewshot, "test_split": suite.split}
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _leaf_changes(manager: TaskManager, name: str) -> dict[str, dict[str, Any]]:
+    """Map each task of a group to the entries the group changes; unknown names are errors."""
+    if name not in manager.task_index:
+        close = difflib.get_close_matches(name, manager.task_index, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        where = f"{manager.include_path or 'no folder'} and lm-eval's own"
+        raise ValueError(f"task {name} is unknown (tasks are from {where}){hint}")
+    return leaf_changes(manager, name)
+
+
+def _check_data_set(name: str, data_set: DataSet, datasets_dir: Path | None) -> None:
+    """Refuse a task whose data, packages or metrics are not there."""
+    if data_set.problem is not None:
+        raise ValueError(data_set.problem)
+    if data_set.extras:
+        ways = "; ".join(how_to_get(data_set.extras, datasets_dir))
+        raise ValueError(f"task {name} needs {', '.join(data_set.extras)}: {ways}")
 
 
 def _message(error: Exception) -> str:
@@ -138,13 +231,8 @@ def resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-ev
 
 
 def _check_entry(task: SuiteTask, manager: TaskManager) -> None:
-    """Refuse groups, unknown tasks and unknown metrics before any network access."""
-    if task.task not in manager.all_subtasks:
-        kind = "a group or tag: name its tasks" if task.task in manager.all_tasks else "unknown"
-        close = difflib.get_close_matches(task.task, manager.all_subtasks, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        where = f"{manager.include_path or 'no folder'} and lm-eval's own"
-        raise ValueError(f"task {task.task} is {kind} (tasks are from {where}){hint}")
+    """Refuse unknown tasks and unknown metrics before any network access."""
+    _leaf_changes(manager, task.task)
     config = manager.task_index[task.task].cfg or {}
     if "process_results" in config:
         return
