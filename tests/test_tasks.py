@@ -1,0 +1,153 @@
+"""A suite's tasks: groups expanded and weighted as lm-eval does, data pinned, mistakes named."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+
+from eval.harness import evaluate
+from eval.load import load_model, load_tokenizer
+from eval.suite import Suite, SuiteTask, suite_from_config
+from eval.task_manager import task_manager
+from eval.tasks import build_tasks, expand
+from tests.tiny_mirror import SUMS, write_sums, write_tasks
+
+SUM_TASKS = {
+    "easy": "dataset_path: org/sums\ndataset_name: easy\ntest_split: test",
+    "hard": "dataset_path: org/sums\ndataset_name: easy\ntest_split: train",
+}
+GROUP = """
+group: {name}
+task: [easy, hard]
+aggregate_metric_list: [{{metric: acc, aggregation: mean, weight_by_size: {by_size}}}]
+"""
+BASE = Path(__file__).parents[1] / "eval/zoo/models/base"
+MIRROR = os.environ.get("SEME_DATASETS")
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """Build a suite over a tiny mirror with two tasks (2 and 3 documents) and groups of them."""
+    write_sums(tmp_path / "mirror" / SUMS)
+    groups = {
+        "sized__yaml": GROUP.format(name="sized", by_size="true"),
+        "macro__yaml": GROUP.format(name="macro", by_size="false"),
+        "plain__yaml": "group: plain\ntask: [easy, hard]\n",
+    }
+    write_tasks(tmp_path / "tasks", SUM_TASKS, **groups)
+
+    def build(*names):
+        return Suite(
+            name="s",
+            include_path=tmp_path / "tasks",
+            datasets_dir=tmp_path / "mirror",
+            tasks=tuple(SuiteTask(task=name, domain=name) for name in names),
+        )
+
+    return build
+
+
+def reported(suite, *specs, **options):
+    """Results of lm-eval alone on the embedded base model."""
+    lm = HFLM(
+        pretrained=load_model(BASE, device="cpu"), tokenizer=load_tokenizer(BASE), batch_size=1
+    )
+    manager = task_manager(suite.include_path, [task.task for task in suite.tasks])
+    return simple_evaluate(
+        model=lm, tasks=list(specs), task_manager=manager, bootstrap_iters=0, **options
+    )["results"]
+
+
+def test_a_group_is_its_tasks_in_a_domain_of_its_own(sums):
+    suite = expand(sums("sized"))
+    assert [(t.task, t.group, t.domain) for t in suite.tasks] == [
+        ("easy", "sized", "sized"),
+        ("hard", "sized", "sized"),
+    ]
+    assert [name for name, _ in suite.data] == ["easy", "hard"]
+    assert suite.described()["tasks"]["easy"]["group"] == "sized"
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("sized", [0.4, 0.6]), ("macro", [0.5, 0.5]), ("plain", [0.5, 0.5])]
+)
+def test_tasks_of_a_group_are_weighted_as_lm_eval_does(name, shares, sums, tmp_path):
+    suite = expand(sums(name))
+    evaluation = evaluate(BASE, suite, device="cpu", seed=0, progress=False)
+    assert list(evaluation.groups[name].values()) == shares
+    for path in (tmp_path / "tasks").glob("*.yaml"):  # lm-eval alone knows no mirror
+        path.write_text(path.read_text().replace(SUMS, str(tmp_path / "mirror" / SUMS)))
+    alone = reported(suite, name)
+    for task, score in evaluation.scores.items():
+        assert score.raw == alone[task]["acc,none"]
+    mean = sum(evaluation.scores[t].raw * s for t, s in evaluation.groups[name].items())
+    if name != "plain":
+        assert mean == pytest.approx(alone[name]["acc,none"], rel=1e-15)
+
+
+def test_other_data_are_another_suite_wherever_they_are(sums, tmp_path):
+    suite = sums("sized")
+    first = expand(suite).fingerprint()
+    moved = tmp_path / "moved"
+    write_sums(moved / f"datasets--{SUMS.replace('/', '--')}" / "snapshots" / "c0ffee")
+    assert expand(replace(suite, datasets_dir=moved)).fingerprint() == first
+    with (tmp_path / "mirror" / SUMS / "easy/test.jsonl").open("a") as file:
+        file.write('{"a": 2, "target": 1}\n')
+    assert expand(suite).fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["sizd"], r"task sizd is unknown .*did you mean sized"),
+        (["sized", "easy"], r"tasks twice: \['easy'\]"),
+        (["sized", "macro"], r"tasks twice: \['easy', 'hard'\]"),
+    ],
+)
+def test_an_unknown_or_repeated_name_is_an_error(names, message, sums):
+    with pytest.raises(ValueError, match=message):
+        expand(sums(*names))
+
+
+def test_a_group_of_several_metrics_is_refused(sums, tmp_path):
+    path = tmp_path / "tasks/hard.yaml"
+    path.write_text(path.read_text().replace("metric: acc", "metric: acc_norm"))
+    with pytest.raises(ValueError, match=r"group plain.*'acc'.*'acc_norm'"):
+        build_tasks(expand(sums("plain")))
+
+
+def test_data_that_are_nowhere_are_an_error_with_the_command_that_fetches_them(sums, tmp_path):
+    suite = replace(sums("easy"), datasets_dir=tmp_path / "tasks")
+    with pytest.raises(ValueError, match=r"easy needs .*org/sums.*hf download org/sums"):
+        expand(suite)
+
+
+def test_a_suite_of_own_files_and_data_stays_as_it_is(repository):
+    mapping = {"name": "zoo", "include_path": "eval/zoo/tasks", "tasks": ["zoo_code_order"]}
+    suite = suite_from_config(mapping, root=repository)
+    assert suite.has_own_data
+    assert expand(suite) is suite
+
+
+REAL = (
+    "blimp_adjunct_island", "blimp_wh_island", "mmlu_anatomy", "mmlu_abstract_algebra",
+    "xcopa_it", "leaderboard_bbh_snarks", "leaderboard_bbh_boolean_expressions", "gsm8k",
+    "mgsm_direct_es", "bbh_zeroshot_boolean_expressions",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MIRROR is None, reason="SEME_DATASETS names no mirror")
+def test_ten_real_tasks_score_as_in_lm_eval_alone():
+    tasks = tuple(SuiteTask(task=name, domain=name) for name in REAL)
+    suite = expand(Suite(name="s", tasks=tasks, limit=6, datasets_dir=Path(MIRROR)))
+    evaluation = evaluate(BASE, suite, device="cpu", seed=0, progress=False)
+    built = build_tasks(suite)
+    for task in evaluation.tasks:
+        options = {"gen_kwargs": {"max_gen_toks": 128}} if task.kind == "generate" else {}
+        alone = reported(suite, built[task.task], limit=6, **options)
+        key = f"{task.metric},{task.filter}"
+        assert evaluation.scores[task.task].raw == alone[task.task][key], task.task
