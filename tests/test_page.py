@@ -339,3 +339,20 @@ def test_boards_whose_names_look_alike_in_a_file_have_files_of_their_own(tmp_pat
         tmp_path, boards_of(bare_runs([replace(SEME, models=models) for models in pools]))
     )
     assert len(list((tmp_path / "figures").iterdir())) == 8
+
+
+def test_a_group_is_one_column_that_expands_into_its_subtasks():
+    groups = {"exams": {"code": 0.25, "spanish": 0.75}}
+    suite = replace(SUITE, more={"groups": groups})
+    domains = {"code": "exams", "spanish": "exams"}
+    (board,) = boards_of(bare_runs([replace(SEME, suite=suite, domains=domains)]))
+    view = view_of(board, [], {})
+    columns = {
+        c.label: (c.n_subtasks, c.group) for c in view.columns if c.n_subtasks or c.group
+    }
+    assert columns == {"exams": (2, ""), "code": (0, "exams"), "spanish": (0, "exams")}
+    (cell,) = [c.cell(board.merges[0]) for c in view.columns if c.label == "exams"]
+    assert cell.key == pytest.approx(0.25 * 0.6 + 0.75 * 0.5)
+    page = to_html([view])
+    assert page.count(' data-group="exams" hidden') == 4  # header and cell of each subtask
+    assert 'class="unfold" aria-expanded="false" data-group="exams"' in page

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef
+from eval.statistics.compare import overall
 from eval.statistics.samples import Run, ScoreTable, match
 from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
 from tests.made_up_runs import run_with
@@ -156,3 +157,14 @@ def test_a_table_names_what_it_has_when_asked_for_something_else():
         TABLE.run("dare")
     with pytest.raises(ValueError, match=r"domains are \['code', 'french'\], got 'german'"):
         TABLE.domain("ties", "german")
+
+
+def test_a_domain_s_score_counts_a_group_once():
+    table = ScoreTable(
+        values=np.array([[0.4, 0.8, 0.1]]),
+        runs=("ties",),
+        domains=dict.fromkeys(("easy", "hard", "quiz"), "knowledge"),
+        groups={"exams": {"easy": 0.25, "hard": 0.75}},
+    )
+    assert table.domain("ties", "knowledge") == pytest.approx((0.7 + 0.1) / 2)
+    assert overall(table)["ties"] == pytest.approx((0.7 + 0.1) / 2)

@@ -159,3 +159,24 @@ def test_one_document_has_no_error_and_is_refused():
 def test_a_document_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="acc must be finite for every document"):
         raw_score([sample(1.0), sample(math.nan)], metric="acc")
+
+
+GROUPS = {"exams": {"easy": 0.25, "hard": 0.75}}
+GROUPED = {"easy": "knowledge", "hard": "knowledge", "quiz": "knowledge", "french": "french"}
+
+
+def test_a_group_counts_like_one_task_of_its_domain():
+    assert task_weights(GROUPED, GROUPS) == {
+        "easy": 0.25 / 4, "hard": 0.75 / 4, "quiz": 1 / 4, "french": 1 / 2
+    }  # fmt: skip
+    scores = {
+        "easy": score(0.4, 0.04), "hard": score(0.8, 0), "quiz": score(0.1, 0),
+        "french": score(0.6, 0),
+    }  # fmt: skip
+    # exams 0.25 * 0.4 + 0.75 * 0.8 = 0.7, error 0.25 * 0.04; knowledge (0.7 + 0.1) / 2
+    means = domain_means(scores, GROUPED, GROUPS)
+    assert means["knowledge"].value == pytest.approx(0.4)
+    assert means["knowledge"].stderr == pytest.approx(0.005)
+    mean = overall_mean(scores, GROUPED, GROUPS)
+    assert mean.value == pytest.approx(0.5)
+    assert mean.stderr == pytest.approx(0.0025)
