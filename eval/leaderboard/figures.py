@@ -26,6 +26,7 @@ from eval.leaderboard.drawing import (
     short_labels,
     spread,
 )
+from eval.statistics.scores import column_score
 from eval.tables import MIB
 
 _WIDTH = 4.8  # inches, as is the next
@@ -109,7 +110,11 @@ def task_heat_map(board: Board) -> Plot | None:
     rows = [row for row in board.rows if row.mean is not None]
     if not rows:
         return None
-    scores = [[100 * row.record.scores[task].value for task in board.tasks] for row in rows]
+    columns = board.columns
+    scores = [
+        [100 * column_score(shares, row.record.scores).value for shares in columns.values()]
+        for row in rows
+    ]
     pivot = next((i for i, row in enumerate(rows) if _is_pivot(board, row)), None)
     centres = (
         [statistics.fmean(of_task) for of_task in zip(*scores, strict=True)]
@@ -117,7 +122,7 @@ def task_heat_map(board: Board) -> Plot | None:
         else scores[pivot]
     )
     changes = [[s - c for s, c in zip(line, centres, strict=True)] for line in scores]
-    tasks, labels = [printable(task, 24) for task in board.tasks], short_labels(rows)
+    tasks, labels = [printable(name, 24) for name in columns], short_labels(rows)
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
