@@ -63,7 +63,7 @@ def packages_of(path: Path) -> set[str]:
     return {module.split(".")[0] for module in modules_of(path)}
 
 
-def test_no_package_of_ours_imports_one_above_it():
+def test_packages_import_only_lower_packages():
     breaches = [
         f"{path.relative_to(ROOT)} imports {package}"
         for path in our_files()
@@ -73,7 +73,7 @@ def test_no_package_of_ours_imports_one_above_it():
     assert breaches == []
 
 
-def test_every_foreign_library_has_one_door():
+def test_each_wrapped_library_is_imported_in_one_module():
     breaches = [
         f"{path.relative_to(ROOT)} imports {library}"
         for path in our_files()
@@ -86,7 +86,7 @@ def test_every_foreign_library_has_one_door():
     ] == []
 
 
-def test_no_modules_import_one_another_in_a_circle():
+def test_imports_have_no_cycle():
     modules = {module_of(path): path for path in our_files()}
     waiting = {
         name: {other for other in imported_modules(path) if other in modules}
@@ -97,7 +97,7 @@ def test_no_modules_import_one_another_in_a_circle():
     assert waiting == {}
 
 
-def test_no_compiled_loop_calls_one_of_another_file():
+def test_compiled_loops_call_only_loops_of_their_own_file():
     # numba keeps what it compiles by the file of the outer loop: a change of the inner one's is lost
     for path in (ROOT / "seme/kernels").glob("*.py"):
         if path.name != "warmup.py":  # which compiles nothing
@@ -105,19 +105,19 @@ def test_no_compiled_loop_calls_one_of_another_file():
             assert {module.rpartition(".")[0] for module in ours} <= {"seme.kernels.jit"}, path
 
 
-def test_merging_needs_neither_transformers_nor_an_evaluation_library():
+def test_merging_imports_neither_transformers_nor_evaluation_libraries():
     heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
     files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]
     # planning without shards gets shapes from transformers, imported within a function
     assert [p.name for p in files if packages_of(p) & heavy] == ["plan.py"]
 
 
-def test_safetensors_files_are_read_and_written_by_our_own_code_only():
+def test_safetensors_is_never_imported():
     # seme/checkpoint/safetensors_file.py: blocks by position, at a fixed RSS
     assert [path for path in our_files() if "safetensors" in packages_of(path)] == []
 
 
-def test_statistics_see_neither_files_nor_the_leaderboard():
+def test_statistics_import_neither_pathlib_nor_leaderboard():
     breaches = [
         f"{path.relative_to(ROOT)} imports {module}"
         for path in (ROOT / "eval" / "statistics").glob("*.py")
@@ -129,7 +129,7 @@ def test_statistics_see_neither_files_nor_the_leaderboard():
     assert breaches == []
 
 
-def test_run_names_no_method():
+def test_run_imports_no_merge_method():
     for path in ROOT.glob("run.py"):
         assert not [m for m in modules_of(path) if m.startswith(("baselines", "seme.method"))]
 
@@ -146,12 +146,12 @@ def test_eval_is_never_imported_by_its_bare_name():
     assert breaches == []
 
 
-def test_no_folder_of_tests_can_stand_in_for_the_package_eval():
+def test_tests_folder_does_not_shadow_the_package_eval():
     assert not (ROOT / "tests" / "eval").exists()
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 
-def test_the_packages_are_listed_one_by_one():
+def test_pyproject_lists_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent for path in our_files() if path.name == "__init__.py"}
     found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
