@@ -19,7 +19,7 @@ def model_of(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_sizes_of_one_architecture_are_comparable(model_type, model_of):
+def test_one_architecture_in_two_depths_is_comparable(model_type, model_of):
     layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
     types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
     check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
@@ -37,12 +37,14 @@ def test_sizes_of_one_architecture_are_comparable(model_type, model_of):
         ("qwen2", "qwen3", "norm of queries and keys: the pivot .qwen2. has none, .* has head"),
     ],
 )
-def test_the_difference_of_two_architectures_is_named(pivot, source, message, model_of):
+def test_incomparable_architectures_are_refused_with_the_difference(
+    pivot, source, message, model_of
+):
     with pytest.raises(ValueError, match=message):
         check_comparable(model_of(pivot), model_of(source))
 
 
-def test_learned_positions_are_no_rotary_ones(model_of):
+def test_learned_and_rotary_positions_are_not_comparable(model_of):
     pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
     with pytest.raises(
         ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
@@ -50,13 +52,13 @@ def test_learned_positions_are_no_rotary_ones(model_of):
         check_comparable(pivot, source)
 
 
-def test_parallel_blocks_are_not_sequential_ones(model_of):
+def test_parallel_and_sequential_blocks_are_not_comparable(model_of):
     pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
     with pytest.raises(ValueError, match="has attention and MLP in parallel, the source"):
         check_comparable(pivot, source)
 
 
-def test_another_activation_is_named(model_of):
+def test_different_activations_are_not_comparable(model_of):
     with pytest.raises(
         ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
     ):
@@ -64,7 +66,7 @@ def test_another_activation_is_named(model_of):
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
-def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
+def test_normed_queries_and_keys_need_equal_head_dims(model_type, model_of):
     sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
     keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
     pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
@@ -73,7 +75,7 @@ def test_heads_under_a_norm_must_be_of_one_size(model_type, model_of):
         check_comparable(pivot, source)
 
 
-def test_a_bias_needs_a_place_in_the_pivot_but_not_in_the_source(model_of):
+def test_source_biases_need_a_bias_in_the_pivot(model_of):
     plain, biased = model_of("llama", attention_bias=False), model_of("llama")
     check_comparable(biased, plain)
     with pytest.raises(
