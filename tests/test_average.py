@@ -13,7 +13,7 @@ def average(sources, weights=None):
     return merge(torch.zeros_like(tensors[0]), tensors, SITE, weights=weights).tolist()
 
 
-def test_the_mean_of_the_sources_is_taken_without_the_pivot():
+def test_average_ignores_the_pivot():
     pivot, sources = torch.tensor([100.0]), [torch.tensor([1.0]), torch.tensor([5.0])]
     assert merge(pivot, sources, SITE, weights=None).tolist() == [3.0]
 
@@ -29,13 +29,13 @@ def test_negative_weights_extrapolate():
 
 
 @pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.7], [3.0, 1e-9, 5.0]])
-def test_equal_sources_are_returned_to_the_last_bit(weights):
+def test_average_of_equal_sources_is_bit_identical(weights):
     torch.manual_seed(0)
     source = torch.randn(50_000)
     assert torch.equal(merge(source, [source] * 3, SITE, weights=weights), source)
 
 
-def test_mergekits_linear_agrees_up_to_its_float32_sum():
+def test_average_agrees_with_mergekit_linear():
     torch.manual_seed(0)
     sources = [torch.randn(20, 30) for _ in range(3)]
     theirs = merge_tensors(sources, "linear", parameters={"weight": [1.0, 2.0, 0.5]})
@@ -70,6 +70,6 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
         ("ab", "weights must be a list of numbers or null, got 'ab'"),
     ],
 )
-def test_weights_that_cannot_be_used_are_named(weights, message):
+def test_invalid_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         check(weights=weights, n_sources=2)
