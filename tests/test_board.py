@@ -49,14 +49,14 @@ def shown(*records):
     return [(b.precision, [row.name for row in b.rows]) for b in boards_of(bare_runs(records))]
 
 
-def test_runs_evaluated_in_another_precision_have_a_board_of_their_own():
+def test_runs_in_another_precision_have_a_separate_board():
     assert shown(TIES, record("sce", **ON_GPU)) == [
         ("bfloat16", ["sce"]),
         ("float32", ["ties"]),
     ]
 
 
-def test_an_unmerged_model_stands_on_the_board_of_its_precision():
+def test_unmerged_models_are_on_the_board_of_their_precision():
     gpu = record("sce", **ON_GPU)
     assert shown(TIES, gpu, unmerged()) == [
         ("bfloat16", ["sce"]),
@@ -65,7 +65,7 @@ def test_an_unmerged_model_stands_on_the_board_of_its_precision():
     assert shown(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
 
 
-def test_what_was_not_evaluated_stands_on_the_first_board_of_its_models_and_suite():
+def test_unevaluated_runs_are_on_the_first_board_of_their_models_and_suite():
     failed = record("dare", status="failed", error="no", scores={}, evaluation_cost=None)
     assert shown(TIES, failed) == [("float32", ["ties", "dare"])]
     gpu = record("sce", **ON_GPU)
@@ -76,7 +76,7 @@ def test_what_was_not_evaluated_stands_on_the_first_board_of_its_models_and_suit
     ]  # fmt: skip
 
 
-def test_the_title_names_a_precision_that_is_not_the_usual_one():
+def test_board_title_has_a_precision_other_than_float32():
     text = to_markdown(boards_of(bare_runs([TIES, record("sce", **ON_GPU)])))
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
@@ -93,7 +93,7 @@ def test_the_title_names_a_precision_that_is_not_the_usual_one():
         ({"lm_eval": "1", "limit": 8}, "by lm-eval 1, the first 8 documents of each task. "),
     ],
 )
-def test_the_header_states_the_contract_as_far_as_the_records_do(more, told):
+def test_board_header_has_precision_lm_eval_version_and_limit(more, told):
     assert told in to_markdown(
         boards_of(bare_runs([replace(TIES, suite=replace(TIES.suite, more=more))]))
     )
@@ -110,23 +110,23 @@ def settings(*records):
     ]
 
 
-def test_one_of_several_settings_on_the_test_split_is_marked():
+def test_several_settings_on_the_test_split_are_marked():
     assert settings(*tried("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
     assert settings(*tried("test", 1)) == [[""]]
 
 
-def test_settings_on_two_boards_of_one_question_are_marked_on_both():
+def test_settings_tried_on_two_boards_are_marked_on_both():
     first, second = tried("test", 1, 2)
     limited = replace(second.suite, fingerprint="limited")
     assert settings(first, replace(second, suite=limited)) == [["†"], ["†"]]
 
 
-def test_the_setting_that_validation_chose_is_not_marked_nor_are_validation_runs():
+def test_setting_chosen_on_validation_is_not_marked():
     found = [*tried("test", 1, 2), *tried("validation", 1), *tried("validation", 2, value=0.9)]
     assert settings(*found) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
 
 
-def test_the_mark_is_explained_and_in_the_csv_a_column():
+def test_mark_has_a_footnote_and_a_csv_column():
     found = [*tried("test", 1, 2), *tried("validation", 2), SCE]
     text = to_markdown(boards_of(bare_runs(found)))
     assert text.count(TUNED_ON_TEST) == 1
@@ -140,7 +140,7 @@ def test_the_mark_is_explained_and_in_the_csv_a_column():
     }  # fmt: skip
 
 
-def test_a_record_changes_only_the_board_it_stands_on():
+def test_new_record_changes_only_its_own_board():
     parts = to_markdown(boards_of(bare_runs([TIES, *tried("validation", 1)]))).split("\n## ")
     more = to_markdown(boards_of(bare_runs([TIES, SCE, *tried("validation", 1)]))).split(
         "\n## "
