@@ -113,7 +113,7 @@ def ink_of_figures(page):
     return page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
 
 
-def test_the_page_loads_with_every_board_and_figure(page):
+def test_page_loads_every_board_and_figure(page):
     assert page.title() == "Leaderboard"
     assert methods(page) == ["zoo", "seme", "sce", "ties", "dare"]
     assert page.locator("section:visible").count() == 3
@@ -121,14 +121,14 @@ def test_the_page_loads_with_every_board_and_figure(page):
     assert page.locator("#count").inner_text() == "6 of 6 merges"
 
 
-def test_numbers_sort_as_numbers_and_rows_without_one_stay_last(page):
+def test_columns_sort_numerically_with_missing_values_last(page):
     sort_by(page, "merge s")  # 10 is after 9; the first click on a cost is rising
     assert methods(page) == ["sce", "ties", "seme", "zoo", "dare"]
     sort_by(page, "merge s")
     assert methods(page) == ["seme", "ties", "sce", "zoo", "dare"]
 
 
-def test_the_first_click_on_a_score_puts_the_best_first_and_says_so(page):
+def test_first_click_on_a_score_sorts_descending_with_aria_sort(page):
     sort_by(page, "mean %")
     assert methods(page) == ["seme", "sce", "ties", "zoo", "dare"]
     head = page.locator(
@@ -137,7 +137,7 @@ def test_the_first_click_on_a_score_puts_the_best_first_and_says_so(page):
     assert head.all_inner_texts() == ["mean %"]
 
 
-def test_text_sorts_by_alphabet_and_the_keyboard_does_it_too(page):
+def test_text_sorts_alphabetically_by_keyboard(page):
     page.locator('section[data-pool="=zoo"][data-suite="=test"] thead button').first.focus()
     page.keyboard.press("Enter")
     assert methods(page) == ["dare", "sce", "seme", "ties", "zoo"]
@@ -153,21 +153,21 @@ def test_text_sorts_by_alphabet_and_the_keyboard_does_it_too(page):
         ({"pool": "alps", "suite": "validation"}, 0, 0),
     ],
 )
-def test_filters_leave_what_they_name(page, filters, boards, count):
+def test_filters_select_pool_suite_and_method(page, filters, boards, count):
     for name, value in filters.items():
         page.locator(f"#filter-{name}").select_option(value)
     assert page.locator("section:visible").count() == boards
     assert page.locator("#count").inner_text() == f"{count} of 6 merges"
 
 
-def test_a_method_is_shown_beside_the_unmerged_models_unless_they_are_left_out(page):
+def test_method_filter_keeps_unmerged_models_unless_unchecked(page):
     page.locator("#filter-method").select_option("seme")
     assert methods(page) == ["zoo", "seme"]
     page.locator("#filter-unmerged").uncheck()
     assert methods(page) == ["seme"]
 
 
-def test_a_row_opens_and_closes_and_its_details_move_with_it(page):
+def test_details_expand_collapse_and_move_with_their_row(page):
     row = page.locator("tbody", has=page.get_by_role("button", name="seme"))
     assert not row.get_by_text("condition").is_visible()
     row.get_by_role("button").click()
@@ -178,13 +178,13 @@ def test_a_row_opens_and_closes_and_its_details_move_with_it(page):
     assert not row.get_by_text("condition").is_visible()
 
 
-def test_texts_of_records_run_nothing(page):
+def test_record_texts_are_not_executed(page):
     page.get_by_role("button", name="dare").click()
     assert page.locator("pre").inner_text() == EVIL
     assert page.title() == "Leaderboard"
 
 
-def test_the_page_follows_the_systems_theme_until_the_button_is_pressed(page):
+def test_theme_follows_the_system_until_toggled(page):
     light = ground(page), ink_of_figures(page)
     page.emulate_media(color_scheme="dark")
     dark = ground(page), ink_of_figures(page)
@@ -197,7 +197,7 @@ def test_the_page_follows_the_systems_theme_until_the_button_is_pressed(page):
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1300])
-def test_only_the_table_scrolls_sideways_and_the_method_stays_in_sight(page, width):
+def test_only_the_table_scrolls_horizontally_with_a_sticky_method_column(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.get_by_role("button", name="seme").click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -210,7 +210,7 @@ def test_only_the_table_scrolls_sideways_and_the_method_stays_in_sight(page, wid
     assert table.locator(".sections:visible").bounding_box()["width"] <= width
 
 
-def test_texts_of_a_figure_do_not_overlap(page):
+def test_figure_labels_do_not_overlap(page):
     for figure in page.locator("figure svg").all():
         boxes = [text.bounding_box() for text in figure.locator("text").all()]
         level = [b for b in boxes if b["height"] < 16]  # the turned ones aside
