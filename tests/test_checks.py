@@ -15,7 +15,7 @@ from seme.checks import (
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, "0.5", None, True])
-def test_a_share_is_a_number_above_zero_and_up_to_one(value):
+def test_share_must_be_in_the_unit_interval_without_zero(value):
     with pytest.raises(ValueError, match=r"tau must be in \(0, 1\], got "):
         check_share("tau", value)
     check_share("tau", 1)
@@ -23,21 +23,21 @@ def test_a_share_is_a_number_above_zero_and_up_to_one(value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, True, 10**400])
-def test_a_scale_is_a_finite_number(value):
+def test_scale_must_be_finite(value):
     with pytest.raises(ValueError, match="lam must be a finite number, got "):
         check_finite("lam", value)
     check_finite("lam", -2)
 
 
 @pytest.mark.parametrize("value", [-1e-9, math.inf, math.nan, True])
-def test_a_finite_number_may_have_a_least_value(value):
+def test_finite_number_respects_its_minimum(value):
     with pytest.raises(ValueError, match="d must be a finite number of at least 0, got "):
         check_finite("d", value, least=0)
     check_finite("d", 0.0, least=0)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, "0", None, False])
-def test_a_number_of_an_interval_may_be_either_end(value):
+def test_closed_interval_includes_both_ends(value):
     with pytest.raises(ValueError, match=r"t must be in \[0, 1\], got "):
         check_between("t", value, 0, 1)
     check_between("t", 0, 0, 1)
@@ -45,20 +45,20 @@ def test_a_number_of_an_interval_may_be_either_end(value):
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, "1", None, True])
-def test_a_whole_number_is_no_float_and_no_boolean(value):
+def test_whole_number_refuses_floats_and_booleans(value):
     with pytest.raises(ValueError, match="n must be a whole number of at least 0, got "):
         check_whole("n", value, least=0)
     check_whole("n", 0, least=0)
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", None, math.nan])
-def test_a_switch_is_true_or_false(value):
+def test_switch_must_be_boolean(value):
     with pytest.raises(ValueError, match="x must be true or false, got "):
         check_switch("x", value)
     check_switch("x", False)
 
 
-def test_choices_are_listed_in_order():
+def test_invalid_choice_lists_the_choices_sorted():
     with pytest.raises(ValueError, match="scope must be one of a, b, got 'c'"):
         check_choice("scope", "c", {"b", "a"})
     check_choice("scope", "a", {"b", "a"})
