@@ -44,7 +44,7 @@ def comparison(first, second, p_holm, difference=0.01):
     )  # fmt: skip
 
 
-def test_the_overall_mean_counts_each_domain_once():
+def test_overall_mean_weighs_domains_equally():
     found = Panel(
         runs=("ties",),
         domains={"a": "code", "b": "code", "c": "french"},
@@ -56,13 +56,13 @@ def test_the_overall_mean_counts_each_domain_once():
     assert overall(found.observed())["ties"] == 0.625  # ((0.5 + 0) / 2 + 1) / 2
 
 
-def test_a_difference_is_first_minus_second_whatever_the_size_of_the_tasks():
+def test_difference_is_first_minus_second_with_equal_task_weights():
     # task means 1 - 0.5 and 0.25 - 0.5, each counting once
     found = only(panel([[1, 1], [1, 0]], [[1, 0, 0, 0], [1, 1, 0, 0]]))
     assert found.difference.value == pytest.approx((0.5 - 0.25) / 2)
 
 
-def test_the_bootstrap_error_is_that_of_the_paired_differences():
+def test_bootstrap_error_is_of_paired_differences():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(2, 100))
     tasks = [np.stack([row, row + rng.normal(scale=0.1, size=100)]) for row in shared]
@@ -73,24 +73,24 @@ def test_the_bootstrap_error_is_that_of_the_paired_differences():
     assert found.high - found.low == pytest.approx(3.92 * found.difference.stderr, rel=0.05)
 
 
-def test_a_run_that_is_never_behind_wins_with_certainty_and_the_other_never():
+def test_dominating_run_has_win_probability_one():
     ahead = panel([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0]])
     assert only(ahead).probability == 1.0
     assert compare(ahead, [("sce", "ties")], n_resamples=100, seed=0)[0].probability == 0.0
 
 
-def test_equal_runs_win_half_of_the_time():
+def test_equal_runs_have_win_probability_one_half():
     found = only(panel([[0.1, 0.7], [0.1, 0.7]]))
     assert (found.probability, found.p_value, found.low, found.high) == (0.5, 1.0, 0.0, 0.0)
 
 
-def test_ties_between_resamples_count_half():
+def test_tied_resamples_count_half():
     # a draw of 2 documents has the difference -1, 0 or 1 in a quarter, half, a quarter
     found = only(panel([[1.0, 0.0], [0.0, 1.0]]), n_resamples=4000)
     assert found.probability == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_chance_of_winning_is_the_normal_one_for_many_documents():
+def test_win_probability_is_normal_for_many_documents():
     # mean of the differences one standard error above zero: Phi(1) = 0.841
     values = np.random.default_rng(1).normal(size=400)
     values = (values - values.mean()) / values.std() + 1 / 20
@@ -98,7 +98,7 @@ def test_the_chance_of_winning_is_the_normal_one_for_many_documents():
     assert found.probability == pytest.approx(0.841, abs=0.02)
 
 
-def test_p_values_are_corrected_for_the_pairs_compared_together():
+def test_p_values_are_holm_corrected_over_compared_pairs():
     rng = np.random.default_rng(2)
     found = panel(rng.normal(size=(3, 30)) + np.array([[1], [0], [0]]), runs=("a", "b", "c"))
     raw = compare(found, [("a", "b"), ("a", "c"), ("b", "c")], n_resamples=2000, seed=0)
@@ -113,7 +113,7 @@ def test_p_values_are_corrected_for_the_pairs_compared_together():
     assert largest.p_holm == pytest.approx(max(middle.p_holm, largest.p_value))
 
 
-def test_an_interval_covers_the_truth_in_95_of_100_simulated_benchmarks():
+def test_confidence_interval_has_95_percent_coverage():
     # two tasks of 50 and 80 skewed, correlated documents; the true difference is 0.1
     rng = np.random.default_rng(5)
     covered = 0
@@ -128,7 +128,7 @@ def test_an_interval_covers_the_truth_in_95_of_100_simulated_benchmarks():
     assert abs(covered / 300 - 0.95) < 3 * binomial_error
 
 
-def test_the_significant_are_as_rare_as_they_should_be_when_nothing_differs():
+def test_family_wise_error_rate_is_at_most_5_percent():
     # family-wise: among 4 equal runs, some pair is called different in at most 5 % of benchmarks
     rng = np.random.default_rng(6)
     pairs = list(itertools.combinations("abcd", 2))
@@ -140,7 +140,7 @@ def test_the_significant_are_as_rare_as_they_should_be_when_nothing_differs():
     assert alarms / 200 < 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
 
 
-def test_a_pair_has_the_same_numbers_whatever_else_is_compared():
+def test_comparison_of_a_pair_is_independent_of_other_pairs():
     rng = np.random.default_rng(7)
     totals = rng.integers(0, 2, (3, 40))
     alone = only(panel(totals[:2]))
@@ -154,7 +154,7 @@ def test_a_pair_has_the_same_numbers_whatever_else_is_compared():
 
 
 @pytest.mark.slow
-def test_a_hundred_and_twenty_pairs_take_seconds():
+def test_comparing_120_pairs_takes_under_10_seconds():
     rng = np.random.default_rng(8)
     runs = tuple(f"r{i}" for i in range(16))
     found = panel(*rng.integers(0, 2, (12, 16, 200)), runs=runs)
@@ -164,13 +164,13 @@ def test_a_hundred_and_twenty_pairs_take_seconds():
     assert time.perf_counter() - start < 10
 
 
-def test_as_many_resamples_as_one_of_the_tests_needs_to_be_significant():
+def test_resample_count_allows_significance_after_correction():
     assert [resamples_for(n) for n in (0, 1, 499, 500, 2000)] == [10_000] * 3 + [10_001, 40_001]
     n = resamples_for(2000)
     assert 2000 / (n + 1) < LEVEL
 
 
-def test_the_chances_of_winning_are_those_of_the_comparisons():
+def test_win_probabilities_equal_pairwise_comparisons():
     rng = np.random.default_rng(11)
     found = panel(rng.integers(0, 2, (4, 40)), rng.normal(size=(4, 30)), runs=tuple("abcd"))
     chances = win_probabilities(found, ["c", "a"], ["b", "d"], n_resamples=500, seed=3)
@@ -180,7 +180,7 @@ def test_the_chances_of_winning_are_those_of_the_comparisons():
     assert [chances[a][b] for a, b in pairs] == [c.probability for c in compared]
 
 
-def test_the_chances_of_winning_do_not_depend_on_the_blocks_they_are_counted_in(monkeypatch):
+def test_win_probabilities_do_not_depend_on_the_block_size(monkeypatch):
     found = panel([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]], runs=tuple("abc"))
     whole = win_probabilities(found, ["a", "b"], ["c"], n_resamples=101, seed=0)
     monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 4 * 7)
@@ -188,28 +188,28 @@ def test_the_chances_of_winning_do_not_depend_on_the_blocks_they_are_counted_in(
     assert 0.5 < whole["a"]["c"] < 1
 
 
-def test_without_a_rival_there_is_no_chance_of_winning():
+def test_win_probabilities_without_rivals_are_empty():
     found = panel([[1, 0], [0, 1]])
     assert win_probabilities(found, ["ties"], [], n_resamples=10, seed=0) == {"ties": {}}
 
 
-def test_a_rival_that_is_not_on_the_panel_is_named():
+def test_unknown_rival_is_refused():
     found = panel([[1, 0], [0, 1]])
     with pytest.raises(ValueError, match=r"runs are \['sce', 'ties'\], got \['dare'\]"):
         win_probabilities(found, ["ties"], ["dare"], n_resamples=10, seed=0)
 
 
-def test_the_best_run_has_the_highest_overall_mean_and_the_first_of_equals_is_taken():
+def test_best_run_is_the_first_with_the_highest_overall_mean():
     found = panel([[0, 0], [1, 0], [0, 1]], runs=("ties", "sce", "dare"))
     assert best_of(found, ["ties", "dare", "sce"]) == "dare"
 
 
-def test_a_corrected_p_value_at_the_level_is_no_difference():
+def test_corrected_p_value_must_be_below_the_level():
     assert not comparison("a", "b", 0.05).differs
     assert comparison("a", "b", 0.0499).differs
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_what_is_shown_as_no_difference_is_not_called_one_however_certain(sign):
+def test_differences_below_display_precision_do_not_differ(sign):
     assert not comparison("a", "b", 0.0001, difference=4e-5 * sign).differs
     assert comparison("a", "b", 0.0001, difference=6e-5 * sign).differs
