@@ -23,7 +23,7 @@ def two(make_llama, tmp_path):
     return opened
 
 
-def test_models_that_agree_raise_no_warning(two):
+def test_equal_configs_have_no_differences(two):
     pivot, source = two()
     assert tolerated_differences(pivot, [source, source]) == []
     assert differences(pivot, source) == []
@@ -38,14 +38,14 @@ def test_models_that_agree_raise_no_warning(two):
         ({"head_dim": 4}, "config.json: head_dim: 8 expected, 4 found"),
     ],
 )
-def test_tensors_of_one_shape_but_of_other_heads_are_refused(two, change, message):
+def test_different_head_counts_are_refused(two, change, message):
     pivot, source = two(**change)
     with pytest.raises(CheckpointMismatchError, match=message) as caught:
         demand_same_tensors(pivot, [pivot, source])
     assert f"source 1 ({source.path})" in str(caught.value)
 
 
-def test_heads_that_are_not_stated_follow_from_the_others(two):
+def test_missing_head_entries_are_derived(two):
     # width 16 in 2 heads of 8; as many key and value heads as heads
     pivot, source = two(head_dim=None)
     assert differences(pivot, source) == []
@@ -64,14 +64,14 @@ def test_heads_that_are_not_stated_follow_from_the_others(two):
         ({"model_type": None}, "model_type: llama expected, nothing found"),
     ],
 )
-def test_another_rotary_embedding_or_activation_is_warned_about(two, change, line):
+def test_different_rope_or_activation_is_a_warning(two, change, line):
     pivot, source = two({"rope_parameters": None}, **change)
     assert tolerated_differences(pivot, [source]) == [
         f"source 0 ({source.path}): config.json: {line}"
     ]
 
 
-def test_the_rotary_embedding_reads_alike_in_old_and_new_files(two):
+def test_old_and_new_rope_entries_are_equal(two):
     old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
     new = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
     pivot, source = two({**old, "rope_parameters": None})
@@ -81,7 +81,7 @@ def test_the_rotary_embedding_reads_alike_in_old_and_new_files(two):
     assert tolerated_differences(pivot, [open_checkpoint(source.path, root=source.path)]) == []
 
 
-def test_the_language_part_of_a_model_of_text_and_images_is_compared(two):
+def test_nested_text_config_is_compared(two):
     nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 2}}
     pivot, source = two(nested, text_config={"num_attention_heads": 4})
     with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
