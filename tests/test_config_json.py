@@ -5,7 +5,7 @@ import pytest
 from seme.architecture.config_json import count, setting
 
 
-def test_a_setting_goes_by_the_first_name_that_is_not_null():
+def test_setting_takes_the_first_key_that_is_not_null():
     assert setting({"a": None, "b": 2, "c": 3}, "a", "b", "c") == 2
     with pytest.raises(
         ValueError, match=r"llama model must say a or b, got only \['a', 'model"
@@ -14,6 +14,6 @@ def test_a_setting_goes_by_the_first_name_that_is_not_null():
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.0, "2", True])
-def test_a_count_that_is_no_positive_integer_is_shown(number):
+def test_count_must_be_a_positive_integer(number):
     with pytest.raises(ValueError, match=rf"integer of at least 1 for n_layer, got {number!r}"):
         count({"n_layer": number}, "n_layer")
