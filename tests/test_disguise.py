@@ -16,7 +16,7 @@ def models(tmp_path, capsys):
     return base, copy
 
 
-def test_the_copy_computes_the_same_from_other_numbers(models):
+def test_disguised_copy_has_equal_logits_and_other_weights(models):
     base, copy = models
     torch.testing.assert_close(logits_at(copy), logits_at(base), atol=1e-4, rtol=0)
     first, second = (open_checkpoint(folder, root=folder) for folder in models)
