@@ -55,7 +55,7 @@ def bound(function, **settings):
     return functools.partial(function, **settings)
 
 
-def test_every_tensor_is_merged_and_counted(model, merge):
+def test_merge_report_counts_tensors_and_bytes(model, merge):
     pivot = model("p", {"a": [0.0, 0.0], "b": [[1.0]]})
     one, two = (
         model("1", {"a": [1.0, 2.0], "b": [[3.0]]}),
@@ -70,7 +70,7 @@ def test_every_tensor_is_merged_and_counted(model, merge):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_the_method_sees_float32_and_the_result_has_the_dtype_of_the_pivot(model, merge, dtype):
+def test_method_gets_float32_and_output_has_the_pivot_dtype(model, merge, dtype):
     def spy(pivot, sources, _site, /):
         assert {t.dtype for t in (pivot, *sources)} == {torch.float32}
         return sources[0]
@@ -83,7 +83,7 @@ def test_the_method_sees_float32_and_the_result_has_the_dtype_of_the_pivot(model
     assert merged["a"].tolist() == [0.5, 1.0]
 
 
-def test_the_result_is_rounded_once_and_the_loss_reported(model, merge):
+def test_result_is_rounded_once_with_reported_loss(model, merge):
     # exact 257 lies between bfloat16's 256 and 258: 1 of a change of 257 - 256 = 1 is lost
     pivot = model("p", {"a": torch.tensor([256.0]).bfloat16()})
     merged, report = merge(bound(step, lam=0.5), pivot, model("s", {"a": [258.0]}))
@@ -92,7 +92,7 @@ def test_the_result_is_rounded_once_and_the_loss_reported(model, merge):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_merging_a_model_with_itself_returns_it_bit_for_bit(make_llama, merge, tmp_path, dtype):
+def test_model_averaged_with_itself_is_bit_identical(make_llama, merge, tmp_path, dtype):
     llama = open_checkpoint(make_llama(tmp_path / "llama", 3, dtype=dtype), root=tmp_path)
     merged, report = merge(bound(mean), llama, llama, llama)
     assert all(torch.equal(merged[name], llama.read(name)) for name in llama.names)
@@ -100,7 +100,7 @@ def test_merging_a_model_with_itself_returns_it_bit_for_bit(make_llama, merge, t
     assert report.rounding_loss == 0.0
 
 
-def test_transformers_loads_a_merge_with_every_key_in_place(make_llama, merge, tmp_path):
+def test_transformers_loads_a_merge_without_missing_keys(make_llama, merge, tmp_path):
     pivot, source = (
         open_checkpoint(make_llama(tmp_path / str(seed), seed), root=tmp_path)
         for seed in (0, 1)
@@ -128,7 +128,7 @@ def test_sharded_models_merge_like_single_files(make_llama, merge, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_draws_depend_on_seed_and_tensor_not_on_what_else_is_merged(model, merge):
+def test_random_masks_depend_only_on_seed_and_tensor_name(model, merge):
     pivot = model("p", {name: torch.zeros(4) for name in "abc"})
     everything, _ = merge(bound(noise), pivot, pivot, folder="1")
     alone, _ = merge(bound(noise), pivot, pivot, folder="2", include=["c"])
@@ -138,7 +138,7 @@ def test_draws_depend_on_seed_and_tensor_not_on_what_else_is_merged(model, merge
     assert not torch.equal(everything["c"], reseeded["c"])
 
 
-def test_the_preparation_reaches_the_method_through_its_site(model, merge):
+def test_site_carries_the_prepared_values(model, merge):
     source = model("s", {"a": [1.0, 2.0], "b": [4.0]})
     merged, report = merge(
         bound(fill, lam=2.0), model("p", {"a": [0.0, 0.0], "b": [0.0]}), source
@@ -148,7 +148,7 @@ def test_the_preparation_reaches_the_method_through_its_site(model, merge):
     assert report.bytes_read == 2 * (12 + 12)
 
 
-def test_what_is_not_merged_is_copied_from_the_pivot_with_a_reason(model, merge):
+def test_unmerged_tensors_are_copied_from_the_pivot_with_a_reason(model, merge):
     ones = {name: torch.ones(1) for name in ("a.weight", "a.bias", "b.weight")}
     pivot = model("p", {**ones, "n": torch.tensor(3), "on": torch.tensor(True)})
     source = model(
@@ -175,7 +175,7 @@ def test_what_is_not_merged_is_copied_from_the_pivot_with_a_reason(model, merge)
     }
 
 
-def test_a_head_tied_to_the_embedding_is_written_once_and_reported(model, merge):
+def test_tied_lm_head_is_written_once(model, merge):
     tied = '{"tie_word_embeddings": true}'
     weights = {"embed_tokens.weight": torch.ones(2, 2)}
     pivot = model("p", {**weights, "lm_head.weight": torch.ones(2, 2)}, tied)
@@ -186,9 +186,7 @@ def test_a_head_tied_to_the_embedding_is_written_once_and_reported(model, merge)
     }
 
 
-def test_the_output_dtype_is_that_of_all_tensors_and_of_the_configuration(
-    model, merge, tmp_path
-):
+def test_output_dtype_applies_to_all_tensors_and_the_config(model, merge, tmp_path):
     pivot = model("p", {"a": [1.0], "b": [1.0], "n": torch.tensor(1)}, '{"dtype": "float32"}')
     merged, _ = merge(bound(mean), pivot, pivot, dtype=torch.bfloat16, exclude=["b"])
     assert [merged[name].dtype for name in "abn"] == [
@@ -231,7 +229,7 @@ for name, method in methods.items():
 """
 
 
-def test_merging_takes_no_more_memory_than_the_budget(model, tmp_path, repository):
+def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     sizes = {"a": 21_000_000, "b": 9_000_000, "c": 9_000_000}  # 78 MB a model, 156 in float32
     rng = torch.Generator().manual_seed(0)
     for name in ("p", "s", "t"):
