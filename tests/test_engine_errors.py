@@ -38,7 +38,7 @@ def test_a_pattern_that_matches_nothing_is_refused(model, merge, pattern):
         merge(bound(mean), pivot, pivot, **{pattern: ["a.wieght"]})
 
 
-def test_excluding_everything_is_refused(model, merge):
+def test_excluding_every_tensor_is_refused(model, merge):
     pivot = model("p", {"a": [1.0]})
     with pytest.raises(ValueError, match=r"no tensor of .* is left to merge"):
         merge(bound(mean), pivot, pivot, exclude=["*"])
@@ -58,7 +58,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("message", MISFITS)
-def test_a_source_that_does_not_fit_is_named_with_its_tensors(model, merge, tmp_path, message):
+def test_mismatched_source_is_refused_with_its_tensors(model, merge, tmp_path, message):
     pivot, fits = (
         model("p", {"a": [0.0, 0.0], "b": [0.0]}),
         model("s", {"a": [1.0, 1.0], "b": [1.0]}),
@@ -74,7 +74,7 @@ def test_a_source_that_does_not_fit_is_named_with_its_tensors(model, merge, tmp_
 
 
 @pytest.mark.parametrize(("n_misfits", "rest"), [(5, ""), (9, "\n  and 4 more")])
-def test_of_many_misfits_the_first_five_are_named(model, merge, n_misfits, rest):
+def test_first_five_mismatches_are_listed(model, merge, n_misfits, rest):
     names = [f"t{i}" for i in range(n_misfits)]
     pivot = model("p", {name: [1.0] for name in names})
     source = model("s", {name: [1.0, 1.0] for name in names})
@@ -85,7 +85,7 @@ def test_of_many_misfits_the_first_five_are_named(model, merge, n_misfits, rest)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_source_that_is_not_finite_is_named_and_leaves_nothing(model, merge, tmp_path, value):
+def test_non_finite_source_is_refused_and_leaves_no_files(model, merge, tmp_path, value):
     pivot, sick = model("p", {"a": [1.0], "b": [1.0]}), model("s", {"a": [1.0], "b": [value]})
     with pytest.raises(
         ValueError, match=r"b of source 1 \(.*/s\) holds NaN or an inf"
@@ -95,7 +95,7 @@ def test_a_source_that_is_not_finite_is_named_and_leaves_nothing(model, merge, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
 
 
-def test_a_pivot_that_is_not_finite_is_named_even_where_it_is_copied(model, merge):
+def test_non_finite_copied_pivot_tensor_is_refused(model, merge):
     pivot = model("p", {"a": [1.0], "b": [float("nan")]})
     with pytest.raises(ValueError, match=r"b of the pivot \(.*/p\) holds NaN"):
         merge(bound(mean), pivot, pivot, exclude=["b"])
@@ -128,28 +128,28 @@ def is_interrupted(pivot, _sources, site, /):
         (is_interrupted, KeyboardInterrupt, "by the user"),
     ],
 )
-def test_a_method_that_fails_leaves_no_folder(model, merge, tmp_path, method, error, message):
+def test_failing_method_leaves_no_folder(model, merge, tmp_path, method, error, message):
     pivot = model("p", {"a": [1.0, 1.0], "b": [1.0, 1.0]})
     with pytest.raises(error, match=message):
         merge(bound(method), pivot, pivot)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_report_that_fails_leaves_no_folder(model, merge, tmp_path):
+def test_failing_diagnostics_leave_no_folder(model, merge, tmp_path):
     pivot = model("p", {"a": [1.0]})
     with pytest.raises(TypeError):
         merge(bound(fill), pivot, pivot)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_result_too_large_for_the_output_dtype_is_refused(model, merge):
+def test_overflow_of_the_output_dtype_is_refused(model, merge):
     pivot = model("p", {"a": [1e5]})
     with pytest.raises(ValueError, match=r"too large for torch\.float16") as error:
         merge(bound(mean), pivot, pivot, dtype=torch.float16)
     assert error.value.__notes__ == ["while merging a with shape (1,)"]
 
 
-def test_a_destination_that_exists_is_refused_before_anything_is_read(model, merge, tmp_path):
+def test_existing_destination_is_refused_before_reading(model, merge, tmp_path):
     (tmp_path / "merged").mkdir()
     pivot = model("p", {"a": [1.0]})
     with pytest.raises(ValueError, match="merged already exists"):
