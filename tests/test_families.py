@@ -10,7 +10,7 @@ SUPPORTED = sorted({**DENSE, **MIXTURES})
 
 
 @pytest.mark.parametrize("model_type", ["bert", None])
-def test_an_unknown_architecture_is_refused_with_the_supported_ones_sorted(model_type):
+def test_unknown_model_type_lists_the_supported_ones(model_type):
     with pytest.raises(
         ValueError, match=r"\['gemma2', 'gemma3_text', .*'qwen3_moe'\], got"
     ) as e:
@@ -18,7 +18,7 @@ def test_an_unknown_architecture_is_refused_with_the_supported_ones_sorted(model
     assert str(SUPPORTED) in str(e.value)
 
 
-def test_a_language_model_nested_in_a_larger_one_is_to_be_saved_alone():
+def test_nested_text_config_is_refused():
     with pytest.raises(
         ValueError, match=r"gemma3 model nests .* text_config: save that part al"
     ):
@@ -28,7 +28,7 @@ def test_a_language_model_nested_in_a_larger_one_is_to_be_saved_alone():
 @pytest.mark.parametrize(
     "scale", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}]
 )
-def test_attention_scaled_by_depth_or_not_at_all_is_refused(scale):
+def test_unsupported_gpt2_attention_scaling_is_refused(scale):
     config = {"model_type": "gpt2", "n_layer": 2}
     with pytest.raises(ValueError, match="gpt2 model must scale attention by its heads' dimen"):
         family_of({**config, **scale})
@@ -36,7 +36,7 @@ def test_attention_scaled_by_depth_or_not_at_all_is_refused(scale):
     assert family_of({**config, **said}).n_layers == 2
 
 
-def test_the_config_says_whether_blocks_are_parallel_and_the_head_is_tied():
+def test_config_sets_parallel_blocks_and_tied_head():
     neox = {"model_type": "gpt_neox", **LAYERS}
     assert family_of(neox).parallel
     assert not family_of({**neox, "use_parallel_residual": False}).parallel
@@ -44,19 +44,19 @@ def test_the_config_says_whether_blocks_are_parallel_and_the_head_is_tied():
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_config_that_does_not_say_is_tied_only_in_gemma_and_gpt2(model_type):
+def test_head_is_tied_by_default_only_in_gemma_and_gpt2(model_type):
     family = family_of({"model_type": model_type, **LAYERS})
     assert family.tied == (model_type in ("gemma2", "gemma3_text", "gpt2"))
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
-def test_only_the_sources_of_a_mixture_must_stand_in_its_frame(model_type):
+def test_only_mixtures_require_sources_in_the_pivot_frame(model_type):
     family = family_of({"model_type": model_type, "num_experts": 3, **LAYERS})
     assert (family.same_frame_only is not None) == (model_type in MIXTURES)
     assert family.n_experts == (3 if model_type in MIXTURES else 0)
 
 
-def test_what_differs_from_llama_stands_in_the_table():
+def test_families_differ_from_llama_as_published():
     families = {m: family_of({"model_type": m, "num_experts": 3, **LAYERS}) for m in SUPPORTED}
     gemmas = ["gemma2", "gemma3_text"]
     assert [m for m in SUPPORTED if families[m].norm == "layer"] == ["gpt2", "gpt_neox"]
@@ -69,7 +69,7 @@ def test_what_differs_from_llama_stands_in_the_table():
     assert [m for m in SUPPORTED if families[m].qk_norm == "all"] == ["olmo2"]
 
 
-def test_a_missing_or_tied_head_is_the_embedding():
+def test_missing_or_tied_lm_head_is_the_embedding():
     names = ["model.embed_tokens.weight", "model.norm.weight"]
     assert readout_of({}, names).tied
     assert readout_of({}, names).head == "model.embed_tokens.weight"
@@ -77,12 +77,12 @@ def test_a_missing_or_tied_head_is_the_embedding():
     assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
 
 
-def test_gemma_stores_its_gain_less_one():
+def test_gemma_gain_has_offset_one():
     names = ["model.embed_tokens.weight", "model.norm.weight"]
     assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
     assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
 
 
-def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
+def test_missing_lm_head_names_the_expected_tensors():
     with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
         readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
