@@ -40,7 +40,7 @@ def notes(error):
     return "\n".join(error.value.__notes__)
 
 
-def test_a_full_disk_is_told_with_the_tensor_and_leaves_nothing(pair, merge, tmp_path):
+def test_file_size_limit_names_the_output_and_leaves_no_files(pair, merge, tmp_path):
     # the system refuses to let any file grow beyond half of the output
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -55,9 +55,7 @@ def test_a_full_disk_is_told_with_the_tensor_and_leaves_nothing(pair, merge, tmp
     assert left(tmp_path) == ["p", "s"]
 
 
-def test_a_shard_that_cannot_be_opened_is_told_with_the_tensor(
-    pair, merge, tmp_path, monkeypatch
-):
+def test_unopenable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, monkeypatch):
     real, broken = os.open, str(tmp_path / "s")
 
     def failing(path, *arguments, **options):
@@ -72,7 +70,9 @@ def test_a_shard_that_cannot_be_opened_is_told_with_the_tensor(
     assert left(tmp_path) == ["p", "s"]
 
 
-def test_a_disk_that_fills_up_while_a_tensor_is_written(pair, merge, tmp_path, monkeypatch):
+def test_full_disk_is_reported_with_the_tensor_and_leaves_no_files(
+    pair, merge, tmp_path, monkeypatch
+):
     real = os.pwrite
 
     def filling(descriptor, data, offset):
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_while_a_tensor_is_written(pair, merge, tmp_path, m
     assert left(tmp_path) == ["p", "s"]
 
 
-def test_writes_that_take_only_part_of_the_bytes_are_continued(pair, merge, monkeypatch):
+def test_short_writes_are_continued(pair, merge, monkeypatch):
     whole, _ = merge(TIES, *pair, folder="whole")
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data[:9_999]), at))
@@ -96,9 +96,7 @@ def test_writes_that_take_only_part_of_the_bytes_are_continued(pair, merge, monk
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
-def test_a_shard_that_cannot_be_read_is_named_with_the_tensor(
-    pair, merge, tmp_path, monkeypatch
-):
+def test_unreadable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, monkeypatch):
     real, n_left = os.preadv, iter(range(5))
 
     def failing(descriptor, buffers, offset):
@@ -113,7 +111,7 @@ def test_a_shard_that_cannot_be_read_is_named_with_the_tensor(
     assert left(tmp_path) == ["p", "s"]
 
 
-def test_a_file_cut_short_after_it_was_opened_is_named_with_the_tensor(pair, merge, tmp_path):
+def test_file_truncated_after_opening_is_reported_with_the_tensor(pair, merge, tmp_path):
     file = tmp_path / "s" / "model.safetensors"
     os.truncate(file, file.stat().st_size - 5)
     with pytest.raises(ValueError, match=r"s/model.safetensors has become shorter") as error:
@@ -123,7 +121,7 @@ def test_a_file_cut_short_after_it_was_opened_is_named_with_the_tensor(pair, mer
 
 
 @pytest.mark.usefixtures("pair")
-def test_a_truncated_download_is_refused_at_opening(tmp_path):
+def test_truncated_file_is_refused_at_opening(tmp_path):
     file = tmp_path / "s" / "model.safetensors"
     os.truncate(file, file.stat().st_size - 5)
     with pytest.raises(ValueError, match=r"s/model.safetensors is truncated or damaged"):
@@ -141,7 +139,7 @@ def test_a_truncated_download_is_refused_at_opening(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("pair")
-def test_a_header_that_lies_is_refused_with_file_and_tensor(tmp_path, lie, told):
+def test_invalid_header_is_refused_with_file_and_tensor(tmp_path, lie, told):
     file = tmp_path / "s" / "model.safetensors"
     content = file.read_bytes()
     size = 8 + int.from_bytes(content[:8], "little")
@@ -188,7 +186,7 @@ KILLED = """
         ("fsync", 3, True),
     ],
 )
-def test_killed_at_any_moment_the_folder_is_absent_or_complete(
+def test_killed_merge_leaves_an_absent_or_complete_folder(
     pair, merge, repository: Path, tmp_path, call, n_before, whole
 ):
     # files are flushed, then the folder; then it is renamed, then its parent is flushed
