@@ -116,9 +116,7 @@ def log_probability(folder, context, continuation):
     return float(picked.sum())
 
 
-def test_multiple_choice_is_the_share_of_documents_whose_likeliest_choice_is_right(
-    make_model, tasks
-):
+def test_multiple_choice_accuracy_equals_hand_computed_likelihoods(make_model, tasks):
     folder = make_model(1)
     right = [
         max(range(3), key=lambda c: log_probability(folder, t, f" {CHOICES[c]}")) == i % 3
@@ -130,7 +128,7 @@ def test_multiple_choice_is_the_share_of_documents_whose_likeliest_choice_is_rig
     assert 0 < sum(right) < 5  # the seed is one that tells right from wrong
 
 
-def test_bits_per_byte_is_the_ratio_of_sums_over_documents(make_model, tasks):
+def test_bits_per_byte_is_a_ratio_of_sums(make_model, tasks):
     folder = make_model(1)
     logs = [log_probability(folder, "", text) for text in TEXTS]
     bits = -sum(logs) / math.log(2) / sum(len(text) for text in TEXTS)
@@ -155,7 +153,7 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     assert sum(values) < 5
 
 
-def test_a_second_model_in_the_same_process_gets_scores_of_its_own(make_model, tasks):
+def test_models_in_one_process_are_scored_independently(make_model, tasks):
     first, second = make_model(1), make_model(2)
     a, b, again = (run(folder, tasks, ROLL, PICK) for folder in (first, second, first))
     assert a.scores["roll"] != b.scores["roll"]
@@ -180,7 +178,7 @@ def test_split_and_limit_choose_the_documents(make_model, tasks):
         run(folder, tasks, ROLL, split="dev")
 
 
-def test_a_group_is_refused_so_that_no_score_counts_twice(make_model, tasks):
+def test_task_groups_are_refused(make_model, tasks):
     group = SuiteTask(task="both", metric="acc", domain="a", kind="generate", score="raw")
     with pytest.raises(ValueError, match="both is a group or tag: name its tasks"):
         run(make_model(1), tasks, PICK, group)
@@ -195,7 +193,7 @@ def test_a_group_is_refused_so_that_no_score_counts_twice(make_model, tasks):
         ("pick", "acc", "generate", "pick must be generate_until, it is multiple_choice"),
     ],
 )
-def test_a_task_that_does_not_fit_is_named(make_model, tasks, name, metric, kind, message):
+def test_mismatched_task_is_refused(make_model, tasks, name, metric, kind, message):
     task = SuiteTask(task=name, metric=metric, domain="a", kind=kind, score="raw")
     with pytest.raises(ValueError, match=message):
         run(make_model(1), tasks, task)
@@ -212,14 +210,14 @@ def test_an_untied_config_without_a_head_on_disk_is_refused(make_model):
         load_model(folder, device="cpu")
 
 
-def test_a_head_of_its_own_under_a_tied_config_is_refused(make_model):
+def test_separate_lm_head_under_a_tied_config_is_refused(make_model):
     folder = make_model(1)
     edit(folder / "config.json", tie_word_embeddings=True)
     with pytest.raises(ValueError, match="write tie_word_embeddings: false"):
         load_model(folder, device="cpu")
 
 
-def test_a_weight_that_is_not_a_number_is_refused(make_model):
+def test_nan_weight_is_refused(make_model):
     folder = make_model(1)
     model = LlamaForCausalLM.from_pretrained(folder)
     model.model.norm.weight.data[3] = math.nan
@@ -228,7 +226,7 @@ def test_a_weight_that_is_not_a_number_is_refused(make_model):
         load_model(folder, device="cpu")
 
 
-def test_a_qwen2_folder_keeps_the_tokenizer_that_its_files_describe(make_model):
+def test_qwen2_tokenizer_is_loaded_from_its_files(make_model):
     folder = make_model(1)
     edit(folder / "config.json", model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -240,13 +238,13 @@ def test_a_qwen2_folder_keeps_the_tokenizer_that_its_files_describe(make_model):
     assert automatic(text)["input_ids"] != own.encode(text).ids  # the trap is still there
 
 
-def test_an_evaluation_without_progress_says_nothing(make_model, tasks, capfd, caplog):
+def test_evaluation_without_progress_prints_nothing(make_model, tasks, capfd, caplog):
     run(make_model(1), tasks, PICK, ROLL, SAY)
     assert capfd.readouterr() == ("", "")
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
 
 
-def test_what_a_suite_does_not_say_is_the_tasks_own(make_model, tasks):
+def test_suite_entries_default_to_the_task_file(make_model, tasks):
     folder = make_model(1)
     plain = run(folder, tasks, *(SuiteTask(task=name) for name in ("pick", "say", "roll")))
     said = run(folder, tasks, PICK, SAY, ROLL)
@@ -265,9 +263,7 @@ def test_what_a_suite_does_not_say_is_the_tasks_own(make_model, tasks):
         (["first", "second"], "first"),
     ],
 )
-def test_the_strict_filter_counts_unless_the_suite_says_otherwise(
-    make_model, tmp_path, filters, expected
-):
+def test_strict_match_filter_is_the_default(make_model, tmp_path, filters, expected):
     lines = [f"  - {{name: {name}, filter: [{{function: take_first}}]}}" for name in filters]
     (tmp_path / "data.py").write_text(DATA)
     text = "\n".join([TASKS["say"], "filter_list:", *lines, ""])
@@ -276,7 +272,7 @@ def test_the_strict_filter_counts_unless_the_suite_says_otherwise(
     assert task.filter == expected
 
 
-def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
+def test_jinja_templates_score_as_plain_fields(make_model, tasks, tmp_path):
     (tmp_path / "data.py").write_text(DATA)
     text = TASKS["pick"].replace(": text", ": '{{text}}'").replace(": gold", ": '{{gold}}'")
     (tmp_path / "pick.yaml").write_text(text.replace(": choices", ": '{{choices}}'"))
@@ -284,7 +280,7 @@ def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
     assert run(folder, tmp_path, PICK) == run(folder, tasks, PICK)
 
 
-def test_data_that_cannot_be_read_are_an_error_that_names_the_task_and_the_switch(tmp_path):
+def test_unreadable_dataset_names_the_task_and_seme_online(tmp_path):
     text = TASKS["pick"].replace("custom_dataset: !function data.load", "dataset_path: no/such")
     (tmp_path / "pick.yaml").write_text(text)
     suite = Suite(name="s", include_path=tmp_path, tasks=(PICK,))
