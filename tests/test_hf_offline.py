@@ -11,7 +11,7 @@ ASK = (
 
 
 @pytest.mark.parametrize(("online", "told"), [(None, "True True"), ("1", "False False")])
-def test_hugging_faces_libraries_stay_offline_unless_asked(online, told, repository_root):
+def test_hugging_face_libraries_are_offline_unless_seme_online(online, told, repository_root):
     env = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")}
     env |= {} if online is None else {"SEME_ONLINE": online}
     out = subprocess.run(
