@@ -51,7 +51,7 @@ def test_a_mistyped_hyper_parameter_stops_before_a_model_is_opened(folder, monke
         make(folder, partial(ties.merge, density=0.1, lam=1.0))
 
 
-def test_a_value_out_of_range_stops_before_a_model_is_opened(folder, monkeypatch):
+def test_out_of_range_value_stops_before_a_model_is_opened(folder, monkeypatch):
     monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
     with pytest.raises(ValueError, match="tau must be"):
         make(folder, top={"tau": 2})
@@ -59,9 +59,7 @@ def test_a_value_out_of_range_stops_before_a_model_is_opened(folder, monkeypatch
         make(folder, partial(task_arithmetic.merge, lam=float("inf"), weights=None))
 
 
-def test_a_number_of_sources_that_does_not_fit_stops_before_a_model_is_opened(
-    folder, monkeypatch
-):
+def test_wrong_source_count_stops_before_a_model_is_opened(folder, monkeypatch):
     monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
     message = r"slerp\.merge merges exactly 1 source into the pivot, got 2"
     with pytest.raises(ValueError, match=message):
@@ -70,7 +68,7 @@ def test_a_number_of_sources_that_does_not_fit_stops_before_a_model_is_opened(
         make(folder, partial(average.merge, weights=[1.0, 2.0]))
 
 
-def test_a_pool_needs_a_pivot_and_sources_only(folder):
+def test_pool_requires_only_pivot_and_sources(folder):
     config = {**TOP, "models": {"pivot": "base", "sources": ["code"]}}
     job = job_from_config(config, "average", AVERAGE, root=folder)
     assert (job.pool, job.references) == ("custom: base + code", ())
@@ -80,9 +78,7 @@ def test_a_pool_needs_a_pivot_and_sources_only(folder):
         )
 
 
-def test_a_recorded_location_is_relative_to_the_repository_or_the_home(
-    folder, tmp_path, monkeypatch
-):
+def test_recorded_locations_are_relative_to_repository_or_home(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(folder / "code", tmp_path / "models" / "code")
     sources = ["~/models/code", str(tmp_path / "models" / "code"), str(folder / "french")]
@@ -93,7 +89,7 @@ def test_a_recorded_location_is_relative_to_the_repository_or_the_home(
     ]  # fmt: skip
 
 
-def test_the_record_says_which_models_took_part(folder):
+def test_described_models_have_names_locations_and_hashes(folder):
     revised = {"name": "Code", "location": "code"}
     models = make(folder, sources=[revised], references=["other"]).described_models()
     assert (models["pivot"]["name"], models["sources"][0]["name"]) == ("base", "Code")
@@ -101,7 +97,7 @@ def test_the_record_says_which_models_took_part(folder):
     assert len(models["sources"][0]["content_hash"]) == 32
 
 
-def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
+def test_adapter_can_be_a_source_but_not_the_pivot(folder):
     lora = write_adapter(folder / "base", pair())
     (source,) = make(folder, sources=[{"path_to_adapter": str(lora)}]).sources
     assert (source.name, source.location, source.revision) == ("adapter", "adapter", None)
@@ -113,7 +109,7 @@ def test_an_adapter_is_a_source_by_its_own_place_and_never_the_pivot(folder):
         make(folder, pivot={"path_to_adapter": str(lora)})
 
 
-def test_what_is_scored_of_an_adapter_is_a_model_with_its_change(folder, tmp_path):
+def test_adapter_source_is_written_as_a_full_model(folder, tmp_path):
     lora = write_adapter(folder / "base", pair())
     job = make(
         folder,
@@ -129,7 +125,7 @@ def test_what_is_scored_of_an_adapter_is_a_model_with_its_change(folder, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
 
 
-def test_an_entry_that_is_null_is_not_there(folder):
+def test_null_entries_are_ignored(folder):
     (source,) = make(folder, sources=[{"location": "code", "path_to_adapter": None}]).sources
     assert source.checkpoint.path == folder / "code"
 
@@ -142,7 +138,7 @@ def test_a_pool_without_a_name_is_named_after_its_models(folder):
     )
 
 
-def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
+def test_model_name_is_sanitised_for_file_names(folder):
     shutil.copytree(folder / "code", folder / "my code (v2)", dirs_exist_ok=True)
     assert make(folder, sources=["my code (v2)"]).sources[0].name == "my-code-v2-"
 
@@ -177,12 +173,12 @@ def test_a_folder_s_name_becomes_one_that_files_can_have(folder):
         ),
     ],
 )
-def test_a_pool_that_cannot_be_opened_says_why(folder, models, message):
+def test_invalid_pool_is_refused(folder, models, message):
     with pytest.raises(ValueError, match=message):
         make(folder, **models)
 
 
-def test_what_defines_the_numbers_defines_the_identity(folder):
+def test_identity_changes_with_method_seed_dtype_and_models(folder):
     first = make(folder).identity()
     scaled = partial(task_arithmetic.merge, lam=0.4, weights=None)
     others = [
@@ -200,14 +196,14 @@ def test_what_defines_the_numbers_defines_the_identity(folder):
     assert len({str(other) for other in others}) == len(others)
 
 
-def test_names_places_references_and_an_unused_tau_do_not_define_the_identity(folder, tmp_path):
+def test_identity_ignores_names_locations_references_and_unused_tau(folder, tmp_path):
     shutil.copytree(folder / "code", tmp_path / "moved")
     moved = {"name": "x", "location": str(tmp_path / "moved")}
     same = make(folder, sources=[moved], references=["other"], top={"tau": 0.7})
     assert same.identity() == make(folder).identity()
 
 
-def test_a_new_version_of_the_numbers_changes_the_identity(folder, monkeypatch):
+def test_identity_changes_with_numbers_version(folder, monkeypatch):
     before = make(folder).identity()
     monkeypatch.setattr(seme.job, "NUMBERS_VERSION", 10_000)
     assert {k for k, v in make(folder).identity().items() if v != before[k]} == {"numbers"}
