@@ -35,14 +35,14 @@ def disguise(request, tmp_path_factory) -> Disguise:
     return Disguise(pivot, disguised(pivot, folder / "twin"), logits_at(pivot))
 
 
-def test_a_model_in_disguise_computes_the_same_function_from_other_weights(disguise):
+def test_disguised_model_has_equal_logits_and_other_weights(disguise):
     torch.testing.assert_close(logits_at(disguise.twin), disguise.logits, **SAME_LOGITS)
     plain = folded(disguise.pivot)
     matrices = {n: t for n, t in tensors_of(disguise.twin).items() if t.dim() == 2}
     assert all((t - plain.read(n)).abs().max() > 0.1 for n, t in matrices.items())
 
 
-def test_a_plain_average_with_the_disguise_destroys_the_model(disguise, tmp_path):
+def test_averaging_with_the_disguised_copy_destroys_the_logits(disguise, tmp_path):
     plain, twin = folded(disguise.pivot), tensors_of(disguise.twin)
     average = {name: (plain.read(name) + twin[name]) / 2 for name in plain.names}
     broken = logits_at(written_tensors(average, plain.config, tmp_path / "average"))
@@ -50,7 +50,7 @@ def test_a_plain_average_with_the_disguise_destroys_the_model(disguise, tmp_path
 
 
 @pytest.mark.parametrize(("lam", "refine"), [(0.5, 0), (1.0, 2)])
-def test_merging_with_the_disguise_returns_the_model(disguise, lam, refine, tmp_path):
+def test_merge_with_the_disguised_copy_returns_the_model(disguise, lam, refine, tmp_path):
     merged(tmp_path / "merged", disguise.pivot, disguise.twin, lam=lam, refine=refine)
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
     plain, actual = folded(disguise.pivot), tensors_of(tmp_path / "merged")
@@ -59,12 +59,12 @@ def test_merging_with_the_disguise_returns_the_model(disguise, lam, refine, tmp_
         torch.testing.assert_close(tensor, plain.read(name), atol=1e-4, rtol=0.0, msg=name)
 
 
-def test_the_disguise_may_be_the_pivot_of_the_model_too(disguise, tmp_path):
+def test_merge_into_the_disguised_copy_keeps_the_logits(disguise, tmp_path):
     merged(tmp_path / "merged", disguise.twin, disguise.pivot)
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
 
 
-def test_with_a_disguise_a_source_in_the_pivots_frame_is_folded_too(disguise, tmp_path):
+def test_in_frame_source_is_folded_with_an_out_of_frame_source(disguise, tmp_path):
     pivot, twin = disguise.pivot, disguise.twin
     report = merged(tmp_path / "merged", pivot, pivot, twin, tau=0.3, refine=0)
     torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
@@ -73,7 +73,7 @@ def test_with_a_disguise_a_source_in_the_pivots_frame_is_folded_too(disguise, tm
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text", "gpt2"])
-def test_a_tied_pivot_gets_a_head_of_its_own_where_a_source_is_turned(model_type, tmp_path):
+def test_tied_pivot_is_untied_if_a_source_is_rotated(model_type, tmp_path):
     pivot = save_turnable(tmp_path / "pivot", model_type, tie_word_embeddings=True)
     twin = disguised(pivot, tmp_path / "twin")
     merged(tmp_path / "merged", pivot, twin)
@@ -82,20 +82,20 @@ def test_a_tied_pivot_gets_a_head_of_its_own_where_a_source_is_turned(model_type
 
 
 @pytest.mark.parametrize("model_type", {**DENSE, **MIXTURES})
-def test_a_model_merged_with_itself_keeps_its_bits(model_type, tmp_path):
+def test_model_merged_with_itself_is_bit_identical(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
     merged(tmp_path / "merged", model, model, model, tau=0.3)
     assert bits(tmp_path / "merged") == bits(model)
 
 
 @pytest.mark.parametrize("model_type", [m for m in DENSE if not m.startswith("gpt")])
-def test_a_model_merged_with_itself_by_least_squares_keeps_its_bits(model_type, tmp_path):
+def test_model_merged_with_itself_by_least_squares_is_bit_identical(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
     merged(tmp_path / "merged", model, model, projection="least_squares")
     assert bits(tmp_path / "merged") == bits(model)
 
 
-def test_the_literal_operator_destroys_even_a_merge_with_oneself(tmp_path):
+def test_cosine_projection_changes_a_merge_with_itself(tmp_path):
     model = save_tiny(tmp_path / "model", "llama")
     merged(tmp_path / "merged", model, model, projection="cosine", match_units="never")
     apart = logits_at(tmp_path / "merged") - logits_at(model)
@@ -113,7 +113,7 @@ def test_layer_norm_allows_the_orthogonal_projection_only(model_type, projection
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_one_source_selected_whole_computes_what_that_source_does(model_type, tmp_path):
+def test_fully_selected_source_keeps_its_logits(model_type, tmp_path):
     pivot = save_turnable(tmp_path / "pivot", model_type)
     source = save_turnable(tmp_path / "source", model_type, seed=1)
     merged(tmp_path / "merged", pivot, source, anchors="head", refine=1)
@@ -121,14 +121,14 @@ def test_one_source_selected_whole_computes_what_that_source_does(model_type, tm
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "olmo2"])
-def test_a_norm_on_a_blocks_output_with_varying_gains_is_named(model_type, tmp_path):
+def test_varying_post_norm_gains_are_refused(model_type, tmp_path):
     pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
     with pytest.raises(ValueError, match=r"attention_post_norm is a norm on a block's output"):
         merged(tmp_path / "merged", pivot, source)
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
-def test_a_mixture_is_merged_in_one_frame_only(model_type, tmp_path):
+def test_mixtures_are_merged_only_in_frame(model_type, tmp_path):
     pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
     with pytest.raises(
         ValueError, match=f"{model_type} models do not allow: the experts of two"
@@ -139,14 +139,14 @@ def test_a_mixture_is_merged_in_one_frame_only(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
-def test_the_order_of_sources_does_not_show(model_type, tmp_path):
+def test_result_does_not_depend_on_source_order(model_type, tmp_path):
     pivot, *sources = (save_tiny(tmp_path / str(s), model_type, seed=s) for s in range(3))
     merged(tmp_path / "forth", pivot, *sources, tau=0.3, refine=1)
     merged(tmp_path / "back", pivot, *sources[::-1], tau=0.3, refine=1)
     assert bits(tmp_path / "forth") == bits(tmp_path / "back")
 
 
-def test_the_number_of_threads_does_not_show(tmp_path):
+def test_result_does_not_depend_on_torch_threads(tmp_path):
     pivot, source = (
         save_tiny(tmp_path / str(seed), "llama", seed=seed, num_hidden_layers=1)
         for seed in range(2)
