@@ -24,25 +24,25 @@ def adapted(weight, down, up, *, magnitude=None, scaling=1.0, transposed=False):
     return AdaptedTensor(Held(weight), factors).read(0, weight.numel()).view(weight.shape)
 
 
-def test_the_change_is_scaling_times_b_a():
+def test_lora_update_is_scaling_times_b_a():
     #  B A = [1, 2]^T [1, 10] = [[1, 10], [2, 20]];  times 3
     adapted_weight = adapted(torch.ones(2, 2), [[1.0, 10.0]], [[1.0], [2.0]], scaling=3.0)
     assert adapted_weight.tolist() == [[4.0, 31.0], [7.0, 61.0]]
 
 
-def test_a_weight_stored_inputs_by_outputs_takes_the_change_transposed():
+def test_transposed_weight_gets_the_transposed_update():
     adapted_weight = adapted(torch.zeros(2, 2), [[1.0, 10.0]], [[1.0], [2.0]], transposed=True)
     assert adapted_weight.tolist() == [[1.0, 2.0], [10.0, 20.0]]
 
 
-def test_dora_gives_every_output_the_learned_length():
+def test_dora_sets_the_norm_of_every_output_row():
     # rows [3, 4] and [0, 2] have lengths 5 and 2
     weight, magnitude = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), [10.0, 1.0]
     adapted_weight = adapted(weight, [[0.0, 0.0]], [[1.0], [1.0]], magnitude=magnitude)
     assert adapted_weight.tolist() == [[6.0, 8.0], [0.0, 1.0]]
 
 
-def test_a_change_below_the_precision_of_the_base_is_kept_and_the_base_not_written_to():
+def test_update_below_base_precision_is_kept_and_base_unchanged():
     for dtype in (torch.bfloat16, torch.float64):
         weight = torch.ones(1, 1, dtype=dtype)
         assert adapted(weight, [[2.0**-12]], [[1.0]]).item() == 1 + 2.0**-12
@@ -70,7 +70,7 @@ CASES = pytest.mark.parametrize(
 
 
 @CASES
-def test_blocks_of_rows_add_up_to_the_formula(monkeypatch, transposed, dora):
+def test_blockwise_update_equals_the_formula(monkeypatch, transposed, dora):
     monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)  # 4 rows of 7
     weight, change, expected = case(transposed, dora)
     adapted_weight = (
@@ -80,7 +80,7 @@ def test_blocks_of_rows_add_up_to_the_formula(monkeypatch, transposed, dora):
 
 
 @CASES
-def test_every_range_holds_the_bits_of_the_whole(monkeypatch, transposed, dora):
+def test_every_range_equals_a_slice_of_the_whole(monkeypatch, transposed, dora):
     monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)
     weight, change, _ = case(transposed, dora)
     whole = AdaptedTensor(Held(weight), change).read(0, 161)
@@ -91,7 +91,7 @@ def test_every_range_holds_the_bits_of_the_whole(monkeypatch, transposed, dora):
 
 
 @CASES
-def test_the_number_of_threads_does_not_change_the_bits(transposed, dora):
+def test_result_does_not_depend_on_threads(transposed, dora):
     weight, change, _ = case(transposed, dora, rows=37, columns=50_000, rank=5)
     before = torch.get_num_threads()
     adapted_weight = []
@@ -179,7 +179,7 @@ MAGNITUDE = f"{KEY}.lora_magnitude_vector"
         ),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(base, tensors, config, match):
+def test_mismatched_adapter_tensor_is_refused(base, tensors, config, match):
     folder = write_adapter(base, tensors, **config)
     error = refused(folder, match)
     assert error.__notes__ == [f"while reading the adapter {folder} of the base {base}"]
@@ -188,7 +188,7 @@ def test_a_tensor_that_does_not_fit_is_named(base, tensors, config, match):
 K = KEY.replace("q_proj", "k_proj")  # (8, 16) in the base, where q_proj is (16, 16)
 
 
-def test_a_base_that_stores_weights_the_other_way_round_is_refused(base):
+def test_wrong_fan_in_fan_out_is_refused(base):
     opened(write_adapter(base, pair() | pair(K, outputs=8)))
     tensors = pair() | pair(K, outputs=8)
     refused(
@@ -215,7 +215,7 @@ EMBEDDING, HEAD = "base_model.model.model.embed_tokens", "base_model.model.lm_he
         (pair(HEAD, outputs=64), "lm_head.weight"),
     ],
 )
-def test_a_change_of_a_tied_matrix_is_refused(tmp_path, make_llama, tensors, named):
+def test_update_of_a_tied_matrix_is_refused(tmp_path, make_llama, tensors, named):
     base = make_llama(tmp_path / "base", 0, tie_word_embeddings=True)
     refused(
         write_adapter(base, tensors), rf"changes {named}, but .* ties embedding and LM head"
@@ -223,7 +223,7 @@ def test_a_change_of_a_tied_matrix_is_refused(tmp_path, make_llama, tensors, nam
     opened(write_adapter(base, pair()))
 
 
-def test_an_embedding_with_dora_is_refused(base):
+def test_dora_on_an_embedding_is_refused(base):
     tensors = {
         f"{EMBEDDING}.lora_embedding_A": torch.ones(2, 64),
         f"{EMBEDDING}.lora_embedding_B": torch.ones(16, 2),
@@ -232,7 +232,7 @@ def test_an_embedding_with_dora_is_refused(base):
     refused(write_adapter(base, tensors, use_dora=True), "DoRA on .* model.embed_tokens")
 
 
-def test_a_square_embedding_takes_its_change_as_peft_stores_it(tmp_path, make_llama):
+def test_square_embedding_update_is_oriented_as_in_peft(tmp_path, make_llama):
     base = make_llama(tmp_path / "base", 0, vocab_size=16)
     key, tokens = "base_model.model.model.embed_tokens", torch.arange(16.0)
     up = torch.ones(16, 1)
