@@ -88,18 +88,18 @@ def roles(*runs):
     )
 
 
-def test_a_source_is_the_expert_of_its_name_or_of_what_it_gains_most_on():
+def test_expert_domain_is_by_name_or_largest_gain():
     # mathematics gains on code too, but less, and code has an expert of its name
     assert roles(*ALL) == ("base", {"code": "code", "mathematics": "numbers"}, "multitask")
     assert roles_of(board_of(*ALL), [r.fingerprint for r, _ in ALL]).held_out == ("english",)
 
 
-def test_a_name_counts_for_more_than_a_gain():
+def test_expert_name_has_precedence_over_gains():
     parts = roles(BASE, MERGE, run("code", 21, 10, 10), run("mathematics", 90, 80, 10))
     assert parts[1] == {"code": "code", "mathematics": "numbers"}
 
 
-def test_held_out_domains_and_gains_within_the_noise_make_no_expert():
+def test_held_out_and_insignificant_gains_define_no_expert():
     # + 5 on numbers is one standard error of the difference; + 40 on english is held out
     source = run("mathematics", 20, 25, 99)
     assert roles(BASE, MERGE, CODE, source) == ("base", {"code": "code"}, None)
@@ -107,13 +107,13 @@ def test_held_out_domains_and_gains_within_the_noise_make_no_expert():
     assert roles(MERGE, CODE, MATHEMATICS) is None
 
 
-def test_of_two_sources_that_gain_on_one_domain_the_better_is_its_expert():
+def test_better_of_two_sources_is_the_expert_of_a_domain():
     merge = run("ties", 40, 50, 50, kind="merge", sources=("x", "y"))
     x, y = run("x", 60, 70, 10), run("y", 55, 90, 10)
     assert roles(BASE, merge, x, y)[1] == {"y": "numbers", "x": "code"}
 
 
-def test_the_measures_are_those_of_their_definitions():
+def test_measures_equal_their_definitions():
     found = measured(*ALL)
     values = {key: pytest.approx(measure.value) for key, measure in found.items()}
     assert values == {
@@ -128,7 +128,7 @@ def test_the_measures_are_those_of_their_definitions():
     assert all(0.01 < measure.stderr < 0.1 for measure in found.values())
 
 
-def test_what_a_board_lacks_leaves_its_measures_out():
+def test_measures_without_required_runs_are_omitted():
     assert measured(*ALL[:4]).keys() == {
         "of_experts", "of_gap", "forgetting", "interference"
     }  # fmt: skip
@@ -137,7 +137,7 @@ def test_what_a_board_lacks_leaves_its_measures_out():
     assert measured(MERGE, CODE) == {}
 
 
-def test_a_merge_without_samples_or_a_task_is_not_measured():
+def test_merges_without_samples_or_a_task_have_no_measures():
     record, found = MERGE
     lacking = replace(record, name="sce", fingerprint="sce", scores={"c": record.scores["c"]})
     other = replace(record, name="dare", fingerprint="dare")
@@ -145,7 +145,7 @@ def test_a_merge_without_samples_or_a_task_is_not_measured():
     assert measures_of([board_of(*runs)]).keys() == {record.fingerprint}
 
 
-def test_tasks_of_the_second_open_llm_leaderboard_are_measured_from_guessing_up():
+def test_open_llm_leaderboard_v2_tasks_are_scored_above_chance():
     domains = {"leaderboard_mmlu_pro": "knowledge", "leaderboard_ifeval": "instructions"}
     merge = run("ties", 55, 30, kind="merge", domains=domains)
     merge = replace(merge[0], suite=replace(merge[0].suite, held_out=())), merge[1]
@@ -154,7 +154,7 @@ def test_tasks_of_the_second_open_llm_leaderboard_are_measured_from_guessing_up(
     assert found["above_chance"].value == pytest.approx(((0.55 - 0.1) / 0.9 + 0.3) / 2)
 
 
-def test_the_second_table_and_the_csv_hold_what_is_measured():
+def test_measures_are_in_a_second_table_and_the_csv():
     board, found = board_of(*ALL), {"of_gap": Estimate(value=0.455, stderr=0.0321)}
     text = to_markdown([board], {}, {MERGE[0].fingerprint: found})
     assert text.splitlines()[-3:] == [
@@ -169,6 +169,6 @@ def test_the_second_table_and_the_csv_hold_what_is_measured():
     assert (row["of_gap"], row["of_gap_stderr"], row["forgetting"]) == ("0.455", "0.0321", "")
 
 
-def test_a_change_that_rounds_to_nothing_has_no_sign():
+def test_zero_change_has_no_sign():
     found = {"forgetting": Estimate(value=-0.0001, stderr=0.0)}
     assert "| 0.0 ± 0.0 |" in to_markdown([board_of(*ALL)], {}, {MERGE[0].fingerprint: found})
