@@ -70,7 +70,7 @@ def other(tmp_path) -> Path:
     return save_tiny(tmp_path / "other", "llama", seed=1)
 
 
-def test_sources_in_the_pivots_frame_are_merged_as_stored(pivot, tmp_path):
+def test_in_frame_sources_are_merged_as_stored(pivot, tmp_path):
     source = save_ends_of(pivot, tmp_path / "source", "llama")
     merged(tmp_path / "merged", pivot, source, tau=0.4)
     name = "model.layers.1.mlp.up_proj.weight"
@@ -87,7 +87,7 @@ def test_sources_in_the_pivots_frame_are_merged_as_stored(pivot, tmp_path):
     assert torch.equal(tensors_of(tmp_path / "merged")[name], expected)
 
 
-def test_they_cost_the_reading_of_heads_and_final_norms_only(pivot, tmp_path, monkeypatch):
+def test_in_frame_preparation_reads_only_heads_and_final_norms(pivot, tmp_path, monkeypatch):
     source, was_read = save_ends_of(pivot, tmp_path / "source", "llama"), set()
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda of, n: (was_read.add(n), read(of, n))[1])
@@ -97,13 +97,13 @@ def test_they_cost_the_reading_of_heads_and_final_norms_only(pivot, tmp_path, mo
     assert isinstance(actual.models.sources[0], Checkpoint)
 
 
-def test_the_tolerance_decides_who_is_turned(pivot, other):
+def test_identity_tolerance_decides_which_sources_are_realigned(pivot, other):
     assert not prepared(pivot, other, identity_tolerance=2.0).folded
     assert prepared(pivot, other).folded
     assert prepared(pivot, pivot, identity_tolerance=0.0).folded
 
 
-def test_units_are_matched_in_the_pivots_own_frame_when_asked_to(pivot, tmp_path):
+def test_match_units_always_matches_in_frame_sources(pivot, tmp_path):
     source = save_tiny(tmp_path / "source", "llama")
     name, order = "model.layers.0.mlp.{}.weight", torch.arange(47, -1, -1)
     permuted = {
@@ -126,9 +126,7 @@ def test_units_are_matched_in_the_pivots_own_frame_when_asked_to(pivot, tmp_path
 
 @pytest.mark.parametrize(("n_pivot", "n_source"), [(3, 5), (4, 3), (1, 4)])
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
-def test_layers_of_a_source_of_another_depth_are_interpolated(
-    model_type, n_pivot, n_source, tmp_path
-):
+def test_layers_of_another_depth_are_interpolated(model_type, n_pivot, n_source, tmp_path):
     pivot = save_tiny(tmp_path / "pivot", model_type, num_hidden_layers=n_pivot)
     source = save_ends_of(pivot, tmp_path / "source", model_type, num_hidden_layers=n_source)
     merged(tmp_path / "merged", pivot, source)
@@ -144,7 +142,7 @@ def test_layers_of_a_source_of_another_depth_are_interpolated(
     assert logits_at(tmp_path / "merged").isfinite().all()
 
 
-def test_rows_of_another_vocabulary_follow_their_tokens(pivot, tmp_path):
+def test_embedding_rows_follow_shared_tokens(pivot, tmp_path):
     # the source knows all tokens but the last ten, in the reverse order, and ten of its own
     source = save_ends_of(pivot, tmp_path / "source", "llama")
     words = [f"w{row}" for row in range(N_TOKENS)]
@@ -166,7 +164,7 @@ def test_rows_of_another_vocabulary_follow_their_tokens(pivot, tmp_path):
     assert told["overlap"] == 150 / 160
 
 
-def test_a_disguise_with_another_vocabulary_is_still_the_pivot(tmp_path):
+def test_disguised_copy_with_another_vocabulary_keeps_the_logits(tmp_path):
     pivot = save_turnable(tmp_path / "pivot", "qwen2")
     twin = disguised(pivot, tmp_path / "twin")
     words = [f"w{row}" for row in range(N_TOKENS)]
@@ -180,7 +178,7 @@ def test_a_disguise_with_another_vocabulary_is_still_the_pivot(tmp_path):
     )
 
 
-def test_a_source_with_a_head_of_its_own_gives_a_tied_pivot_one(tmp_path):
+def test_untied_source_unties_a_tied_pivot(tmp_path):
     pivot = save_tiny(tmp_path / "pivot", "llama", tie_word_embeddings=True)
     source = save_tiny(tmp_path / "source", "llama")
     head = tensors_of(source)["model.embed_tokens.weight"] + 1e-3
@@ -232,7 +230,7 @@ def test_other_tensors_can_be_excluded(pivot, other, tmp_path):
         ),
     ],
 )
-def test_models_of_different_kinds_are_refused(kinds, message, tmp_path):
+def test_incomparable_architectures_are_refused(kinds, message, tmp_path):
     pivot, source = (save_tiny(tmp_path / kind, kind) for kind in kinds)
     with pytest.raises(ValueError, match=message) as caught:
         merged(tmp_path / "merged", pivot, source)
@@ -243,7 +241,7 @@ def test_models_of_different_kinds_are_refused(kinds, message, tmp_path):
 @pytest.mark.parametrize(
     "kinds", [("llama", "mistral"), ("llama", "qwen2"), ("mistral", "phi3")]
 )
-def test_models_of_one_kind_merge_under_different_names(kinds, tmp_path):
+def test_comparable_model_types_are_merged(kinds, tmp_path):
     pivot, source = (save_tiny(tmp_path / kind, kind, seed=i) for i, kind in enumerate(kinds))
     merged(tmp_path / "merged", pivot, source)
     if "phi3" not in kinds:  # which turns half of each head by another frequency
@@ -252,21 +250,21 @@ def test_models_of_one_kind_merge_under_different_names(kinds, tmp_path):
     assert tensors_of(tmp_path / "merged").keys() == tensors_of(pivot).keys()
 
 
-def test_an_architecture_without_a_table_is_refused_where_it_would_be_rewritten(pivot, other):
+def test_unknown_model_type_is_refused_if_realigned(pivot, other):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
     with pytest.raises(ValueError, match="got 'bloom'"):
         prepared(pivot, other)
 
 
-def test_heads_too_large_to_be_compared_are_refused_before_they_are_read(pivot):
+def test_head_comparison_over_the_budget_is_refused_before_reading(pivot):
     models = replace(models_of(pivot, pivot), memory_budget=10_000)
     with pytest.raises(ValueError, match=r"comparing the sources' heads .* is 1MiB: raise it"):
         prepare(models, tau=1.0, alignment=ALIGNMENT)
     assert models.pivot.bytes_read == 0
 
 
-def test_sources_too_large_to_be_rewritten_are_refused_before_they_are_aligned(
+def test_realignment_over_the_budget_is_refused_before_alignment(
     pivot, other, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("seme.method.find_frame", lambda *_: pytest.fail("aligned already"))
@@ -279,7 +277,7 @@ def test_sources_too_large_to_be_rewritten_are_refused_before_they_are_aligned(
     assert not (tmp_path / "merged").exists()
 
 
-def test_the_source_that_cannot_be_aligned_is_named(pivot, other):
+def test_alignment_error_names_the_source(pivot, other):
     config = json.loads((other / "config.json").read_text())
     rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0}
     (other / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
@@ -288,7 +286,7 @@ def test_the_source_that_cannot_be_aligned_is_named(pivot, other):
     assert caught.value.__notes__ == [f"while aligning source 0 ({other})"]
 
 
-def test_a_source_with_a_head_that_is_not_finite_is_named(pivot, other):
+def test_non_finite_head_names_the_source(pivot, other):
     head = tensors_of(other)["lm_head.weight"].fill_(torch.nan)
     change_tensors(other, **{"lm_head.weight": head})
     with pytest.raises(ValueError, match="must be finite") as caught:
@@ -296,7 +294,7 @@ def test_a_source_with_a_head_that_is_not_finite_is_named(pivot, other):
     assert caught.value.__notes__ == ["while solving for the semantic bases of source 1"]
 
 
-def test_the_diagnostics_describe_every_source(pivot, other, tmp_path):
+def test_diagnostics_have_frame_similarity_and_seconds_per_source(pivot, other, tmp_path):
     report = merged(tmp_path / "merged", pivot, pivot, other, refine=1)
     actual = json.loads(json.dumps(report.diagnostics))
     same, turned = actual["sources"]
@@ -315,7 +313,7 @@ def test_the_diagnostics_describe_every_source(pivot, other, tmp_path):
     assert sum(actual["fusion"]["coefficients"]) == pytest.approx(1.0)
 
 
-def test_fewer_tokens_than_dimensions_are_reported_as_a_ridge(tmp_path):
+def test_fewer_tokens_than_dimensions_give_a_ridge(tmp_path):
     model = save_tiny(tmp_path / "model", "llama", vocab_size=12)
     (actual,) = prepared(model, model).diagnostics()["sources"]
     assert actual["ridge"] > 0
@@ -332,12 +330,12 @@ def test_fewer_tokens_than_dimensions_are_reported_as_a_ridge(tmp_path):
         ("select", "all", "select must be one of coefficients, deltas, got 'all'"),
     ],
 )
-def test_a_setting_out_of_range_is_named_in_the_error(key, value, message, pivot, tmp_path):
+def test_out_of_range_settings_are_refused(key, value, message, pivot, tmp_path):
     with pytest.raises(ValueError, match=message):
         merged(tmp_path / "merged", pivot, pivot, **{key: value})
 
 
-def test_the_configuration_names_every_setting_and_no_other():
+def test_config_file_has_exactly_the_settings():
     path = Path(__file__).parent.parent / "conf" / "method" / "seme.yaml"
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     bound = functools.partial(merge, **SETTINGS)
@@ -345,7 +343,7 @@ def test_the_configuration_names_every_setting_and_no_other():
     assert written["alignment"].keys() == ALIGNMENT.keys()
 
 
-def test_a_mistyped_option_of_the_alignment_is_an_error_before_any_model_is_opened():
+def test_mistyped_alignment_option_is_refused_before_opening():
     alignment = {**ALIGNMENT, "indentity_tolerance": 0.1}
     method = functools.partial(merge, **{**SETTINGS, "alignment": alignment})
     with pytest.raises(ValueError, match=r"did you mean alignment\.identity_tolerance\?"):
