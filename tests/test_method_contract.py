@@ -79,7 +79,7 @@ def hold_every_cut(method, folders, merged, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_cut_into_blocks_does_not_show(name, pools, merged, monkeypatch):
+def test_result_does_not_depend_on_block_size(name, pools, merged, monkeypatch):
     method = method_of(name)
     for folders in pools_of(method, pools):
         with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def slerp_of_what_it_sees(pivot, sources, _site, /):
     return (pivot + source) * torch.sin(angle / 2) / torch.sin(angle)
 
 
-def test_a_slerp_of_blocks_fails_and_says_what_it_needs(pools, merged, monkeypatch):
+def test_blockwise_slerp_fails_the_contract(pools, merged, monkeypatch):
     folders = pools["float32"][:2]
     with (
         monkeypatch.context() as patch,
@@ -102,7 +102,7 @@ def test_a_slerp_of_blocks_fails_and_says_what_it_needs(pools, merged, monkeypat
         hold_every_cut(partial(slerp_of_what_it_sees), folders, merged, patch)
 
 
-def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
+def test_whole_tensor_slerp_passes_the_contract(pools, merged, monkeypatch):
     @whole_tensor
     def declared(*arguments):
         return slerp_of_what_it_sees(*arguments)
@@ -111,7 +111,7 @@ def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_number_of_threads_does_not_show(name, pools, merged):
+def test_result_does_not_depend_on_threads(name, pools, merged):
     method = method_of(name)
     for folders in pools_of(method, pools):
         expected = bits(merged(method, folders, n_threads=1))
@@ -120,7 +120,7 @@ def test_the_number_of_threads_does_not_show(name, pools, merged):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, merged):
+def test_result_does_not_depend_on_torch_threads(name, pools, merged):
     method = method_of(name)
     folders = taken_by(method, pools["float32"])
     before = torch.get_num_threads()
@@ -133,7 +133,7 @@ def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, me
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_tensors_does_not_show(name, pools, merged, monkeypatch):
+def test_result_does_not_depend_on_tensor_order(name, pools, merged, monkeypatch):
     def over_backwards(self, models, **_):
         return [self._write(models, tensor) for tensor in reversed(list(self.layout))]
 
@@ -146,7 +146,7 @@ def test_the_order_of_tensors_does_not_show(name, pools, merged, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_sources_shows_only_where_the_method_declares_it(name, pools, merged):
+def test_result_depends_on_source_order_only_if_declared(name, pools, merged):
     method = method_of(name)
     for pivot, *sources in pools_of(method, pools):
         expected = bits(merged(method, [pivot, *sources]))
@@ -158,7 +158,7 @@ def test_the_order_of_sources_shows_only_where_the_method_declares_it(name, pool
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("pool", DTYPES)
-def test_inputs_stay_as_they_are(name, pool, pools, merged):
+def test_inputs_are_unchanged(name, pool, pools, merged):
     method = method_of(name)
     folders = taken_by(method, pools[pool])
     files = [folder / "model.safetensors" for folder in folders]
@@ -181,7 +181,7 @@ def watched(method):
     return partial(watch, **method.keywords)
 
 
-def test_a_method_that_writes_to_its_inputs_is_seen(pools, merged):
+def test_method_writing_to_its_inputs_fails_the_contract(pools, merged):
     @whole_tensor
     def overwrites(pivot, _sources, _site, /):
         return pivot.mul_(0.5)
@@ -194,7 +194,7 @@ def test_a_method_that_writes_to_its_inputs_is_seen(pools, merged):
 @pytest.mark.parametrize(
     "name", [n for n in METHODS if "lam" in hyper_parameter_names(method_of(n))]
 )
-def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
+def test_lam_zero_returns_the_pivot_bit_identical(name, pool, pools, merged):
     method = method_of(name)
     folders = taken_by(method, pools[pool])
     result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
@@ -206,7 +206,7 @@ def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
 
 @pytest.mark.parametrize("pool", DTYPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_model_merged_with_itself_is_itself(name, pool, pools, merged):
+def test_model_merged_with_itself_is_unchanged(name, pool, pools, merged):
     method = method_of(name)
     folders = taken_by(method, [pools[pool][0]] * 4)
     result = merged(method, folders)
@@ -231,7 +231,7 @@ def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merge
 
 @pytest.mark.parametrize("pool", ["bfloat16_tied", "float16"])
 @pytest.mark.parametrize("name", METHODS)
-def test_half_precision_is_upcast_first_and_rounded_once(name, pool, pools, merged, tmp_path):
+def test_half_precision_is_upcast_and_rounded_once(name, pool, pools, merged, tmp_path):
     method = method_of(name)
     folders = taken_by(method, pools[pool])
     copies = [in_float32(folder, tmp_path / f"copy{i}") for i, folder in enumerate(folders)]
@@ -255,9 +255,7 @@ NEVER_IN_RANGE = [math.nan, math.inf, "no such value", {"a": 1.0}]
 
 
 @pytest.mark.parametrize(("name", "key"), SETTINGS_OF_METHODS)
-def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
-    name, key, pools, tmp_path
-):
+def test_out_of_range_hyper_parameter_is_refused_before_reading(name, key, pools, tmp_path):
     method = method_of(name)
     assert traits_of(method).check is not None, f"declare @checked_by(check) for {key}"
     folders = taken_by(method, pools["float32"])
@@ -273,7 +271,7 @@ def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_number_of_sources_that_is_not_declared_is_refused(name):
+def test_undeclared_source_count_is_refused(name):
     method = method_of(name)
     least, most = traits_of(method).min_sources, traits_of(method).max_sources
     check_method(method, least)
