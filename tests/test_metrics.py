@@ -47,42 +47,42 @@ def table(**changes):
 TABLE = table()
 
 
-def test_the_raw_mean_is_within_a_domain_first():
+def test_raw_mean_averages_within_domains_first():
     # code 0.4, french 0.6, spanish 0.4
     assert raw(TABLE, "merge") == pytest.approx(1.4 / 3)
 
 
-def test_a_score_is_relative_to_the_expert_of_the_task():
+def test_normalised_score_is_relative_to_the_expert():
     # code (0.4 / 0.5 + 0.4 / 0.8) / 2 = 0.65, french 0.6 / 0.8 = 0.75
     assert normalised(TABLE, "merge", CAST) == pytest.approx(0.7)
 
 
-def test_the_share_of_the_ceiling_is_over_the_domains_of_the_experts():
+def test_ceiling_share_is_over_expert_domains():
     # gains 0.4 - 0.2 and 0.6 - 0.4; those of the ceiling 0.6 - 0.2 and 1.0 - 0.4
     assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.4 / 1.0)
 
 
-def test_the_gap_closed_is_a_ratio_of_sums_over_domains():
+def test_gap_closed_is_a_ratio_of_sums_over_domains():
     # gains 0.4 - 0.2 and 0.6 - 0.4; gaps 0.65 - 0.2 and 0.8 - 0.4
     assert gap_closed(TABLE, "merge", CAST) == pytest.approx(0.4 / 0.85)
 
 
-def test_forgetting_is_what_the_base_still_knew_where_no_expert_was_tuned():
+def test_forgetting_is_the_loss_on_held_out_domains():
     assert forgetting(TABLE, "merge", CAST) == pytest.approx(0.1)
     assert forgetting(TABLE, "multi", CAST) == pytest.approx(-0.1)
 
 
-def test_interference_counts_losses_to_the_experts():
+def test_interference_is_the_mean_loss_to_the_experts():
     # code 0.65 - 0.4, french 0.8 - 0.6
     assert interference(TABLE, "merge", CAST) == pytest.approx((0.25 + 0.2) / 2)
 
 
-def test_a_gain_on_one_domain_does_not_pay_for_interference_on_another():
+def test_gains_do_not_offset_interference():
     # code 0.65 - 0.6 lost, french 0.2 gained
     assert interference(TABLE, "multi", CAST) == pytest.approx(0.05 / 2)
 
 
-def test_the_base_closes_no_gap_and_every_expert_at_once_closes_all_of_it():
+def test_gap_closed_is_zero_for_the_base_and_one_for_all_experts():
     experts = table(merge=[0.5, 0.8, 0.8, 0.5])
     assert gap_closed(experts, "merge", CAST) == pytest.approx(1.0)
     assert normalised(experts, "merge", CAST) == pytest.approx(1.0)
@@ -91,7 +91,7 @@ def test_the_base_closes_no_gap_and_every_expert_at_once_closes_all_of_it():
     assert ceiling_share(TABLE, "multi", CAST) == 1.0
 
 
-def test_above_chance_is_zero_at_the_lower_bound_and_below_and_one_at_the_top():
+def test_above_chance_rescales_from_lower_bound_to_one():
     # c1 (0.5 - 0.25) / 0.75 = 1/3, c2 1, fr below its bound, es (0.1 - 0) / 1
     found = table(merge=[0.5, 1.0, 0.3, 0.1])
     lower = {"c1": 0.25, "c2": 0.5, "fr": 0.5, "es": 0.0}
@@ -106,7 +106,7 @@ def test_above_chance_is_clipped_per_task_and_not_per_domain():
     assert above_chance(found, "merge", lower) == pytest.approx(0.25 / 3)
 
 
-def test_a_metric_of_resamples_is_the_metric_of_each():
+def test_metrics_apply_to_each_resample():
     stacked = replace(TABLE, values=np.stack([TABLE.values, table(merge=[0.5] * 4).values]))
     metrics = [
         partial(m, roles=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
@@ -128,7 +128,7 @@ def panel():
 FAMILY = Roles(base="base", experts={"expert": "code"}, ceiling=None, held_out=())
 
 
-def test_the_error_of_the_gap_closed_is_the_ratio_estimators():
+def test_gap_closed_has_the_ratio_estimator_error():
     found = panel()
     base, expert, merge = found.tasks["a"].totals
     share = (merge - base).mean() / (expert - base).mean()
@@ -142,7 +142,7 @@ def test_the_error_of_the_gap_closed_is_the_ratio_estimators():
     assert closed.stderr == pytest.approx(expected, rel=0.04)
 
 
-def test_errors_that_runs_share_cancel():
+def test_errors_shared_by_runs_cancel():
     # the quotient's error by the delta method is far below that of the score itself
     found = panel()
     tables = {
@@ -157,7 +157,7 @@ def test_errors_that_runs_share_cancel():
     assert relative.stderr < estimate(raw, "merge", **tables).stderr
 
 
-def test_nothing_is_relative_to_a_score_of_zero():
+def test_normalising_by_a_zero_score_is_refused():
     zero = table(coder=[0.5, 0.0, 0.1, 0.1])
     with pytest.raises(
         ValueError, match="it to score on c2, also when documents are drawn again"
@@ -165,7 +165,7 @@ def test_nothing_is_relative_to_a_score_of_zero():
         normalised(zero, "merge", CAST)
 
 
-def test_experts_or_a_ceiling_no_better_than_the_base_leave_no_gap():
+def test_experts_or_ceiling_not_above_the_base_are_refused():
     with pytest.raises(ValueError, match=r"coder, frank to be better than base .* -0\.0250"):
         gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
     with pytest.raises(
@@ -174,14 +174,14 @@ def test_experts_or_a_ceiling_no_better_than_the_base_leave_no_gap():
         ceiling_share(table(multi=SCORES["base"]), "merge", CAST)
 
 
-def test_a_metric_without_its_role_is_refused():
+def test_metric_without_its_role_is_refused():
     with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the roles"):
         ceiling_share(TABLE, "merge", replace(CAST, ceiling=None))
     with pytest.raises(ValueError, match="needs a held-out domain in the roles, got none"):
         forgetting(TABLE, "merge", replace(CAST, held_out=()))
 
 
-def test_an_expert_has_a_domain_of_its_own_that_is_not_held_out():
+def test_expert_domains_must_be_distinct_and_not_held_out():
     with pytest.raises(ValueError, match=r"of its own, got \{'x': 'code', 'y': 'code'\}"):
         replace(CAST, experts={"x": "code", "y": "code"})
     with pytest.raises(ValueError, match=r"a domain of its own, got \{\}"):
@@ -195,7 +195,7 @@ def test_an_expert_has_a_domain_of_its_own_that_is_not_held_out():
     [({"c1": 0.5}, r"c2 needs a lower bound, got bounds for \['c1'\]"),
      ({"c1": 1.0}, r"lower bound of c1 must be in \[0, 1\), got 1.0")],
 )  # fmt: skip
-def test_a_lower_bound_that_is_missing_or_impossible_is_named(lower, message):
+def test_missing_or_invalid_lower_bound_is_refused(lower, message):
     with pytest.raises(ValueError, match=message):
         above_chance(TABLE, "merge", lower)
 
@@ -213,12 +213,12 @@ def declared(path):
 @pytest.mark.parametrize(
     "path", sorted(FOLDER.glob("bbh_mc/[a-z]*.yaml")), ids=lambda p: p.stem
 )
-def test_guessing_on_bbh_scores_one_over_the_choices_of_the_task_file(path):
+def test_bbh_lower_bound_is_one_over_the_number_of_choices(path):
     config = declared(path)
     assert LEADERBOARD_V2[config["task"]] == pytest.approx(1 / len(config["doc_to_choice"]))
 
 
-def test_there_is_a_bound_for_every_task_of_the_board_and_for_no_other():
+def test_lower_bounds_cover_exactly_the_leaderboard_tasks():
     groups = (
         declared(path)["task"] for path in FOLDER.glob("*/_*.yaml") if "task" in declared(path)
     )
@@ -226,7 +226,7 @@ def test_there_is_a_bound_for_every_task_of_the_board_and_for_no_other():
     assert named | {"leaderboard_mmlu_pro"} == LEADERBOARD_V2.keys()
 
 
-def test_musr_gpqa_and_mmlu_pro_have_the_published_number_of_choices():
+def test_musr_gpqa_and_mmlu_pro_have_published_lower_bounds():
     assert LEADERBOARD_V2["leaderboard_musr_murder_mysteries"] == 1 / 2
     assert LEADERBOARD_V2["leaderboard_musr_object_placements"] == 1 / 5
     assert LEADERBOARD_V2["leaderboard_musr_team_allocation"] == 1 / 3
@@ -234,7 +234,7 @@ def test_musr_gpqa_and_mmlu_pro_have_the_published_number_of_choices():
     assert LEADERBOARD_V2["leaderboard_mmlu_pro"] == 1 / 10
 
 
-def test_nothing_is_scored_by_guessing_where_answers_are_free():
+def test_free_form_tasks_have_lower_bound_zero():
     free = {task for task, bound in LEADERBOARD_V2.items() if bound == 0}
     assert len(free) == 8
     assert {task.split("_")[1] for task in free} == {"math", "ifeval"}
