@@ -106,7 +106,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_row_shows_rank_scores_and_cost():
+def test_row_has_rank_scores_and_cost():
     assert table(ALL)["seme"] == {
         "method": "seme", "rank": "1", "mean %": "55.00 ± 2.12", "settings": "",
         "code": "60.0", "spanish": "50.0", "merge s": "0.25", "merge MiB": "50",
@@ -114,7 +114,7 @@ def test_a_row_shows_rank_scores_and_cost():
     }  # fmt: skip
 
 
-def test_what_is_absent_says_why_and_sorts_last():
+def test_missing_values_have_a_reason_and_sort_last():
     shown = table(ALL)
     assert (shown["sce"]["mean %"], shown["sce"]["spanish"]) == ("incomplete", "missing")
     assert (shown["dare"]["mean %"], shown["dare"]["code"]) == ("failed", "failed")
@@ -125,7 +125,7 @@ def test_what_is_absent_says_why_and_sorts_last():
     assert Cell("failed", None) in dare.cells
 
 
-def test_settings_that_all_rows_of_a_method_share_are_said_once():
+def test_common_settings_are_stated_once():
     more = replace(SEME, settings={"lam": 1.0, "tau": 0.2}, fingerprint="z")
     (view,) = views([more, SEME])
     assert {cell.text for row in view.rows for cell in row.cells} >= {
@@ -134,20 +134,20 @@ def test_settings_that_all_rows_of_a_method_share_are_said_once():
     assert "seme: lam=1." in to_html([view])
 
 
-def test_a_method_that_refused_the_models_says_so():
+def test_refused_merge_is_not_applicable():
     shown = table([SEME, replace(FAILED, status="not applicable")])["dare"]
     assert (shown["mean %"], shown["code"]) == ("n/a", "n/a")
     assert shown["status"] == "not applicable: NaN in a"
 
 
-def test_the_best_of_a_column_is_a_finished_merge():
+def test_best_of_a_column_is_a_finished_merge():
     base = record("base", 0.6, 0.5, kind="reference")
     (view,) = views([record("x", 0.7, 0.1, status="failed", error="no"), SEME, TIES, base])
     best = {(row.method, cell.text) for row in view.rows for cell in row.cells if cell.best}
     assert best == {("seme", "60.0"), ("seme", "50.0")}
 
 
-def test_standings_add_a_band_and_a_probability_for_every_opponent():
+def test_standings_add_band_and_win_probability_columns():
     shown = table(ALL, STANDINGS)
     columns = ["band", "P(> base)", "P(> ties)"]
     assert [shown["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
@@ -155,18 +155,18 @@ def test_standings_add_a_band_and_a_probability_for_every_opponent():
     assert [shown["sce"][c] for c in columns] == ["", "", ""]
 
 
-def test_without_standings_the_page_says_that_it_tests_nothing():
+def test_page_without_standings_states_that_nothing_is_tested():
     assert "this table does not test differences" in to_html(views(ALL))
     assert "this table does not test differences" not in to_html(views(ALL, STANDINGS))
     assert "band" not in table(ALL)["seme"]
 
 
-def test_standings_of_merges_elsewhere_leave_a_board_alone():
+def test_standings_of_other_merges_are_ignored():
     standings = {"elsewhere": Standing(band=1, better_than={"x": 0.5})}
     assert to_html(views(ALL, standings)) == to_html(views(ALL))
 
 
-def test_measures_have_columns_of_their_own_and_say_what_they_mean():
+def test_measures_have_columns_and_a_legend():
     found = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
     (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
     labels = [column.label for column in view.columns]
@@ -179,7 +179,7 @@ def test_measures_have_columns_of_their_own_and_say_what_they_mean():
     assert "of experts" not in to_html(views(ALL))
 
 
-def test_a_loss_sorts_the_lowest_first():
+def test_loss_columns_sort_ascending():
     found = {
         SEME.fingerprint: dict.fromkeys(("of_gap", "forgetting"), Estimate(value=0, stderr=0))
     }
@@ -188,7 +188,7 @@ def test_a_loss_sorts_the_lowest_first():
     assert (falling["of gap %"], falling["forgetting %"]) == (True, False)
 
 
-def test_what_was_not_trusted_is_listed_as_text():
+def test_problems_are_listed_escaped():
     fault = Problem(path=Path("runs") / "<b>", message="holds <i>nothing</i>")
     page = to_html(views(ALL), [fault])
     assert "<code>runs/&lt;b&gt;</code> holds &lt;i&gt;nothing&lt;/i&gt;" in page
@@ -196,14 +196,14 @@ def test_what_was_not_trusted_is_listed_as_text():
     assert "Not shown" not in to_html(views(ALL))
 
 
-def test_a_mark_is_explained_where_there_is_one():
+def test_mark_has_a_footnote_only_if_present():
     more = replace(SEME, settings={"lam": 1.0, "tau": 0.2}, fingerprint="z")
     assert "scripts.choose" in to_html(views([more, SEME]))
     assert "scripts.choose" not in to_html(views(ALL))
     assert "\nEvaluated in float32.\n" in to_html(views(ALL))
 
 
-def test_another_precision_is_another_board_with_a_key_of_its_own():
+def test_another_precision_has_its_own_board_key():
     gpu = replace(SEME, evaluation_cost=replace(COST, peak_gpu_bytes=1), fingerprint="gpu")
     here, there = views([SEME, gpu])
     assert {here.suite, there.suite} == {
@@ -212,14 +212,14 @@ def test_another_precision_is_another_board_with_a_key_of_its_own():
     assert here.key != there.key
 
 
-def test_a_merge_that_was_not_evaluated_has_no_score_columns():
+def test_unevaluated_merge_has_no_score_columns():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
     columns = ["method", "rank", "settings", "merge s", "merge MiB", "status"]
     assert list(table([merged])["ties"]) == columns
     assert "Merged only, not evaluated." in to_html(views([merged]))
 
 
-def test_details_name_every_leaf_by_its_path():
+def test_details_list_every_leaf_by_path():
     found = {section.title: dict(section.entries) for section in details_of(SEME)}
     assert found["Settings"] == {"lam": "1", "tau": "0.1"}
     assert found["Diagnostics"] == {"sources.0.condition": "31.5"}
@@ -233,7 +233,7 @@ def test_details_name_every_leaf_by_its_path():
     }  # fmt: skip
 
 
-def test_details_of_cost_are_in_mebibytes_and_leave_out_what_was_not_measured():
+def test_cost_details_are_in_mib_without_unmeasured_entries():
     found = {section.title: dict(section.entries) for section in details_of(SEME)}
     assert found["Cost of the merge"] == {
         "seconds": "0.25", "peak rss": "150.0 MiB", "base rss": "100.0 MiB", "source": "VmHWM",
@@ -255,7 +255,7 @@ def test_any_json_has_details(settings, entries):
     assert found.get("Settings") == entries
 
 
-def test_the_page_is_well_formed_and_names_every_id_once():
+def test_page_is_well_formed_with_unique_ids():
     tags = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     controls = {a["aria-controls"] for _, a in tags.found if "aria-controls" in a}
@@ -265,7 +265,7 @@ def test_the_page_is_well_formed_and_names_every_id_once():
     assert len(controls) == 6
 
 
-def test_the_page_loads_nothing_and_runs_its_own_script_only():
+def test_page_loads_nothing_external_and_runs_only_its_script():
     page = to_html(views(ALL))
     tags = Tags(page).found
     assert {tag for tag, _ in tags}.isdisjoint(
@@ -280,7 +280,7 @@ def test_the_page_loads_nothing_and_runs_its_own_script_only():
     assert f"script-src 'sha256-{digest}';" in policy
 
 
-def test_texts_of_records_stay_texts():
+def test_record_texts_are_escaped():
     evil = replace(
         SEME,
         settings={EVIL: EVIL},
@@ -303,7 +303,7 @@ def test_texts_of_records_stay_texts():
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
 
 
-def test_files_are_the_same_bytes_on_every_run(tmp_path):
+def test_page_and_figures_are_reproducible(tmp_path):
     for found in WHOLE:
         write_record(tmp_path, found, None)
     assert main([f"output={tmp_path}"]) == 0
@@ -315,7 +315,7 @@ def test_files_are_the_same_bytes_on_every_run(tmp_path):
     assert said.startswith("4 records in ")
 
 
-def test_another_record_leaves_the_other_boards_as_they_were():
+def test_new_record_leaves_other_boards_unchanged():
     elsewhere = replace(TIES, models=replace(TIES.models, pool="alps"), fingerprint="y")
     before, after = to_html(views(ALL)), to_html(views([*ALL, elsewhere]))
     (board,) = re.findall("<section.*?</section>", before, re.DOTALL)
@@ -323,7 +323,7 @@ def test_another_record_leaves_the_other_boards_as_they_were():
     assert after.count("<section") == 2
 
 
-def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_path):
+def test_stale_figures_are_deleted_and_other_files_kept(tmp_path):
     write_page(tmp_path, boards_of(bare_runs(ALL)))
     (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
     write_page(tmp_path, [])
@@ -332,14 +332,14 @@ def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
-def test_no_name_of_a_pool_leaves_the_folder(tmp_path, name):
+def test_pool_names_cannot_escape_the_folder(tmp_path, name):
     pool, suite = replace(SEME.models, pool=name), replace(SUITE, name=name)
     write_page(tmp_path, boards_of(bare_runs([replace(SEME, models=pool, suite=suite)])))
     assert {path.name for path in tmp_path.iterdir()} == {"figures", "leaderboard.html"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
 
 
-def test_boards_whose_names_look_alike_in_a_file_have_files_of_their_own(tmp_path):
+def test_similarly_named_boards_have_distinct_files(tmp_path):
     pools = [replace(SEME.models, pool=name) for name in ("a/b", "a b")]
     write_page(
         tmp_path, boards_of(bare_runs([replace(SEME, models=models) for models in pools]))
