@@ -38,7 +38,7 @@ def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", 
     )  # fmt: skip
 
 
-def test_the_committed_files_are_readable_and_hold_what_is_known(repository):
+def test_committed_reference_files_have_the_published_numbers(repository):
     references = read_references(repository / "results" / "reference")
     numbers = {(n.method, n.task): n for r in references for n in r.numbers}
     assert {key: n.value for key, n in numbers.items()} == {
@@ -51,7 +51,7 @@ def test_the_committed_files_are_readable_and_hold_what_is_known(repository):
     assert dare.settings == {"density": 0.9, "lam": 1.0}
 
 
-def test_the_file_of_seme_has_no_numbers(repository):
+def test_seme_reference_has_no_numbers(repository):
     reference = read_reference(repository / "results" / "reference" / "seme.yaml")
     assert reference.numbers == ()
     assert reference.note
@@ -75,7 +75,7 @@ def test_the_file_of_seme_has_no_numbers(repository):
         ({"extra": 1}, r"numbers\.0\.extra: .* got 1"),
     ],
 )
-def test_a_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
+def test_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: {message}"):
         read_reference(write(tmp_path, **changes))
 
@@ -99,7 +99,7 @@ def test_a_malformed_file_is_named(tmp_path, text):
     [(0.6, "within tolerance"), (0.4, "within tolerance"), (0.35, "outside tolerance"),
      (0.8, "within tolerance"), (0.85, "outside tolerance")],
 )  # fmt: skip
-def test_a_number_is_compared_where_the_setting_matches(tmp_path, number, value, outcome):
+def test_number_is_compared_if_the_setting_matches(tmp_path, number, value, outcome):
     verdict, numbers = verdict_on(number, [run(tmp_path, value=value)])
     assert verdict == outcome
     assert f"{100 * value:.2f} ± 10.00 (ties0)" in numbers
@@ -114,15 +114,13 @@ def test_a_number_is_compared_where_the_setting_matches(tmp_path, number, value,
         ({"task": "other"}, "task", "d_task", "other"),
     ],
 )
-def test_the_first_fact_that_differs_is_named(
-    tmp_path, number, changes, fact, published, present
-):
+def test_first_differing_fact_is_named(tmp_path, number, changes, fact, published, present):
     outcome, explanation = verdict_on(number, [run(tmp_path, **changes)])
     assert outcome == "not compared"
     assert re.match(f"{fact} differs?: published {re.escape(published)}, ", explanation)
     assert explanation.endswith(f" {present}")
 
 
-def test_without_a_finished_merge_there_is_nothing_to_compare(tmp_path, number):
+def test_number_without_a_finished_merge_is_not_compared(tmp_path, number):
     refused = Results(tmp_path).add_refused("ties")
     assert verdict_on(number, [refused])[0] == "not compared"
