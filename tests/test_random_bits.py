@@ -31,7 +31,7 @@ def tossed(seed, place, probability):
     return coin < round(probability * 2**48) / 2**32
 
 
-def test_the_numbers_are_those_of_the_reference_implementation():
+def test_splitmix64_equals_the_reference_implementation():
     assert [int(_number(np.uint64(1234567), np.uint64(i))) for i in range(5)] == PUBLISHED
     assert [numbers(1234567, i) for i in range(5)] == PUBLISHED
 
@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_reference_implementation():
 @pytest.mark.parametrize(
     ("start", "n"), [(0, 5000), (1, 1), (3, 4099), (2**33 + 2, 1026), (7, 0)]
 )
-def test_coins_are_those_of_the_definition(start, n, probability):
+def test_bernoulli_samples_equal_the_definition(start, n, probability):
     seeds = [0, 2**64 - 1, 987654321]
     samples = bernoulli(seeds, start, n, probability)
     assert samples.shape == (3, n)
@@ -48,7 +48,7 @@ def test_coins_are_those_of_the_definition(start, n, probability):
     assert samples.tolist() == expected
 
 
-def test_coins_between_two_of_16_bits_are_decided():
+def test_probabilities_finer_than_16_bits_are_exact():
     probability = (100 + 0.25) / 2**16
     n = 1 << 24
     share = bernoulli([5], 0, n, probability).double().mean().item()
@@ -58,7 +58,7 @@ def test_coins_between_two_of_16_bits_are_decided():
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_coins_are_fair_at_every_place_of_a_number(probability):
+def test_bernoulli_is_unbiased_at_every_position(probability):
     n = 400_000
     places = bernoulli([11], 0, 4 * n, probability).view(n, 4).double().mean(dim=0)
     spread = (probability * (1 - probability) / n) ** 0.5
