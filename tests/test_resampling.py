@@ -49,16 +49,16 @@ def p_of(panel, n_resamples=10_000, seed=0):
     return sign_flip_p_values(panel, [pair], n_resamples=n_resamples, seed=seed)[0]
 
 
-def test_three_wins_of_three_have_a_p_value_of_two_patterns_in_eight():
+def test_three_wins_of_three_have_p_value_one_quarter():
     assert p_of(differing_by([1, 1, 1])) == 2 / 8
 
 
-def test_equal_runs_have_a_p_value_of_one():
+def test_equal_runs_have_p_value_one():
     assert p_of(differing_by([0, 0, 0])) == 1.0
     assert p_of(differing_by([1, -1, 0])) == 1.0
 
 
-def test_the_exact_p_value_is_that_of_scipy():
+def test_exact_p_value_equals_scipy():
     expected = stats.permutation_test(
         (EIGHT, np.zeros(8)), lambda x, y, axis: np.mean(x - y, axis), vectorized=True,
         permutation_type="samples", n_resamples=np.inf,
@@ -66,23 +66,23 @@ def test_the_exact_p_value_is_that_of_scipy():
     assert p_of(differing_by(EIGHT)) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
-def test_the_exact_p_value_is_that_of_the_sign_test_where_all_differences_are_alike():
+def test_exact_p_value_of_equal_differences_equals_the_sign_test():
     expected = stats.binomtest(9, 11).pvalue
     assert p_of(differing_by([1] * 9 + [-1] * 2 + [0] * 30)) == pytest.approx(expected)
 
 
-def test_the_drawn_p_value_is_close_to_the_exact_one():
+def test_sampled_p_value_is_close_to_the_exact_one():
     # 2 ** 8 patterns, but fewer resamples; three standard errors of a share of 200
     exact, drawn = p_of(differing_by(EIGHT)), p_of(differing_by(EIGHT), n_resamples=200)
     assert drawn != exact
     assert abs(drawn - exact) < 3 * (exact * (1 - exact) / 200) ** 0.5 + 1 / 200
 
 
-def test_a_drawn_p_value_is_never_zero():
+def test_sampled_p_value_is_never_zero():
     assert p_of(differing_by([1.0] * 60), n_resamples=99) == 1 / 100
 
 
-def test_exchanges_keep_ratios_ratios_and_weight_tasks_by_domain():
+def test_sign_flips_keep_ratios_and_domain_weights():
     tasks = {
         "bits": ([[4, 9, 2], [6, 8, 5]], [4, 5, 3], True),
         "first": ([[1, 0, 1], [0, 0, 1]], [1, 1, 1], False),
@@ -107,13 +107,13 @@ def test_exchanges_keep_ratios_ratios_and_weight_tasks_by_domain():
     assert p_of(found) == pytest.approx(expected)
 
 
-def test_tasks_of_one_domain_share_its_weight_in_the_statistic():
+def test_tasks_share_the_weight_of_their_domain():
     # 1/2 + 1/4 - 1/4; of the sizes 1, 1/2, 1/2, 0 of the patterns, three reach 1/2
     tasks = {name: ([[d], [0]], [1], False) for name, d in {"a": 1, "b": 1, "c": -1}.items()}
     assert p_of(panel(tasks, domains={"a": "x", "b": "y", "c": "y"})) == 0.75
 
 
-def test_a_drawn_difference_as_large_as_the_observed_one_counts():
+def test_resampled_ties_with_the_observed_difference_count():
     # 21 wins of 40: the exact sign test, within three standard errors of a drawn share
     exact = stats.binomtest(21, 40).pvalue
     drawn = p_of(differing_by([1] * 21 + [-1] * 19), n_resamples=2000)
@@ -131,20 +131,20 @@ def test_p_values_under_the_null_are_uniform():
     assert 0.02 < np.mean(np.array(found) <= 0.05) < 0.09
 
 
-def test_the_p_value_of_a_pair_does_not_depend_on_the_other_pairs():
+def test_p_value_of_a_pair_is_independent_of_other_pairs():
     found = random_panel(2)
     together = sign_flip_p_values(found, [("x", "y"), ("z", "x")], n_resamples=500, seed=3)
     alone = sign_flip_p_values(found, [("z", "x")], n_resamples=500, seed=3)
     assert together[1:] == alone
 
 
-def test_exchanging_first_and_second_changes_no_p_value():
+def test_p_value_is_symmetric():
     found = random_panel(4)
     there, back = sign_flip_p_values(found, [("x", "y"), ("y", "x")], n_resamples=500, seed=3)
     assert there == back
 
 
-def test_blocks_of_resamples_are_only_a_matter_of_memory(monkeypatch):
+def test_results_do_not_depend_on_the_block_size(monkeypatch):
     found = random_panel(5)
     draws = bootstrap(found, n_resamples=50, seed=1).values
     p_value = p_of(found, n_resamples=50)
@@ -157,7 +157,7 @@ def test_blocks_of_resamples_are_only_a_matter_of_memory(monkeypatch):
     assert p_of(found, n_resamples=50) == p_value
 
 
-def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
+def test_draws_depend_on_the_seed():
     first, again, other = (
         bootstrap(random_panel(5), n_resamples=50, seed=seed).values for seed in (1, 1, 2)
     )
@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
     assert not np.array_equal(first, other)
 
 
-def test_means_of_draws_are_the_overall_means_of_the_draws(monkeypatch):
+def test_bootstrap_means_equal_overall_means_of_draws(monkeypatch):
     found = random_panel(7)
     draws = overall(bootstrap(found, n_resamples=50, seed=1))
     monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
@@ -175,7 +175,7 @@ def test_means_of_draws_are_the_overall_means_of_the_draws(monkeypatch):
     assert np.concatenate(blocks) == pytest.approx(expected, abs=1e-12)
 
 
-def test_all_runs_have_the_same_signs_on_a_document_and_each_document_its_own():
+def test_signs_are_shared_by_runs_and_drawn_per_document():
     values = {"a": np.array([[1.0, -2.0], [0.0, 0.0]]), "b": np.array([[0.25, 0.25]])}
     first, second = flip_signs(values, n_resamples=400, seed=0)
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == {
@@ -183,7 +183,7 @@ def test_all_runs_have_the_same_signs_on_a_document_and_each_document_its_own():
     }  # fmt: skip
 
 
-def test_draws_depend_on_neither_the_other_runs_nor_the_order_of_tasks():
+def test_draws_do_not_depend_on_other_runs_or_task_order():
     whole = random_panel(6)
     tasks = {
         name: (task.totals[:1], task.sizes, task.is_bits)
@@ -195,13 +195,13 @@ def test_draws_depend_on_neither_the_other_runs_nor_the_order_of_tasks():
         assert alone.task("x", task) == pytest.approx(together.task("x", task), abs=1e-15)
 
 
-def test_tasks_are_drawn_independently_of_each_other():
+def test_tasks_are_resampled_independently():
     task = ([[1, 0, 0, 1, 1]], np.ones(5), False)
     table = bootstrap(panel({"a": task, "b": task}, runs=("x",)), n_resamples=20, seed=0)
     assert not np.array_equal(table.task("x", "a"), table.task("x", "b"))
 
 
-def test_a_resample_scores_every_run_on_the_same_documents():
+def test_resample_has_the_same_documents_for_every_run():
     # a run that is right exactly where the other is wrong: their scores add up to 1
     right = np.array([1, 0, 0, 1, 1])
     table = bootstrap(
@@ -210,7 +210,7 @@ def test_a_resample_scores_every_run_on_the_same_documents():
     assert table.task("ours", "a") + table.task("theirs", "a") == pytest.approx(np.ones(30))
 
 
-def test_a_resample_of_a_ratio_is_a_ratio_of_resampled_sums():
+def test_resampled_ratio_is_a_ratio_of_sums():
     # bits are twice the bytes on every document, so any draw has 2 bits per byte
     sizes = [3, 50, 7]
     task = ([[2 * n for n in sizes], sizes], sizes, True)
@@ -218,7 +218,7 @@ def test_a_resample_of_a_ratio_is_a_ratio_of_resampled_sums():
     assert table.task("ours", "bits") == pytest.approx(np.full(10, 0.25))
 
 
-def test_the_bootstrap_error_and_interval_are_those_of_scipy():
+def test_bootstrap_error_and_interval_equal_scipy():
     values = np.random.default_rng(3).exponential(size=80)
     found = bootstrap(
         panel({"a": ([values], np.ones(80), False)}, runs=("x",)), n_resamples=20_000, seed=0
@@ -251,6 +251,6 @@ def test_too_few_resamples_are_refused(call, least):
         call(differing_by([1, 2]), least - 1)
 
 
-def test_a_run_that_is_not_there_is_named():
+def test_unknown_run_is_refused():
     with pytest.raises(ValueError, match=r"runs are \['ours', 'theirs'\], got \['sce'\]"):
         sign_flip_p_values(differing_by([1, 2]), [("ours", "sce")], n_resamples=9, seed=0)
