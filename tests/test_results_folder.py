@@ -67,7 +67,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_sound_records_are_read_in_order_of_kind_name_and_fingerprint(root):
+def test_valid_records_are_sorted_by_kind_name_and_fingerprint(root):
     write(root, record("a", kind="reference"))
     found = load_results(root)
     assert [r.name for r in found.records] == ["sce", "seme", "ties", "a"]
@@ -75,7 +75,7 @@ def test_sound_records_are_read_in_order_of_kind_name_and_fingerprint(root):
     assert found.problems == ()
 
 
-def test_a_folder_that_is_absent_holds_nothing(tmp_path):
+def test_absent_folder_has_no_records(tmp_path):
     assert load_results(tmp_path / "absent").records == ()
 
 
@@ -87,7 +87,7 @@ def test_a_folder_that_is_absent_holds_nothing(tmp_path):
         ("\udcff", "codec can't decode"),
     ],
 )
-def test_a_damaged_record_is_named_and_the_rest_is_read(root, text, told):
+def test_damaged_record_is_reported_and_the_rest_read(root, text, told):
     (root / AT / "record.json").write_bytes(text.encode(errors="surrogateescape"))
     assert names(root) == ["sce", "seme"]
     ((path, message),) = faults(root).items()
@@ -96,7 +96,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_read(root, text, told):
     assert str(root) not in message
 
 
-def test_a_damaged_samples_file_takes_its_record_along(root):
+def test_damaged_samples_exclude_their_record(root):
     (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     assert names(root) == ["sce", "seme"]
     assert faults(root) == {
@@ -106,7 +106,7 @@ def test_a_damaged_samples_file_takes_its_record_along(root):
     }
 
 
-def test_samples_of_another_run_are_named(root):
+def test_samples_contradicting_the_scores_are_reported(root):
     write(root, TIES, found=samples(a=(1, 1)))
     assert names(root) == ["sce", "seme"]
     message = faults(root)[f"{AT}/samples.jsonl.gz"]
@@ -129,7 +129,7 @@ def copied(root, to, **changes):
     return folder
 
 
-def test_the_same_scores_twice_are_one_record_whatever_they_cost(root):
+def test_records_with_equal_fingerprint_and_scores_are_one(root):
     copied(root, "copy-of-ties", started_at="later", seconds_total=9.0)
     found = load_results(root)
     assert [r.name for r in found.records] == ["sce", "seme", "ties"]
@@ -137,7 +137,7 @@ def test_the_same_scores_twice_are_one_record_whatever_they_cost(root):
     assert found.problems == ()
 
 
-def test_a_fingerprint_with_other_scores_is_shown_by_none_of_its_records(root):
+def test_records_with_equal_fingerprint_but_other_scores_are_excluded(root):
     folder = copied(root, "copy-of-ties")
     other = samples(a=(1, 1))
     write_record(root / "elsewhere", replace(TIES, scores=record(found=other).scores), other)
@@ -153,27 +153,27 @@ def test_a_fingerprint_with_other_scores_is_shown_by_none_of_its_records(root):
     }
 
 
-def test_scores_that_differ_by_rounding_are_the_same(root):
+def test_scores_differing_by_rounding_are_equal(root):
     scores = json.loads((root / AT / "record.json").read_text())["scores"]
     scores[0]["value"] *= 1 + 1e-11
     copied(root, "copy-of-ties", scores=scores)
     assert faults(root) == {}
 
 
-def test_a_failed_run_does_not_contradict_a_finished_one(root):
+def test_failed_duplicate_of_a_finished_run_is_dropped(root):
     write(root, replace(TIES, name="b", status="failed", error="disk full", scores={}))
     (root / AT / "samples.jsonl.gz").unlink()
     assert load_results(root).records == (SCE, SEME, TIES)
     assert faults(root) == {}
 
 
-def test_of_several_failures_one_is_shown(tmp_path):
+def test_duplicate_failures_are_one_record(tmp_path):
     failed = replace(TIES, status="failed", error="disk full", scores={})
     write(tmp_path, failed, replace(failed, name="b"))
     assert names(tmp_path) == ["b"]
 
 
-def test_a_task_that_most_have_and_one_lacks_is_named_and_the_record_is_kept(root):
+def test_record_lacking_a_common_task_is_reported_and_kept(root):
     lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
     write(root, lacking, found={"a": SAMPLES["a"]})
     assert load_results(root).records[2] == lacking
@@ -183,14 +183,14 @@ def test_a_task_that_most_have_and_one_lacks_is_named_and_the_record_is_kept(roo
     }
 
 
-def test_a_task_that_only_one_has_is_not_held_against_the_others(root):
+def test_record_with_an_extra_task_is_excluded(root):
     more = {**SAMPLES, "c": SAMPLES["a"]}
     write(root, record(found=more, domains={**DOMAINS, "c": "code"}), found=more)
     assert names(root) == ["sce", "seme"]
     assert "it has the tasks ['c'], most have not" in faults(root)[f"{AT}/record.json"]
 
 
-def test_other_documents_than_most_runs_saw_are_named(root):
+def test_records_on_other_documents_are_excluded(root):
     other = {
         **SAMPLES,
         "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]],
@@ -201,7 +201,7 @@ def test_other_documents_than_most_runs_saw_are_named(root):
     assert "tasks.a.contents" in message
 
 
-def test_of_two_runs_that_disagree_the_earlier_is_kept(tmp_path):
+def test_earlier_of_two_contradicting_runs_is_kept(tmp_path):
     fewer = samples(a=(1, 0, 1))
     write(tmp_path, SEME)
     write(tmp_path, record("zebra", fewer, started_at="2024"), found=fewer)
@@ -219,7 +219,7 @@ def test_runs_of_other_suites_or_precisions_are_not_compared(root):
     assert faults(root) == {}
 
 
-def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(root):
+def test_facts_absent_in_older_records_are_not_compared(root):
     write(
         root, record("new", suite=replace(TIES.suite, more={"limit": None, "lm_eval": "0.4"}))
     )
@@ -227,7 +227,7 @@ def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(roo
     assert faults(root) == {}
 
 
-def test_the_published_records_can_be_trusted(repository):
+def test_published_records_are_valid(repository):
     for folder in ("published", "published/heterogeneous"):
         found = load_results(Path(repository) / "results" / folder)
         assert found.problems == ()
