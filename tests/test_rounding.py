@@ -6,13 +6,13 @@ import torch
 from seme.rounding import Raw, is_finite, round_merged, round_to, share_lost, summed
 
 
-def test_rounding_goes_to_the_nearest_value_of_the_dtype():
+def test_round_to_rounds_to_the_nearest_value():
     # bfloat16 keeps 8 bits: between 256 and 512 only even numbers
     rounded = round_to(torch.bfloat16, torch.tensor([257.5, 258.5]))
     assert rounded.tolist() == [258.0, 258.0]
 
 
-def test_a_value_too_large_for_the_dtype_is_refused():
+def test_round_to_refuses_overflow():
     with pytest.raises(ValueError, match=r"magnitude 100000 is too large for torch\.float16"):
         round_to(torch.float16, torch.tensor([1.0, -1e5]))
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_one_value_that_is_not_finite_is_found_wherever_it_stands(value):
+def test_is_finite_detects_a_non_finite_value_anywhere(value):
     for place in range(3):
         tensor = torch.zeros(3)
         tensor[place] = value
@@ -31,7 +31,7 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_stands(value):
 
 
 @pytest.mark.parametrize("way", ["compiled", "torch"])
-def test_the_loss_is_the_share_of_the_change_that_rounding_took(way, in_torch):
+def test_rounding_loss_is_relative_to_the_change(way, in_torch):
     if way == "torch":
         in_torch()
     # change [3, 4] in one tensor and [12] in the other: sqrt(25 + 144) = 13; lost [0, 1]: 1
@@ -46,13 +46,13 @@ def test_the_loss_is_the_share_of_the_change_that_rounding_took(way, in_torch):
     assert share_lost([first[1:], second[1:]]) == 1 / 13
 
 
-def test_nothing_changed_is_nothing_lost():
+def test_rounding_loss_of_no_change_is_zero():
     same = torch.tensor([256.0])
     assert share_lost([round_merged(torch.bfloat16, exact=same, pivot=same)[1:]]) == 0.0
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_changes_whose_squares_float32_cannot_hold_are_measured(size):
+def test_changes_with_squares_beyond_float32_are_measured(size):
     exact = torch.full((1000,), size)
     changed = round_merged(torch.float32, exact=exact, pivot=torch.zeros(1000)).changed
     assert changed == pytest.approx(1000 * size * size, rel=1e-6)
@@ -60,13 +60,13 @@ def test_changes_whose_squares_float32_cannot_hold_are_measured(size):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_merge_that_is_not_finite_is_refused(dtype, value):
+def test_non_finite_merge_is_refused(dtype, value):
     exact = torch.tensor([1.0, value, 2.0])
     with pytest.raises(ValueError, match="the merge method returned NaN or inf"):
         round_merged(dtype, exact=exact, pivot=torch.zeros(3))
 
 
-def test_a_merge_too_large_for_the_output_dtype_is_refused():
+def test_overflow_of_the_output_dtype_is_refused():
     largest = torch.finfo(torch.float32).max  # rounds to bfloat16's infinity
     for dtype, value in ((torch.float16, 1e5), (torch.bfloat16, largest)):
         with pytest.raises(ValueError, match=rf"is too large for {dtype}"):
@@ -75,7 +75,7 @@ def test_a_merge_too_large_for_the_output_dtype_is_refused():
 
 @pytest.mark.parametrize("way", ["compiled", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_dtype_is_upcast_and_non_finite_numbers_are_reported(way, dtype, in_torch):
+def test_every_dtype_is_upcast_with_non_finite_values_flagged(way, dtype, in_torch):
     if way == "torch":
         in_torch()
     values = torch.linspace(-3, 5, 1000).to(dtype)
@@ -88,18 +88,18 @@ def test_every_dtype_is_upcast_and_non_finite_numbers_are_reported(way, dtype, i
     assert raw.upcast(100, 900)[1] == [True, False]
 
 
-def test_models_of_different_dtypes_are_widened_together():
+def test_models_of_different_dtypes_are_upcast_together():
     values = torch.linspace(-3, 5, 100).bfloat16()
     rows, finite = Raw([values, values.double()], CPU).upcast(0, 100)
     assert finite == [True, True]
     assert torch.equal(rows, values.float().expand(2, -1))
 
 
-def test_numbers_too_large_for_float32_are_reported():
+def test_values_beyond_float32_are_flagged():
     raw = Raw([torch.tensor([1e300], dtype=torch.float64)], CPU)
     assert raw.upcast(0, 1)[1] == [False]
 
 
-def test_large_finite_numbers_are_finite_though_their_sum_is_not():
+def test_large_values_with_an_infinite_sum_are_finite():
     assert is_finite(torch.full((10,), 3e38))
     assert not is_finite(torch.tensor([3e38, 3e38, float("inf")]))
