@@ -20,7 +20,7 @@ def random_models(scale):
     return pivot, [pivot + s * torch.randn(20, 30) for s in scales]
 
 
-def test_the_parameters_reach_the_steps_of_fusion():
+def test_sce_parameters_control_the_steps():
     # deltas [4, 1], [-2, 0]: tau 1/2 selects element 0; energies 16 and 4; the -2 is erased
     pivot, sources = torch.ones(2), [torch.tensor([5.0, 2.0]), torch.tensor([-1.0, 1.0])]
     paper = {"tau": 0.5, "lam": 1.0, "renormalize": False, "select": "deltas"}
@@ -36,13 +36,13 @@ def test_the_parameters_reach_the_steps_of_fusion():
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
-def test_mergekit_agrees_when_renormalised_and_its_fallback_does_not_strike(tau):
+def test_renormalised_sce_agrees_with_mergekit(tau):
     pivot, sources = random_models(scale=0.1)
     merged = merge_one(merge, pivot, sources, tau=tau, **FUSECHAT)
     assert torch.allclose(merged, mergekit_sce(pivot, sources, tau=tau), rtol=0, atol=1e-6)
 
 
-def test_mergekit_falls_back_to_equal_weights_for_deltas_of_ordinary_size():
+def test_mergekit_uses_equal_weights_for_small_deltas():
     # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE here keeps the energies
     pivot, sources = random_models(scale=1e-4)
     pivot, sources = torch.zeros(20, 30), [source - pivot for source in sources]
@@ -53,7 +53,7 @@ def test_mergekit_falls_back_to_equal_weights_for_deltas_of_ordinary_size():
     assert (merged - mergekit_merged).norm() > 0.05 * merged.norm()
 
 
-def test_tau_counts_all_elements_but_in_mergekit_those_that_vary():
+def test_tau_counts_all_elements_and_mergekit_only_varying_ones():
     # 10 elements, 4 vary: tau 0.5 selects 4 of them, in mergekit 2
     pivot = torch.zeros(10)
     source = torch.tensor([4.0, 3.0, 2.0, 1.0] + [0.0] * 6)
@@ -62,7 +62,7 @@ def test_tau_counts_all_elements_but_in_mergekit_those_that_vary():
     assert (merged.count_nonzero(), mergekit_merged.count_nonzero()) == (4, 2)
 
 
-def test_at_tau_one_mergekit_alone_keeps_deltas_shared_by_all_sources():
+def test_sce_drops_shared_deltas_at_tau_one_unlike_mergekit():
     pivot = torch.zeros(2)
     sources = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])]
     merged = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)
@@ -70,7 +70,7 @@ def test_at_tau_one_mergekit_alone_keeps_deltas_shared_by_all_sources():
     assert mergekit_sce(pivot, sources, tau=1.0)[0] == pytest.approx(1.0)
 
 
-def test_one_source_is_ranked_by_size_where_mergekit_selects_nothing():
+def test_single_source_is_ranked_by_magnitude_unlike_mergekit():
     pivot, source = torch.zeros(4), torch.tensor([1.0, -3.0, 2.0, 0.5])
     merged = merge_one(merge, pivot, [source], tau=0.5, **FUSECHAT)
     assert merged.tolist() == [0.0, -3.0, 2.0, 0.0]
