@@ -61,7 +61,7 @@ def random_models(n_sources, n=200):
     return pivot, [pivot + 0.01 * torch.randn(n, generator=rng) for _ in range(n_sources)]
 
 
-def test_selected_deltas_are_weighted_by_energy_and_dissenters_erased():
+def test_selected_deltas_are_weighted_by_energy_and_minority_signs_erased():
     # deltas [4, 1, 0], [-2, 1, 2]: variances 9, 0, 1; tau 2/3 selects elements 0 and 2
     # energies 16 and 4 + 4 = 8: eta 2/3 and 1/3; the signs of the sums are + and +
     # element 0: the -2 is erased, 2/3 * 4; element 1 is not selected; element 2: 1/3 * 2
@@ -69,13 +69,13 @@ def test_selected_deltas_are_weighted_by_energy_and_dissenters_erased():
     assert merged == pytest.approx([8 / 3, 0.0, 2 / 3])
 
 
-def test_renormalising_divides_by_the_coefficients_that_survive():
+def test_renormalize_divides_by_surviving_coefficients():
     # as above; each selected element has one survivor, which then counts in full
     sources = [[4.0, 1.0, 0.0], [-2.0, 1.0, 2.0]]
     assert fuse([0.0, 0.0, 0.0], sources, tau=2 / 3, renormalize=True) == [4.0, 0.0, 2.0]
 
 
-def test_selecting_coefficients_leaves_the_unselected_deltas_in():
+def test_select_coefficients_merges_unselected_deltas():
     # as above, but element 1, outside the selection, is merged as well: 2/3 * 1 + 1/3 * 1
     sources = [[4.0, 1.0, 0.0], [-2.0, 1.0, 2.0]]
     merged = fuse([0.0, 0.0, 0.0], sources, tau=2 / 3, select="coefficients")
@@ -86,7 +86,7 @@ def test_selecting_coefficients_leaves_the_unselected_deltas_in():
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("n_sources", [2, 3, 5])
-def test_the_steps_agree_with_a_loop_over_elements(n_sources, tau, renormalize, select):
+def test_sce_equals_a_naive_loop(n_sources, tau, renormalize, select):
     pivot, sources = random_models(n_sources)
     options = {"tau": tau, "renormalize": renormalize, "select": select}
     merged = select_compute_erase(pivot, sources, **options)
@@ -94,20 +94,20 @@ def test_the_steps_agree_with_a_loop_over_elements(n_sources, tau, renormalize, 
     assert torch.equal(merged, torch.tensor(expected))
 
 
-def test_elements_are_selected_by_variance_and_never_where_sources_agree():
+def test_elements_are_selected_by_variance_excluding_zero():
     pivot = torch.zeros(4)
     sources = [torch.tensor([9.0, 1.0, 0.0, 5.0]), torch.tensor([9.0, 2.0, 3.0, 1.0])]
     assert selected(pivot, sources, tau=0.5) == [2, 3]
     assert selected(pivot, sources, tau=1.0) == [1, 2, 3]
 
 
-def test_a_single_source_is_selected_by_the_size_of_its_delta():
+def test_single_source_is_selected_by_magnitude():
     assert selected(torch.zeros(3), [torch.tensor([1.0, -3.0, 2.0])], tau=1 / 3) == [1]
 
 
 @pytest.mark.parametrize("exponent", [-90, -20, 24])
 @pytest.mark.parametrize("n_sources", [2, 3, 5])
-def test_the_variation_orders_as_the_variance_at_any_scale(n_sources, exponent):
+def test_variation_orders_as_variance_at_any_scale(n_sources, exponent):
     rng = torch.Generator().manual_seed(0)
     sources = [torch.randn(300, generator=rng) * 2.0**exponent for _ in range(n_sources)]
     variance = torch.stack(sources).double().var(dim=0, correction=0)
@@ -115,7 +115,7 @@ def test_the_variation_orders_as_the_variance_at_any_scale(n_sources, exponent):
     assert torch.equal(order, variance.argsort())
 
 
-def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
+def test_deltas_with_underflowing_squares_are_ranked_and_weighted():
     tiny = 2.0**-100
     sources = [torch.tensor([1.0, 2.0, 0.0]) * tiny, torch.tensor([0.0, 0.0, 3.0]) * tiny]
     assert selected(torch.zeros(3), sources, tau=2 / 3) == [1, 2]
@@ -123,14 +123,14 @@ def test_deltas_whose_squares_underflow_float32_are_still_ranked_and_weighted():
     assert (n_selected, eta) == (2, pytest.approx((4 / 13, 9 / 13)))
 
 
-def test_the_coefficients_are_equal_only_if_every_energy_is_zero():
+def test_coefficients_are_equal_if_every_energy_is_zero():
     sources = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
     tensor = opened(torch.zeros(2), sources)
     nothing = TopKMask(RankingScores(tensor, variation, 1), [KeepRule(threshold=9.0, cutoff=0)])
     assert compute_coefficients(tensor, nothing) == (0, (0.5, 0.5))
 
 
-def test_one_source_in_full_is_returned_to_the_last_bit():
+def test_one_fully_selected_source_is_returned_bit_identical():
     pivot, sources = random_models(1, n=5000)
     merged = select_compute_erase(
         pivot, sources, tau=1.0, lam=1.0, renormalize=False, select="deltas"
@@ -138,7 +138,7 @@ def test_one_source_in_full_is_returned_to_the_last_bit():
     assert torch.equal(merged, sources[0])
 
 
-def test_a_model_merged_with_itself_keeps_its_bits_and_the_signs_of_its_zeros():
+def test_model_merged_with_itself_keeps_signed_zeros():
     pivot = torch.tensor([-0.0, 0.0, 0.3, -1e-30])
     merged = select_compute_erase(
         pivot, [pivot, pivot], tau=1.0, lam=1.0, renormalize=True, select="deltas"
@@ -146,11 +146,11 @@ def test_a_model_merged_with_itself_keeps_its_bits_and_the_signs_of_its_zeros():
     assert torch.equal(merged.view(torch.int32), pivot.view(torch.int32))
 
 
-def test_equal_sources_vary_nowhere_and_leave_the_pivot():
+def test_equal_sources_return_the_pivot():
     assert fuse([1.0, 2.0], [[3.1, 4.7], [3.1, 4.7], [3.1, 4.7]]) == [1.0, 2.0]
 
 
-def test_equal_sources_are_returned_where_only_coefficients_are_selected():
+def test_equal_sources_are_returned_with_select_coefficients():
     assert fuse([1.0, 2.0], [[3.0, 4.0], [3.0, 4.0]], select="coefficients") == [3.0, 4.0]
 
 
@@ -161,12 +161,12 @@ def test_lam_scales_the_change_and_zero_returns_the_pivot():
     assert [h - 1 for h in half] == pytest.approx([(w - 1) / 2 for w in whole])
 
 
-def test_deltas_that_cancel_are_all_erased():
+def test_cancelling_deltas_are_erased():
     assert fuse([5.0], [[7.0], [3.0]]) == [5.0]
     assert fuse([5.0], [[7.0], [3.0]], renormalize=True) == [5.0]
 
 
-def test_the_order_of_the_sources_does_not_show():
+def test_result_does_not_depend_on_source_order():
     pivot, sources = random_models(4, n=40_000)
     options = {"tau": 0.3, "lam": 1.0, "renormalize": False, "select": "deltas"}
     merged = select_compute_erase(pivot, sources, **options)
@@ -174,7 +174,7 @@ def test_the_order_of_the_sources_does_not_show():
 
 
 @pytest.mark.parametrize("blocks_per_read", [1, 3])
-def test_neither_threads_nor_the_blocks_read_at_once_change_a_bit(blocks_per_read):
+def test_result_does_not_depend_on_threads_or_blocks_per_read(blocks_per_read):
     pivot, sources = random_models(3, n=700_000)
     alone = select_compute_erase(pivot, sources, tau=0.3)
     with ThreadPool(3) as threads:
@@ -194,7 +194,7 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
     assert all(torch.equal(a, b) for a, b in zip(before, (pivot, *sources), strict=True))
 
 
-def test_a_transposed_view_gives_what_its_copy_gives():
+def test_transposed_view_equals_its_copy():
     pivot, source = torch.arange(6.0).view(2, 3), torch.arange(6.0).view(3, 2).T
     options = {"tau": 0.5, "lam": 1.0, "renormalize": False, "select": "deltas"}
     merged = select_compute_erase(pivot, [source], **options)
@@ -212,6 +212,6 @@ def test_a_transposed_view_gives_what_its_copy_gives():
         ({"select": "delta"}, "select must be one of coefficients, deltas, got 'delta'"),
     ],
 )
-def test_bad_parameters_are_named(bad, message):
+def test_invalid_parameters_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         fuse([0.0], [[1.0]], **bad)
