@@ -16,7 +16,7 @@ GOOD = {
 }
 
 
-def test_values_become_what_torch_calls_them():
+def test_values_are_converted_to_torch_types():
     settings = settings_from_config({**GOOD, "seed": 3, "dtype": "bfloat16", "exclude": ["a*"]})
     assert settings == MergeSettings(
         seed=3,
@@ -30,20 +30,20 @@ def test_values_become_what_torch_calls_them():
 
 
 @pytest.mark.parametrize(("has_gpu", "device"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, has_gpu, device):
+def test_device_auto_selects_an_available_gpu(monkeypatch, has_gpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert settings_from_config({**GOOD, "device": "auto"}).device.type == device
     assert settings_from_config({**GOOD, "device": "cpu"}).device.type == "cpu"
 
 
-def test_a_gpu_that_is_asked_for_and_absent_is_an_error(monkeypatch):
+def test_missing_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="torch sees none; use device=cpu"):
         settings_from_config({**GOOD, "device": "cuda"})
 
 
 @pytest.mark.parametrize("tau", [1, 1.0, 1e-9])
-def test_every_share_above_0_up_to_1_is_taken(tau):
+def test_tau_in_the_unit_interval_is_accepted(tau):
     settings_from_config({**GOOD, "tau": tau})
 
 
@@ -67,7 +67,7 @@ def test_every_share_above_0_up_to_1_is_taken(tau):
         ("exclude", [1], r"exclude must be a list of glob patterns, got \[1\]"),
     ],
 )
-def test_a_value_out_of_range_is_named(key, value, message):
+def test_out_of_range_values_are_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
         settings_from_config({**GOOD, key: value})
 
@@ -76,5 +76,5 @@ def test_a_value_out_of_range_is_named(key, value, message):
     ("text", "n_bytes"),
     [("512MiB", 2**29), ("1.5 GiB", 3 * 2**29), ("4GB", 4 * 10**9), ("80MB", 8 * 10**7)],
 )
-def test_a_memory_budget_is_a_number_with_a_unit(text, n_bytes):
+def test_memory_budget_has_a_unit(text, n_bytes):
     assert settings_from_config({**GOOD, "memory_budget": text}).memory_budget == n_bytes
