@@ -23,7 +23,7 @@ def standings(root):
     return {row.record.fingerprint: row for board in boards for row in board.merges}, found
 
 
-def test_what_tests_tell_apart_is_in_another_band_and_the_best_is_in_the_first(root):
+def test_significantly_worse_merges_are_in_a_lower_band(root):
     rows, found = standings(root)
     bands = {}
     for fingerprint, standing in found.items():
@@ -33,7 +33,7 @@ def test_what_tests_tell_apart_is_in_another_band_and_the_best_is_in_the_first(r
     assert found.keys() == {f for f, row in rows.items() if row.mean is not None}
 
 
-def test_a_merge_is_held_against_the_pivot_and_the_source_that_scores_best(root):
+def test_win_probability_is_against_the_pivot_and_the_best_source(root):
     rows, found = standings(root)
     best = next(f for f, row in rows.items() if row.rank == 1)
     assert found[best].better_than.keys() == {"base", "mathematics"}
@@ -43,7 +43,7 @@ def test_a_merge_is_held_against_the_pivot_and_the_source_that_scores_best(root)
     )
 
 
-def test_a_merge_without_samples_has_no_standing_and_the_others_keep_theirs(root):
+def test_merge_without_samples_has_no_standing(root):
     rows, before = standings(root)
     worst = max(rows, key=lambda f: rows[f].rank or 0)
     (root / "runs" / f"{rows[worst].name}-{worst[:12]}" / "samples.jsonl.gz").unlink()
