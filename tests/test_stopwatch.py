@@ -11,7 +11,7 @@ def ticks(monkeypatch):
 
 
 @pytest.mark.usefixtures("ticks")
-def test_seconds_of_a_stage_add_up():
+def test_seconds_of_a_stage_are_summed():
     seconds = {}
     with collect_seconds(seconds):
         for name in ("map", "map", "units"):
@@ -21,7 +21,7 @@ def test_seconds_of_a_stage_add_up():
 
 
 @pytest.mark.usefixtures("ticks")
-def test_a_stage_outside_a_collector_is_dropped_and_inner_collectors_take_their_own():
+def test_stages_are_collected_by_the_innermost_collector():
     outer, inner = {}, {}
     with stage("map"):
         pass
