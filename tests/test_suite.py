@@ -27,7 +27,7 @@ def config(tmp_path):
     }  # fmt: skip
 
 
-def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tmp_path):
+def test_suite_keeps_task_order_and_resolves_include_path(config, tmp_path):
     suite = suite_from_config(config, root=tmp_path)
     assert suite.domains == {"a": "code", "b": "english"}
     assert suite.include_path == tmp_path / "tasks"
@@ -35,7 +35,7 @@ def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tm
     assert suite.tasks[0].num_fewshot is None
 
 
-def test_two_lines_are_a_suite(tmp_path):
+def test_suite_needs_only_include_path_and_tasks(tmp_path):
     (tmp_path / "tasks").mkdir()
     least = {"name": "s", "include_path": "tasks", "tasks": ["a", {"task": "b", "domain": "x"}]}
     suite = suite_from_config(least, root=tmp_path)
@@ -82,7 +82,7 @@ def test_no_tasks_means_no_suite(config, tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_in_a_suite_is_named(config, tmp_path, change, message):
+def test_invalid_suite_is_refused(config, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         suite_from_config(config | change, root=tmp_path)
 
@@ -96,12 +96,12 @@ def test_a_missing_key_is_named(config, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"limit": 5}, {"split": "validation"}, {"tasks": [TASK], "held_out": []}]
 )
-def test_the_fingerprint_follows_the_definition(config, tmp_path, change):
+def test_fingerprint_changes_with_limit_split_and_tasks(config, tmp_path, change):
     before = suite_from_config(config, root=tmp_path).fingerprint()
     assert suite_from_config(config | change, root=tmp_path).fingerprint() != before
 
 
-def test_the_fingerprint_follows_the_files_beside_the_tasks_but_not_caches(config, tmp_path):
+def test_fingerprint_depends_on_task_files_but_not_caches(config, tmp_path):
     suite = suite_from_config(config, root=tmp_path)
     before = suite.fingerprint()
     (tmp_path / "tasks" / "__pycache__").mkdir()
@@ -111,14 +111,14 @@ def test_the_fingerprint_follows_the_files_beside_the_tasks_but_not_caches(confi
     assert suite.fingerprint() != before
 
 
-def test_the_fingerprint_ignores_batch_size_and_where_the_folder_lies(config, tmp_path):
+def test_fingerprint_ignores_batch_size_and_folder_location(config, tmp_path):
     before = suite_from_config(config, root=tmp_path).fingerprint()
     (tmp_path / "tasks").rename(tmp_path / "moved")
     moved = config | {"include_path": "moved", "batch_size": 1}
     assert suite_from_config(moved, root=tmp_path).fingerprint() == before
 
 
-def test_a_record_is_told_the_contract_in_words_but_not_the_batch_size(config, tmp_path):
+def test_described_suite_has_every_entry_but_the_batch_size(config, tmp_path):
     found = suite_from_config(config | {"limit": 5}, root=tmp_path)
     assert found.described() == {
         "name": "s", "split": "test", "fingerprint": found.fingerprint(),
