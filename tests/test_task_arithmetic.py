@@ -20,21 +20,21 @@ def random_models(shape=(20, 30)):
     return pivot, [pivot + 0.01 * torch.randn(shape) for _ in range(3)]
 
 
-def test_the_scaled_sum_of_the_task_vectors_is_added():
+def test_scaled_sum_of_task_vectors_is_added():
     # task vectors [2, -1], [4, 3], sum [6, 2]; half of it on [1, 1]
     assert add([1.0, 1.0], [[3.0, 0.0], [5.0, 4.0]], lam=0.5) == [4.0, 2.0]
 
 
-def test_weights_multiply_and_are_not_divided_by_their_sum():
+def test_weights_are_not_normalised():
     # 1 + 2 * 2 - 1 * 4
     assert add([1.0], [[3.0], [5.0]], weights=[2.0, -1.0]) == [1.0]
 
 
-def test_a_negative_lam_negates():
+def test_negative_lam_subtracts_the_task_vector():
     assert add([1.0], [[3.0]], lam=-1.0) == [-1.0]
 
 
-def test_mergekit_agrees_without_its_normalisation_and_not_with_it():
+def test_task_arithmetic_agrees_with_mergekit_without_normalize():
     pivot, sources = random_models()
     ours = merge(pivot, sources, SITE, lam=0.4, weights=None)
     theirs = [
@@ -50,7 +50,7 @@ def test_mergekit_agrees_without_its_normalisation_and_not_with_it():
     assert torch.allclose(ours - pivot, 3 * (theirs[1] - pivot), rtol=0, atol=1e-6)
 
 
-def test_peft_agrees():
+def test_task_arithmetic_agrees_with_peft():
     pivot, sources = random_models()
     tv = [source - pivot for source in sources]
     weights = [0.5, 1.0, -2.0]
@@ -59,7 +59,7 @@ def test_peft_agrees():
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_one_source_at_lam_one_is_returned_to_the_last_bit():
+def test_one_source_at_lam_one_is_returned_bit_identical():
     pivot, sources = random_models((300, 200))
     assert torch.equal(merge(pivot, sources[:1], SITE, lam=1.0, weights=None), sources[0])
 
@@ -93,6 +93,6 @@ def test_shape_and_dtype_are_kept_and_the_inputs_are_not_written_to(shape):
         ({"weights": [float("inf")]}, r"weights\[0\] must be a finite number, got inf"),
     ],
 )
-def test_bad_parameters_are_named(bad, message):
+def test_invalid_parameters_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         check(**{"lam": 1.0, "weights": None, "n_sources": 1} | bad)
