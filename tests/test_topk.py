@@ -24,7 +24,7 @@ def scores_of(*tensors, **how):
 
 @pytest.mark.parametrize("cache", [0, 2**30])
 @pytest.mark.parametrize("rank", [1, 2, 3, 6])
-def test_a_threshold_is_the_magnitude_of_its_rank_in_every_row(rank, cache):
+def test_threshold_is_the_kth_largest_magnitude_per_row(rank, cache):
     # magnitudes 5, 3, 3, 2, 1, 0 in the first row, half of each in the second
     scores = scores_of(torch.tensor([3.0, -5.0, 0.0, 1.0, -3.0, 2.0]), cache_bytes=cache)
     expected = {1: (5.0, 0, 1), 2: (3.0, 1, 2), 3: (3.0, 1, 2), 6: (0.0, 5, 1)}[rank]
@@ -33,13 +33,13 @@ def test_a_threshold_is_the_magnitude_of_its_rank_in_every_row(rank, cache):
     assert (second.value, second.n_above, second.n_equal) == (expected[0] / 2, *expected[1:])
 
 
-def test_the_threshold_of_rank_zero_is_above_every_number():
+def test_threshold_of_rank_zero_is_infinite():
     (threshold, _) = find_thresholds(scores_of(torch.ones(3)), 0, 3)
     assert (threshold.value, threshold.n_above, threshold.n_equal) == (float("inf"), 0, 0)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.9, 1.0])
-def test_thresholds_over_tensors_large_enough_to_sample_are_those_of_sorting(share):
+def test_thresholds_of_sampled_tensors_equal_sorting(share):
     rng = torch.Generator().manual_seed(0)
     tensors = [torch.randn(n, generator=rng) for n in (9 * CPU_BLOCK, 5, 8 * CPU_BLOCK + 7)]
     falling = np.sort(torch.cat(tensors).abs().numpy())[::-1]
@@ -55,7 +55,7 @@ def test_thresholds_over_tensors_large_enough_to_sample_are_those_of_sorting(sha
 
 @pytest.mark.parametrize("cache", [0, 2**30])
 @pytest.mark.parametrize("small", [0, 100, 2**24])
-def test_passes_over_several_tensors_give_what_passes_over_each_do(cache, small, monkeypatch):
+def test_map_all_equals_mapping_each_tensor(cache, small, monkeypatch):
     monkeypatch.setattr("seme.streaming.SMALL", small)
     tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
     pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
@@ -75,7 +75,7 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(cache, small,
     ]
 
 
-def test_a_tensor_that_is_not_kept_open_is_opened_once_in_a_pass():
+def test_tensor_is_opened_once_per_pass():
     values = torch.arange(40.0 * CPU_BLOCK)
     models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
     scores = [
