@@ -23,7 +23,7 @@ def rows_of(table):
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def test_the_table_is_the_csv_file_with_numbers_as_numbers(root):
+def test_table_equals_the_csv_with_parsed_numbers(root):
     table = leaderboard_content(root).tables["leaderboard"]
     rows = rows_of(table)
     assert [row["method"] for row in rows] == ["base", "dare", "ties"]
@@ -34,7 +34,7 @@ def test_the_table_is_the_csv_file_with_numbers_as_numbers(root):
     assert "evaluation_seconds" not in table.columns  # no row has it
 
 
-def test_names_that_look_like_numbers_stay_names(root):
+def test_numeric_looking_names_stay_strings(root):
     path = root / "leaderboard.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ def test_names_that_look_like_numbers_stay_names(root):
     assert {row["fingerprint"] for row in rows_of(table)} == {"1234567890123456"}
 
 
-def test_the_figures_and_the_artifact_are_the_files(root):
+def test_figures_and_artifact_are_the_leaderboard_files(root):
     content = leaderboard_content(root)
     files = {path.relative_to(root).as_posix() for path in content.files}
     figures = {path.relative_to(root).as_posix() for path in root.glob("figures/*.svg")}
@@ -59,6 +59,6 @@ def test_the_figures_and_the_artifact_are_the_files(root):
         assert (root / f"{key}.svg").read_text() in html
 
 
-def test_no_leaderboard_is_an_error(tmp_path):
+def test_missing_leaderboard_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"leaderboard\.csv"):
         leaderboard_content(tmp_path)
