@@ -79,14 +79,14 @@ MATHEMATICS = run("mathematics", 4, 1)  # 1/2 on numbers: a gap of 5/8 in all
 REFERENCES = [BASE, CODE, MATHEMATICS]
 
 
-def test_the_base_closes_nothing_and_every_experts_scores_close_all_without_error():
+def test_share_closed_is_zero_for_the_base_and_one_for_all_experts():
     closed = share_closed(BASE, REFERENCES, EXPERTS)
     assert (closed.value, closed.stderr) == (pytest.approx(0.0), pytest.approx(0.0))
     closed = share_closed(run("all", 1, 1), REFERENCES, EXPERTS)
     assert (closed.value, closed.stderr) == (pytest.approx(1.0), pytest.approx(0.0))
 
 
-def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
+def test_share_closed_uses_headline_scores():
     # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits in all, the base's
     sizes = [24 if sign < 0 else 8 for sign in SIGNS]
     references = [
@@ -99,7 +99,7 @@ def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
     assert share_closed(merge, references, EXPERTS).value == pytest.approx(0)
 
 
-def test_the_error_of_the_share_is_that_of_paired_documents():
+def test_share_closed_has_the_paired_error():
     merge = run("ties", 2, 1, noise=0.5)
     closed = share_closed(merge, REFERENCES, EXPERTS)
     assert closed.value == pytest.approx(0.375 / 0.625)
@@ -108,11 +108,11 @@ def test_the_error_of_the_share_is_that_of_paired_documents():
     assert closed.stderr == pytest.approx(error / 0.625, rel=0.05)
 
 
-def test_a_merge_worse_than_the_base_closes_less_than_nothing():
+def test_share_closed_can_be_negative():
     assert share_closed(run("worse", 3, 3), REFERENCES, EXPERTS).value == pytest.approx(-0.2)
 
 
-def test_the_best_lam_closes_the_largest_share_and_is_of_task_arithmetic():
+def test_best_lam_is_of_task_arithmetic_with_the_largest_share():
     tried = [
         run("task_arithmetic", 1.75, 3, lam=0.25),
         run("task_arithmetic", 1.25, 3, lam=0.5),
@@ -150,7 +150,7 @@ SPREAD = "best method (slerp) - worst (ties), mean score"
 GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
 
 
-def test_every_claim_holds_of_a_benchmark_that_separates(judged):
+def test_every_claim_holds_on_a_separating_benchmark(judged):
     tested = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
     assert {c.claim: c.estimate.value for c in tested} == pytest.approx({
         "code - base on zoo_code_order": 0,
@@ -174,25 +174,23 @@ def test_every_claim_holds_of_a_benchmark_that_separates(judged):
         (2.5, 0, False),
     ],
 )
-def test_an_expert_must_be_five_errors_better_on_the_bits_of_its_domain(
-    judged, bits, noise, holds
-):
+def test_expert_must_gain_five_standard_errors_on_bits(judged, bits, noise, holds):
     broken = failed(judged, run("code", bits, 4, noise=noise))
     assert ("code - base on zoo_code_bits" not in broken) is holds
 
 
-def test_an_expert_that_is_worse_on_another_task_of_its_domain_breaks_no_claim(judged):
+def test_expert_may_be_worse_on_another_task(judged):
     assert failed(judged, run("code", 1, 4, order=0.1)) == []
 
 
 @pytest.mark.parametrize(("share", "broken"), [(0.39, [GAP]), (0.41, [])])
-def test_at_least_40_percent_of_the_gap_must_be_closed(judged, share, broken):
+def test_gap_closed_must_be_at_least_40_percent(judged, share, broken):
     code, numbers = (-math.log2(s + share * g) for s, g in ((0.25, 0.25), (0.125, 0.375)))
     assert failed(judged, run("task_arithmetic", code, numbers, lam=0.5)) == broken
 
 
 @pytest.mark.parametrize(("n_hard", "broken"), [(50, []), (10, [GAP])])
-def test_the_share_must_be_three_errors_from_zero(judged, n_hard, broken):
+def test_gap_closed_must_be_three_standard_errors_from_zero(judged, n_hard, broken):
     # 1 bit in the mean, all of it on some documents: 7.2 errors of log 2 / 20 on 50 of 100,
     # 2.4 errors three times as large on 10
     code = [N / n_hard if i < n_hard else 0 for i in range(N)]
@@ -202,18 +200,18 @@ def test_the_share_must_be_three_errors_from_zero(judged, n_hard, broken):
 
 
 @pytest.mark.parametrize(("order", "broken"), [(0.3, []), (0.47, [SPREAD])])
-def test_methods_must_be_further_apart_than_noise(judged, order, broken):
+def test_spread_of_methods_must_exceed_noise(judged, order, broken):
     # 20 or 3 of 100 documents differ: 5 errors, or 1.8
     equal = run("task_arithmetic", 1, 1, lam=0.25)
     assert failed(judged, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
 
 
-def test_a_finding_without_error_has_no_distance_in_errors():
+def test_claim_without_error_has_nan_sigmas():
     claim = Claim(claim="", estimate=Estimate(value=0.5, stderr=0.0), needed="", holds=True)
     assert math.isnan(claim.sigmas)
 
 
-def test_a_run_that_is_missing_is_named():
+def test_missing_run_is_named():
     with pytest.raises(ValueError, match="no finished run of the unmerged model mathematics"):
         share_closed(BASE, REFERENCES[:2], EXPERTS)
     with pytest.raises(
@@ -222,7 +220,7 @@ def test_a_run_that_is_missing_is_named():
         claims(REFERENCES, EXPERTS, lam=0.5, default_lams={"slerp": None})
 
 
-def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
+def test_finished_runs_of_the_suite_are_read_with_samples(tmp_path):
     done, samples = made("base", 2, 3)
     others = [
         replace(
@@ -241,7 +239,7 @@ def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
     assert scored.samples.keys() == samples.keys()
 
 
-def test_an_invalid_record_stops_the_check(tmp_path):
+def test_invalid_record_is_refused(tmp_path):
     path = write_record(tmp_path, *made("base", 2, 3))
     path.write_text("{")
     with pytest.raises(ValueError, match=r"\n.*record\.json "):
