@@ -21,12 +21,12 @@ _MODELS = PoolRef(
 
 def made_up_run(name, settings, value, split="validation", seed=0, status="done"):
     """A merge with the score ``value`` on every task."""
-    told = json.dumps([name, settings, split, seed], sort_keys=True)
+    identity = json.dumps([name, settings, split, seed], sort_keys=True)
     score = Score(
         value=value, stderr=0.01, n=200, raw=value, raw_metric="acc", higher_is_better=True
     )
     return Record(
-        fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32], kind="merge", status=status,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], kind="merge", status=status,
         name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
         suite=SuiteRef(name=split, split=split, fingerprint=split, held_out=()),
         scores=dict.fromkeys(DOMAINS, score) if status == "done" else {},
@@ -55,4 +55,6 @@ def sample_table(samples):
 
 def run_with(record, samples):
     """A run with these samples by task."""
-    return run_of(record, {task: sample_table(found) for task, found in samples.items()})
+    return run_of(
+        record, {task: sample_table(task_samples) for task, task_samples in samples.items()}
+    )
