@@ -44,7 +44,7 @@ def suite(split="test"):
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: tuple(map(model, found)) for key, found in lists.items()}
+    models = {key: tuple(map(model, model_names)) for key, model_names in lists.items()}
     return PoolRef(pool=name, pivot=model("base"), **models)
 
 
