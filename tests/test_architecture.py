@@ -101,8 +101,12 @@ def test_compiled_loops_call_only_loops_of_their_own_file():
     # numba keeps what it compiles by the file of the outer loop: a change of the inner one's is lost
     for path in (ROOT / "seme/kernels").glob("*.py"):
         if path.name != "warmup.py":  # which compiles nothing
-            ours = {module for module in modules_of(path) if module.startswith("seme.kernels")}
-            assert {module.rpartition(".")[0] for module in ours} <= {"seme.kernels.jit"}, path
+            kernel_imports = {
+                module for module in modules_of(path) if module.startswith("seme.kernels")
+            }
+            assert {module.rpartition(".")[0] for module in kernel_imports} <= {
+                "seme.kernels.jit"
+            }, path
 
 
 def test_merging_imports_neither_transformers_nor_evaluation_libraries():
@@ -154,5 +158,5 @@ def test_tests_folder_does_not_shadow_the_package_eval():
 def test_pyproject_lists_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent for path in our_files() if path.name == "__init__.py"}
-    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert set(project["tool"]["setuptools"]["packages"]) == found
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
