@@ -97,9 +97,13 @@ def test_missing_query_heads_leave_the_inner_basis_unchanged():
     # six heads in two groups; the copy lacks the last head of each group
     pivot = random_heads(1, n_heads=6, n_kv=2)
     copy = disguise(pivot, inside=((0, 1, 2), (0, 1, 2)))
-    there = torch.tensor([0, 1, 3, 4]).repeat_interleave(8) * 8 + torch.arange(8).repeat(4)
+    kept_rows = torch.tensor([0, 1, 3, 4]).repeat_interleave(8) * 8 + torch.arange(8).repeat(4)
     fewer = replace(
-        copy, q=copy.q[there], q_bias=copy.q_bias[there], o=copy.o[:, there], n_heads=4
+        copy,
+        q=copy.q[kept_rows],
+        q_bias=copy.q_bias[kept_rows],
+        o=copy.o[:, kept_rows],
+        n_heads=4,
     )
     actual = apply_heads(match_heads(pivot, fewer, rotate_inner=True), fewer)
     torch.testing.assert_close(actual.k, pivot.k, rtol=1e-5, atol=2e-5)
