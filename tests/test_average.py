@@ -38,9 +38,9 @@ def test_average_of_equal_sources_is_bit_identical(weights):
 def test_average_agrees_with_mergekit_linear():
     torch.manual_seed(0)
     sources = [torch.randn(20, 30) for _ in range(3)]
-    theirs = merge_tensors(sources, "linear", parameters={"weight": [1.0, 2.0, 0.5]})
-    ours = merge(torch.zeros(20, 30), sources, SITE, weights=[1.0, 2.0, 0.5])
-    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    mergekit_mean = merge_tensors(sources, "linear", parameters={"weight": [1.0, 2.0, 0.5]})
+    mean = merge(torch.zeros(20, 30), sources, SITE, weights=[1.0, 2.0, 0.5])
+    assert torch.allclose(mean, mergekit_mean, rtol=1e-6, atol=1e-6)
 
 
 def test_permuting_equally_weighted_sources_changes_no_bit():
