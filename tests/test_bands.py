@@ -82,9 +82,9 @@ def test_contributions_sum_to_the_overall_means():
         ),
     }
     domains = {"bits": "code", "order": "code", "answer": "french"}
-    found = Panel(runs=("a", "b", "c"), domains=domains, tasks=tasks)
-    means = overall(found.observed())
-    parts = contributions(found, ["c", "a"])
+    scores = Panel(runs=("a", "b", "c"), domains=domains, tasks=tasks)
+    means = overall(scores.observed())
+    parts = contributions(scores, ["c", "a"])
     assert {name: part.shape for name, part in parts.items()} == {
         "bits": (30, 2), "order": (20, 2), "answer": (20, 2),
     }  # fmt: skip
@@ -111,9 +111,9 @@ def test_pair_statistic_is_the_sum_over_the_root_of_squared_differences():
 def test_p_value_of_two_runs_equals_the_sign_flip_test(is_bits):
     rng = np.random.default_rng(3)
     values = rng.uniform(1, 2, (2, 100)) + np.array([[0.08], [0.0]])
-    found = panel(values, runs="ab", is_bits=is_bits)
-    p_value = pair_p_values(found, "ab", n_resamples=5000, seed=0)[0, 1]
-    (expected,) = sign_flip_p_values(found, [("a", "b")], n_resamples=5000, seed=0)
+    scores = panel(values, runs="ab", is_bits=is_bits)
+    p_value = pair_p_values(scores, "ab", n_resamples=5000, seed=0)[0, 1]
+    (expected,) = sign_flip_p_values(scores, [("a", "b")], n_resamples=5000, seed=0)
     assert 0.01 < expected < 0.2
     # the same signs: equal for means, the delta method for byte likelihood
     assert p_value == pytest.approx(expected, abs=0.002 if is_bits else 1e-9)
@@ -123,8 +123,8 @@ def test_adjusted_p_values_equal_step_down_max_t():
     # each statistic against the maximum over it and all smaller ones, then made monotone
     rng = np.random.default_rng(4)
     values = rng.normal(size=(4, 60)) + np.array([[0.5], [0.3], [0.0], [0.0]])
-    found = panel(values, runs="abcd")
-    p_values = pair_p_values(found, "abcd", n_resamples=200, seed=5)
+    scores = panel(values, runs="abcd")
+    p_values = pair_p_values(scores, "abcd", n_resamples=200, seed=5)
     signs = 1 - 2 * np.random.default_rng([5, *b"t0"]).integers(0, 2, (200, 60))
     pairs = list(itertools.combinations(range(4), 2))
     rows = np.array([values[i] - values[j] for i, j in pairs])
@@ -159,8 +159,8 @@ def test_p_value_of_few_differing_documents_is_at_least_exact():
 def test_differences_below_display_precision_share_a_band(shift, bands):
     rng = np.random.default_rng(7)
     base = rng.uniform(size=100)
-    found = panel([base + shift, base], runs="ab")
-    assert list(rank_bands(found, "ab", n_resamples=500, seed=0).values()) == bands
+    scores = panel([base + shift, base], runs="ab")
+    assert list(rank_bands(scores, "ab", n_resamples=500, seed=0).values()) == bands
 
 
 def test_near_copies_do_not_reduce_the_power_of_other_pairs():
@@ -178,35 +178,35 @@ def test_near_copies_do_not_reduce_the_power_of_other_pairs():
 
 
 def test_equal_runs_share_a_band():
-    found = panel([[1, 0, 1], [1, 0, 1], [1, 0, 1]], runs="abc")
-    assert rank_bands(found, "abc", n_resamples=50, seed=0) == {"a": 1, "b": 1, "c": 1}
+    scores = panel([[1, 0, 1], [1, 0, 1], [1, 0, 1]], runs="abc")
+    assert rank_bands(scores, "abc", n_resamples=50, seed=0) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_bands_follow_the_ranking_and_ignore_unranked_runs():
     rng = np.random.default_rng(10)
     values = rng.normal(scale=0.1, size=(4, 100)) + np.array([[0.0], [5.0], [1.0], [0.0]])
-    found = panel(values, runs=["worst", "pivot", "best", "next"])
+    scores = panel(values, runs=["worst", "pivot", "best", "next"])
     ranked = ["best", "next", "worst"]
-    bands = rank_bands(found, ranked, n_resamples=500, seed=0)
+    bands = rank_bands(scores, ranked, n_resamples=500, seed=0)
     assert list(bands.items()) == [("best", 1), ("next", 2), ("worst", 2)]
 
 
 @pytest.mark.parametrize(("ranked", "bands"), [([], {}), (["b"], {"b": 1})])
 def test_fewer_than_two_runs_have_at_most_one_band(ranked, bands):
-    found = panel([[0, 1], [1, 1]], runs="ab")
-    assert rank_bands(found, ranked, n_resamples=50, seed=0) == bands
+    scores = panel([[0, 1], [1, 1]], runs="ab")
+    assert rank_bands(scores, ranked, n_resamples=50, seed=0) == bands
 
 
 def test_unknown_run_is_refused():
-    found = panel([[0, 1], [1, 1]], runs="ab")
+    scores = panel([[0, 1], [1, 1]], runs="ab")
     with pytest.raises(ValueError, match=r"runs are \['a', 'b'\], got \['sce'\]"):
-        rank_bands(found, ["a", "sce"], n_resamples=50, seed=0)
+        rank_bands(scores, ["a", "sce"], n_resamples=50, seed=0)
 
 
 def test_too_few_resamples_are_refused():
-    found = panel([[0, 1], [1, 1]], runs="ab")
+    scores = panel([[0, 1], [1, 1]], runs="ab")
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        rank_bands(found, "ab", n_resamples=0, seed=0)
+        rank_bands(scores, "ab", n_resamples=0, seed=0)
 
 
 def most_alarms(n_panels):
