@@ -25,7 +25,7 @@ def record(name="ties", value=0.5, split="test", **changes):
     score = Score(
         value=value, stderr=0.1, n=9, raw=value, raw_metric="acc", higher_is_better=True
     )
-    found = Record(
+    made = Record(
         fingerprint=f"{name} {split} {sorted(changes.items())}", kind="merge", status="done",
         name=name, settings={}, seed=0, dtype=None, scores={"a": score}, domains={"a": "code"},
         models=PoolRef(pool="p", pivot=model("base"), sources=(model("x"),), references=()),
@@ -33,7 +33,7 @@ def record(name="ties", value=0.5, split="test", **changes):
         merge_cost=None, evaluation_cost=COST, merge={}, error=None, provenance={},
         started_at="", seconds_total=1.0,
     )  # fmt: skip
-    return replace(found, **changes)
+    return replace(made, **changes)
 
 
 def unmerged(**changes):
@@ -86,15 +86,15 @@ def test_board_title_has_a_precision_other_than_float32():
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "text"),
     [
         ({}, "Evaluated in float32. "),
         ({"lm_eval": "0.4.13", "limit": None}, "Evaluated in float32 by lm-eval 0.4.13. "),
         ({"lm_eval": "1", "limit": 8}, "by lm-eval 1, the first 8 documents of each task. "),
     ],
 )
-def test_board_header_has_precision_lm_eval_version_and_limit(more, told):
-    assert told in to_markdown(
+def test_board_header_has_precision_lm_eval_version_and_limit(more, text):
+    assert text in to_markdown(
         boards_of(bare_runs([replace(TIES, suite=replace(TIES.suite, more=more))]))
     )
 
@@ -122,16 +122,20 @@ def test_settings_tried_on_two_boards_are_marked_on_both():
 
 
 def test_setting_chosen_on_validation_is_not_marked():
-    found = [*tried("test", 1, 2), *tried("validation", 1), *tried("validation", 2, value=0.9)]
-    assert settings(*found) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
+    records = [
+        *tried("test", 1, 2),
+        *tried("validation", 1),
+        *tried("validation", 2, value=0.9),
+    ]
+    assert settings(*records) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
 
 
 def test_mark_has_a_footnote_and_a_csv_column():
-    found = [*tried("test", 1, 2), *tried("validation", 2), SCE]
-    text = to_markdown(boards_of(bare_runs(found)))
+    records = [*tried("test", 1, 2), *tried("validation", 2), SCE]
+    text = to_markdown(boards_of(bare_runs(records)))
     assert text.count(TUNED_ON_TEST) == 1
     assert TUNED_ON_TEST not in to_markdown(boards_of(bare_runs([TIES, SCE])))
-    header, *lines = to_csv(boards_of(bare_runs(found))).splitlines()
+    header, *lines = to_csv(boards_of(bare_runs(records))).splitlines()
     column = header.split(",").index("tuned_on_test")
     marks = {tuple(line.split(",")[i] for i in (3, 7, 8, column)) for line in lines}
     assert marks == {
