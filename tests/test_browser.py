@@ -68,9 +68,9 @@ def browser():
     path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     assert path, "these tests need Chromium on the path: install it, or leave out -m browser"
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +84,14 @@ def address(tmp_path_factory):
 def page(browser, address):
     """The page on a desktop's screen; fails for anything it says or asks for."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
-    found, said = context.new_page(), []
-    found.on("console", lambda message: said.append(message.text))
-    found.on("pageerror", lambda error: said.append(str(error)))
-    found.on("request", lambda request: said.append(request.url))
-    found.goto(address)
-    yield found
+    tab, messages = context.new_page(), []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: messages.append(request.url))
+    tab.goto(address)
+    yield tab
     context.close()
-    assert set(said) == {address}
+    assert set(messages) == {address}
 
 
 def methods(page, pool="zoo"):
