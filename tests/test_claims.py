@@ -118,8 +118,8 @@ def test_costs_from_another_machine_are_ignored(results):
     other = {**MACHINE, "cpu": "b"}
     records = [seme(results, 6, seconds=9), results.add("average", 6, provenance=other)]
     assert judged(results, records)["runtime"].verdict is UNKNOWN
-    here = results.add("ties", 6)
-    assert judged(results, [*records, here])["runtime"].verdict is NO
+    same_machine = results.add("ties", 6)
+    assert judged(results, [*records, same_machine])["runtime"].verdict is NO
 
 
 def test_data_claim_holds_unless_a_setting_names_data(results):
