@@ -129,8 +129,8 @@ def test_runs_of_different_models_are_refused():
 
 
 def marked(*records):
-    found = tuned_on_test(records)
-    return [found[record.fingerprint] for record in records]
+    marks = tuned_on_test(records)
+    return [marks[record.fingerprint] for record in records]
 
 
 ONE, TWO = record("test", lam=1), record("test", lam=2)
@@ -224,10 +224,10 @@ def test_runs_of_one_contract_are_comparable():
     ],
 )
 def test_different_contracts_are_refused_with_the_difference(changes, difference):
-    with pytest.raises(ValueError, match="cannot stand in one table") as found:
+    with pytest.raises(ValueError, match="cannot stand in one table") as caught:
         check_comparable([ONE, TWO, replace(ONE, fingerprint="other", **changes)])
-    assert "ties ties-test-0- and ties other cannot" in str(found.value)
-    assert difference in str(found.value)
+    assert "ties ties-test-0- and ties other cannot" in str(caught.value)
+    assert difference in str(caught.value)
 
 
 def test_unevaluated_run_has_no_contract():
