@@ -92,11 +92,11 @@ def test_mergekit_dare_restores_the_l1_norm_instead(monkeypatch):
     monkeypatch.setattr(torch, "bernoulli", lambda _: survives)
     monkeypatch.setattr(Site, "bernoulli_mask", lambda *_: survives.bool().unsqueeze(0))
     parameters = {"weight": 1.0, "density": 0.5, "rescale": True, "normalize": False}
-    theirs = merge_tensors(
+    mergekit_merged = merge_tensors(
         [pivot, *sources], "dare_linear", parameters=parameters, base_index=0
     )
     # the L1 norm is 8, two ones survive: times 4; the paper's rescaling is times 1 / 0.5
-    assert theirs.tolist() == [4.0, 4.0, 0.0, 0.0]
+    assert mergekit_merged.tolist() == [4.0, 4.0, 0.0, 0.0]
     assert dare(pivot, sources, density=0.5).tolist() == [2.0, 2.0, 0.0, 0.0]
 
 
