@@ -92,8 +92,8 @@ def test_cells_repeat_only_for_methods_without_a_density(experiment, cells):
     for overrides, config in cells(experiment).items():
         others = tuple(o for o in overrides if not o.startswith("tau="))
         same[identity_of(config)].append((others, share_of(config)))
-    repeated = [found for found in same.values() if len(found) > 1]
-    assert all(len(set(found)) == 1 and found[0][1] is None for found in repeated)
+    repeated = [repeats for repeats in same.values() if len(repeats) > 1]
+    assert all(len(set(repeats)) == 1 and repeats[0][1] is None for repeats in repeated)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -197,10 +197,10 @@ def test_ablation_starts_from_the_default_seme_config(cells):
 
 
 def test_committed_choices_follow_from_committed_records(repository):
-    found = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
+    committed = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
     records = load_results(repository / "results" / "published" / "paper").records
-    assert len(found) > 10
-    assert found == {choice.name: config_text(choice) for choice in choose(records)}
+    assert len(committed) > 10
+    assert committed == {choice.name: config_text(choice) for choice in choose(records)}
 
 
 def test_chosen_files_are_exactly_those_used_by_experiments(choices):
