@@ -129,7 +129,7 @@ def test_truncated_file_is_refused_at_opening(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lie", "told"),
+    ("corrupt", "message"),
     [
         (lambda h: h.replace(b'"data_offsets":[0,', b'"data_offsets":[1,'), "gives a 31 bytes"),
         (lambda h: h.replace(b"[32,1200032]", b"[36,1200036]"), "b has a gap: byte"),
@@ -139,14 +139,16 @@ def test_truncated_file_is_refused_at_opening(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("pair")
-def test_invalid_header_is_refused_with_file_and_tensor(tmp_path, lie, told):
+def test_invalid_header_is_refused_with_file_and_tensor(tmp_path, corrupt, message):
     file = tmp_path / "s" / "model.safetensors"
     content = file.read_bytes()
     size = 8 + int.from_bytes(content[:8], "little")
-    header = lie(content[8:size])
+    header = corrupt(content[8:size])
     assert header != content[8:size]
     file.write_bytes(len(header).to_bytes(8, "little") + header + content[size:])
-    with pytest.raises(ValueError, match=f"s/model.safetensors.*{told}|in .*s/model.*{told}"):
+    with pytest.raises(
+        ValueError, match=f"s/model.safetensors.*{message}|in .*s/model.*{message}"
+    ):
         open_checkpoint("s", root=tmp_path)
 
 
@@ -196,8 +198,8 @@ def test_killed_merge_leaves_an_absent_or_complete_folder(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (tmp_path / "merged").exists() == whole
     if whole:
-        found = open_checkpoint("merged", root=tmp_path)
-        assert torch.equal(found.read("a"), pair[1].read("a"))
+        merged = open_checkpoint("merged", root=tmp_path)
+        assert torch.equal(merged.read("a"), pair[1].read("a"))
         return
     assert len(left(tmp_path)) == 3
     merge(TIES, *pair)
