@@ -69,8 +69,8 @@ FAILED = record("dare", settings={"density": 0.1}, status="failed", error="NaN")
 
 
 def board(*records):
-    (found,) = boards_of(bare_runs(records))
-    return found
+    (the_board,) = boards_of(bare_runs(records))
+    return the_board
 
 
 def texts(plot):
@@ -127,8 +127,8 @@ def test_figures_have_no_date_or_generator():
 
 
 def test_svg_ids_differ_between_boards():
-    def ids(found):
-        return {i for p in plots_of(found) for i in re.findall(r' id="([^"]+)"', p.svg)}
+    def ids(drawn_board):
+        return {i for p in plots_of(drawn_board) for i in re.findall(r' id="([^"]+)"', p.svg)}
 
     other = replace(SEME.models, pool="alps")
     first, second = ids(board(SEME)), ids(board(replace(SEME, models=other)))
@@ -137,8 +137,8 @@ def test_svg_ids_differ_between_boards():
 
 
 def test_cost_plot_labels_ranks_and_unmerged_models():
-    found = texts(score_against_cost(board(BASE, *TIES, SEME)))
-    assert {"1", "2", "3", "base", "seme", "ties", "merge, seconds"} <= set(found)
+    labels = texts(score_against_cost(board(BASE, *TIES, SEME)))
+    assert {"1", "2", "3", "base", "seme", "ties", "merge, seconds"} <= set(labels)
 
 
 def test_cost_plot_has_lines_for_the_pivot_and_the_best_model():
@@ -147,8 +147,8 @@ def test_cost_plot_has_lines_for_the_pivot_and_the_best_model():
         for n, s in (("good", 0.3), ("best", 0.9))
     ]
     merge = replace(SEME.models, sources=(model("good"), model("best")))
-    found = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
-    assert [name for name in found if name in ("base", "good", "best")] == ["base", "best"]
+    labels = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
+    assert [name for name in labels if name in ("base", "good", "best")] == ["base", "best"]
 
 
 def test_heat_map_is_relative_to_the_pivot():
@@ -191,9 +191,9 @@ def test_density_plot_averages_seeds():
 
 def test_bars_have_seconds_and_mib_of_finished_merges():
     slow = record("ties", 0.5, 0.4, merge_cost=cost(12.25, 7))
-    found = texts(time_and_memory(board(BASE, slow, FAILED)))
-    assert {"12.25", "7", "1. ties"} <= set(found)
-    assert not {"base", "dare"} & set(found)
+    labels = texts(time_and_memory(board(BASE, slow, FAILED)))
+    assert {"12.25", "7", "1. ties"} <= set(labels)
+    assert not {"base", "dare"} & set(labels)
 
 
 def test_short_labels_have_only_differing_settings():
@@ -214,9 +214,9 @@ def test_record_text_is_drawn_literally(text):
     settings = [{"tau": x, "scope": f"{text}{x}"} for x in (0.1, 0.2)]
     models = replace(SEME.models, pivot=replace(model("base"), name=text))
     runs = [record("seme", 0.5, 0.5, settings=s, models=models) for s in settings]
-    shown = texts(share_kept(board(BASE, *runs)))
-    assert printable(text, 16) in shown  # the pivot's line
-    assert any(f"scope={printable(text, 16)}" in found for found in shown)
+    labels = texts(share_kept(board(BASE, *runs)))
+    assert printable(text, 16) in labels  # the pivot's line
+    assert any(f"scope={printable(text, 16)}" in label for label in labels)
 
 
 @pytest.mark.parametrize(("values", "scale"), [((0.1, 0.7), "linear"), ((0.1, 0.8), "log")])
