@@ -122,9 +122,9 @@ def test_multiple_choice_accuracy_equals_hand_computed_likelihoods(make_model, t
         max(range(3), key=lambda c: log_probability(folder, t, f" {CHOICES[c]}")) == i % 3
         for i, t in enumerate(TEXTS)
     ]
-    found = run(folder, tasks, PICK)
-    assert [s.value for s in found.samples["pick"]] == [float(r) for r in right]
-    assert found.scores["pick"].value == sum(right) / 5
+    evaluation = run(folder, tasks, PICK)
+    assert [s.value for s in evaluation.samples["pick"]] == [float(r) for r in right]
+    assert evaluation.scores["pick"].value == sum(right) / 5
     assert 0 < sum(right) < 5  # the seed is one that tells right from wrong
 
 
@@ -132,11 +132,13 @@ def test_bits_per_byte_is_a_ratio_of_sums(make_model, tasks):
     folder = make_model(1)
     logs = [log_probability(folder, "", text) for text in TEXTS]
     bits = -sum(logs) / math.log(2) / sum(len(text) for text in TEXTS)
-    found = run(folder, tasks, ROLL)
-    assert found.scores["roll"].raw == pytest.approx(bits, rel=1e-5)
-    assert found.scores["roll"].value == pytest.approx(2**-bits, rel=1e-5)
-    assert [s.loglikelihood for s in found.samples["roll"]] == pytest.approx(logs, rel=1e-5)
-    assert [s.n_bytes for s in found.samples["roll"]] == [len(text) for text in TEXTS]
+    evaluation = run(folder, tasks, ROLL)
+    assert evaluation.scores["roll"].raw == pytest.approx(bits, rel=1e-5)
+    assert evaluation.scores["roll"].value == pytest.approx(2**-bits, rel=1e-5)
+    assert [s.loglikelihood for s in evaluation.samples["roll"]] == pytest.approx(
+        logs, rel=1e-5
+    )
+    assert [s.n_bytes for s in evaluation.samples["roll"]] == [len(text) for text in TEXTS]
 
 
 def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
@@ -161,19 +163,19 @@ def test_models_in_one_process_are_scored_independently(make_model, tasks):
 
 
 def test_scores_follow_the_order_of_the_suite(make_model, tasks):
-    found = run(make_model(1), tasks, ROLL, PICK)
-    assert list(found.scores) == list(found.samples) == ["roll", "pick"]
+    evaluation = run(make_model(1), tasks, ROLL, PICK)
+    assert list(evaluation.scores) == list(evaluation.samples) == ["roll", "pick"]
 
 
 def test_split_and_limit_choose_the_documents(make_model, tasks):
     folder = make_model(1)
     whole = run(folder, tasks, ROLL).samples["roll"]
     for chosen, n_first in (({"split": "validation"}, 2), ({"limit": 3}, 3)):
-        found = run(folder, tasks, ROLL, **chosen).samples["roll"]
-        assert [s.doc_hash for s in found] == [s.doc_hash for s in whole[:n_first]]
+        samples = run(folder, tasks, ROLL, **chosen).samples["roll"]
+        assert [s.doc_hash for s in samples] == [s.doc_hash for s in whole[:n_first]]
         # in another batch the last bits may be others
         values = [sample.value for sample in whole[:n_first]]
-        assert [sample.value for sample in found] == pytest.approx(values, rel=1e-4)
+        assert [sample.value for sample in samples] == pytest.approx(values, rel=1e-4)
     with pytest.raises(ValueError, match=r"roll has splits .*'test', 'validation'.*got 'dev'"):
         run(folder, tasks, ROLL, split="dev")
 
