@@ -10,8 +10,10 @@ ASK = (
 )
 
 
-@pytest.mark.parametrize(("online", "told"), [(None, "True True"), ("1", "False False")])
-def test_hugging_face_libraries_are_offline_unless_seme_online(online, told, repository_root):
+@pytest.mark.parametrize(("online", "printed"), [(None, "True True"), ("1", "False False")])
+def test_hugging_face_libraries_are_offline_unless_seme_online(
+    online, printed, repository_root
+):
     env = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")}
     env |= {} if online is None else {"SEME_ONLINE": online}
     out = subprocess.run(
@@ -21,7 +23,7 @@ def test_hugging_face_libraries_are_offline_unless_seme_online(online, told, rep
         capture_output=True,
         check=True,
     )
-    assert out.stdout.decode().split("\n")[0] == told
+    assert out.stdout.decode().split("\n")[0] == printed
 
 
 @pytest.fixture
