@@ -30,8 +30,8 @@ def model(name):
 
 
 def pool(name="zoo", sources=("code",), references=()):
-    found = {"sources": sources, "references": references}
-    lists = {key: tuple(map(model, models)) for key, models in found.items()}
+    model_names = {"sources": sources, "references": references}
+    lists = {key: tuple(map(model, models)) for key, models in model_names.items()}
     return PoolRef(pool=name, pivot=model("base"), **lists)
 
 
@@ -48,12 +48,12 @@ def score(value, stderr):
 
 
 def record(name, first=None, second=None, **changes):
-    found = {"code": first, "spanish": second}
+    values = {"code": first, "spanish": second}
     return replace(
         Record(
             fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
             settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
-            dtype="bfloat16", scores={t: score(v, 0.03) for t, v in found.items() if v is not None},
+            dtype="bfloat16", scores={t: score(v, 0.03) for t, v in values.items() if v is not None},
             domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
             evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
             started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
@@ -161,9 +161,9 @@ def test_unmerged_models_are_on_every_board_with_their_content_hash():
 
 
 def test_unmerged_models_are_in_pool_order():
-    found = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
+    references = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
     merge = replace(TIES, models=pool(sources=["z", "code"], references=["a"]))
-    (board,) = boards_of(bare_runs([*found, merge]))
+    (board,) = boards_of(bare_runs([*references, merge]))
     assert [row.name for row in board.references] == ["base", "z", "code", "a"]
 
 
@@ -239,8 +239,8 @@ def test_summary_marks_settings_tuned_on_the_test_split():
 
 
 def test_leaderboard_files_are_reproducible(tmp_path):
-    for found in WHOLE:
-        write_record(tmp_path, found, None)
+    for run in WHOLE:
+        write_record(tmp_path, run, None)
     write_tables(tmp_path, read_leaderboard(tmp_path))
     before = [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")]
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
@@ -250,15 +250,15 @@ def test_leaderboard_files_are_reproducible(tmp_path):
 
 
 def test_no_records_give_an_empty_board(tmp_path):
-    found = read_leaderboard(tmp_path)
-    write_tables(tmp_path, found)
-    assert found.boards == []
+    leaderboard = read_leaderboard(tmp_path)
+    write_tables(tmp_path, leaderboard)
+    assert leaderboard.boards == []
     assert (tmp_path / "leaderboard.md").read_text() == "# Leaderboard\n\nNo records yet.\n"
 
 
 def test_script_reports_invalid_records_and_ranks_the_rest(tmp_path, capsys):
-    for found in (TIES, SEME):
-        write_record(tmp_path, found, None)
+    for run in (TIES, SEME):
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 0
     path = tmp_path / "runs" / "ties-ties-0123456" / "record.json"
     path.write_text("{")
@@ -277,8 +277,8 @@ def test_script_reports_invalid_records_and_ranks_the_rest(tmp_path, capsys):
 
 
 def test_incomplete_record_is_reported_and_unranked(tmp_path, capsys):
-    for found in (TIES, SEME, PARTIAL):
-        write_record(tmp_path, found, None)
+    for run in (TIES, SEME, PARTIAL):
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 1
     assert (
         "record.json lacks scores of ['spanish'], so it has no rank" in capsys.readouterr().err
