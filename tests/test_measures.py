@@ -35,7 +35,7 @@ def samples(*correct, tasks=DOMAINS):
 
 def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mathematics")):
     """A record and its samples; the pool has a ceiling named multitask."""
-    found = samples(*correct, tasks=domains)
+    samples_of_run = samples(*correct, tasks=domains)
     models = PoolRef(pool="p", pivot=model(name), sources=(), references=())
     if kind == "merge":
         models = replace(
@@ -48,11 +48,11 @@ def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mat
         fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
         models=models, seed=0, dtype=None,
         suite=SuiteRef(name="z", split="test", fingerprint="s", held_out=("english",)),
-        scores={task: raw_score(s, metric="acc") for task, s in found.items()},
+        scores={task: raw_score(s, metric="acc") for task, s in samples_of_run.items()},
         domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
         provenance={}, started_at="", seconds_total=1.0,
     )  # fmt: skip
-    return record, found
+    return record, samples_of_run
 
 
 BASE, MERGE = run("base", 20, 20, 60), run("ties", 40, 50, 50, kind="merge")
@@ -64,8 +64,10 @@ ALL = [BASE, MERGE, CODE, MATHEMATICS, MULTITASK]
 def board_of(*runs):
     (board,) = boards_of(
         [
-            Run(record=record, samples=None) if found is None else run_with(record, found)
-            for record, found in runs
+            Run(record=record, samples=None)
+            if run_samples is None
+            else run_with(record, run_samples)
+            for record, run_samples in runs
         ]
     )
     return board
@@ -79,12 +81,12 @@ def measured(*runs):
 def roles(*runs):
     """The roles by names."""
     board = board_of(*runs)
-    found = roles_of(board, {record.fingerprint for record, _ in runs})
+    assigned = roles_of(board, {record.fingerprint for record, _ in runs})
     names = {record.fingerprint: record.name for record, _ in runs}
-    return found and (
-        names[found.base],
-        {names[expert]: domain for expert, domain in found.experts.items()},
-        names.get(found.ceiling),
+    return assigned and (
+        names[assigned.base],
+        {names[expert]: domain for expert, domain in assigned.experts.items()},
+        names.get(assigned.ceiling),
     )
 
 
@@ -114,8 +116,8 @@ def test_better_of_two_sources_is_the_expert_of_a_domain():
 
 
 def test_measures_equal_their_definitions():
-    found = measured(*ALL)
-    values = {key: pytest.approx(measure.value) for key, measure in found.items()}
+    measures = measured(*ALL)
+    values = {key: pytest.approx(measure.value) for key, measure in measures.items()}
     assert values == {
         "of_experts": (40 / 70 + 50 / 80) / 2,
         "of_gap": (20 + 30) / (50 + 60),
@@ -124,8 +126,8 @@ def test_measures_equal_their_definitions():
         "interference": (0.3 + 0.3) / 2,
     }
     # of the 110 documents that base and experts tell apart, the merge answers 50
-    assert found["forgetting"].stderr == pytest.approx((0.1 * 0.9 / 100) ** 0.5, rel=0.05)
-    assert all(0.01 < measure.stderr < 0.1 for measure in found.values())
+    assert measures["forgetting"].stderr == pytest.approx((0.1 * 0.9 / 100) ** 0.5, rel=0.05)
+    assert all(0.01 < measure.stderr < 0.1 for measure in measures.values())
 
 
 def test_measures_without_required_runs_are_omitted():
@@ -138,10 +140,10 @@ def test_measures_without_required_runs_are_omitted():
 
 
 def test_merges_without_samples_or_a_task_have_no_measures():
-    record, found = MERGE
+    record, merge_samples = MERGE
     lacking = replace(record, name="sce", fingerprint="sce", scores={"c": record.scores["c"]})
     other = replace(record, name="dare", fingerprint="dare")
-    runs = [*ALL, (lacking, found), (other, None)]
+    runs = [*ALL, (lacking, merge_samples), (other, None)]
     assert measures_of([board_of(*runs)]).keys() == {record.fingerprint}
 
 
@@ -149,14 +151,14 @@ def test_open_llm_leaderboard_v2_tasks_are_scored_above_chance():
     domains = {"leaderboard_mmlu_pro": "knowledge", "leaderboard_ifeval": "instructions"}
     merge = run("ties", 55, 30, kind="merge", domains=domains)
     merge = replace(merge[0], suite=replace(merge[0].suite, held_out=())), merge[1]
-    found = measured(merge)
-    assert found.keys() == {"above_chance"}
-    assert found["above_chance"].value == pytest.approx(((0.55 - 0.1) / 0.9 + 0.3) / 2)
+    measures = measured(merge)
+    assert measures.keys() == {"above_chance"}
+    assert measures["above_chance"].value == pytest.approx(((0.55 - 0.1) / 0.9 + 0.3) / 2)
 
 
 def test_measures_are_in_a_second_table_and_the_csv():
-    board, found = board_of(*ALL), {"of_gap": Estimate(value=0.455, stderr=0.0321)}
-    text = to_markdown([board], {}, {MERGE[0].fingerprint: found})
+    board, measures = board_of(*ALL), {"of_gap": Estimate(value=0.455, stderr=0.0321)}
+    text = to_markdown([board], {}, {MERGE[0].fingerprint: measures})
     assert text.splitlines()[-3:] == [
         "| rank | method | settings | of gap |",
         "| --- | --- | --- | --- |",
@@ -164,11 +166,13 @@ def test_measures_are_in_a_second_table_and_the_csv():
     ]
     assert "Of gap: gain on the base over the experts' gain, each on its own domain." in text
     assert "### Against base" not in to_markdown([board])
-    header, *lines = to_csv([board], {MERGE[0].fingerprint: found}).splitlines()
+    header, *lines = to_csv([board], {MERGE[0].fingerprint: measures}).splitlines()
     row = dict(zip(header.split(","), lines[-1].split(","), strict=True))
     assert (row["of_gap"], row["of_gap_stderr"], row["forgetting"]) == ("0.455", "0.0321", "")
 
 
 def test_zero_change_has_no_sign():
-    found = {"forgetting": Estimate(value=-0.0001, stderr=0.0)}
-    assert "| 0.0 ± 0.0 |" in to_markdown([board_of(*ALL)], {}, {MERGE[0].fingerprint: found})
+    measures = {"forgetting": Estimate(value=-0.0001, stderr=0.0)}
+    assert "| 0.0 ± 0.0 |" in to_markdown(
+        [board_of(*ALL)], {}, {MERGE[0].fingerprint: measures}
+    )
