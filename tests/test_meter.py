@@ -16,9 +16,9 @@ def two_samples(monkeypatch):
     looked, resident = threading.Semaphore(0), meter._resident
 
     def look():
-        found = resident()
+        sample = resident()
         looked.release()
-        return found
+        return sample
 
     def wait():
         while looked.acquire(blocking=False):
