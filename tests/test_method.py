@@ -159,9 +159,9 @@ def test_embedding_rows_follow_shared_tokens(pivot, tmp_path):
     rows, source_tensors = actual["model.embed_tokens.weight"], tensors_of(source)
     torch.testing.assert_close(rows[:150], source_tensors["model.embed_tokens.weight"][reverse])
     assert torch.equal(rows[150:], pivot_tensors["model.embed_tokens.weight"][150:])
-    (told,) = report.diagnostics["sources"]
-    assert (told["identity_shortcut"], told["shared_tokens"]) == (True, 150)
-    assert told["overlap"] == 150 / 160
+    (diagnostics,) = report.diagnostics["sources"]
+    assert (diagnostics["identity_shortcut"], diagnostics["shared_tokens"]) == (True, 150)
+    assert diagnostics["overlap"] == 150 / 160
 
 
 def test_disguised_copy_with_another_vocabulary_keeps_the_logits(tmp_path):
