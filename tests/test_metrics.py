@@ -93,17 +93,17 @@ def test_gap_closed_is_zero_for_the_base_and_one_for_all_experts():
 
 def test_above_chance_rescales_from_lower_bound_to_one():
     # c1 (0.5 - 0.25) / 0.75 = 1/3, c2 1, fr below its bound, es (0.1 - 0) / 1
-    found = table(merge=[0.5, 1.0, 0.3, 0.1])
+    scores = table(merge=[0.5, 1.0, 0.3, 0.1])
     lower = {"c1": 0.25, "c2": 0.5, "fr": 0.5, "es": 0.0}
     expected = ((1 / 3 + 1) / 2 + 0 + 0.1) / 3
-    assert above_chance(found, "merge", lower) == pytest.approx(expected)
+    assert above_chance(scores, "merge", lower) == pytest.approx(expected)
 
 
 def test_above_chance_is_clipped_per_task_and_not_per_domain():
     # c1 0 instead of -1, c2 0.5
-    found = table(merge=[0.0, 0.75, 0.0, 0.0])
+    scores = table(merge=[0.0, 0.75, 0.0, 0.0])
     lower = {"c1": 0.5, "c2": 0.5, "fr": 0.0, "es": 0.0}
-    assert above_chance(found, "merge", lower) == pytest.approx(0.25 / 3)
+    assert above_chance(scores, "merge", lower) == pytest.approx(0.25 / 3)
 
 
 def test_metrics_apply_to_each_resample():
@@ -129,14 +129,14 @@ FAMILY = Roles(base="base", experts={"expert": "code"}, ceiling=None, held_out=(
 
 
 def test_gap_closed_has_the_ratio_estimator_error():
-    found = panel()
-    base, expert, merge = found.tasks["a"].totals
+    matched = panel()
+    base, expert, merge = matched.tasks["a"].totals
     share = (merge - base).mean() / (expert - base).mean()
     residual = (merge - base) - share * (expert - base)
     expected = residual.std(ddof=1) / 300**0.5 / (expert - base).mean()
     closed = estimate(
-        partial(gap_closed, roles=FAMILY), "merge", observed=found.observed(),
-        resampled=bootstrap(found, n_resamples=4000, seed=0),
+        partial(gap_closed, roles=FAMILY), "merge", observed=matched.observed(),
+        resampled=bootstrap(matched, n_resamples=4000, seed=0),
     )  # fmt: skip
     assert closed.value == pytest.approx(share)
     assert closed.stderr == pytest.approx(expected, rel=0.04)
@@ -144,12 +144,12 @@ def test_gap_closed_has_the_ratio_estimator_error():
 
 def test_errors_shared_by_runs_cancel():
     # the quotient's error by the delta method is far below that of the score itself
-    found = panel()
+    matched = panel()
     tables = {
-        "observed": found.observed(),
-        "resampled": bootstrap(found, n_resamples=4000, seed=0),
+        "observed": matched.observed(),
+        "resampled": bootstrap(matched, n_resamples=4000, seed=0),
     }
-    _, expert, merge = found.tasks["a"].totals
+    _, expert, merge = matched.tasks["a"].totals
     relative = estimate(partial(normalised, roles=FAMILY), "merge", **tables)
     residual = merge - merge.mean() / expert.mean() * expert
     expected = residual.std(ddof=1) / 300**0.5 / expert.mean()
