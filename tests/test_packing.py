@@ -77,11 +77,11 @@ def test_packed_continuations_score_as_they_do_alone(config, batch_size):
     model = build(config(**SHAPE))
     assert can_pack(model.config)
     rows = pack(REQUESTS, max_length=64)
-    found = log_likelihoods(
+    likelihoods = log_likelihoods(
         forward_of(model), rows, batch_size=batch_size, device=torch.device("cpu")
     )
-    assert found.keys() == {0, 3, 4, 5, 7, 9}
-    for index, (log, greedy) in found.items():
+    assert likelihoods.keys() == {0, 3, 4, 5, 7, 9}
+    for index, (log, greedy) in likelihoods.items():
         context, continuation = REQUESTS[index]
         with torch.no_grad():
             logits = model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
@@ -98,8 +98,10 @@ def test_greedy_continuations_are_detected():
         second = int(model(torch.tensor([[5, 6, first]])).logits[0, -1].argmax())
     requests = {0: ([5, 6], [first, second]), 1: ([5, 6], [first, (second + 1) % 40])}
     rows = pack(requests, max_length=64)
-    found = log_likelihoods(forward_of(model), rows, batch_size=8, device=torch.device("cpu"))
-    assert (found[0][1], found[1][1]) == (True, False)
+    likelihoods = log_likelihoods(
+        forward_of(model), rows, batch_size=8, device=torch.device("cpu")
+    )
+    assert (likelihoods[0][1], likelihoods[1][1]) == (True, False)
 
 
 @pytest.mark.parametrize(
