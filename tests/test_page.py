@@ -91,16 +91,16 @@ class Tags(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.found = [], []
+        self.open, self.tags = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in ("meta", "input", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -167,8 +167,8 @@ def test_standings_of_other_merges_are_ignored():
 
 
 def test_measures_have_columns_and_a_legend():
-    found = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
+    measures = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
+    (view,) = (view_of(board, [], {}, measures) for board in boards_of(bare_runs(ALL)))
     labels = [column.label for column in view.columns]
     at = labels.index("of experts %")
     assert labels[at - 1 : at + 2] == ["settings", "of experts %", "code"]
@@ -180,10 +180,10 @@ def test_measures_have_columns_and_a_legend():
 
 
 def test_loss_columns_sort_ascending():
-    found = {
+    measures = {
         SEME.fingerprint: dict.fromkeys(("of_gap", "forgetting"), Estimate(value=0, stderr=0))
     }
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
+    (view,) = (view_of(board, [], {}, measures) for board in boards_of(bare_runs(ALL)))
     falling = {column.label: column.falling for column in view.columns}
     assert (falling["of gap %"], falling["forgetting %"]) == (True, False)
 
@@ -205,11 +205,11 @@ def test_mark_has_a_footnote_only_if_present():
 
 def test_another_precision_has_its_own_board_key():
     gpu = replace(SEME, evaluation_cost=replace(COST, peak_gpu_bytes=1), fingerprint="gpu")
-    here, there = views([SEME, gpu])
-    assert {here.suite, there.suite} == {
+    first, second = views([SEME, gpu])
+    assert {first.suite, second.suite} == {
         "suite zoo, split test", "suite zoo, split test, evaluated in bfloat16"
     }  # fmt: skip
-    assert here.key != there.key
+    assert first.key != second.key
 
 
 def test_unevaluated_merge_has_no_score_columns():
@@ -220,22 +220,22 @@ def test_unevaluated_merge_has_no_score_columns():
 
 
 def test_details_list_every_leaf_by_path():
-    found = {section.title: dict(section.entries) for section in details_of(SEME)}
-    assert found["Settings"] == {"lam": "1", "tau": "0.1"}
-    assert found["Diagnostics"] == {"sources.0.condition": "31.5"}
-    assert found["Merge"] == {"n_merged": "3"}
-    assert found["Provenance"] == {"git.revision": "abc", "git.dirty": "false"}
-    assert found["Models"]["pivot.content_hash"] == "hash-base"
-    assert found["Scores"]["code"] == "60.00 ± 3.00 %, n = 200; acc 0.6"
-    assert found["Run"]["dtype"] == "bfloat16"
-    assert found["Evaluation"] == {
+    sections = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert sections["Settings"] == {"lam": "1", "tau": "0.1"}
+    assert sections["Diagnostics"] == {"sources.0.condition": "31.5"}
+    assert sections["Merge"] == {"n_merged": "3"}
+    assert sections["Provenance"] == {"git.revision": "abc", "git.dirty": "false"}
+    assert sections["Models"]["pivot.content_hash"] == "hash-base"
+    assert sections["Scores"]["code"] == "60.00 ± 3.00 %, n = 200; acc 0.6"
+    assert sections["Run"]["dtype"] == "bfloat16"
+    assert sections["Evaluation"] == {
         "name": "zoo", "split": "test", "fingerprint": "s", "held_out": "spanish"
     }  # fmt: skip
 
 
 def test_cost_details_are_in_mib_without_unmeasured_entries():
-    found = {section.title: dict(section.entries) for section in details_of(SEME)}
-    assert found["Cost of the merge"] == {
+    sections = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert sections["Cost of the merge"] == {
         "seconds": "0.25", "peak rss": "150.0 MiB", "base rss": "100.0 MiB", "source": "VmHWM",
     }  # fmt: skip
     assert "Cost of the merge" not in {section.title for section in details_of(BASE)}
@@ -251,15 +251,15 @@ def test_cost_details_are_in_mib_without_unmeasured_entries():
     ],
 )
 def test_any_json_has_details(settings, entries):
-    found = {s.title: s.entries for s in details_of(replace(SEME, settings=settings))}
-    assert found.get("Settings") == entries
+    sections = {s.title: s.entries for s in details_of(replace(SEME, settings=settings))}
+    assert sections.get("Settings") == entries
 
 
 def test_page_is_well_formed_with_unique_ids():
-    tags = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
-    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
-    controls = {a["aria-controls"] for _, a in tags.found if "aria-controls" in a}
-    assert tags.open == []
+    page = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    controls = {a["aria-controls"] for _, a in page.tags if "aria-controls" in a}
+    assert page.open == []
     assert len(set(ids)) == len(ids)
     assert controls <= set(ids)
     assert len(controls) == 6
@@ -267,7 +267,7 @@ def test_page_is_well_formed_with_unique_ids():
 
 def test_page_loads_nothing_external_and_runs_only_its_script():
     page = to_html(views(ALL))
-    tags = Tags(page).found
+    tags = Tags(page).tags
     assert {tag for tag, _ in tags}.isdisjoint(
         {"img", "link", "iframe", "object", "form", "image"}
     )
@@ -295,24 +295,24 @@ def test_record_texts_are_escaped():
     page = to_html(
         [view_of(b, plots_of(b), standings) for b in boards_of(bare_runs([evil, failed, base]))]
     )
-    tags = Tags(page)
-    assert [tag for tag, _ in tags.found].count("script") == 1
-    assert "img" not in {tag for tag, _ in tags.found}
-    assert not [name for _, a in tags.found for name in a if name.startswith("on")]
+    parsed = Tags(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in parsed.tags}
+    assert not [name for _, a in parsed.tags for name in a if name.startswith("on")]
     assert "{{ 7 * 7 }}" in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
 
 
 def test_page_and_figures_are_reproducible(tmp_path):
-    for found in WHOLE:
-        write_record(tmp_path, found, None)
+    for run in WHOLE:
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert {path: path.read_bytes() for path in before} == before
     assert len(list((tmp_path / "figures").iterdir())) == 4
-    assert said.startswith("4 records in ")
+    assert printed.startswith("4 records in ")
 
 
 def test_new_record_leaves_other_boards_unchanged():
