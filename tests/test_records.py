@@ -52,9 +52,9 @@ SAMPLES = {
 def test_record_round_trips_with_task_order(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     assert path == tmp_path / "runs" / "ties-0123456789ab" / "record.json"
-    found = read_record(path)
-    assert found == RECORD
-    assert list(found.scores) == ["zebra", "ape"]
+    read = read_record(path)
+    assert read == RECORD
+    assert list(read.scores) == ["zebra", "ape"]
 
 
 def test_samples_round_trip(tmp_path):
@@ -179,10 +179,10 @@ PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 9
 def test_invalid_sample_file_is_refused(tmp_path, content, message):
     folder = write_record(tmp_path, RECORD, SAMPLES).parent
     (folder / "samples.jsonl.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as found:
+    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as caught:
         read_samples(folder)
-    assert re.search(message, str(found.value))
-    assert str(found.value).endswith("delete its folder to run it again, or restore the file")
+    assert re.search(message, str(caught.value))
+    assert str(caught.value).endswith("delete its folder to run it again, or restore the file")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "org/model", ".hidden"])
