@@ -16,7 +16,7 @@ from eval.statistics.samples import MatchedTask, Panel
 EIGHT = [3.0, 1.0, -1.0, 2.0, 4.0, -2.0, 1.0, 5.0]
 
 
-def panel(tasks, runs=("ours", "theirs"), domains=None):
+def panel(tasks, runs=("first", "second"), domains=None):
     """Tasks by name, each (totals, sizes, is_bits)."""
     return Panel(
         runs=runs,
@@ -88,23 +88,23 @@ def test_sign_flips_keep_ratios_and_domain_weights():
         "first": ([[1, 0, 1], [0, 0, 1]], [1, 1, 1], False),
         "second": ([[1, 1], [0, 1]], [1, 2], False),
     }
-    found = panel(tasks, domains={"bits": "a", "first": "b", "second": "b"})
+    scores = panel(tasks, domains={"bits": "a", "first": "b", "second": "b"})
 
     def statistic(swaps):  # by hand: exchange rows, score anew, mean within domains, across
         swaps, means = list(swaps), []
         for totals, sizes, is_bits in tasks.values():
-            here = np.array(totals, float)
+            exchanged = np.array(totals, float)
             for document in range(len(sizes)):
                 if swaps.pop():
-                    here[:, document] = here[::-1, document]
-            ratios = here.sum(axis=1) / sum(sizes)
+                    exchanged[:, document] = exchanged[::-1, document]
+            ratios = exchanged.sum(axis=1) / sum(sizes)
             means.append(np.subtract(*(2**-ratios if is_bits else ratios)))
         return (means[0] + (means[1] + means[2]) / 2) / 2
 
     every = [abs(statistic(swaps)) for swaps in itertools.product([0, 1], repeat=8)]
     expected = np.mean(np.array(every) >= every[0] - 1e-12)
     assert 0 < expected < 1
-    assert p_of(found) == pytest.approx(expected)
+    assert p_of(scores) == pytest.approx(expected)
 
 
 def test_tasks_share_the_weight_of_their_domain():
@@ -122,39 +122,41 @@ def test_resampled_ties_with_the_observed_difference_count():
 
 def test_p_values_under_the_null_are_uniform():
     rng = np.random.default_rng(1)
-    found = []
+    p_values = []
     for _ in range(300):
         n = 60
         tasks = {"a": (rng.normal(size=(2, n)), np.ones(n), False)}
-        found.append(p_of(panel(tasks), n_resamples=199))
-    assert stats.kstest(found, "uniform").pvalue > 0.01
-    assert 0.02 < np.mean(np.array(found) <= 0.05) < 0.09
+        p_values.append(p_of(panel(tasks), n_resamples=199))
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert 0.02 < np.mean(np.array(p_values) <= 0.05) < 0.09
 
 
 def test_p_value_of_a_pair_is_independent_of_other_pairs():
-    found = random_panel(2)
-    together = sign_flip_p_values(found, [("x", "y"), ("z", "x")], n_resamples=500, seed=3)
-    alone = sign_flip_p_values(found, [("z", "x")], n_resamples=500, seed=3)
+    scores = random_panel(2)
+    together = sign_flip_p_values(scores, [("x", "y"), ("z", "x")], n_resamples=500, seed=3)
+    alone = sign_flip_p_values(scores, [("z", "x")], n_resamples=500, seed=3)
     assert together[1:] == alone
 
 
 def test_p_value_is_symmetric():
-    found = random_panel(4)
-    there, back = sign_flip_p_values(found, [("x", "y"), ("y", "x")], n_resamples=500, seed=3)
-    assert there == back
+    scores = random_panel(4)
+    forward, backward = sign_flip_p_values(
+        scores, [("x", "y"), ("y", "x")], n_resamples=500, seed=3
+    )
+    assert forward == backward
 
 
 def test_results_do_not_depend_on_the_block_size(monkeypatch):
-    found = random_panel(5)
-    draws = bootstrap(found, n_resamples=50, seed=1).values
-    p_value = p_of(found, n_resamples=50)
+    scores = random_panel(5)
+    draws = bootstrap(scores, n_resamples=50, seed=1).values
+    p_value = p_of(scores, n_resamples=50)
     values = {"a": np.random.default_rng(0).normal(size=(40, 3))}
     sums = flip_signs(values, n_resamples=50, seed=1)
     monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
     assert flip_signs(values, n_resamples=50, seed=1) == pytest.approx(sums, abs=1e-5)
-    again = bootstrap(found, n_resamples=50, seed=1).values
+    again = bootstrap(scores, n_resamples=50, seed=1).values
     assert again == pytest.approx(draws, abs=1e-12)
-    assert p_of(found, n_resamples=50) == p_value
+    assert p_of(scores, n_resamples=50) == p_value
 
 
 def test_draws_depend_on_the_seed():
@@ -166,12 +168,12 @@ def test_draws_depend_on_the_seed():
 
 
 def test_bootstrap_means_equal_overall_means_of_draws(monkeypatch):
-    found = random_panel(7)
-    draws = overall(bootstrap(found, n_resamples=50, seed=1))
+    scores = random_panel(7)
+    draws = overall(bootstrap(scores, n_resamples=50, seed=1))
     monkeypatch.setattr("eval.statistics.resampling._BLOCK_ELEMENTS", 40 * 7)
-    blocks = list(bootstrap_means(found, n_resamples=50, seed=1))
+    blocks = list(bootstrap_means(scores, n_resamples=50, seed=1))
     assert [block.shape for block in blocks] == [(7, 3)] * 7 + [(1, 3)]
-    expected = np.stack([draws[run] for run in found.runs], axis=1)
+    expected = np.stack([draws[run] for run in scores.runs], axis=1)
     assert np.concatenate(blocks) == pytest.approx(expected, abs=1e-12)
 
 
@@ -207,7 +209,7 @@ def test_resample_has_the_same_documents_for_every_run():
     table = bootstrap(
         panel({"a": ([right, 1 - right], np.ones(5), False)}), n_resamples=30, seed=0
     )
-    assert table.task("ours", "a") + table.task("theirs", "a") == pytest.approx(np.ones(30))
+    assert table.task("first", "a") + table.task("second", "a") == pytest.approx(np.ones(30))
 
 
 def test_resampled_ratio_is_a_ratio_of_sums():
@@ -215,15 +217,15 @@ def test_resampled_ratio_is_a_ratio_of_sums():
     sizes = [3, 50, 7]
     task = ([[2 * n for n in sizes], sizes], sizes, True)
     table = bootstrap(panel({"bits": task}), n_resamples=10, seed=0)
-    assert table.task("ours", "bits") == pytest.approx(np.full(10, 0.25))
+    assert table.task("first", "bits") == pytest.approx(np.full(10, 0.25))
 
 
 def test_bootstrap_error_and_interval_equal_scipy():
     values = np.random.default_rng(3).exponential(size=80)
-    found = bootstrap(
+    resampled = bootstrap(
         panel({"a": ([values], np.ones(80), False)}, runs=("x",)), n_resamples=20_000, seed=0
     )
-    draws = found.task("x", "a")
+    draws = resampled.task("x", "a")
     expected = stats.bootstrap(
         (values,),
         np.mean,
@@ -252,5 +254,5 @@ def test_too_few_resamples_are_refused(call, least):
 
 
 def test_unknown_run_is_refused():
-    with pytest.raises(ValueError, match=r"runs are \['ours', 'theirs'\], got \['sce'\]"):
-        sign_flip_p_values(differing_by([1, 2]), [("ours", "sce")], n_resamples=9, seed=0)
+    with pytest.raises(ValueError, match=r"runs are \['first', 'second'\], got \['sce'\]"):
+        sign_flip_p_values(differing_by([1, 2]), [("first", "sce")], n_resamples=9, seed=0)
