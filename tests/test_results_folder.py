@@ -31,13 +31,13 @@ def samples(a=(1, 0), b=(1, 1)):
 SAMPLES = samples()
 
 
-def record(name="ties", found=SAMPLES, **changes):
+def record(name="ties", by_task=SAMPLES, **changes):
     return replace(
         Record(
             fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
             settings={}, models=PoolRef(pool="p", pivot=MODEL, sources=(), references=()),
             suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in found.items()},
+            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in by_task.items()},
             domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
             provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
         ),
@@ -45,8 +45,8 @@ def record(name="ties", found=SAMPLES, **changes):
     )  # fmt: skip
 
 
-def write(root, *records, found=SAMPLES):
-    return [write_record(root, r, None if r.status != "done" else found) for r in records]
+def write(root, *records, by_task=SAMPLES):
+    return [write_record(root, r, None if r.status != "done" else by_task) for r in records]
 
 
 def names(root):
@@ -69,10 +69,10 @@ def root(tmp_path):
 
 def test_valid_records_are_sorted_by_kind_name_and_fingerprint(root):
     write(root, record("a", kind="reference"))
-    found = load_results(root)
-    assert [r.name for r in found.records] == ["sce", "seme", "ties", "a"]
-    assert found.records[2] == TIES
-    assert found.problems == ()
+    results = load_results(root)
+    assert [r.name for r in results.records] == ["sce", "seme", "ties", "a"]
+    assert results.records[2] == TIES
+    assert results.problems == ()
 
 
 def test_absent_folder_has_no_records(tmp_path):
@@ -80,19 +80,19 @@ def test_absent_folder_has_no_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "part"),
     [
         ("{", "is not a readable record: Expecting property name"),
         ('{"schema_version": 9}', "schema_version must be 1, got 9; delete its folder to run"),
         ("\udcff", "codec can't decode"),
     ],
 )
-def test_damaged_record_is_reported_and_the_rest_read(root, text, told):
+def test_damaged_record_is_reported_and_the_rest_read(root, text, part):
     (root / AT / "record.json").write_bytes(text.encode(errors="surrogateescape"))
     assert names(root) == ["sce", "seme"]
     ((path, message),) = faults(root).items()
     assert path == f"{AT}/record.json"
-    assert told in message
+    assert part in message
     assert str(root) not in message
 
 
@@ -107,7 +107,7 @@ def test_damaged_samples_exclude_their_record(root):
 
 
 def test_samples_contradicting_the_scores_are_reported(root):
-    write(root, TIES, found=samples(a=(1, 1)))
+    write(root, TIES, by_task=samples(a=(1, 1)))
     assert names(root) == ["sce", "seme"]
     message = faults(root)[f"{AT}/samples.jsonl.gz"]
     assert message.startswith("cannot be used: a: ")
@@ -124,23 +124,23 @@ def copied(root, to, **changes):
     """Another folder with the record of TIES, changed."""
     folder = root / "runs" / to
     shutil.copytree(root / AT, folder)
-    found = json.loads((folder / "record.json").read_text()) | changes
-    (folder / "record.json").write_text(json.dumps(found))
+    content = json.loads((folder / "record.json").read_text()) | changes
+    (folder / "record.json").write_text(json.dumps(content))
     return folder
 
 
 def test_records_with_equal_fingerprint_and_scores_are_one(root):
     copied(root, "copy-of-ties", started_at="later", seconds_total=9.0)
-    found = load_results(root)
-    assert [r.name for r in found.records] == ["sce", "seme", "ties"]
-    assert found.records[2] == TIES
-    assert found.problems == ()
+    results = load_results(root)
+    assert [r.name for r in results.records] == ["sce", "seme", "ties"]
+    assert results.records[2] == TIES
+    assert results.problems == ()
 
 
 def test_records_with_equal_fingerprint_but_other_scores_are_excluded(root):
     folder = copied(root, "copy-of-ties")
     other = samples(a=(1, 1))
-    write_record(root / "elsewhere", replace(TIES, scores=record(found=other).scores), other)
+    write_record(root / "elsewhere", replace(TIES, scores=record(by_task=other).scores), other)
     shutil.copytree(root / "elsewhere" / AT, folder, dirs_exist_ok=True)
     assert names(root) == ["sce", "seme"]
     assert faults(root) == {
@@ -175,7 +175,7 @@ def test_duplicate_failures_are_one_record(tmp_path):
 
 def test_record_lacking_a_common_task_is_reported_and_kept(root):
     lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
-    write(root, lacking, found={"a": SAMPLES["a"]})
+    write(root, lacking, by_task={"a": SAMPLES["a"]})
     assert load_results(root).records[2] == lacking
     assert faults(root) == {
         f"{AT}/record.json": "lacks scores of ['b'], so it has no rank; run it again with "
@@ -185,7 +185,7 @@ def test_record_lacking_a_common_task_is_reported_and_kept(root):
 
 def test_record_with_an_extra_task_is_excluded(root):
     more = {**SAMPLES, "c": SAMPLES["a"]}
-    write(root, record(found=more, domains={**DOMAINS, "c": "code"}), found=more)
+    write(root, record(by_task=more, domains={**DOMAINS, "c": "code"}), by_task=more)
     assert names(root) == ["sce", "seme"]
     assert "it has the tasks ['c'], most have not" in faults(root)[f"{AT}/record.json"]
 
@@ -195,7 +195,7 @@ def test_records_on_other_documents_are_excluded(root):
         **SAMPLES,
         "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]],
     }
-    write(root, TIES, found=other)
+    write(root, TIES, by_task=other)
     assert names(root) == ["sce", "seme"]
     (message,) = faults(root).values()
     assert "tasks.a.contents" in message
@@ -204,7 +204,7 @@ def test_records_on_other_documents_are_excluded(root):
 def test_earlier_of_two_contradicting_runs_is_kept(tmp_path):
     fewer = samples(a=(1, 0, 1))
     write(tmp_path, SEME)
-    write(tmp_path, record("zebra", fewer, started_at="2024"), found=fewer)
+    write(tmp_path, record("zebra", fewer, started_at="2024"), by_task=fewer)
     assert names(tmp_path) == ["zebra"]
     (message,) = faults(tmp_path).values()
     assert "tasks.a.documents is 2, mostly 3" in message
@@ -213,7 +213,7 @@ def test_earlier_of_two_contradicting_runs_is_kept(tmp_path):
 def test_runs_of_other_suites_or_precisions_are_not_compared(root):
     fewer = samples(a=(1, 0, 1))
     suite = replace(TIES.suite, fingerprint="t")
-    write(root, record("other", fewer, suite=suite), found=fewer)
+    write(root, record("other", fewer, suite=suite), by_task=fewer)
     write(root, record("gpu", evaluation_cost=replace(COST, peak_gpu_bytes=5)))
     assert names(root) == ["gpu", "other", "sce", "seme", "ties"]
     assert faults(root) == {}
@@ -229,6 +229,6 @@ def test_facts_absent_in_older_records_are_not_compared(root):
 
 def test_published_records_are_valid(repository):
     for folder in ("published", "published/heterogeneous"):
-        found = load_results(Path(repository) / "results" / folder)
-        assert found.problems == ()
-        assert len(found.records) > 20
+        results = load_results(Path(repository) / "results" / folder)
+        assert results.problems == ()
+        assert len(results.records) > 20
