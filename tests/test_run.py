@@ -79,13 +79,13 @@ def cell(zoo, tmp_path):
     }  # fmt: skip
 
     def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
-        found = [
+        all_overrides = [
             f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
             f"models.pivot={zoo}/base", f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
             f"output={tmp_path}/results", *overrides,
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = OmegaConf.to_container(compose("config", found), resolve=True)
+            config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
         suites = {"suite": suite} if evaluated else {}
         return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
 
@@ -102,10 +102,10 @@ def timeless(path):
 
 def test_run_writes_records_of_the_merge_and_each_model(cell, zoo, tmp_path):
     record = cell("method.weights=[1,3]")
-    found = {r.name: r for r in load_results(tmp_path / "results").records}
+    records = {r.name: r for r in load_results(tmp_path / "results").records}
     size = sum(t.nbytes for t in load_file(zoo / "base/model.safetensors").values())
-    assert found["average"] == record
-    assert {(r.name, r.kind, r.status) for r in found.values()} == {
+    assert records["average"] == record
+    assert {(r.name, r.kind, r.status) for r in records.values()} == {
         ("average", "merge", "done"), *((name, "reference", "done") for name in NAMES)
     }  # fmt: skip
     assert record.settings == {"weights": [1, 3]}
@@ -142,9 +142,9 @@ def test_adapter_is_scored_on_the_given_base(cell, zoo, tmp_path):
     shutil.copytree(zoo / "code", tmp_path / "whole")
     save_file(code, tmp_path / "whole/model.safetensors", metadata={"format": "pt"})
     cell(f"models.sources=[{tmp_path}/whole]")
-    found = {record.name: record for record in load_results(tmp_path / "results").records}
-    assert found["lora"].scores["pick"] == found["whole"].scores["pick"]
-    assert found["lora"].status == "done"
+    records = {record.name: record for record in load_results(tmp_path / "results").records}
+    assert records["lora"].scores["pick"] == records["whole"].scores["pick"]
+    assert records["lora"].status == "done"
     assert not list((tmp_path / "results").glob("scratch*"))
 
 
