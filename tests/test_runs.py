@@ -57,14 +57,14 @@ def test_fingerprint_depends_on_the_evaluation_device(cell, tmp_path):
         name="s", split=None, include_path=tmp_path, batch_size=1, limit=None, tasks=(task,),
         held_out=(),
     )  # fmt: skip
-    here = replace(cell, suite=suite)
-    there = replace(here, device="cuda")
-    found = [
+    on_cpu = replace(cell, suite=suite)
+    on_gpu = replace(on_cpu, device="cuda")
+    fingerprints = [
         c.draft("x", {}, MODELS).fingerprint
-        for c in (here, there, replace(there, dtype="float16"))
+        for c in (on_cpu, on_gpu, replace(on_gpu, dtype="float16"))
     ]
-    assert len(set(found)) == 3
-    assert replace(there, group="g").draft("x", {}, MODELS).fingerprint == found[1]
+    assert len(set(fingerprints)) == 3
+    assert replace(on_gpu, group="g").draft("x", {}, MODELS).fingerprint == fingerprints[1]
 
 
 def test_finished_run_is_found_by_fingerprint_under_any_name(cell, draft, tmp_path):
