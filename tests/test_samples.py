@@ -33,11 +33,11 @@ def rolling(documents):
 
 
 def run(order, bits):
-    found = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
+    scores = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
     record = Record(
         fingerprint="f", kind="merge", status="done", name="ties", settings={}, models=POOL,
         suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-        dtype=None, scores=found, domains=DOMAINS, merge_cost=None,
+        dtype=None, scores=scores, domains=DOMAINS, merge_cost=None,
         evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
         seconds_total=1.0,
     )  # fmt: skip
