@@ -100,8 +100,8 @@ def test_holm_equals_the_step_down_procedure():
     rng = random.Random(0)
     for _ in range(200):
         p_values = [rng.random() ** 3 for _ in range(6)]
-        found = {i for i, p in enumerate(holm(p_values)) if p <= 0.05}
-        assert found == rejected(p_values, 0.05)
+        significant = {i for i, p in enumerate(holm(p_values)) if p <= 0.05}
+        assert significant == rejected(p_values, 0.05)
 
 
 @pytest.mark.parametrize("p_value", [-0.1, 1.5, math.nan])
