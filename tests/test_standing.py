@@ -19,27 +19,29 @@ def root(repository, tmp_path):
 
 def standings(root):
     boards = [b for b in boards_of(load_results(root).runs) if b.split == "test"]
-    found = standings_of(boards)
-    return {row.record.fingerprint: row for board in boards for row in board.merges}, found
+    standings_by_run = standings_of(boards)
+    return {
+        row.record.fingerprint: row for board in boards for row in board.merges
+    }, standings_by_run
 
 
 def test_significantly_worse_merges_are_in_a_lower_band(root):
-    rows, found = standings(root)
+    rows, by_run = standings(root)
     bands = {}
-    for fingerprint, standing in found.items():
+    for fingerprint, standing in by_run.items():
         bands.setdefault(rows[fingerprint].name, set()).add(standing.band)
     assert bands["task_arithmetic"] == {1}
     assert min(bands["seme"]) > 1
-    assert found.keys() == {f for f, row in rows.items() if row.mean is not None}
+    assert by_run.keys() == {f for f, row in rows.items() if row.mean is not None}
 
 
 def test_win_probability_is_against_the_pivot_and_the_best_source(root):
-    rows, found = standings(root)
+    rows, by_run = standings(root)
     best = next(f for f, row in rows.items() if row.rank == 1)
-    assert found[best].better_than.keys() == {"base", "mathematics"}
-    assert found[best].better_than["base"] > 0.999
+    assert by_run[best].better_than.keys() == {"base", "mathematics"}
+    assert by_run[best].better_than["base"] > 0.999
     assert all(
-        0 <= p <= 1 for standing in found.values() for p in standing.better_than.values()
+        0 <= p <= 1 for standing in by_run.values() for p in standing.better_than.values()
     )
 
 
