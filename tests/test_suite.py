@@ -119,9 +119,9 @@ def test_fingerprint_ignores_batch_size_and_folder_location(config, tmp_path):
 
 
 def test_described_suite_has_every_entry_but_the_batch_size(config, tmp_path):
-    found = suite_from_config(config | {"limit": 5}, root=tmp_path)
-    assert found.described() == {
-        "name": "s", "split": "test", "fingerprint": found.fingerprint(),
+    suite = suite_from_config(config | {"limit": 5}, root=tmp_path)
+    assert suite.described() == {
+        "name": "s", "split": "test", "fingerprint": suite.fingerprint(),
         "held_out": ["english"], "limit": 5, "lm_eval": version("lm_eval"),
         "chat_template": None,
         "tasks": {
@@ -136,4 +136,4 @@ def test_described_suite_has_every_entry_but_the_batch_size(config, tmp_path):
         },
     }  # fmt: skip
     faster = suite_from_config(config | {"limit": 5, "batch_size": 1}, root=tmp_path)
-    assert faster.described() == found.described()
+    assert faster.described() == suite.described()
