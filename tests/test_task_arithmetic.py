@@ -36,8 +36,8 @@ def test_negative_lam_subtracts_the_task_vector():
 
 def test_task_arithmetic_agrees_with_mergekit_without_normalize():
     pivot, sources = random_models()
-    ours = merge(pivot, sources, SITE, lam=0.4, weights=None)
-    theirs = [
+    merged = merge(pivot, sources, SITE, lam=0.4, weights=None)
+    mergekit_merged = [
         merge_tensors(
             [pivot, *sources],
             "task_arithmetic",
@@ -46,17 +46,17 @@ def test_task_arithmetic_agrees_with_mergekit_without_normalize():
         )
         for normalize in (False, True)
     ]
-    assert torch.allclose(ours, theirs[0], rtol=0, atol=1e-6)
-    assert torch.allclose(ours - pivot, 3 * (theirs[1] - pivot), rtol=0, atol=1e-6)
+    assert torch.allclose(merged, mergekit_merged[0], rtol=0, atol=1e-6)
+    assert torch.allclose(merged - pivot, 3 * (mergekit_merged[1] - pivot), rtol=0, atol=1e-6)
 
 
 def test_task_arithmetic_agrees_with_peft():
     pivot, sources = random_models()
     tv = [source - pivot for source in sources]
     weights = [0.5, 1.0, -2.0]
-    theirs = pivot + 0.4 * merge_utils.task_arithmetic(tv, torch.tensor(weights))
-    ours = merge(pivot, sources, SITE, lam=0.4, weights=weights)
-    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    peft_merged = pivot + 0.4 * merge_utils.task_arithmetic(tv, torch.tensor(weights))
+    merged = merge(pivot, sources, SITE, lam=0.4, weights=weights)
+    assert torch.allclose(merged, peft_merged, rtol=0, atol=1e-6)
 
 
 def test_one_source_at_lam_one_is_returned_bit_identical():
