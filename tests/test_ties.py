@@ -70,19 +70,19 @@ def test_scope_model_equals_merging_the_flattened_model(density):
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.999])
 def test_scope_tensor_agrees_with_mergekit_and_peft(density):
     pivot, sources = random_models()
-    ours = ties(pivot, sources, density=density)
+    merged = ties(pivot, sources, density=density)
     tv = [source - pivot for source in sources]
     peft = pivot + merge_utils.ties(tv, torch.ones(3), density)
     # 600 * 0.999 is 599.4: int() of theirs and round() of ours agree here
-    assert torch.allclose(ours, mergekit_ties(pivot, sources, density=density), atol=1e-6)
-    assert torch.allclose(ours, peft, atol=1e-6)
+    assert torch.allclose(merged, mergekit_ties(pivot, sources, density=density), atol=1e-6)
+    assert torch.allclose(merged, peft, atol=1e-6)
 
 
 def test_scope_model_trims_what_mergekit_keeps():
     pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
     source = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}
-    theirs = mergekit_ties(pivot["b"], [source["b"]], density=0.5)
-    assert theirs.tolist() == [0.0, 2.0]
+    mergekit_merged = mergekit_ties(pivot["b"], [source["b"]], density=0.5)
+    assert mergekit_merged.tolist() == [0.0, 2.0]
     assert merge_model(pivot, source, density=0.5)["b"].tolist() == [0.0, 0.0]
 
 
@@ -90,8 +90,8 @@ def test_sign_election_is_unweighted_unlike_mergekit():
     # task vectors 3 and -2: unweighted + wins; with weights 1 and 2 it is 3 - 4, so - wins
     pivot, sources = torch.tensor([0.0]), [torch.tensor([3.0]), torch.tensor([-2.0])]
     assert ties(pivot, sources).tolist() == [3.0]
-    theirs = mergekit_ties(pivot, sources, density=1.0, weight=[1.0, 2.0])
-    assert theirs.tolist() == [-2.0]
+    mergekit_merged = mergekit_ties(pivot, sources, density=1.0, weight=[1.0, 2.0])
+    assert mergekit_merged.tolist() == [-2.0]
 
 
 def test_zero_sum_elects_no_sign_unlike_mergekit_and_peft():
