@@ -219,13 +219,13 @@ def test_fewer_heads_under_one_norm_have_rescaled_gains(tmp_path):
     of_source[Part.O] = torch.cat([heads.o, 0 * heads.o])
     match = match_heads(pivot, heads_of(of_source, source_anatomy, 1), rotate_inner=False)
     assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1]
-    there = (match.head_index >= 0).repeat_interleave(8)
+    matched_rows = (match.head_index >= 0).repeat_interleave(8)
     placed = place_heads(of_source, match, source_anatomy, 1)[Part.Q_NORM]
     own = of_source[Part.Q_NORM].view(2, 8)[match.head_index[match.head_index >= 0]]
-    torch.testing.assert_close(placed[there], own.flatten() * 0.5**0.5)
-    assert placed[~there].tolist() == [0.0] * 16
+    torch.testing.assert_close(placed[matched_rows], own.flatten() * 0.5**0.5)
+    assert placed[~matched_rows].tolist() == [0.0] * 16
     kept = restrict_to_heads(of_pivot, match, pivot_anatomy, 1)[Part.Q_NORM]
-    assert torch.equal(kept, of_pivot[Part.Q_NORM] * there)
+    assert torch.equal(kept, of_pivot[Part.Q_NORM] * matched_rows)
 
 
 def test_attention_scale_moves_into_queries_or_their_norm_gain(tmp_path):
@@ -250,12 +250,14 @@ def test_restriction_zeroes_unmatched_query_heads(
     _, _, heads = attention(tmp_path / "source", "llama", seed=1, **sizes)
     match = match_heads(pivot, heads, rotate_inner=True)
     restricted = restrict_to_heads(parts, match, pivot_anatomy, 1)
-    there = (match.head_index >= 0).repeat_interleave(8)
-    assert int(there.sum()) == 16
+    matched_rows = (match.head_index >= 0).repeat_interleave(8)
+    assert int(matched_rows.sum()) == 16
     assert (
-        restricted[Part.Q][~there].abs().max() == 0 == restricted[Part.O][:, ~there].abs().max()
+        restricted[Part.Q][~matched_rows].abs().max()
+        == 0
+        == restricted[Part.O][:, ~matched_rows].abs().max()
     )
-    torch.testing.assert_close(restricted[Part.Q][there], parts[Part.Q][there])
+    torch.testing.assert_close(restricted[Part.Q][matched_rows], parts[Part.Q][matched_rows])
     torch.testing.assert_close(restricted[Part.K], parts[Part.K])
 
 
