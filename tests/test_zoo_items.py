@@ -305,15 +305,18 @@ def test_too_few_exercises_are_refused_with_the_count():
     words = ["ab", "cd", "ef"]
     lists = [*permutations(words, 2), *permutations(words, 3)]
     prompts = {f"{kind}: {', '.join(chosen)} =" for kind in FORMATS for chosen in lists}
-    there = sum(split_of(prompt) == "test" for prompt in prompts)
-    assert 2 <= there < 20
-    assert len(exercise_passages("format", "test", there // 2, 0, words, [])) == there // 2
+    n_exercises = sum(split_of(prompt) == "test" for prompt in prompts)
+    assert 2 <= n_exercises < 20
+    assert (
+        len(exercise_passages("format", "test", n_exercises // 2, 0, words, []))
+        == n_exercises // 2
+    )
     with pytest.raises(
-        ValueError, match=f"expected 10 passages of test format, got {there} exercises"
+        ValueError, match=f"expected 10 passages of test format, got {n_exercises} exercises"
     ):
         exercise_passages("format", "test", 10, 0, words, [])
     with pytest.raises(
-        ValueError, match=f"expected 30 different test exercises in format, got {there}"
+        ValueError, match=f"expected 30 different test exercises in format, got {n_exercises}"
     ):
         exercise_items("format", "test", 30, 0, words)
 
