@@ -10,13 +10,12 @@ from wandb.proto import wandb_internal_pb2
 from eval.records import (
     ModelRef,
     PoolRef,
-    Record,
     Sample,
-    Score,
     StageCost,
-    SuiteRef,
     write_record,
 )
+from tests import made_up_runs
+from tests.made_up_runs import score
 
 WANDB = {
     "name": "wandb",
@@ -29,13 +28,6 @@ COST = StageCost(
     seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=500,
     peak_gpu_bytes=None, source="VmHWM",
 )  # fmt: skip
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=())
-
-
-def score(value):
-    return Score(
-        value=value, stderr=0.1, n=2, raw=value, raw_metric="acc", higher_is_better=True
-    )
 
 
 def model(name, folder="models"):
@@ -48,15 +40,13 @@ def make_record(name="ties", value=0.5, **changes):
     models = PoolRef(
         pool="zoo", pivot=model("base"), sources=(model("code"), model("french")), references=()
     )
-    values = {
-        "fingerprint": f"{name}56789abcdef", "kind": "merge", "status": "done", "name": name,
-        "settings": {"density": 0.1}, "models": models, "suite": SUITE, "seed": 3,
-        "dtype": "bfloat16", "scores": {"code": score(value), "french": score(0.25)},
-        "domains": {"code": "code", "french": "french"}, "merge_cost": COST,
-        "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None, "provenance": {},
-        "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
+    defaults = {
+        "fingerprint": f"{name}56789abcdef", "settings": {"density": 0.1}, "models": models,
+        "seed": 3, "dtype": "bfloat16", "merge_cost": COST, "evaluation_cost": None,
+        "merge": {"n_merged": 7},
     }  # fmt: skip
-    return Record(**values | changes)
+    scores = {"code": score(value, n=2), "french": score(0.25, n=2)}
+    return made_up_runs.make_record(name, scores, **defaults | changes)
 
 
 def make_reference(name="base"):

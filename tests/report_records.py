@@ -1,29 +1,20 @@
 """Records small enough to check by head: right and wrong answers to the documents of one task."""
 
-from dataclasses import replace
-
 from eval.leaderboard.board import boards_of
 from eval.records import (
     SAMPLES_NAME,
     ModelRef,
     PoolRef,
-    Record,
     Sample,
-    Score,
-    StageCost,
-    SuiteRef,
     read_samples,
     run_folder,
     write_record,
 )
 from eval.report.evidence import grounds_of
 from eval.statistics.samples import Run, run_of
+from tests.made_up_runs import make_record, stage_cost, suite_ref
+from tests.made_up_runs import score as score_of
 
-MIB = 2**20
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=110 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
 MACHINE = {
     "cpu": "a",
     "cores": 2,
@@ -39,7 +30,7 @@ def model(name):
 
 
 def suite(split="test"):
-    return SuiteRef(name=f"toy_{split}", split=split, fingerprint=split, held_out=())
+    return suite_ref(split, name=f"toy_{split}")
 
 
 def pool(name="zoo", sources=("expert",), references=()):
@@ -54,10 +45,7 @@ def answers(right, n=24):
 
 
 def score(values):
-    mean = sum(values) / len(values)
-    return Score(
-        value=mean, stderr=0.1, n=len(values), raw=mean, raw_metric="acc", higher_is_better=True
-    )
+    return score_of(sum(values) / len(values), n=len(values))
 
 
 class Results:
@@ -70,17 +58,13 @@ class Results:
         """A run that answers so many documents of each task; a number is one task in domain d."""
         tasks = {"d": right} if isinstance(right, int) else right
         values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
-        peak = COST.base_rss_bytes + mib * MIB
-        made = Record(
-            fingerprint=f"{name}{len(list(self.root.glob('runs/*')))}", kind="merge",
-            status="done", name=name, settings={}, models=pool(), suite=suite(split), seed=0,
-            dtype=None, scores={task: score(v) for task, v in values.items()},
-            domains={f"{domain}_task": domain for domain in tasks},
-            merge_cost=replace(COST, seconds=seconds, peak_rss_bytes=peak),
-            evaluation_cost=COST, merge={}, error=None, provenance=MACHINE,
-            started_at="2026-01-01T00:00:00+00:00", seconds_total=2.0,
-        )  # fmt: skip
-        made = replace(made, **changes)
+        defaults = {
+            "fingerprint": f"{name}{len(list(self.root.glob('runs/*')))}", "models": pool(),
+            "suite": suite(split), "domains": {f"{domain}_task": domain for domain in tasks},
+            "merge_cost": stage_cost(seconds, mib), "provenance": MACHINE,
+        }  # fmt: skip
+        scores = {task: score(v) for task, v in values.items()}
+        made = make_record(name, scores, **defaults | changes)
         write_record(self.root, made, None if made.error else samples(values))
         return made
 

@@ -17,19 +17,7 @@ from eval.statistics.compare import overall
 from eval.statistics.resampling import sign_flip_p_values
 from eval.statistics.samples import MatchedTask, Panel
 from scripts.benchmark.rank_bands import SCENARIOS, Scenario, clusters, simulate
-
-
-def panel(*totals_by_task, runs, is_bits=False, domains=None):
-    """Tasks t0, t1, ... of domains of their own; per-document scores, or bits of one byte."""
-    tasks = {f"t{i}": np.array(totals, float) for i, totals in enumerate(totals_by_task)}
-    return Panel(
-        runs=tuple(runs),
-        domains=domains or {name: name for name in tasks},
-        tasks={
-            name: MatchedTask(totals=totals, sizes=np.ones(totals.shape[1]), is_bits=is_bits)
-            for name, totals in tasks.items()
-        },
-    )
+from tests.made_up_runs import panel
 
 
 def differing(pairs, runs):

@@ -7,38 +7,21 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.markdown import TUNED_ON_TEST
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
-
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+from tests.made_up_runs import COST, bare_runs, make_record, pool_ref, suite_ref
 
 
 def record(name="ties", value=0.5, split="test", **changes):
-    score = Score(
-        value=value, stderr=0.1, n=9, raw=value, raw_metric="acc", higher_is_better=True
-    )
-    made = Record(
-        fingerprint=f"{name} {split} {sorted(changes.items())}", kind="merge", status="done",
-        name=name, settings={}, seed=0, dtype=None, scores={"a": score}, domains={"a": "code"},
-        models=PoolRef(pool="p", pivot=model("base"), sources=(model("x"),), references=()),
-        suite=SuiteRef(name="zoo", split=split, fingerprint=split, held_out=()),
-        merge_cost=None, evaluation_cost=COST, merge={}, error=None, provenance={},
-        started_at="", seconds_total=1.0,
-    )  # fmt: skip
-    return replace(made, **changes)
+    fingerprint = f"{name} {split} {sorted(changes.items())}"
+    defaults = {"models": pool_ref("p", sources=("x",)), "suite": suite_ref(split)}
+    changes = {"fingerprint": fingerprint, "domains": {"a": "code"}} | defaults | changes
+    return make_record(name, {"a": value}, **changes)
 
 
 def unmerged(**changes):
-    models = PoolRef(pool="p", pivot=model("base"), sources=(), references=())
-    return record("base", kind="reference", models=models, **changes)
+    return record("base", kind="reference", models=pool_ref("p"), **changes)
+
+
+ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
 
 
 TIES, SCE = record(), record("sce")

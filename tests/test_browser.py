@@ -1,22 +1,29 @@
 """The leaderboard page in a real browser: it loads, sorts, filters, expands, and fits."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
+from tests.made_up_runs import bare_runs, make_record, pool_ref, stage_cost, suite_ref
 
 pytestmark = pytest.mark.browser
 
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=2**27, base_rss_bytes=2**26, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
+
+def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
+    defaults = {
+        "fingerprint": f"{name}{pool}{suite}", "settings": {"tau": 0.1},
+        "models": pool_ref(pool, pivot=pool), "domains": dict.fromkeys(TASKS, "d"),
+        "suite": suite_ref(None, name=suite, fingerprint=suite),
+        "merge_cost": stage_cost(seconds, 50),
+        "merge": {"diagnostics": {"condition": 31.5, EVIL: EVIL}},
+        "provenance": {"git": {"revision": "0" * 200}},
+    }  # fmt: skip
+    return make_record(name, dict.fromkeys(TASKS, value), **defaults | changes)
+
+
 EVIL = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
 TASKS = [f"a_rather_long_task_name_{i}" for i in range(12)]
 QUIET = [
@@ -27,29 +34,6 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=name)
-
-
-def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
-    score = Score(
-        value=value, stderr=0.02, n=9, raw=value, raw_metric="acc", higher_is_better=True
-    )
-    return replace(
-        Record(
-            fingerprint=f"{name}{pool}{suite}", kind="merge", status="done", name=name,
-            settings={"tau": 0.1}, seed=0, dtype=None, scores=dict.fromkeys(TASKS, score),
-            models=PoolRef(pool=pool, pivot=model(pool), sources=(), references=()),
-            suite=SuiteRef(name=suite, split=None, fingerprint=suite, held_out=()),
-            domains=dict.fromkeys(TASKS, "d"), merge_cost=replace(COST, seconds=seconds),
-            evaluation_cost=COST, merge={"diagnostics": {"condition": 31.5, EVIL: EVIL}},
-            error=None, provenance={"git": {"revision": "0" * 200}}, started_at="",
-            seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
 
 
 RECORDS = [

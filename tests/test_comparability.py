@@ -2,46 +2,26 @@ from dataclasses import replace
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
 from eval.statistics.comparability import (
     best_setting,
     check_comparable,
     contract,
     tuned_on_test,
 )
+from tests.made_up_runs import COST, DOMAINS, make_record, model_ref, pool_ref, score, suite_ref
 
-DOMAINS = {"a": "code", "b": "code", "c": "french"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
-
-
-MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(model("code"),), references=())
+MODELS = pool_ref(sources=("code",))
 
 
 def suite(split, **more):
-    return SuiteRef(name="zoo", split=split, fingerprint=f"f-{split}", held_out=(), more=more)
-
-
-def score(value, metric="acc", n=200):
-    return Score(
-        value=value, stderr=0.01, n=n, raw=value, raw_metric=metric, higher_is_better=True
-    )
+    return suite_ref(split, fingerprint=f"f-{split}", more=more)
 
 
 def record(split, value=0.5, name="ties", seed=0, **settings):
     """A merge with the same score on every task."""
-    return Record(
-        fingerprint=f"{name}-{split}-{seed}-{settings}", kind="merge", status="done", name=name,
-        settings=settings, models=MODELS, suite=suite(split), seed=seed, dtype=None,
-        scores={task: score(value) for task in DOMAINS}, domains=DOMAINS, merge_cost=None,
-        evaluation_cost=COST, merge={}, error=None, provenance={}, started_at="",
-        seconds_total=1.0,
+    return make_record(
+        name, dict.fromkeys(DOMAINS, value), fingerprint=f"{name}-{split}-{seed}-{settings}",
+        settings=settings, models=MODELS, suite=suite(split), seed=seed, domains=DOMAINS,
     )  # fmt: skip
 
 
@@ -123,7 +103,7 @@ def test_method_without_a_finished_run_is_refused():
 
 
 def test_runs_of_different_models_are_refused():
-    other = replace(validation(0.9, lam=2), models=replace(MODELS, pivot=model("llama")))
+    other = replace(validation(0.9, lam=2), models=replace(MODELS, pivot=model_ref("llama")))
     with pytest.raises(ValueError, match="must merge one set of models, got several"):
         best_setting([validation(0.4, lam=1), other], method="ties")
 
@@ -168,7 +148,9 @@ def test_one_setting_per_method_is_not_marked():
 
 
 def test_validation_of_other_models_or_methods_does_not_clear_the_mark():
-    moved = replace(validation(0.9, lam=2), models=replace(MODELS, sources=(model("german"),)))
+    moved = replace(
+        validation(0.9, lam=2), models=replace(MODELS, sources=(model_ref("german"),))
+    )
     assert marked(ONE, TWO, moved, validation(0.9, name="dare", lam=2))[:2] == [True, True]
 
 
@@ -211,7 +193,10 @@ def test_runs_of_one_contract_are_comparable():
         ({"suite": suite("validation")}, "suite.split is 'test' and 'validation'; suite.fing"),
         ({"suite": suite("test", fingerprint="g")}, "suite.fingerprint is 'f-test' and 'g'"),
         ({"scores": {"a": score(0.5, n=20)}}, "tasks.a.documents is 200 and 20"),
-        ({"scores": {"a": score(0.5, "acc_norm")}}, "tasks.a.metric is 'acc' and 'acc_norm'"),
+        (
+            {"scores": {"a": score(0.5, metric="acc_norm")}},
+            "tasks.a.metric is 'acc' and 'acc_norm'",
+        ),
         ({"domains": {"a": "french"}}, "tasks.a.domain is 'code' and 'french'"),
         (
             {"evaluation_cost": replace(COST, peak_gpu_bytes=5), "dtype": "bfloat16"},

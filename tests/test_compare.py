@@ -16,19 +16,7 @@ from eval.statistics.compare import (
 )
 from eval.statistics.samples import MatchedTask, Panel
 from eval.statistics.scores import Estimate
-
-
-def panel(*totals_by_task, runs=("ties", "sce")):
-    """Tasks t0, t1, ... of domains of their own; per-document scores by run."""
-    tasks = {f"t{i}": np.array(totals, float) for i, totals in enumerate(totals_by_task)}
-    return Panel(
-        runs=runs,
-        domains={name: name for name in tasks},
-        tasks={
-            name: MatchedTask(totals=totals, sizes=np.ones(totals.shape[1]), is_bits=False)
-            for name, totals in tasks.items()
-        },
-    )
+from tests.made_up_runs import panel
 
 
 def only(scores, n_resamples=1000, seed=0):

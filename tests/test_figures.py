@@ -21,45 +21,17 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
-from tests.made_up_runs import bare_runs
-
-MIB = 2**20
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
-
-
-def score(value):
-    return Score(
-        value=value, stderr=0.03, n=200, raw=value, raw_metric="acc", higher_is_better=True
-    )
-
-
-def cost(seconds, mebibytes=50):
-    return StageCost(
-        seconds=seconds, peak_rss_bytes=(100 + mebibytes) * MIB, base_rss_bytes=100 * MIB,
-        peak_anon_bytes=None, peak_gpu_bytes=None, source="VmHWM",
-    )  # fmt: skip
+from tests.made_up_runs import bare_runs, make_record, model_ref, stage_cost
 
 
 def record(name, *scores, seconds=0.25, **changes):
-    tasks = dict(zip(("code", "spanish"), scores, strict=False))
-    models = PoolRef(pool="zoo", pivot=model("base"), sources=(), references=())
     settings = changes.get("settings", {})
-    return replace(
-        Record(
-            fingerprint=f"{name}{settings}{changes.get('seed')}", kind="merge", status="done",
-            name=name, settings={}, models=models,
-            suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-            seed=0, dtype=None, scores={task: score(v) for task, v in tasks.items()},
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=cost(seconds),
-            evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
-            seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
+    defaults = {
+        "fingerprint": f"{name}{settings}{changes.get('seed')}", "evaluation_cost": None,
+        "domains": {"code": "code", "spanish": "spanish"}, "merge_cost": stage_cost(seconds, 50),
+    }  # fmt: skip
+    values = dict(zip(("code", "spanish"), scores, strict=False))
+    return make_record(name, values, **defaults | changes)
 
 
 BASE = record("base", 0.2, 0.4, kind="reference", merge_cost=None)
@@ -143,10 +115,10 @@ def test_cost_plot_labels_ranks_and_unmerged_models():
 
 def test_cost_plot_has_lines_for_the_pivot_and_the_best_model():
     models = [
-        record(n, s, s, kind="reference", models=replace(BASE.models, pivot=model(n)))
+        record(n, s, s, kind="reference", models=replace(BASE.models, pivot=model_ref(n)))
         for n, s in (("good", 0.3), ("best", 0.9))
     ]
-    merge = replace(SEME.models, sources=(model("good"), model("best")))
+    merge = replace(SEME.models, sources=(model_ref("good"), model_ref("best")))
     labels = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
     assert [name for name in labels if name in ("base", "good", "best")] == ["base", "best"]
 
@@ -190,7 +162,7 @@ def test_density_plot_averages_seeds():
 
 
 def test_bars_have_seconds_and_mib_of_finished_merges():
-    slow = record("ties", 0.5, 0.4, merge_cost=cost(12.25, 7))
+    slow = record("ties", 0.5, 0.4, merge_cost=stage_cost(12.25, 7))
     labels = texts(time_and_memory(board(BASE, slow, FAILED)))
     assert {"12.25", "7", "1. ties"} <= set(labels)
     assert not {"base", "dare"} & set(labels)
@@ -212,7 +184,7 @@ def test_printable_truncates_and_replaces_invalid_xml():
 @pytest.mark.parametrize("text", ["<b>&\"'</b>", "$\\frac{1}$", "\0]]>", "学", "-->", "_a"])
 def test_record_text_is_drawn_literally(text):
     settings = [{"tau": x, "scope": f"{text}{x}"} for x in (0.1, 0.2)]
-    models = replace(SEME.models, pivot=replace(model("base"), name=text))
+    models = replace(SEME.models, pivot=replace(model_ref("base"), name=text))
     runs = [record("seme", 0.5, 0.5, settings=s, models=models) for s in settings]
     labels = texts(share_kept(board(BASE, *runs)))
     assert printable(text, 16) in labels  # the pivot's line

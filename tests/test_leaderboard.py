@@ -13,53 +13,41 @@ from eval.leaderboard.tables import (
     to_markdown,
     write_tables,
 )
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
+from eval.records import write_record
 from scripts.leaderboard import main
-from tests.made_up_runs import bare_runs
+from tests.made_up_runs import (
+    MIB,
+    bare_runs,
+    make_record,
+    pool_ref,
+    score,
+    stage_cost,
+    suite_ref,
+)
 
-MIB = 2**20
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
-
-
-def pool(name="zoo", sources=("code",), references=()):
-    model_names = {"sources": sources, "references": references}
-    lists = {key: tuple(map(model, models)) for key, models in model_names.items()}
-    return PoolRef(pool=name, pivot=model("base"), **lists)
-
-
-def unmerged(name, first=0.2, second=0.4, **changes):
-    models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
-    changes = {"kind": "reference", "settings": {}, "merge_cost": None, **changes}
-    return record(name, first, second, **{"models": models, **changes})
-
-
-def score(value, stderr):
-    return Score(
-        value=value, stderr=stderr, n=200, raw=value, raw_metric="acc", higher_is_better=True
-    )
+SUITE = suite_ref(fingerprint="s", held_out=("spanish",))
 
 
 def record(name, first=None, second=None, **changes):
     values = {"code": first, "spanish": second}
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
-            settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
-            dtype="bfloat16", scores={t: score(v, 0.03) for t, v in values.items() if v is not None},
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
-            evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
-            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
-        ),
-        **changes,
-    )  # fmt: skip
+    scores = {task: score(v, 0.03) for task, v in values.items() if v is not None}
+    defaults = {
+        "fingerprint": f"{name}-0123456789", "settings": {"lam": 1.0, "tau": 0.1},
+        "models": pool_ref(sources=("code",)), "suite": SUITE, "dtype": "bfloat16",
+        "domains": {"code": "code", "spanish": "spanish"}, "merge_cost": stage_cost(0.25, 50),
+        "evaluation_cost": stage_cost(7.0), "seconds_total": 8.0,
+    }  # fmt: skip
+    return make_record(name, scores, **defaults | changes)
+
+
+def unmerged(name, first=0.2, second=0.4, **changes):
+    defaults = {
+        "kind": "reference",
+        "settings": {},
+        "merge_cost": None,
+        "models": pool_ref(pivot=name),
+    }
+    return record(name, first, second, **defaults | changes)
 
 
 BASE = unmerged("base")
@@ -144,7 +132,7 @@ def test_each_seed_has_its_own_row():
 
 def test_each_pool_and_suite_has_its_own_board():
     other_suite = replace(TIES, suite=replace(SUITE, fingerprint="t"))
-    other_pool = replace(TIES, models=pool("alps"))
+    other_pool = replace(TIES, models=pool_ref("alps", sources=["code"]))
     boards = boards_of(bare_runs([TIES, other_suite, other_pool]))
     assert [(board.pool, board.fingerprint) for board in boards] == [
         ("alps", "s"),
@@ -155,14 +143,14 @@ def test_each_pool_and_suite_has_its_own_board():
 
 def test_unmerged_models_are_on_every_board_with_their_content_hash():
     boards = boards_of(
-        bare_runs([TIES, replace(TIES, models=pool("alps", sources=["french"])), BASE])
+        bare_runs([TIES, replace(TIES, models=pool_ref("alps", sources=["french"])), BASE])
     )
     assert [[row.name for row in board.references] for board in boards] == [["base"], ["base"]]
 
 
 def test_unmerged_models_are_in_pool_order():
     references = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
-    merge = replace(TIES, models=pool(sources=["z", "code"], references=["a"]))
+    merge = replace(TIES, models=pool_ref(sources=["z", "code"], references=["a"]))
     (board,) = boards_of(bare_runs([*references, merge]))
     assert [row.name for row in board.references] == ["base", "z", "code", "a"]
 
@@ -183,7 +171,7 @@ def test_unmerged_models_of_another_suite_are_left_out():
 
 
 def test_pools_with_equal_names_but_other_models_have_separate_boards():
-    boards = boards_of(bare_runs([TIES, replace(SEME, models=pool(sources=["french"]))]))
+    boards = boards_of(bare_runs([TIES, replace(SEME, models=pool_ref(sources=["french"]))]))
     assert len({board.models for board in boards}) == 2
     assert all(board.models in to_markdown([board]) for board in boards)
 

@@ -7,20 +7,24 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.measures import measures_of, roles_of
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef
+from eval.records import Sample
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, raw_score
-from tests.made_up_runs import run_with
+from tests.made_up_runs import make_record, pool_ref, run_with, suite_ref
 
 DOMAINS = {"c": "code", "n": "numbers", "e": "english"}
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
 
 
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mathematics")):
+    """A record and its samples; the pool has a ceiling named multitask."""
+    samples_of_run = samples(*correct, tasks=domains)
+    merged = pool_ref("p", sources=sources, references=("multitask",))
+    record = make_record(
+        name, {task: raw_score(s, metric="acc") for task, s in samples_of_run.items()},
+        kind=kind, models=merged if kind == "merge" else pool_ref("p", pivot=name),
+        suite=suite_ref(name="z", held_out=("english",)), domains=domains,
+    )  # fmt: skip
+    return record, samples_of_run
 
 
 def samples(*correct, tasks=DOMAINS):
@@ -31,28 +35,6 @@ def samples(*correct, tasks=DOMAINS):
         ]
         for task, n in zip(tasks, correct, strict=True)
     }  # fmt: skip
-
-
-def run(name, *correct, kind="reference", domains=DOMAINS, sources=("code", "mathematics")):
-    """A record and its samples; the pool has a ceiling named multitask."""
-    samples_of_run = samples(*correct, tasks=domains)
-    models = PoolRef(pool="p", pivot=model(name), sources=(), references=())
-    if kind == "merge":
-        models = replace(
-            models,
-            pivot=model("base"),
-            sources=tuple(map(model, sources)),
-            references=(model("multitask"),),
-        )
-    record = Record(
-        fingerprint=f"{name}-0123456789abcdef", kind=kind, status="done", name=name, settings={},
-        models=models, seed=0, dtype=None,
-        suite=SuiteRef(name="z", split="test", fingerprint="s", held_out=("english",)),
-        scores={task: raw_score(s, metric="acc") for task, s in samples_of_run.items()},
-        domains=domains, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
-        provenance={}, started_at="", seconds_total=1.0,
-    )  # fmt: skip
-    return record, samples_of_run
 
 
 BASE, MERGE = run("base", 20, 20, 60), run("ties", 40, 50, 50, kind="merge")

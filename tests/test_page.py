@@ -16,47 +16,37 @@ from eval.leaderboard.figures import plots_of
 from eval.leaderboard.page import to_html, write_page
 from eval.leaderboard.standing import Standing
 from eval.leaderboard.view import Cell, details_of, view_of
-from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
+from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
-from tests.made_up_runs import bare_runs
+from tests.made_up_runs import (
+    COST,
+    bare_runs,
+    make_record,
+    model_ref,
+    score,
+    stage_cost,
+    suite_ref,
+)
 
-MIB = 2**20
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=150 * MIB, base_rss_bytes=100 * MIB, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
-
-
-def model(name):
-    return ModelRef(name=name, location=name, revision=None, content_hash=f"hash-{name}")
+SUITE = suite_ref(fingerprint="s", held_out=("spanish",))
 
 
 def record(name, *scores, **changes):
-    tasks = dict(zip(("code", "spanish"), scores, strict=False))
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
-            settings={"lam": 1.0, "tau": 0.1},
-            models=PoolRef(pool="zoo", pivot=model("base"), sources=(), references=()),
-            suite=SUITE, seed=0, dtype="bfloat16",
-            scores={
-                task: Score(
-                    value=v, stderr=0.03, n=200, raw=v, raw_metric="acc", higher_is_better=True
-                )
-                for task, v in tasks.items()
-            },
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
-            evaluation_cost=replace(COST, seconds=7.0),
-            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}}, error=None,
-            provenance={"git": {"revision": "abc", "dirty": False}},
-            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
-        ),
-        **changes,
-    )  # fmt: skip
+    values = zip(("code", "spanish"), scores, strict=False)
+    defaults = {
+        "fingerprint": f"{name}-0123456789", "settings": {"lam": 1.0, "tau": 0.1},
+        "suite": SUITE, "dtype": "bfloat16", "domains": {"code": "code", "spanish": "spanish"},
+        "merge_cost": stage_cost(0.25, 50), "evaluation_cost": stage_cost(7.0),
+        "merge": {"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}},
+        "provenance": {"git": {"revision": "abc", "dirty": False}},
+    }  # fmt: skip
+    scored = {task: score(value, 0.03) for task, value in values}
+    return make_record(name, scored, **defaults | changes)
+
+
+EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
 
 
 BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
@@ -284,7 +274,7 @@ def test_record_texts_are_escaped():
     evil = replace(
         SEME,
         settings={EVIL: EVIL},
-        models=replace(SEME.models, pool=EVIL, pivot=replace(model("base"), name=EVIL)),
+        models=replace(SEME.models, pool=EVIL, pivot=replace(model_ref("base"), name=EVIL)),
         suite=replace(SUITE, name=EVIL, split=EVIL, held_out=(EVIL,)),
         scores={EVIL: SEME.scores["code"]}, domains={EVIL: EVIL}, provenance={EVIL: [EVIL]},
         merge={"diagnostics": {EVIL: EVIL}}, dtype=EVIL, started_at=EVIL, fingerprint=EVIL,

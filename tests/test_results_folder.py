@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, StageCost, SuiteRef, write_record
+from eval.records import Sample, write_record
 from eval.results_folder import load_results
 from eval.statistics.scores import raw_score
+from tests.made_up_runs import COST, make_record
 
 DOMAINS = {"a": "code", "b": "french"}
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
-COST = StageCost(
-    seconds=1.0, peak_rss_bytes=1, base_rss_bytes=1, peak_anon_bytes=None, peak_gpu_bytes=None,
-    source="VmHWM",
-)  # fmt: skip
 
 
 def samples(a=(1, 0), b=(1, 1)):
@@ -32,17 +28,9 @@ SAMPLES = samples()
 
 
 def record(name="ties", by_task=SAMPLES, **changes):
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
-            settings={}, models=PoolRef(pool="p", pivot=MODEL, sources=(), references=()),
-            suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in by_task.items()},
-            domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
-            provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
+    scores = {task: raw_score(s, metric="acc") for task, s in by_task.items()}
+    defaults = {"domains": DOMAINS, "started_at": f"2025-01-01T00:00:00 {name}"}
+    return make_record(name, scores, **defaults | changes)
 
 
 def write(root, *records, by_task=SAMPLES):

@@ -7,14 +7,14 @@ import pytest
 import wandb
 
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import ModelRef, PoolRef, read_record
+from eval.records import read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from run import check_entries
+from tests.made_up_runs import pool_ref
 
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
-MODELS = PoolRef(pool="p", pivot=MODEL, sources=(MODEL,), references=())
+MODELS = pool_ref("p", sources=("base",))
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "memory_budget", "force", "plan", "quiet",

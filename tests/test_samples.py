@@ -4,18 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef
+from eval.records import Sample
 from eval.statistics.samples import Run, ScoreTable, match
 from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
-from tests.made_up_runs import run_with
+from tests.made_up_runs import make_record, run_with
 
 DOMAINS = {"order": "code", "bits": "french"}
-POOL = PoolRef(
-    pool="zoo",
-    pivot=ModelRef(name="base", location="base", revision=None, content_hash="h"),
-    sources=(),
-    references=(),
-)
+
+
+def run(order, bits):
+    scores = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
+    record = make_record("ties", scores, domains=DOMAINS, evaluation_cost=None)
+    return run_with(record, {"order": order, "bits": bits})
 
 
 def counted(**values):
@@ -30,18 +30,6 @@ def rolling(documents):
         )
         for i, (h, log, n) in enumerate(documents)
     ]
-
-
-def run(order, bits):
-    scores = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
-    record = Record(
-        fingerprint="f", kind="merge", status="done", name="ties", settings={}, models=POOL,
-        suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-        dtype=None, scores=scores, domains=DOMAINS, merge_cost=None,
-        evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
-        seconds_total=1.0,
-    )  # fmt: skip
-    return run_with(record, {"order": order, "bits": bits})
 
 
 BITS = rolling([("x", -2.0, 4), ("y", -9.0, 8)])
@@ -112,9 +100,7 @@ def test_samples_contradicting_the_score_are_refused():
 def test_differently_evaluated_runs_are_refused():
     suite = replace(RUN.record.suite, fingerprint="other")
     other = Run(record=replace(RUN.record, suite=suite), samples=RUN.samples)
-    with pytest.raises(
-        ValueError, match=r"cannot stand in one table: suite\.fingerprint is 's'"
-    ):
+    with pytest.raises(ValueError, match=r"suite\.fingerprint is 'test' and 'other'"):
         match({"ties": RUN, "sce": other})
 
 

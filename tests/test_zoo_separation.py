@@ -10,10 +10,10 @@ from statistics import mean, stdev
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef, write_record
+from eval.records import Sample, write_record
 from eval.statistics.scores import Estimate, byte_likelihood, byte_likelihood_score, raw_score
 from scripts.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
-from tests.made_up_runs import run_with
+from tests.made_up_runs import make_record, run_with
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}
 DOMAINS = {
@@ -24,7 +24,6 @@ DOMAINS = {
 }
 N = 100
 SIGNS = [(-1) ** i for i in range(N)]
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
 
 
 def rolling(bits, n_bytes):
@@ -57,14 +56,10 @@ def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, siz
         task: byte_likelihood_score(s) if task.endswith("bits") else raw_score(s, metric="acc")
         for task, s in samples.items()
     }
-    record = Record(
-        fingerprint=f"{name}-{lam}-0123456789", status="done", name=name,
+    record = make_record(
+        name, scores, fingerprint=f"{name}-{lam}-0123456789", evaluation_cost=None,
         kind="reference" if name in {"base", *EXPERTS} else "merge",
-        settings={} if lam is None else {"lam": lam}, seed=0, dtype=None,
-        models=PoolRef(pool="zoo", pivot=MODEL, sources=(), references=()),
-        suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-        scores=scores, domains=DOMAINS, merge_cost=None, evaluation_cost=None, merge={},
-        error=None, provenance={}, started_at="2025-01-01T00:00:00Z", seconds_total=1.0,
+        settings={} if lam is None else {"lam": lam}, domains=DOMAINS,
     )  # fmt: skip
     return record, samples
 
