@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from seme.architecture.model import Anatomy
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
+from tests.disguise import anatomy_of
 from tests.settings import SETTINGS
+from tests.tiny_models import save_tiny
 
 TINY = {
     "hidden_size": 16,
@@ -70,6 +73,17 @@ def make_llama() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def anatomy(tmp_path: Path) -> Callable[..., Anatomy]:
+    """Build the anatomy of a tiny model: ``anatomy("llama", **settings)``."""
+    count = iter(range(9))
+
+    def build(model_type: str, **settings: Any) -> Anatomy:
+        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+
+    return build
 
 
 @pytest.fixture

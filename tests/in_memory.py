@@ -17,6 +17,13 @@ from seme.streaming import Models
 from seme.whole_tensor import merge_whole
 
 
+def random_models(shape=(20, 30), n_sources=3, seed=0):
+    """A pivot and sources near it."""
+    rng = torch.Generator().manual_seed(seed)
+    pivot = torch.randn(shape, generator=rng)
+    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
+
+
 class InMemory:
     """A checkpoint made of tensors."""
 

@@ -3,26 +3,14 @@
 import pytest
 
 from seme.alignment.architectures import check_comparable
-from tests.disguise import anatomy_of
-from tests.tiny_models import DENSE, save_tiny
-
-
-@pytest.fixture
-def model_of(tmp_path):
-    """Build the anatomy of a tiny model: ``model_of("llama", **settings)``."""
-    count = iter(range(9))
-
-    def build(model_type, **settings):
-        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
-
-    return build
+from tests.tiny_models import DENSE
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_one_architecture_in_two_depths_is_comparable(model_type, model_of):
+def test_one_architecture_in_two_depths_is_comparable(model_type, anatomy):
     layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
     types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
-    check_comparable(model_of(model_type), model_of(model_type, **layers, **types))
+    check_comparable(anatomy(model_type), anatomy(model_type, **layers, **types))
 
 
 @pytest.mark.parametrize(
@@ -38,45 +26,45 @@ def test_one_architecture_in_two_depths_is_comparable(model_type, model_of):
     ],
 )
 def test_incomparable_architectures_are_refused_with_the_difference(
-    pivot, source, message, model_of
+    pivot, source, message, anatomy
 ):
     with pytest.raises(ValueError, match=message):
-        check_comparable(model_of(pivot), model_of(source))
+        check_comparable(anatomy(pivot), anatomy(source))
 
 
-def test_learned_and_rotary_positions_are_not_comparable(model_of):
-    pivot, source = model_of("gpt2"), model_of("gpt_neox", hidden_act="gelu_new")
+def test_learned_and_rotary_positions_are_not_comparable(anatomy):
+    pivot, source = anatomy("gpt2"), anatomy("gpt_neox", hidden_act="gelu_new")
     with pytest.raises(
         ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
     ):
         check_comparable(pivot, source)
 
 
-def test_parallel_and_sequential_blocks_are_not_comparable(model_of):
-    pivot, source = model_of("gpt_neox"), model_of("gpt_neox", use_parallel_residual=False)
+def test_parallel_and_sequential_blocks_are_not_comparable(anatomy):
+    pivot, source = anatomy("gpt_neox"), anatomy("gpt_neox", use_parallel_residual=False)
     with pytest.raises(ValueError, match="has attention and MLP in parallel, the source"):
         check_comparable(pivot, source)
 
 
-def test_different_activations_are_not_comparable(model_of):
+def test_different_activations_are_not_comparable(anatomy):
     with pytest.raises(
         ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
     ):
-        check_comparable(model_of("llama"), model_of("llama", hidden_act="gelu"))
+        check_comparable(anatomy("llama"), anatomy("llama", hidden_act="gelu"))
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
-def test_normed_queries_and_keys_need_equal_head_dims(model_type, model_of):
+def test_normed_queries_and_keys_need_equal_head_dims(model_type, anatomy):
     sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
     keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
-    pivot, source = model_of(model_type), model_of(model_type, **sizes, **keys)
+    pivot, source = anatomy(model_type), anatomy(model_type, **sizes, **keys)
     expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
     with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
         check_comparable(pivot, source)
 
 
-def test_source_biases_need_a_bias_in_the_pivot(model_of):
-    plain, biased = model_of("llama", attention_bias=False), model_of("llama")
+def test_source_biases_need_a_bias_in_the_pivot(anatomy):
+    plain, biased = anatomy("llama", attention_bias=False), anatomy("llama")
     check_comparable(biased, plain)
     with pytest.raises(
         ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"

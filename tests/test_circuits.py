@@ -13,6 +13,7 @@ from seme.alignment.circuits import (
     rotary_inner,
     score_similarity,
 )
+from tests.attention_layers import frequencies
 
 FREQUENCIES = (1.0, 0.37)
 
@@ -106,10 +107,6 @@ def test_unmatched_rotary_pairs_do_not_contribute_to_similarity():
 def test_zero_circuits_have_similarity_zero():
     rows, zeros = random_rows(1, 2, 4), torch.zeros(2, 4, 6)
     assert output_similarity(rows, zeros, rows, rows).tolist() == [[0.0, 0.0], [0.0, 0.0]]
-
-
-def frequencies(head_dim, theta=10_000.0):
-    return [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
 
 
 def test_equal_frequencies_match_pair_by_pair():

@@ -6,6 +6,7 @@ from peft.utils import merge_utils
 from baselines import dare_ties, task_arithmetic
 from baselines.dare import check, merge
 from seme.interface import Site
+from tests.in_memory import random_models
 
 SITE = Site(name="w", seed=3)
 
@@ -20,12 +21,6 @@ def with_ties(pivot, sources, *, site=SITE, density=0.5, lam=1.0):
 
 def masks(n_sources, shape, density, site=SITE):
     return site.bernoulli_mask(n_sources, shape, density)
-
-
-def random_models(shape=(40, 50), n_sources=3):
-    rng = torch.Generator().manual_seed(0)
-    pivot = torch.randn(shape, generator=rng)
-    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
 
 
 def test_survivors_are_rescaled_by_the_density_and_others_dropped():

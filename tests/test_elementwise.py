@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from seme.elementwise import add_signed, add_weighted, differences, weighted_mean
+from tests.in_memory import random_models
 
 SIZES = [1, 31, 1023, 1024, 1025, 5000]
 
@@ -13,12 +14,6 @@ def way(request, in_torch):
     """Every test of this module runs both ways."""
     if request.param == "torch":
         in_torch()
-
-
-def random_models(n, n_sources=3, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    pivot = torch.randn(n, generator=rng)
-    return pivot, [pivot + 0.01 * torch.randn(n, generator=rng) for _ in range(n_sources)]
 
 
 def signed(pivot, sources, *, weights=None, scale=1.0, divide=False, kept=None):

@@ -16,19 +16,8 @@ from seme.alignment.layers import (
     neurons_in_order,
 )
 from seme.architecture.parts import Part, Place
-from tests.disguise import anatomy_of, as_map, folded
+from tests.disguise import as_map, folded
 from tests.tiny_models import save_tiny
-
-
-@pytest.fixture
-def model_of(tmp_path):
-    """Build the anatomy of a tiny model: ``model_of("llama", **settings)``."""
-    count = iter(range(9))
-
-    def build(model_type, **settings):
-        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
-
-    return build
 
 
 @pytest.mark.parametrize(
@@ -41,8 +30,8 @@ def model_of(tmp_path):
         ({"head_dim": 16}, False),
     ],
 )
-def test_same_units_means_equal_unit_counts(settings, same, model_of):
-    assert have_same_units(model_of("llama"), model_of("llama", **settings)) is same
+def test_same_units_means_equal_unit_counts(settings, same, anatomy):
+    assert have_same_units(anatomy("llama"), anatomy("llama", **settings)) is same
 
 
 def test_unmatched_units_keep_their_order(tmp_path):

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from seme.checkpoint.lora import content_hashes, open_adapter
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import OpenFile
-from tests.adapters import pair, write_adapter
+from tests.adapters import opened, pair, refused, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -22,16 +22,6 @@ Q0 = "model.layers.0.self_attn.q_proj.weight"
 @pytest.fixture
 def base(tmp_path, make_llama):
     return make_llama(tmp_path / "base", 0)
-
-
-def opened(folder, **options):
-    return open_adapter(folder, root=folder.parent, **options)
-
-
-def refused(folder, match):
-    with pytest.raises(ValueError, match=match) as caught:
-        opened(folder)
-    return caught.value
 
 
 def trained(base, **options):

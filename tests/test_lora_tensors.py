@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from seme.checkpoint.lora import open_adapter
 from seme.checkpoint.lora_tensors import AdaptedTensor, Factors
 from seme.checkpoint.protocol import Held
-from tests.adapters import KEY, pair, write_adapter
+from tests.adapters import KEY, opened, pair, refused, write_adapter
 
 
 def adapted(weight, down, up, *, magnitude=None, scaling=1.0, transposed=False):
@@ -130,16 +129,6 @@ def test_an_empty_weight_keeps_its_shape():
 @pytest.fixture
 def base(tmp_path, make_llama):
     return make_llama(tmp_path / "base", 0)
-
-
-def opened(folder):
-    return open_adapter(folder, root=folder.parent)
-
-
-def refused(folder, match):
-    with pytest.raises(ValueError, match=match) as caught:
-        opened(folder)
-    return caught.value
 
 
 B = f"{KEY}.lora_B.weight"

@@ -280,17 +280,6 @@ def test_block_rows_change_only_rounding(block_rows):
     assert torch.allclose(cut, whole, rtol=0, atol=1e-5)
 
 
-WIDTH = 8
-
-
-def random_double(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def double_rotation(width=WIDTH, seed=1):
-    return torch.linalg.qr(random_double(width, width, seed=seed))[0]
-
-
 def identity(width=WIDTH):
     return torch.eye(width, dtype=torch.float64)
 
@@ -307,7 +296,7 @@ def test_polar_factor_of_a_scaled_quarter_turn():
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
 def test_polar_factor_is_semi_orthogonal_with_a_symmetric_remainder(shape):
-    operator = random_double(*shape)
+    operator = random(*shape).double()
     actual = polar_factor(operator)
     small = actual.T @ actual if shape[0] >= shape[1] else actual @ actual.T
     assert torch.allclose(small, identity(min(shape)), atol=1e-12)
@@ -319,7 +308,7 @@ def test_polar_factor_is_semi_orthogonal_with_a_symmetric_remainder(shape):
 @pytest.mark.parametrize("condition", [1.0, 9.0, 900.0, 1100.0, 1e8])
 @pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
 def test_polar_factor_equals_the_svd_at_any_condition(shape, condition):
-    left, right = (double_rotation(n, seed=n)[:, : min(shape)] for n in shape)
+    left, right = (rotation(n, seed=n)[:, : min(shape)] for n in shape)
     singular = torch.logspace(0, -math.log10(condition), min(shape), dtype=torch.float64)
     actual = polar_factor((left * singular) @ right.T)
     assert torch.allclose(actual, left @ right.T, atol=1e-14 * max(condition, 1e4) ** 1.1)
@@ -328,15 +317,15 @@ def test_polar_factor_equals_the_svd_at_any_condition(shape, condition):
 
 
 def test_polar_factor_is_the_nearest_orthogonal_matrix():
-    operator = random_double(WIDTH, WIDTH)
+    operator = random(WIDTH, WIDTH).double()
     nearest = torch.linalg.norm(polar_factor(operator) - operator)
-    others = [torch.linalg.norm(double_rotation(seed=n) - operator) for n in range(2, 20)]
+    others = [torch.linalg.norm(rotation(seed=n) - operator) for n in range(2, 20)]
     assert nearest < min(others)
 
 
 @pytest.mark.parametrize("n_seen", [0, 1, 5, 7])
 def test_polar_factor_is_the_identity_on_the_null_space(n_seen):
-    seen = random_double(WIDTH, n_seen)
+    seen = random(WIDTH, n_seen).double()
     assert torch.allclose(polar_factor(seen @ seen.T), identity(), atol=1e-12)
 
 
@@ -358,7 +347,7 @@ def test_null_space_between_widths_keeps_its_axes(shape):
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 5), (5, 8)])
 def test_centred_polar_factor_fixes_ones_and_commutes_with_centring(shape):
-    actual = centred_polar_factor(random_double(*shape))
+    actual = centred_polar_factor(random(*shape).double())
     ones = [torch.ones(width).double() / width**0.5 for width in shape]
     assert torch.allclose(actual @ ones[1], ones[0], atol=1e-12)
     assert torch.allclose(
@@ -369,26 +358,26 @@ def test_centred_polar_factor_fixes_ones_and_commutes_with_centring(shape):
 
 
 def test_centred_polar_factor_is_that_of_the_centred_operator():
-    operator = random_double(WIDTH, WIDTH)
+    operator = random(WIDTH, WIDTH).double()
     centred = subtract_mean(WIDTH) @ operator @ subtract_mean(WIDTH)
     expected = polar_factor(centred + 1 / WIDTH)
     assert torch.allclose(centred_polar_factor(operator), expected, atol=1e-10)
 
 
 def test_centred_polar_factor_of_a_symmetric_operator_is_the_identity():
-    operator = random_double(20, WIDTH)
+    operator = random(20, WIDTH).double()
     assert torch.allclose(centred_polar_factor(operator.T @ operator), identity(), atol=1e-12)
 
 
 def test_least_squares_equals_lstsq():
-    pivot, source = random_double(40, WIDTH), random_double(40, 5, seed=2)
+    pivot, source = random(40, WIDTH).double(), random(40, 5, seed=2).double()
     expected = torch.linalg.lstsq(pivot, source).solution
     actual = least_squares(pivot.T @ pivot, pivot.T @ source)
     assert torch.allclose(actual, expected, atol=1e-10)
 
 
 def test_least_squares_is_the_identity_on_the_null_space():
-    few = random_double(3, WIDTH)
+    few = random(3, WIDTH).double()
     assert torch.allclose(least_squares(few.T @ few, few.T @ few), identity(), atol=1e-10)
 
 

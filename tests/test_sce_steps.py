@@ -6,7 +6,7 @@ from seme.sce import compute_coefficients, select_elements, variation
 from seme.selection import KeepRule, TopKMask
 from seme.streaming import ThreadPool
 from seme.topk import RankingScores
-from tests.in_memory import merge_one, models_of
+from tests.in_memory import merge_one, models_of, random_models
 
 OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}
 
@@ -55,12 +55,6 @@ def fuse_naively(pivot, sources, *, tau, renormalize, select):
     return merged
 
 
-def random_models(n_sources, n=200):
-    rng = torch.Generator().manual_seed(n_sources)
-    pivot = torch.randn(n, generator=rng)
-    return pivot, [pivot + 0.01 * torch.randn(n, generator=rng) for _ in range(n_sources)]
-
-
 def test_selected_deltas_are_weighted_by_energy_and_minority_signs_erased():
     # deltas [4, 1, 0], [-2, 1, 2]: variances 9, 0, 1; tau 2/3 selects elements 0 and 2
     # energies 16 and 4 + 4 = 8: eta 2/3 and 1/3; the signs of the sums are + and +
@@ -87,7 +81,7 @@ def test_select_coefficients_merges_unselected_deltas():
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("n_sources", [2, 3, 5])
 def test_sce_equals_a_naive_loop(n_sources, tau, renormalize, select):
-    pivot, sources = random_models(n_sources)
+    pivot, sources = random_models(200, n_sources, seed=n_sources)
     options = {"tau": tau, "renormalize": renormalize, "select": select}
     merged = select_compute_erase(pivot, sources, **options)
     expected = fuse_naively(pivot, sources, **options)
@@ -131,7 +125,7 @@ def test_coefficients_are_equal_if_every_energy_is_zero():
 
 
 def test_one_fully_selected_source_is_returned_bit_identical():
-    pivot, sources = random_models(1, n=5000)
+    pivot, sources = random_models(5000, 1)
     merged = select_compute_erase(
         pivot, sources, tau=1.0, lam=1.0, renormalize=False, select="deltas"
     )
@@ -167,7 +161,7 @@ def test_cancelling_deltas_are_erased():
 
 
 def test_result_does_not_depend_on_source_order():
-    pivot, sources = random_models(4, n=40_000)
+    pivot, sources = random_models(40_000, 4)
     options = {"tau": 0.3, "lam": 1.0, "renormalize": False, "select": "deltas"}
     merged = select_compute_erase(pivot, sources, **options)
     assert torch.equal(merged, select_compute_erase(pivot, sources[::-1], **options))
@@ -175,7 +169,7 @@ def test_result_does_not_depend_on_source_order():
 
 @pytest.mark.parametrize("blocks_per_read", [1, 3])
 def test_result_does_not_depend_on_threads_or_blocks_per_read(blocks_per_read):
-    pivot, sources = random_models(3, n=700_000)
+    pivot, sources = random_models(700_000, 3)
     alone = select_compute_erase(pivot, sources, tau=0.3)
     with ThreadPool(3) as threads:
         how = {"threads": threads, "blocks_per_read": blocks_per_read}

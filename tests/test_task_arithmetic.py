@@ -5,6 +5,7 @@ from peft.utils import merge_utils
 
 from baselines.task_arithmetic import check, merge
 from seme.interface import Site
+from tests.in_memory import random_models
 
 SITE = Site(name="w")
 
@@ -12,12 +13,6 @@ SITE = Site(name="w")
 def add(pivot, sources, *, lam=1.0, weights=None):
     tensors = [torch.tensor(source) for source in sources]
     return merge(torch.tensor(pivot), tensors, SITE, lam=lam, weights=weights).tolist()
-
-
-def random_models(shape=(20, 30)):
-    torch.manual_seed(0)
-    pivot = torch.randn(shape)
-    return pivot, [pivot + 0.01 * torch.randn(shape) for _ in range(3)]
 
 
 def test_scaled_sum_of_task_vectors_is_added():

@@ -4,7 +4,7 @@ from mergekit.merge_methods.api import merge_tensors
 from peft.utils import merge_utils
 
 from baselines.ties import merge, prepare
-from tests.in_memory import merge_models, merge_one, models_of
+from tests.in_memory import merge_models, merge_one, models_of, random_models
 
 TRIM = {"density": 1.0, "scope": "model", "trim_ties": "exact"}
 
@@ -17,12 +17,6 @@ def ties(pivot, sources, **options):
     tensors = [torch.as_tensor(source) for source in sources]
     options = TRIM | {"lam": 1.0, "scope": "tensor"} | options
     return merge_one(merge, torch.as_tensor(pivot), tensors, **options)
-
-
-def random_models(shape=(20, 30), n_sources=3):
-    rng = torch.Generator().manual_seed(0)
-    pivot = torch.randn(shape, generator=rng)
-    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
 
 
 def mergekit_ties(pivot, sources, *, density, weight=1.0):

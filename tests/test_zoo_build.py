@@ -11,9 +11,7 @@ from rich.console import Console
 
 from scripts import build_zoo
 from scripts.zoo.build import build_model
-from scripts.zoo.material import Material
-from scripts.zoo.texts import Document, split_of
-from tests.zoo_models import MINIATURE, weights_of
+from tests.zoo_models import MINIATURE, english_material, weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +25,7 @@ def material(monkeypatch):
     """Pages of every split, each with lines that can be asked for."""
     monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
     monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
-    pages = [
-        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
-        for n in range(60)
-    ]  # fmt: skip
-    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
-    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+    return english_material()
 
 
 def built(name, material, folder):

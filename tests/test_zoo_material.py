@@ -4,7 +4,7 @@ import pytest
 
 from scripts.zoo.material import Material, data_card, experts_of, mix_of, model_card
 from scripts.zoo.texts import Document, split_of
-from tests.zoo_models import MINIATURE
+from tests.zoo_models import MINIATURE, english_material
 
 
 def test_training_texts_use_only_the_training_split():
@@ -43,12 +43,7 @@ def test_experts_are_models_of_one_domain():
 def material(monkeypatch):
     """Pages of every split, nine lines each."""
     monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
-    pages = [
-        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
-        for n in range(60)
-    ]  # fmt: skip
-    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
-    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+    return english_material()
 
 
 def test_data_card_counts_documents_per_split(material):

@@ -3,7 +3,8 @@
 import numpy as np
 from safetensors import safe_open
 
-from scripts.zoo.material import read_recipe
+from scripts.zoo.material import Material, read_recipe
+from scripts.zoo.texts import Document, split_of
 from scripts.zoo.training import batches, fresh_model, train
 
 RECIPE = read_recipe()
@@ -50,6 +51,16 @@ MINIATURE = {
         },
     },
 }  # fmt: skip
+
+
+def english_material():
+    """Sixty pages of nine lines over all splits."""
+    pages = [
+        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
+        for n in range(60)
+    ]  # fmt: skip
+    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
 
 
 def weights_of(folder):
