@@ -20,6 +20,7 @@ from seme.engine import merge_checkpoints
 from seme.interface import check_method, hyper_parameter_names, traits_of, whole_tensor
 from tests.golden_merges import digest_of, method_names, method_of
 from tests.golden_pools import write_pool
+from tests.in_memory import merge_one, random_models
 from tests.settings import SETTINGS
 
 METHODS = method_names()
@@ -154,6 +155,32 @@ def test_result_depends_on_source_order_only_if_declared(name, pools, merged):
         assert (reversed_too != expected) == traits_of(method).order_matters, (
             "declare @takes(order_matters=True) if the order of the sources is to matter"
         )
+
+
+BLOCKWISE = [name for name in METHODS if not traits_of(method_of(name)).any_shape]
+"""Methods of single tensors."""
+
+
+def random_inputs(method, shape, n_sources):
+    most = traits_of(method).max_sources or n_sources
+    return random_models(shape, min(n_sources, most))
+
+
+@pytest.mark.parametrize("name", BLOCKWISE)
+def test_four_random_sources_may_be_in_any_order_unless_declared(name):
+    method = method_of(name)
+    pivot, sources = random_inputs(method, (300, 200), 4)
+    first, second = (merge_one(watched(method), pivot, s) for s in (sources, sources[::-1]))
+    assert torch.equal(first, second) != traits_of(method).order_matters
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 0), (2, 3, 4), (260, 257)])
+@pytest.mark.parametrize("name", BLOCKWISE)
+def test_shape_is_kept_and_result_is_float32(name, shape):
+    method = method_of(name)
+    pivot, sources = random_inputs(method, shape, 3)
+    merged = merge_one(watched(method), pivot, sources)
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
 
 
 @pytest.mark.parametrize("name", METHODS)
