@@ -34,9 +34,7 @@ def test_incomparable_architectures_are_refused_with_the_difference(
 
 def test_learned_and_rotary_positions_are_not_comparable(anatomy):
     pivot, source = anatomy("gpt2"), anatomy("gpt_neox", hidden_act="gelu_new")
-    with pytest.raises(
-        ValueError, match=r"positions: the pivot \(gpt2\) has learned, .* has rope"
-    ):
+    with pytest.raises(ValueError, match=r"positions: .*gpt2.* learned, .* rope"):
         check_comparable(pivot, source)
 
 
@@ -47,9 +45,7 @@ def test_parallel_and_sequential_blocks_are_not_comparable(anatomy):
 
 
 def test_different_activations_are_not_comparable(anatomy):
-    with pytest.raises(
-        ValueError, match=r"activation: the pivot \(llama\) has silu, .* has gelu"
-    ):
+    with pytest.raises(ValueError, match=r"activation: .*llama.* silu, .* gelu"):
         check_comparable(anatomy("llama"), anatomy("llama", hidden_act="gelu"))
 
 
@@ -66,7 +62,5 @@ def test_normed_queries_and_keys_need_equal_head_dims(model_type, anatomy):
 def test_source_biases_need_a_bias_in_the_pivot(anatomy):
     plain, biased = anatomy("llama", attention_bias=False), anatomy("llama")
     check_comparable(biased, plain)
-    with pytest.raises(
-        ValueError, match=r"the source has q_bias, k_bias, v_bias, o_bias, which"
-    ):
+    with pytest.raises(ValueError, match="q_bias, k_bias, v_bias, o_bias"):
         check_comparable(plain, biased)
