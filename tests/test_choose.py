@@ -60,17 +60,13 @@ def test_test_split_runs_do_not_affect_the_choice():
 
 
 def test_test_split_runs_alone_are_refused():
-    with pytest.raises(
-        ValueError, match=r"nothing was tried on .*validation.* \(1 merges on other"
-    ):
+    with pytest.raises(ValueError, match=r"validation.* \(1 merges"):
         choose([arithmetic(0.4, 0.5, split="test")])
 
 
 def test_failed_candidate_is_refused():
     failed = ties(0.2, 3.0, 0.0, status="failed")
-    with pytest.raises(
-        ValueError, match=rf"\['ties {failed.fingerprint[:12]}'\]; run .* again"
-    ):
+    with pytest.raises(ValueError, match=f"ties {failed.fingerprint[:12]}"):
         choose([*TIES, failed])
 
 
