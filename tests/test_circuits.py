@@ -184,9 +184,7 @@ def test_rotary_planes_are_the_dimensions_of_matched_pairs():
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
 def test_non_positive_frequencies_are_refused(bad):
-    with pytest.raises(
-        ValueError, match=rf"must be positive and finite, the source has \[{bad}\]"
-    ):
+    with pytest.raises(ValueError, match=rf"positive and finite.* \[{bad}\]"):
         pair_frequencies([1.0], [bad])
 
 
