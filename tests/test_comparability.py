@@ -89,16 +89,12 @@ def test_other_methods_unmerged_models_and_failures_are_ignored():
 
 
 def test_test_split_runs_are_refused():
-    with pytest.raises(
-        ValueError, match=r"on the split 'validation', got runs \['ties ties-test"
-    ):
+    with pytest.raises(ValueError, match=r"'validation'.*\['ties ties-test"):
         best_setting([validation(0.4, lam=1), record("test", 0.5, lam=2)], method="ties")
 
 
 def test_method_without_a_finished_run_is_refused():
-    with pytest.raises(
-        ValueError, match="no finished run of sce: run its settings on validation"
-    ):
+    with pytest.raises(ValueError, match="no finished run of sce"):
         best_setting([validation(0.4)], method="sce")
 
 
