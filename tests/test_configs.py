@@ -73,9 +73,7 @@ def test_validation_suite_differs_only_in_name_and_split():
 
 @pytest.mark.parametrize("group", ["method", "models", "suite", "tracker"])
 def test_unknown_choice_lists_the_available_ones(group):
-    with pytest.raises(
-        MissingConfigException, match=rf"Available options in '{group}'"
-    ) as caught:
+    with pytest.raises(MissingConfigException, match=f"'{group}'") as caught:
         composed(f"{group}=averge")
     expected = [path.name for path in FILES if path.parts[0] == group]
     assert all(name in str(caught.value) for name in expected)
