@@ -70,9 +70,7 @@ def test_unsupported_rope_scaling_is_refused_on_access():
 
 
 def test_missing_norm_eps_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match="must say rms_norm_eps or layer_norm_eps or layer_norm"
-    ):
+    with pytest.raises(ValueError, match="rms_norm_eps or layer_norm_eps"):
         sizes_of(rms_norm_eps=None)
 
 
@@ -193,9 +191,7 @@ def test_old_gemma3_config_uses_the_sliding_window_pattern():
 @pytest.mark.parametrize("kind", ["yarn", "longrope", "dynamic"])
 def test_unknown_rope_scaling_lists_the_known_ones(kind):
     config = {"model_type": "phi3", "num_hidden_layers": 1, "rope_scaling": {"type": kind}}
-    with pytest.raises(
-        ValueError, match=rf"\['default', 'linear', 'llama3'\], got '{kind}' in"
-    ):
+    with pytest.raises(ValueError, match=rf"'linear', 'llama3'\], got '{kind}'"):
         frequencies(config)
 
 
