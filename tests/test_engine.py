@@ -252,9 +252,7 @@ def test_first_five_mismatches_are_listed(model, merge, n_misfits, rest):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_source_is_refused_and_leaves_no_files(model, merge, tmp_path, value):
     pivot, sick = model("p", {"a": [1.0], "b": [1.0]}), model("s", {"a": [1.0], "b": [value]})
-    with pytest.raises(
-        ValueError, match=r"b of source 1 \(.*/s\) holds NaN or an inf"
-    ) as error:
+    with pytest.raises(ValueError, match=r"b of source 1 \(.*/s\).* NaN") as error:
         merge(bound(mean), pivot, pivot, sick)
     assert error.value.__notes__ == ["while merging b with shape (1,)"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
