@@ -1,5 +1,7 @@
 """The tables of the architectures, and what a configuration says about them."""
 
+import re
+
 import pytest
 
 from seme.architecture.families import family_of, readout_of
@@ -11,17 +13,13 @@ SUPPORTED = sorted({**DENSE, **MIXTURES})
 
 @pytest.mark.parametrize("model_type", ["bert", None])
 def test_unknown_model_type_lists_the_supported_ones(model_type):
-    with pytest.raises(
-        ValueError, match=r"\['gemma2', 'gemma3_text', .*'qwen3_moe'\], got"
-    ) as e:
+    message = re.escape(f"{SUPPORTED}, got '{model_type}'")
+    with pytest.raises(ValueError, match=message):
         family_of({"model_type": model_type, **LAYERS})
-    assert str(SUPPORTED) in str(e.value)
 
 
 def test_nested_text_config_is_refused():
-    with pytest.raises(
-        ValueError, match=r"gemma3 model nests .* text_config: save that part al"
-    ):
+    with pytest.raises(ValueError, match=r"gemma3 model nests .* text_config"):
         family_of({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
 
 
