@@ -72,9 +72,7 @@ def test_different_row_counts_need_vocabularies(tmp_path):
 
 
 def test_too_few_shared_tokens_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"width 48 needs at least .* 192, the models share 158"
-    ):
+    with pytest.raises(ValueError, match=r"width 48 .* 192, .* 158"):
         tokens_of(tmp_path, WORDS, [*WORDS[2:], "a", "b"], hidden_size=48)
 
 
