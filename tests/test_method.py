@@ -269,10 +269,7 @@ def test_realignment_over_the_budget_is_refused_before_alignment(
 ):
     monkeypatch.setattr("seme.method.find_frame", lambda *_: pytest.fail("aligned already"))
     monkeypatch.setattr("seme.budget._REWRITTEN_COPIES", 2**30)  # tiny models made large
-    with pytest.raises(
-        ValueError,
-        match=r"rewriting sources .* takes about \d+MiB .* memory_budget is 512MiB: raise",
-    ):
+    with pytest.raises(ValueError, match=r"rewriting sources .* \d+MiB .* 512MiB"):
         merged(tmp_path / "merged", pivot, other)
     assert not (tmp_path / "merged").exists()
 
