@@ -159,18 +159,14 @@ def test_errors_shared_by_runs_cancel():
 
 def test_normalising_by_a_zero_score_is_refused():
     zero = table(coder=[0.5, 0.0, 0.1, 0.1])
-    with pytest.raises(
-        ValueError, match="it to score on c2, also when documents are drawn again"
-    ):
+    with pytest.raises(ValueError, match="score on c2"):
         normalised(zero, "merge", CAST)
 
 
 def test_experts_or_ceiling_not_above_the_base_are_refused():
     with pytest.raises(ValueError, match=r"coder, frank to be better than base .* -0\.0250"):
         gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
-    with pytest.raises(
-        ValueError, match=r"needs multi to be better than base beyond the noise"
-    ):
+    with pytest.raises(ValueError, match="multi to be better than base"):
         ceiling_share(table(multi=SCORES["base"]), "merge", CAST)
 
 
