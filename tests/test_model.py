@@ -162,9 +162,7 @@ def test_constants_of_old_checkpoints_cannot_be_assembled(model_type, name, tmp_
 
 def test_absent_part_is_refused_with_the_existing_ones(tmp_path):
     anatomy = opened(save_tiny(tmp_path, "gpt2"))
-    with pytest.raises(
-        ValueError, match=r"gate of layer 1 cannot be read.*gpt2.*'down', 'down_"
-    ):
+    with pytest.raises(ValueError, match=r"gate of layer 1 .*gpt2.*'down', 'down_"):
         anatomy.read(Place(Part.GATE, 1))
     with pytest.raises(ValueError, match=r"constant of layer 1 cannot be read"):
         anatomy.read(Place(Part.CONSTANT, 1))
@@ -174,13 +172,9 @@ def test_assemble_requires_every_part_in_canonical_shape(tmp_path):
     anatomy = opened(save_tiny(tmp_path, "phi3"))
     name = "model.layers.0.mlp.gate_up_proj.weight"
     gate, up = anatomy.places_of(name)
-    with pytest.raises(
-        ValueError, match=r"gate of layer 0, up of layer 0; up of layer 0 is mis"
-    ):
+    with pytest.raises(ValueError, match="gate of layer 0, up of layer 0; up of layer 0"):
         anatomy.assemble(name, {gate: torch.ones(48, 32)})
-    with pytest.raises(
-        ValueError, match=r"up .* must have the shape \(48, 32\), got \(32, 48\)"
-    ):
+    with pytest.raises(ValueError, match=r"up .* \(48, 32\), got \(32, 48\)"):
         anatomy.assemble(name, {gate: torch.ones(48, 32), up: torch.ones(32, 48)})
 
 
@@ -210,9 +204,7 @@ def test_assemble_requires_every_part_in_canonical_shape(tmp_path):
 )
 def test_tensor_shape_must_match_the_config(model_type, name, shape, expected, tmp_path):
     change(save_tiny(tmp_path, model_type), **{name: torch.ones(shape)})
-    with pytest.raises(
-        ValueError, match=rf"{name} must have the shape {expected}.*got \({shape[0]}"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} .* {expected}.*got \({shape[0]}"):
         opened(tmp_path)
 
 
@@ -285,9 +277,7 @@ def test_fused_tensor_has_its_parts_in_order():
     ],
 )
 def test_tensor_without_a_role_is_refused(name):
-    with pytest.raises(
-        ValueError, match=rf"of a llama model needs a role, 1 have none: .*{name}"
-    ):
+    with pytest.raises(ValueError, match=rf"llama.* 1 have none: .*{name}"):
         places_in(LLAMA, [*COMPLETE, name])
 
 
@@ -297,21 +287,15 @@ def test_many_tensors_without_a_role_are_counted():
 
 
 def test_layer_or_expert_beyond_the_config_is_refused():
-    with pytest.raises(
-        ValueError, match=r"2 layers .* tensors 1 are beyond: .*layers\.2\.input"
-    ):
+    with pytest.raises(ValueError, match=r"2 layers .* 1 are beyond: .*layers\.2\.input"):
         places_in(LLAMA, [*COMPLETE, "model.layers.2.input_layernorm.weight"])
-    with pytest.raises(
-        ValueError, match=r"2 experts in each; of its tensors 1 are .*experts\.2\.up"
-    ):
+    with pytest.raises(ValueError, match=r"2 experts .* 1 are .*experts\.2\.up"):
         places_in(MIXTURE, [*MIXED, "model.layers.0.mlp.experts.2.up_proj.weight"])
 
 
 @pytest.mark.parametrize("name", [*ENDS, *in_layers((*LAYER, *MLP), (1,))])
 def test_missing_tensor_is_refused(name):
-    with pytest.raises(
-        ValueError, match=rf"2 layers lacks 1 of its tensors; .*incomplete: \['{name}'\]"
-    ):
+    with pytest.raises(ValueError, match=rf"2 layers lacks 1 .*\['{name}'\]"):
         places_in(LLAMA, [other for other in COMPLETE if other != name])
 
 
@@ -350,9 +334,7 @@ def test_mixture_experts_have_their_own_places():
 
 def test_tensor_stored_under_two_names_is_refused():
     twice = ["transformer.wte.weight", "wte.weight"]
-    with pytest.raises(
-        ValueError, match=r"claim one place, 1 are one too many: \['wte.weight'\]"
-    ):
+    with pytest.raises(ValueError, match=r"1 are one too many: \['wte.weight'\]"):
         places_in(GPT2, twice)
 
 
