@@ -93,9 +93,7 @@ def test_incomplete_snapshot_is_refused(cache, tmp_path):
     listing = snapshot.parents[1] / "trees" / f"{COMMIT}.json"
     listing.parent.mkdir()
     listing.write_text(json.dumps({"format_version": 1, "files": listed}))
-    with pytest.raises(
-        ValueError, match=r"not whole, in the local cache.*`hf download org/name`"
-    ):
+    with pytest.raises(ValueError, match=r"not whole.*hf download org/name"):
         open_checkpoint("org/name", root=tmp_path)
 
 
@@ -166,9 +164,7 @@ def test_hub_error_is_chained_with_advice(tmp_path, monkeypatch, error):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no model folder at .*absent.*Hub id such as org/name"
-    ):
+    with pytest.raises(ValueError, match=r"absent.*Hub id such as org/name"):
         locate(tmp_path / "absent", revision=None, root=tmp_path)
     with pytest.raises(ValueError, match=r"no model folder at .*eval/zoo/models/absent"):
         locate("eval/zoo/models/absent", revision=None, root=tmp_path)
@@ -185,9 +181,7 @@ def test_json_object_is_parsed_as_utf8(tmp_path):
 
 
 def test_missing_json_file_names_the_kind_of_folder(tmp_path):
-    with pytest.raises(
-        ValueError, match=rf"{tmp_path} has no x\.json: it is not a PEFT adapter"
-    ):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no x\.json: .*PEFT adapter"):
         read_object(tmp_path / "x.json", of="a PEFT adapter")
 
 
