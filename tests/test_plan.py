@@ -179,9 +179,7 @@ def test_ranking_method_plans_a_score_cache_per_thread(models, llama_8b):
 
 
 def test_too_small_budget_is_refused_with_the_bytes_needed(models):
-    with pytest.raises(
-        ValueError, match=r"at least \d+MiB for 2 sources on 1 threads, got 9MiB"
-    ):
+    with pytest.raises(ValueError, match=r"\d+MiB for 2 sources on 1 threads, got 9MiB"):
         planned(models, memory_budget=9 * 2**20)
 
 
