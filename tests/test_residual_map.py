@@ -219,9 +219,7 @@ def test_centred_map_commutes_with_mean_subtraction():
 
 @pytest.mark.parametrize("projection", ["cosine", "least_squares"])
 def test_layer_norm_requires_the_orthogonal_projection(projection):
-    with pytest.raises(
-        ValueError, match=f"LayerNorm needs alignment.projection=orth.* got {projection}"
-    ):
+    with pytest.raises(ValueError, match=f"projection=orthogonal.*got {projection}"):
         mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), projection, centred=True)
 
 
