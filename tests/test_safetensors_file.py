@@ -62,9 +62,7 @@ def test_an_invalid_header_is_refused(path, fault):
 @pytest.mark.parametrize("content", [b"", b"\x05", (2**62).to_bytes(8, "little") + b"{}"])
 def test_a_file_shorter_than_its_header_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=f"not a whole safetensors file.* {len(content)} bytes"
-    ):
+    with pytest.raises(ValueError, match=f"safetensors file.* {len(content)} bytes"):
         read_header(path)
 
 
