@@ -106,9 +106,7 @@ def test_cosine_projection_changes_a_merge_with_itself(tmp_path):
 @pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox"])
 def test_layer_norm_allows_the_orthogonal_projection_only(model_type, projection, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
-    with pytest.raises(
-        ValueError, match=f"LayerNorm needs alignment.projection=orth.*got {projection}"
-    ):
+    with pytest.raises(ValueError, match=f"projection=orthogonal.*got {projection}"):
         merged(tmp_path / "merged", model, model, projection=projection)
 
 
@@ -130,9 +128,7 @@ def test_varying_post_norm_gains_are_refused(model_type, tmp_path):
 @pytest.mark.parametrize("model_type", MIXTURES)
 def test_mixtures_are_merged_only_in_frame(model_type, tmp_path):
     pivot, source = (save_tiny(tmp_path / str(seed), model_type, seed=seed) for seed in (0, 1))
-    with pytest.raises(
-        ValueError, match=f"{model_type} models do not allow: the experts of two"
-    ):
+    with pytest.raises(ValueError, match=f"{model_type} models do not allow"):
         merged(tmp_path / "merged", pivot, source)
     with pytest.raises(ValueError, match=r"or alignment\.match_units is always"):
         merged(tmp_path / "merged", pivot, pivot, match_units="always")
