@@ -303,13 +303,9 @@ def test_too_few_exercises_are_refused_with_the_count():
         len(exercise_passages("format", "test", n_exercises // 2, 0, words, []))
         == n_exercises // 2
     )
-    with pytest.raises(
-        ValueError, match=f"expected 10 passages of test format, got {n_exercises} exercises"
-    ):
+    with pytest.raises(ValueError, match=f"expected 10 .* got {n_exercises}"):
         exercise_passages("format", "test", 10, 0, words, [])
-    with pytest.raises(
-        ValueError, match=f"expected 30 different test exercises in format, got {n_exercises}"
-    ):
+    with pytest.raises(ValueError, match=f"expected 30 .* got {n_exercises}"):
         exercise_items("format", "test", 30, 0, words)
 
 
