@@ -109,6 +109,7 @@ def marked(*records):
     return [marks[record.fingerprint] for record in records]
 
 
+ON_GPU = replace(COST, peak_gpu_bytes=5)
 ONE, TWO = record("test", lam=1), record("test", lam=2)
 
 
@@ -123,7 +124,7 @@ def test_setting_chosen_on_validation_is_not_marked():
 
 
 def test_setting_chosen_under_any_validation_contract_is_not_marked():
-    gpu = {"evaluation_cost": replace(COST, peak_gpu_bytes=5), "fingerprint": "gpu"}
+    gpu = {"evaluation_cost": ON_GPU, "fingerprint": "gpu"}
     tried = validation(0.9, lam=2), replace(validation(0.9, lam=1), **gpu)
     assert marked(ONE, TWO, record("test", lam=3), *tried) == [False, False, True, False, False]
 
@@ -189,19 +190,10 @@ def test_runs_of_one_contract_are_comparable():
         ({"suite": suite("validation")}, "suite.split is 'test' and 'validation'; suite.fing"),
         ({"suite": suite("test", fingerprint="g")}, "suite.fingerprint is 'f-test' and 'g'"),
         ({"scores": {"a": score(0.5, n=20)}}, "tasks.a.documents is 200 and 20"),
-        (
-            {"scores": {"a": score(0.5, metric="acc_norm")}},
-            "tasks.a.metric is 'acc' and 'acc_norm'",
-        ),
+        ({"scores": {"a": score(0.5, metric="acc_norm")}}, "metric is 'acc' and 'acc_norm'"),
         ({"domains": {"a": "french"}}, "tasks.a.domain is 'code' and 'french'"),
-        (
-            {"evaluation_cost": replace(COST, peak_gpu_bytes=5), "dtype": "bfloat16"},
-            "precision is 'float32' and 'bfloat16'",
-        ),
-        (
-            {"evaluation_cost": replace(COST, peak_gpu_bytes=5)},
-            "precision is 'float32' and \"the checkpoint's\"",
-        ),
+        ({"evaluation_cost": ON_GPU, "dtype": "bfloat16"}, "'float32' and 'bfloat16'"),
+        ({"evaluation_cost": ON_GPU}, "'float32' and \"the checkpoint's\""),
     ],
 )
 def test_different_contracts_are_refused_with_the_difference(changes, difference):
