@@ -98,10 +98,7 @@ def test_a_mistyped_override_is_refused(key):
         ("method.lam=inf", "lam must be a finite number, got inf"),
         ("method.density=1.5", r"density must be in \(0, 1\], got 1.5"),
         ("+method.x={_target_:os.system}", "has no parameter x"),
-        (
-            "method._target_=baselines.tiess.merge",
-            "_target_ baselines.tiess.merge does not exist",
-        ),
+        ("method._target_=baselines.tiess.merge", "baselines.tiess.merge does not exist"),
     ],
 )
 def test_invalid_config_stops_before_a_model_is_opened(override, message, monkeypatch):
