@@ -100,18 +100,12 @@ def test_merge_and_preparation_get_the_parameters_they_name():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (
-            bound(settings, densty=1, lam=1),
-            r"no parameter densty, only density, lam; did you mean density\?",
-        ),
+        (bound(settings, densty=1, lam=1), r"densty.* density, lam; did you mean density\?"),
         (bound(settings, density=1, lam=1, x=2), "no parameter x, only density, lam$"),
         (bound(settings, lam=1), "needs density as well; it takes density, lam"),
         (bound(mean, lam=1), "no parameter lam, only none"),
         (bound(declared, lam=1.0, weights=[1.0]), "needs rho as well"),
-        (
-            functools.partial(step, torch.ones(1), lam=1.0),
-            "only keyword parameters can be bound",
-        ),
+        (functools.partial(step, torch.ones(1), lam=1.0), "only keyword parameters"),
     ],
 )
 def test_unknown_or_missing_parameters_are_refused(method, message):
