@@ -149,28 +149,16 @@ def test_model_name_is_sanitised_for_file_names(folder):
         ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
         ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
         ({"references": None}, "models.references must be a list"),
-        (
-            {"source": ["code"]},
-            r"a pool of models has .*'sources'\] and may have .*, got .*'source'",
-        ),
+        ({"source": ["code"]}, r"'sources'\] .*, got .*'source'"),
         ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
         ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
         ({"pivot": 3}, "a model is a folder, a hub id or a mapping of .*, got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
-        (
-            {"sources": [{"location": "code", "adapter_revision": "v1"}]},
-            "adapter_revision needs path_to_adapter, got .* use revision",
-        ),
-        (
-            {"sources": [{"path_to_adapter": "lora", "revision": "v1"}]},
-            "revision needs location, got .* use adapter_revision",
-        ),
-        (
-            {"sources": [{"path_to_adapter": "code", "adapter_revision": "v1"}]},
-            "revision is for Hub ids only, got 'v1' for the folder .*code",
-        ),
+        ({"sources": [{"location": "code", "adapter_revision": "v1"}]}, "use revision"),
+        ({"sources": [{"path_to_adapter": "lora", "revision": "v1"}]}, "use adapter_revision"),
+        ({"sources": [{"path_to_adapter": "code", "adapter_revision": "v1"}]}, "'v1' .*code"),
     ],
 )
 def test_invalid_pool_is_refused(folder, models, message):
