@@ -216,18 +216,9 @@ def test_other_tensors_can_be_excluded(pivot, other, tmp_path):
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (
-            ("gpt2", "llama"),
-            r"norm: the pivot \(gpt2\) has layer, the source \(llama\) has rms",
-        ),
-        (
-            ("llama", "olmo2"),
-            r"norms per block: the pivot \(llama\) has attention_norm, mlp_norm",
-        ),
-        (
-            ("llama", "qwen3"),
-            r"norm of queries and keys: .* has none, the source \(qwen3\) has h",
-        ),
+        (("gpt2", "llama"), "norm: .*gpt2.* layer, .*llama.* rms"),
+        (("llama", "olmo2"), "norms per block: .*llama.* attention_norm, mlp_norm"),
+        (("llama", "qwen3"), "norm of queries and keys: .* none, .*qwen3.* head"),
     ],
 )
 def test_incomparable_architectures_are_refused(kinds, message, tmp_path):
