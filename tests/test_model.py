@@ -181,25 +181,10 @@ def test_assemble_requires_every_part_in_canonical_shape(tmp_path):
 @pytest.mark.parametrize(
     ("model_type", "name", "shape", "expected"),
     [
-        (
-            "llama",
-            "model.layers.1.self_attn.k_proj.weight",
-            (32, 32),
-            r"\(16, 32\).*k of layer 1",
-        ),
-        (
-            "phi3",
-            "model.layers.1.mlp.gate_up_proj.weight",
-            (95, 32),
-            r"\(96, 32\).*gate of.*up",
-        ),
+        ("llama", "model.layers.1.self_attn.k_proj.weight", (32, 32), r"\(16, 32\).*k of"),
+        ("phi3", "model.layers.1.mlp.gate_up_proj.weight", (95, 32), r"\(96, 32\).*gate.*up"),
         ("gpt2", "transformer.h.0.attn.c_attn.weight", (96, 32), r"\(32, 96\).*q of.*k of.*v"),
-        (
-            "olmo2",
-            "model.layers.0.self_attn.q_norm.weight",
-            (8,),
-            r"\(32,\).*q_norm of layer 0",
-        ),
+        ("olmo2", "model.layers.0.self_attn.q_norm.weight", (8,), r"\(32,\).*q_norm of"),
     ],
 )
 def test_tensor_shape_must_match_the_config(model_type, name, shape, expected, tmp_path):
