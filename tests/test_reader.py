@@ -361,10 +361,7 @@ def packed_folder(path, tensors, config=None):
         ({f"{Q}.weight._data": INT8, f"{Q}.weight._scale": SCALE}, "weight._data"),
         ({f"{Q}.W_q": UINT8, f"{Q}.scale": SCALE, f"{Q}.zero": SCALE}, "W_q"),
         ({f"{Q}.codes": INT8, f"{Q}.codebooks": SCALE}, "codes"),
-        (
-            {f"{EXPERTS}.down_proj_blocks": UINT8, f"{EXPERTS}.down_proj_scales": UINT8},
-            "blocks",
-        ),
+        ({f"{EXPERTS}.proj_blocks": UINT8, f"{EXPERTS}.proj_scales": UINT8}, "blocks"),
         ({f"{EXPERTS}.down_proj": INT8, f"{EXPERTS}.down_proj_scale": SCALE}, "down_proj"),
     ],
 )
