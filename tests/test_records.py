@@ -163,14 +163,8 @@ PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 9
         (packed(b'{"task": "a", "doc_id"'), "expected `:` at line 1"),
         (packed(b'{"task": "a"}'), r"missing keys \['doc_id'\]"),
         (packed(b"7"), "expected an object, got 7"),
-        (
-            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'),
-            "value must be a number, got 'x'",
-        ),
-        (
-            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "colour": 1}'),
-            "colour",
-        ),
+        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'), "value .*'x'"),
+        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "b": 1}'), "'b'"),
         (PACKED[:40], "end-of-stream marker"),
         (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
         (b"plain", "Not a gzipped file"),
