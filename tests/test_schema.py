@@ -74,10 +74,7 @@ def test_unknown_keys_go_into_more():
         ({"free": []}, r"^free must be an object, got \[\]"),
         ({"named": {}}, r"^named must be a list, got \{\}"),
         ({"named": [{"value": 1}]}, "^named.0.key must be a text, got None"),
-        (
-            {"named": TREE["named"][:1] * 2},
-            "^named must name every key once, 'z' is there twice",
-        ),
+        ({"named": TREE["named"][:1] * 2}, "^named .* 'z' is there twice"),
         ({"colour": 1}, r"^unknown keys \['colour'\], missing keys \[\]"),
     ],
 )
