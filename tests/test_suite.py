@@ -60,26 +60,14 @@ def test_no_tasks_means_no_suite(config, tmp_path):
     [
         ({"batchsize": 3}, r"suite s: unknown keys \['batchsize'\]"),
         ({"tasks": [TASK, TASK]}, r"suite s has tasks twice: \['a'\]"),
-        (
-            {"tasks": [TASK | {"score": "mean"}]},
-            r"score must be one of .*, got 'mean' in task a",
-        ),
-        (
-            {"tasks": [TASK | {"kind": "choice"}]},
-            "kind must be one of .*, got 'choice' in task a",
-        ),
+        ({"tasks": [TASK | {"score": "mean"}]}, "score .*, got 'mean' in task a"),
+        ({"tasks": [TASK | {"kind": "choice"}]}, "kind .*, got 'choice' in task a"),
         ({"tasks": [TASK | {"shots": 3}]}, r"task a: unknown keys \['shots'\]"),
-        (
-            {"tasks": [BITS | {"score": "raw"}]},
-            "byte_likelihood goes with metric bits_per_byte",
-        ),
+        ({"tasks": [BITS | {"score": "raw"}]}, "byte_likelihood .* bits_per_byte"),
         ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
         ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
         ({"limit": 1}, "limit must be a whole number of at least 2, got 1"),
-        (
-            {"include_path": "nowhere"},
-            "include_path must be a folder of lm-eval tasks, got .*no",
-        ),
+        ({"include_path": "nowhere"}, "include_path .*, got .*nowhere"),
     ],
 )
 def test_invalid_suite_is_refused(config, tmp_path, change, message):
