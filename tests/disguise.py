@@ -67,6 +67,12 @@ def logits_at(folder: Path) -> Tensor:
         return model.eval()(TOKENS).logits
 
 
+def assert_same_logits(folder: Path, expected: Path | Tensor) -> None:
+    """Compare the logits of a model folder with those of another, or with these."""
+    logits = logits_at(expected) if isinstance(expected, Path) else expected
+    torch.testing.assert_close(logits_at(folder), logits, atol=1e-4, rtol=0.0)
+
+
 def save_turnable(folder: Path, model_type: str, **overrides: object) -> Path:
     """Write a tiny model that may be turned: norms on a block's output have constant gains."""
     save_tiny(folder, model_type, **overrides)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from eval.leaderboard.board import boards_of
 from eval.records import ModelRef, PoolRef, Record, SampleTable, Score, StageCost, SuiteRef
 from eval.statistics.samples import MatchedTask, Panel, Run, run_of
 
@@ -86,9 +87,9 @@ def panel(*totals_by_task, runs=("ties", "sce"), is_bits=False):
     return Panel(runs=tuple(runs), domains={name: name for name in tasks}, tasks=tasks)
 
 
-def bare_runs(records):
-    """Runs without samples."""
-    return [Run(record=record, samples=None) for record in records]
+def bare_boards(records):
+    """Boards of records without samples."""
+    return boards_of([Run(record=record, samples=None) for record in records])
 
 
 def sample_table(samples):

@@ -292,12 +292,18 @@ def test_outputs_determine_the_basis_if_values_are_zero():
     torch.testing.assert_close(actual, turn)
 
 
-def test_non_rotary_dimensions_follow_the_rotary_pairs():
-    # pivot: pairs (0, 2), (1, 3), free 4; source: pair (0, 1), free 2
-    pairs = pair_frequencies([1.0, 0.5], [0.5])
-    rows = random_rows(1, 1, 5, 9)
-    basis = query_key_basis(rows, rows[0], rows[:, [1, 3, 4]], rows[0][[1, 3, 4]], pairs)
-    torch.testing.assert_close(basis, torch.eye(5)[:, [1, 3, 4]])
+@pytest.mark.parametrize(
+    ("pivot_pairs", "head_dim", "dimensions"),
+    [
+        ([1.0, 0.7, 0.5], 6, [2, 5]),
+        ([1.0, 0.5], 5, [1, 3, 4]),  # pairs (0, 2), (1, 3); dimension 4 has no position
+    ],
+)
+def test_query_key_basis_matches_pairs_by_frequency(pivot_pairs, head_dim, dimensions):
+    pairs = pair_frequencies(pivot_pairs, [0.5])
+    rows = random_rows(1, 1, head_dim, 9)
+    basis = query_key_basis(rows, rows[0], rows[:, dimensions], rows[0][dimensions], pairs)
+    torch.testing.assert_close(basis, torch.eye(head_dim)[:, dimensions])
 
 
 def test_query_key_basis_rotates_within_rotary_planes():
@@ -316,10 +322,3 @@ def test_query_key_basis_rotates_within_rotary_planes():
     torch.testing.assert_close(basis @ basis.T, torch.eye(5))
     torch.testing.assert_close(basis[0, 0], basis[2, 2])
     torch.testing.assert_close(basis[0, 2], -basis[2, 0])
-
-
-def test_query_key_basis_matches_pairs_by_frequency():
-    pairs = pair_frequencies([1.0, 0.7, 0.5], [0.5])
-    rows = random_rows(1, 1, 6, 9)
-    basis = query_key_basis(rows, rows[0], rows[:, [2, 5]], rows[0][[2, 5]], pairs)
-    torch.testing.assert_close(basis, torch.eye(6)[:, [2, 5]])

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.markdown import TUNED_ON_TEST
 from eval.leaderboard.tables import to_csv, to_markdown
-from tests.made_up_runs import COST, bare_runs, make_record, pool_ref, suite_ref
+from tests.made_up_runs import COST, bare_boards, make_record, pool_ref, suite_ref
 
 
 def record(name="ties", value=0.5, split="test", **changes):
@@ -29,7 +28,7 @@ TIES, SCE = record(), record("sce")
 
 def shown(*records):
     """Precision and names of the rows of every board."""
-    return [(b.precision, [row.name for row in b.rows]) for b in boards_of(bare_runs(records))]
+    return [(b.precision, [row.name for row in b.rows]) for b in bare_boards(records)]
 
 
 def test_runs_in_another_precision_have_a_separate_board():
@@ -60,7 +59,7 @@ def test_unevaluated_runs_are_on_the_first_board_of_their_models_and_suite():
 
 
 def test_board_title_has_a_precision_other_than_float32():
-    text = to_markdown(boards_of(bare_runs([TIES, record("sce", **ON_GPU)])))
+    text = to_markdown(bare_boards([TIES, record("sce", **ON_GPU)]))
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## p on suite zoo, split test, evaluated in bfloat16",
@@ -78,7 +77,7 @@ def test_board_title_has_a_precision_other_than_float32():
 )
 def test_board_header_has_precision_lm_eval_version_and_limit(more, text):
     assert text in to_markdown(
-        boards_of(bare_runs([replace(TIES, suite=replace(TIES.suite, more=more))]))
+        bare_boards([replace(TIES, suite=replace(TIES.suite, more=more))])
     )
 
 
@@ -88,9 +87,7 @@ def tried(split, *lams, value=0.5):
 
 def settings(*records):
     """What stands in the column of settings, by board."""
-    return [
-        [row.shown_settings for row in board.merges] for board in boards_of(bare_runs(records))
-    ]
+    return [[row.shown_settings for row in board.merges] for board in bare_boards(records)]
 
 
 def test_several_settings_on_the_test_split_are_marked():
@@ -115,10 +112,10 @@ def test_setting_chosen_on_validation_is_not_marked():
 
 def test_mark_has_a_footnote_and_a_csv_column():
     records = [*tried("test", 1, 2), *tried("validation", 2), SCE]
-    text = to_markdown(boards_of(bare_runs(records)))
+    text = to_markdown(bare_boards(records))
     assert text.count(TUNED_ON_TEST) == 1
-    assert TUNED_ON_TEST not in to_markdown(boards_of(bare_runs([TIES, SCE])))
-    header, *lines = to_csv(boards_of(bare_runs(records))).splitlines()
+    assert TUNED_ON_TEST not in to_markdown(bare_boards([TIES, SCE]))
+    header, *lines = to_csv(bare_boards(records)).splitlines()
     column = header.split(",").index("tuned_on_test")
     marks = {tuple(line.split(",")[i] for i in (3, 7, 8, column)) for line in lines}
     assert marks == {
@@ -128,8 +125,6 @@ def test_mark_has_a_footnote_and_a_csv_column():
 
 
 def test_new_record_changes_only_its_own_board():
-    parts = to_markdown(boards_of(bare_runs([TIES, *tried("validation", 1)]))).split("\n## ")
-    more = to_markdown(boards_of(bare_runs([TIES, SCE, *tried("validation", 1)]))).split(
-        "\n## "
-    )
+    parts = to_markdown(bare_boards([TIES, *tried("validation", 1)])).split("\n## ")
+    more = to_markdown(bare_boards([TIES, SCE, *tried("validation", 1)])).split("\n## ")
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]

@@ -5,9 +5,8 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from tests.made_up_runs import bare_runs, make_record, pool_ref, stage_cost, suite_ref
+from tests.made_up_runs import bare_boards, make_record, pool_ref, stage_cost, suite_ref
 
 pytestmark = pytest.mark.browser
 
@@ -60,7 +59,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    write_page(root, boards_of(bare_runs(RECORDS)))
+    write_page(root, bare_boards(RECORDS))
     return (root / "leaderboard.html").as_uri()
 
 

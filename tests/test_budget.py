@@ -81,10 +81,5 @@ def test_allocation_fits_the_budget(budget):
 def test_tensors_are_ranked_per_thread_only_if_every_thread_has_room():
     allocations = [allocate(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
     assert [allocation.rank_per_thread for allocation in allocations] == [True, True, False]
-    assert [
-        allocation.cache_bytes // allocation.n_threads > 40 * MIB for allocation in allocations
-    ] == [
-        True,
-        True,
-        False,
-    ]
+    has_room = [a.cache_bytes // a.n_threads > 40 * MIB for a in allocations]
+    assert has_room == [True, True, False]

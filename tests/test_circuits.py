@@ -109,10 +109,28 @@ def test_zero_circuits_have_similarity_zero():
     assert output_similarity(rows, zeros, rows, rows).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_equal_frequencies_match_pair_by_pair():
-    match = pair_frequencies(frequencies(64), frequencies(64))
-    assert match.index == tuple(range(32))
-    assert match.exact
+@pytest.mark.parametrize(
+    ("pivot", "source", "index", "exact"),
+    [
+        (frequencies(64), frequencies(64), range(32), True),
+        (frequencies(64), frequencies(128), range(0, 64, 2), False),
+        ([10.0, 2.0], [100.0, 10.0, 1.0], [1, 2], False),  # 2 is nearer 1 than 100
+        ([10.0], [1.0, 30.0], [1], False),  # 30 is nearer 10 than 1 in ratio
+        (frequencies(8, 64.0), frequencies(8, 300.0), range(4), False),  # only 1 is shared
+        ([1.0], [1.0 + 0.9e-6], [0], True),
+        ([1.0], [1.0 + 1.1e-6], [0], False),
+        ([1.0, 1.0, 1.0], [1.0, 1.0], [0, 1, -1], True),
+        ([], [], [], True),
+        ([1.0], [], [-1], True),
+        ([], [1.0], [], False),  # the source's pair has no counterpart
+    ],
+)
+def test_pairs_match_equal_frequencies_first_then_the_nearest_in_ratio(
+    pivot, source, index, exact
+):
+    match = pair_frequencies(pivot, source)
+    assert (match.index, match.exact) == (tuple(index), exact)
+    assert match.planes.shape == match.source_planes.shape
 
 
 def test_head_dim_64_matches_every_second_pair_of_128():
@@ -122,57 +140,11 @@ def test_head_dim_64_matches_every_second_pair_of_128():
     assert match.exact
 
 
-def test_head_dim_128_loses_every_second_pair_in_64():
-    match = pair_frequencies(frequencies(64), frequencies(128))
-    assert match.index == tuple(range(0, 64, 2))
-    assert not match.exact
-
-
-def test_frequency_without_an_equal_takes_the_nearest_unused():
-    # 10 is equal; of 1 and 100 the pivot's 2 is nearest 1 in log frequency
-    match = pair_frequencies([10.0, 2.0], [100.0, 10.0, 1.0])
-    assert match.index == (1, 2)
-    assert not match.exact
-
-
-def test_nearest_frequency_is_by_ratio():
-    # 30 is three times 10, which is ten times 1, though 1 lies closer to 10 than 30 does
-    assert pair_frequencies([10.0], [1.0, 30.0]).index == (1,)
-
-
-def test_another_theta_keeps_the_order_of_unequal_pairs():
-    # 64 ** (-i / 4) and 300 ** (-j / 4) share only the 1 of pair 0
-    match = pair_frequencies(frequencies(8, 64.0), frequencies(8, 300.0))
-    assert match.index == (0, 1, 2, 3)
-    assert not match.exact
-
-
 def test_another_theta_matches_equal_frequencies_exactly():
     # 10^4 ** (-3 / 32) = 10^6 ** (-2 / 32)
     match = pair_frequencies(frequencies(64, 1e4), frequencies(64, 1e6))
     assert match.index[3] == 2
     assert sorted(match.index) == list(range(32))
-
-
-def test_frequencies_match_within_one_part_in_a_million():
-    assert pair_frequencies([1.0], [1.0 + 0.9e-6]).exact
-    assert not pair_frequencies([1.0], [1.0 + 1.1e-6]).exact
-
-
-def test_source_pairs_are_matched_once():
-    assert pair_frequencies([1.0, 1.0, 1.0], [1.0, 1.0]).index == (0, 1, -1)
-
-
-def test_models_without_rotary_positions_match_exactly():
-    match = pair_frequencies([], [])
-    assert match.index == ()
-    assert match.planes.shape == match.source_planes.shape == (0, 2)
-    assert match.exact
-
-
-def test_match_with_unused_source_pairs_is_not_exact():
-    assert not pair_frequencies([], [1.0]).exact
-    assert pair_frequencies([1.0], []).index == (-1,)
 
 
 def test_rotary_planes_are_the_dimensions_of_matched_pairs():
@@ -188,10 +160,20 @@ def test_non_positive_frequencies_are_refused(bad):
         pair_frequencies([1.0], [bad])
 
 
-def test_pairwise_rotation_recovers_a_quarter_turn():
-    # the pivot's plane is the source's, turned by 90 degrees: (x, y) -> (-y, x)
-    cross = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
-    torch.testing.assert_close(pairwise_rotation(cross), cross)
+@pytest.mark.parametrize(
+    ("cross", "rotation"),
+    [
+        ([[0.0, -1.0], [1.0, 0.0]], [[0.0, -1.0], [1.0, 0.0]]),  # (x, y) -> (-y, x)
+        (
+            [[1.0, 0.0], [0.0, -1.0]],
+            [[1.0, 0.0], [0.0, 1.0]],
+        ),  # every turn fits a mirror equally
+    ],
+)
+def test_pairwise_rotation_of_a_quarter_turn_and_of_a_reflection(cross, rotation):
+    torch.testing.assert_close(
+        pairwise_rotation(torch.tensor([cross])), torch.tensor([rotation])
+    )
 
 
 def test_pairwise_rotation_maximises_the_trace():
@@ -202,12 +184,6 @@ def test_pairwise_rotation_maximises_the_trace():
     best = (cross.view(5, 1, 4) * turns).sum(dim=2).amax(dim=1)
     assert (actual >= best).all()
     torch.testing.assert_close(actual, best, rtol=1e-5, atol=0.0)
-
-
-def test_pairwise_rotation_of_a_reflection_is_the_identity():
-    # of a mirrored plane every turn fits equally badly; without reason to turn it stays
-    mirror = torch.diag(torch.tensor([1.0, -1.0]))[None]
-    assert pairwise_rotation(mirror).tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
 
 
 def test_pairwise_rotations_have_determinant_one():

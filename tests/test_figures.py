@@ -11,7 +11,6 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.drawing import INK, draw, printable, series_styles, short_labels, spread
 from eval.leaderboard.figures import (
     pareto_front,
@@ -21,7 +20,7 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from tests.made_up_runs import bare_runs, make_record, model_ref, stage_cost
+from tests.made_up_runs import bare_boards, make_record, model_ref, stage_cost
 
 
 def record(name, *scores, seconds=0.25, **changes):
@@ -41,7 +40,7 @@ FAILED = record("dare", settings={"density": 0.1}, status="failed", error="NaN")
 
 
 def board(*records):
-    (the_board,) = boards_of(bare_runs(records))
+    (the_board,) = bare_boards(records)
     return the_board
 
 

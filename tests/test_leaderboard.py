@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.tables import (
     print_summary,
     read_leaderboard,
@@ -17,7 +16,7 @@ from eval.records import write_record
 from scripts.leaderboard import main
 from tests.made_up_runs import (
     MIB,
-    bare_runs,
+    bare_boards,
     make_record,
     pool_ref,
     score,
@@ -59,15 +58,13 @@ ALL = [*WHOLE, PARTIAL]
 
 
 def test_merges_are_ranked_by_mean_after_unranked_references():
-    (board,) = boards_of(bare_runs(ALL))
+    (board,) = bare_boards(ALL)
     order = [(row.rank, row.record.name) for row in board.rows]
     assert order == [(None, "base"), (1, "seme"), (2, "ties"), (None, "sce"), (None, "dare")]
 
 
 def test_markdown_table_matches_the_expected_rows():
-    table = [
-        line for line in to_markdown(boards_of(bare_runs(ALL))).splitlines() if line[:1] == "|"
-    ]
+    table = [line for line in to_markdown(bare_boards(ALL)).splitlines() if line[:1] == "|"]
     # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
     assert table == [
         "| rank | band | method | settings | mean | code | spanish | merge s | merge MiB"
@@ -83,7 +80,7 @@ def test_markdown_table_matches_the_expected_rows():
 
 def test_rows_have_differing_settings_and_the_header_common_ones():
     other = replace(TIES, settings={"lam": 1.0, "tau": 0.2}, fingerprint="f2")
-    text = to_markdown(boards_of(bare_runs([TIES, other, SEME])))
+    text = to_markdown(bare_boards([TIES, other, SEME]))
     assert {line.split(" | ")[3] for line in text.splitlines() if "| ties |" in line} == {
         "tau=0.1 †", "tau=0.2 †"
     }  # fmt: skip
@@ -94,13 +91,13 @@ def test_refused_merge_is_not_applicable():
     refused = replace(
         FAILED, status="not applicable", error="needs sources of the pivot's shape"
     )
-    row = to_markdown(boards_of(bare_runs([TIES, refused]))).splitlines()[-1]
+    row = to_markdown(bare_boards([TIES, refused])).splitlines()[-1]
     assert "| n/a | n/a | n/a |" in row
     assert row.endswith("| not applicable: needs sources of the pivot's shape |")
 
 
 def test_header_has_tasks_held_out_domains_and_rank_meaning():
-    text = to_markdown(boards_of(bare_runs(ALL)))
+    text = to_markdown(bare_boards(ALL))
     assert "## zoo on suite zoo, split test" in text
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
     assert "Tuned for by no source: spanish." in text
@@ -109,21 +106,17 @@ def test_header_has_tasks_held_out_domains_and_rank_meaning():
 
 
 def test_tables_do_not_depend_on_record_order():
-    assert to_markdown(boards_of(bare_runs(ALL))) == to_markdown(
-        boards_of(bare_runs(reversed(ALL)))
-    )
-    assert to_csv(boards_of(bare_runs(ALL))) == to_csv(boards_of(bare_runs(reversed(ALL))))
+    assert to_markdown(bare_boards(ALL)) == to_markdown(bare_boards(reversed(ALL)))
+    assert to_csv(bare_boards(ALL)) == to_csv(bare_boards(reversed(ALL)))
 
 
 def test_equal_means_share_a_rank():
-    (board,) = boards_of(
-        bare_runs([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
-    )
+    (board,) = bare_boards([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
     assert [row.rank for row in board.merges] == [1, 2, 2, 4]
 
 
 def test_each_seed_has_its_own_row():
-    (board,) = boards_of(bare_runs([TIES, replace(TIES, seed=1, fingerprint="f1")]))
+    (board,) = bare_boards([TIES, replace(TIES, seed=1, fingerprint="f1")])
     assert [row.settings for row in board.merges] == [
         "lam=1 tau=0.1 seed=0",
         "lam=1 tau=0.1 seed=1",
@@ -133,7 +126,7 @@ def test_each_seed_has_its_own_row():
 def test_each_pool_and_suite_has_its_own_board():
     other_suite = replace(TIES, suite=replace(SUITE, fingerprint="t"))
     other_pool = replace(TIES, models=pool_ref("alps", sources=["code"]))
-    boards = boards_of(bare_runs([TIES, other_suite, other_pool]))
+    boards = bare_boards([TIES, other_suite, other_pool])
     assert [(board.pool, board.fingerprint) for board in boards] == [
         ("alps", "s"),
         ("zoo", "s"),
@@ -142,8 +135,8 @@ def test_each_pool_and_suite_has_its_own_board():
 
 
 def test_unmerged_models_are_on_every_board_with_their_content_hash():
-    boards = boards_of(
-        bare_runs([TIES, replace(TIES, models=pool_ref("alps", sources=["french"])), BASE])
+    boards = bare_boards(
+        [TIES, replace(TIES, models=pool_ref("alps", sources=["french"])), BASE]
     )
     assert [[row.name for row in board.references] for board in boards] == [["base"], ["base"]]
 
@@ -151,54 +144,50 @@ def test_unmerged_models_are_on_every_board_with_their_content_hash():
 def test_unmerged_models_are_in_pool_order():
     references = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
     merge = replace(TIES, models=pool_ref(sources=["z", "code"], references=["a"]))
-    (board,) = boards_of(bare_runs([*references, merge]))
+    (board,) = bare_boards([*references, merge])
     assert [row.name for row in board.references] == ["base", "z", "code", "a"]
 
 
 def test_unmerged_models_take_their_name_from_the_pool():
     renamed = replace(BASE, name="pretrained")
-    (board,) = boards_of(
-        bare_runs([TIES, renamed, replace(BASE, name="x", status="failed", error="no")])
+    (board,) = bare_boards(
+        [TIES, renamed, replace(BASE, name="x", status="failed", error="no")]
     )
     assert [(row.name, row.status) for row in board.references] == [("base", "done")]
 
 
 def test_unmerged_models_of_another_suite_are_left_out():
-    (board,) = boards_of(
-        bare_runs([TIES, replace(BASE, suite=replace(SUITE, fingerprint="t"))])
-    )
+    (board,) = bare_boards([TIES, replace(BASE, suite=replace(SUITE, fingerprint="t"))])
     assert board.references == ()
 
 
 def test_pools_with_equal_names_but_other_models_have_separate_boards():
-    boards = boards_of(bare_runs([TIES, replace(SEME, models=pool_ref(sources=["french"]))]))
+    boards = bare_boards([TIES, replace(SEME, models=pool_ref(sources=["french"]))])
     assert len({board.models for board in boards}) == 2
     assert all(board.models in to_markdown([board]) for board in boards)
 
 
 def test_settings_omit_null_and_shorten_numbers():
     settings = {"lam": 0.30000000000000004, "weights": None, "shares": [0.5, 1.0], "on": True}
-    (board,) = boards_of(bare_runs([replace(TIES, settings=settings)]))
+    (board,) = bare_boards([replace(TIES, settings=settings)])
     assert board.merges[0].settings == "lam=0.3 shares=0.5,1 on=True"
 
 
 def test_tasks_are_in_the_order_of_the_scores():
     turned = dict(reversed(TIES.domains.items()))  # what JSON with sorted keys may do
-    (board,) = boards_of(
-        bare_runs([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
-    )
+    (board,) = bare_boards([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
     assert board.tasks == ("code", "spanish")
 
 
 def test_unevaluated_merge_has_only_costs():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
-    text = to_markdown(boards_of(bare_runs([merged])))
+    text = to_markdown(bare_boards([merged]))
     assert "Merged only, not evaluated." in text
     assert text.splitlines()[-1] == "|  |  | ties |  | 0.25 | 50 | done |"
 
 
 def test_csv_has_fractions_and_bytes():
-    header, base, seme, *_ = to_csv(boards_of(bare_runs(ALL))).splitlines()
+    header, base, seme, *_ = to_csv(bare_boards(ALL)).splitlines()
     row = dict(zip(header.split(","), seme.split(","), strict=True))
     assert (row["rank"], row["method"], row["mean"]) == ("1", "seme", "0.55")
     assert (row["code"], row["code_stderr"]) == ("0.6", "0.03")
@@ -208,7 +197,7 @@ def test_csv_has_fractions_and_bytes():
 
 def test_the_summary_fits_a_terminal_of_100_columns():
     console = Console(width=100, record=True, file=sys.stderr)
-    print_summary(boards_of(bare_runs(ALL)), console)
+    print_summary(bare_boards(ALL), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "55.00 ± 2.12" in text
@@ -218,7 +207,7 @@ def test_the_summary_fits_a_terminal_of_100_columns():
 def test_summary_marks_settings_tuned_on_the_test_split():
     console = Console(width=100, record=True, file=sys.stderr)
     print_summary(
-        boards_of(bare_runs([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")])),
+        bare_boards([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]),
         console,
     )
     text = console.export_text()
@@ -234,7 +223,7 @@ def test_leaderboard_files_are_reproducible(tmp_path):
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
-    assert before[0].decode() == to_markdown(boards_of(bare_runs(WHOLE)))
+    assert before[0].decode() == to_markdown(bare_boards(WHOLE))
 
 
 def test_no_records_give_an_empty_board(tmp_path):

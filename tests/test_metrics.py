@@ -52,34 +52,26 @@ def test_raw_mean_averages_within_domains_first():
     assert raw(TABLE, "merge") == pytest.approx(1.4 / 3)
 
 
-def test_normalised_score_is_relative_to_the_expert():
-    # code (0.4 / 0.5 + 0.4 / 0.8) / 2 = 0.65, french 0.6 / 0.8 = 0.75
-    assert normalised(TABLE, "merge", CAST) == pytest.approx(0.7)
-
-
-def test_ceiling_share_is_over_expert_domains():
-    # gains 0.4 - 0.2 and 0.6 - 0.4; those of the ceiling 0.6 - 0.2 and 1.0 - 0.4
-    assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.4 / 1.0)
-
-
-def test_gap_closed_is_a_ratio_of_sums_over_domains():
-    # gains 0.4 - 0.2 and 0.6 - 0.4; gaps 0.65 - 0.2 and 0.8 - 0.4
-    assert gap_closed(TABLE, "merge", CAST) == pytest.approx(0.4 / 0.85)
-
-
-def test_forgetting_is_the_loss_on_held_out_domains():
-    assert forgetting(TABLE, "merge", CAST) == pytest.approx(0.1)
-    assert forgetting(TABLE, "multi", CAST) == pytest.approx(-0.1)
-
-
-def test_interference_is_the_mean_loss_to_the_experts():
-    # code 0.65 - 0.4, french 0.8 - 0.6
-    assert interference(TABLE, "merge", CAST) == pytest.approx((0.25 + 0.2) / 2)
-
-
-def test_gains_do_not_offset_interference():
-    # code 0.65 - 0.6 lost, french 0.2 gained
-    assert interference(TABLE, "multi", CAST) == pytest.approx(0.05 / 2)
+@pytest.mark.parametrize(
+    ("metric", "run", "value"),
+    [
+        # relative to the task's expert: code (0.4 / 0.5 + 0.4 / 0.8) / 2, french 0.6 / 0.8
+        (normalised, "merge", 0.7),
+        # gains on the experts' domains, 0.4 - 0.2 and 0.6 - 0.4, over those of the ceiling
+        (ceiling_share, "merge", 0.4 / 1.0),
+        # the same gains over the experts' own, 0.65 - 0.2 and 0.8 - 0.4
+        (gap_closed, "merge", 0.4 / 0.85),
+        # losses on the held-out domain
+        (forgetting, "merge", 0.1),
+        (forgetting, "multi", -0.1),
+        # losses to the experts: code 0.65 - 0.4, french 0.8 - 0.6
+        (interference, "merge", (0.25 + 0.2) / 2),
+        # code 0.65 - 0.6 lost; the gain of 0.2 on french does not offset it
+        (interference, "multi", 0.05 / 2),
+    ],
+)
+def test_metrics_of_a_worked_example(metric, run, value):
+    assert metric(TABLE, run, CAST) == pytest.approx(value)
 
 
 def test_gap_closed_is_zero_for_the_base_and_one_for_all_experts():

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.page import to_html, write_page
 from eval.leaderboard.standing import Standing
@@ -22,7 +21,7 @@ from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
 from tests.made_up_runs import (
     COST,
-    bare_runs,
+    bare_boards,
     make_record,
     model_ref,
     score,
@@ -63,7 +62,7 @@ STANDINGS = {
 
 def views(records, standings=None):
     """Boards without figures, which take their time."""
-    return [view_of(board, [], standings or {}) for board in boards_of(bare_runs(records))]
+    return [view_of(board, [], standings or {}) for board in bare_boards(records)]
 
 
 def table(records, standings=None):
@@ -158,7 +157,7 @@ def test_standings_of_other_merges_are_ignored():
 
 def test_measures_have_columns_and_a_legend():
     measures = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
-    (view,) = (view_of(board, [], {}, measures) for board in boards_of(bare_runs(ALL)))
+    (view,) = (view_of(board, [], {}, measures) for board in bare_boards(ALL))
     labels = [column.label for column in view.columns]
     at = labels.index("of experts %")
     assert labels[at - 1 : at + 2] == ["settings", "of experts %", "code"]
@@ -173,7 +172,7 @@ def test_loss_columns_sort_ascending():
     measures = {
         SEME.fingerprint: dict.fromkeys(("of_gap", "forgetting"), Estimate(value=0, stderr=0))
     }
-    (view,) = (view_of(board, [], {}, measures) for board in boards_of(bare_runs(ALL)))
+    (view,) = (view_of(board, [], {}, measures) for board in bare_boards(ALL))
     falling = {column.label: column.falling for column in view.columns}
     assert (falling["of gap %"], falling["forgetting %"]) == (True, False)
 
@@ -283,7 +282,7 @@ def test_record_texts_are_escaped():
     base = replace(BASE, scores=evil.scores, suite=evil.suite, domains=evil.domains)
     standings = {EVIL: Standing(band=1, better_than={EVIL: 0.5})}
     page = to_html(
-        [view_of(b, plots_of(b), standings) for b in boards_of(bare_runs([evil, failed, base]))]
+        [view_of(b, plots_of(b), standings) for b in bare_boards([evil, failed, base])]
     )
     parsed = Tags(page)
     assert [tag for tag, _ in parsed.tags].count("script") == 1
@@ -314,7 +313,7 @@ def test_new_record_leaves_other_boards_unchanged():
 
 
 def test_stale_figures_are_deleted_and_other_files_kept(tmp_path):
-    write_page(tmp_path, boards_of(bare_runs(ALL)))
+    write_page(tmp_path, bare_boards(ALL))
     (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
     write_page(tmp_path, [])
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.svg"]
@@ -324,14 +323,12 @@ def test_stale_figures_are_deleted_and_other_files_kept(tmp_path):
 @pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
 def test_pool_names_cannot_escape_the_folder(tmp_path, name):
     pool, suite = replace(SEME.models, pool=name), replace(SUITE, name=name)
-    write_page(tmp_path, boards_of(bare_runs([replace(SEME, models=pool, suite=suite)])))
+    write_page(tmp_path, bare_boards([replace(SEME, models=pool, suite=suite)]))
     assert {path.name for path in tmp_path.iterdir()} == {"figures", "leaderboard.html"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
 
 
 def test_similarly_named_boards_have_distinct_files(tmp_path):
     pools = [replace(SEME.models, pool=name) for name in ("a/b", "a b")]
-    write_page(
-        tmp_path, boards_of(bare_runs([replace(SEME, models=models) for models in pools]))
-    )
+    write_page(tmp_path, bare_boards([replace(SEME, models=models) for models in pools]))
     assert len(list((tmp_path / "figures").iterdir())) == 8

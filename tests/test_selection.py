@@ -58,25 +58,19 @@ def by_sorting(values, share):
     return keeps.view(values.shape) & (values != 0)
 
 
-def test_largest_magnitudes_are_selected():
-    assert selected([1.0, -4.0, 2.0, -3.0], 0.5) == [0, 1, 0, 1]
-
-
-def test_ties_go_to_the_lower_index():
-    assert selected([2.0, 1.0, -1.0, 1.0, 0.5], 0.6) == [1, 1, 1, 0, 0]
-
-
-def test_zeros_are_never_selected():
-    assert selected([0.0, -0.0, 5.0, 0.0], 0.75) == [0, 0, 1, 0]
-    assert selected([0.0, 0.0], 1.0) == [0, 0]
-
-
-def test_a_share_that_rounds_to_no_element_selects_none():
-    assert selected([3.0, 2.0, 1.0], 0.1) == [0, 0, 0]
-
-
-def test_number_selected_is_rounded():
-    assert selected([3.0, 2.0, 1.0], 0.6) == [1, 1, 0]
+@pytest.mark.parametrize(
+    ("values", "share", "mask"),
+    [
+        ([1.0, -4.0, 2.0, -3.0], 0.5, [0, 1, 0, 1]),  # by magnitude
+        ([2.0, 1.0, -1.0, 1.0, 0.5], 0.6, [1, 1, 1, 0, 0]),  # ties: the lower index
+        ([0.0, -0.0, 5.0, 0.0], 0.75, [0, 0, 1, 0]),  # zeros never
+        ([0.0, 0.0], 1.0, [0, 0]),
+        ([3.0, 2.0, 1.0], 0.1, [0, 0, 0]),  # the number is rounded
+        ([3.0, 2.0, 1.0], 0.6, [1, 1, 0]),
+    ],
+)
+def test_largest_magnitudes_are_selected_with_ties_to_the_lower_index(values, share, mask):
+    assert selected(values, share) == mask
 
 
 def test_scalars_and_empty_tensors_are_supported():

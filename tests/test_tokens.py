@@ -141,22 +141,21 @@ def test_special_tokens_do_not_match_plain_text():
     assert actual.pivot_rows.tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("n_pivot", "n_source"), [(4, 9), (9, 4)])
-def test_ids_beyond_the_head_are_ignored(n_pivot, n_source):
-    actual = shared(vocabulary(*"abcdef"), vocabulary(*"abcdefg"), n_pivot, n_source)
-    assert actual.pivot_rows.tolist() == actual.source_rows.tolist() == [0, 1, 2, 3]
-    assert actual.overlap == 4 / 6
-
-
-def test_equal_vocabularies_share_padding_rows():
-    actual = shared(vocabulary(*"abc"), vocabulary(*"abc"), 8, 8, width=50)
-    assert actual.pivot_rows.tolist() == actual.source_rows.tolist() == list(range(8))
-    assert actual.overlap == 1.0
-
-
-def test_equal_vocabularies_under_different_row_counts_share_only_tokens():
-    actual = shared(vocabulary(*"abcd"), vocabulary(*"abcd"), 8, 9)
-    assert actual.pivot_rows.tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("pivot", "source", "n_pivot", "n_source", "n_shared", "overlap"),
+    [
+        ("abcdef", "abcdefg", 4, 9, 4, 4 / 6),  # ids beyond the rows of a head are ignored
+        ("abcdef", "abcdefg", 9, 4, 4, 4 / 6),
+        ("abc", "abc", 8, 8, 8, 1.0),  # one vocabulary and size: padding rows are shared
+        ("abcd", "abcd", 8, 9, 4, 1.0),  # other sizes: tokens only
+    ],
+)
+def test_shared_rows_are_within_both_heads_and_include_padding_only_of_equal_heads(
+    pivot, source, n_pivot, n_source, n_shared, overlap
+):
+    actual = shared(vocabulary(*pivot), vocabulary(*source), n_pivot, n_source)
+    assert actual.pivot_rows.tolist() == actual.source_rows.tolist() == list(range(n_shared))
+    assert actual.overlap == overlap
 
 
 def test_plain_token_has_precedence_over_a_byte_token(tmp_path):
@@ -289,12 +288,6 @@ def spelling(normalizer=None, pre_tokenizer=None, decoder=None, **model):
             "model": model,
         }
     )
-
-
-def test_byte_level_maps_characters_to_bytes():
-    assert Spelling(byte_level=True).text("Ġthe") == b" the"
-    assert Spelling(byte_level=True).text("ÃĹ") == b"\xc3\x97"
-    assert Spelling(byte_level=True).text("Ċ") == b"\n"
 
 
 def test_byte_level_alphabet_equals_tokenizers():

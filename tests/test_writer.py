@@ -145,22 +145,15 @@ def test_error_while_writing_leaves_no_files(destination, pivot, error):
     assert siblings(destination) == []
 
 
-def test_error_while_starting_leaves_no_files(destination, pivot, monkeypatch):
-    def full(*_):
-        raise OSError("disk full")
+@pytest.mark.parametrize("call", ["shutil.copyfile", "os.fsync"])
+def test_error_while_starting_or_publishing_leaves_no_files(
+    destination, pivot, monkeypatch, call
+):
+    def fail(*_):
+        raise OSError(call)
 
-    monkeypatch.setattr("seme.checkpoint.writer.shutil.copyfile", full)
-    with pytest.raises(OSError, match="disk full"):
-        write(destination, pivot, VALUES)
-    assert siblings(destination) == []
-
-
-def test_error_while_publishing_leaves_no_files(destination, pivot, monkeypatch):
-    def broken(_):
-        raise OSError("cannot flush")
-
-    monkeypatch.setattr("seme.checkpoint.writer.os.fsync", broken)
-    with pytest.raises(OSError, match="cannot flush"):
+    monkeypatch.setattr(f"seme.checkpoint.writer.{call}", fail)
+    with pytest.raises(OSError, match=call):
         write(destination, pivot, VALUES)
     assert siblings(destination) == []
 
