@@ -5,7 +5,7 @@ import torch
 
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.parts import Part, Place
-from tests.disguise import anatomy_of, folded, logits_at, written
+from tests.disguise import anatomy_of, assert_same_logits, folded, written
 from tests.seme_merges import bits, change_tensors
 from tests.tiny_models import DENSE, save_tiny
 
@@ -16,8 +16,7 @@ FINAL = Place(Part.FINAL_NORM)
 def test_folded_model_keeps_its_logits(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
     plain = folded(model)
-    logits = logits_at(written(plain, tmp_path / "folded"))
-    torch.testing.assert_close(logits, logits_at(model), atol=1e-4, rtol=0)
+    assert_same_logits(written(plain, tmp_path / "folded"), model)
     gains = [place for place in plain.model.anatomy.places if place.part in FOLDABLE]
     assert all(plain.model.read(place).eq(1).all() for place in gains)
 
@@ -26,8 +25,7 @@ def test_folded_model_keeps_its_logits(model_type, tmp_path):
 def test_tied_model_can_keep_its_final_gain(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type, tie_word_embeddings=True)
     plain = folded(model, tied=True)
-    logits = logits_at(written(plain, tmp_path / "folded"))
-    torch.testing.assert_close(logits, logits_at(model), atol=1e-4, rtol=0)
+    assert_same_logits(written(plain, tmp_path / "folded"), model)
     assert plain.tied
     assert plain.names == anatomy_of(model).weights.names
     assert plain.config == anatomy_of(model).weights.config

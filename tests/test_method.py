@@ -14,7 +14,7 @@ from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.interface import check_method
 from seme.method import merge, prepare
 from seme.streaming import Models
-from tests.disguise import disguised, logits_at, save_turnable
+from tests.disguise import assert_same_logits, disguised, logits_at, save_turnable
 from tests.in_memory import merge_one
 from tests.seme_merges import (
     ALIGNMENT,
@@ -173,9 +173,7 @@ def test_disguised_copy_with_another_vocabulary_keeps_the_logits(tmp_path):
     ends = {name: tensors_of(twin)[name].flip(0) for name in (ENDS[0], ENDS[2])}
     change_tensors(twin, **ends)
     merged(tmp_path / "merged", pivot, twin)
-    torch.testing.assert_close(
-        logits_at(tmp_path / "merged"), logits_at(pivot), atol=1e-4, rtol=0
-    )
+    assert_same_logits(tmp_path / "merged", pivot)
 
 
 def test_untied_source_unties_a_tied_pivot(tmp_path):
@@ -187,9 +185,7 @@ def test_untied_source_unties_a_tied_pivot(tmp_path):
     assert report.diagnostics["sources"][0]["identity_shortcut"]
     assert "lm_head.weight" in prepared(pivot, source).models.merged_names
     torch.testing.assert_close(tensors_of(tmp_path / "untied")["lm_head.weight"], head)
-    torch.testing.assert_close(
-        logits_at(tmp_path / "untied"), logits_at(source), atol=1e-4, rtol=0
-    )
+    assert_same_logits(tmp_path / "untied", source)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +233,7 @@ def test_comparable_model_types_are_merged(kinds, tmp_path):
     merged(tmp_path / "merged", pivot, source)
     if "phi3" not in kinds:  # which turns half of each head by another frequency
         expected = logits_at(source)
-        torch.testing.assert_close(logits_at(tmp_path / "merged"), expected, atol=1e-4, rtol=0)
+        assert_same_logits(tmp_path / "merged", expected)
     assert tensors_of(tmp_path / "merged").keys() == tensors_of(pivot).keys()
 
 

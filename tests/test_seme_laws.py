@@ -8,6 +8,7 @@ import torch
 
 from tests.disguise import (
     anatomy_of,
+    assert_same_logits,
     disguised,
     folded,
     logits_at,
@@ -16,8 +17,6 @@ from tests.disguise import (
 )
 from tests.seme_merges import bits, merged, tensors_of
 from tests.tiny_models import DENSE, MIXTURES, save_tiny
-
-SAME_LOGITS = {"atol": 1e-4, "rtol": 0.0}
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def disguise(request, tmp_path_factory) -> Disguise:
 
 
 def test_disguised_model_has_equal_logits_and_other_weights(disguise):
-    torch.testing.assert_close(logits_at(disguise.twin), disguise.logits, **SAME_LOGITS)
+    assert_same_logits(disguise.twin, disguise.logits)
     plain = folded(disguise.pivot)
     matrices = {n: t for n, t in tensors_of(disguise.twin).items() if t.dim() == 2}
     assert all((t - plain.read(n)).abs().max() > 0.1 for n, t in matrices.items())
@@ -52,7 +51,7 @@ def test_averaging_with_the_disguised_copy_destroys_the_logits(disguise, tmp_pat
 @pytest.mark.parametrize(("lam", "refine"), [(0.5, 0), (1.0, 2)])
 def test_merge_with_the_disguised_copy_returns_the_model(disguise, lam, refine, tmp_path):
     merged(tmp_path / "merged", disguise.pivot, disguise.twin, lam=lam, refine=refine)
-    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+    assert_same_logits(tmp_path / "merged", disguise.logits)
     plain, actual = folded(disguise.pivot), tensors_of(tmp_path / "merged")
     assert set(actual) == set(plain.names)
     for name, tensor in actual.items():
@@ -61,13 +60,13 @@ def test_merge_with_the_disguised_copy_returns_the_model(disguise, lam, refine, 
 
 def test_merge_into_the_disguised_copy_keeps_the_logits(disguise, tmp_path):
     merged(tmp_path / "merged", disguise.twin, disguise.pivot)
-    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+    assert_same_logits(tmp_path / "merged", disguise.logits)
 
 
 def test_in_frame_source_is_folded_with_an_out_of_frame_source(disguise, tmp_path):
     pivot, twin = disguise.pivot, disguise.twin
     report = merged(tmp_path / "merged", pivot, pivot, twin, tau=0.3, refine=0)
-    torch.testing.assert_close(logits_at(tmp_path / "merged"), disguise.logits, **SAME_LOGITS)
+    assert_same_logits(tmp_path / "merged", disguise.logits)
     shortcuts = [actual["identity_shortcut"] for actual in report.diagnostics["sources"]]
     assert shortcuts == [True, False]
 
@@ -78,7 +77,7 @@ def test_tied_pivot_is_untied_if_a_source_is_rotated(model_type, tmp_path):
     twin = disguised(pivot, tmp_path / "twin")
     merged(tmp_path / "merged", pivot, twin)
     assert not anatomy_of(tmp_path / "merged").tied
-    torch.testing.assert_close(logits_at(tmp_path / "merged"), logits_at(pivot), **SAME_LOGITS)
+    assert_same_logits(tmp_path / "merged", pivot)
 
 
 @pytest.mark.parametrize("model_type", {**DENSE, **MIXTURES})
@@ -115,7 +114,7 @@ def test_fully_selected_source_keeps_its_logits(model_type, tmp_path):
     pivot = save_turnable(tmp_path / "pivot", model_type)
     source = save_turnable(tmp_path / "source", model_type, seed=1)
     merged(tmp_path / "merged", pivot, source, anchors="head", refine=1)
-    torch.testing.assert_close(logits_at(tmp_path / "merged"), logits_at(source), **SAME_LOGITS)
+    assert_same_logits(tmp_path / "merged", source)
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "olmo2"])
