@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,9 +9,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from seme.checkpoint.reader import open_checkpoint
 from seme.interface import CheckpointMismatchError, Site, prepared_by
 
 
@@ -89,34 +86,6 @@ def test_result_is_rounded_once_with_reported_loss(model, merge):
     merged, report = merge(bound(step, lam=0.5), pivot, model("s", {"a": [258.0]}))
     assert merged["a"].tolist() == [256.0]
     assert report.rounding_loss == 1.0
-
-
-def test_transformers_loads_a_merge_without_missing_keys(make_llama, merge, tmp_path):
-    pivot, source = (
-        open_checkpoint(make_llama(tmp_path / str(seed), seed), root=tmp_path)
-        for seed in (0, 1)
-    )
-    merge(bound(step, lam=0.25), pivot, source)
-    loaded, info = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "merged", dtype="auto", output_loading_info=True
-    )
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    name = "model.layers.1.mlp.down_proj.weight"
-    expected = pivot.read(name) + 0.25 * (source.read(name) - pivot.read(name))
-    assert torch.equal(loaded.state_dict()[name], expected)
-
-
-def test_sharded_models_merge_like_single_files(make_llama, merge, tmp_path):
-    whole = open_checkpoint(make_llama(tmp_path / "whole", 1), root=tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype="auto")
-    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
-    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "shards")
-    shards = open_checkpoint("shards", root=tmp_path)
-    pivot = open_checkpoint(make_llama(tmp_path / "pivot", 0), root=tmp_path)
-    one, _ = merge(bound(step, lam=0.5), pivot, whole, folder="one")
-    two, _ = merge(bound(step, lam=0.5), pivot, shards, folder="two")
-    assert shards.names == whole.names
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_random_masks_depend_only_on_seed_and_tensor_name(model, merge):

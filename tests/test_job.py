@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import seme.job
-from baselines import average, slerp, task_arithmetic, ties
+from baselines import average, slerp, task_arithmetic
 from seme.job import job_from_config
 from tests.adapters import pair, write_adapter
 
@@ -40,23 +40,6 @@ def make(root, method=AVERAGE, *, top=None, **models):
 
 def refuse(*_arguments, **_options):
     raise AssertionError("a model was opened")
-
-
-def test_a_mistyped_hyper_parameter_stops_before_a_model_is_opened(folder, monkeypatch):
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
-    mistyped = partial(ties.merge, densty=0.1, lam=1.0, scope="model", trim_ties="exact")
-    with pytest.raises(ValueError, match=r"no parameter densty.*did you mean density\?"):
-        make(folder, mistyped)
-    with pytest.raises(ValueError, match=r"ties\.merge needs scope, trim_ties as well"):
-        make(folder, partial(ties.merge, density=0.1, lam=1.0))
-
-
-def test_out_of_range_value_stops_before_a_model_is_opened(folder, monkeypatch):
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
-    with pytest.raises(ValueError, match="tau must be"):
-        make(folder, top={"tau": 2})
-    with pytest.raises(ValueError, match="lam must be a finite number, got inf"):
-        make(folder, partial(task_arithmetic.merge, lam=float("inf"), weights=None))
 
 
 def test_wrong_source_count_stops_before_a_model_is_opened(folder, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import OpenFile
@@ -328,12 +329,14 @@ def test_link_outside_the_hub_cache_is_hashed_by_content(tmp_path, folder):
     assert model.bytes_read == model.nbytes
 
 
-def test_transformers_llama_can_be_opened(make_llama, tmp_path):
-    model = opened(make_llama(tmp_path / "llama", 0, dtype=torch.bfloat16))
-    assert model.config["model_type"] == "llama"
-    assert model.shape("model.embed_tokens.weight") == (64, 16)
-    assert model.dtype("lm_head.weight") == torch.bfloat16
-    assert isinstance(model.path, Path)
+def test_transformers_shards_can_be_opened(make_llama, tmp_path):
+    whole = make_llama(tmp_path / "whole", 0, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype="auto")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    shutil.copy(whole / "config.json", tmp_path / "shards")
+    single, sharded = opened(whole), opened(tmp_path / "shards")
+    assert single.names == sharded.names
+    assert all(torch.equal(single.read(n), sharded.read(n)) for n in single.names)
 
 
 Q = "model.layers.0.mlp.up_proj"

@@ -184,11 +184,6 @@ def test_invalid_arguments_print_the_usage(arguments, capsys):
     assert "usage: python -m scripts.report experiment=NAME" in capsys.readouterr().err
 
 
-def test_unknown_experiment_lists_the_known_ones(capsys):
-    assert main(["experiment=none"]) == 1
-    assert "experiment must be one of ['" in capsys.readouterr().err
-
-
 HEADER = """# @package _global_
 # python run.py -m experiment=toy
 # Is it so?

@@ -1,13 +1,11 @@
 """Residual maps between models of any two widths."""
 
 import math
-from typing import get_args
 
 import pytest
 import torch
 
 from seme.alignment.residual_map import (
-    Projection,
     centred_polar_factor,
     distance_from_identity,
     embedding_operator,
@@ -54,26 +52,16 @@ def steep(head, condition):
     return (head * scale).double() @ rotation(head.shape[1], seed=9)
 
 
+@pytest.mark.parametrize("block_rows", [1, 5, 1000])
 @pytest.mark.parametrize("source_width", [5, 8, 11])
-def test_residual_operator_is_the_papers_sum_over_tokens(source_width):
+def test_residual_operator_is_the_papers_sum_over_tokens(source_width, block_rows):
     pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, source_width, seed=5))
     expected = torch.zeros(WIDTH, source_width, dtype=torch.float64)
     for to, of in zip(pivot.rows(0, TOKENS), source.rows(0, TOKENS), strict=True):
         expected += torch.outer(to, of) / (to.norm() * of.norm())
-    actual = operator(pivot, source)
+    actual = operator(pivot, source, block_rows=block_rows)
     assert actual.dtype == torch.float64
     assert torch.allclose(actual, expected, rtol=0, atol=1e-5)
-
-
-def test_residual_operator_pairs_rows_in_blocks_of_any_size():
-    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
-    expected = sum(
-        torch.outer(pivot.unit_rows(i, i + 1)[0], source.unit_rows(i, i + 1)[0])
-        for i in range(TOKENS)
-    )
-    for block_rows in (3, 1000):
-        actual = operator(pivot, source, block_rows=block_rows)
-        assert torch.allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e3, 5e3, 2e4, 1e5])
@@ -217,12 +205,6 @@ def test_centred_map_commutes_with_mean_subtraction():
     assert mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), centred=True).distance < 1e-6
 
 
-@pytest.mark.parametrize("projection", ["cosine", "least_squares"])
-def test_layer_norm_requires_the_orthogonal_projection(projection):
-    with pytest.raises(ValueError, match=f"projection=orthogonal.*got {projection}"):
-        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH), projection, centred=True)
-
-
 def test_embedding_operator_sums_unit_rows():
     # rows (3, 4) / 5 with (2, 0) / 2, and a row of zeros that counts for nothing
     actual = embedding_operator(
@@ -259,23 +241,6 @@ def test_different_token_counts_are_refused():
         operator(bases(pivot), bases(source))
     with pytest.raises(ValueError, match="got 3 of the pivot and 40 of the source"):
         embedding_operator(pivot, source, torch.arange(3), None, block_rows=16)
-
-
-@pytest.mark.parametrize("projection", get_args(Projection))
-def test_residual_map_is_deterministic(projection):
-    first, second = (
-        mapped(random(TOKENS, WIDTH), random(TOKENS, WIDTH, seed=5), projection)
-        for _ in range(2)
-    )
-    assert torch.equal(first.forward_PK, second.forward_PK)
-    assert torch.equal(first.backward_KP, second.backward_KP)
-
-
-@pytest.mark.parametrize("block_rows", [1, 5, 1000])
-def test_block_rows_change_only_rounding(block_rows):
-    pivot, source = bases(random(TOKENS, WIDTH)), bases(random(TOKENS, 5, seed=5))
-    whole, cut = operator(pivot, source), operator(pivot, source, block_rows=block_rows)
-    assert torch.allclose(cut, whole, rtol=0, atol=1e-5)
 
 
 def identity(width=WIDTH):

@@ -54,13 +54,6 @@ def test_overall_mean_weighs_domains_equally():
     assert mean.stderr == pytest.approx(0.04 / 4)
 
 
-def test_overall_error_equals_that_of_domain_means():
-    scores = {"code_a": score(0.2, 0.03), "code_b": score(0.6, 0.04), "french": score(0.8, 0.1)}
-    means = domain_means(scores, DOMAINS).values()
-    expected = sum(mean.stderr**2 for mean in means) ** 0.5 / 2
-    assert overall_mean(scores, DOMAINS).stderr == pytest.approx(expected)
-
-
 def test_task_weights_sum_to_one():
     assert task_weights(DOMAINS) == {"code_a": 0.25, "french": 0.5, "code_b": 0.25}
 

@@ -14,11 +14,6 @@ def head_and_gain(n_tokens=40, width=8, seed=0):
     return head, 0.5 + torch.rand(width, generator=rng)
 
 
-def rotation(width, seed=1):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(width, width, generator=rng, dtype=torch.float64))[0]
-
-
 def test_bases_of_a_diagonal_head_are_its_inverse():
     # H diag(g) = [[2, 0], [0, 8]]   ->   S = [[1/2, 0], [0, 1/8]], condition 8 / 2
     bases = semantic_bases(
@@ -26,15 +21,6 @@ def test_bases_of_a_diagonal_head_are_its_inverse():
     )
     assert bases.rows(0, 2).tolist() == [[0.5, 0.0], [0.0, 0.125]]
     assert (bases.condition, bases.ridge) == (4.0, 0.0)
-
-
-def test_bases_are_a_left_inverse_of_the_gained_head():
-    head, gain = head_and_gain()
-    rows = semantic_bases(head, gain, block_rows=7).rows(0, 40)
-    identity = torch.eye(8, dtype=torch.float64)
-    assert rows.dtype == torch.float64
-    assert torch.allclose(rows.T @ (head * gain).double(), identity, atol=1e-6)
-    assert not torch.allclose(rows.T @ head.double(), identity, atol=1e-1)
 
 
 def test_bases_equal_the_transposed_pseudo_inverse():
@@ -51,14 +37,6 @@ def test_condition_number_is_of_the_gained_head():
     assert semantic_bases(head, gain, block_rows=40).condition == pytest.approx(
         float(expected), rel=1e-9
     )
-
-
-def test_bases_rotate_with_the_head():
-    head, gain = head_and_gain()
-    turn = rotation(8)
-    turned = semantic_bases((head * gain).double() @ turn, torch.ones(8), block_rows=40)
-    straight = semantic_bases((head * gain).double(), torch.ones(8), block_rows=40)
-    assert torch.allclose(turned.rows(0, 40), straight.rows(0, 40) @ turn, atol=1e-12)
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 39, 1000])
@@ -142,12 +120,6 @@ def test_bfloat16_head_is_solved_in_float64_without_a_copy():
     assert bases.head_VD.dtype == torch.bfloat16
     exact = semantic_bases(head.bfloat16().double(), gain, block_rows=16)
     assert torch.equal(bases.rows(0, 40), exact.rows(0, 40))
-
-
-def test_bases_are_deterministic():
-    head, gain = head_and_gain()
-    runs = [semantic_bases(head, gain, block_rows=16).rows(0, 40) for _ in range(2)]
-    assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -37,7 +37,7 @@ def test_trimmed_values_neither_elect_nor_enter_the_mean():
     assert merged.tolist() == [9.0, -5.0, -3.0, 13.0]
 
 
-def test_scope_model_trims_over_the_whole_model():
+def test_scope_model_trims_over_the_whole_model_unlike_mergekit():
     # task vector a [9, 8], b [1, 2]: the model's larger half is all of a, the tensors' is not
     pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
     source = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}
@@ -46,6 +46,7 @@ def test_scope_model_trims_over_the_whole_model():
     per_tensor = {name: ties(pivot[name], [source[name]], density=0.5) for name in "ab"}
     assert per_tensor["a"].tolist() == [9.0, 0.0]
     assert per_tensor["b"].tolist() == [0.0, 2.0]
+    assert mergekit_ties(pivot["b"], [source["b"]], density=0.5).tolist() == [0.0, 2.0]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
@@ -70,14 +71,6 @@ def test_scope_tensor_agrees_with_mergekit_and_peft(density):
     # 600 * 0.999 is 599.4: int() of theirs and round() of ours agree here
     assert torch.allclose(merged, mergekit_ties(pivot, sources, density=density), atol=1e-6)
     assert torch.allclose(merged, peft, atol=1e-6)
-
-
-def test_scope_model_trims_what_mergekit_keeps():
-    pivot = {"a": torch.zeros(2), "b": torch.zeros(2)}
-    source = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}
-    mergekit_merged = mergekit_ties(pivot["b"], [source["b"]], density=0.5)
-    assert mergekit_merged.tolist() == [0.0, 2.0]
-    assert merge_model(pivot, source, density=0.5)["b"].tolist() == [0.0, 0.0]
 
 
 def test_sign_election_is_unweighted_unlike_mergekit():
@@ -163,7 +156,6 @@ def test_equal_sources_are_returned_to_the_last_bit():
     ("bad", "message"),
     [
         ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
-        ({"density": -0.1}, r"density must be in \(0, 1\], got -0.1"),
         ({"density": 1.5}, r"density must be in \(0, 1\], got 1.5"),
         ({"lam": float("inf")}, "lam must be a finite number, got inf"),
         ({"scope": "layer"}, "scope must be one of model, tensor, got 'layer'"),
