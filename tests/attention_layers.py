@@ -5,9 +5,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from seme.alignment.attention import (
-    Heads,
-)
+from seme.alignment.attention import Heads
 
 WIDTH = 24
 

@@ -6,13 +6,7 @@ from functools import partial
 import torch
 
 from seme.checkpoint.protocol import Held
-from seme.interface import (
-    Site,
-    check_method,
-    merge_function,
-    prepare,
-    traits_of,
-)
+from seme.interface import Site, check_method, merge_function, prepare, traits_of
 from seme.streaming import Models
 from seme.whole_tensor import merge_whole
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.records import (
-    ModelRef,
-    PoolRef,
-    Sample,
-    StageCost,
-    write_record,
-)
+from eval.records import ModelRef, PoolRef, Sample, StageCost, write_record
 from tests import made_up_runs
 from tests.made_up_runs import score
 

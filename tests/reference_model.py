@@ -35,11 +35,7 @@ def logits_of(anatomy: Anatomy, tokens: Tensor) -> Tensor:
 
 
 def logits(
-    parts: Parts,
-    family: Family,
-    sizes: Dimensions,
-    config: Mapping[str, Any],
-    tokens: Tensor,
+    parts: Parts, family: Family, sizes: Dimensions, config: Mapping[str, Any], tokens: Tensor
 ) -> Tensor:
     """Compute logits from canonical parts; tokens (batch, length) -> (batch, length, tokens).
 

@@ -5,9 +5,5 @@ import torch
 from seme.settings import MergeSettings
 
 SETTINGS = MergeSettings(
-    seed=0,
-    device=torch.device("cpu"),
-    dtype=None,
-    memory_budget=2**29,
-    n_threads=2,
+    seed=0, device=torch.device("cpu"), dtype=None, memory_budget=2**29, n_threads=2
 )

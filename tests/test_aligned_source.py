@@ -14,13 +14,7 @@ from seme.alignment.residual_map import ResidualMap
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.folding import FoldedWeights
 from seme.architecture.parts import Part, Place
-from tests.disguise import (
-    as_map,
-    assert_same_logits,
-    folded,
-    save_turnable,
-    written,
-)
+from tests.disguise import as_map, assert_same_logits, folded, save_turnable, written
 from tests.tiny_models import DENSE, save_tiny
 
 WIDE = {

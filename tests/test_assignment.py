@@ -36,12 +36,7 @@ def test_surplus_rows_are_unassigned():
 def test_groups_are_scored_by_their_best_inner_assignment():
     # rows {0, 1}, {2, 3} against columns {0, 1}, {2, 3}: crosswise both pairs of groups fit 1.0
     similarity = torch.tensor(
-        [
-            [0.6, 0.6, 0.0, 1.0],
-            [0.6, 0.6, 1.0, 0.0],
-            [1.0, 0.0, 0.9, 0.9],
-            [0.0, 1.0, 0.9, 0.9],
-        ]
+        [[0.6, 0.6, 0.0, 1.0], [0.6, 0.6, 1.0, 0.0], [1.0, 0.0, 0.9, 0.9], [0.0, 1.0, 0.9, 0.9]]
     )
     groups, units, means = assign_groups(similarity, n_groups=2, n_groups_source=2)
     assert groups.tolist() == [1, 0]

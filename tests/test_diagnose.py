@@ -3,13 +3,7 @@ import re
 import pytest
 import torch
 
-from scripts.diagnose import (
-    cost_table,
-    layer_table,
-    main,
-    random_vectors,
-    recomposition_cosine,
-)
+from scripts.diagnose import cost_table, layer_table, main, random_vectors, recomposition_cosine
 from tests.diagnostics import DIAGNOSTICS, NARROWER, cells
 
 

@@ -8,12 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.harness import build_tasks, evaluate
 from eval.load import load_model, load_tokenizer
@@ -260,10 +255,7 @@ def test_suite_entries_default_to_the_task_file(make_model, tasks):
 
 @pytest.mark.parametrize(
     ("filters", "expected"),
-    [
-        (["flexible-extract", "strict-match"], "strict-match"),
-        (["first", "second"], "first"),
-    ],
+    [(["flexible-extract", "strict-match"], "strict-match"), (["first", "second"], "first")],
 )
 def test_strict_match_filter_is_the_default(make_model, tmp_path, filters, expected):
     lines = [f"  - {{name: {name}, filter: [{{function: take_first}}]}}" for name in filters]

@@ -207,8 +207,7 @@ def test_the_summary_fits_a_terminal_of_100_columns():
 def test_summary_marks_settings_tuned_on_the_test_split():
     console = Console(width=100, record=True, file=sys.stderr)
     print_summary(
-        bare_boards([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]),
-        console,
+        bare_boards([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]), console
     )
     text = console.export_text()
     assert "tau=0.2 †" in text

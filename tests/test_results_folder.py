@@ -179,10 +179,7 @@ def test_record_with_an_extra_task_is_excluded(root):
 
 
 def test_records_on_other_documents_are_excluded(root):
-    other = {
-        **SAMPLES,
-        "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]],
-    }
+    other = {**SAMPLES, "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]]}
     write(root, TIES, by_task=other)
     assert names(root) == ["sce", "seme"]
     (message,) = faults(root).values()

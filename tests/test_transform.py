@@ -240,9 +240,7 @@ def test_attention_scale_moves_into_queries_or_their_norm_gain(tmp_path):
         torch.testing.assert_close(placed[unscaled].norm(), parts[unscaled].norm())
 
 
-def test_restriction_zeroes_unmatched_query_heads(
-    tmp_path,
-):
+def test_restriction_zeroes_unmatched_query_heads(tmp_path):
     pivot_anatomy, parts, pivot = attention(tmp_path / "pivot", "llama")
     sizes = {"num_attention_heads": 2, "head_dim": 8}
     _, _, heads = attention(tmp_path / "source", "llama", seed=1, **sizes)

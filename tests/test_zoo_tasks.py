@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from scripts.zoo.build import build_items
-from scripts.zoo.items import (
-    lines_of,
-)
+from scripts.zoo.items import lines_of
 from scripts.zoo.material import ZOO, read_material, read_recipe
 from scripts.zoo.texts import split_of
 from tests.zoo_answers import (
