@@ -29,7 +29,7 @@ TINY = {
     "vocab_size": 64,
     "max_position_embeddings": 32,
 }
-_WISHES = {"FORCE_COLOR", "NO_COLOR", "SEME_ONLINE"}
+_USER_VARIABLES = {"FORCE_COLOR", "NO_COLOR", "SEME_ONLINE"}
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +39,10 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _environment_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's cache folder, and the user's wishes out of the tests."""
+def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache folder, and his settings out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in os.environ if n in _WISHES or n.startswith("WANDB_")]:
+        for name in [n for n in os.environ if n in _USER_VARIABLES or n.startswith("WANDB_")]:
             patch.delenv(name)
         patch.setenv("SEME_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield

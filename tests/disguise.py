@@ -1,4 +1,4 @@
-"""A model in disguise: the same function behind another frame, other units, other inner bases."""
+"""Disguised copies: equal logits from rotated streams, permuted units, other inner bases."""
 
 import json
 from collections.abc import Mapping

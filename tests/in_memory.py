@@ -1,4 +1,4 @@
-"""Models made of tensors, and methods run on them block by block as the engine runs them."""
+"""Models made of tensors, and methods run on them block by block."""
 
 from dataclasses import replace
 from functools import partial

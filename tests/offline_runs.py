@@ -1,4 +1,4 @@
-"""Made-up records to log, and a reader of wandb's offline files."""
+"""Records to log, and a reader of wandb's offline files."""
 
 import json
 import struct

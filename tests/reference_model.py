@@ -1,4 +1,4 @@
-"""A transformer computed from canonical parts alone: the oracle for what a model's parts mean."""
+"""Transformer computed from canonical parts alone, as an oracle."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Records small enough to check by head: right and wrong answers to the documents of one task."""
+"""Records of right and wrong answers to the documents of one task."""
 
 from eval.leaderboard.board import boards_of
 from eval.records import (

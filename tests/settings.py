@@ -1,4 +1,4 @@
-"""Settings of a merge, for tests to start from."""
+"""Default merge settings of tests."""
 
 import torch
 

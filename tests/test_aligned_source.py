@@ -1,4 +1,4 @@
-"""A source read as the pivot would store it, on every architecture, against transformers."""
+"""Aligned sources: the source in the pivot's layout, against transformers' logits."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def aligned(
     return AlignedSource(pivot, source.model, frame, {})
 
 
-def a_turn(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
+def random_map(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
     """Draw a map that the architecture allows."""
     width, source_width = (w.model.anatomy.dimensions.width for w in (pivot, source))
     centred = pivot.model.anatomy.family.norm == "layer"
@@ -70,7 +70,7 @@ def widened(source: Path, folder: Path, model_type: str, **sizes: object) -> Pat
     """Write a model into a wider one that is zero elsewhere."""
     zero = zeroed(save_tiny(folder / "zero", model_type, **sizes))
     pivot, small = folded(zero), folded(source)
-    turn = a_turn(pivot, small)
+    turn = random_map(pivot, small)
     shrink = turn.forward_PK.shape[1] / turn.forward_PK.shape[0]
     eps = {k: v * shrink for k, v in small.config.items() if k.endswith(("_eps", "_epsilon"))}
     return written(aligned(pivot, small, turn), folder / "wide", **eps)
@@ -84,7 +84,7 @@ def test_randomly_rotated_source_keeps_its_logits(model_type, tied, tmp_path):
         for s in (0, 1)
     )
     plain = folded(pivot)
-    turned = aligned(plain, folded(source), a_turn(plain, plain))
+    turned = aligned(plain, folded(source), random_map(plain, plain))
     assert_same_logits(written(turned, tmp_path / "turned"), source)
     assert "model.embed_tokens.weight" not in turned.names or not torch.allclose(
         turned.read("model.embed_tokens.weight"),
@@ -109,7 +109,7 @@ def test_missing_source_biases_become_zeros(tmp_path):
         save_tiny(tmp_path / "source", "llama", seed=1, **plain),
     )
     folded_pivot = folded(pivot)
-    turned = aligned(folded_pivot, folded(source), a_turn(folded_pivot, folded_pivot))
+    turned = aligned(folded_pivot, folded(source), random_map(folded_pivot, folded_pivot))
     assert_same_logits(written(turned, tmp_path / "turned"), source)
 
 
@@ -117,7 +117,7 @@ def test_missing_source_biases_become_zeros(tmp_path):
 def test_unmatched_directions_keep_the_pivot_weights(model_type, tmp_path):
     wide = folded(save_tiny(tmp_path / "pivot", model_type, **WIDER[model_type]))
     small = folded(save_turnable(tmp_path / "source", model_type, seed=1))
-    turn = a_turn(wide, small)
+    turn = random_map(wide, small)
     source = aligned(wide, small, turn)
     match = source._frame.layers[1][0]
     unmatched = match.heads.group_index < 0
@@ -134,7 +134,7 @@ def test_unmatched_directions_keep_the_pivot_weights(model_type, tmp_path):
 def test_qk_norm_gains_of_unmatched_heads_are_the_pivots(tmp_path):
     wide = folded(save_turnable(tmp_path / "pivot", "olmo2", **WIDER["olmo2"]))
     small = folded(save_turnable(tmp_path / "source", "olmo2", seed=1))
-    source = aligned(wide, small, a_turn(wide, small))
+    source = aligned(wide, small, random_map(wide, small))
     index = source._frame.layers[0][0].heads.head_index
     place = Place(Part.Q_NORM, 0)
     pivot_values, source_values = (

@@ -1,4 +1,4 @@
-"""Import laws: packages, doors of foreign libraries, circles."""
+"""Import rules: packages, libraries imported in one module, no cycles."""
 
 import ast
 import tomllib
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("seme", "baselines", "eval", "scripts", "run")
+PACKAGES = ("seme", "baselines", "eval", "scripts", "run")
 MAY_IMPORT = {
     "seme": {"seme"},
     "baselines": {"baselines", "seme"},
@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "run": {"seme", "baselines", "eval"},
     "scripts": {"seme", "baselines", "eval", "scripts"},
 }
-DOORS = {
+SOLE_IMPORTERS = {
     "numba": "seme/kernels/jit.py",
     "lm_eval": "eval/harness.py",
     "wandb": "eval/tracking/wandb_run.py",
@@ -24,8 +24,8 @@ DOORS = {
 }
 
 
-def our_files() -> list[Path]:
-    folders = (path for name in OURS for path in (ROOT / name).rglob("*.py"))
+def project_files() -> list[Path]:
+    folders = (path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
     visible = [
         p for p in folders if not any(n.startswith(".") for n in p.relative_to(ROOT).parts)
     ]
@@ -66,8 +66,8 @@ def packages_of(path: Path) -> set[str]:
 def test_packages_import_only_lower_packages():
     breaches = [
         f"{path.relative_to(ROOT)} imports {package}"
-        for path in our_files()
-        for package in packages_of(path) & set(OURS)
+        for path in project_files()
+        for package in packages_of(path) & set(PACKAGES)
         if package not in MAY_IMPORT[path.relative_to(ROOT).parts[0].removesuffix(".py")]
     ]
     assert breaches == []
@@ -76,18 +76,20 @@ def test_packages_import_only_lower_packages():
 def test_each_wrapped_library_is_imported_in_one_module():
     breaches = [
         f"{path.relative_to(ROOT)} imports {library}"
-        for path in our_files()
-        for library in packages_of(path) & set(DOORS)
-        if path != ROOT / DOORS[library]
+        for path in project_files()
+        for library in packages_of(path) & set(SOLE_IMPORTERS)
+        if path != ROOT / SOLE_IMPORTERS[library]
     ]
     assert breaches == []
     assert [
-        door for library, door in DOORS.items() if library not in packages_of(ROOT / door)
+        importer
+        for library, importer in SOLE_IMPORTERS.items()
+        if library not in packages_of(ROOT / importer)
     ] == []
 
 
 def test_imports_have_no_cycle():
-    modules = {module_of(path): path for path in our_files()}
+    modules = {module_of(path): path for path in project_files()}
     waiting = {
         name: {other for other in imported_modules(path) if other in modules}
         for name, path in modules.items()
@@ -111,14 +113,16 @@ def test_compiled_loops_call_only_loops_of_their_own_file():
 
 def test_merging_imports_neither_transformers_nor_evaluation_libraries():
     heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
-    files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]
+    files = [
+        p for p in project_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")
+    ]
     # planning without shards gets shapes from transformers, imported within a function
     assert [p.name for p in files if packages_of(p) & heavy] == ["plan.py"]
 
 
 def test_safetensors_is_never_imported():
     # seme/checkpoint/safetensors_file.py: blocks by position, at a fixed RSS
-    assert [path for path in our_files() if "safetensors" in packages_of(path)] == []
+    assert [path for path in project_files() if "safetensors" in packages_of(path)] == []
 
 
 def test_statistics_import_neither_pathlib_nor_leaderboard():
@@ -142,7 +146,7 @@ def test_eval_is_never_imported_by_its_bare_name():
     # `import eval.harness` rebinds the builtin; only `from eval.harness import ...` does not.
     breaches = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in (*our_files(), *(ROOT / "tests").glob("*.py"))
+        for path in (*project_files(), *(ROOT / "tests").glob("*.py"))
         for node in imports_of(path)
         if isinstance(node, ast.Import)
         and any(alias.name.split(".")[0] == "eval" for alias in node.names)
@@ -157,6 +161,6 @@ def test_tests_folder_does_not_shadow_the_package_eval():
 
 def test_pyproject_lists_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    folders = {path.parent for path in our_files() if path.name == "__init__.py"}
+    folders = {path.parent for path in project_files() if path.name == "__init__.py"}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(project["tool"]["setuptools"]["packages"]) == packages

@@ -1,4 +1,4 @@
-"""Attention heads: matching by circuits, inner bases, and the function they must not change."""
+"""Attention heads: matching by circuits, inner bases, unchanged functions."""
 
 from dataclasses import replace
 
@@ -151,7 +151,7 @@ def test_most_similar_source_group_is_matched():
 
 
 def test_narrower_head_fills_only_the_rows_of_its_frequencies():
-    # one source group of one head of 4 dimensions: pairs 0 and 1 stand at pairs 0 and 2 of 8
+    # one source group of one head of 4 dimensions: pairs 0 and 1 match pairs 0 and 2 of 8
     pivot = random_heads(1, n_heads=4, n_kv=2)
     source = random_heads(2, n_heads=1, n_kv=1, head_dim=4)
     match = match_heads(pivot, source, rotate_inner=True)

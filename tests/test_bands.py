@@ -1,4 +1,4 @@
-"""Rank bands: adjusted p-values of all pairs from shared signs, and the groups they give."""
+"""Rank bands: step-down max-T p-values, and the groups they give."""
 
 import itertools
 import math
@@ -197,7 +197,7 @@ def test_too_few_resamples_are_refused():
         rank_bands(scores, "ab", n_resamples=0, seed=0)
 
 
-def most_alarms(n_panels):
+def max_error_rate(n_panels):
     """Five per cent and three standard errors of the share."""
     return 0.05 + 3 * math.sqrt(0.05 * 0.95 / n_panels)
 
@@ -212,7 +212,7 @@ def most_alarms(n_panels):
 )
 def test_family_wise_error_is_controlled_in_few_simulations(scenario):
     rates = simulate(scenario, n_panels=60, seed=1)["step-down maxT"]
-    assert rates.false_band <= rates.false_pair <= most_alarms(60)
+    assert rates.false_band <= rates.false_pair <= max_error_rate(60)
 
 
 def test_holm_over_the_leader_alone_exceeds_the_error_level():
@@ -225,6 +225,6 @@ def test_holm_over_the_leader_alone_exceeds_the_error_level():
 def test_family_wise_error_is_controlled_and_power_exceeds_holm(scenario):
     rates = simulate(scenario, n_panels=500, seed=2)
     bands, holm = rates["step-down maxT"], rates["Holm, all pairs"]
-    assert bands.false_band <= bands.false_pair <= most_alarms(500)
+    assert bands.false_band <= bands.false_pair <= max_error_rate(500)
     if not math.isnan(holm.power):
         assert bands.power > holm.power

@@ -1,4 +1,4 @@
-"""The benchmark: its models, its measuring, its numbers and the tables made of them."""
+"""Engine benchmark: models, metering, tables and figure."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Which rows stand on which board, and which of them carry a mark."""
+"""Rows of each leaderboard board, and the mark of settings tuned on the test split."""
 
 from dataclasses import replace
 
@@ -26,13 +26,13 @@ ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16
 TIES, SCE = record(), record("sce")
 
 
-def shown(*records):
+def board_rows(*records):
     """Precision and names of the rows of every board."""
     return [(b.precision, [row.name for row in b.rows]) for b in bare_boards(records)]
 
 
 def test_runs_in_another_precision_have_a_separate_board():
-    assert shown(TIES, record("sce", **ON_GPU)) == [
+    assert board_rows(TIES, record("sce", **ON_GPU)) == [
         ("bfloat16", ["sce"]),
         ("float32", ["ties"]),
     ]
@@ -40,20 +40,20 @@ def test_runs_in_another_precision_have_a_separate_board():
 
 def test_unmerged_models_are_on_the_board_of_their_precision():
     gpu = record("sce", **ON_GPU)
-    assert shown(TIES, gpu, unmerged()) == [
+    assert board_rows(TIES, gpu, unmerged()) == [
         ("bfloat16", ["sce"]),
         ("float32", ["base", "ties"]),
     ]
-    assert shown(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
+    assert board_rows(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
 
 
 def test_unevaluated_runs_are_on_the_first_board_of_their_models_and_suite():
     failed = record("dare", status="failed", error="no", scores={}, evaluation_cost=None)
-    assert shown(TIES, failed) == [("float32", ["ties", "dare"])]
+    assert board_rows(TIES, failed) == [("float32", ["ties", "dare"])]
     gpu = record("sce", **ON_GPU)
-    assert [names for _, names in shown(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
-    assert shown(failed, unmerged()) == [(None, ["base", "dare"])]
-    assert shown(replace(failed, models=replace(TIES.models, pool="q")), TIES) == [
+    assert [names for _, names in board_rows(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
+    assert board_rows(failed, unmerged()) == [(None, ["base", "dare"])]
+    assert board_rows(replace(failed, models=replace(TIES.models, pool="q")), TIES) == [
         ("float32", ["ties"]), (None, ["dare"])
     ]  # fmt: skip
 
@@ -81,37 +81,37 @@ def test_board_header_has_precision_lm_eval_version_and_limit(more, text):
     )
 
 
-def tried(split, *lams, value=0.5):
+def records_with_lams(split, *lams, value=0.5):
     return [record(split=split, value=value, settings={"lam": lam}) for lam in lams]
 
 
 def settings(*records):
-    """What stands in the column of settings, by board."""
+    """Cells of the settings column, by board."""
     return [[row.shown_settings for row in board.merges] for board in bare_boards(records)]
 
 
 def test_several_settings_on_the_test_split_are_marked():
-    assert settings(*tried("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
-    assert settings(*tried("test", 1)) == [[""]]
+    assert settings(*records_with_lams("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
+    assert settings(*records_with_lams("test", 1)) == [[""]]
 
 
 def test_settings_tried_on_two_boards_are_marked_on_both():
-    first, second = tried("test", 1, 2)
+    first, second = records_with_lams("test", 1, 2)
     limited = replace(second.suite, fingerprint="limited")
     assert settings(first, replace(second, suite=limited)) == [["†"], ["†"]]
 
 
 def test_setting_chosen_on_validation_is_not_marked():
     records = [
-        *tried("test", 1, 2),
-        *tried("validation", 1),
-        *tried("validation", 2, value=0.9),
+        *records_with_lams("test", 1, 2),
+        *records_with_lams("validation", 1),
+        *records_with_lams("validation", 2, value=0.9),
     ]
     assert settings(*records) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
 
 
 def test_mark_has_a_footnote_and_a_csv_column():
-    records = [*tried("test", 1, 2), *tried("validation", 2), SCE]
+    records = [*records_with_lams("test", 1, 2), *records_with_lams("validation", 2), SCE]
     text = to_markdown(bare_boards(records))
     assert text.count(TUNED_ON_TEST) == 1
     assert TUNED_ON_TEST not in to_markdown(bare_boards([TIES, SCE]))
@@ -125,6 +125,8 @@ def test_mark_has_a_footnote_and_a_csv_column():
 
 
 def test_new_record_changes_only_its_own_board():
-    parts = to_markdown(bare_boards([TIES, *tried("validation", 1)])).split("\n## ")
-    more = to_markdown(bare_boards([TIES, SCE, *tried("validation", 1)])).split("\n## ")
+    parts = to_markdown(bare_boards([TIES, *records_with_lams("validation", 1)])).split("\n## ")
+    more = to_markdown(bare_boards([TIES, SCE, *records_with_lams("validation", 1)])).split(
+        "\n## "
+    )
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]

@@ -17,13 +17,13 @@ def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
         "models": pool_ref(pool, pivot=pool), "domains": dict.fromkeys(TASKS, "d"),
         "suite": suite_ref(None, name=suite, fingerprint=suite),
         "merge_cost": stage_cost(seconds, 50),
-        "merge": {"diagnostics": {"condition": 31.5, EVIL: EVIL}},
+        "merge": {"diagnostics": {"condition": 31.5, INJECTION: INJECTION}},
         "provenance": {"git": {"revision": "0" * 200}},
     }  # fmt: skip
     return make_record(name, dict.fromkeys(TASKS, value), **defaults | changes)
 
 
-EVIL = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
+INJECTION = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
 TASKS = [f"a_rather_long_task_name_{i}" for i in range(12)]
 QUIET = [
     "--no-sandbox",
@@ -39,7 +39,7 @@ RECORDS = [
     record("ties", 0.5, seconds=9.0),
     record("seme", 0.7, seconds=10.0),
     record("sce", 0.6, seconds=2.0),
-    record("dare", 0.1, status="failed", error=EVIL, scores={}, merge_cost=None),
+    record("dare", 0.1, status="failed", error=INJECTION, scores={}, merge_cost=None),
     record("base", 0.4, kind="reference", settings={}, merge_cost=None),
     record("ties", 0.3, pool="alps"),
     record("ties", 0.3, suite="validation"),
@@ -88,11 +88,11 @@ def sort_by(page, label):
     ).click()
 
 
-def ground(page):
+def background_colour(page):
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
 
-def ink_of_figures(page):
+def figure_text_colour(page):
     return page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
 
 
@@ -163,20 +163,20 @@ def test_details_expand_collapse_and_move_with_their_row(page):
 
 def test_record_texts_are_not_executed(page):
     page.get_by_role("button", name="dare").click()
-    assert page.locator("pre").inner_text() == EVIL
+    assert page.locator("pre").inner_text() == INJECTION
     assert page.title() == "Leaderboard"
 
 
 def test_theme_follows_the_system_until_toggled(page):
-    light = ground(page), ink_of_figures(page)
+    light = background_colour(page), figure_text_colour(page)
     page.emulate_media(color_scheme="dark")
-    dark = ground(page), ink_of_figures(page)
+    dark = background_colour(page), figure_text_colour(page)
     assert light[0] != dark[0]
     assert light[1] != dark[1]
     page.locator("#theme").click()
-    assert (ground(page), ink_of_figures(page)) == light
+    assert (background_colour(page), figure_text_colour(page)) == light
     page.reload()
-    assert ground(page) == light[0]
+    assert background_colour(page) == light[0]
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1300])

@@ -1,4 +1,4 @@
-"""The memory of a merge: what a budget allows, and what is too little."""
+"""Memory budget of a merge: block counts, threads, refusals."""
 
 import pytest
 import torch

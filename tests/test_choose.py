@@ -1,4 +1,4 @@
-"""The choice of hyper-parameters: by validation runs alone, and written down the same each time."""
+"""Choice of hyper-parameters from validation runs, and the files written."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Inner products of attention circuits, against the circuits written out."""
+"""Similarity of attention circuits, against explicit products; matching of rotary pairs."""
 
 import math
 
@@ -22,7 +22,7 @@ def random_rows(seed, n, size, width=6):
     return torch.randn(n, size, width, generator=torch.Generator().manual_seed(seed))
 
 
-def turned(rows, position, n_pairs=2):
+def rotary(rows, position, n_pairs=2):
     """Rotate-half rotary embedding of the rows of one head."""
     angle = position * torch.tensor(FREQUENCIES[:n_pairs])[:, None]
     first, second = rows[:n_pairs], rows[n_pairs : 2 * n_pairs]
@@ -60,7 +60,7 @@ def test_output_similarity_equals_the_explicit_cosine():
 def test_rotary_inner_is_the_mean_over_relative_positions():
     query, key, other_query, other_key = (random_rows(seed, 1, 4)[0] for seed in (1, 2, 3, 4))
     mean = sum(
-        ((turned(query, t).T @ key) * (turned(other_query, t).T @ other_key)).sum()
+        ((rotary(query, t).T @ key) * (rotary(other_query, t).T @ other_key)).sum()
         for t in range(4_000)
     )
     planes = torch.tensor([[0, 2], [1, 3]])
@@ -81,7 +81,7 @@ def test_score_similarity_of_a_head_with_itself_is_one(size):
 def test_score_similarity_is_invariant_to_a_shared_rotation():
     pairs = pair_frequencies(FREQUENCIES, FREQUENCIES)
     queries, keys, others = random_rows(1, 1, 4), random_rows(2, 1, 4), random_rows(3, 1, 4)
-    turned_rows = [turned(rows[0], 2.5)[None] for rows in (queries, keys)]
+    turned_rows = [rotary(rows[0], 2.5)[None] for rows in (queries, keys)]
     torch.testing.assert_close(
         score_similarity(queries, keys, others, keys, pairs),
         score_similarity(*turned_rows, others, keys, pairs),

@@ -19,7 +19,7 @@ from eval.statistics.scores import Estimate
 from tests.made_up_runs import panel
 
 
-def only(scores, n_resamples=1000, seed=0):
+def compare_first_two(scores, n_resamples=1000, seed=0):
     pair = (scores.runs[0], scores.runs[1])
     return compare(scores, [pair], n_resamples=n_resamples, seed=seed)[0]
 
@@ -46,7 +46,7 @@ def test_overall_mean_weighs_domains_equally():
 
 def test_difference_is_first_minus_second_with_equal_task_weights():
     # task means 1 - 0.5 and 0.25 - 0.5, each counting once
-    result = only(panel([[1, 1], [1, 0]], [[1, 0, 0, 0], [1, 1, 0, 0]]))
+    result = compare_first_two(panel([[1, 1], [1, 0]], [[1, 0, 0, 0], [1, 1, 0, 0]]))
     assert result.difference.value == pytest.approx((0.5 - 0.25) / 2)
 
 
@@ -55,7 +55,7 @@ def test_bootstrap_error_is_of_paired_differences():
     shared = rng.normal(size=(2, 100))
     tasks = [np.stack([row, row + rng.normal(scale=0.1, size=100)]) for row in shared]
     errors = [np.std(np.subtract(*task), ddof=1) / 10 for task in tasks]
-    result = only(panel(*tasks), n_resamples=5000)
+    result = compare_first_two(panel(*tasks), n_resamples=5000)
     assert result.difference.stderr == pytest.approx(np.hypot(*errors) / 2, rel=0.04)
     assert result.low < result.difference.value < result.high
     assert result.high - result.low == pytest.approx(3.92 * result.difference.stderr, rel=0.05)
@@ -63,18 +63,18 @@ def test_bootstrap_error_is_of_paired_differences():
 
 def test_dominating_run_has_win_probability_one():
     ahead = panel([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0]])
-    assert only(ahead).probability == 1.0
+    assert compare_first_two(ahead).probability == 1.0
     assert compare(ahead, [("sce", "ties")], n_resamples=100, seed=0)[0].probability == 0.0
 
 
 def test_equal_runs_have_win_probability_one_half():
-    result = only(panel([[0.1, 0.7], [0.1, 0.7]]))
+    result = compare_first_two(panel([[0.1, 0.7], [0.1, 0.7]]))
     assert (result.probability, result.p_value, result.low, result.high) == (0.5, 1.0, 0.0, 0.0)
 
 
 def test_tied_resamples_count_half():
     # a draw of 2 documents has the difference -1, 0 or 1 in a quarter, half, a quarter
-    result = only(panel([[1.0, 0.0], [0.0, 1.0]]), n_resamples=4000)
+    result = compare_first_two(panel([[1.0, 0.0], [0.0, 1.0]]), n_resamples=4000)
     assert result.probability == pytest.approx(0.5, abs=0.03)
 
 
@@ -82,7 +82,7 @@ def test_win_probability_is_normal_for_many_documents():
     # mean of the differences one standard error above zero: Phi(1) = 0.841
     values = np.random.default_rng(1).normal(size=400)
     values = (values - values.mean()) / values.std() + 1 / 20
-    result = only(panel([values, np.zeros(400)]), n_resamples=4000)
+    result = compare_first_two(panel([values, np.zeros(400)]), n_resamples=4000)
     assert result.probability == pytest.approx(0.841, abs=0.02)
 
 
@@ -110,7 +110,7 @@ def test_confidence_interval_has_95_percent_coverage():
         for n in (50, 80):
             shared, own = rng.exponential(size=n), rng.exponential(size=(2, n))
             tasks.append([shared + own[0] + 0.1, shared + own[1]])
-        result = only(panel(*tasks), n_resamples=400, seed=trial)
+        result = compare_first_two(panel(*tasks), n_resamples=400, seed=trial)
         covered += result.low <= 0.1 <= result.high
     binomial_error = (0.95 * 0.05 / 300) ** 0.5
     assert abs(covered / 300 - 0.95) < 3 * binomial_error
@@ -131,7 +131,7 @@ def test_family_wise_error_rate_is_at_most_5_percent():
 def test_comparison_of_a_pair_is_independent_of_other_pairs():
     rng = np.random.default_rng(7)
     totals = rng.integers(0, 2, (3, 40))
-    alone = only(panel(totals[:2]))
+    alone = compare_first_two(panel(totals[:2]))
     together = compare(
         panel(totals, runs=("ties", "sce", "dare")),
         [("ties", "dare"), ("ties", "sce")], n_resamples=1000, seed=0,

@@ -1,4 +1,4 @@
-"""What makes two models mergeable beside the names and shapes of their tensors."""
+"""Configurations that make two models mergeable beyond tensor names and shapes."""
 
 import json
 
@@ -10,7 +10,7 @@ from seme.interface import CheckpointMismatchError
 
 
 @pytest.fixture
-def two(make_llama, tmp_path):
+def open_pair(make_llama, tmp_path):
     """A pivot and a source; the source's configuration is changed by keyword."""
     pivot, source = make_llama(tmp_path / "pivot", 0), make_llama(tmp_path / "source", 1)
 
@@ -23,8 +23,8 @@ def two(make_llama, tmp_path):
     return opened
 
 
-def test_equal_configs_have_no_differences(two):
-    pivot, source = two()
+def test_equal_configs_have_no_differences(open_pair):
+    pivot, source = open_pair()
     assert tolerated_differences(pivot, [source, source]) == []
     assert differences(pivot, source) == []
 
@@ -38,18 +38,18 @@ def test_equal_configs_have_no_differences(two):
         ({"head_dim": 4}, "config.json: head_dim: 8 expected, 4 found"),
     ],
 )
-def test_different_head_counts_are_refused(two, change, message):
-    pivot, source = two(**change)
+def test_different_head_counts_are_refused(open_pair, change, message):
+    pivot, source = open_pair(**change)
     with pytest.raises(CheckpointMismatchError, match=message) as caught:
         demand_same_tensors(pivot, [pivot, source])
     assert f"source 1 ({source.path})" in str(caught.value)
 
 
-def test_missing_head_entries_are_derived(two):
+def test_missing_head_entries_are_derived(open_pair):
     # width 16 in 2 heads of 8; as many key and value heads as heads
-    pivot, source = two(head_dim=None)
+    pivot, source = open_pair(head_dim=None)
     assert differences(pivot, source) == []
-    pivot, source = two({"num_key_value_heads": None}, num_key_value_heads=2)
+    pivot, source = open_pair({"num_key_value_heads": None}, num_key_value_heads=2)
     assert differences(pivot, source) == []
 
 
@@ -64,25 +64,25 @@ def test_missing_head_entries_are_derived(two):
         ({"model_type": None}, "model_type: llama expected, nothing found"),
     ],
 )
-def test_different_rope_or_activation_is_a_warning(two, change, line):
-    pivot, source = two({"rope_parameters": None}, **change)
+def test_different_rope_or_activation_is_a_warning(open_pair, change, line):
+    pivot, source = open_pair({"rope_parameters": None}, **change)
     assert tolerated_differences(pivot, [source]) == [
         f"source 0 ({source.path}): config.json: {line}"
     ]
 
 
-def test_old_and_new_rope_entries_are_equal(two):
+def test_old_and_new_rope_entries_are_equal(open_pair):
     old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
     new = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
-    pivot, source = two({**old, "rope_parameters": None})
+    pivot, source = open_pair({**old, "rope_parameters": None})
     path = source.path / "config.json"
     config = {k: v for k, v in json.loads(path.read_text()).items() if k not in old}
     path.write_text(json.dumps({**config, "rope_parameters": new}))
     assert tolerated_differences(pivot, [open_checkpoint(source.path, root=source.path)]) == []
 
 
-def test_nested_text_config_is_compared(two):
+def test_nested_text_config_is_compared(open_pair):
     nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 2}}
-    pivot, source = two(nested, text_config={"num_attention_heads": 4})
+    pivot, source = open_pair(nested, text_config={"num_attention_heads": 4})
     with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
         demand_same_tensors(pivot, [source])

@@ -1,4 +1,4 @@
-"""The sizes of a model."""
+"""Dimensions of a model, and rotary frequencies as transformers computes them."""
 
 import copy
 import math
@@ -96,7 +96,7 @@ def frequencies(config, layer=0, head_dim=8):
     return rotary_frequencies(config, family_of(config), layer=layer, head_dim=head_dim)
 
 
-def as_transformers_has_it(model_type, buffer="inv_freq", **settings):
+def transformers_frequencies(model_type, buffer="inv_freq", **settings):
     given = copy.deepcopy({**DENSE[model_type], **settings})  # transformers writes into it
     config = AutoConfig.for_model(model_type, **given)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).base_model
@@ -136,7 +136,7 @@ def test_learned_positions_have_no_rotary_frequencies():
 )
 def test_rotary_frequencies_equal_transformers(model_type, settings):
     config = {**DENSE[model_type], "model_type": model_type, **settings}
-    expected = as_transformers_has_it(model_type, **settings)
+    expected = transformers_frequencies(model_type, **settings)
     assert frequencies(config) == pytest.approx(expected, rel=1e-6)
 
 
@@ -177,7 +177,7 @@ HALF_NEW_GEMMA = {"rope_parameters": {"full_attention": {"rope_theta": 2e6}}}
 def test_gemma3_has_local_and_global_frequencies(settings):
     config = {**DENSE["gemma3_text"], "model_type": "gemma3_text", **settings}
     for layer, kind in enumerate(("sliding_attention", "full_attention")):
-        expected = as_transformers_has_it("gemma3_text", f"{kind}_inv_freq", **settings)
+        expected = transformers_frequencies("gemma3_text", f"{kind}_inv_freq", **settings)
         assert frequencies(config, layer, head_dim=12) == pytest.approx(expected, rel=1e-6)
 
 

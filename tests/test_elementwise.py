@@ -1,4 +1,4 @@
-"""Sums of task vectors, as compiled loops and in torch: one meaning, the same bits."""
+"""Sums of task vectors: compiled loops and torch give equal bits."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ SIZES = [1, 31, 1023, 1024, 1025, 5000]
 
 
 @pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request, in_torch):
-    """Every test of this module runs both ways."""
+def code_path(request, in_torch):
+    """Run every test compiled and in torch."""
     if request.param == "torch":
         in_torch()
 

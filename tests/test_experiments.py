@@ -1,4 +1,4 @@
-"""What the experiments of conf/experiment run: how often, on what, and nothing twice."""
+"""Experiments of conf/experiment: number of cells, settings, no repeated run."""
 
 import functools
 import re
@@ -57,14 +57,14 @@ def cells(choices, tmp_path_factory):
     return functools.cache(lambda experiment: cells_of(experiment, conf))
 
 
-def stated(experiment):
+def counts_in_header(experiment):
     """Cells, different cells and unmerged models, as the header counts them."""
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text().replace("\n# ", " ")
     pattern = r"(\d+) cells, (\d+) different.*? and (\d+) unmerged models"
     return tuple(map(int, re.search(pattern, text).groups()))
 
 
-def counted(configs):
+def counts_of(configs):
     unmerged = {
         model["location"]
         for config in configs
@@ -76,7 +76,7 @@ def counted(configs):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_header_counts_cells_distinct_cells_and_unmerged_models(experiment, cells):
-    assert stated(experiment) == counted(list(cells(experiment).values()))
+    assert counts_in_header(experiment) == counts_of(list(cells(experiment).values()))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -111,9 +111,9 @@ def test_header_has_command_question_and_report_path(experiment):
 
 
 def test_experiments_take_under_half_an_hour_in_total():
-    runs = sum(sum(stated(experiment)[1:]) for experiment in EXPERIMENTS)
+    runs = sum(sum(counts_in_header(experiment)[1:]) for experiment in EXPERIMENTS)
     assert runs * SECONDS_PER_CELL < 30 * 60
-    assert sum(stated("select")[1:]) * SECONDS_PER_CELL < 6 * 60
+    assert sum(counts_in_header("select")[1:]) * SECONDS_PER_CELL < 6 * 60
 
 
 def test_only_experiment_select_uses_the_validation_split(cells):

@@ -1,4 +1,4 @@
-"""The tables of the architectures, and what a configuration says about them."""
+"""Architecture tables, and the entries of config.json that change them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Faults injected into a merge: the error names file and tensor, nothing half-written stays."""
+"""Faults injected into a merge: error with file and tensor, no partial output."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def pair(model):
     return model("p", tensors[0]), model("s", tensors[1])
 
 
-def left(tmp_path):
+def entries_in(tmp_path):
     return sorted(path.name for path in tmp_path.iterdir())
 
 
@@ -52,7 +52,7 @@ def test_file_size_limit_names_the_output_and_leaves_no_files(pair, merge, tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert f"while writing the header of {tmp_path}" in notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 def test_unopenable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_unopenable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, mon
     with pytest.raises(PermissionError, match=r"s/model\.safetensors") as error:
         merge(TIES, *pair)  # in its preparation
     assert notes(error) == "while opening a"
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 def test_full_disk_is_reported_with_the_tensor_and_leaves_no_files(
@@ -85,7 +85,7 @@ def test_full_disk_is_reported_with_the_tensor_and_leaves_no_files(
     with pytest.raises(OSError, match="No space left on device") as error:
         merge(TIES, *pair)
     assert f"while writing b to {tmp_path / 'merged'}" in notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 def test_short_writes_are_continued(pair, merge, monkeypatch):
@@ -108,7 +108,7 @@ def test_unreadable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, mon
     with pytest.raises(OSError, match="Input/output error") as error:
         merge(TIES, *pair)
     assert re.search(r"while reading [ab] of .*/[ps]/model.safetensors", notes(error))
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 def test_file_truncated_after_opening_is_reported_with_the_tensor(pair, merge, tmp_path):
@@ -117,7 +117,7 @@ def test_file_truncated_after_opening_is_reported_with_the_tensor(pair, merge, t
     with pytest.raises(ValueError, match=r"s/model.safetensors has become shorter") as error:
         merge(partial(ties, density=0.5, lam=1.0, scope="tensor", trim_ties="exact"), *pair)
     assert f"while reading b of {file}\nwhile merging b with shape ({LARGE},)" == notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 @pytest.mark.usefixtures("pair")
@@ -201,6 +201,6 @@ def test_killed_merge_leaves_an_absent_or_complete_folder(
         merged = open_checkpoint("merged", root=tmp_path)
         assert torch.equal(merged.read("a"), pair[1].read("a"))
         return
-    assert len(left(tmp_path)) == 3
+    assert len(entries_in(tmp_path)) == 3
     merge(TIES, *pair)
-    assert left(tmp_path) == ["merged", "p", "s"]
+    assert entries_in(tmp_path) == ["merged", "p", "s"]

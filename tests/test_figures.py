@@ -1,4 +1,4 @@
-"""The figures of a board: what is drawn, where, and that it is the same every time."""
+"""Figures of a board: content, labels, reproducible bytes."""
 
 import itertools
 import math

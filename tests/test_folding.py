@@ -1,4 +1,4 @@
-"""Gains and biases of norms folded into what reads behind: nothing that is computed changes."""
+"""Norm gains and biases folded into the layers reading them: logits unchanged."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The harness on a tiny random Llama, against scores computed by hand from its logits."""
+"""Evaluation of a tiny random Llama, against scores computed from its logits."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Cached hashes: valid until a file changes, and only ever a matter of time."""
+"""Cached hashes: valid until a file changes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Declarations of a method, and its hyper-parameters against them, before anything is read."""
+"""Traits of methods, and checks of their hyper-parameters."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A merge job from its configuration: what is refused, and what names a run."""
+"""Merge job from its configuration: refusals, identity, recorded models."""
 
 import shutil
 from functools import partial

@@ -1,4 +1,4 @@
-"""LoRA tensors: the paper's sum, equal bits for any range read, and what does not fit refused."""
+"""LoRA tensors: the formula, equal bits for any range read, refusals."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""What merges are worth against base, experts and ceiling: who plays which part, and the numbers."""
+"""Measures of merges against base, experts and multitask ceiling."""
 
 from dataclasses import replace
 

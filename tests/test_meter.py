@@ -11,22 +11,22 @@ MIB = 2**20
 
 
 @pytest.fixture
-def two_samples(monkeypatch):
-    """Waits until the memory has been looked at from beginning to end."""
-    looked, resident = threading.Semaphore(0), meter._resident
+def wait_for_two_samples(monkeypatch):
+    """Waits until two samples of the memory were taken."""
+    observed, resident = threading.Semaphore(0), meter._resident
 
-    def look():
+    def observe():
         sample = resident()
-        looked.release()
+        observed.release()
         return sample
 
     def wait():
-        while looked.acquire(blocking=False):
+        while observed.acquire(blocking=False):
             pass
-        assert looked.acquire(timeout=10)  # may have begun before
-        assert looked.acquire(timeout=10)
+        assert observed.acquire(timeout=10)  # may have begun before
+        assert observed.acquire(timeout=10)
 
-    monkeypatch.setattr(meter, "_resident", look)
+    monkeypatch.setattr(meter, "_resident", observe)
     return wait
 
 
@@ -50,10 +50,10 @@ def test_peak_rss_is_reset_between_stages():
     assert small.cost.peak_rss_bytes < large.cost.peak_rss_bytes - 48 * MIB
 
 
-def test_anonymous_memory_is_sampled_during_the_stage(two_samples):
+def test_anonymous_memory_is_sampled_during_the_stage(wait_for_two_samples):
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        two_samples()
+        wait_for_two_samples()
         del kept
     assert stage.cost.peak_anon_bytes >= 48 * MIB
 
@@ -83,11 +83,11 @@ def test_the_cost_of_a_running_stage_is_refused():
         _ = stage.cost
 
 
-def test_peak_rss_falls_back_to_sampling(two_samples, monkeypatch, tmp_path):
+def test_peak_rss_falls_back_to_sampling(wait_for_two_samples, monkeypatch, tmp_path):
     monkeypatch.setattr(meter, "_CLEAR_REFS", tmp_path)  # a folder cannot be written to
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        two_samples()
+        wait_for_two_samples()
         del kept
     assert stage.cost.source == "sampled"
     assert stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes > 48 * MIB

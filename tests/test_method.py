@@ -1,4 +1,4 @@
-"""SeMe's preparation: who is turned, what is read, refused and reported; depth and vocabulary."""
+"""SeMe's preparation: realigned sources, bytes read, refusals, diagnostics."""
 
 import functools
 import json

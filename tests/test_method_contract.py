@@ -49,7 +49,7 @@ def merged(tmp_path):
     return run
 
 
-def taken_by(method, folders, most=math.inf):
+def models_for(method, folders, most=math.inf):
     """As many models of a pool as a method merges, the pivot first."""
     n_sources = min(len(folders) - 1, traits_of(method).max_sources or math.inf, most)
     return folders[: 1 + int(n_sources)]
@@ -61,10 +61,10 @@ def bits(tensors):
 
 def pools_of(method, pools):
     names = ["float32", *(["turned"] if traits_of(method).any_shape else [])]
-    return [taken_by(method, pools[name]) for name in names]
+    return [models_for(method, pools[name]) for name in names]
 
 
-def hold_every_cut(method, folders, merged, monkeypatch):
+def assert_equal_for_every_block_size(method, folders, merged, monkeypatch):
     """Merge in blocks of other sizes.
 
     Raises:
@@ -84,10 +84,10 @@ def test_result_does_not_depend_on_block_size(name, pools, merged, monkeypatch):
     method = method_of(name)
     for folders in pools_of(method, pools):
         with monkeypatch.context() as patch:
-            hold_every_cut(method, folders, merged, patch)
+            assert_equal_for_every_block_size(method, folders, merged, patch)
 
 
-def slerp_of_what_it_sees(pivot, sources, _site, /):
+def blockwise_slerp(pivot, sources, _site, /):
     """A SLERP that takes its block for the tensor."""
     (source,) = sources
     angle = torch.acos(torch.cosine_similarity(pivot.flatten(), source.flatten(), dim=0))
@@ -100,15 +100,17 @@ def test_blockwise_slerp_fails_the_contract(pools, merged, monkeypatch):
         monkeypatch.context() as patch,
         pytest.raises(AssertionError, match="needs @whole_tensor or a preparation"),
     ):
-        hold_every_cut(partial(slerp_of_what_it_sees), folders, merged, patch)
+        assert_equal_for_every_block_size(partial(blockwise_slerp), folders, merged, patch)
 
 
 def test_whole_tensor_slerp_passes_the_contract(pools, merged, monkeypatch):
     @whole_tensor
     def declared(*arguments):
-        return slerp_of_what_it_sees(*arguments)
+        return blockwise_slerp(*arguments)
 
-    hold_every_cut(partial(declared), pools["float32"][:2], merged, monkeypatch)
+    assert_equal_for_every_block_size(
+        partial(declared), pools["float32"][:2], merged, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -123,7 +125,7 @@ def test_result_does_not_depend_on_threads(name, pools, merged):
 @pytest.mark.parametrize("name", METHODS)
 def test_result_does_not_depend_on_torch_threads(name, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools["float32"])
+    folders = models_for(method, pools["float32"])
     before = torch.get_num_threads()
     expected = bits(merged(method, folders))
     torch.set_num_threads(before + 3)
@@ -135,14 +137,14 @@ def test_result_does_not_depend_on_torch_threads(name, pools, merged):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_result_does_not_depend_on_tensor_order(name, pools, merged, monkeypatch):
-    def over_backwards(self, models, **_):
+    def walk_backwards(self, models, **_):
         return [self._write(models, tensor) for tensor in reversed(list(self.layout))]
 
     method = method_of(name)
     for folders in pools_of(method, pools):
         expected = bits(merged(method, folders))
         with monkeypatch.context() as patch:
-            patch.setattr(engine._Walk, "over", over_backwards)
+            patch.setattr(engine._Walk, "over", walk_backwards)
             assert bits(merged(method, folders)) == expected
 
 
@@ -187,7 +189,7 @@ def test_shape_is_kept_and_result_is_float32(name, shape):
 @pytest.mark.parametrize("pool", DTYPES)
 def test_inputs_are_unchanged(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     files = [folder / "model.safetensors" for folder in folders]
     before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     merged(watched(method), folders)
@@ -223,7 +225,7 @@ def test_method_writing_to_its_inputs_fails_the_contract(pools, merged):
 )
 def test_lam_zero_returns_the_pivot_bit_identical(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
     assert bits(result) == bits(load_file(folders[0] / "model.safetensors")), (
         "lam=0 must give the pivot bit by bit, also its -0.0, which pivot + 0.0 turns into 0.0: "
@@ -235,7 +237,7 @@ def test_lam_zero_returns_the_pivot_bit_identical(name, pool, pools, merged):
 @pytest.mark.parametrize("name", METHODS)
 def test_model_merged_with_itself_is_unchanged(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, [pools[pool][0]] * 4)
+    folders = models_for(method, [pools[pool][0]] * 4)
     result = merged(method, folders)
     model = load_file(folders[0] / "model.safetensors")
     assert all(torch.equal(result[key], model[key]) for key in model)
@@ -248,7 +250,7 @@ def test_model_merged_with_itself_is_unchanged(name, pool, pools, merged):
 def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merged):
     method = method_of(name)
     pivot = load_file(pools[pool][0] / "model.safetensors")
-    result = merged(method, taken_by(method, pools[pool], most=1))
+    result = merged(method, models_for(method, pools[pool], most=1))
     assert {key: (t.dtype, t.shape) for key, t in result.items()} == {
         key: (t.dtype, t.shape) for key, t in pivot.items()
     }
@@ -260,7 +262,7 @@ def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merge
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_is_upcast_and_rounded_once(name, pool, pools, merged, tmp_path):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     copies = [in_float32(folder, tmp_path / f"copy{i}") for i, folder in enumerate(folders)]
     exact = merged(method, copies)
     rounded = {key: t.to(getattr(torch, DTYPES[pool])) for key, t in exact.items()}
@@ -285,7 +287,7 @@ NEVER_IN_RANGE = [math.nan, math.inf, "no such value", {"a": 1.0}]
 def test_out_of_range_hyper_parameter_is_refused_before_reading(name, key, pools, tmp_path):
     method = method_of(name)
     assert traits_of(method).check is not None, f"declare @checked_by(check) for {key}"
-    folders = taken_by(method, pools["float32"])
+    folders = models_for(method, pools["float32"])
     pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
     is_number = type(method.keywords[key]) in (int, float)
     for value in [*NEVER_IN_RANGE, *([True] if is_number else [])]:

@@ -23,7 +23,7 @@ from eval.statistics.resampling import bootstrap
 from eval.statistics.samples import MatchedTask, Panel, ScoreTable
 
 DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
-CAST = Roles(
+ROLES = Roles(
     base="base", experts={"coder": "code", "frank": "french"}, ceiling="multi",
     held_out=("spanish",),
 )  # fmt: skip
@@ -71,16 +71,16 @@ def test_raw_mean_averages_within_domains_first():
     ],
 )
 def test_metrics_of_a_worked_example(metric, run, value):
-    assert metric(TABLE, run, CAST) == pytest.approx(value)
+    assert metric(TABLE, run, ROLES) == pytest.approx(value)
 
 
 def test_gap_closed_is_zero_for_the_base_and_one_for_all_experts():
     experts = table(merge=[0.5, 0.8, 0.8, 0.5])
-    assert gap_closed(experts, "merge", CAST) == pytest.approx(1.0)
-    assert normalised(experts, "merge", CAST) == pytest.approx(1.0)
-    assert interference(experts, "merge", CAST) == pytest.approx(0.0)
-    assert gap_closed(TABLE, "base", CAST) == forgetting(TABLE, "base", CAST) == 0.0
-    assert ceiling_share(TABLE, "multi", CAST) == 1.0
+    assert gap_closed(experts, "merge", ROLES) == pytest.approx(1.0)
+    assert normalised(experts, "merge", ROLES) == pytest.approx(1.0)
+    assert interference(experts, "merge", ROLES) == pytest.approx(0.0)
+    assert gap_closed(TABLE, "base", ROLES) == forgetting(TABLE, "base", ROLES) == 0.0
+    assert ceiling_share(TABLE, "multi", ROLES) == 1.0
 
 
 def test_above_chance_rescales_from_lower_bound_to_one():
@@ -101,9 +101,9 @@ def test_above_chance_is_clipped_per_task_and_not_per_domain():
 def test_metrics_apply_to_each_resample():
     stacked = replace(TABLE, values=np.stack([TABLE.values, table(merge=[0.5] * 4).values]))
     metrics = [
-        partial(m, roles=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
+        partial(m, roles=ROLES) for m in (normalised, ceiling_share, gap_closed, forgetting)
     ]
-    for metric in [*metrics, raw, partial(interference, roles=CAST)]:
+    for metric in [*metrics, raw, partial(interference, roles=ROLES)]:
         each = [metric(TABLE, "merge"), metric(table(merge=[0.5] * 4), "merge")]
         assert metric(stacked, "merge") == pytest.approx(each)
 
@@ -152,30 +152,30 @@ def test_errors_shared_by_runs_cancel():
 def test_normalising_by_a_zero_score_is_refused():
     zero = table(coder=[0.5, 0.0, 0.1, 0.1])
     with pytest.raises(ValueError, match="score on c2"):
-        normalised(zero, "merge", CAST)
+        normalised(zero, "merge", ROLES)
 
 
 def test_experts_or_ceiling_not_above_the_base_are_refused():
     with pytest.raises(ValueError, match=r"coder, frank to be better than base .* -0\.0250"):
-        gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
+        gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", ROLES)
     with pytest.raises(ValueError, match="multi to be better than base"):
-        ceiling_share(table(multi=SCORES["base"]), "merge", CAST)
+        ceiling_share(table(multi=SCORES["base"]), "merge", ROLES)
 
 
 def test_metric_without_its_role_is_refused():
     with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the roles"):
-        ceiling_share(TABLE, "merge", replace(CAST, ceiling=None))
+        ceiling_share(TABLE, "merge", replace(ROLES, ceiling=None))
     with pytest.raises(ValueError, match="needs a held-out domain in the roles, got none"):
-        forgetting(TABLE, "merge", replace(CAST, held_out=()))
+        forgetting(TABLE, "merge", replace(ROLES, held_out=()))
 
 
 def test_expert_domains_must_be_distinct_and_not_held_out():
     with pytest.raises(ValueError, match=r"of its own, got \{'x': 'code', 'y': 'code'\}"):
-        replace(CAST, experts={"x": "code", "y": "code"})
+        replace(ROLES, experts={"x": "code", "y": "code"})
     with pytest.raises(ValueError, match=r"a domain of its own, got \{\}"):
-        replace(CAST, experts={})
+        replace(ROLES, experts={})
     with pytest.raises(ValueError, match=r"\['code'\] cannot be both"):
-        replace(CAST, held_out=("code",))
+        replace(ROLES, held_out=("code",))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ LM_EVAL = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0]
 FOLDER = LM_EVAL / "tasks" / "leaderboard"
 
 
-def declared(path):
+def task_config(path):
     """A task file as far as plain YAML goes."""
     text = path.read_text(encoding="utf-8").replace("!function", "")
     return yaml.safe_load(text)
@@ -202,13 +202,15 @@ def declared(path):
     "path", sorted(FOLDER.glob("bbh_mc/[a-z]*.yaml")), ids=lambda p: p.stem
 )
 def test_bbh_lower_bound_is_one_over_the_number_of_choices(path):
-    config = declared(path)
+    config = task_config(path)
     assert LEADERBOARD_V2[config["task"]] == pytest.approx(1 / len(config["doc_to_choice"]))
 
 
 def test_lower_bounds_cover_exactly_the_leaderboard_tasks():
     groups = (
-        declared(path)["task"] for path in FOLDER.glob("*/_*.yaml") if "task" in declared(path)
+        task_config(path)["task"]
+        for path in FOLDER.glob("*/_*.yaml")
+        if "task" in task_config(path)
     )
     named = {task for tasks in groups for task in tasks}
     assert named | {"leaderboard_mmlu_pro"} == LEADERBOARD_V2.keys()

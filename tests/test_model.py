@@ -1,4 +1,4 @@
-"""A model seen through canonical parts: what they mean, and the way back to what is stored."""
+"""Canonical parts of a model, and their reassembly into stored tensors."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pages of packages: every module is named, no file that is gone, engine files in import order."""
+"""README pages of packages: every module listed, engine files in import order."""
 
 import re
 

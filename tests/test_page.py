@@ -1,4 +1,4 @@
-"""The leaderboard page: what it shows, that it needs nothing else, and that it is safe."""
+"""Leaderboard page: cells, escaping, no external resources."""
 
 import base64
 import hashlib
@@ -45,7 +45,7 @@ def record(name, *scores, **changes):
     return make_record(name, scored, **defaults | changes)
 
 
-EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
+INJECTION = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
 
 
 BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
@@ -104,11 +104,14 @@ def test_row_has_rank_scores_and_cost():
 
 
 def test_missing_values_have_a_reason_and_sort_last():
-    shown = table(ALL)
-    assert (shown["sce"]["mean %"], shown["sce"]["spanish"]) == ("incomplete", "missing")
-    assert (shown["dare"]["mean %"], shown["dare"]["code"]) == ("failed", "failed")
-    assert shown["dare"]["status"] == "failed: NaN in a"
-    assert shown["base"]["merge s"] == ""
+    row_cells = table(ALL)
+    assert (row_cells["sce"]["mean %"], row_cells["sce"]["spanish"]) == (
+        "incomplete",
+        "missing",
+    )
+    assert (row_cells["dare"]["mean %"], row_cells["dare"]["code"]) == ("failed", "failed")
+    assert row_cells["dare"]["status"] == "failed: NaN in a"
+    assert row_cells["base"]["merge s"] == ""
     (view,) = views(ALL)
     dare = next(row for row in view.rows if row.method == "dare")
     assert Cell("failed", None) in dare.cells
@@ -124,9 +127,9 @@ def test_common_settings_are_stated_once():
 
 
 def test_refused_merge_is_not_applicable():
-    shown = table([SEME, replace(FAILED, status="not applicable")])["dare"]
-    assert (shown["mean %"], shown["code"]) == ("n/a", "n/a")
-    assert shown["status"] == "not applicable: NaN in a"
+    row_cells = table([SEME, replace(FAILED, status="not applicable")])["dare"]
+    assert (row_cells["mean %"], row_cells["code"]) == ("n/a", "n/a")
+    assert row_cells["status"] == "not applicable: NaN in a"
 
 
 def test_best_of_a_column_is_a_finished_merge():
@@ -137,11 +140,11 @@ def test_best_of_a_column_is_a_finished_merge():
 
 
 def test_standings_add_band_and_win_probability_columns():
-    shown = table(ALL, STANDINGS)
+    row_cells = table(ALL, STANDINGS)
     columns = ["band", "P(> base)", "P(> ties)"]
-    assert [shown["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
-    assert [shown["ties"][c] for c in columns] == ["1", "75.0", ""]
-    assert [shown["sce"][c] for c in columns] == ["", "", ""]
+    assert [row_cells["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
+    assert [row_cells["ties"][c] for c in columns] == ["1", "75.0", ""]
+    assert [row_cells["sce"][c] for c in columns] == ["", "", ""]
 
 
 def test_page_without_standings_states_that_nothing_is_tested():
@@ -270,19 +273,19 @@ def test_page_loads_nothing_external_and_runs_only_its_script():
 
 
 def test_record_texts_are_escaped():
-    evil = replace(
+    hostile = replace(
         SEME,
-        settings={EVIL: EVIL},
-        models=replace(SEME.models, pool=EVIL, pivot=replace(model_ref("base"), name=EVIL)),
-        suite=replace(SUITE, name=EVIL, split=EVIL, held_out=(EVIL,)),
-        scores={EVIL: SEME.scores["code"]}, domains={EVIL: EVIL}, provenance={EVIL: [EVIL]},
-        merge={"diagnostics": {EVIL: EVIL}}, dtype=EVIL, started_at=EVIL, fingerprint=EVIL,
+        settings={INJECTION: INJECTION},
+        models=replace(SEME.models, pool=INJECTION, pivot=replace(model_ref("base"), name=INJECTION)),
+        suite=replace(SUITE, name=INJECTION, split=INJECTION, held_out=(INJECTION,)),
+        scores={INJECTION: SEME.scores["code"]}, domains={INJECTION: INJECTION}, provenance={INJECTION: [INJECTION]},
+        merge={"diagnostics": {INJECTION: INJECTION}}, dtype=INJECTION, started_at=INJECTION, fingerprint=INJECTION,
     )  # fmt: skip
-    failed = replace(evil, status="failed", error=EVIL, fingerprint="x")
-    base = replace(BASE, scores=evil.scores, suite=evil.suite, domains=evil.domains)
-    standings = {EVIL: Standing(band=1, better_than={EVIL: 0.5})}
+    failed = replace(hostile, status="failed", error=INJECTION, fingerprint="x")
+    base = replace(BASE, scores=hostile.scores, suite=hostile.suite, domains=hostile.domains)
+    standings = {INJECTION: Standing(band=1, better_than={INJECTION: 0.5})}
     page = to_html(
-        [view_of(b, plots_of(b), standings) for b in bare_boards([evil, failed, base])]
+        [view_of(b, plots_of(b), standings) for b in bare_boards([hostile, failed, base])]
     )
     parsed = Tags(page)
     assert [tag for tag, _ in parsed.tags].count("script") == 1
@@ -320,7 +323,7 @@ def test_stale_figures_are_deleted_and_other_files_kept(tmp_path):
     assert "No records yet." in (tmp_path / "leaderboard.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
+@pytest.mark.parametrize("name", ["../../x", "", INJECTION, "x" * 500])
 def test_pool_names_cannot_escape_the_folder(tmp_path, name):
     pool, suite = replace(SEME.models, pool=name), replace(SUITE, name=name)
     write_page(tmp_path, bare_boards([replace(SEME, models=pool, suite=suite)]))

@@ -91,7 +91,7 @@ def test_eight_billion_parameter_model_is_planned_without_shards(llama_8b):
 
 
 def test_outline_of_a_folder_with_shards_is_the_checkpoint(models, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
     outline = open_outline(models[0].path, root=models[0].path)
     assert [outline.spec(n) for n in outline.names] == [
         models[0].spec(n) for n in outline.names
@@ -267,30 +267,30 @@ def rewrite(folder, **entries):
     (folder / "config.json").write_text(json.dumps({**config, **entries}))
 
 
-def asked_of_the_hub(monkeypatch, *snapshots):
-    """Let the Hub deliver one folder after the other; return the patterns it was asked for."""
-    asked, left = [], iter(snapshots)
+def record_hub_requests(monkeypatch, *snapshots):
+    """Let the Hub deliver one folder after the other; return the patterns requested of it."""
+    requests, left = [], iter(snapshots)
 
     def fetch(_hub_id, **options):
-        asked.append(options["allow_patterns"])
+        requests.append(options["allow_patterns"])
         return str(next(left))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    return asked
+    return requests
 
 
 def test_outline_of_a_sharded_hub_model_fetches_no_shards(folder, tmp_path, monkeypatch):
-    asked = asked_of_the_hub(monkeypatch, folder)
+    requests = record_hub_requests(monkeypatch, folder)
     outline = open_outline("org/name", revision="v1", root=tmp_path)
     assert (outline.shape("lm_head.weight"), outline.commit) == ((64, 16), "bare")
-    assert ["*.safetensors" in patterns for patterns in asked] == [False]
+    assert ["*.safetensors" in patterns for patterns in requests] == [False]
 
 
 def test_outline_of_a_single_file_hub_model_fetches_the_file(folder, tmp_path, monkeypatch):
     (folder / "model.safetensors.index.json").unlink()
-    asked = asked_of_the_hub(monkeypatch, folder, tmp_path / "whole")
+    requests = record_hub_requests(monkeypatch, folder, tmp_path / "whole")
     assert len(open_outline("org/name", root=tmp_path).names) > 2
-    assert ["*.safetensors" in patterns for patterns in asked] == [False, True]
+    assert ["*.safetensors" in patterns for patterns in requests] == [False, True]
 
 
 def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
@@ -308,7 +308,7 @@ def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
 
 
 def test_quantised_model_is_refused_before_shapes_are_computed(folder, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
     rewrite(folder, quantization_config={"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"is quantised: its config\.json .*mxfp4"):
         open_outline(folder, root=folder)

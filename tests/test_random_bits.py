@@ -1,4 +1,4 @@
-"""SplitMix64's published numbers, and coins as an oracle in plain Python tosses them."""
+"""SplitMix64's published numbers, and Bernoulli samples from a Python oracle."""
 
 import numpy as np
 import pytest
@@ -13,27 +13,27 @@ PUBLISHED = [
     4593380528125082431,
     16408922859458223821,
 ]
-"""The first numbers with the seed 1234567, as the reference implementation gives them."""
+"""The first splitmix64 with the seed 1234567, as the reference implementation gives them."""
 
 
-def numbers(seed, index):
+def splitmix64(seed, index):
     z = (seed + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
     return z ^ (z >> 31)
 
 
-def tossed(seed, place, probability):
-    """One coin: 16 bits, and 32 more where those are the probability's own."""
-    coin = numbers(seed, place // 4) >> 16 * (place % 4) & 0xFFFF
-    if coin == int(probability * 2**16):
-        coin += (numbers(seed, 2**62 + place) >> 32) / 2**32
-    return coin < round(probability * 2**48) / 2**32
+def expected_sample(seed, place, probability):
+    """One bits: 16 bits, and 32 more where those are the probability's own."""
+    bits = splitmix64(seed, place // 4) >> 16 * (place % 4) & 0xFFFF
+    if bits == int(probability * 2**16):
+        bits += (splitmix64(seed, 2**62 + place) >> 32) / 2**32
+    return bits < round(probability * 2**48) / 2**32
 
 
 def test_splitmix64_equals_the_reference_implementation():
     assert [int(_number(np.uint64(1234567), np.uint64(i))) for i in range(5)] == PUBLISHED
-    assert [numbers(1234567, i) for i in range(5)] == PUBLISHED
+    assert [splitmix64(1234567, i) for i in range(5)] == PUBLISHED
 
 
 @pytest.mark.parametrize("probability", [0.0, 2**-40, 1e-5, 0.2, 0.5, 1 - 2**-40, 1.0])
@@ -44,7 +44,7 @@ def test_bernoulli_samples_equal_the_definition(start, n, probability):
     seeds = [0, 2**64 - 1, 987654321]
     samples = bernoulli(seeds, start, n, probability)
     assert samples.shape == (3, n)
-    expected = [[tossed(s, start + i, probability) for i in range(n)] for s in seeds]
+    expected = [[expected_sample(s, start + i, probability) for i in range(n)] for s in seeds]
     assert samples.tolist() == expected
 
 

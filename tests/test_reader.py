@@ -160,8 +160,8 @@ def tied_folder(path, head):
 
 
 @pytest.fixture
-def reads(monkeypatch):
-    """Sizes in bytes of all reads of tensors."""
+def read_sizes(monkeypatch):
+    """Sizes in bytes of all read_sizes of tensors."""
     sizes, read_into = [], OpenFile.read_into
 
     def recorded(self, buffer, offset):
@@ -185,21 +185,21 @@ def test_tied_head_equal_to_the_embedding_is_dropped(tmp_path, head, names, n_by
     assert model.dropped.keys() == {"lm_head.weight", "model.embed_tokens.weight"} - {*names}
 
 
-def test_opening_reads_no_tensors_and_reads_are_counted(tmp_path, reads):
+def test_opening_reads_no_tensors_and_reads_are_counted(tmp_path, read_sizes):
     model = opened(tied_folder(tmp_path / "m", 1.0))
     assert model.shape("lm_head.weight") == (4, 2)
-    assert (reads, model.bytes_read) == ([], 0)
+    assert (read_sizes, model.bytes_read) == ([], 0)
     assert model.names == ("model.embed_tokens.weight",)
-    assert sum(reads) == model.bytes_read == 2 * 32
+    assert sum(read_sizes) == model.bytes_read == 2 * 32
     model.read("model.embed_tokens.weight")
-    assert sum(reads) == model.bytes_read == 3 * 32
+    assert sum(read_sizes) == model.bytes_read == 3 * 32
 
 
-def test_untied_model_keeps_equal_tensors_unread(tmp_path, reads):
+def test_untied_model_keeps_equal_tensors_unread(tmp_path, read_sizes):
     weights = {name: torch.ones(4, 2) for name in ("embed_tokens.weight", "lm_head.weight")}
     model = opened(model_folder(tmp_path / "m", weights, UNTIED))
     assert (model.names, model.dropped) == (("embed_tokens.weight", "lm_head.weight"), {})
-    assert (reads, model.bytes_read) == ([], 0)
+    assert (read_sizes, model.bytes_read) == ([], 0)
 
 
 def test_tied_tensors_are_compared_bytewise(tmp_path):
@@ -289,10 +289,12 @@ SHARDS = {"one.safetensors": ["a.weight"], "two.safetensors": ["b.weight", "step
 
 
 @pytest.mark.parametrize(("shards", "blobs"), [(WHOLE, [BLOB]), (SHARDS, [BLOB, OTHER_BLOB])])
-def test_a_hub_snapshot_is_hashed_without_reading_its_weights(tmp_path, reads, shards, blobs):
+def test_a_hub_snapshot_is_hashed_without_reading_its_weights(
+    tmp_path, read_sizes, shards, blobs
+):
     model = opened(snapshot(tmp_path, shards, blobs))
     assert len(model.content_hash()) == 32
-    assert (reads, model.bytes_read) == ([], 0)
+    assert (read_sizes, model.bytes_read) == ([], 0)
     assert torch.equal(model.read("b.weight"), VALUES["b.weight"])
 
 

@@ -1,4 +1,4 @@
-"""The README: its commands compose, its figures are those of committed tables, its links lead somewhere."""
+"""README: commands compose, numbers equal committed tables, links resolve."""
 
 import re
 import shlex

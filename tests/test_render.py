@@ -1,4 +1,4 @@
-"""Markdown and HTML of a report: the same texts, and no text of a record breaks either."""
+"""Report blocks rendered to Markdown and HTML, with record texts escaped."""
 
 from html.parser import HTMLParser
 
@@ -17,7 +17,7 @@ from eval.report.render import (
     to_markdown,
 )
 
-EVIL = "<script>a|b</script> *x* `y` [z](w) ![i](http://h/i) <img src=x> &lt;\nnext"
+INJECTION = "<script>a|b</script> *x* `y` [z](w) ![i](http://h/i) <img src=x> &lt;\nnext"
 TABLE = Table(("run", "verdict", "n"), (("seme_a", "not supported", "1.5"),), verdict=1)
 
 
@@ -79,7 +79,7 @@ def test_markdown_cells_are_escaped():
     assert cell == r"| \<b> a\|b \*x\* \`y\` \[z](w) next |"
 
 
-@pytest.mark.parametrize("text", [EVIL, EVIL.replace("<", "\\<").replace("[", "\\[")])
+@pytest.mark.parametrize("text", [INJECTION, INJECTION.replace("<", "\\<").replace("[", "\\[")])
 def test_record_text_makes_no_tag_link_or_image(text):
     page = outline(
         heading(text), plain(text), items((text,)), finding("supported", text),

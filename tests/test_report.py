@@ -1,4 +1,4 @@
-"""A whole report from a few hand-written records, and the command that writes it."""
+"""Report from a few hand-written records, and the command that writes it."""
 
 import pytest
 

@@ -46,7 +46,7 @@ def mapped(pivot, source, projection="orthogonal", *, centred=False):
     )
 
 
-def steep(head, condition):
+def ill_conditioned(head, condition):
     """Scale the columns of a head, which its rotation then hides, to a condition number."""
     scale = torch.logspace(0, -math.log10(condition), head.shape[1])
     return (head * scale).double() @ rotation(head.shape[1], seed=9)
@@ -66,7 +66,7 @@ def test_residual_operator_is_the_papers_sum_over_tokens(source_width, block_row
 
 @pytest.mark.parametrize("condition", [1e2, 1e3, 5e3, 2e4, 1e5])
 def test_rotation_is_recovered_at_any_head_condition(condition):
-    head, turn = steep(random(600, WIDTH), condition), rotation()
+    head, turn = ill_conditioned(random(600, WIDTH), condition), rotation()
     # the source's representations are turn @ r, so that its head is head @ turn.T
     actual = mapped(head, head @ turn.T)
     assert torch.allclose(actual.forward_PK.double(), turn.T, atol=1e-5)
@@ -75,15 +75,15 @@ def test_rotation_is_recovered_at_any_head_condition(condition):
 
 @pytest.mark.parametrize("condition", [1e2, 5e3])
 def test_float32_products_approximate_the_float64_operator(condition):
-    pivot = bases(steep(random(600, WIDTH), condition))
-    source = bases(steep(random(600, WIDTH, seed=5), condition))
+    pivot = bases(ill_conditioned(random(600, WIDTH), condition))
+    source = bases(ill_conditioned(random(600, WIDTH, seed=5), condition))
     exact = pivot.unit_rows(0, 600).T @ source.unit_rows(0, 600)
     error = torch.linalg.norm(operator(pivot, source) - exact) / torch.linalg.norm(exact)
     assert 1e-9 < error < 3e-4  # float64 products come to 1e-12
 
 
 def test_ill_conditioned_head_uses_float64():
-    pivot = bases(steep(random(600, WIDTH), 3e4))
+    pivot = bases(ill_conditioned(random(600, WIDTH), 3e4))
     exact = pivot.unit_rows(0, 600).T @ pivot.unit_rows(0, 600)
     error = torch.linalg.norm(operator(pivot, pivot) - exact) / torch.linalg.norm(exact)
     assert error < 1e-10

@@ -1,4 +1,4 @@
-"""What of a results folder can be trusted, and how the rest is named."""
+"""Loading a results folder: valid records, and a list of problems."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Rounding to the output dtype, and the measure of what it loses."""
+"""Rounding to the output dtype, and the measured rounding loss."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs from end to end: in this process on tiny models, from the command line, on the zoo."""
+"""Runs end to end: in process on tiny models, from the command line, on the zoo."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A run on its way to a record, with a record made by hand in place of a merge."""
+"""Locks, records and failures of a run, without a merge."""
 
 import logging
 from dataclasses import replace

@@ -24,14 +24,14 @@ def select(columns_by_name, share, trim_ties="exact", **how):
     selections = []
     for cache in (0, 2**30):
         models = models_of(pivot, *columns, cache_bytes=cache, **how)
-        ranked = [RankingScores(models.open(name), the_sources, n_columns) for name in pivot]
+        ranked = [RankingScores(models.open(name), source_values, n_columns) for name in pivot]
         assert all(c.cached == bool(cache) for c in ranked if c.numel)
         selections.append(select_largest(ranked, share, trim_ties))
     assert selections[0] == selections[1]
     return selections[0]
 
 
-def the_sources(_pivot, sources):
+def source_values(_pivot, sources):
     return torch.stack(sources)
 
 
@@ -93,8 +93,8 @@ def test_selection_equals_a_stable_sort(share, dtype):
     assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
 
 
-def long(kind):
-    """Enough elements for a sample, which tells much, little, or the wrong thing."""
+def long_values(kind):
+    """Enough elements to be sampled, of a distribution that is easy or hard to sample."""
     rng = torch.Generator().manual_seed(0)
     values = torch.randn(17 * CPU_BLOCK + 7, generator=rng)
     if kind == "few distinct":
@@ -109,20 +109,20 @@ def long(kind):
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["normal", "few distinct", "rising", "mostly zero"])
 def test_selection_of_sampled_tensors_is_exact(kind, share):
-    values = long(kind)
+    values = long_values(kind)
     assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
 
 
 @pytest.mark.parametrize("kind", ["normal", "few distinct"])
 def test_selection_does_not_depend_on_threads(kind):
-    values = long(kind)
+    values = long_values(kind)
     with ThreadPool(4) as threads:
         together = rule_for(values, 0.3, threads=threads, blocks_per_read=3)
     assert together == rule_for(values, 0.3)
 
 
 def test_sampling_saves_a_pass():
-    values, n_read = long("normal"), []
+    values, n_read = long_values("normal"), []
 
     def counted(pivot, sources):
         n_read.append(len(pivot))
@@ -134,7 +134,7 @@ def test_sampling_saves_a_pass():
 
 
 def test_cached_scores_are_computed_once():
-    values, n_read = long("normal"), []
+    values, n_read = long_values("normal"), []
 
     def counted(pivot, sources):
         n_read.append(len(pivot))

@@ -1,4 +1,4 @@
-"""The laws of SeMe, end to end on every architecture: what transformers computes must not change."""
+"""SeMe end to end on every architecture: logits that must not change."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SLERP: the arc between two tensors, mergekit's function, and the cases without an arc."""
+"""SLERP: the arc between two tensors, mergekit's function, degenerate angles."""
 
 import math
 

@@ -5,12 +5,12 @@ from seme.alignment.stopwatch import collect_seconds, stage
 
 
 @pytest.fixture
-def ticks(monkeypatch):
+def fixed_clock(monkeypatch):
     clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("fixed_clock")
 def test_seconds_of_a_stage_are_summed():
     seconds = {}
     with collect_seconds(seconds):
@@ -20,7 +20,7 @@ def test_seconds_of_a_stage_are_summed():
     assert seconds == {"map": 1.75, "units": 1.0}
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("fixed_clock")
 def test_stages_are_collected_by_the_innermost_collector():
     outer, inner = {}, {}
     with stage("map"):

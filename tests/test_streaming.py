@@ -1,4 +1,4 @@
-"""Passes over tensors in blocks, and the thread pool: order, errors, interruption, budgets."""
+"""Passes over tensors in blocks, and the thread pool."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Vocabularies by their text, and the tokens two models share."""
+"""Vocabularies by token text, and the tokens two models share."""
 
 import base64
 import json

@@ -9,7 +9,7 @@ from seme.topk import RankingScores, find_thresholds, map_all
 from tests.in_memory import models_of
 
 
-def the_sources(_pivot, sources):
+def source_values(_pivot, sources):
     return torch.stack(sources)
 
 
@@ -19,7 +19,7 @@ def scores_of(*tensors, **how):
     pivot = {name: torch.zeros_like(values) for name, values in named.items()}
     halves = {name: values / -2 for name, values in named.items()}
     models = models_of(pivot, named, halves, **how)
-    return [RankingScores(models.open(name), the_sources, 2) for name in named]
+    return [RankingScores(models.open(name), source_values, 2) for name in named]
 
 
 @pytest.mark.parametrize("cache", [0, 2**30])
@@ -65,7 +65,7 @@ def test_map_all_equals_mapping_each_tensor(cache, small, monkeypatch):
 
     with ThreadPool(3) as threads:
         models = models_of(pivot, tensors, cache_bytes=cache, threads=threads)
-        scores = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
+        scores = [RankingScores(models.open(name), source_values, 1) for name in tensors]
         summaries = map_all(scores, summary)
         assert summaries == [one.map(summary) for one in scores]
     assert [[place[:2] for place in blocks] for blocks in summaries] == [
@@ -79,7 +79,7 @@ def test_tensor_is_opened_once_per_pass():
     values = torch.arange(40.0 * CPU_BLOCK)
     models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
     scores = [
-        RankingScores(models.open(n, kept=False), the_sources, 1, cache=False) for n in "wv"
+        RankingScores(models.open(n, kept=False), source_values, 1, cache=False) for n in "wv"
     ]
     map_all(scores, lambda values, _: values.shape)
     assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
@@ -87,6 +87,6 @@ def test_tensor_is_opened_once_per_pass():
 
 def test_scores_that_exceed_the_cache_are_not_cached():
     models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, cache_bytes=999)
-    assert not RankingScores(models.open("w"), the_sources, 2).cached
-    assert RankingScores(models.open("w"), the_sources, 1).cached
-    assert not RankingScores(models.open("w"), the_sources, 1, cache=False).cached
+    assert not RankingScores(models.open("w"), source_values, 2).cached
+    assert RankingScores(models.open("w"), source_values, 1).cached
+    assert not RankingScores(models.open("w"), source_values, 1, cache=False).cached

@@ -1,4 +1,4 @@
-"""``python -m scripts.track``; its run is read back."""
+"""Command scripts.track, its offline W&B run read back."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a residual map does to the parts of a model."""
+"""Effect of a residual map on the parts of a model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The rules by which claims are judged: every verdict from numbers small enough to check."""
+"""Rules that turn comparisons into verdicts."""
 
 import pytest
 

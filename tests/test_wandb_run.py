@@ -1,4 +1,4 @@
-"""Runs of the real wandb, offline; its file is read back."""
+"""Offline runs of the real wandb, their files read back."""
 
 import json
 import os

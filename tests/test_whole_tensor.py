@@ -1,4 +1,4 @@
-"""Methods that merge whole tensors: what they see, the memory they take, what is refused."""
+"""Methods of whole tensors: inputs, memory, refusals."""
 
 import math
 import subprocess
@@ -36,7 +36,7 @@ def columns(_pivot, sources, _site, /):
     return sources[0] / torch.linalg.vector_norm(sources[0], dim=0)
 
 
-def working(n_sources=1, n_threads=SETTINGS.n_threads):
+def working_memory(n_sources=1, n_threads=SETTINGS.n_threads):
     return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU).working_bytes
 
 
@@ -147,7 +147,7 @@ def most_in_parallel(model, merge, *, n_fit):
     pivot = model("p", {name: torch.ones(WIDE) for name in "abcdef"})
     of_one = bytes_of_whole(math.prod(WIDE), 1, traits_of(meet))
     assert of_one == 4 * 150_000 * 4  # pivot, source, result, one more
-    budget = working(n_threads=3) + n_fit * of_one
+    budget = working_memory(n_threads=3) + n_fit * of_one
     merge(partial(meet), pivot, pivot, n_threads=3, memory_budget=budget)
     return most
 
@@ -156,7 +156,9 @@ def most_in_parallel(model, merge, *, n_fit):
 def test_tensors_are_merged_in_parallel_as_the_budget_allows(
     model, merge, monkeypatch, n_fit, most
 ):
-    monkeypatch.setattr("seme.budget._MOST_BLOCKS_PER_READ", 1)  # working memory of any budget
+    monkeypatch.setattr(
+        "seme.budget._MOST_BLOCKS_PER_READ", 1
+    )  # working_memory memory of any budget
     assert most_in_parallel(model, merge, n_fit=n_fit) == most
 
 
@@ -251,7 +253,9 @@ def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     for name in ("p", "s"):
         model(name, {n: torch.randn(k, generator=rng).bfloat16() for n, k in sizes.items()})
     model("tiny", {"a": torch.ones(10).bfloat16()})
-    budget = working() + 4 * 18_000_000 * 3  # two of the smaller ones, 468 MB for all of them
+    budget = (
+        working_memory() + 4 * 18_000_000 * 3
+    )  # two of the smaller ones, 468 MB for all of them
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path), str(budget)],
         cwd=repository, capture_output=True, text=True, check=True,

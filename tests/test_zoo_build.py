@@ -85,18 +85,18 @@ def build_here(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
     def build(*, force=False):
-        said = io.StringIO()
-        build_zoo.build(tmp_path, Console(file=said, width=120), force=force)
-        return said.getvalue()
+        output = io.StringIO()
+        build_zoo.build(tmp_path, Console(file=output, width=120), force=force)
+        return output.getvalue()
 
     return build
 
 
 def test_script_builds_models_in_dependency_order(build_here, tmp_path):
-    said = build_here()
-    assert said.index("trained base") < said.index("child: step 1, loss ")
-    assert all(f"{n}: step {k}, loss " in said for n in ("base", "child") for k in (1, 2, 3))
-    assert "wrote 40 items for 5 tasks" in said  # 4 test and 4 validation items a task
+    output = build_here()
+    assert output.index("trained base") < output.index("child: step 1, loss ")
+    assert all(f"{n}: step {k}, loss " in output for n in ("base", "child") for k in (1, 2, 3))
+    assert "wrote 40 items for 5 tasks" in output  # 4 test and 4 validation items a task
     written = {path.stem for path in (tmp_path / "tasks").glob("*.jsonl")}
     exercises = {"numbers_bits", "numbers_answer", "format_bits", "format_answer"}
     assert written == {"english_bits"} | exercises

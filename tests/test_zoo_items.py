@@ -1,4 +1,4 @@
-"""Rules by which items and exercises are drawn."""
+"""Rules that draw items and exercises."""
 
 import json
 import random

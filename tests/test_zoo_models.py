@@ -1,4 +1,4 @@
-"""Committed models: complete, loadable, as the recipe says."""
+"""Committed models: complete, loadable, as in the recipe."""
 
 import json
 import re

@@ -42,7 +42,9 @@ def answers(share):
     return [Sample(doc_id=i, doc_hash=f"h{i}", value=float(i < share * N)) for i in range(N)]
 
 
-def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N):
+def record_and_samples(
+    name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N
+):
     """A record and samples with these bits of code and numbers; ``noise`` alternates on code."""
     each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
     by_task = (
@@ -65,7 +67,7 @@ def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, siz
 
 
 def run(*bits, **options):
-    return run_with(*made(*bits, **options))
+    return run_with(*record_and_samples(*bits, **options))
 
 
 BASE = run("base", 2, 3)  # 1/4 on code, 1/8 on numbers
@@ -89,7 +91,7 @@ def test_share_closed_uses_headline_scores():
         run("mathematics", 4, 1, sizes=sizes),
     ]  # fmt: skip
     merge = run("ties", 3, 3, noise=2, sizes=sizes)
-    _, samples = made("ties", 3, 3, noise=2, sizes=sizes)
+    _, samples = record_and_samples("ties", 3, 3, noise=2, sizes=sizes)
     assert mean(s.value for s in samples["zoo_code_bits"]) > 0.26
     assert share_closed(merge, references, EXPERTS).value == pytest.approx(0)
 
@@ -122,7 +124,7 @@ DEFAULTS = {"task_arithmetic": 0.25, "slerp": None, "ties": 1.0}
 
 
 @pytest.fixture
-def judged():
+def separating_runs():
     """Runs of which every claim holds, by name and lam."""
     runs = [
         *REFERENCES,
@@ -134,9 +136,9 @@ def judged():
     return {(r.record.name, r.record.settings.get("lam")): r for r in runs}
 
 
-def failed(judged, *changed):
+def failed_claims(separating_runs, *changed):
     """The claims that do not hold once these runs replace those of their name and lam."""
-    runs = judged | {(r.record.name, r.record.settings.get("lam")): r for r in changed}
+    runs = separating_runs | {(r.record.name, r.record.settings.get("lam")): r for r in changed}
     tested = claims(list(runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
     return [claim.claim for claim in tested if not claim.holds]
 
@@ -145,8 +147,8 @@ SPREAD = "best method (slerp) - worst (ties), mean score"
 GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
 
 
-def test_every_claim_holds_on_a_separating_benchmark(judged):
-    tested = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
+def test_every_claim_holds_on_a_separating_benchmark(separating_runs):
+    tested = claims(list(separating_runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
     assert {c.claim: c.estimate.value for c in tested} == pytest.approx({
         "code - base on zoo_code_order": 0,
         "code - base on zoo_code_bits": 0.25,
@@ -169,36 +171,40 @@ def test_every_claim_holds_on_a_separating_benchmark(judged):
         (2.5, 0, False),
     ],
 )
-def test_expert_must_gain_five_standard_errors_on_bits(judged, bits, noise, holds):
-    broken = failed(judged, run("code", bits, 4, noise=noise))
+def test_expert_must_gain_five_standard_errors_on_bits(separating_runs, bits, noise, holds):
+    broken = failed_claims(separating_runs, run("code", bits, 4, noise=noise))
     assert ("code - base on zoo_code_bits" not in broken) is holds
 
 
-def test_expert_may_be_worse_on_another_task(judged):
-    assert failed(judged, run("code", 1, 4, order=0.1)) == []
+def test_expert_may_be_worse_on_another_task(separating_runs):
+    assert failed_claims(separating_runs, run("code", 1, 4, order=0.1)) == []
 
 
 @pytest.mark.parametrize(("share", "broken"), [(0.39, [GAP]), (0.41, [])])
-def test_gap_closed_must_be_at_least_40_percent(judged, share, broken):
+def test_gap_closed_must_be_at_least_40_percent(separating_runs, share, broken):
     code, numbers = (-math.log2(s + share * g) for s, g in ((0.25, 0.25), (0.125, 0.375)))
-    assert failed(judged, run("task_arithmetic", code, numbers, lam=0.5)) == broken
+    assert (
+        failed_claims(separating_runs, run("task_arithmetic", code, numbers, lam=0.5)) == broken
+    )
 
 
 @pytest.mark.parametrize(("n_hard", "broken"), [(50, []), (10, [GAP])])
-def test_gap_closed_must_be_three_standard_errors_from_zero(judged, n_hard, broken):
+def test_gap_closed_must_be_three_standard_errors_from_zero(separating_runs, n_hard, broken):
     # 1 bit in the mean, all of it on some documents: 7.2 errors of log 2 / 20 on 50 of 100,
     # 2.4 errors three times as large on 10
     code = [N / n_hard if i < n_hard else 0 for i in range(N)]
     merge = run("task_arithmetic", code, 3, lam=0.5)
     assert share_closed(merge, REFERENCES, EXPERTS).value == pytest.approx(0.4)
-    assert failed(judged, merge) == broken
+    assert failed_claims(separating_runs, merge) == broken
 
 
 @pytest.mark.parametrize(("order", "broken"), [(0.3, []), (0.47, [SPREAD])])
-def test_spread_of_methods_must_exceed_noise(judged, order, broken):
+def test_spread_of_methods_must_exceed_noise(separating_runs, order, broken):
     # 20 or 3 of 100 documents differ: 5 errors, or 1.8
     equal = run("task_arithmetic", 1, 1, lam=0.25)
-    assert failed(judged, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
+    assert (
+        failed_claims(separating_runs, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
+    )
 
 
 def test_claim_without_error_has_nan_sigmas():
@@ -214,7 +220,7 @@ def test_missing_run_is_named():
 
 
 def test_finished_runs_of_the_suite_are_read_with_samples(tmp_path):
-    done, samples = made("base", 2, 3)
+    done, samples = record_and_samples("base", 2, 3)
     others = [
         replace(
             done,
@@ -233,7 +239,7 @@ def test_finished_runs_of_the_suite_are_read_with_samples(tmp_path):
 
 
 def test_invalid_record_is_refused(tmp_path):
-    path = write_record(tmp_path, *made("base", 2, 3))
+    path = write_record(tmp_path, *record_and_samples("base", 2, 3))
     path.write_text("{")
     with pytest.raises(ValueError, match=r"\n.*record\.json "):
         read_runs(tmp_path, suite="zoo")

@@ -1,4 +1,4 @@
-"""The committed items: right, apart from all training text, and enough of them."""
+"""Committed items: correct, held out, sufficient in number."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The committed models of the embedded benchmark."""
+"""Committed models of the embedded benchmark, and a miniature recipe."""
 
 import numpy as np
 from safetensors import safe_open
