@@ -49,6 +49,13 @@ def make_reference(name="base"):
     return make_record(name, 0.25, **changes, merge_cost=None)
 
 
+def write_three(root):
+    """Two merges, one of them better, and their pivot; returns the folder."""
+    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
+        write(root, record)
+    return root
+
+
 def write(root, record):
     """Write a record with two samples per task; returns its path."""
     samples = {

@@ -103,19 +103,17 @@ def transformers_frequencies(model_type, buffer="inv_freq", **settings):
     return getattr(model.rotary_emb, buffer).tolist()
 
 
-def test_rotary_frequencies_are_powers_of_theta():
-    # head of 8: theta ** (-2 i / 8) = 10000 ** (0, -1/4, -1/2, -3/4)
-    config = {"model_type": "llama", "num_hidden_layers": 1}
-    assert frequencies(config) == pytest.approx((1.0, 0.1, 0.01, 0.001))
-
-
-def test_gpt_neox_rotates_a_quarter_of_the_head_by_default():
-    config = {"model_type": "gpt_neox", "num_hidden_layers": 1}
-    assert frequencies(config, head_dim=16) == pytest.approx((1.0, 0.01))
-
-
-def test_learned_positions_have_no_rotary_frequencies():
-    assert frequencies({"model_type": "gpt2", "n_layer": 1}) == ()
+@pytest.mark.parametrize(
+    ("config", "head_dim", "expected"),
+    [
+        ({"model_type": "llama", "num_hidden_layers": 1}, 8, (1.0, 0.1, 0.01, 0.001)),
+        ({"model_type": "gpt_neox", "num_hidden_layers": 1}, 16, (1.0, 0.01)),  # a quarter
+        ({"model_type": "gpt2", "n_layer": 1}, 8, ()),  # learned positions
+    ],
+)
+def test_rotary_frequencies_are_powers_of_theta(config, head_dim, expected):
+    # theta ** (-2 i / rotated dimensions), theta = 10000
+    assert frequencies(config, head_dim=head_dim) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -233,37 +233,26 @@ def test_non_finite_copied_pivot_tensor_is_refused(model, merge):
         merge(bound(mean), pivot, pivot, exclude=["b"])
 
 
-def returns_too_little(pivot, _sources, _site, /):
-    return pivot[:1]
-
-
-def returns_float64(pivot, _sources, _site, /):
-    return pivot.double()
-
-
-def returns_nan(pivot, _sources, _site, /):
-    return pivot / 0 * 0
-
-
-def is_interrupted(pivot, _sources, site, /):
-    if site.name == "b":
-        raise KeyboardInterrupt("by the user")
-    return pivot
+def interrupt(_pivot):
+    raise KeyboardInterrupt("by the user")
 
 
 @pytest.mark.parametrize(
-    ("method", "error", "message"),
+    ("returned", "error", "message"),
     [
-        (returns_too_little, ValueError, r"must return a block.s shape, \(2,\), got \(1,\)"),
-        (returns_float64, ValueError, r"must return float32, got torch\.float64"),
-        (returns_nan, ValueError, "method returned NaN or inf"),
-        (is_interrupted, KeyboardInterrupt, "by the user"),
+        (lambda pivot: pivot[:1], ValueError, r"block.s shape, \(2,\), got \(1,\)"),
+        (lambda pivot: pivot.double(), ValueError, r"float32, got torch\.float64"),
+        (lambda pivot: pivot / 0 * 0, ValueError, "NaN or inf"),
+        (interrupt, KeyboardInterrupt, "by the user"),
     ],
 )
-def test_failing_method_leaves_no_folder(model, merge, tmp_path, method, error, message):
+def test_failing_method_leaves_no_folder(model, merge, tmp_path, returned, error, message):
+    def fails(pivot, _sources, site, /):
+        return returned(pivot) if site.name == "b" else pivot
+
     pivot = model("p", {"a": [1.0, 1.0], "b": [1.0, 1.0]})
     with pytest.raises(error, match=message):
-        merge(bound(method), pivot, pivot)
+        merge(bound(fails), pivot, pivot)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 

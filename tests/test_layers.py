@@ -92,26 +92,20 @@ def test_normed_queries_and_keys_keep_an_identity_basis(model_type, tmp_path):
     assert not torch.allclose(match.heads.vo[0], torch.eye(size), atol=0.1)
 
 
-def test_equal_depths_match_layer_by_layer():
-    assert [layer_shares(i, n_pivot=5, n_source=5) for i in range(5)] == [
-        ((i, 1.0),) for i in range(5)
-    ]
-
-
-def test_intermediate_layers_are_shared_by_neighbours():
-    # 5 layers onto 3: positions 0, 0.5, 1, 1.5, 2
-    assert [layer_shares(i, n_pivot=5, n_source=3) for i in range(5)] == [
-        ((0, 1.0),),
-        ((0, 0.5), (1, 0.5)),
-        ((1, 1.0),),
-        ((1, 0.5), (2, 0.5)),
-        ((2, 1.0),),
-    ]
-
-
-def test_deeper_source_is_interpolated():
-    # 3 layers onto 4: positions 0, 1.5, 3
-    assert layer_shares(1, n_pivot=3, n_source=4) == ((1, 0.5), (2, 0.5))
+@pytest.mark.parametrize(
+    ("n_source", "shares"),
+    [
+        (1, [[(0, 1.0)]] * 5),
+        (5, [[(i, 1.0)] for i in range(5)]),
+        # positions 0, 0.5, 1, 1.5, 2 and 0, 1.25, 2.5, 3.75, 5
+        (3, [[(0, 1.0)], [(0, 0.5), (1, 0.5)], [(1, 1.0)], [(1, 0.5), (2, 0.5)], [(2, 1.0)]]),
+        (6, [[(0, 1.0)], [(1, 0.75), (2, 0.25)], [(2, 0.5), (3, 0.5)], [(3, 0.25), (4, 0.75)],
+             [(5, 1.0)]]),
+    ],
+)  # fmt: skip
+def test_five_layers_take_source_layers_by_linear_interpolation(n_source, shares):
+    actual = [layer_shares(i, n_pivot=5, n_source=n_source) for i in range(5)]
+    assert actual == [tuple(at) for at in shares]
 
 
 @pytest.mark.parametrize(("n_pivot", "n_source"), [(2, 7), (7, 2), (24, 28), (4, 3), (1, 1)])
@@ -121,10 +115,6 @@ def test_first_and_last_layers_match_and_shares_sum_to_one(n_pivot, n_source):
     assert shares[-1] == ((n_source - 1, 1.0),)
     assert all(sum(share for _, share in actual) == pytest.approx(1) for actual in shares)
     assert all(0 <= layer < n_source for actual in shares for layer, _ in actual)
-
-
-def test_single_layer_source_matches_every_layer():
-    assert {layer_shares(i, n_pivot=3, n_source=1) for i in range(3)} == {((0, 1.0),)}
 
 
 @pytest.mark.parametrize(("layer", "n_pivot", "n_source"), [(3, 3, 3), (-1, 3, 3), (0, 1, 0)])

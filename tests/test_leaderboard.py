@@ -14,47 +14,23 @@ from eval.leaderboard.tables import (
 )
 from eval.records import write_record
 from scripts.leaderboard import main
+from tests.board_records import (
+    ALL,
+    BASE,
+    FAILED,
+    PARTIAL,
+    SEME,
+    SUITE,
+    TIES,
+    WHOLE,
+    record,
+    unmerged,
+)
 from tests.made_up_runs import (
     MIB,
     bare_boards,
-    make_record,
     pool_ref,
-    score,
-    stage_cost,
-    suite_ref,
 )
-
-SUITE = suite_ref(fingerprint="s", held_out=("spanish",))
-
-
-def record(name, first=None, second=None, **changes):
-    values = {"code": first, "spanish": second}
-    scores = {task: score(v, 0.03) for task, v in values.items() if v is not None}
-    defaults = {
-        "fingerprint": f"{name}-0123456789", "settings": {"lam": 1.0, "tau": 0.1},
-        "models": pool_ref(sources=("code",)), "suite": SUITE, "dtype": "bfloat16",
-        "domains": {"code": "code", "spanish": "spanish"}, "merge_cost": stage_cost(0.25, 50),
-        "evaluation_cost": stage_cost(7.0), "seconds_total": 8.0,
-    }  # fmt: skip
-    return make_record(name, scores, **defaults | changes)
-
-
-def unmerged(name, first=0.2, second=0.4, **changes):
-    defaults = {
-        "kind": "reference",
-        "settings": {},
-        "merge_cost": None,
-        "models": pool_ref(pivot=name),
-    }
-    return record(name, first, second, **defaults | changes)
-
-
-BASE = unmerged("base")
-TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
-PARTIAL = record("sce", 0.99)
-FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
-WHOLE = [FAILED, TIES, SEME, BASE]
-ALL = [*WHOLE, PARTIAL]
 
 
 def test_merges_are_ranked_by_mean_after_unranked_references():

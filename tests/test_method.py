@@ -105,19 +105,13 @@ def test_identity_tolerance_decides_which_sources_are_realigned(pivot, other):
 
 def test_match_units_always_matches_in_frame_sources(pivot, tmp_path):
     source = save_tiny(tmp_path / "source", "llama")
-    name, order = "model.layers.0.mlp.{}.weight", torch.arange(47, -1, -1)
-    permuted = {
-        name.format(proj): tensors_of(source)[name.format(proj)][order]
-        for proj in ("gate_proj", "up_proj")
-    }
-    down = tensors_of(source)[name.format("down_proj")][:, order].contiguous()
-    biases = {
-        f"model.layers.0.mlp.{proj}.bias": tensors_of(source)[
-            f"model.layers.0.mlp.{proj}.bias"
-        ][order]
-        for proj in ("gate_proj", "up_proj")
-    }
-    change_tensors(source, **permuted, **biases, **{name.format("down_proj"): down})
+    order, permuted = torch.arange(47, -1, -1), {}
+    for name, tensor in tensors_of(source).items():
+        if name.startswith("model.layers.0.mlp.") and "down_proj" not in name:
+            permuted[name] = tensor[order]
+        elif name == "model.layers.0.mlp.down_proj.weight":
+            permuted[name] = tensor[:, order].contiguous()
+    change_tensors(source, **permuted)
     merged(tmp_path / "merged", pivot, source, match_units="always")
     actual = tensors_of(tmp_path / "merged")
     assert actual.keys() == tensors_of(pivot).keys()

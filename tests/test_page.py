@@ -19,41 +19,16 @@ from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
+from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, record
 from tests.made_up_runs import (
     COST,
     bare_boards,
-    make_record,
     model_ref,
-    score,
-    stage_cost,
-    suite_ref,
 )
-
-SUITE = suite_ref(fingerprint="s", held_out=("spanish",))
-
-
-def record(name, *scores, **changes):
-    values = zip(("code", "spanish"), scores, strict=False)
-    defaults = {
-        "fingerprint": f"{name}-0123456789", "settings": {"lam": 1.0, "tau": 0.1},
-        "suite": SUITE, "dtype": "bfloat16", "domains": {"code": "code", "spanish": "spanish"},
-        "merge_cost": stage_cost(0.25, 50), "evaluation_cost": stage_cost(7.0),
-        "merge": {"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}},
-        "provenance": {"git": {"revision": "abc", "dirty": False}},
-    }  # fmt: skip
-    scored = {task: score(value, 0.03) for task, value in values}
-    return make_record(name, scored, **defaults | changes)
-
 
 INJECTION = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
 
 
-BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
-TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
-PARTIAL = record("sce", 0.99)
-FAILED = record("dare", status="failed", error="NaN in a\nTraceback", evaluation_cost=None)
-WHOLE = [FAILED, TIES, SEME, BASE]
-ALL = [*WHOLE, PARTIAL]
 STANDINGS = {
     SEME.fingerprint: Standing(band=1, better_than={"base": 0.999, "ties": 0.875}),
     TIES.fingerprint: Standing(band=1, better_than={"base": 0.75}),
@@ -110,7 +85,7 @@ def test_missing_values_have_a_reason_and_sort_last():
         "missing",
     )
     assert (row_cells["dare"]["mean %"], row_cells["dare"]["code"]) == ("failed", "failed")
-    assert row_cells["dare"]["status"] == "failed: NaN in a"
+    assert row_cells["dare"]["status"] == "failed: NaN in a|b"
     assert row_cells["base"]["merge s"] == ""
     (view,) = views(ALL)
     dare = next(row for row in view.rows if row.method == "dare")
@@ -129,7 +104,7 @@ def test_common_settings_are_stated_once():
 def test_refused_merge_is_not_applicable():
     row_cells = table([SEME, replace(FAILED, status="not applicable")])["dare"]
     assert (row_cells["mean %"], row_cells["code"]) == ("n/a", "n/a")
-    assert row_cells["status"] == "not applicable: NaN in a"
+    assert row_cells["status"] == "not applicable: NaN in a|b"
 
 
 def test_best_of_a_column_is_a_finished_merge():

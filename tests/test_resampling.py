@@ -49,13 +49,17 @@ def p_of(panel, n_resamples=10_000, seed=0):
     return sign_flip_p_values(panel, [pair], n_resamples=n_resamples, seed=seed)[0]
 
 
-def test_three_wins_of_three_have_p_value_one_quarter():
-    assert p_of(differing_by([1, 1, 1])) == 2 / 8
-
-
-def test_equal_runs_have_p_value_one():
-    assert p_of(differing_by([0, 0, 0])) == 1.0
-    assert p_of(differing_by([1, -1, 0])) == 1.0
+@pytest.mark.parametrize(
+    ("differences", "n_resamples", "p_value"),
+    [
+        ([1, 1, 1], 10_000, 2 / 8),  # two sign patterns of eight are as extreme
+        ([0, 0, 0], 10_000, 1.0),
+        ([1, -1, 0], 10_000, 1.0),
+        ([1.0] * 60, 99, 1 / 100),  # sampled, never zero
+    ],
+)
+def test_p_values_of_few_documents(differences, n_resamples, p_value):
+    assert p_of(differing_by(differences), n_resamples=n_resamples) == p_value
 
 
 def test_exact_p_value_equals_scipy():
@@ -76,10 +80,6 @@ def test_sampled_p_value_is_close_to_the_exact_one():
     exact, drawn = p_of(differing_by(EIGHT)), p_of(differing_by(EIGHT), n_resamples=200)
     assert drawn != exact
     assert abs(drawn - exact) < 3 * (exact * (1 - exact) / 200) ** 0.5 + 1 / 200
-
-
-def test_sampled_p_value_is_never_zero():
-    assert p_of(differing_by([1.0] * 60), n_resamples=99) == 1 / 100
 
 
 def test_sign_flips_keep_ratios_and_domain_weights():

@@ -8,11 +8,9 @@ import wandb
 from scripts.track import main
 from tests.offline_runs import (
     artifact_files,
-    make_record,
-    make_reference,
     read_back,
     run_and_summary,
-    write,
+    write_three,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
@@ -20,10 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceW
 
 @pytest.fixture
 def root(tmp_path):
-    root = tmp_path / "results"
-    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
-        write(root, record)
-    return root
+    return write_three(tmp_path / "results")
 
 
 def test_tracked_run_has_table_figures_and_files(root, capsys):

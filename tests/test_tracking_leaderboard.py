@@ -6,15 +6,12 @@ import pytest
 
 from eval.tracking.leaderboard import leaderboard_content
 from scripts.leaderboard import main as write_files
-from tests.offline_runs import make_record, make_reference, write
+from tests.offline_runs import write_three
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two merges, one of them better, and their pivot."""
-    root = tmp_path / "results"
-    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
-        write(root, record)
+    root = write_three(tmp_path / "results")
     assert write_files([f"output={root}"]) == 0
     return root
 

@@ -54,26 +54,19 @@ def random(*shape, seed=0):
         (Part.DOWN, [[1.0, 5.0], [0.0, 2.0]]),
         (Part.Q, [[1.0, -1.0], [0.0, 2.0]]),  # W T^-1
         (Part.HEAD, [[1.0, -1.0], [0.0, 2.0]]),
-    ],
-)
-def test_matrix_is_mapped_on_its_residual_stream_side(part, expected):
-    assert turn_part(part, MATRIX, SHEAR, normed=True).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    [
         (Part.O_BIAS, [8.0, 3.0]),  # T b
         (Part.DOWN_BIAS, [8.0, 3.0]),
-        (Part.Q_BIAS, [2.0, 3.0]),
+        (Part.Q_BIAS, [2.0, 3.0]),  # not in the residual stream
         (Part.UP_BIAS, [2.0, 3.0]),
         (Part.Q_NORM, [2.0, 3.0]),
         (Part.ATTENTION_NORM, [1.0, 1.0]),  # folded
         (Part.MLP_NORM_BIAS, [0.0, 0.0]),
     ],
 )
-def test_only_residual_stream_vectors_are_mapped(part, expected):
-    assert turn_part(part, VECTOR, SHEAR, normed=False).tolist() == expected
+def test_parts_are_mapped_on_their_residual_stream_side(part, expected):
+    values = MATRIX if isinstance(expected[0], list) else VECTOR
+    for normed in (True, False):
+        assert turn_part(part, values, SHEAR, normed=normed).tolist() == expected
 
 
 def test_parts_without_a_map_are_unchanged():

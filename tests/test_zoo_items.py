@@ -102,7 +102,7 @@ ANSWERS = {  # of the test split: a page to the one line of it that can be an an
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def limits(monkeypatch):
     """Limits of the tests' own: the benchmark's are tuned to its texts."""
     monkeypatch.setattr("scripts.zoo.items._LONGEST_CONTEXT", 80)
@@ -112,11 +112,10 @@ def limits(monkeypatch):
 
 
 @pytest.fixture
-def documents(limits):  # noqa: ARG001
+def documents():
     return [document(key, *OPENING, answer) for key, answer in ANSWERS.items()]
 
 
-@pytest.mark.usefixtures("limits")
 def test_wrong_choices_swap_two_neighbouring_words():
     page = document("man.1", *OPENING, "manual pages describe commands")
     [item] = word_order_items([page], "test", 1, 0, set())
@@ -139,7 +138,6 @@ def test_every_page_yields_its_eligible_line(documents):
         assert all(is_one_swap(c, item) for c in wrong_choices(item))
 
 
-@pytest.mark.usefixtures("limits")
 def test_choices_keep_the_indentation():
     page = document("man.1", *OPENING, "\t    return manual pages here")
     [item] = word_order_items([page], "test", 1, 0, set())
@@ -147,7 +145,6 @@ def test_choices_keep_the_indentation():
     assert {indent(choice) for choice in item["choices"]} == {"\t    "}
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(
     ("line", "asked"),
     [
@@ -191,7 +188,6 @@ def test_training_lines_are_never_answers(documents):
         word_order_items(documents, "test", 4, 0, seen)
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(("bytes_", "fits"), [(19, False), (20, True), (36, True), (37, False)])
 def test_answer_length_is_20_to_36_bytes(bytes_, fits):
     line = "é b c ".ljust(bytes_ - 1, "d")  # é has two bytes
@@ -203,7 +199,6 @@ def test_answer_length_is_20_to_36_bytes(bytes_, fits):
             word_order_items([page], "test", 1, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(("longer", "fits"), [(40, True), (41, False)])
 def test_context_is_whole_lines_of_at_most_80_characters(longer, fits):
     # with their ends: 40 + 1 + 38 + 1 = 80
@@ -213,14 +208,12 @@ def test_context_is_whole_lines_of_at_most_80_characters(longer, fits):
     assert {i["context"] for i in word_order_items(pages, "test", 4, 0, set())} == {expected}
 
 
-@pytest.mark.usefixtures("limits")
 def test_line_after_an_overlong_line_is_not_used():
     page = document("man.1", *OPENING, "x" * 80, ANSWERS["man.1"])
     with pytest.raises(ValueError, match="got 0"):
         word_order_items([page], "test", 1, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
 def test_passage_ends_before_a_training_line():
     page = document("man.1", *OPENING, "a" * 30, "b" * 40, "seen", "c" * 90, "d" * 60)
     texts = {i["text"] for i in passage_items([page], "test", 3, 0, {"seen"})}
@@ -228,14 +221,12 @@ def test_passage_ends_before_a_training_line():
     assert texts == {"a" * 30 + "\n" + "b" * 40, "c" * 90, "d" * 60}
 
 
-@pytest.mark.usefixtures("limits")
 def test_line_on_two_pages_is_used_once():
     pages = [document(key, *OPENING, "a" * 70) for key in ("man.1", "chmod.1")]
     with pytest.raises(ValueError, match="expected 2 test items from english, got 1"):
         passage_items(pages, "test", 2, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("seed", range(4))
 def test_passages_of_one_page_do_not_overlap(seed):
     # all that fit together are a and b: c follows alone, whatever is drawn first
@@ -245,7 +236,6 @@ def test_passages_of_one_page_do_not_overlap(seed):
     assert set(lines.values()) == {1}
 
 
-@pytest.mark.usefixtures("limits")
 def test_pages_are_used_in_rounds():
     pages = [
         document(key, *OPENING, *(f"{key} {n} ".ljust(70, "x") for n in range(3)))
@@ -310,7 +300,7 @@ def test_too_few_exercises_are_refused_with_the_count():
 
 
 @pytest.fixture
-def material(limits):  # noqa: ARG001
+def material():
     """Two domains with four test and four validation pages each, all lines different."""
     documents = {}
     for domain in ("english", "french"):
