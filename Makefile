@@ -26,7 +26,7 @@ types: $(VENV)/.ready
 	$(RUN) -m mypy
 
 zoo: $(VENV)/.ready  ## does the embedded benchmark tell methods apart?
-	$(RUN) -m scripts.build_zoo --check
+	$(RUN) -m scripts.zoo.build --check
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -41,11 +41,9 @@ from rich.console import Console
 
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, describe_error
+from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
-from eval.statistics.scores import overall_mean
 from eval.suite import suite_from_config
-from eval.tables import with_error
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
@@ -71,16 +69,20 @@ def main(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     choices = hydra_config.runtime.choices
-    cell: dict[str, Any] = {"cell": " ".join(hydra_config.overrides.task), "error": None}
-    label = cell_label(hydra_config) if sweeping else str(choices["method"])
+    overrides = " ".join(hydra_config.overrides.task)
+    cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
+    uses_tau = "${tau}" in OmegaConf.to_yaml(config.method)
+    label = cell_label(hydra_config, uses_tau=uses_tau) if sweeping else str(choices["method"])
     try:
         values = _plain(config)
-        values["suite"].setdefault("name", choices["suite"])
+        for group in ("suite", "models"):
+            values[group].setdefault("name", choices[group])
         if config.plan:
             _plan(values, choices["method"], label)
             return
         group = (folder.parent if sweeping else folder).name
-        run_cell(values, method_name=choices["method"], group=group, label=label)
+        record = run_cell(values, method_name=choices["method"], group=group, label=label)
+        cell["fingerprint"] = record.fingerprint
     except Exception as caught:
         if not isinstance(caught, ValueError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
@@ -137,11 +139,13 @@ def check_entries(config: Mapping[str, Any]) -> None:
     check_tracker(config["tracker"])
 
 
-def cell_label(hydra_config: Any) -> str:  # noqa: ANN401 (Hydra's own configuration)
-    """Name a cell of a sweep: ``[3/10] ties tau=0.2``."""
+def cell_label(hydra_config: Any, *, uses_tau: bool) -> str:  # noqa: ANN401 (Hydra's own)
+    """Name a cell of a sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
     sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
     keys = set(sweep["keys"]) - {"method"}
     varied = [line for line in hydra_config.overrides.task if line.partition("=")[0] in keys]
+    if not uses_tau:
+        varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
     number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
     return " ".join([number, hydra_config.runtime.choices["method"], *varied])
 
@@ -218,12 +222,15 @@ def _merge_and_evaluate(
     )
     with cell.lock(draft):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
-            _log.info("%s  done before%s", label, _mean(done))
+            _log.info("%s  done before%s", label, mean_of(done))
             return done
         if cell.suite is not None:
-            from eval.harness import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
+            from eval.tasks import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
-            build_tasks(cell.suite)  # a mistyped task is no failure of the method: no record
+            with Console(stderr=True, quiet=not cell.progress).status("loading the tasks"):
+                build_tasks(
+                    cell.suite
+                )  # a mistyped task is no failure of the method: no record
         with (
             cell.record_failure(draft, not_applicable=CheckpointMismatchError),
             cell.scratch(draft) as scratch,
@@ -235,23 +242,11 @@ def _merge_and_evaluate(
             _show_alignment(report, job)
             draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
             record = cell.finish(draft, merged)
-        kept = "" if merged_dir is None else f"  written to {merged_dir}"
+        kept = f"  written to {merged_dir}"
+        if merged_dir is None:
+            kept = "  not kept (merged_dir=FOLDER keeps it)" if cell.suite is None else ""
         _log.info("%s%s%s", label, outcome(record), kept)
         return record
-
-
-def outcome(record: Record) -> str:
-    """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
-    stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
-    seconds = [f"  {stage} {cost.seconds:.1f} s" for stage, cost in stages if cost is not None]
-    return "".join(seconds) + _mean(record)
-
-
-def _mean(record: Record) -> str:
-    """Say a finished run's mean over domains in per cent, if it was scored."""
-    if record.suite is None:
-        return ""
-    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
 
 
 def _show_alignment(report: MergeReport, job: MergeJob) -> None:
@@ -281,7 +276,8 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key} cannot be resolved: {error.msg}") from error
+        reason = str(error.msg).splitlines()[0]
+        raise ValueError(f"{error.full_key} cannot be resolved: {reason}") from error
     return {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
 
 

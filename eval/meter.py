@@ -31,7 +31,7 @@ class Stage:
 
     @property
     def cost(self) -> StageCost:
-        """What the stage took.
+        """Time and memory of the stage.
 
         Raises:
             ValueError: If the stage is still running.
@@ -45,15 +45,15 @@ class Stage:
 def metered(device: str) -> Iterator[Stage]:
     """Measure the block: wall-clock seconds and peak memory, also when it raises.
 
-    The peak of resident memory is the kernel's own (``VmHWM``, reset before the block through
-    ``/proc/self/clear_refs``) or, where that is not to be had, the largest of samples taken
-    every 10 ms. Memory without file-backed pages is always sampled.
+    Peak RSS is the kernel's own (``VmHWM``, reset before the block through
+    ``/proc/self/clear_refs``) or, where the kernel has none, the largest of samples taken every
+    10 ms. Anonymous memory is always sampled.
 
     Args:
         device: A torch device; ``cuda...`` adds the peak that torch allocated there.
 
     Yields:
-        The stage; its ``cost`` is there after the block.
+        The stage; its ``cost`` is known after the block.
 
     Raises:
         ValueError: If another stage is being measured: the kernel keeps one peak a process.
@@ -85,24 +85,24 @@ def metered(device: str) -> Iterator[Stage]:
 
 
 class _Sampler:
-    """A thread that keeps the largest memory it has seen."""
+    """Thread that samples memory and keeps the peaks."""
 
     def __init__(self) -> None:
         self.peak_rss, self.peak_anon = _resident()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="meter", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
+        self._sample()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._ended.wait(_SAMPLING_SECONDS):
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         rss, anon = _resident()
         self.peak_rss = max(self.peak_rss, rss)
         if anon is not None and self.peak_anon is not None:
@@ -110,7 +110,7 @@ class _Sampler:
 
 
 def _settle() -> None:
-    """Give freed memory back, so that a stage does not inherit the one before."""
+    """Return freed memory to the system, so that it does not count for this stage."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
@@ -119,7 +119,7 @@ def _settle() -> None:
 
 
 def _resident() -> tuple[int, int | None]:
-    """Resident bytes now, and those that no file backs (None where not told)."""
+    """RSS and anonymous RSS in bytes; the latter None where the system has no such count."""
     if not _STATM.exists():
         return int(psutil.Process().memory_info().rss), None
     _, resident, shared, *_ = (int(n) for n in _STATM.read_text(encoding="ascii").split())
@@ -128,7 +128,7 @@ def _resident() -> tuple[int, int | None]:
 
 
 def _reset_peak() -> bool:
-    """Make the kernel start a new peak; False where it cannot."""
+    """Reset the kernel's peak RSS; False where that is not possible."""
     try:
         _CLEAR_REFS.write_text("5", encoding="ascii")
         return _kernel_peak() > 0
@@ -137,9 +137,10 @@ def _reset_peak() -> bool:
 
 
 def _kernel_peak() -> int:
-    """The kernel's peak of resident bytes; 0 if it keeps none."""
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    """Peak RSS in bytes by the kernel; 0 if it keeps none."""
+    status = _STATUS.read_text(encoding="ascii")
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else 0
 
 
 def _reset_gpu_peak(device: str) -> None:

@@ -1,4 +1,4 @@
-"""Record and samples of a run: what they hold, reading, atomic writing."""
+"""Record and samples of a run: their fields, reading records, atomic writing of both."""
 
 import gzip
 import hashlib
@@ -7,18 +7,15 @@ import math
 import os
 import re
 import tempfile
-import zlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from operator import itemgetter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.schema import LISTED_BY, build, json_types, to_json, wrong_type
+from eval.schema import LISTED_BY, build, to_json
 
 SCHEMA_VERSION = 1
 
@@ -44,7 +41,7 @@ class Score:
     """The metric as the task reports it, in its own unit."""
     raw_metric: str
     higher_is_better: bool
-    """Whether more of ``raw`` is better; more of ``value`` always is."""
+    """True if more of ``raw`` is better; more of ``value`` always is."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.value <= 1:
@@ -68,12 +65,6 @@ class Sample:
     """UTF-8 bytes of the document; rolling tasks only."""
 
 
-_SAMPLE: dict[str, tuple[Any, bool]] = {"task": (str, True)} | {
-    entry.name: (entry.type, entry.default is MISSING) for entry in fields(Sample)
-}
-"""Key of a line of a sample file to its annotation, and whether it must be there."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleTable:
     """Samples of one task as columns, in the order of their file."""
@@ -95,7 +86,7 @@ class StageCost:
     base_rss_bytes: int
     """Resident memory just before the stage, after a collection."""
     peak_anon_bytes: int | None
-    """Peak without memory-mapped files, sampled; None where the system does not tell."""
+    """Peak without memory-mapped files, sampled; None where the system has no such count."""
     peak_gpu_bytes: int | None
     """Peak allocated by torch on the device; None without one."""
     source: str
@@ -220,7 +211,7 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 
 def run_folder(root: Path, name: str, fingerprint: str) -> Path:
-    """Where the run with this name and fingerprint keeps its files."""
+    """Folder of the run with this name and fingerprint."""
     return root / "runs" / f"{name}-{fingerprint[:12]}"
 
 
@@ -290,89 +281,13 @@ def read_record(path: Path) -> Record:
     try:
         return _record_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a readable record: {_message(error)}; {_REMEDY}"
-        ) from error
+        raise unreadable(path, "is not a readable record", error) from error
 
 
-def read_samples(path: Path) -> dict[str, SampleTable]:
-    """Read the samples of a run, by task.
-
-    Args:
-        path: The ``samples.jsonl.gz`` of a run, or the run's folder.
-
-    Raises:
-        ValueError: If the file is damaged; names it.
-    """
-    from pydantic_core import from_json  # noqa: PLC0415 (a merge alone reads no samples)
-
-    path = path / SAMPLES_NAME if path.is_dir() else path
-    try:
-        lines = gzip.decompress(path.read_bytes()).splitlines()
-        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="all")
-        if len(rows) != len(lines):
-            raise ValueError(
-                f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
-            )
-        return _sample_tables(rows)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} does not hold readable samples: {_message(error)}; {_REMEDY}"
-        ) from error
-
-
-def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
-    """Turn the parsed lines of a sample file into one table a task."""
-    columns = _columns(rows)
-    counts = Counter(columns["task"])
-    if columns["task"] != list(counts.elements()):  # as no file is written
-        return _sample_tables(sorted(rows, key=itemgetter("task")))
-    values, loglikelihoods, n_bytes = (
-        np.array(columns[key], dtype=np.float64)  # None becomes NaN
-        for key in ("value", "loglikelihood", "n_bytes")
-    )
-    np.nan_to_num(n_bytes, copy=False)
-    tables, stop = {}, 0
-    for task, n in counts.items():
-        start, stop = stop, stop + n
-        tables[task] = SampleTable(
-            doc_hashes=tuple(columns["doc_hash"][start:stop]),
-            values=values[start:stop],
-            loglikelihoods=loglikelihoods[start:stop],
-            n_bytes=n_bytes[start:stop],
-        )
-    return tables
-
-
-def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Collect the entries of all samples by key, None where an optional one is missing.
-
-    Raises:
-        ValueError: If a row is no object, has an unknown key, lacks one, or an entry is of
-            another type; names the key and the value.
-    """
-    if not_objects := [row for row in rows if type(row) is not dict]:
-        raise ValueError(f"expected an object, got {not_objects[0]!r:.60}")
-    if unknown := sorted(set().union(*rows) - _SAMPLE.keys()):
-        raise ValueError(f"unknown keys {unknown}, missing keys []")
-    columns = {}
-    for key, (kind, is_needed) in _SAMPLE.items():
-        try:
-            columns[key] = [row[key] if is_needed else row.get(key) for row in rows]
-        except KeyError:
-            lacking = next(row for row in rows if key not in row)
-            raise ValueError(
-                f"unknown keys [], missing keys {[key]} in {lacking!r:.60}"
-            ) from None
-        if wrong := set(map(type, columns[key])).difference(json_types(kind)):
-            value = next(value for value in columns[key] if type(value) in wrong)
-            raise wrong_type(key, kind, value)
-    return columns
-
-
-def _message(error: Exception) -> str:
-    """Return an error's message without its path."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+def unreadable(path: Path, problem: str, error: Exception) -> ValueError:
+    """Error that names a file of a run, its problem, the cause and the remedy."""
+    cause = (isinstance(error, OSError) and error.strerror) or error  # without the path
+    return ValueError(f"{path} {problem}: {cause}; {_REMEDY}")
 
 
 def record_json(record: Record) -> str:

@@ -1,21 +1,29 @@
 """Load a results folder: valid runs with their samples, and a list of problems."""
 
+import gzip
 import json
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from eval.records import (
     RECORD_NAME,
     SAMPLES_NAME,
     Record,
+    Sample,
+    SampleTable,
     read_record,
-    read_samples,
     run_folder,
+    unreadable,
 )
+from eval.schema import build_columns
 from eval.statistics.comparability import PRECISION, contract
 from eval.statistics.samples import Run, run_of
 
@@ -29,7 +37,7 @@ class Problem:
     path: Path
     """Path of the file, relative to the results folder."""
     message: str
-    """Predicate of the sentence that the path begins: expected, got, remedy."""
+    """Sentence without its subject, the path: expected, got, remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +45,9 @@ class Results:
     """The contents of a results folder."""
 
     runs: tuple[Run, ...]
-    """Sorted by kind, name and fingerprint; one of a fingerprint."""
+    """Sorted by kind, name and fingerprint; one per fingerprint."""
     problems: tuple[Problem, ...]
-    """Sorted by path. Their runs are left out, but for those that only lack a task."""
+    """Sorted by path. Their runs are excluded, except those that only lack a task."""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -47,8 +55,8 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A run and where its record is."""
+class _LocatedRun:
+    """A run and the path of its record."""
 
     path: Path
     """Path of the record, relative to the results folder."""
@@ -61,6 +69,13 @@ class _Entry:
     @property
     def scored(self) -> bool:
         return is_scored(self.record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SampleLine(Sample):
+    """One line of a sample file."""
+
+    task: str
 
 
 def is_scored(record: Record) -> bool:
@@ -80,8 +95,8 @@ def load_results(root: Path, *, samples: bool = True) -> Results:
 
     Args:
         root: The results folder; may be absent.
-        samples: Read the samples too; without them a table of means takes a moment, and nothing
-            can be tested.
+        samples: Read the samples too; without them reading is fast, and means can be listed but
+            not tested.
     """
     runs, problems = _readable(root, with_samples=samples)
     for select in (_one_of_a_fingerprint, _of_one_contract):
@@ -95,7 +110,54 @@ def load_results(root: Path, *, samples: bool = True) -> Results:
     )
 
 
-def _readable(root: Path, *, with_samples: bool) -> tuple[list[_Entry], list[Problem]]:
+def read_samples(path: Path) -> dict[str, SampleTable]:
+    """Read the samples of a run, by task.
+
+    Args:
+        path: The ``samples.jsonl.gz`` of a run, or the run's folder.
+
+    Raises:
+        ValueError: If the file is damaged; names it.
+    """
+    from pydantic_core import from_json  # noqa: PLC0415 (a merge alone reads no samples)
+
+    path = path / SAMPLES_NAME if path.is_dir() else path
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="all")
+        if len(rows) != len(lines):
+            raise ValueError(
+                f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
+            )
+        return _sample_tables(rows)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise unreadable(path, "does not hold readable samples", error) from error
+
+
+def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
+    """Turn the parsed lines of a sample file into one table a task."""
+    columns = build_columns(_SampleLine, rows)
+    counts = Counter(columns["task"])
+    if columns["task"] != list(counts.elements()):  # as no file is written
+        return _sample_tables(sorted(rows, key=itemgetter("task")))
+    values, loglikelihoods, n_bytes = (
+        np.array(columns[key], dtype=np.float64)  # None becomes NaN
+        for key in ("value", "loglikelihood", "n_bytes")
+    )
+    np.nan_to_num(n_bytes, copy=False)
+    tables, stop = {}, 0
+    for task, n in counts.items():
+        start, stop = stop, stop + n
+        tables[task] = SampleTable(
+            doc_hashes=tuple(columns["doc_hash"][start:stop]),
+            values=values[start:stop],
+            loglikelihoods=loglikelihoods[start:stop],
+            n_bytes=n_bytes[start:stop],
+        )
+    return tables
+
+
+def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], list[Problem]]:
     """Read the runs whose own files are valid and consistent."""
     runs, problems = [], []
     for path in sorted(root.glob(f"runs/*/{RECORD_NAME}")):
@@ -112,7 +174,7 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_Entry], list[Pro
         except ValueError as error:
             problems.append(_problem(samples, root, error))
             continue
-        runs.append(_Entry(path=path.relative_to(root), run=run))
+        runs.append(_LocatedRun(path=path.relative_to(root), run=run))
     return sorted(runs, key=_preference(root)), problems
 
 
@@ -124,10 +186,10 @@ def _problem(path: Path, root: Path, error: ValueError) -> Problem:
     return Problem(path=path.relative_to(root), message=message.removeprefix(f"{path} "))
 
 
-def _preference(root: Path) -> Callable[[_Entry], Any]:
-    """Of equal runs the first is kept: done, in its own folder, with samples."""
+def _preference(root: Path) -> Callable[[_LocatedRun], Any]:
+    """Sort key by which the first run of a fingerprint is kept: done, own folder, samples."""
 
-    def place(run: _Entry) -> tuple[bool, bool, bool, Path]:
+    def place(run: _LocatedRun) -> tuple[bool, bool, bool, Path]:
         own = run_folder(root, run.record.name, run.record.fingerprint).name
         elsewhere = run.path.parent.name != own
         return run.record.status != "done", elsewhere, run.run.samples is None, run.path
@@ -135,9 +197,11 @@ def _preference(root: Path) -> Callable[[_Entry], Any]:
     return place
 
 
-def _one_of_a_fingerprint(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem]]:
-    """One run of every fingerprint; none of those whose finished runs contradict each other."""
-    of_fingerprint = defaultdict[str, list[_Entry]](list)
+def _one_of_a_fingerprint(
+    runs: Iterable[_LocatedRun],
+) -> tuple[list[_LocatedRun], list[Problem]]:
+    """Keep one run per fingerprint; none if its finished runs have different scores."""
+    of_fingerprint = defaultdict[str, list[_LocatedRun]](list)
     for run in runs:
         of_fingerprint[run.record.fingerprint].append(run)
     kept, problems = [], []
@@ -174,7 +238,7 @@ def _value(record: Record, task: str) -> str:
     return "missing" if score is None else f"{score.value:.6g} over {score.n} documents"
 
 
-def _contradiction(run: _Entry, other: _Entry) -> Problem:
+def _contradiction(run: _LocatedRun, other: _LocatedRun) -> Problem:
     differences = _differences(run.record, other.record)
     more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
     return Problem(
@@ -186,8 +250,8 @@ def _contradiction(run: _Entry, other: _Entry) -> Problem:
     )
 
 
-def _of_one_contract(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem]]:
-    """Drop the runs that were evaluated with other settings than most of their suite."""
+def _of_one_contract(runs: Iterable[_LocatedRun]) -> tuple[list[_LocatedRun], list[Problem]]:
+    """Drop the runs that were evaluated with different settings than most of their suite."""
     kept, problems = [], []
     groups = _by_suite(runs)
     kept += groups.pop(None, [])
@@ -209,14 +273,15 @@ def _of_one_contract(runs: Iterable[_Entry]) -> tuple[list[_Entry], list[Problem
     return kept, problems
 
 
-def _otherwise(run: _Entry, differing: Sequence[str]) -> Problem:
+def _otherwise(run: _LocatedRun, differing: Sequence[str]) -> Problem:
     more = f"; and {len(differing) - 3} facts more" if len(differing) > 3 else ""
-    message = f"was evaluated with different settings than most runs of this suite: {'; '.join(differing[:3])}{more}"
-    return Problem(path=run.path, message=f"{message}; {_AGAIN}")
+    facts = f"{'; '.join(differing[:3])}{more}"
+    message = "was evaluated with different settings than most runs of this suite"
+    return Problem(path=run.path, message=f"{message}: {facts}; {_AGAIN}")
 
 
-def _lacking_tasks(runs: Iterable[_Entry]) -> list[Problem]:
-    """Finished runs that lack a task of their suite."""
+def _lacking_tasks(runs: Iterable[_LocatedRun]) -> list[Problem]:
+    """Problems of finished runs that lack a task of their suite."""
     groups = _by_suite(runs)
     groups.pop(None, None)
     problems = []
@@ -229,17 +294,17 @@ def _lacking_tasks(runs: Iterable[_Entry]) -> list[Problem]:
     return problems
 
 
-def _by_suite(runs: Iterable[_Entry]) -> dict[str | None, list[_Entry]]:
-    """Runs by their suite's fingerprint, earliest first; None: without scores to compare."""
-    groups = defaultdict[str | None, list[_Entry]](list)
+def _by_suite(runs: Iterable[_LocatedRun]) -> dict[str | None, list[_LocatedRun]]:
+    """Group runs by their suite's fingerprint, earliest first; None for runs without scores."""
+    groups = defaultdict[str | None, list[_LocatedRun]](list)
     for run in sorted(runs, key=lambda r: (r.record.started_at, r.record.fingerprint)):
         suite = run.record.suite if run.scored else None
         groups[None if suite is None else suite.fingerprint].append(run)
     return dict(groups)
 
 
-def _facts(run: _Entry) -> dict[str, str]:
-    """Return what the runs of a suite must share, as texts; precisions have boards of their own."""
+def _facts(run: _LocatedRun) -> dict[str, str]:
+    """Facts that runs of a suite must share, as texts, without the precision (own boards)."""
     facts = {key: value for key, value in contract(run.record).items() if key != PRECISION}
     for task, samples in (run.run.samples or {}).items():
         facts[f"tasks.{task}.contents"] = samples.documents.digest[:8]
@@ -255,7 +320,7 @@ def _usual(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {fact: counts.most_common(1)[0][0] for fact, counts in values.items()}
 
 
-def _expected_tasks(runs: Sequence[_Entry]) -> set[str]:
+def _expected_tasks(runs: Sequence[_LocatedRun]) -> set[str]:
     """Tasks that at least half of the runs have."""
     counts = Counter(task for run in runs for task in run.record.domains)
     return {task for task, n in counts.items() if 2 * n >= len(runs)}

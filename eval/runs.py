@@ -28,7 +28,9 @@ from eval.records import (
 )
 from eval.results_folder import Problem, load_results
 from eval.schema import build
+from eval.statistics.scores import overall_mean
 from eval.suite import Suite
+from eval.tables import with_error
 from eval.tracking.content import record_content
 from eval.tracking.wandb_run import log_run, upload_hint
 
@@ -108,10 +110,14 @@ class Cell:
         return json.loads(json.dumps(facts))  # as a record gives it back
 
     def lock(self, draft: Record) -> FileLock:
-        """Lock this run: the same cell of two sweeps runs once."""
+        """Lock this run: the same cell of two sweeps runs once.
+
+        The empty file stays: whoever waits for it holds the same lock as the next one.
+        """
         folder = run_folder(self.output, draft.name, draft.fingerprint)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.with_name(f"{folder.name}.lock"))
+        locks = self.output / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{folder.name}.lock")
 
     def find_done(self, draft: Record) -> Record | None:
         """Find the finished record of this run, also under another name of its model."""
@@ -189,6 +195,20 @@ class Cell:
             _logger.warning(warning)
 
 
+def outcome(record: Record) -> str:
+    """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
+    stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
+    seconds = [f"  {stage} {cost.seconds:.1f} s" for stage, cost in stages if cost is not None]
+    return "".join(seconds) + mean_of(record)
+
+
+def mean_of(record: Record) -> str:
+    """Say a finished run's mean over domains in per cent, if it was scored."""
+    if record.suite is None:
+        return ""
+    return f"  mean {with_error(overall_mean(record.scores, record.domains))}"
+
+
 def describe_error(error: Exception) -> str:
     """Format an error with its notes; paths are relative to the working folder."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -199,7 +219,7 @@ def describe_error(error: Exception) -> str:
 def conclude(
     root: Path, output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
 ) -> None:
-    """Show the leaderboard, and exit with 1 if a run failed or a record is invalid.
+    """Show the boards of these runs, and exit with 1 if one failed or a record is invalid.
 
     A sweep also writes leaderboard.md and .csv, with tests over all samples; after a single run
     the table is made from the records alone, and the files are left to ``scripts.leaderboard``.
@@ -208,7 +228,8 @@ def conclude(
     Args:
         root: The repository's folder.
         output: The results folder, from there.
-        cells: Of every cell its overrides, its error or None, and whether it was refused.
+        cells: Of every run its overrides, the fingerprint of its record or None, its error or
+            None, and whether it was refused.
         merge_only: Nothing was evaluated.
     """
     failed = [cell for cell in cells if cell["error"]]
@@ -234,18 +255,20 @@ def conclude(
     if single and failed:
         sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    print_summary(boards, console)
+    fingerprints = {cell["fingerprint"] for cell in cells}
+    shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]
+    print_summary(shown, console)
     refused = [cell for cell in failed if cell["refused"]]
     failed = [cell for cell in failed if not cell["refused"]]
+    n_others = len(boards) - len(shown)
+    others = f" and {n_others} other board{'s' * (n_others > 1)}" if n_others else ""
     if single:
-        console.print(
-            f"tests, leaderboard.md, .csv and .html: python -m scripts.leaderboard output={output}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        written = f"significance tests{others}: python -m scripts.leaderboard output={output}"
     else:
-        counts = f"{len(cells)} cells, {len(failed)} failed, {len(refused)} not applicable"
-        console.print(f"{counts}; records: {output}/runs; table: {output}/leaderboard.md")
+        counts = f"{len(cells)} runs, {len(failed)} failed, {len(refused)} not applicable"
+        tables = f"rank bands{others}: {output}/leaderboard.md"
+        written = f"{counts}; records: {output}/runs; {tables}"
+    console.print(written, highlight=False, soft_wrap=True)
     if hint := upload_hint(root / output):
         console.print(hint, highlight=False, markup=False, soft_wrap=True)
     for cell in failed:

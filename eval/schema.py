@@ -30,8 +30,8 @@ def build(cls: type[T], value: Any, path: str = "") -> T:  # noqa: ANN401 (any J
     Types are not converted: a whole number stands for a float, nothing else for another type.
 
     Args:
-        cls: A dataclass; its fields are texts, numbers, booleans, mappings, tuples, dataclasses,
-            each ``| None`` where null is allowed.
+        cls: A dataclass; its fields are texts, numbers, booleans, mappings, tuples or
+            dataclasses, each ``| None`` where null is allowed.
         value: Parsed JSON.
         path: Dotted path of the value, for errors; empty for a whole file.
 
@@ -58,6 +58,42 @@ def build(cls: type[T], value: Any, path: str = "") -> T:  # noqa: ANN401 (any J
         if key in value
     }
     return cls(**entries, **({MORE: rest} if takes_more else {}))
+
+
+def build_columns(cls: type[Any], rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Check many JSON objects against one dataclass, and collect their entries by key.
+
+    Args:
+        cls: A dataclass of texts, numbers and booleans, each ``| None`` where null is allowed.
+        rows: Parsed JSON, one object for each instance.
+
+    Returns:
+        Field name to one entry per row; None where a field with a default is missing.
+
+    Raises:
+        ValueError: If a row is no object, has an unknown key, lacks one, or an entry has
+            another type; names the key and the value.
+    """
+    if not_objects := [row for row in rows if type(row) is not dict]:
+        raise ValueError(f"expected an object, got {not_objects[0]!r:.60}")
+    known = {field.name: field for field in fields(cls)}
+    if unknown := sorted(set().union(*rows) - known.keys()):
+        raise ValueError(f"unknown keys {unknown}, missing keys []")
+    columns = {}
+    for key, field in known.items():
+        kind: Any = field.type
+        needed = _needed(field)
+        try:
+            columns[key] = [row[key] if needed else row.get(key) for row in rows]
+        except KeyError:
+            lacking = next(row for row in rows if key not in row)
+            raise ValueError(
+                f"unknown keys [], missing keys {[key]} in {lacking!r:.60}"
+            ) from None
+        if wrong := set(map(type, columns[key])).difference(json_types(kind)):
+            value = next(value for value in columns[key] if type(value) in wrong)
+            raise wrong_type(key, kind, value)
+    return columns
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON)
@@ -93,7 +129,7 @@ def type_name(*kinds: type) -> str:
 
 
 def wrong_type(path: str, kind: Any, value: Any) -> ValueError:  # noqa: ANN401 (any JSON)
-    """Say which types an entry may have and what it is."""
+    """Error with the types that an entry may have, and its value."""
     return ValueError(f"{path} must be {type_name(*json_types(kind))}, got {value!r:.60}")
 
 

@@ -1,7 +1,7 @@
-"""Suites: the tasks a model is scored on, and how each becomes a fraction.
+"""Suites: the tasks a model is scored on, each with its metric, domain and split.
 
-At the least a suite is a list of names of lm-eval tasks; whatever is not said is taken from the
-task itself when it is built.
+The shortest suite is a list of names of lm-eval tasks; entries that are left out are taken from
+the task itself when it is built.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ TASK_KINDS = {
     "multiple_choice": "multiple_choice",
     "rolling": "loglikelihood_rolling",
 }
-"""Our name for a kind of task, and lm-eval's output type."""
+"""Kind of a task in a suite to lm-eval's output type."""
 
 SCORES = ("byte_likelihood", "raw")
-"""How a metric becomes a score: ``raw`` is the mean metric itself; ``byte_likelihood`` (ours)
+"""Conversions of a metric into a score: ``raw`` is the mean metric itself; ``byte_likelihood``
 is ``2 ** -bits_per_byte``, the geometric mean probability per byte, in (0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteTask:
-    """One lm-eval task and its headline metric; None is the task's own, see ``eval.harness``."""
+    """An lm-eval task and its headline metric; None is the task's own, see ``eval.harness``."""
 
     task: str
     metric: str | None = None
     domain: str = ""
-    """What the task counts to in the mean over domains; its own name by default."""
+    """Group of the task in the mean over domains; the task's name by default."""
     kind: str | None = None
     """One of ``TASK_KINDS``: refuses a task that is of another kind."""
     score: str | None = None
@@ -53,7 +53,7 @@ class SuiteTask:
             )
 
     def described(self) -> dict[str, Any]:
-        """How the task is asked and scored; null is the task's own."""
+        """Entries that define the task's scores, for a record; null is the task's own."""
         return {
             key: value for key, value in asdict(self).items() if key not in ("task", "domain")
         }
@@ -61,7 +61,7 @@ class SuiteTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A set of tasks, evaluated together and shown as one table."""
+    """A set of tasks, evaluated together and listed in one table."""
 
     name: str
     tasks: tuple[SuiteTask, ...]
@@ -82,8 +82,8 @@ class Suite:
         if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
             raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
         _whole_number("batch_size", self.batch_size, at_least=1)
-        if self.limit is not None:  # one document has no standard error
-            _whole_number("limit", self.limit, at_least=2)
+        if self.limit is not None:
+            _whole_number("limit", self.limit, at_least=2, why=" for a standard error")
 
     @property
     def domains(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class Suite:
         return {task.task: task.domain for task in self.tasks}
 
     def described(self) -> dict[str, Any]:
-        """What a record says of its suite: its name, and the contract its scores hold under.
+        """Entries of a record on its suite: the name, and all that its scores depend on.
 
         Everything but ``held_out`` must be equal for two runs to stand in one table. The batch
         size is left out: it changes speed only. Prompts are the tasks' own and no chat template
@@ -179,7 +179,7 @@ def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> No
     known = {f.name for f in fields(cls)}
     required = {f.name for f in fields(cls) if f.default is MISSING}
     if unknown := sorted(set(mapping) - known):
-        raise ValueError(f"{where}: unknown keys {unknown}, expected some of {sorted(known)}")
+        raise ValueError(f"{where}: unknown keys {unknown}, expected keys from {sorted(known)}")
     if missing := sorted(required - set(mapping)):
         raise ValueError(f"{where}: missing keys {missing}")
 
@@ -189,6 +189,14 @@ def _one_of(key: str, value: str | None, choices: list[str], task: str) -> None:
         raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
 
 
-def _whole_number(key: str, value: Any, *, at_least: int) -> None:  # noqa: ANN401 (any YAML)
+def _whole_number(
+    key: str,
+    value: Any,  # noqa: ANN401 (any YAML)
+    *,
+    at_least: int,
+    why: str = "",
+) -> None:
     if type(value) is not int or value < at_least:
-        raise ValueError(f"{key} must be a whole number of at least {at_least}, got {value!r}")
+        raise ValueError(
+            f"{key} must be a whole number of at least {at_least}{why}, got {value!r}"
+        )

@@ -4,9 +4,9 @@ python run.py -m experiment=select
 python -m scripts.choose experiment=select
 python -m scripts.choose records=results/published/paper
 
-Writes ``conf/variant/chosen/<method>.yaml``, the best setting of every method that was run on the
-validation split, and for a method with a tau or density also ``<method>_<tau>.yaml``, the best at
-that value. The same records give the same bytes. Runs on the test split are not read.
+Writes ``conf/variant/chosen/<method>.yaml``, the best setting of every method that was run on
+the validation split, and for a method with a tau or density also ``<method>_<tau>.yaml``, the
+best at that value. The same records give the same bytes. Runs on the test split are not read.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def choose(records: Iterable[Record]) -> list[Choice]:
 
 
 def share_parameter(method: str) -> str | None:
-    """Name of the method's parameter that is set to ``tau``, None if there is none."""
+    """Name of the method's parameter that follows ``tau``; None for a method without one."""
     settings = _read_yaml(CONF / "method" / f"{method}.yaml")
     return next((key for key, value in settings.items() if value == _SHARE), None)
 
@@ -128,14 +128,14 @@ def config_text(choice: Choice) -> str:
     return (
         "# @package _global_\n"
         f"# {choice.name}: the best of {n_settings} on the validation split, mean {means} %\n"
-        f"# Written by scripts/choose.py from {len(choice.tried)} records, {content} (sha256 of their "
-        "fingerprints); change nothing here.\n"
+        f"# Written by scripts/choose.py from {len(choice.tried)} records, {content} (sha256 "
+        "of their fingerprints); change nothing here.\n"
         f"{yaml.safe_dump(body)}"
     )
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the dotted keys of a record's settings into the nested mappings of a configuration."""
+    """Nest the dotted keys of a record's settings as in a configuration."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         *outer, name = key.split(".")
@@ -196,8 +196,8 @@ def _validation_runs(records: Sequence[Record]) -> list[Record]:
         raise ValueError(f"runs on validation failed: {failed}; run the experiment again")
     if not runs:
         raise ValueError(
-            f"nothing was tried on the validation split ({len(merges)} merges on other splits): "
-            "first python run.py -m experiment=select"
+            f"nothing was tried on the validation split ({len(merges)} merges on other "
+            "splits): first python run.py -m experiment=select"
         )
     return [run for run in runs if run.status == "done"]
 

@@ -1,7 +1,7 @@
 """Show how SeMe would align a pool of models, without merging them.
 
 python -m scripts.diagnose models=small_into_base
-python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]' method.alignment.refine=0
+python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]'
 
 Prints each source's frame, its matched units layer by layer, the seconds of each stage, and the
 paper's direction test with its control; draws the test to OUTPUT/diagnostics/<pool>.svg
@@ -121,7 +121,7 @@ def recomposition_cosine(representations: Tensor, vectors: Tensor) -> Tensor:
 
     SeMe, https://arxiv.org/abs/2505.20144, assumes that a representation is preserved by its
     cosines with the semantic bases. With many more tokens than dimensions any vectors preserve
-    it nearly as well (ours, measured): only the difference to :func:`random_vectors` counts.
+    it nearly as well (measured here): only the difference to :func:`random_vectors` counts.
 
     Args:
         representations: (N, width), float.

@@ -14,7 +14,7 @@ from torch import Tensor
 from seme.alignment.transform import ATTENTION, MLP, Parts, read_block
 from seme.architecture.dimensions import Dimensions
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint
 from seme.checkpoint.safetensors_file import TensorSpec
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     source, folder = map(Path, arguments)
     try:
         pivot = open_checkpoint(source, root=Path())
-        anatomy = Anatomy(pivot, device=torch.device("cpu"))
-        plain = FoldedWeights(FoldedModel(anatomy, norms=FOLDABLE), untied=anatomy.tied)
+        model = CanonicalModel(pivot, device=torch.device("cpu"))
+        plain = FoldedWeights(FoldedModel(model, norms=FOLDABLE), untied=model.tied)
         tensors = disguised(plain, seed=0)
         layout = {
             name: TensorSpec(dtype=torch.float32, shape=tuple(tensor.shape))
@@ -70,15 +70,15 @@ def disguised(plain: FoldedWeights, *, seed: int) -> dict[str, Tensor]:
         All tensors by name, float32; the model computes the same function.
     """
     rng = torch.Generator().manual_seed(seed)
-    model, family = plain.model, plain.model.anatomy.family
-    turn = random_turn(model.anatomy.dimensions.width, rng, centred=family.norm == "layer")
+    model, family = plain.model, plain.model.canonical.family
+    turn = random_turn(model.canonical.dimensions.width, rng, centred=family.norm == "layer")
     parts: dict[Place, Tensor] = {}
     for layer in range(family.n_layers):
-        attention = read_block(model.read, model.anatomy, ATTENTION, layer)
-        mlp = read_block(model.read, model.anatomy, MLP, layer)
+        attention = read_block(model.read, model.canonical, ATTENTION, layer)
+        mlp = read_block(model.read, model.canonical, MLP, layer)
         moved = moved_heads(attention, model, layer, rng) | moved_neurons(mlp, rng)
         parts |= {Place(part, layer): values for part, values in moved.items()}
-    ends = [place for place in model.anatomy.places if place.layer is None]
+    ends = [place for place in model.canonical.places if place.layer is None]
     parts |= {place: model.read(place) for place in ends}
     parts = {place: turned(place.part, values, turn) for place, values in parts.items()}
     return {name: plain.assemble(name, parts).contiguous() for name in plain.names}
@@ -117,7 +117,7 @@ def turned(part: Part, values: Tensor, turn: Tensor) -> Tensor:
 
 def moved_heads(parts: Parts, model: FoldedModel, layer: int, rng: torch.Generator) -> Parts:
     """Permute groups, and heads inside groups, and turn the inner basis of every group."""
-    sizes, qk_norm = model.anatomy.dimensions, model.anatomy.family.qk_norm
+    sizes, qk_norm = model.canonical.dimensions, model.canonical.family.qk_norm
     per_group = sizes.n_heads // sizes.n_kv_heads
     groups = torch.randperm(sizes.n_kv_heads, generator=rng)
     heads = torch.cat(
@@ -156,7 +156,7 @@ def _moved_rows(rows: Tensor, order: Tensor, turns: list[Tensor]) -> Tensor:
 
 
 def _score_turn(sizes: Dimensions, layer: int, rng: torch.Generator) -> Tensor:
-    """Draw a basis that commutes with positions: a rotation per pair, orthogonal beyond them."""
+    """Draw a basis that commutes with rotary positions: a rotation per pair, the rest free."""
     n_pairs = len(sizes.rotary_of(layer))
     turn = torch.eye(sizes.head_dim)
     for pair, angle in enumerate((6.28 * torch.rand(n_pairs, generator=rng)).tolist()):

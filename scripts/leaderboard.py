@@ -1,4 +1,4 @@
-"""Rebuild the leaderboards from the records: ``python -m scripts.leaderboard output=results``."""
+"""Rebuild the leaderboards from records: ``python -m scripts.leaderboard output=results``."""
 
 import sys
 from pathlib import Path

@@ -3,8 +3,8 @@
 ``python -m scripts.refingerprint output=results``
 
 A fingerprint holds a hash of the method's own module, so editing that module orphans its runs.
-While tests/test_golden.py shows that merged bytes are unchanged, the records stay valid: they and
-their folders get the fingerprints that the same runs have now. Tables, reports and
+While tests/test_golden.py shows that merged bytes are unchanged, the records stay valid: they
+and their folders get the fingerprints that the same runs have now. Tables, reports and
 conf/variant/chosen name fingerprints too: rebuild them afterwards.
 """
 

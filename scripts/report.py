@@ -5,10 +5,15 @@ from pathlib import Path
 
 from eval.leaderboard.board import boards_of
 from eval.records import atomic_write
-from eval.report.evidence import grounds_of
-from eval.report.published import read_references
+from eval.report.published import read_publications
 from eval.report.render import Block, drawing_files, to_html, to_markdown
-from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
+from eval.report.report import (
+    Experiment,
+    ReportInput,
+    read_experiment,
+    records_folder,
+    report_of,
+)
 from eval.results_folder import load_results
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -41,18 +46,18 @@ def main(arguments: list[str]) -> int:
             _ROOT / "conf/experiment" / f"{options['experiment']}.yaml"
         )
         records = Path(options.get("records", records_folder(experiment, _ROOT)))
-        material = gather(experiment, records)
-        write_report(output, experiment.name, report_of(material))
+        inputs = gather(experiment, records)
+        write_report(output, experiment.name, report_of(inputs))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    for fault in material.problems:
-        print(f"{fault.path} {fault.message}", file=sys.stderr)
-    print(f"{len(material.records)} records in {output / experiment.name}.md and .html")
-    return 1 if material.problems else 0
+    for problem in inputs.problems:
+        print(f"{problem.path} {problem.message}", file=sys.stderr)
+    print(f"{len(inputs.records)} records in {output / experiment.name}.md and .html")
+    return 1 if inputs.problems else 0
 
 
-def gather(experiment: Experiment, records: Path) -> Material:
+def gather(experiment: Experiment, records: Path) -> ReportInput:
     """Read the records and published numbers of a report.
 
     Raises:
@@ -62,15 +67,17 @@ def gather(experiment: Experiment, records: Path) -> Material:
     results = load_results(records)
     boards = boards_of(results.runs)
     if not boards:
-        problems = "".join(f"\n{fault.path} {fault.message}" for fault in results.problems)
+        problems = "".join(
+            f"\n{problem.path} {problem.message}" for problem in results.problems
+        )
         raise ValueError(
             f"{records} must hold merges, it has no valid one; run "
             f"{experiment.commands[0]}{problems}"
         )
-    return Material(
+    return ReportInput(
         experiment=experiment,
-        grounds=grounds_of(boards),
-        references=read_references(_ROOT / "results" / "reference"),
+        boards=boards,
+        publications=read_publications(_ROOT / "results" / "reference"),
         problems=results.problems,
     )
 

@@ -1,4 +1,4 @@
-"""Log the leaderboard to W&B: ``python -m scripts.track output=results tracker.mode=online``."""
+"""Log the leaderboard to W&B: ``python -m scripts.track [output=results]``."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from eval.tracking.leaderboard import leaderboard_content
+from eval.tracking.content import leaderboard_content
 from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
 from scripts.leaderboard import main as write_files
 
@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     """Write the leaderboard of a results folder and log it as one W&B run.
 
     Args:
-        arguments: ``output=FOLDER`` (default ``results``), and ``tracker.KEY=VALUE`` to override
-            an entry of ``conf/tracker/wandb.yaml``; values are YAML.
+        arguments: ``output=FOLDER`` (default ``results``), and ``tracker.KEY=VALUE`` to
+            override an entry of ``conf/tracker/wandb.yaml``; values are YAML.
 
     Returns:
         0; 1 if a record is invalid or W&B failed; 2 if the arguments are invalid.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The results folder, and the tracker's configuration with the overrides."""
+    """Return the results folder and the tracker's configuration with the overrides."""
     root, tracker = Path("results"), yaml.safe_load(_TRACKER.read_text(encoding="utf-8"))
     for argument in arguments:
         key, _, value = argument.partition("=")

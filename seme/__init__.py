@@ -1,1 +1,1 @@
-"""The merge engine, and SeMe: merging by semantic alignment."""
+"""Merge engine, and SeMe: merging by semantic alignment."""

@@ -15,12 +15,12 @@ _MOST_BLOCKS_PER_READ = 4
 _MOST_CACHE_BYTES = 96 << 20
 """Per thread; for larger tensors another pass costs no more than the memory."""
 _STORED_BYTES = 8
-"""Of one element in its stored dtype, at most: float64."""
+"""Most bytes of an element in its stored dtype: float64."""
 _FIXED_BYTES = 16_000_000
-"""Of the writer, the walk and Python objects (measured on the 0.5 B shape, rounded up)."""
+"""Memory of the writer, the walk and Python objects (measured at 0.5 B, rounded up)."""
 _COUNT_BYTES = 32_000_000
-"""Of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a million
-counts of 8 bytes, as many being added, and twice the numbers pending."""
+"""Memory of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a
+million counts of 8 bytes, as many being added, and twice the numbers pending."""
 _COUNT_BYTES_ON_ONE_THREAD = (16_000_000, 3_000_000)
 """The same for a tensor ranked by one thread, fixed and per row: the numbers between two
 patterns, about a fiftieth of at most ``SMALL``, and sorting them (rounded up)."""
@@ -130,8 +130,8 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
     Args:
         n_elements: Elements of every tensor, by name.
-        n_sources: Number of sources. The tensors of one module, as a rule an MLP, of each source
-            and of the pivot are held at the same time.
+        n_sources: Number of sources. The tensors of one module, as a rule an MLP, of each
+            source and of the pivot are held at the same time.
     """
     modules: dict[str, int] = {}
     for name, n in n_elements.items():
@@ -139,6 +139,14 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
         modules[module] = modules.get(module, 0) + n
     copies = max(n_elements.values()) * _REWRITTEN_COPIES
     return 4 * (max(modules.values()) * (n_sources + 1) + copies)
+
+
+def cached_bytes(n_rows: int) -> int:
+    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk`.
+
+    Scores and masks of all rows, and one row's magnitudes while its threshold is computed.
+    """
+    return 5 * n_rows + 4
 
 
 def compared_bytes(n_rows: int, width: int, n_sources: int, *, itemsize: int) -> int:

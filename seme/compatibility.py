@@ -1,45 +1,55 @@
-"""Before a merge: do the models hold the same tensors, and which of them are to be merged?"""
+"""Compatibility checks between pivot and sources; include/exclude patterns."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from seme.architecture.config_json import DECISIVE, computed_entries
+from seme.architecture.dimensions import DECISIVE, activation, computed_entries
+from seme.architecture.model import CanonicalModel
+from seme.architecture.parts import Part, Place
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.interface import CheckpointMismatchError
 
 _N_NAMED = 5
+_BIASES = (
+    Part.Q_BIAS,
+    Part.K_BIAS,
+    Part.V_BIAS,
+    Part.GATE_BIAS,
+    Part.UP_BIAS,
+    Part.O_BIAS,
+    Part.DOWN_BIAS,
+)
 
 
 def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> None:
-    """Check that every source has the pivot's tensors: names, shapes and what they mean.
+    """Check that every source has the pivot's tensors, computing the same function.
 
     Raises:
-        CheckpointMismatchError: If a source is not laid out like the pivot, see
-            :func:`differences`; the first few are named.
+        CheckpointMismatchError: If a source has :func:`differences`; the first five are listed.
     """
     for i, source in enumerate(sources):
-        found = differences(pivot, source)
-        if found:
-            shown = "\n".join(f"  {line}" for line in found[:_N_NAMED])
-            rest = len(found) - _N_NAMED
+        mismatches = differences(pivot, source)
+        if mismatches:
+            first = "\n".join(f"  {line}" for line in mismatches[:_N_NAMED])
+            rest = len(mismatches) - _N_NAMED
             raise CheckpointMismatchError(
                 f"{describe(i, source)} does not fit the pivot ({pivot.path}), and this method "
-                f"needs sources of the pivot's shape:\n{shown}"
+                f"needs sources of the pivot's shape:\n{first}"
                 + (f"\n  and {rest} more" if rest > 0 else "")
             )
 
 
 def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> list[str]:
-    """Find the entries of config.json that differ and change what equal tensors compute.
+    """List differing entries of config.json that do not stop a merge: RoPE and activation.
 
-    The rotary embedding and the activation: fine-tunes with a longer context change the first.
-    The result computes with the pivot's.
+    Fine-tunes with a longer context change the rotary embedding. The merged model computes with
+    the pivot's entries.
 
     Returns:
-        One line for each entry that differs, or that only one of the two states.
+        One line for each entry that differs, or that only one of the two models has.
     """
     return [
         f"{describe(i, source)}: config.json: {line}"
@@ -49,67 +59,139 @@ def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -
 
 
 def differences(pivot: Weights, source: Weights) -> list[str]:
-    """Say in one line each how a source is not laid out like the pivot; dtypes may differ.
+    """List the differences that make a source's tensors incompatible with the pivot's.
 
     Returns:
-        Tensors that one of the two lacks, or that are of another shape or kind, and the entries
-        of config.json by which it is of another architecture or cuts its tensors into other
-        heads; none where every tensor of the source means what the pivot's means.
+        One line for each tensor that one of the two lacks, or that has another shape or kind of
+        dtype, and for each entry of config.json that makes it another architecture or divides
+        its tensors into other heads; empty if the two are compatible. Dtypes may differ.
     """
     decisive, _ = _config_differences(pivot.config, source.config)
     return [f"config.json: {line}" for line in decisive] + _tensor_differences(pivot, source)
 
 
 def _tensor_differences(pivot: Weights, source: Weights) -> list[str]:
-    """Say in one line each how a source's tensors differ from the pivot's."""
-    found: list[str] = []
-    ours, theirs = set(pivot.names), set(source.names)
-    for name in sorted(ours | theirs):
-        if name not in theirs:
-            found.append(f"{name}: shape {pivot.shape(name)} expected, missing in the source")
-        elif name not in ours:
-            found.append(f"{name}: shape {source.shape(name)} found, missing in the pivot")
+    mismatches: list[str] = []
+    pivot_names, source_names = set(pivot.names), set(source.names)
+    for name in sorted(pivot_names | source_names):
+        if name not in source_names:
+            mismatches.append(
+                f"{name}: shape {pivot.shape(name)} expected, missing in the source"
+            )
+        elif name not in pivot_names:
+            mismatches.append(f"{name}: shape {source.shape(name)} found, missing in the pivot")
         elif pivot.shape(name) != source.shape(name):
-            found.append(
+            mismatches.append(
                 f"{name}: shape {pivot.shape(name)} expected, {source.shape(name)} found"
             )
         elif pivot.dtype(name).is_floating_point != source.dtype(name).is_floating_point:
-            found.append(f"{name}: {pivot.dtype(name)} expected, {source.dtype(name)} found")
-    return found
+            mismatches.append(
+                f"{name}: {pivot.dtype(name)} expected, {source.dtype(name)} found"
+            )
+    return mismatches
 
 
 def _config_differences(
     pivot: Mapping[str, Any], source: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Say how configurations differ in what equal tensors mean: decisively, and tolerably."""
-    expected, found = computed_entries(pivot), computed_entries(source)
+    """List differing config entries: those that stop a merge, and those that do not."""
+    pivot_entries, source_entries = computed_entries(pivot), computed_entries(source)
     decisive: list[str] = []
     tolerated: list[str] = []
-    for key in sorted(expected.keys() | found.keys()):
-        ours, theirs = expected.get(key), found.get(key)
-        if ours != theirs:
-            stated = ours is not None and theirs is not None
-            lines = decisive if key in DECISIVE and stated else tolerated
-            lines.append(f"{key}: {_shown(ours)} expected, {_shown(theirs)} found")
+    for key in sorted(pivot_entries.keys() | source_entries.keys()):
+        expected, actual = pivot_entries.get(key), source_entries.get(key)
+        if expected != actual:
+            both_given = expected is not None and actual is not None
+            lines = decisive if key in DECISIVE and both_given else tolerated
+            lines.append(
+                f"{key}: {_or_nothing(expected)} expected, {_or_nothing(actual)} found"
+            )
     return decisive, tolerated
 
 
-def _shown(value: object) -> str:
+def _or_nothing(value: object) -> str:
     return "nothing" if value is None else str(value)
+
+
+def check_comparable(pivot: CanonicalModel, source: CanonicalModel) -> None:
+    """Refuse a source that the pivot's architecture cannot express after an alignment.
+
+    Sizes may differ; the merged model computes with the pivot's architecture.
+
+    Raises:
+        ValueError: If the two differ in the kind or the places of norms, in the MLP's gate or
+            activation, in the norms of queries and keys or the size of heads under them, or in
+            how positions enter; or if the source has a bias that the pivot lacks.
+    """
+    for name, pivot_has, source_has in (
+        ("norm", pivot.family.norm, source.family.norm),
+        ("norms per block", _norms(pivot), _norms(source)),
+        ("MLP", _mlp(pivot), _mlp(source)),
+        ("activation", activation(pivot.weights.config), activation(source.weights.config)),
+        ("norm of queries and keys", pivot.family.qk_norm, source.family.qk_norm),
+        ("positions", pivot.family.positions, source.family.positions),
+        ("blocks", _blocks(pivot), _blocks(source)),
+    ):
+        if pivot_has != source_has:
+            raise ValueError(
+                f"{name}: the pivot ({pivot.family.model_type}) has {pivot_has}, the source "
+                f"({source.family.model_type}) has {source_has}; the pivot's architecture "
+                "cannot compute what the source's does: choose models of one kind"
+            )
+    _check_normed_heads(pivot, source)
+    extra = [
+        part
+        for part in _BIASES
+        if Place(part, 0) in source.places and Place(part, 0) not in pivot.places
+    ]
+    if extra:
+        raise ValueError(
+            f"the source has {', '.join(extra)}, which the pivot ({pivot.family.model_type}) "
+            "has no place for: use the source as the pivot"
+        )
+
+
+def _check_normed_heads(pivot: CanonicalModel, source: CanonicalModel) -> None:
+    head_dim, source_head_dim = pivot.dimensions.head_dim, source.dimensions.head_dim
+    if pivot.family.qk_norm != "none" and head_dim != source_head_dim:
+        raise ValueError(
+            f"queries and keys are normed: heads of {head_dim} dimensions were expected, as in "
+            f"the pivot, the source has heads of {source_head_dim}; choose models with heads "
+            "of one size"
+        )
+
+
+def _norms(model: CanonicalModel) -> str:
+    """List the norms of a block."""
+    norms = (
+        Part.ATTENTION_NORM,
+        Part.ATTENTION_POST_NORM,
+        Part.MLP_NORM,
+        Part.MLP_POST_NORM,
+    )
+    return ", ".join(norm for norm in norms if Place(norm, 0) in model.places)
+
+
+def _mlp(model: CanonicalModel) -> str:
+    return "a gate" if model.family.gated else "no gate"
+
+
+def _blocks(model: CanonicalModel) -> str:
+    return "attention and MLP in parallel" if model.family.parallel else "attention before MLP"
 
 
 def reasons_to_copy(
     pivot: Checkpoint, include: Sequence[str], exclude: Sequence[str]
 ) -> dict[str, str]:
-    """Find the tensors that are copied from the pivot instead of merged.
+    """List the tensors that are copied from the pivot instead of merged.
 
     Args:
         pivot: The model merged into.
-        include: Glob patterns; where there are any, only matching tensors are merged.
-        exclude: Glob patterns of tensors that are not merged; they win over ``include``.
+        include: Glob patterns; if there are any, only matching tensors are merged.
+        exclude: Glob patterns of tensors that are not merged, even if ``include`` matches.
 
     Returns:
-        Name to reason, for the tensors to copy.
+        Tensor name to reason.
 
     Raises:
         ValueError: If a pattern matches no tensor, or no tensor is left to merge.
@@ -133,7 +215,7 @@ def reasons_to_copy(
 def _reason(
     pivot: Checkpoint, name: str, include: Sequence[str], exclude: Sequence[str]
 ) -> str | None:
-    """Say why a tensor is copied; None where it is merged."""
+    """Return the reason why a tensor is copied; None if it is merged."""
     if not pivot.dtype(name).is_floating_point:
         return f"not floating point ({str(pivot.dtype(name)).removeprefix('torch.')})"
     for pattern in exclude:

@@ -24,7 +24,7 @@ class Signed(NamedTuple):
     n_values: int
     """Non-zero values among the kept elements of all task vectors."""
     n_survivors: int
-    """Those that carry the elected sign."""
+    """Values with the elected sign among them."""
 
 
 def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
@@ -151,5 +151,5 @@ def _task_vectors(
 
 
 def _add_to_pivot(pivot: Tensor, change: Tensor) -> Tensor:
-    """Add a change to the pivot; where it is zero the pivot's bits stay, including the sign of 0."""
+    """Add a change to the pivot; if it is 0 the pivot's bits stay, the sign of 0 included."""
     return torch.where(change == 0, pivot, (pivot.double() + change).float())

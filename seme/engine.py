@@ -1,10 +1,10 @@
 """Merge checkpoints: check, prepare, walk the tensors in order, call the method, write.
 
 A method sees float32 on one device, and what it returns is rounded once to the output dtype.
-Every thread takes blocks from reading over the method to writing, so nothing waits for anything
-else. Memory is a few blocks and the cached ranking scores of one tensor per thread, whatever the
-model; whole tensors are held for sources that have to be rewritten, and for methods that declare
-:func:`seme.interface.whole_tensor`, out of the memory budget.
+Each thread reads, merges and writes its own blocks, so none waits for another. Memory is a few
+blocks and the cached ranking scores of one tensor per thread, for a model of any size. Whole
+tensors are held for sources that must be rewritten and for methods that declare
+:func:`seme.interface.whole_tensor`; they are taken from the memory budget.
 """
 
 import functools
@@ -66,7 +66,7 @@ class MergeReport:
     copied: dict[str, str]
     """Tensors that were not merged, with the reason."""
     bytes_read: int
-    """Bytes of tensors read, preparation and walk together."""
+    """Bytes of tensors read: to compare a tied LM head, to prepare and to merge."""
     bytes_written: int
     """Bytes of tensors written."""
     rounding_loss: float
@@ -78,7 +78,7 @@ class MergeReport:
     warnings: list[str]
     """Differences of the models' configurations that do not stop the merge."""
     diagnostics: dict[str, Any]
-    """Of the method's preparation; JSON-ready."""
+    """Diagnostics of the method's preparation, JSON-ready."""
 
 
 def merge_checkpoints(
@@ -112,6 +112,8 @@ def merge_checkpoints(
     """
     check_method(method, len(sources))
     refuse_existing(destination)
+    opened = tuple({id(model): model for model in (pivot, *sources)}.values())
+    read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
     if not traits.any_shape:
         demand_same_tensors(pivot, sources)
@@ -120,8 +122,6 @@ def merge_checkpoints(
         _logger.warning("%s; the merged model computes with the pivot's", warning)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged_names = tuple(n for n in pivot.names if n not in copied)
-    opened = tuple({id(model): model for model in (pivot, *sources)}.values())
-    read_before = sum(model.bytes_read for model in opened)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(budget, len(sources), settings.n_threads, device)
     memory = None

@@ -49,7 +49,7 @@ class Site:
     seed: int = 0
     """Seed of the run."""
     prepared: Any = None
-    """What the preparation's ``at`` returned for this tensor; None without a preparation."""
+    """Result of the preparation's ``at`` for this tensor; None without a preparation."""
     start: int = 0
     """Index in the flat tensor of the block's first element; 0 for a whole tensor."""
 
@@ -129,14 +129,15 @@ _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a method declares by its decorators."""
+    """Declarations of a method, made by its decorators."""
 
     preparation: Preparation | None = None
     any_shape: bool = False
     """The preparation takes sources of other names and shapes than the pivot's."""
     whole_tensor: bool = False
     temporaries: int = 0
-    """See :func:`whole_tensor`."""
+    """See :func:`whole_tensor`; likewise the next."""
+    per_source: int = 0
     min_sources: int = 1
     max_sources: int | None = None
     """None for any number."""
@@ -146,7 +147,7 @@ class Traits:
 
 
 def traits_of(method: Callable[..., Tensor]) -> Traits:
-    """Return what a merge function, or a ``functools.partial`` of it, declares."""
+    """Return the declarations of a merge function, or of a ``functools.partial`` of it."""
     function = method.func if isinstance(method, functools.partial) else method
     traits: Traits = getattr(function, "traits", Traits())
     return traits
@@ -168,21 +169,25 @@ def prepared_by(
 @overload
 def whole_tensor(merge: _MergeFunction, /) -> _MergeFunction: ...
 @overload
-def whole_tensor(*, temporaries: int) -> Callable[[_MergeFunction], _MergeFunction]: ...
 def whole_tensor(
-    merge: _MergeFunction | None = None, /, *, temporaries: int = 4
+    *, temporaries: int, per_source: int = 0
+) -> Callable[[_MergeFunction], _MergeFunction]: ...
+def whole_tensor(
+    merge: _MergeFunction | None = None, /, *, temporaries: int = 4, per_source: int = 0
 ) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
     """Declare that a method is called with whole tensors in their shape instead of blocks.
 
-    Torch computes on one thread in it, so that no result depends on the number of threads; as
-    many tensors are merged at the same time as ``memory_budget`` has room for.
+    Torch runs on one thread in such a method, so that no result depends on their number; as
+    many tensors are merged at once as fit ``memory_budget``.
 
     Args:
-        merge: The merge function, where the decorator is written without arguments.
-        temporaries: float32 tensors of that shape that the method holds at one time in addition to
-            inputs and result; a float64 copy counts twice. They are taken from the budget.
+        merge: The merge function, if the decorator is used without arguments.
+        temporaries: Most float32 tensors of that shape that the method holds at one time
+            besides inputs and result; a float64 copy counts twice, a sort with its indices
+            three times. They are taken from the budget.
+        per_source: More of them for every source.
     """
-    declare = _declaring(whole_tensor=True, temporaries=temporaries)
+    declare = _declaring(whole_tensor=True, temporaries=temporaries, per_source=per_source)
     return declare if merge is None else declare(merge)
 
 
@@ -209,14 +214,14 @@ def _declaring(**declared: Any) -> Callable[[_MergeFunction], _MergeFunction]:  
 
 
 def bind_method(config: Mapping[str, Any]) -> functools.partial[Tensor]:
-    """Bind a method's hyper-parameters; only functions of ``seme`` and ``baselines`` are called.
+    """Bind a method's hyper-parameters to its merge function.
 
     Args:
         config: A parsed file of ``conf/method``: ``_target_``, the dotted name of a merge
             function; ``_partial_``; and its hyper-parameters.
 
     Raises:
-        ValueError: If ``_target_`` names no function of these packages.
+        ValueError: If ``_target_`` is not a function in ``seme`` or ``baselines``.
     """
     target = str(config.get("_target_"))
     module, _, name = target.rpartition(".")
@@ -226,10 +231,8 @@ def bind_method(config: Mapping[str, Any]) -> functools.partial[Tensor]:
         function = getattr(import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"the method's _target_ {target} does not exist: {error}") from error
-    given = {
-        key: value for key, value in config.items() if key not in ("_target_", "_partial_")
-    }
-    return functools.partial(function, **given)
+    keywords = {k: v for k, v in config.items() if k not in ("_target_", "_partial_")}
+    return functools.partial(function, **keywords)
 
 
 def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
@@ -243,7 +246,7 @@ def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
         ValueError: If a hyper-parameter is unknown, unbound or out of range, or the method does
             not merge that many sources.
     """
-    name = _name_of(method)
+    name = f"{method.func.__module__}.{method.func.__qualname__}"
     if method.args:
         raise ValueError(f"{name}: only keyword parameters can be bound, got {method.args}")
     _check_names(name, set(method.keywords), hyper_parameter_names(method))
@@ -304,24 +307,14 @@ def _check_names(name: str, given: set[str], valid: set[str]) -> None:
 def _check_arity(name: str, traits: Traits, n_sources: int) -> None:
     least, most = traits.min_sources, traits.max_sources
     if n_sources < least or (most is not None and n_sources > most):
+        expected = f"at least {least}" if most is None else f"{least} to {most}"
+        if least == most:
+            expected = f"exactly {least}"
+        noun = "source" if (most or least) == 1 else "sources"
         raise ValueError(
-            f"{name} merges {_expected_sources(least, most)} into the pivot, got {n_sources}: "
-            "change models.sources"
+            f"{name} merges {expected} {noun} into the pivot, got {n_sources}: change "
+            "models.sources"
         )
-
-
-def _expected_sources(least: int, most: int | None) -> str:
-    if most is None:
-        return f"at least {_count(least)}"
-    return f"exactly {_count(least)}" if least == most else f"{least} to {_count(most)}"
-
-
-def _count(n: int) -> str:
-    return "1 source" if n == 1 else f"{n} sources"
-
-
-def _name_of(method: functools.partial[Tensor]) -> str:
-    return f"{method.func.__module__}.{method.func.__qualname__}"
 
 
 def _named_by(

@@ -1,4 +1,4 @@
-"""A merge job: a bound method, the opened models of a pool, and their identity."""
+"""Merge job: a bound method, the opened models of a pool, and their identity."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class NamedModel:
     """Folder, relative to the repository or to ``~`` if it is in one of them, or hub id; the
     adapter's where there is one."""
     revision: str | None
-    """Of that location, as configured."""
+    """Revision of that location, as configured."""
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
@@ -232,15 +232,16 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got {model!r}"
+            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
+            f"{model!r}"
         )
     is_adapter = entry.get("path_to_adapter") is not None
     location = entry["path_to_adapter" if is_adapter else "location"]
     name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(
-            f"a model's name holds letters, digits, '.', '_' and '-', and starts with one of the "
-            f"first two; got {name!r}: give {{name: ..., location: {location}}}"
+            "a model's name holds letters, digits, '.', '_' and '-', and starts with one of "
+            f"the first two; got {name!r}: give {{name: ..., location: {location}}}"
         )
     return NamedModel(
         name=name,
@@ -261,7 +262,7 @@ def _portable(location: str, root: Path) -> str:
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an entry gives a location, and only strings as locations."""
+    """Return True if an entry has a location, and its locations are strings."""
     places = [
         entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
     ]
@@ -271,8 +272,8 @@ def _is_placed(entry: Mapping[str, Any]) -> bool:
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:
     if entry.get("adapter_revision") is not None:
         raise ValueError(
-            f"adapter_revision needs path_to_adapter, got {entry}; for a model that is no adapter "
-            "use revision"
+            f"adapter_revision needs path_to_adapter, got {entry}; for a model that is no "
+            "adapter use revision"
         )
     return opener(entry["location"], revision=entry.get("revision"), root=root)
 

@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from seme.alignment.aligned_source import AlignedSource
-from seme.alignment.architectures import check_comparable
-from seme.alignment.diagnosis import describe_source
-from seme.alignment.frames import Frame, find_frame
+from seme.alignment.diagnosis import collect_seconds
+from seme.alignment.frames import Frame, describe_source, find_frame
 from seme.alignment.head_comparison import (
     HeadComparison,
     PivotHead,
@@ -29,12 +28,11 @@ from seme.alignment.head_comparison import (
     comparing_bytes,
 )
 from seme.alignment.options import AlignmentOptions
-from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part
 from seme.budget import demand, rewritten_bytes
-from seme.compatibility import differences
+from seme.compatibility import check_comparable, differences
 from seme.interface import Site, checked_by, prepared_by
 from seme.sce import Fusion, Select, SelectCompute, check_fusion, erase_and_add
 from seme.streaming import Models, OpenTensor
@@ -192,8 +190,8 @@ def align(alignment: Alignment) -> Alignment:
         models.memory_budget,
         "rewriting sources that are not in the pivot's frame",
     )
-    pivot = Anatomy(models.pivot, device=models.device)
-    sources = [Anatomy(source, device=models.device) for source in models.sources]
+    pivot = CanonicalModel(models.pivot, device=models.device)
+    sources = [CanonicalModel(source, device=models.device) for source in models.sources]
     _check_alignable(pivot, sources)
     turns = not all(source.comparison.in_frame for source in alignment.sources)
     untied = pivot.tied and (turns or not all(source.tied for source in sources))
@@ -201,15 +199,15 @@ def align(alignment: Alignment) -> Alignment:
     rewritten = FoldedWeights(FoldedModel(pivot, norms=norms), untied=untied)
     _check_all_merged(rewritten, models)
     aligned, weights = [], []
-    for i, (anatomy, source) in enumerate(zip(sources, alignment.sources, strict=True)):
+    for i, (model, source) in enumerate(zip(sources, alignment.sources, strict=True)):
         try:
-            folded = FoldedModel(anatomy, norms=norms)
+            folded = FoldedModel(model, norms=norms)
             with collect_seconds(source.seconds):
                 frame = find_frame(
                     rewritten.model, folded, source.comparison, alignment.options
                 )
         except ValueError as error:
-            error.add_note(f"while aligning source {i} ({anatomy.weights.path})")
+            error.add_note(f"while aligning source {i} ({model.weights.path})")
             raise
         aligned.append(replace(source, frame=frame))
         weights.append(AlignedSource(rewritten, folded, frame, source.seconds))
@@ -228,7 +226,7 @@ def align(alignment: Alignment) -> Alignment:
 
 
 def _all_mergeable_as_stored(alignment: Alignment) -> bool:
-    """Whether every source is in the pivot's frame and laid out like the pivot."""
+    """Return True if every source is in the pivot's frame and has its tensors."""
     models = alignment.models
     return all(
         source.comparison.in_frame
@@ -238,14 +236,14 @@ def _all_mergeable_as_stored(alignment: Alignment) -> bool:
     )
 
 
-def _check_alignable(pivot: Anatomy, sources: Sequence[Anatomy]) -> None:
-    for anatomy in (pivot, *sources):
-        if anatomy.family.same_frame_only:
+def _check_alignable(pivot: CanonicalModel, sources: Sequence[CanonicalModel]) -> None:
+    for model in (pivot, *sources):
+        if model.family.same_frame_only:
             raise ValueError(
                 "a source must be rewritten (it is not in the pivot's frame, not laid out like "
                 "the pivot, or alignment.match_units is always), which "
-                f"{anatomy.family.model_type} models do not allow: "
-                f"{anatomy.family.same_frame_only}"
+                f"{model.family.model_type} models do not allow: "
+                f"{model.family.same_frame_only}"
             )
     for source in sources:
         check_comparable(pivot, source)
@@ -261,8 +259,8 @@ def _check_all_merged(pivot: FoldedWeights, models: Models) -> None:
     ]
     if left_out:
         raise ValueError(
-            "mapping a source folds the gain of every norm into the tensors that read it, so all "
-            f"norms, readers and the head must be merged, but {left_out[:3]} are left out; drop "
-            "the include or exclude pattern, or raise alignment.identity_tolerance if these are "
-            "fine-tunes of one base"
+            "mapping a source folds the gain of every norm into the tensors that read it, so "
+            f"all norms, readers and the head must be merged, but {left_out[:3]} are left out; "
+            "drop the include or exclude pattern, or raise alignment.identity_tolerance if "
+            "these are fine-tunes of one base"
         )

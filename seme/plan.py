@@ -17,15 +17,13 @@ from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
 from seme.architecture.families import HEADS
-from seme.budget import allocate, rewritten_bytes
+from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
-from seme.checkpoint.model_folder import locate, read_object
+from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
 from seme.checkpoint.reader import (
-    INDEX_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
-    read_index,
     refuse_quantised,
 )
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
@@ -33,7 +31,6 @@ from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
-from seme.topk import cached_bytes
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _N_NAMED = 5
@@ -167,8 +164,8 @@ def open_outline(
     """Open a checkpoint to plan with; its shards may be absent.
 
     Without shards, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index. Shards of a model on the Hub
-    that has an index are not downloaded.
+    without memory on torch's meta device, and names from the index. Shards of a model on the
+    Hub that has an index are not downloaded.
 
     Args:
         location: A folder, relative to ``root`` or absolute, or a Hub id.
@@ -205,7 +202,7 @@ def open_outline(
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
-    """Build a model's architecture on the meta device; return dtype and shape of its tensors."""
+    """Build a model on the meta device; return dtype and shape of its tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
 
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -225,7 +222,9 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
         plan: The plan.
         memory_budget: As the user gave it, such as ``2GiB``.
     """
-    table = Table(title="Merge plan (no weights loaded)", title_justify="left")
+    table = Table(
+        title="Merge plan (no weights loaded)", title_justify="left", show_header=False
+    )
     table.add_column("")
     table.add_column("", overflow="fold")
     table.add_row(

@@ -26,14 +26,14 @@ _LIBRARIES = (
 )
 _ROOT = Path(__file__).resolve().parents[1]
 NUMBERS_VERSION = 1
-"""Version of the numbers of all that merge methods share: engine, kernels, selection, alignment.
+"""Version of the numbers computed by code that methods share: engine, kernels, alignment.
 
 Raise it when merged bytes may change; ``tests/test_golden.py`` holds them.
 """
 
 
 def code_version(method: Callable[..., Any]) -> str:
-    """Hash the code of a method's own module; docstrings, comments and module names do not count.
+    """Hash the code of a method's own module, without docstrings, comments and module names.
 
     An edited method is another method, so its finished runs are never taken for those of the
     new code. What all methods share, everything in ``seme`` but the method's own module, counts
@@ -44,7 +44,8 @@ def code_version(method: Callable[..., Any]) -> str:
 
     Returns:
         16 hexadecimal digits over the module that defines the method and the modules of
-        ``baselines`` and of the method's own package that it imports, transitively; not ``seme``.
+        ``baselines`` and of the method's own package that it imports, transitively; not
+        ``seme``.
 
     Raises:
         ValueError: If the source of the method's module cannot be read.
@@ -53,8 +54,8 @@ def code_version(method: Callable[..., Any]) -> str:
     codes = _codes(function.__module__)
     if not codes:
         raise ValueError(
-            f"no source file for the module {function.__module__} of the method: define methods "
-            "in importable modules"
+            f"no source file for the module {function.__module__} of the method: define "
+            "methods in importable modules"
         )
     return hashlib.blake2b("\0".join(sorted(codes)).encode(), digest_size=8).hexdigest()
 
@@ -78,7 +79,7 @@ def collect() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system gives it; the architecture where it does not."""
+    """Return the processor's name; its architecture if the system does not give a name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -181,7 +182,7 @@ def _source(module: str) -> str | None:
 
 
 def _is_import_from(line: ast.AST, packages: set[str]) -> bool:
-    """Whether a line imports names from one of the packages, or from the module's own."""
+    """Return True if a line imports names from one of the packages or from its own."""
     if not isinstance(line, ast.ImportFrom):
         return False
     return line.level > 0 or (line.module or "").partition(".")[0] in packages

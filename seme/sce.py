@@ -32,10 +32,10 @@ from seme.streaming import Block, OpenTensor
 from seme.topk import RankingScores
 
 Select = Literal["coefficients", "deltas"]
-"""Operand of the selection mask: the deltas (paper), or the coefficients only (FuseChat's code)."""
+"""Operand of the selection mask: deltas (paper), or coefficients only (FuseChat's code)."""
 
 _SCALE = 2.0**64
-"""Scales variances of weights away from float32's smallest number (ours)."""
+"""Scales variances of weights away from float32's smallest number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
 
 
 def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
-    """Check the ranges of SCE's hyper-parameters; see :func:`erase_and_add` and ``SelectCompute``.
+    """Check SCE's hyper-parameters; see :func:`erase_and_add` and :class:`SelectCompute`.
 
     Raises:
         ValueError: If one is out of range.

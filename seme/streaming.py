@@ -27,8 +27,8 @@ GPU_BLOCK = 1 << 22
 """Elements per block on a GPU: large enough to be worth the kernel launches (not measured)."""
 
 SMALL = 1 << 24
-"""Elements up to which a tensor is processed by one thread, in parallel with other tensors: passes
-over it are short, and threads that share it wait for one another."""
+"""Elements up to which a tensor is processed by one thread, in parallel with other tensors:
+passes over it are short, and threads that share it wait for one another."""
 
 _READS_PER_THREAD = 4
 """At least this many reads per thread, so that none waits long for the last read of another."""
@@ -72,16 +72,16 @@ class ThreadPool:
     def map(self, function: Callable[[int], _T], count: int) -> list[_T]:
         """Return ``[function(0), ..., function(count - 1)]``.
 
-        When an item fails, or the caller is interrupted, items not yet started are cancelled and
-        running ones are waited for.
+        When an item fails, or the caller is interrupted, items not yet started are cancelled
+        and running ones are waited for.
 
         Args:
             function: Called from several threads at once.
             count: Number of items.
 
         Raises:
-            Exception: The error of the first item, by index, that fails; the same for any number
-                of threads.
+            Exception: The error of the first item, by index, that fails; the same for any
+                number of threads.
         """
         if self._executor is None:
             return [function(index) for index in range(count)]
@@ -122,7 +122,7 @@ class Models:
     blocks_per_read: int = 1
     """Blocks read at once; changes the speed only."""
     cache_bytes: int = 0
-    """Most bytes that one pass over a tensor may cache for later ones; changes the speed only."""
+    """Most bytes that a pass over a tensor may cache for later ones; changes the speed only."""
     memory_budget: int | None = None
     """Bytes of the whole merge, for preparations that hold whole tensors; None: unlimited."""
 
@@ -131,7 +131,8 @@ class Models:
 
         Args:
             name: Name of the tensor.
-            kept: Open it once for all passes; otherwise anew for each, with no file open between.
+            kept: Open it once for all passes; otherwise anew for each, with no file open
+                between.
         """
         return OpenTensor(name, self, kept=kept)
 
@@ -168,7 +169,7 @@ class OpenTensor:
     """One tensor of the pivot and of every source, opened for passes over its blocks."""
 
     def __init__(self, name: str, models: Models, *, kept: bool) -> None:
-        """Open it; see :meth:`Models.open`. Rewritten models compute theirs when it is opened."""
+        """Open it; see :meth:`Models.open`. Rewritten models compute the tensor here."""
         self.name = name
         self.shape = models.pivot.shape(name)
         """The pivot's."""

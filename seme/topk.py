@@ -1,10 +1,12 @@
 """Exact k-th largest magnitude (top-k threshold) of per-element ranking scores, streaming.
 
+Scores equal to the threshold are cut by index in :mod:`seme.selection`, which makes the masks.
+
 Non-negative float32 numbers order like their bit patterns, so thresholds are found on integers.
-Cached scores are partitioned. Otherwise patterns are counted, in linear time, without sorting and
-without holding a model: a sample gives two patterns between which the threshold must lie; one
-pass counts the scores above the range and, in full resolution, those inside. If the sample
-misleads, or there is too little to sample, a pass over the upper 16 bits replaces it.
+Cached scores are partially sorted. Others are counted in linear time: a sample gives a range of
+patterns that should hold the threshold; one pass counts the scores above the range and, per
+pattern, those inside. If the threshold is outside, or there is too little to sample, a pass
+over the upper 16 bits replaces the sample.
 """
 
 import math
@@ -18,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seme.budget import cached_bytes
 from seme.kernels import selection
 from seme.streaming import Block, OpenTensor, Span
 
@@ -43,15 +46,7 @@ _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
 number of runs, because elements of a run are alike; a miss costs a pass, never exactness."""
 _PENDING = 1 << 18
-"""Numbers gathered before they are counted, or as many as there are counts if those are more."""
-
-
-def cached_bytes(n_rows: int) -> int:
-    """Return the bytes per element that cached scores take.
-
-    Every score and whether it survives; and, while a threshold is found, one row's magnitudes.
-    """
-    return 5 * n_rows + 4
+"""Numbers gathered before they are counted; the number of counts if that is more."""
 
 
 class RankingScores:
@@ -63,13 +58,12 @@ class RankingScores:
         """Compute the scores if they may be cached; else read nothing yet.
 
         Args:
-            tensor: Of the pivot and the sources.
+            tensor: The tensor, opened in the pivot and the sources.
             score: Computes the scores of a block.
             n_rows: Number of rankings, hence of scores per element.
-            cache: Cache if the budget allows; it allows one tensor at a time.
+            cache: Cache the scores if the budget allows; it allows one tensor at a time.
         """
-        self.name = tensor.name
-        self.numel = tensor.numel
+        self.name, self.numel = tensor.name, tensor.numel
         self.block = tensor.block
         """Elements per block."""
         self.score = score
@@ -86,16 +80,13 @@ class RankingScores:
         *,
         one_thread: bool = False,
     ) -> list[_T]:
-        """Call a function for the scores of every block, on all cores.
+        """Call a function for the scores of every block; see :meth:`OpenTensor.map`.
 
         Args:
             function: Called with a block's scores, (n_rows, n), and the flat index of its first
                 element; from several threads at once.
-            spans: Elements to visit instead of all blocks.
-            one_thread: Stay on the caller's thread, while others work on other tensors.
-
-        Returns:
-            The results, in the order of the blocks.
+            spans: As in :meth:`OpenTensor.map`.
+            one_thread: As in :meth:`OpenTensor.map`.
         """
         if not self.cached:
             return self.tensor.map(
@@ -112,15 +103,6 @@ class RankingScores:
             return [visit(index) for index in range(len(places))]
         return self.tensor.models.map(visit, len(places))
 
-    def magnitudes(self, row: int) -> _Bits:
-        """Return a new array of the magnitude patterns of one row of cached scores, (numel,)."""
-        assert self.cached, f"{self.name} is not cached"
-        magnitudes = np.empty(self.numel, dtype=np.int32)
-        for (start, stop), scores in zip(self._blocks(), self._scores, strict=True):
-            bits = scores[row].numpy().view(np.int32)
-            np.bitwise_and(bits, _MAGNITUDE, out=magnitudes[start:stop])
-        return magnitudes
-
     def _blocks(self) -> list[Span]:
         starts = range(0, self.numel, self.block)
         return [(start, min(start + self.block, self.numel)) for start in starts]
@@ -129,25 +111,19 @@ class RankingScores:
         return self.score(block.pivot, block.sources)
 
     def _slice(self, start: int, stop: int) -> Tensor:
-        """Cached scores of consecutive elements."""
+        """Return cached scores of consecutive elements."""
         first, last = start // self.block, (stop - 1) // self.block
-        begin = first * self.block
         blocks = self._scores[first : last + 1]
         scores = blocks[0] if first == last else torch.cat(blocks, dim=1)
-        return scores[:, start - begin : stop - begin]
+        return scores[:, start - first * self.block : stop - first * self.block]
 
 
 def map_all(
     tensors: Sequence[RankingScores], function: Callable[[Tensor, int], _T]
 ) -> list[list[_T]]:
-    """Call a function for every block of several tensors; see :meth:`Models.map_tensors`.
+    """Return the results of :meth:`RankingScores.map` for each of several tensors, at least 1.
 
-    Args:
-        tensors: At least one.
-        function: As in :meth:`RankingScores.map`.
-
-    Returns:
-        Per tensor what :meth:`RankingScores.map` returns.
+    Large tensors and small ones are processed as in :meth:`Models.map_tensors`.
     """
     return tensors[0].tensor.models.map_tensors(
         [tensor.numel for tensor in tensors],
@@ -172,36 +148,32 @@ class Threshold:
         return float(np.int32(self.bits).view(np.float32))
 
     def n_equal_kept(self, rank: int) -> int:
-        """Count the magnitudes at the threshold that survive: up to the rank, never a zero."""
+        """Return how many magnitudes at the threshold survive: up to the rank, never a zero."""
         return rank - self.n_above if self.bits else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Patterns between which a threshold lies, both included."""
+    """Range of patterns that holds a threshold, bounds included."""
 
     low: int
     high: int
     guess: int
-    """The most likely pattern: where it is right, ties need no pass of their own."""
-
-    @property
-    def size(self) -> int:
-        return self.high - self.low + 1
+    """Most likely pattern: if it is right, ties need no pass of their own."""
 
 
 def find_thresholds(
     tensors: Sequence[RankingScores], rank: int, n_total: int
 ) -> list[Threshold]:
-    """Find the magnitude of a rank in every row.
+    """Find the k-th largest magnitude of every row.
 
     Args:
-        tensors: All scores that are ranked together, at least one, all with as many rows.
-        rank: From 1, the largest, to ``n_total``; 0 gives a threshold above all.
+        tensors: Scores that are ranked together, at least one tensor, all with as many rows.
+        rank: k, from 1, the largest, to ``n_total``; 0 gives a threshold above all.
         n_total: Number of elements of all tensors.
 
     Returns:
-        One threshold per row; the same however the elements are cut into tensors.
+        One threshold per row; the same for any division of the elements into tensors.
     """
     n_rows = tensors[0].n_rows
     if rank == 0:
@@ -225,7 +197,13 @@ def magnitude_bits(values: Tensor) -> _Bits:
 
 def _partition(tensor: RankingScores, row: int, rank: int) -> Threshold:
     """Find the threshold of a row of cached scores by partial sorting."""
-    magnitudes = tensor.magnitudes(row)
+    magnitudes = np.empty(tensor.numel, dtype=np.int32)
+
+    def copy(rows: Tensor, start: int) -> None:
+        bits = rows[row].numpy().view(np.int32)
+        np.bitwise_and(bits, _MAGNITUDE, out=magnitudes[start : start + len(bits)])
+
+    tensor.map(copy)
     place = len(magnitudes) - rank
     magnitudes.partition(place)
     threshold = magnitudes[place]
@@ -237,14 +215,9 @@ def _partition(tensor: RankingScores, row: int, rank: int) -> Threshold:
 
 
 def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
-    """Guess from a sample between which patterns the threshold of each row lies.
-
-    Returns:
-        None where there is too little to sample, or a range is too wide to count in full.
-    """
+    """Estimate each row's range from a sample; None if it is small, or a range is wide."""
     n_total = sum(tensor.numel for tensor in tensors)
-    fewest, most = _N_RUNS
-    n_runs = min(max(n_total // _RUN // 128, fewest), most)
+    n_runs = min(max(n_total // _RUN // 128, _N_RUNS[0]), _N_RUNS[1])
     if n_total < 8 * n_runs * _RUN:
         return None
     starts = [n_total * (2 * run + 1) // (2 * n_runs) for run in range(n_runs)]
@@ -255,13 +228,13 @@ def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Rang
     ]
     margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
     ranges = [_around(np.concatenate(row), share, margin) for row in zip(*samples, strict=True)]
-    return None if any(r.size > _MAX_RANGE for r in ranges) else ranges
+    return None if any(r.high - r.low >= _MAX_RANGE for r in ranges) else ranges
 
 
 def _by_tensor(
     tensors: Sequence[RankingScores], starts: Sequence[int]
 ) -> Iterator[tuple[RankingScores, list[Span]]]:
-    """Turn places in all tensors, end to end, into runs of elements of each tensor."""
+    """Convert start indices in the concatenated tensors to runs within each tensor."""
     before = 0
     for tensor in tensors:
         inside = [s - before for s in starts if before <= s < before + tensor.numel]
@@ -271,7 +244,7 @@ def _by_tensor(
 
 
 def _around(sample: _Bits, share: float, margin: float) -> _Range:
-    """Return the patterns of a sample that have the shares ``share`` -+ ``margin`` above them."""
+    """Return the range of patterns with shares ``share`` -+ ``margin`` above them."""
     sample.sort()
     high = len(sample) - math.floor((share - margin) * len(sample))
     low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
@@ -292,16 +265,17 @@ def _upper_ranges(tensors: Sequence[RankingScores], rank: int) -> list[_Range]:
             counter.add(magnitude_bits(row) >> _LOWER_BITS)
 
     map_all(tensors, count)
-    lows = [counter.histogram().locate(rank)[0] << _LOWER_BITS for counter in counters]
+    located = [counter.locate(rank) for counter in counters]
+    lows = [place[0] << _LOWER_BITS for place in located if place is not None]
     return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
 
 
 def _count_in_ranges(
     tensors: Sequence[RankingScores], ranges: Sequence[_Range], rank: int
 ) -> list[Threshold] | None:
-    """Find the thresholds by one pass; None where one is not in its range."""
-    counters = [_Counter(r.size) for r in ranges]
-    lows, sizes = [r.low for r in ranges], [r.size for r in ranges]
+    """Find the thresholds by one pass; None if one is not in its range."""
+    lows, sizes = [r.low for r in ranges], [r.high - r.low + 1 for r in ranges]
+    counters = [_Counter(size) for size in sizes]
     guesses = [r.guess - r.low for r in ranges]
 
     def count(rows: Tensor, _: int) -> list[tuple[int, int]]:
@@ -315,10 +289,10 @@ def _count_in_ranges(
     for row, (counter, r) in enumerate(zip(counters, ranges, strict=True)):
         n_above = sum(block[row][0] for blocks in counts for block in blocks)
         n_guessed = [[block[row][1] for block in blocks] for blocks in counts]
-        histogram = counter.histogram(r.guess - r.low, sum(map(sum, n_guessed)))
-        if not n_above < rank <= n_above + histogram.counts.sum():
+        located = counter.locate(rank - n_above, r.guess - r.low, sum(map(sum, n_guessed)))
+        if located is None:
             return None
-        offset, n_inside, n_equal = histogram.locate(rank - n_above)
+        offset, n_inside, n_equal = located
         thresholds.append(
             Threshold(
                 bits=r.low + offset,
@@ -328,22 +302,6 @@ def _count_in_ranges(
             )
         )
     return thresholds
-
-
-@dataclass(frozen=True, slots=True)
-class _Histogram:
-    """Numbers in rising order, and the count of each."""
-
-    numbers: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-    def locate(self, rank: int) -> tuple[int, int, int]:
-        """Return the number of a rank (1 is the largest), and the counts above it and of it."""
-        from_top = self.counts[::-1].cumsum()
-        step = int(np.searchsorted(from_top, rank))
-        place = len(self.counts) - 1 - step
-        above = int(from_top[step - 1]) if step else 0
-        return int(self.numbers[place]), above, int(self.counts[place])
 
 
 class _Counter:
@@ -371,8 +329,12 @@ class _Counter:
                 self._counts += counts
             self._pending, self._n_pending = [], 0
 
-    def histogram(self, number: int = 0, times: int = 0) -> _Histogram:
-        """Return the counts, once all threads are done, with ``number`` added ``times`` more."""
+    def locate(self, rank: int, number: int = 0, times: int = 0) -> tuple[int, int, int] | None:
+        """Return the number of a rank (1 is the largest), and the counts above it and of it.
+
+        Called when all threads are done; ``number`` counts ``times`` more. None if the rank is
+        not from 1 to the number of numbers.
+        """
         numbers, counts = np.array([number]), np.array([times])
         if self._pending:
             pending, n_pending = np.unique(np.concatenate(self._pending), return_counts=True)
@@ -382,4 +344,9 @@ class _Counter:
             numbers = np.append(numbers, counted)
             counts = np.append(counts, self._counts[counted])
         numbers, places = np.unique(numbers, return_inverse=True)
-        return _Histogram(numbers, np.bincount(places, weights=counts).astype(np.int64))
+        from_top = np.bincount(places, weights=counts)[::-1].cumsum().astype(np.int64)
+        if not 1 <= rank <= from_top[-1]:
+            return None
+        step = int(np.searchsorted(from_top, rank))
+        above = int(from_top[step - 1]) if step else 0
+        return int(numbers[-1 - step]), above, int(from_top[step]) - above

@@ -1,4 +1,4 @@
-"""Whole-tensor merging: memory taken from the budget, blocks gathered, result written in blocks.
+"""Whole-tensor merging: reserve memory, gather blocks, merge, write the result in blocks.
 
 On a GPU the tensors are in its memory; they are counted against the budget all the same.
 """
@@ -43,7 +43,8 @@ class SharedMemory:
 
 def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:
     """Count the bytes of one tensor's merge: inputs, result and temporaries in float32."""
-    return 4 * n_elements * (n_sources + 2 + traits.temporaries)
+    temporaries = traits.temporaries + n_sources * traits.per_source
+    return 4 * n_elements * (n_sources + 2 + temporaries)
 
 
 def memory_for_whole(
@@ -71,8 +72,8 @@ def memory_for_whole(
     if allocation.working_bytes + need > budget:
         raise ValueError(
             f"the method merges whole tensors, and {largest} takes {mebibytes(need)} ({need} "
-            f"bytes) in addition to {mebibytes(allocation.working_bytes)} for reading and writing; "
-            f"memory_budget is {mebibytes(budget)}: raise it to at least "
+            f"bytes) in addition to {mebibytes(allocation.working_bytes)} for reading and "
+            f"writing; memory_budget is {mebibytes(budget)}: raise it to at least "
             f"{mebibytes(allocation.working_bytes + need)}"
         )
     return SharedMemory(budget - allocation.working_bytes)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from tests.disguise import anatomy_of
+from tests.disguise import open_canonical
 from tests.settings import SETTINGS
 from tests.tiny_models import save_tiny
 
@@ -76,12 +76,12 @@ def make_llama() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def anatomy(tmp_path: Path) -> Callable[..., Anatomy]:
-    """Build the anatomy of a tiny model: ``anatomy("llama", **settings)``."""
+def canonical(tmp_path: Path) -> Callable[..., CanonicalModel]:
+    """Save a tiny model and open its canonical view: ``canonical("llama", **settings)``."""
     count = iter(range(9))
 
-    def build(model_type: str, **settings: Any) -> Anatomy:
-        return anatomy_of(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+    def build(model_type: str, **settings: Any) -> CanonicalModel:
+        return open_canonical(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
 
     return build
 

@@ -12,8 +12,8 @@ _LAYERS = [
     {"source_layers": [0, 1], "shares": [0.25, 0.75], "heads_similarity": 0.1},
 ]
 _IN_FRAME = {
-    "identity_shortcut": True, "distance_from_identity": 0.02, "overlap": 1.0, "condition": 31.6,
-    "ridge": 0.0, "layers": [], "seconds": {"bases": 0.5},
+    "identity_shortcut": True, "distance_from_identity": 0.02, "overlap": 1.0,
+    "condition": 31.6, "ridge": 0.0, "layers": [], "seconds": {"bases": 0.5},
 }  # fmt: skip
 NARROWER = _IN_FRAME | {
     "identity_shortcut": False, "distance_from_identity": None, "overlap": 0.948, "ridge": 1e-3,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from scripts.disguise import disguised as disguised_tensors
 from seme.alignment.residual_map import ResidualMap
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import open_checkpoint
@@ -24,16 +24,16 @@ _READERS = (Part.Q, Part.K, Part.V, Part.GATE, Part.UP, Part.HEAD)
 _WRITERS = (Part.O, Part.DOWN, Part.O_BIAS, Part.DOWN_BIAS, Part.FINAL_NORM_BIAS)
 
 
-def anatomy_of(folder: Path) -> Anatomy:
-    return Anatomy(open_checkpoint(folder, root=folder), device=torch.device("cpu"))
+def open_canonical(folder: Path) -> CanonicalModel:
+    return CanonicalModel(open_checkpoint(folder, root=folder), device=torch.device("cpu"))
 
 
 def folded(folder: Path, *, tied: bool = False) -> FoldedWeights:
     """Fold all norms; with ``tied`` keep a tied head and so the final norm's gain."""
-    anatomy = anatomy_of(folder)
-    keeps = anatomy.tied and tied
+    model = open_canonical(folder)
+    keeps = model.tied and tied
     norms = FOLDABLE - {Part.FINAL_NORM} if keeps else FOLDABLE
-    return FoldedWeights(FoldedModel(anatomy, norms=norms), untied=anatomy.tied and not keeps)
+    return FoldedWeights(FoldedModel(model, norms=norms), untied=model.tied and not keeps)
 
 
 def written(weights: Weights, folder: Path, **config: object) -> Path:
@@ -81,9 +81,9 @@ def save_turnable(folder: Path, model_type: str, **overrides: object) -> Path:
 
 def with_constant(folder: Path, *parts: Part) -> Path:
     """Make some gains constant on disk: each is what its first element was."""
-    anatomy, tensors = anatomy_of(folder), load_file(folder / "model.safetensors")
-    for name in anatomy.weights.names:
-        if anatomy.places_of(name)[0].part in parts:
+    model, tensors = open_canonical(folder), load_file(folder / "model.safetensors")
+    for name in model.weights.names:
+        if model.places_of(name)[0].part in parts:
             tensors[name] = torch.full_like(tensors[name], float(tensors[name][0]))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -15,6 +15,7 @@ projections of the merged tensors are compared within TOLERANCE.
 import hashlib
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -186,6 +187,8 @@ def main() -> None:
         fresh = renewed(read_golden(), fresh)
     text = json.dumps(fresh, indent=1, sort_keys=True)
     GOLDEN.write_text(f"{text}\n", encoding="utf-8")
+    n_entries = sum(map(len, fresh["merges"].values()))
+    sys.stdout.write(f"{n_entries} entries in {GOLDEN.name}\n")
 
 
 def renewed(golden: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from seme.architecture.dimensions import Dimensions
-from seme.architecture.families import Family
-from seme.architecture.model import Anatomy
-from seme.architecture.parts import Part, Place
+from seme.architecture.model import CanonicalModel
+from seme.architecture.parts import Family, Part, Place
 
 _ACTIVATIONS = {
     "silu": functional.silu,
@@ -23,15 +22,15 @@ _ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 Parts = Mapping[Place, Tensor]
 
 
-def parts_of(anatomy: Anatomy) -> dict[Place, Tensor]:
+def parts_of(model: CanonicalModel) -> dict[Place, Tensor]:
     """Read all canonical parts."""
-    return {place: anatomy.read(place) for place in anatomy.places}
+    return {place: model.read(place) for place in model.places}
 
 
-def logits_of(anatomy: Anatomy, tokens: Tensor) -> Tensor:
+def logits_of(model: CanonicalModel, tokens: Tensor) -> Tensor:
     """Compute a checkpoint's logits from its canonical parts."""
-    config = anatomy.weights.config
-    return logits(parts_of(anatomy), anatomy.family, anatomy.dimensions, config, tokens)
+    config = model.weights.config
+    return logits(parts_of(model), model.family, model.dimensions, config, tokens)
 
 
 def logits(

@@ -6,11 +6,10 @@ from eval.records import (
     ModelRef,
     PoolRef,
     Sample,
-    read_samples,
     run_folder,
     write_record,
 )
-from eval.report.evidence import grounds_of
+from eval.results_folder import read_samples
 from eval.statistics.samples import Run, run_of
 from tests.made_up_runs import make_record, stage_cost, suite_ref
 from tests.made_up_runs import score as score_of
@@ -78,8 +77,8 @@ class Results:
         changes = {"scores": {}, "merge_cost": None, "error": "needs other sources", **changes}
         return self.add(name, right, status="not applicable", **changes)
 
-    def grounds(self, records):
-        return grounds_of(boards_of([self._run(record) for record in records]))
+    def boards(self, records):
+        return boards_of([self._run(record) for record in records])
 
     def _run(self, record):
         folder = run_folder(self.root, record.name, record.fingerprint)

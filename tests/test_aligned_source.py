@@ -52,8 +52,8 @@ def aligned(
 
 def random_map(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
     """Draw a map that the architecture allows."""
-    width, source_width = (w.model.anatomy.dimensions.width for w in (pivot, source))
-    centred = pivot.model.anatomy.family.norm == "layer"
+    width, source_width = (w.model.canonical.dimensions.width for w in (pivot, source))
+    centred = pivot.model.canonical.family.norm == "layer"
     rng = torch.Generator().manual_seed(7)
     return as_map(random_turn(width, rng, centred=centred, source_width=source_width))
 

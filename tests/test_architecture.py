@@ -15,12 +15,12 @@ MAY_IMPORT = {
     "scripts": {"seme", "baselines", "eval", "scripts"},
 }
 SOLE_IMPORTERS = {
-    "numba": "seme/kernels/jit.py",
-    "lm_eval": "eval/harness.py",
-    "wandb": "eval/tracking/wandb_run.py",
-    "hydra": "run.py",
-    "jinja2": "eval/leaderboard/page.py",
-    "markdown_it": "eval/report/render.py",
+    "numba": ("seme/kernels/jit.py",),
+    "lm_eval": ("eval/harness.py", "eval/tasks.py", "scripts/benchmark/packing.py"),
+    "wandb": ("eval/tracking/wandb_run.py",),
+    "hydra": ("run.py",),
+    "jinja2": ("eval/leaderboard/page.py",),
+    "markdown_it": ("eval/report/render.py",),
 }
 
 
@@ -73,19 +73,21 @@ def test_packages_import_only_lower_packages():
     assert breaches == []
 
 
-def test_each_wrapped_library_is_imported_in_one_module():
+def test_wrapped_libraries_are_imported_only_in_their_modules():
     breaches = [
         f"{path.relative_to(ROOT)} imports {library}"
         for path in project_files()
         for library in packages_of(path) & set(SOLE_IMPORTERS)
-        if path != ROOT / SOLE_IMPORTERS[library]
+        if path.relative_to(ROOT).as_posix() not in SOLE_IMPORTERS[library]
     ]
     assert breaches == []
-    assert [
+    idle = [
         importer
-        for library, importer in SOLE_IMPORTERS.items()
+        for library, importers in SOLE_IMPORTERS.items()
+        for importer in importers
         if library not in packages_of(ROOT / importer)
-    ] == []
+    ]
+    assert idle == []
 
 
 def test_imports_have_no_cycle():
@@ -100,7 +102,7 @@ def test_imports_have_no_cycle():
 
 
 def test_compiled_loops_call_only_loops_of_their_own_file():
-    # numba keeps what it compiles by the file of the outer loop: a change of the inner one's is lost
+    # numba caches by the file of the outer loop: a change in the inner loop's file is not seen
     for path in (ROOT / "seme/kernels").glob("*.py"):
         if path.name != "warmup.py":  # which compiles nothing
             kernel_imports = {

@@ -15,11 +15,10 @@ from scripts.benchmark import processes
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.alignment import measure as measure_alignment
 from scripts.benchmark.cases import CASES, Difference, difference, peer_config
-from scripts.benchmark.floor import copy_floor
 from scripts.benchmark.models import SHAPES, n_bytes, write_models
 from scripts.benchmark.processes import run_measured
-from scripts.benchmark.report import Cost, Row, cost_of, figure, markdown
-from scripts.benchmark.runs import Bench
+from scripts.benchmark.report import Cost, Measurement, cost_of, figure, markdown
+from scripts.benchmark.runs import Bench, copy_floor
 from seme.checkpoint.reader import open_checkpoint
 
 TINY = SHAPES["tiny"]
@@ -166,13 +165,13 @@ def row(name="ties", **changes):
         "n_sources": 3,
         "n_parameters": 1_000_000,
         "first_seconds": 9.0,
-        "ours": cost(4.0, 5.0, 9.0),
+        "engine": cost(4.0, 5.0, 9.0),
         "merge_seconds": 3.0,
         "floor_seconds": 1.5,
         "peer": cost(40.0, 60.0, 50.0, rss=4e9, anon=3e9),
         "difference": Difference(largest=0.25, share=0.125),
     }
-    return Row(**{**values, **changes})
+    return Measurement(**{**values, **changes})
 
 
 def test_cost_is_median_seconds_and_maximum_memory():
@@ -188,7 +187,7 @@ def test_cost_is_median_seconds_and_maximum_memory():
 def test_benchmark_table_has_medians_and_ratios():
     text = markdown("Merging", ENVIRONMENT, [row()])
     assert "a processor, 2 cores; torch 2." in text
-    assert f"Runs of each program: {len(row().ours.seconds)};" in text
+    assert f"Runs of each program: {len(row().engine.seconds)};" in text
     assert (
         "| ties | 5.0 | 50.0 | 10.0 | 3.00 | 2.0 | 2.00 | 1.00 | 4.00 | 3.00 | 0.25 | 12.5 % |"
         in text
@@ -243,7 +242,7 @@ def test_benchmark_runs_end_to_end_with_mergekit(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--methods", "tie"], r"unknown \['tie'\]; expected of \['average'"),
+        (["--methods", "tie"], r"unknown \['tie'\]; expected names from \['average'"),
         (["--repeats", "0"], "must be at least 1, got 0"),
         (["--shape", "small"], "invalid choice: 'small'"),
     ],

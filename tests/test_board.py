@@ -87,7 +87,7 @@ def records_with_lams(split, *lams, value=0.5):
 
 def settings(*records):
     """Cells of the settings column, by board."""
-    return [[row.shown_settings for row in board.merges] for board in bare_boards(records)]
+    return [[row.marked_settings for row in board.merges] for board in bare_boards(records)]
 
 
 def test_several_settings_on_the_test_split_are_marked():
@@ -130,3 +130,12 @@ def test_new_record_changes_only_its_own_board():
         "\n## "
     )
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]
+
+
+def test_runs_of_edited_code_show_its_hash():
+    old, new = (
+        record(provenance={"identity": {"code": code, "exclude": []}}, fingerprint=code)
+        for code in ("aaaaaaaaaa", "bbbbbbbbbb")
+    )
+    assert settings(old, new) == [["code=aaaaaa", "code=bbbbbb"]]
+    assert settings(old) == [[""]]

@@ -17,7 +17,7 @@ def results(tmp_path):
 
 def claims_by_key(results, records):
     """Claims by their last word or two."""
-    judgements = claims_of(results.grounds(records))
+    judgements = claims_of(results.boards(records))
     keys = ("averaging", "task arithmetic", "TIES", "DARE", "runtime", "memory", "data",
             "architectures", "tau")  # fmt: skip
     return dict(zip(keys, judgements, strict=True))

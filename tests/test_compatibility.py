@@ -5,8 +5,14 @@ import json
 import pytest
 
 from seme.checkpoint.reader import open_checkpoint
-from seme.compatibility import demand_same_tensors, differences, tolerated_differences
+from seme.compatibility import (
+    check_comparable,
+    demand_same_tensors,
+    differences,
+    tolerated_differences,
+)
 from seme.interface import CheckpointMismatchError
+from tests.tiny_models import DENSE
 
 
 @pytest.fixture
@@ -86,3 +92,45 @@ def test_nested_text_config_is_compared(open_pair):
     pivot, source = open_pair(nested, text_config={"num_attention_heads": 4})
     with pytest.raises(CheckpointMismatchError, match="num_attention_heads: 2 expected, 4"):
         demand_same_tensors(pivot, [source])
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_one_architecture_in_two_depths_is_comparable(model_type, canonical):
+    layers = {"n_layer": 3} if model_type == "gpt2" else {"num_hidden_layers": 3}
+    types = {"layer_types": ["full_attention"] * 3} if model_type == "gemma3_text" else {}
+    check_comparable(canonical(model_type), canonical(model_type, **layers, **types))
+
+
+@pytest.mark.parametrize(
+    ("pivot", "source", "settings", "difference"),
+    [
+        ("llama", "gpt2", {}, r"^norm: .*llama.* rms, .*gpt2.* layer"),
+        ("llama", "gemma2", {}, "attention_norm, mlp_norm, .*attention_post_norm"),
+        ("qwen2", "qwen3", {}, "norm of queries and keys: .*qwen2.* none, .* head"),
+        ("gpt2", "gpt_neox", {"hidden_act": "gelu_new"}, "positions: .*learned, .* rope"),
+        ("gpt_neox", "gpt_neox", {"use_parallel_residual": False}, "MLP in parallel, "),
+        ("llama", "llama", {"hidden_act": "gelu"}, "activation: .*llama.* silu, .* gelu"),
+    ],
+)
+def test_incomparable_architectures_are_refused_with_the_difference(
+    pivot, source, settings, difference, canonical
+):
+    with pytest.raises(ValueError, match=difference):
+        check_comparable(canonical(pivot), canonical(source, **settings))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
+def test_normed_queries_and_keys_need_equal_head_dims(model_type, canonical):
+    sizes = {"head_dim": 20} if model_type != "olmo2" else {"num_attention_heads": 2}
+    keys = {"num_key_value_heads": 2} if model_type == "olmo2" else {}
+    pivot, source = canonical(model_type), canonical(model_type, **sizes, **keys)
+    expected = "heads of 12 dim.* has heads of 20" if keys == {} else "heads of 8 .* of 16"
+    with pytest.raises(ValueError, match=f"queries and keys are normed: {expected}"):
+        check_comparable(pivot, source)
+
+
+def test_source_biases_need_a_bias_in_the_pivot(canonical):
+    plain, biased = canonical("llama", attention_bias=False), canonical("llama")
+    check_comparable(biased, plain)
+    with pytest.raises(ValueError, match="q_bias, k_bias, v_bias, o_bias"):
+        check_comparable(plain, biased)

@@ -1,6 +1,9 @@
-"""Table of aligned sources."""
+"""Seconds of the stages of an alignment, and the table of aligned sources."""
 
-from seme.alignment.diagnosis import source_table
+import pytest
+
+from seme.alignment import diagnosis
+from seme.alignment.diagnosis import collect_seconds, source_table, stage
 from tests.diagnostics import DIAGNOSTICS, cells
 
 
@@ -26,3 +29,32 @@ def test_weights_are_empty_before_a_merge():
     table = source_table(DIAGNOSTICS | {"fusion": nothing}, ["code", "small"])
     assert [row[6] for row in cells(table)] == ["", ""]
     assert table.caption is None
+
+
+@pytest.fixture
+def fixed_clock(monkeypatch):
+    clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
+    monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: next(clock))
+
+
+@pytest.mark.usefixtures("fixed_clock")
+def test_seconds_of_a_stage_are_summed():
+    seconds = {}
+    with collect_seconds(seconds):
+        for name in ("map", "map", "units"):
+            with stage(name):
+                pass
+    assert seconds == {"map": 1.75, "units": 1.0}
+
+
+@pytest.mark.usefixtures("fixed_clock")
+def test_stages_are_collected_by_the_innermost_collector():
+    outer, inner = {}, {}
+    with stage("map"):
+        pass
+    with collect_seconds(outer):
+        with collect_seconds(inner), stage("map"):
+            pass
+        with stage("units"):
+            pass
+    assert (outer, inner) == ({"units": 1.0}, {"map": 0.25})

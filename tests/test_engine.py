@@ -144,6 +144,8 @@ def test_tied_lm_head_is_written_once(model, merge):
     assert report.copied == {
         "lm_head.weight": "tied to embed_tokens.weight, which is written once"
     }
+    compared, merged_bytes = 16 + 16, 16 + 16  # head and embedding; pivot and source
+    assert report.bytes_read == compared + merged_bytes
 
 
 def test_output_dtype_applies_to_all_tensors_and_the_config(model, merge, tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from seme.architecture.families import family_of, readout_of
+from seme.architecture.families import count, family_of, readout_of, setting
 from tests.tiny_models import DENSE, MIXTURES
 
 LAYERS = {"num_hidden_layers": 2}
@@ -28,7 +28,7 @@ def test_nested_text_config_is_refused():
 )
 def test_unsupported_gpt2_attention_scaling_is_refused(scale):
     config = {"model_type": "gpt2", "n_layer": 2}
-    with pytest.raises(ValueError, match="gpt2 model must scale attention by its heads' dimen"):
+    with pytest.raises(ValueError, match=r"gpt2 .*scale_attn_weights: true .*layer_idx: false"):
         family_of({**config, **scale})
     said = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
     assert family_of({**config, **said}).n_layers == 2
@@ -84,3 +84,15 @@ def test_gemma_gain_has_offset_one():
 def test_missing_lm_head_names_the_expected_tensors():
     with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
         readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
+
+
+def test_setting_takes_the_first_key_that_is_not_null():
+    assert setting({"a": None, "b": 2, "c": 3}, "a", "b", "c") == 2
+    with pytest.raises(ValueError, match=r"a or b.*\['a', 'model_type'\]"):
+        setting({"model_type": "llama", "a": None}, "a", "b")
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, "2", True])
+def test_count_must_be_a_positive_integer(number):
+    with pytest.raises(ValueError, match=rf"integer of at least 1 for n_layer, got {number!r}"):
+        count({"n_layer": number}, "n_layer")

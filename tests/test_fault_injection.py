@@ -173,8 +173,8 @@ KILLED = """
 
     setattr(os, call, deadly)
     pivot, source = (open_checkpoint(name, root=root) for name in "ps")
-    method = partial(merge, weights=None)
-    merge_checkpoints(method, pivot, [source], root / "merged", settings=SETTINGS, progress=False)
+    method, merged = partial(merge, weights=None), root / "merged"
+    merge_checkpoints(method, pivot, [source], merged, settings=SETTINGS, progress=False)
 """
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from seme.alignment.diagnosis import collect_seconds
 from seme.alignment.frames import units_operator
 from seme.alignment.head_comparison import embeddings_operator
 from seme.alignment.layers import match_layers
-from seme.alignment.stopwatch import collect_seconds
 from seme.architecture.parts import Part, Place
 from tests.alignments import comparison_of, frame_of
 from tests.disguise import folded

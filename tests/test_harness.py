@@ -10,9 +10,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eval.harness import build_tasks, evaluate
+from eval.harness import evaluate
 from eval.load import load_model, load_tokenizer
 from eval.suite import Suite, SuiteTask
+from eval.tasks import build_tasks
 
 TEXTS = ["one fish two fish", "red fish blue fish", "a black fish", "an old fish swims", "new"]
 CHOICES = ["fish", "blue red", "swims"]
@@ -148,6 +149,13 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     values = [s.value for s in run(folder, tmp_path, SAY).samples["say"]]
     assert values[0] == 1.0
     assert sum(values) < 5
+
+
+def test_more_generated_tokens_than_the_context_are_refused(make_model, tmp_path):
+    (tmp_path / "data.py").write_text(DATA)
+    (tmp_path / "say.yaml").write_text(TASKS["say"].replace("toks: 4", "toks: 64"))
+    with pytest.raises(ValueError, match=r"(?s)task say .*64 tokens.*max_gen_toks"):
+        run(make_model(1), tmp_path, SAY)
 
 
 def test_models_in_one_process_are_scored_independently(make_model, tasks):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import seme.alignment.head_comparison
+from seme.alignment.diagnosis import collect_seconds
 from seme.alignment.head_comparison import (
     PivotHead,
     embeddings_operator,
@@ -14,12 +15,11 @@ from seme.alignment.head_comparison import (
     head_shape,
     match_tokens,
 )
-from seme.alignment.stopwatch import collect_seconds
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint
 from tests.alignments import comparison_of
-from tests.disguise import anatomy_of, disguised
+from tests.disguise import disguised, open_canonical
 from tests.seme_merges import change_tensors, tensors_of
 from tests.tiny_models import save_tiny
 
@@ -80,8 +80,8 @@ def test_too_few_shared_tokens_are_refused(tmp_path):
 def test_head_bases_are_dual_to_the_gained_head(model_type, tmp_path):
     model = opened(tmp_path / "model", model_type=model_type)
     bases = head_bases(model, None, "the pivot", CPU)
-    anatomy = anatomy_of(tmp_path / "model")
-    head, gain = (anatomy.read(Place(part)) for part in (Part.HEAD, Part.FINAL_NORM))
+    model = open_canonical(tmp_path / "model")
+    head, gain = (model.read(Place(part)) for part in (Part.HEAD, Part.FINAL_NORM))
     identity = bases.rows(0, 160).T @ (head * gain).double()
     torch.testing.assert_close(identity, torch.eye(32).double(), atol=1e-5, rtol=0)
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 ASK = (
-    "import huggingface_hub.constants as c; from eval.hf_offline import go_offline; go_offline(); "
-    "import datasets; print(c.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)"
+    "import huggingface_hub.constants as c; from eval.hf_offline import go_offline; "
+    "go_offline(); import datasets; print(c.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)"
 )
 
 

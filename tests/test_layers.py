@@ -30,8 +30,8 @@ from tests.tiny_models import save_tiny
         ({"head_dim": 16}, False),
     ],
 )
-def test_same_units_means_equal_unit_counts(settings, same, anatomy):
-    assert have_same_units(anatomy("llama"), anatomy("llama", **settings)) is same
+def test_same_units_means_equal_unit_counts(settings, same, canonical):
+    assert have_same_units(canonical("llama"), canonical("llama", **settings)) is same
 
 
 def test_unmatched_units_keep_their_order(tmp_path):
@@ -69,7 +69,7 @@ def test_units_are_compared_after_the_residual_map(tmp_path):
     turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
 
     class Turned:
-        anatomy = model.anatomy
+        canonical = model.canonical
 
         def read(self, place):
             part = model.read(place)
@@ -80,7 +80,7 @@ def test_units_are_compared_after_the_residual_map(tmp_path):
     for right, similarity in ((turn, 1.0), (None, 0.3)):
         ((match,), _) = match_layers(model, Turned(), right, units=True)
         assert float(match.neurons.similarity.mean()) == pytest.approx(similarity, abs=0.2)
-    assert Place(Part.Q, 0) in model.anatomy.places
+    assert Place(Part.Q, 0) in model.canonical.places
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])

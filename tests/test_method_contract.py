@@ -1,7 +1,7 @@
-"""The contract of every method in conf/method; a new file there is held to it without a new line.
+"""The contract of every method in conf/method; a new file is tested without a new line.
 
-Neither the cut into blocks nor threads nor the order of tensors shows in the result, nor that of
-the sources unless the method declares it; inputs stay as they are; ranges are checked first.
+Neither the cut into blocks nor threads nor the order of tensors shows in the result, nor that
+of the sources unless the method declares it; inputs stay as they are; ranges are checked first.
 """
 
 import functools
@@ -228,8 +228,8 @@ def test_lam_zero_returns_the_pivot_bit_identical(name, pool, pools, merged):
     folders = models_for(method, pools[pool])
     result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
     assert bits(result) == bits(load_file(folders[0] / "model.safetensors")), (
-        "lam=0 must give the pivot bit by bit, also its -0.0, which pivot + 0.0 turns into 0.0: "
-        "add_weighted and add_signed of seme/elementwise.py keep it"
+        "lam=0 must give the pivot bit by bit, also its -0.0, which pivot + 0.0 turns into "
+        "0.0: add_weighted and add_signed of seme/elementwise.py keep it"
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seme.architecture.families import family_of
-from seme.architecture.model import Anatomy, layout_of, places_in
+from seme.architecture.model import CanonicalModel, layout_of, places_in
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint
 from tests.reference_model import logits_of
@@ -19,12 +19,12 @@ TOKENS = torch.arange(24).reshape(2, 12) * 5 % 160
 GEMMAS = ("gemma2", "gemma3_text")
 
 
-def opened(folder: Path) -> Anatomy:
-    return Anatomy(open_checkpoint(folder, root=folder), device=CPU)
+def opened(folder: Path) -> CanonicalModel:
+    return CanonicalModel(open_checkpoint(folder, root=folder), device=CPU)
 
 
-def rebuilt(anatomy: Anatomy, name: str) -> torch.Tensor:
-    return anatomy.assemble(name, {p: anatomy.read(p) for p in anatomy.places_of(name)})
+def rebuilt(model: CanonicalModel, name: str) -> torch.Tensor:
+    return model.assemble(name, {p: model.read(p) for p in model.places_of(name)})
 
 
 def change(folder: Path, *, config: dict | None = None, **tensors: torch.Tensor | None) -> None:
@@ -60,66 +60,66 @@ def test_canonical_parts_compute_the_logits(model_type, settings, tmp_path):
 
 @pytest.mark.parametrize("model_type", [m for m in {**DENSE, **MIXTURES} if m not in GEMMAS])
 def test_stored_tensors_are_reassembled_bit_identical(model_type, tmp_path):
-    anatomy = opened(save_tiny(tmp_path, model_type))
-    for name in anatomy.weights.names:
-        assert torch.equal(rebuilt(anatomy, name), anatomy.weights.read(name)), name
+    model = opened(save_tiny(tmp_path, model_type))
+    for name in model.weights.names:
+        assert torch.equal(rebuilt(model, name), model.weights.read(name)), name
 
 
 @pytest.mark.parametrize("model_type", GEMMAS)
 def test_gemma_gains_and_embedding_are_reassembled_within_rounding(model_type, tmp_path):
-    anatomy = opened(save_tiny(tmp_path, model_type))
-    for name in anatomy.weights.names:
-        stored = anatomy.weights.read(name)
+    model = opened(save_tiny(tmp_path, model_type))
+    for name in model.weights.names:
+        stored = model.weights.read(name)
         rounds = name.endswith(("norm.weight", "embed_tokens.weight"))
         error = 2**-22 if rounds else 0.0
-        torch.testing.assert_close(rebuilt(anatomy, name), stored, atol=error, rtol=0)
+        torch.testing.assert_close(rebuilt(model, name), stored, atol=error, rtol=0)
 
 
 @pytest.mark.parametrize("model_type", GEMMAS)
 def test_bfloat16_embedding_is_restored_after_scaling(model_type, tmp_path):
-    anatomy = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
+    model = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
     name = "model.embed_tokens.weight"
-    back = rebuilt(anatomy, name).to(torch.bfloat16)
-    assert torch.equal(back, anatomy.weights.read(name))
+    back = rebuilt(model, name).to(torch.bfloat16)
+    assert torch.equal(back, model.weights.read(name))
 
 
 @pytest.mark.parametrize("model_type", {**DENSE, **MIXTURES})
 def test_every_place_is_in_one_tensor_and_read_as_float32(model_type, tmp_path):
-    anatomy = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
-    held = [place for name in anatomy.weights.names for place in anatomy.places_of(name)]
+    model = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
+    held = [place for name in model.weights.names for place in model.places_of(name)]
     assert len(held) == len(set(held))
-    assert set(held) | {Place(Part.HEAD)} == anatomy.places
-    assert {anatomy.read(place).dtype for place in anatomy.places} == {torch.float32}
+    assert set(held) | {Place(Part.HEAD)} == model.places
+    assert {model.read(place).dtype for place in model.places} == {torch.float32}
 
 
 def test_fused_tensor_is_split_by_rows(tmp_path):
-    anatomy = opened(save_tiny(tmp_path, "phi3"))
-    stored = anatomy.weights.read("model.layers.1.self_attn.qkv_proj.weight")
+    model = opened(save_tiny(tmp_path, "phi3"))
+    stored = model.weights.read("model.layers.1.self_attn.qkv_proj.weight")
     # 4 heads of 8 dimensions for queries, 2 for keys, 2 for values
-    assert torch.equal(anatomy.read(Place(Part.Q, 1)), stored[:32])
-    assert torch.equal(anatomy.read(Place(Part.K, 1)), stored[32:48])
-    assert torch.equal(anatomy.read(Place(Part.V, 1)), stored[48:])
+    assert torch.equal(model.read(Place(Part.Q, 1)), stored[:32])
+    assert torch.equal(model.read(Place(Part.K, 1)), stored[32:48])
+    assert torch.equal(model.read(Place(Part.V, 1)), stored[48:])
 
 
 def test_tied_head_is_the_unscaled_embedding(tmp_path):
-    anatomy = opened(save_tiny(tmp_path, "gemma2"))
-    head, embedding = anatomy.read(Place(Part.HEAD)), anatomy.read(Place(Part.EMBEDDING))
-    assert anatomy.tied
-    assert torch.equal(head, anatomy.weights.read("model.embed_tokens.weight"))
+    model = opened(save_tiny(tmp_path, "gemma2"))
+    head, embedding = model.read(Place(Part.HEAD)), model.read(Place(Part.EMBEDDING))
+    assert model.tied
+    assert torch.equal(head, model.weights.read("model.embed_tokens.weight"))
     assert torch.equal(embedding, head * 32**0.5)
 
 
 def test_stored_head_has_precedence_over_a_tied_config(tmp_path):
     change(save_tiny(tmp_path, "llama"), config={"tie_word_embeddings": True})
-    anatomy = opened(tmp_path)
-    assert not anatomy.tied
-    assert torch.equal(anatomy.read(Place(Part.HEAD)), anatomy.weights.read("lm_head.weight"))
+    model = opened(tmp_path)
+    assert not model.tied
+    assert torch.equal(model.read(Place(Part.HEAD)), model.weights.read("lm_head.weight"))
 
 
 def test_mixture_experts_are_read_by_index(tmp_path):
-    anatomy = opened(save_tiny(tmp_path, "mixtral"))
-    stored = anatomy.weights.read("model.layers.1.block_sparse_moe.experts.2.w3.weight")
-    assert torch.equal(anatomy.read(Place(Part.EXPERT_UP, 1, 2)), stored)
+    model = opened(save_tiny(tmp_path, "mixtral"))
+    stored = model.weights.read("model.layers.1.block_sparse_moe.experts.2.w3.weight")
+    assert torch.equal(model.read(Place(Part.EXPERT_UP, 1, 2)), stored)
 
 
 def test_gpt2_is_read_with_and_without_name_prefix(tmp_path):
@@ -143,30 +143,30 @@ def test_gpt2_is_read_with_and_without_name_prefix(tmp_path):
 def test_constants_of_old_checkpoints_cannot_be_assembled(model_type, name, tmp_path):
     save_tiny(tmp_path, model_type)
     change(tmp_path, **{name.format(layer): torch.ones(4) for layer in (0, 1)})
-    anatomy = opened(tmp_path)
+    model = opened(tmp_path)
     constant = Place(Part.CONSTANT, 1)
-    assert anatomy.places_of(name.format(1)) == (constant,)
-    assert constant not in anatomy.places
+    assert model.places_of(name.format(1)) == (constant,)
+    assert constant not in model.places
     with pytest.raises(ValueError, match=r"\.1\..* is a constant: copy it"):
-        anatomy.assemble(name.format(1), {constant: torch.ones(4)})
+        model.assemble(name.format(1), {constant: torch.ones(4)})
 
 
 def test_absent_part_is_refused_with_the_existing_ones(tmp_path):
-    anatomy = opened(save_tiny(tmp_path, "gpt2"))
+    model = opened(save_tiny(tmp_path, "gpt2"))
     with pytest.raises(ValueError, match=r"gate of layer 1 .*gpt2.*'down', 'down_"):
-        anatomy.read(Place(Part.GATE, 1))
+        model.read(Place(Part.GATE, 1))
     with pytest.raises(ValueError, match=r"constant of layer 1 cannot be read"):
-        anatomy.read(Place(Part.CONSTANT, 1))
+        model.read(Place(Part.CONSTANT, 1))
 
 
 def test_assemble_requires_every_part_in_canonical_shape(tmp_path):
-    anatomy = opened(save_tiny(tmp_path, "phi3"))
+    model = opened(save_tiny(tmp_path, "phi3"))
     name = "model.layers.0.mlp.gate_up_proj.weight"
-    gate, up = anatomy.places_of(name)
+    gate, up = model.places_of(name)
     with pytest.raises(ValueError, match="gate of layer 0, up of layer 0; up of layer 0"):
-        anatomy.assemble(name, {gate: torch.ones(48, 32)})
+        model.assemble(name, {gate: torch.ones(48, 32)})
     with pytest.raises(ValueError, match=r"up .* \(48, 32\), got \(32, 48\)"):
-        anatomy.assemble(name, {gate: torch.ones(48, 32), up: torch.ones(32, 48)})
+        model.assemble(name, {gate: torch.ones(48, 32), up: torch.ones(32, 48)})
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_mixture_experts_have_their_own_places():
 
 def test_tensor_stored_under_two_names_is_refused():
     twice = ["transformer.wte.weight", "wte.weight"]
-    with pytest.raises(ValueError, match=r"1 are one too many: \['wte.weight'\]"):
+    with pytest.raises(ValueError, match=r"1 are duplicates: \['wte.weight'\]"):
         places_in(GPT2, twice)
 
 

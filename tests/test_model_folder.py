@@ -81,7 +81,8 @@ def test_local_folder_has_no_commit(tmp_path):
 def test_uncached_model_names_the_download_command_offline(cache, tmp_path):
     advice = (
         r"org/name is neither a folder .*HF_HUB_OFFLINE is set: unset it, or run `hf download "
-        rf"org/name --revision 'a b'` on .* bring models--org--name from its cache to {re.escape(str(cache))}"
+        rf"org/name --revision 'a b'` on .* bring models--org--name from its cache to "
+        rf"{re.escape(str(cache))}"
     )
     with pytest.raises(ValueError, match=advice):
         open_checkpoint("org/name", revision="a b", root=tmp_path)

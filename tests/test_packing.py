@@ -8,7 +8,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from eval.packing import Row, can_pack, log_likelihoods, pack
+from eval.packing import TokenTree, can_pack, log_likelihoods, pack
 
 SHAPE = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -40,7 +40,7 @@ def forward_of(model):
 
 def test_requests_with_one_context_share_a_row_longest_first():
     first, second = pack(REQUESTS, max_length=64)
-    assert first == Row(
+    assert first == TokenTree(
         tokens=(5, 6, 7, 8, 11, 12, 13),
         parents=(-1, 0, 1, 2, 2, 4, 5),
         continuations=((8, 9), (10,), (11, 12, 13, 14)),

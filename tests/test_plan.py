@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from baselines.average import merge as average
 from baselines.ties import merge as ties
-from seme.budget import allocate, compared_bytes, rewritten_bytes
+from seme.budget import allocate, cached_bytes, compared_bytes, rewritten_bytes
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
@@ -25,7 +25,6 @@ from seme.plan import (
     plan_merge,
     plan_table,
 )
-from seme.topk import cached_bytes
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
 

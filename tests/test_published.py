@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from eval.records import PoolRef
-from eval.report.published import read_reference, read_references, verdict_on
+from eval.report.published import read_publication, read_publications, verdict_on
 from tests.report_records import Results, model, score
 
 ENTRY = {
@@ -24,7 +24,7 @@ def write(folder, entry=ENTRY, **changes):
 
 @pytest.fixture
 def number(tmp_path):
-    return read_reference(write(tmp_path)).numbers[0]
+    return read_publication(write(tmp_path)).numbers[0]
 
 
 def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", task="d_task"):
@@ -39,7 +39,7 @@ def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", 
 
 
 def test_committed_reference_files_have_the_published_numbers(repository):
-    references = read_references(repository / "results" / "reference")
+    references = read_publications(repository / "results" / "reference")
     numbers = {(n.method, n.task): n for r in references for n in r.numbers}
     assert {key: n.value for key, n in numbers.items()} == {
         ("average", "alpaca_eval"): 67.04, ("average", "gsm8k"): 66.34,
@@ -52,7 +52,7 @@ def test_committed_reference_files_have_the_published_numbers(repository):
 
 
 def test_seme_reference_has_no_numbers(repository):
-    reference = read_reference(repository / "results" / "reference" / "seme.yaml")
+    reference = read_publication(repository / "results" / "reference" / "seme.yaml")
     assert reference.numbers == ()
     assert reference.note
 
@@ -72,20 +72,20 @@ def test_seme_reference_has_no_numbers(repository):
 )
 def test_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: {message}"):
-        read_reference(write(tmp_path, **changes))
+        read_publication(write(tmp_path, **changes))
 
 
 def test_a_missing_entry_is_named(tmp_path):
     entry = {key: value for key, value in ENTRY.items() if key != "tolerance"}
     with pytest.raises(ValueError, match=r"s.yaml .*: numbers\.0\.tolerance: [^;]*$"):
-        read_reference(write(tmp_path, entry=entry))
+        read_publication(write(tmp_path, entry=entry))
 
 
 @pytest.mark.parametrize("text", ["[]", "source: S", "a: b: c", "numbers: 3\nsource: S"])
 def test_a_malformed_file_is_named(tmp_path, text):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"s.yaml is not a readable reference"):
-        read_references(tmp_path)
+        read_publications(tmp_path)
 
 
 # published 60, tolerance 2, standard error 10 points: 58 - 20 to 62 + 20 is within

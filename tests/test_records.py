@@ -18,10 +18,10 @@ from eval.records import (
     SuiteRef,
     find_done,
     read_record,
-    read_samples,
     record_json,
     write_record,
 )
+from eval.results_folder import read_samples
 
 SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
 COST = StageCost(

@@ -49,7 +49,8 @@ def test_every_block_renders_to_markdown():
         finding("supported", "so"), Drawing("f.svg", "<svg/>", "c"), TABLE,
     ])  # fmt: skip
     assert text == (
-        "# T\n\np\n\n- a\n- b\n\n```sh\nmake\nmake test\n```\n\n**supported**: so\n\n![c](f.svg)\n\n"
+        "# T\n\np\n\n- a\n- b\n\n```sh\nmake\nmake test\n```\n\n"
+        "**supported**: so\n\n![c](f.svg)\n\n"
         "| run | verdict | n |\n| --- | --- | --- |\n| seme_a | **not supported** | 1.5 |\n"
     )
 
@@ -87,7 +88,8 @@ def test_record_text_makes_no_tag_link_or_image(text):
         Drawing("f.svg", "<svg></svg>", text), "<details><summary><img></summary>",
     )  # fmt: skip
     known = {"body", "main", "h1", "h2", "p", "ul", "li", "strong", "details", "summary", "div",
-             "table", "thead", "tbody", "tr", "th", "td", "figure", "svg", "figcaption"}  # fmt: skip
+             "table", "thead", "tbody", "tr", "th", "td", "figure", "svg",
+             "figcaption"}  # fmt: skip
     assert {tag for tag, _ in page.tags} == known
     words = " ".join(text.split())
     assert " ".join(page.text.split()).count(words) == 9  # three in the table, one above it

@@ -3,9 +3,14 @@
 import pytest
 
 from eval.leaderboard.board import boards_of
-from eval.report.evidence import grounds_of
 from eval.report.render import to_html, to_markdown
-from eval.report.report import Experiment, Material, read_experiment, records_folder, report_of
+from eval.report.report import (
+    Experiment,
+    ReportInput,
+    read_experiment,
+    records_folder,
+    report_of,
+)
 from eval.results_folder import Problem, load_results
 from scripts.report import main
 from tests.report_records import Results
@@ -44,9 +49,9 @@ def text(tmp_path_factory):
 
 
 def blocks(root, experiment=TOY, problems=()):
-    grounds = grounds_of(boards_of(load_results(root).runs))
+    boards = boards_of(load_results(root).runs)
     return report_of(
-        Material(experiment=experiment, grounds=grounds, references=(), problems=problems)
+        ReportInput(experiment=experiment, boards=boards, publications=(), problems=problems)
     )
 
 

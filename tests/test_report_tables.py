@@ -6,7 +6,7 @@ from tests.report_records import MACHINE, Results
 
 def test_models_and_suites_have_content_hashes(tmp_path):
     results = Results(tmp_path)
-    boards = [g.board for g in results.grounds([results.add("ties", 6)])]
+    boards = results.boards([results.add("ties", 6)])
     assert models_table(boards).rows == (
         ("zoo", "pivot", "base", "zoo/base", "", "base"),
         ("zoo", "source 1", "expert", "zoo/expert", "", "expert"),

@@ -21,8 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import read_samples
-from eval.results_folder import load_results
+from eval.results_folder import load_results, read_samples
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
@@ -33,7 +32,8 @@ TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
 DATA = """
 from datasets import Dataset, DatasetDict
 def load(**_):
-    rows = [dict(text=t, choices=["a", "bc"], gold=i % 2) for i, t in enumerate(["x", "yz", "w"])]
+    texts = enumerate(["x", "yz", "w"])
+    rows = [dict(text=t, choices=["a", "bc"], gold=i % 2) for i, t in texts]
     return DatasetDict(test=Dataset.from_list(rows))
 """
 PICK = """
@@ -81,7 +81,8 @@ def cell(zoo, tmp_path):
     def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
         all_overrides = [
             f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
-            f"models.pivot={zoo}/base", f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
+            f"models.pivot={zoo}/base",
+            f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
             f"output={tmp_path}/results", *overrides,
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -92,8 +93,10 @@ def cell(zoo, tmp_path):
     return run
 
 
-def record_paths(folder):
-    return {path.parent.name[:-13]: path for path in folder.glob("results/runs/*/record.json")}
+def record_paths(folder, results="results"):
+    return {
+        path.parent.name[:-13]: path for path in folder.glob(f"{results}/runs/*/record.json")
+    }
 
 
 def timeless(path):
@@ -157,8 +160,8 @@ def test_mean_of_samples_is_the_score(cell, tmp_path):
 
 def test_run_leaves_only_records_and_locks(cell, tmp_path):
     cell()
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs"]
-    left = {p.name for p in (tmp_path / "results/runs").rglob("*") if p.suffix != ".lock"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".locks"}
+    left = {path.name for path in (tmp_path / "results/runs").rglob("*")}
     assert {name for name in left if "-" not in name} == {"record.json", "samples.jsonl.gz"}
 
 
@@ -268,7 +271,7 @@ def test_sweep_continues_after_a_failed_cell(zoo, tmp_path):
     )  # fmt: skip
     errors = done.stderr.splitlines()
     assert done.returncode == 1
-    assert "4 cells, 2 failed, 0 not applicable" in done.stdout
+    assert "4 runs, 2 failed, 0 not applicable" in done.stdout
     assert [line.split(" models=")[0] for line in errors] == [
         "error: method=ties tau=3", "error: method=average tau=3"
     ]  # fmt: skip
@@ -303,6 +306,32 @@ def test_out_of_range_hyper_parameter_exits_with_one_error_line(
     assert not list(tmp_path.glob("out/runs/*"))
 
 
+def test_two_line_pool_and_suite_are_named_after_their_files(zoo, tmp_path):
+    conf, out = tmp_path / "conf", tmp_path / "out"
+    for group in ("models", "suite"):
+        (conf / group).mkdir(parents=True)
+    task = (
+        "metric_list: [{metric: acc}]\ndataset_path: json\ndataset_kwargs: {data_files: {test: "
+    )
+    rows = [json.dumps({"text": text, "choices": ["a", "bc"], "gold": 0}) for text in "xyzw"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    lines = [line for line in PICK.splitlines() if "custom_dataset" not in line][:-1]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/pick.yaml").write_text(
+        "\n".join([*lines, f"{task}{tmp_path}/rows.jsonl}}}}"])
+    )
+    (conf / "models/mine.yaml").write_text(f"pivot: {zoo}/base\nsources: [{zoo}/code]\n")
+    (conf / "suite/mine.yaml").write_text(f"include_path: {tmp_path}/own\ntasks: [pick]\n")
+    done = command_line(
+        out, f"--config-dir={conf}", "models=mine", "suite=mine", "suite.limit=2",
+        "method=average", "tracker=none", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")  # nothing of lm-eval's
+    assert "mine · suite mine, the first 2 documents of each task" in done.stdout
+    record = json.loads(record_paths(tmp_path, "out")["average"].read_text())
+    assert (record["models"]["pool"], record["suite"]["limit"]) == ("mine", 2)
+
+
 def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
     pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/tasks]"]
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
@@ -313,7 +342,7 @@ def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
 def test_interrupted_command_exits_with_130(tmp_path):
     command = [sys.executable, ROOT / "run.py", "tracker=none", f"output={tmp_path / 'out'}"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/runs/*.lock")):  # in the midst of a run
+    while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)

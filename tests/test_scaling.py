@@ -20,7 +20,7 @@ def scaling(results):
         results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
         results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "b"))),
     ]
-    return share_by_sources(results.grounds(records), "toy")
+    return share_by_sources(results.boards(records), "toy")
 
 
 def test_gap_share_is_reported_per_number_of_sources(results):
@@ -46,7 +46,7 @@ def test_board_with_a_non_expert_source_is_left_out(results):
         results.add("ties", {"a": 12, "b": 2}, models=pool("one", sources=("a",))),
         results.add("ties", {"a": 7, "b": 2}, models=pool("two", sources=("a", "idle"))),
     ]
-    assert share_by_sources(results.grounds(records), "toy") is None
+    assert share_by_sources(results.boards(records), "toy") is None
 
 
 def test_single_number_of_sources_gives_no_answer(results):
@@ -54,4 +54,4 @@ def test_single_number_of_sources_gives_no_answer(results):
         results.add_unmerged("base", {"a": 2}), results.add_unmerged("expert", {"a": 12}),
         results.add("ties", {"a": 7}),
     ]  # fmt: skip
-    assert share_by_sources(results.grounds(records), "toy") is None
+    assert share_by_sources(results.boards(records), "toy") is None

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from seme.budget import cached_bytes
 from seme.selection import KeepRule, TopKMask, select_largest, survivors
 from seme.streaming import CPU_BLOCK, ThreadPool
-from seme.topk import RankingScores, cached_bytes
+from seme.topk import RankingScores
 from tests.in_memory import models_of
 
 

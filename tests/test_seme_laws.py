@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.disguise import (
-    anatomy_of,
     assert_same_logits,
     disguised,
     folded,
     logits_at,
+    open_canonical,
     save_turnable,
     written_tensors,
 )
@@ -76,7 +76,7 @@ def test_tied_pivot_is_untied_if_a_source_is_rotated(model_type, tmp_path):
     pivot = save_turnable(tmp_path / "pivot", model_type, tie_word_embeddings=True)
     twin = disguised(pivot, tmp_path / "twin")
     merged(tmp_path / "merged", pivot, twin)
-    assert not anatomy_of(tmp_path / "merged").tied
+    assert not open_canonical(tmp_path / "merged").tied
     assert_same_logits(tmp_path / "merged", pivot)
 
 

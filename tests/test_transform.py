@@ -25,7 +25,7 @@ from seme.alignment.transform import (
     width_scale,
 )
 from seme.architecture.parts import Part
-from tests.disguise import anatomy_of, as_map
+from tests.disguise import as_map, open_canonical
 from tests.tiny_models import DENSE, save_tiny
 
 SHEAR = ResidualMap(
@@ -154,24 +154,24 @@ def test_norms_and_inner_parts_are_not_restricted():
 
 
 def attention(folder, model_type, **settings):
-    """Save a model and take its anatomy, the attention of layer 1, and its heads."""
-    anatomy = anatomy_of(save_tiny(folder, model_type, **settings))
-    parts = read_block(anatomy.read, anatomy, ATTENTION, 1)
-    return anatomy, parts, heads_of(parts, anatomy, 1)
+    """Save a model and take its model, the attention of layer 1, and its heads."""
+    model = open_canonical(save_tiny(folder, model_type, **settings))
+    parts = read_block(model.read, model, ATTENTION, 1)
+    return model, parts, heads_of(parts, model, 1)
 
 
 @pytest.mark.parametrize("model_type", DENSE)
 def test_layer_parts_are_those_of_attention_and_mlp(model_type, tmp_path):
-    anatomy = anatomy_of(save_tiny(tmp_path / "model", model_type))
-    blocks = [read_block(anatomy.read, anatomy, parts, 1) for parts in (ATTENTION, MLP)]
+    model = open_canonical(save_tiny(tmp_path / "model", model_type))
+    blocks = [read_block(model.read, model, parts, 1) for parts in (ATTENTION, MLP)]
     actual = [part for block in blocks for part in block]
-    assert sorted(actual) == sorted(p.part for p in anatomy.places if p.layer == 1)
+    assert sorted(actual) == sorted(p.part for p in model.places if p.layer == 1)
 
 
 @pytest.mark.parametrize("model_type", DENSE)
 def test_heads_have_sizes_and_frequencies_of_the_model(model_type, tmp_path):
-    anatomy, parts, heads = attention(tmp_path / "model", model_type)
-    sizes = anatomy.dimensions
+    model, parts, heads = attention(tmp_path / "model", model_type)
+    sizes = model.dimensions
     assert (heads.n_heads, heads.n_kv) == (sizes.n_heads, sizes.n_kv_heads)
     assert heads.frequencies == sizes.rotary_of(1)
     assert torch.equal(heads.o, parts[Part.O])
@@ -180,42 +180,42 @@ def test_heads_have_sizes_and_frequencies_of_the_model(model_type, tmp_path):
 
 @pytest.mark.parametrize("model_type", DENSE)
 def test_heads_matched_to_themselves_are_unchanged(model_type, tmp_path):
-    anatomy, parts, heads = attention(tmp_path / "model", model_type)
-    inner = anatomy.family.qk_norm == "none"
+    model, parts, heads = attention(tmp_path / "model", model_type)
+    inner = model.family.qk_norm == "none"
     match = match_heads(heads, heads, rotate_inner=inner)
-    placed = place_heads(parts, match, anatomy, 1)
+    placed = place_heads(parts, match, model, 1)
     assert placed.keys() == parts.keys()
     for part, values in parts.items():
         torch.testing.assert_close(placed[part], values, atol=1e-5, rtol=0)
-    assert restrict_to_heads(parts, match, anatomy, 1) is parts
+    assert restrict_to_heads(parts, match, model, 1) is parts
 
 
 def test_qk_norm_gains_move_with_their_heads(tmp_path):
     _, _, pivot = attention(tmp_path / "pivot", "olmo2")
-    anatomy, parts, heads = attention(tmp_path / "source", "olmo2", seed=1)
+    model, parts, heads = attention(tmp_path / "source", "olmo2", seed=1)
     match = match_heads(pivot, heads, rotate_inner=False)
     assert match.head_index.tolist() != [0, 1, 2, 3]
-    placed = place_heads(parts, match, anatomy, 1)
+    placed = place_heads(parts, match, model, 1)
     gains = parts[Part.Q_NORM].view(4, 8), placed[Part.Q_NORM].view(4, 8)
     assert torch.equal(gains[0][match.head_index], gains[1])
 
 
 def test_fewer_heads_under_one_norm_have_rescaled_gains(tmp_path):
-    pivot_anatomy, of_pivot, pivot = attention(tmp_path / "pivot", "olmo2")
+    pivot_model, of_pivot, pivot = attention(tmp_path / "pivot", "olmo2")
     half = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
-    source_anatomy, of_source, heads = attention(tmp_path / "source", "olmo2", **half)
+    source_model, of_source, heads = attention(tmp_path / "source", "olmo2", **half)
     # a source of width 16 in a pivot of width 32
     wide = {Part.Q: heads.q, Part.K: heads.k, Part.V: heads.v}
     of_source = of_source | {part: torch.cat([w, 0 * w], dim=1) for part, w in wide.items()}
     of_source[Part.O] = torch.cat([heads.o, 0 * heads.o])
-    match = match_heads(pivot, heads_of(of_source, source_anatomy, 1), rotate_inner=False)
+    match = match_heads(pivot, heads_of(of_source, source_model, 1), rotate_inner=False)
     assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1]
     matched_rows = (match.head_index >= 0).repeat_interleave(8)
-    placed = place_heads(of_source, match, source_anatomy, 1)[Part.Q_NORM]
+    placed = place_heads(of_source, match, source_model, 1)[Part.Q_NORM]
     own = of_source[Part.Q_NORM].view(2, 8)[match.head_index[match.head_index >= 0]]
     torch.testing.assert_close(placed[matched_rows], own.flatten() * 0.5**0.5)
     assert placed[~matched_rows].tolist() == [0.0] * 16
-    kept = restrict_to_heads(of_pivot, match, pivot_anatomy, 1)[Part.Q_NORM]
+    kept = restrict_to_heads(of_pivot, match, pivot_model, 1)[Part.Q_NORM]
     assert torch.equal(kept, of_pivot[Part.Q_NORM] * matched_rows)
 
 
@@ -224,9 +224,9 @@ def test_attention_scale_moves_into_queries_or_their_norm_gain(tmp_path):
         _, _, pivot = attention(
             tmp_path / f"{model_type} 6", model_type, query_pre_attn_scalar=6
         )
-        anatomy, parts, heads = attention(tmp_path / model_type, model_type)
+        model, parts, heads = attention(tmp_path / model_type, model_type)
         match = match_heads(pivot, heads, rotate_inner=model_type == "gemma2")
-        placed = place_heads(parts, match, anatomy, 1)
+        placed = place_heads(parts, match, model, 1)
         # 24 ** -0.5 over 6 ** -0.5
         torch.testing.assert_close(placed[scaled].norm(), 0.5 * parts[scaled].norm())
         unscaled = Part.K if scaled is Part.Q else Part.Q
@@ -234,11 +234,11 @@ def test_attention_scale_moves_into_queries_or_their_norm_gain(tmp_path):
 
 
 def test_restriction_zeroes_unmatched_query_heads(tmp_path):
-    pivot_anatomy, parts, pivot = attention(tmp_path / "pivot", "llama")
+    pivot_model, parts, pivot = attention(tmp_path / "pivot", "llama")
     sizes = {"num_attention_heads": 2, "head_dim": 8}
     _, _, heads = attention(tmp_path / "source", "llama", seed=1, **sizes)
     match = match_heads(pivot, heads, rotate_inner=True)
-    restricted = restrict_to_heads(parts, match, pivot_anatomy, 1)
+    restricted = restrict_to_heads(parts, match, pivot_model, 1)
     matched_rows = (match.head_index >= 0).repeat_interleave(8)
     assert int(matched_rows.sum()) == 16
     assert (
@@ -252,12 +252,10 @@ def test_restriction_zeroes_unmatched_query_heads(tmp_path):
 
 def test_restriction_zeroes_unmatched_rotary_pairs(tmp_path):
     # the source turns two pairs of each head, the pivot all four: two of the pivot's stay
-    pivot_anatomy, parts, pivot = attention(
-        tmp_path / "pivot", "phi3", partial_rotary_factor=1.0
-    )
+    pivot_model, parts, pivot = attention(tmp_path / "pivot", "phi3", partial_rotary_factor=1.0)
     _, _, heads = attention(tmp_path / "source", "phi3", seed=1)
     match = match_heads(pivot, heads, rotate_inner=True)
-    restricted = restrict_to_heads(parts, match, pivot_anatomy, 1)
+    restricted = restrict_to_heads(parts, match, pivot_model, 1)
     kept = restricted[Part.K].view(2, 8, 32).abs().sum(dim=(0, 2)) > 0
     assert int(kept.sum()) == 4
     assert torch.equal(kept[:4], kept[4:])
@@ -265,8 +263,8 @@ def test_restriction_zeroes_unmatched_rotary_pairs(tmp_path):
 
 
 def test_neurons_are_placed_with_sign_and_zeros_if_unmatched(tmp_path):
-    anatomy = anatomy_of(save_tiny(tmp_path / "model", "llama"))
-    parts = read_block(anatomy.read, anatomy, MLP, 0)
+    model = open_canonical(save_tiny(tmp_path / "model", "llama"))
+    parts = read_block(model.read, model, MLP, 0)
     match = NeuronMatch(
         index=torch.tensor([5, -1, 0]),
         sign=torch.tensor([-1.0, 1.0, 1.0]),
@@ -281,8 +279,8 @@ def test_neurons_are_placed_with_sign_and_zeros_if_unmatched(tmp_path):
 
 
 def test_restriction_zeroes_unmatched_neurons(tmp_path):
-    anatomy = anatomy_of(save_tiny(tmp_path / "model", "gpt2", n_inner=3))
-    parts = read_block(anatomy.read, anatomy, MLP, 0)
+    model = open_canonical(save_tiny(tmp_path / "model", "gpt2", n_inner=3))
+    parts = read_block(model.read, model, MLP, 0)
     index, sign = torch.tensor([7, -1, 2]), torch.tensor([1.0, 1.0, 1.0])
     match = NeuronMatch(index=index, sign=sign, similarity=torch.ones(3))
     actual = restrict_to_neurons(parts, match)
@@ -295,8 +293,8 @@ def test_restriction_zeroes_unmatched_neurons(tmp_path):
 
 
 def test_restriction_does_not_flip_signs(tmp_path):
-    anatomy = anatomy_of(save_tiny(tmp_path / "model", "mistral", intermediate_size=2))
-    parts = read_block(anatomy.read, anatomy, MLP, 0)
+    model = open_canonical(save_tiny(tmp_path / "model", "mistral", intermediate_size=2))
+    parts = read_block(model.read, model, MLP, 0)
     match = NeuronMatch(
         index=torch.tensor([3, -1]), sign=torch.tensor([-1.0, 1.0]), similarity=torch.ones(2)
     )

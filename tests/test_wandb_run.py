@@ -133,7 +133,8 @@ def test_interrupt_finishes_the_run_and_propagates(root, monkeypatch):
 
 def test_no_connection_is_opened(root, repository):
     program = (
-        "import sys; from pathlib import Path; from tests.test_wandb_run import log, make_record;"
+        "import sys; from pathlib import Path; "
+        "from tests.test_wandb_run import log, make_record; "
         "sys.exit(log(Path(sys.argv[1]), make_record()))"
     )
     with socket.create_server(("127.0.0.1", 0)) as proxy:

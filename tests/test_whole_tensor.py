@@ -221,6 +221,8 @@ def test_shared_memory_is_released_after_errors():
 def test_whole_tensor_bytes_count_inputs_result_and_temporaries():
     traits = Traits(whole_tensor=True, temporaries=4)
     assert bytes_of_whole(1000, 2, traits) == 4 * 1000 * (1 + 2 + 1 + 4)
+    traits = Traits(whole_tensor=True, temporaries=3, per_source=2)
+    assert bytes_of_whole(1000, 5, traits) == 4 * 1000 * (1 + 5 + 1 + 3 + 10)
 
 
 MEASURED = """
@@ -241,8 +243,9 @@ pivot, source, small = (open_checkpoint(name, root=root) for name in ("p", "s", 
 load(1)
 method, settings = partial(slerp.merge, t=0.5), replace(SETTINGS, memory_budget=budget)
 merge_checkpoints(method, small, [small], root / "once", settings=settings, progress=False)
+merged = root / "merged"
 with metered("cpu") as stage:
-    merge_checkpoints(method, pivot, [source], root / "merged", settings=settings, progress=False)
+    merge_checkpoints(method, pivot, [source], merged, settings=settings, progress=False)
 print(stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes)
 """
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints: content of the new folder, atomic publication, temporary folders removed."""
+"""Writing checkpoints: content of the new folder, atomic publication, no temporary folders."""
 
 import json
 import os

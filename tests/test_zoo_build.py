@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from scripts import build_zoo
-from scripts.zoo.build import build_model
+from scripts.zoo.build import build, build_model
 from tests.zoo_models import MINIATURE, english_material, weights_of
 
 
@@ -71,9 +70,8 @@ def test_model_without_its_parent_is_not_built(material, tmp_path):
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
     """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
-    for module in ("scripts.build_zoo", "scripts.zoo.build"):
-        monkeypatch.setattr(f"{module}.read_recipe", lambda: MINIATURE)
-        monkeypatch.setattr(f"{module}.read_material", lambda _: material)
+    monkeypatch.setattr("scripts.zoo.build.read_recipe", lambda: MINIATURE)
+    monkeypatch.setattr("scripts.zoo.build.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))
     context = SimpleNamespace(Manager=lambda: manager)
     monkeypatch.setattr("scripts.zoo.build.multiprocessing.get_context", lambda _: context)
@@ -84,12 +82,12 @@ def build_here(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._REPORT_EVERY", 1)
     monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
-    def build(*, force=False):
+    def build_miniature(*, force=False):
         output = io.StringIO()
-        build_zoo.build(tmp_path, Console(file=output, width=120), force=force)
+        build(tmp_path, Console(file=output, width=120), force=force)
         return output.getvalue()
 
-    return build
+    return build_miniature
 
 
 def test_script_builds_models_in_dependency_order(build_here, tmp_path):

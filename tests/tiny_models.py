@@ -49,7 +49,7 @@ DENSE: Mapping[str, Mapping[str, Any]] = {
         "rotary_pct": 0.5,
     },
 }
-"""Settings of the dense architectures: grouped queries and biases wherever there can be some."""
+"""Settings of the dense architectures, with grouped queries and biases where supported."""
 MIXTURES: Mapping[str, Mapping[str, Any]] = {
     "mixtral": {**_COMMON, "num_local_experts": 3},
     "qwen3_moe": {

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.records import Record
+from eval.schema import to_json
 from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, overall_mean
@@ -23,20 +24,19 @@ class Row:
     """One record on a board."""
 
     name: str
-    """Method of a merge; what the board's pool calls a reference."""
-
+    """Method of a merge; name of an unmerged model in the board's pool."""
     rank: int | None
-    """From 1 among the complete merges; equal means share a rank. None: not ranked."""
+    """Rank among the complete merges, from 1; equal means share a rank. None: not ranked."""
     run: Run
     settings: str
     """Hyper-parameters as ``tau=0.1 lam=1``, less those that are null; seed and dtype where
     they vary on the board."""
     own_settings: str
-    """Those of the settings in which the board's rows of this method differ."""
+    """Settings in which the board's rows of this method differ."""
     mean: Estimate | None
     """Mean over domains, each the mean of its tasks; None unless every task has a score."""
     tuned_on_test: bool
-    """Whether it is one of several settings of its method on the test split, and not the one
+    """True if it is one of several settings of its method on the test split, and not the one
     that the validation split chooses; see ``eval.statistics.comparability.tuned_on_test``."""
 
     @property
@@ -44,7 +44,7 @@ class Row:
         return self.run.record
 
     @property
-    def shown_settings(self) -> str:
+    def marked_settings(self) -> str:
         """Its own settings, with a mark if it was tuned on the test split."""
         return (
             f"{self.own_settings} {MARK}".lstrip() if self.tuned_on_test else self.own_settings
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """``done``, or what else it is with the first line of the error."""
+        """``done``, or the status with the first line of the error."""
         if self.record.error is None:
             return "done"
         return f"{self.record.status}: {(self.record.error.splitlines() or ['no message'])[0]}"
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def merge_bytes(self) -> int | None:
-        """Peak resident memory of the merge above where it started."""
+        """Peak RSS of the merge above its start."""
         cost = self.record.merge_cost
         return None if cost is None else cost.peak_rss_bytes - cost.base_rss_bytes
 
@@ -90,9 +90,9 @@ class Board:
     """Name of the suite, ``none`` for merges that were not evaluated."""
     split: str | None
     fingerprint: str | None
-    """The suite's."""
+    """Fingerprint of the suite; None without one."""
     precision: str | None
-    """What the models were evaluated in; None if none was."""
+    """Precision of the evaluation; None if nothing was evaluated."""
     held_out: tuple[str, ...]
     domains: dict[str, str]
     """Task to domain, in the suite's order."""
@@ -127,7 +127,9 @@ class Board:
     @property
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
-        shared = {row.name: _shown(_in_common(self.merges, row.name)) for row in self.merges}
+        shared = {
+            row.name: _settings_text(_in_common(self.merges, row.name)) for row in self.merges
+        }
         return {name: settings for name, settings in sorted(shared.items()) if settings}
 
     @property
@@ -155,7 +157,7 @@ def boards_of(runs: Iterable[Run]) -> list[Board]:
 
 
 def _order(record: Record) -> tuple[bool, str, str, int, str]:
-    """Place of a record among all: by what a row shows; fingerprints decide last."""
+    """Sort key of a record: the columns of its row, then the fingerprint."""
     settings = json.dumps(record.settings)
     return record.status == "done", record.name, settings, record.seed, record.fingerprint
 
@@ -196,8 +198,14 @@ def _board(
     references = _references(unmerged, names, _suite_fingerprint(first), evaluated_in)
     domains = _domains([run.record for run in (*merges, *references.values())])
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
+    facts = _identity_facts(merges)
     rows = [
-        _row(run, run.record.name, domains, {key: getattr(run.record, key) for key in varying})
+        _row(
+            run,
+            run.record.name,
+            domains,
+            {key: getattr(run.record, key) for key in varying} | facts[run.record.fingerprint],
+        )
         for run in merges
     ]
     rows = [replace(row, tuned_on_test=marked[row.record.fingerprint]) for row in rows]
@@ -223,7 +231,7 @@ def _references(
     suite: str | None,
     evaluated_in: str | None,
 ) -> dict[str, Run]:
-    """Content hash to run of the models named, in that order; of several, one that is done."""
+    """Content hash to run of the named models, in that order; a finished run wins."""
     by_content: dict[str, Run] = {}
     for run in unmerged:
         record = run.record
@@ -250,6 +258,34 @@ def _domains(records: Sequence[Record]) -> dict[str, str]:
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
 
 
+_IDENTITY = ("include", "exclude", "code", "numbers")
+"""Facts of a run's identity that are named only where rows could not be told apart without."""
+
+
+def _identity_facts(merges: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Collect what tells apart runs of equal settings, such as two versions of edited code.
+
+    Returns:
+        Fingerprint of every run to the entries of ``_IDENTITY`` in which it differs from another
+        run of its method, settings, seed and dtype.
+    """
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in merges:
+        record = run.record
+        setting = [record.name, to_json(record.settings), record.seed, record.dtype]
+        alike[json.dumps(setting)].append(run)
+    facts = {}
+    for group in alike.values():
+        identities = [run.record.provenance.get("identity", {}) for run in group]
+        for run, identity in zip(group, identities, strict=True):
+            facts[run.record.fingerprint] = {
+                key: str(value)[:6] if key == "code" else value
+                for key, value in identity.items()
+                if key in _IDENTITY and any(other.get(key) != value for other in identities)
+            }
+    return facts
+
+
 def _varies(merges: Sequence[Run], key: str) -> bool:
     return len({getattr(merge.record, key) for merge in merges}) > 1
 
@@ -264,7 +300,7 @@ def _row(run: Run, name: str, domains: Mapping[str, str], extra: Mapping[str, An
         name=name,
         rank=None,
         run=run,
-        settings=_shown(settings),
+        settings=_settings_text(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains) if usable else None,
         tuned_on_test=False,
@@ -276,7 +312,7 @@ def _with_own_settings(rows: list[Row]) -> list[Row]:
     return [
         replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
         for row in rows
-        for same in [_shown(_in_common(rows, row.name)).split(" ")]
+        for same in [_settings_text(_in_common(rows, row.name)).split(" ")]
     ]
 
 
@@ -290,7 +326,7 @@ def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
     }
 
 
-def _shown(settings: Mapping[str, Any]) -> str:
+def _settings_text(settings: Mapping[str, Any]) -> str:
     """Write settings as ``tau=0.1 lam=1``: last parts of dotted names, none that are null."""
     return " ".join(
         f"{key.rpartition('.')[2]}={_setting(value)}"
@@ -300,7 +336,7 @@ def _shown(settings: Mapping[str, Any]) -> str:
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Complete merges by falling mean, then the others that are done, then those that are not."""
+    """Rank complete merges by falling mean; then other finished ones, then the rest."""
 
     def place(row: Row) -> tuple[bool, bool, float]:
         value = 0.0 if row.mean is None else row.mean.value

@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from eval.leaderboard.board import Row
 
 INK = "#1c2128"
-"""Colour of all text and axes: a page with a dark ground replaces it."""
+"""Colour of all text and axes; pages with a dark background replace it."""
 FAINT = "#8a929c"
 """Colour of grids and of marks that are no data; legible on light and dark."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8661c1")
-"""Told apart without full colour vision: Okabe and Ito's, a violet for black and yellow."""
+"""Colours for all kinds of colour vision: Okabe and Ito's, violet for black and yellow."""
 SMALL = 7.5
 """Points; all other text has 9."""
 _MARKERS = "osD^vPX"
@@ -46,7 +46,7 @@ _STYLE = {
 
 
 class Style(NamedTuple):
-    """How the points of one series look."""
+    """Colour, marker and line of one series."""
 
     colour: str
     marker: str
@@ -55,15 +55,15 @@ class Style(NamedTuple):
 
 
 def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Draw a figure whatever the user's own settings of matplotlib are.
+    """Draw a figure, independent of the user's matplotlib settings.
 
     Args:
-        name: Not that of another figure on the same page: keeps the ids of both apart.
+        name: Unique among the figures of a page; seeds the ids in the SVG.
         size: Width and height in inches.
         paint: Draws on the empty figure.
 
     Returns:
-        An ``svg`` element on a transparent ground, without date or version.
+        An ``svg`` element on a transparent background, without date or version.
     """
     target = io.StringIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -80,7 +80,7 @@ def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) 
 
 
 def series_styles(names: Iterable[str]) -> dict[str, Style]:
-    """Give every name a style of its own, up to 49 names; their order does not matter."""
+    """Give each of up to 49 names its own style, whatever their order."""
     n = len(COLOURS)
     return {
         name: Style(COLOURS[i % n], _MARKERS[(i + i // n) % n], "")
@@ -160,12 +160,12 @@ def short_labels(rows: Sequence[Row]) -> list[str]:
     """Rank, name and own settings of each row, in 44 characters at most."""
     ranks = ["" if row.rank is None else f"{row.rank}. " for row in rows]
     return [
-        printable(f"{rank}{row.name} {row.shown_settings}".rstrip(), 44)
+        printable(f"{rank}{row.name} {row.marked_settings}".rstrip(), 44)
         for rank, row in zip(ranks, rows, strict=True)
     ]
 
 
 def printable(text: str, length: int) -> str:
-    """Shorten a text, and show what XML cannot hold, or what is no text, as a mark."""
+    """Shorten a text; unprintable characters become the replacement character."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -41,7 +41,7 @@ class Plot:
     """One figure of one board."""
 
     name: str
-    """What it shows, as part of a file's name: ``score-against-cost``."""
+    """Subject of the figure, part of its file's name: ``score-against-cost``."""
     caption: str
     svg: str
     """An ``svg`` element; the same bytes from the same board."""

@@ -3,22 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 from eval.leaderboard.board import MARK, Board, Row
-from eval.leaderboard.measures import MEASURES, Measure, Measured
-from eval.leaderboard.standing import Standing
+from eval.leaderboard.measures import MEASURES, Measure, Measured, Standing
 from eval.records import Score
 from eval.results_folder import Problem
 from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
 
 TUNED_ON_TEST = (
-    f"{MARK} Several settings of this method were scored on this split. To report the method, "
-    "choose one setting on a validation split first (python -m scripts.choose)."
+    f"{MARK} One of several settings of this method on the test split, and not one chosen on a "
+    "validation split (python -m scripts.choose chooses): the best of them looks better than it is."
 )
 """Note on the mark of settings that were not chosen on a validation split."""
 MEASURED = (
-    "The base is the pivot; a source is the expert of the domain of its name, or else of the one "
-    "it gains most on over the pivot; the ceiling is the pool's reference model. Averages are "
-    "within a domain first; ± is one standard error by a paired bootstrap over documents. Empty "
-    "where there is no such model or no gap beyond the noise."
+    "The base is the pivot; a source is the expert of the domain of its name, or else of the "
+    "one it gains most on over the pivot; the ceiling is the pool's reference model. Averages "
+    "are within a domain first; ± is one standard error by a paired bootstrap over documents. "
+    "Empty where there is no such model or no gap beyond the noise."
 )
 """Note on the baselines of the measures."""
 NOT_TRUSTED = "Invalid records are excluded from all tables, except runs that only miss a task."
@@ -42,22 +41,27 @@ def problem_list(problems: Sequence[Problem]) -> str:
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
 
-def shown_measures(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
+def measures_on(board: Board, measures: Mapping[str, Measured]) -> list[Measure]:
     """List the measures that at least one merge of a board has."""
     keys = {key for row in board.merges for key in measures.get(row.record.fingerprint, ())}
     return [measure for measure in MEASURES if measure.key in keys]
 
 
 def evaluation(board: Board) -> str:
-    """Precision, lm-eval version and limit of the evaluation, as far as stated; ends with a space."""
+    """Sentence on precision, lm-eval version and limit of the evaluation, then a space."""
     if board.precision is None:
         return ""
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
-    limit = None if stated is None else stated.get("limit")
-    first = "" if limit is None else f", the first {limit} documents of each task"
-    return f"Evaluated in {board.precision}{harness}{first}. "
+    return f"Evaluated in {board.precision}{harness}{limit_of(board)}. "
+
+
+def limit_of(board: Board) -> str:
+    """Say how many documents of each task were scored, if not all; begins with a comma."""
+    suites = (row.record.suite for row in board.merges)
+    limit = next((suite.more.get("limit") for suite in suites if suite is not None), None)
+    return "" if limit is None else f", the first {limit} documents of each task"
 
 
 def rank(row: Row) -> str:
@@ -66,7 +70,7 @@ def rank(row: Row) -> str:
 
 
 def mean(row: Row) -> str:
-    """Mean score in per cent, or why there is none."""
+    """Mean score in per cent, or the reason for its absence."""
     if row.mean is None and row.record.suite is None:
         return ""
     if row.mean is None:
@@ -100,9 +104,9 @@ def _heading(board: Board) -> str:
     return (
         f"{title}\n\n"
         f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
-        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean alone; "
-        "merges share a band unless paired permutation tests over the same documents tell them "
-        "from the band's first (5 %, step-down maxT over all pairs of the board). "
+        "mean of its tasks; ± is one standard error over documents. Ranks follow the mean "
+        "alone; merges share a band unless paired permutation tests over the same documents "
+        "tell them from the band's first (5 %, step-down maxT over all pairs of the board). "
         f"{evaluation(board)}{marked}{cost}"
     )
 
@@ -117,24 +121,22 @@ def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
         cost = costs(row) if board.tasks else costs(row)[:2]
         standing = standings.get(row.record.fingerprint)
         band = "" if standing is None else str(standing.band)
-        start = (rank(row), band, row.name, row.shown_settings)
+        start = (rank(row), band, row.name, row.marked_settings)
         lines.append((*start, *(scores if board.tasks else ()), *cost, row.status))
     return markdown_table(header, lines)
 
 
 def _measure_part(board: Board, measures: Mapping[str, Measured]) -> str:
     """Definitions of the measures, and a row for each complete merge."""
-    measures_shown = shown_measures(board, measures)
-    definitions = "; ".join(f"{m.label}: {m.definition}" for m in measures_shown)
+    columns = measures_on(board, measures)
+    definitions = "; ".join(f"{m.label}: {m.definition}" for m in columns)
     lines = []
     for row in board.merges:
         measured = measures.get(row.record.fingerprint)
         if measured is not None:
-            cells = [
-                with_error(measured.get(measure.key), digits=1) for measure in measures_shown
-            ]
-            lines.append((rank(row), row.name, row.shown_settings, *cells))
-    header = ("rank", "method", "settings", *(measure.label for measure in measures_shown))
+            cells = [with_error(measured.get(measure.key), digits=1) for measure in columns]
+            lines.append((rank(row), row.name, row.marked_settings, *cells))
+    header = ("rank", "method", "settings", *(measure.label for measure in columns))
     sentence = f"{definitions[:1].upper()}{definitions[1:]}."
     return f"In per cent. {sentence} {MEASURED}\n\n{markdown_table(header, lines)}"
 

@@ -1,12 +1,13 @@
-"""Measures of every merge of a board against base, experts and ceiling, with their errors."""
+"""Rank band and measures of each merge of a board, from paired resampling of the documents."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from eval.leaderboard.board import Board, Row
-from eval.leaderboard.standing import panel_of
+from eval.statistics.bands import rank_bands
+from eval.statistics.compare import best_of, win_probabilities
 from eval.statistics.metrics import (
     LEADERBOARD_V2,
     Metric,
@@ -19,19 +20,87 @@ from eval.statistics.metrics import (
     interference,
     normalised,
 )
-from eval.statistics.resampling import SEED, bootstrap
-from eval.statistics.samples import Panel
+from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
+from eval.statistics.samples import Panel, match
 from eval.statistics.scores import Estimate, domain_means
 
-_RESAMPLES = 2_000
-"""Fewer than elsewhere: only standard errors are read off the draws."""
+_MEASURE_RESAMPLES = 2_000
+"""Fewer than ``RESAMPLES``: the draws give standard errors only."""
 _SIGMAS = 2.0
 """Standard errors of a difference that a source must gain to be an expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Result of paired tests over the same documents for one merge."""
+
+    band: int
+    """From 1; the tests find no difference between merges of a band and its leader."""
+    better_than: Mapping[str, float]
+    """Name of another run to the probability that this merge is better than it."""
+
+
+def standings_of(boards: Sequence[Board]) -> dict[str, Standing]:
+    """Compare the complete merges of every board with one another, the pivot, the best source.
+
+    Args:
+        boards: From ``boards_of``.
+
+    Returns:
+        Fingerprint of a merge to its standing; none for merges without samples.
+    """
+    standings: dict[str, Standing] = {}
+    for board in boards:
+        standings |= _board_standings(board)
+    return standings
+
+
+def panel_of(board: Board) -> Panel | None:
+    """Every complete run of a board that has samples, by fingerprint; None without a merge."""
+    rows = [row for row in board.rows if row.mean is not None and row.run.samples is not None]
+    if not any(row.record.kind == "merge" for row in rows):
+        return None
+    return match({row.record.fingerprint: row.run for row in rows})
+
+
+def _board_standings(board: Board) -> dict[str, Standing]:
+    panel = panel_of(board)
+    if panel is None:
+        return {}
+    merges = [row for row in board.merges if row.record.fingerprint in panel.runs]
+    others = [row for row in board.references if row.record.fingerprint in panel.runs]
+    ranked = [row.record.fingerprint for row in merges]
+    rivals = _rivals(board, others, lambda names: best_of(panel, names))
+    draws = {"n_resamples": RESAMPLES, "seed": SEED}
+    bands = rank_bands(panel, ranked, **draws)
+    chances = win_probabilities(panel, ranked, list(rivals), **draws)
+    return {
+        merge: Standing(
+            band=bands[merge],
+            better_than={name: chances[merge][rival] for rival, name in rivals.items()},
+        )
+        for merge in ranked
+    }
+
+
+def _rivals(
+    board: Board, others: Sequence[Row], best: Callable[[Sequence[str]], str]
+) -> dict[str, str]:
+    """Fingerprint to name of the pivot and of the source that scores best, if scored."""
+    models = board.merges[0].record.models
+    by_content = {row.record.models.pivot.content_hash: row for row in others}
+    pivot = by_content.get(models.pivot.content_hash)
+    hashes = [source.content_hash for source in models.sources]
+    sources = [by_content[h].record.fingerprint for h in hashes if h in by_content]
+    chosen = [] if pivot is None else [pivot.record.fingerprint]
+    chosen += [best(sources)] if sources else []
+    names = {row.record.fingerprint: row.name for row in others}
+    return {fingerprint: names[fingerprint] for fingerprint in chosen}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A metric as tables show it."""
+    """Column of a metric in the tables."""
 
     key: str
     """Its column in the CSV file."""
@@ -39,7 +108,7 @@ class Measure:
     definition: str
     """Its definition in one line; the whole of it is that of ``eval.statistics.metrics``."""
     is_loss: bool = False
-    """Whether less of it is better."""
+    """True if lower is better."""
 
 
 MEASURES = (
@@ -56,7 +125,8 @@ MEASURES = (
     Measure(
         key="of_ceiling",
         label="of ceiling",
-        definition="gain on the base over the gain of the model trained on all of it, on these domains",
+        definition="gain on the base over the gain of the model trained on all of it, "
+        "on these domains",
     ),
     Measure(
         key="forgetting",
@@ -73,7 +143,8 @@ MEASURES = (
     Measure(
         key="above_chance",
         label="above chance",
-        definition="mean score from the level of guessing up, as the second Open LLM Leaderboard has it",
+        definition="mean score from the level of guessing up, as the second Open LLM "
+        "Leaderboard has it",
     ),
 )
 """In the order of their columns."""
@@ -102,16 +173,16 @@ def measures_of(boards: Iterable[Board]) -> dict[str, Measured]:
 
 
 def roles_of(board: Board, scored: Iterable[str]) -> Roles | None:
-    """Who plays which part on a board; runs go by their fingerprints.
+    """Assign base, experts and multitask upper bound of a board, by run fingerprint.
 
     The base is the pivot. A source is the expert of the domain of its name; each of the other
     sources, of the domain left over on which it gains most over the pivot, largest gains
-    first, if it gains more than two standard errors on any. Held-out domains are
-    nobody's. The ceiling is the pool's reference model, the best of several.
+    first, if it gains more than two standard errors on any. Held-out domains have no
+    expert. The ceiling is the pool's reference model, the best of several.
 
     Args:
         board: From ``boards_of``.
-        scored: Fingerprints of the runs that may play a part.
+        scored: Fingerprints of the runs that may have a role.
 
     Returns:
         The roles; None without a pivot or any expert.
@@ -157,7 +228,7 @@ def _board_measures(board: Board, panel: Panel) -> dict[str, Measured]:
     if not metrics:
         return {}
     observed = panel.observed()
-    resampled = bootstrap(panel, n_resamples=_RESAMPLES, seed=SEED)
+    resampled = bootstrap(panel, n_resamples=_MEASURE_RESAMPLES, seed=SEED)
     measures: dict[str, Measured] = {}
     for row in board.merges:
         run, measured = row.record.fingerprint, dict[str, Estimate]()

@@ -2,25 +2,289 @@
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.leaderboard.board import Board
+from eval.leaderboard.board import Board, Row
 from eval.leaderboard.drawing import INK
-from eval.leaderboard.figures import plots_of
-from eval.leaderboard.markdown import MEASURED, NOT_TRUSTED, TUNED_ON_TEST
-from eval.leaderboard.measures import Measured
-from eval.leaderboard.standing import Standing
-from eval.leaderboard.view import BoardView, view_of
-from eval.records import atomic_write
+from eval.leaderboard.figures import Plot, plots_of
+from eval.leaderboard.markdown import (
+    MEASURED,
+    NOT_TRUSTED,
+    TUNED_ON_TEST,
+    evaluation,
+    mean,
+    measures_on,
+    rank,
+)
+from eval.leaderboard.measures import Measure, Measured, Standing
+from eval.records import Record, Score, StageCost, atomic_write
 from eval.results_folder import Problem
+from eval.schema import to_json
+from eval.tables import leaves, mib, percent, seconds, with_error
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Group of details of a row: names and values."""
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+def details_of(record: Record) -> tuple[Section, ...]:
+    """Everything the record holds but its scores, in groups; empty groups are left out."""
+    report = dict(record.merge)
+    run = {
+        "fingerprint": record.fingerprint,
+        "seed": record.seed,
+        "dtype": record.dtype,
+        "started": record.started_at,
+        "seconds in all": record.seconds_total,
+    }
+    groups = {
+        "Settings": _leaves(record.settings),
+        "Run": _leaves(run),
+        "Evaluation": _leaves({} if record.suite is None else to_json(record.suite)),
+        "Scores": [(task, _score(score)) for task, score in record.scores.items()],
+        "Cost of the merge": _cost(record.merge_cost),
+        "Cost of the evaluation": _cost(record.evaluation_cost),
+        "Diagnostics": _leaves(report.pop("diagnostics", {})),
+        "Merge": _leaves(report),
+        "Models": _leaves(to_json(record.models)),
+        "Provenance": _leaves(record.provenance),
+    }
+    return tuple(Section(title, tuple(entries)) for title, entries in groups.items() if entries)
+
+
+def _score(score: Score) -> str:
+    value = f"{percent(score.value)} ± {percent(score.stderr)} %, n = {score.n}"
+    return f"{value}; {score.raw_metric} {score.raw:.6g}"
+
+
+def _cost(cost: StageCost | None) -> list[tuple[str, str]]:
+    """Memory in MiB; what was not measured is left out."""
+    entries = {} if cost is None else asdict(cost)
+    return [
+        (key.removesuffix("_bytes").replace("_", " "), f"{mib(value, 1)} MiB")
+        if key.endswith("_bytes")
+        else (key, _text(value))
+        for key, value in entries.items()
+        if value is not None
+    ]
+
+
+def _leaves(value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (any JSON)
+    return [(path, _text(leaf)) for path, leaf in leaves(value)]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text of a cell, and the number or text that sorts it; None sorts last."""
+
+    text: str
+    key: float | str | None
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Header of one column, and the function from a row to its cell."""
+
+    label: str
+    cell: Callable[[Row], Cell]
+    hint: str = ""
+    numeric: bool = True
+    falling: bool = False
+    """True if the first click sorts from high to low."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowView:
+    """One row as the page shows it; its first cell is the method."""
+
+    method: str
+    is_merge: bool
+    failed: bool
+    """True if the row shows an error in place of a result."""
+    cells: tuple[Cell, ...]
+    error: str | None
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardView:
+    """One board as the page shows it."""
+
+    key: str
+    """Unique among boards and safe in a file's name."""
+    pool: str
+    suite: str
+    models: str
+    tasks: tuple[tuple[str, str, str], ...]
+    """Task, domain, number of documents."""
+    held_out: tuple[str, ...]
+    evaluation: str
+    """Sentence on precision, lm-eval version and limit; empty if no model was evaluated."""
+    shared_settings: Mapping[str, str]
+    """Method to the settings that all its rows have in common."""
+    tested: bool
+    """True if a merge has a standing."""
+    marked: bool
+    """True if a row was tuned on the test split."""
+    measures: tuple[Measure, ...]
+    """Those that a merge has."""
+    columns: tuple[Column, ...]
+    rows: tuple[RowView, ...]
+    plots: tuple[Plot, ...]
+
+
+def view_of(
+    board: Board,
+    plots: Sequence[Plot],
+    standings: Mapping[str, Standing],
+    measures: Mapping[str, Measured] | None = None,
+) -> BoardView:
+    """Build the view of one board.
+
+    Args:
+        board: From ``boards_of``.
+        plots: Its figures.
+        standings: Fingerprint of a merge to its standing; of other boards too.
+        measures: Fingerprint of a merge to its measures; of other boards too.
+    """
+    measures = measures or {}
+    tested = {r.record.fingerprint for r in board.merges} & standings.keys()
+    columns = _columns(board, {key: standings[key] for key in tested}, measures)
+    return BoardView(
+        key=board.key,
+        pool=board.pool,
+        suite=board.title,
+        models=board.models,
+        tasks=tuple(
+            (task, board.domains[task], board.n_documents(task)) for task in board.tasks
+        ),
+        held_out=board.held_out,
+        evaluation=evaluation(board).strip(),
+        shared_settings=board.shared_settings,
+        tested=bool(tested),
+        marked=any(row.tuned_on_test for row in board.merges),
+        measures=tuple(measures_on(board, measures)),
+        columns=columns,
+        rows=tuple(_row_view(row, columns) for row in board.rows),
+        plots=tuple(plots),
+    )
+
+
+def _row_view(row: Row, columns: Sequence[Column]) -> RowView:
+    return RowView(
+        method=row.name,
+        is_merge=row.record.kind == "merge",
+        failed=row.record.status != "done",
+        cells=tuple(column.cell(row) for column in columns),
+        error=row.record.error,
+        sections=details_of(row.record),
+    )
+
+
+def _columns(
+    board: Board, standings: Mapping[str, Standing], measures: Mapping[str, Measured]
+) -> tuple[Column, ...]:
+    """All columns of a board; what no row can have is left out."""
+    evaluated = bool(board.tasks)
+    mean_column = Column("mean %", _mean, "± is one standard error", falling=True)
+    evaluation_seconds = Column(
+        "evaluation s",
+        lambda row: Cell(seconds(row.evaluation_seconds, 1), row.evaluation_seconds),
+    )
+    return (
+        Column("method", lambda row: Cell(row.name, row.name), numeric=False),
+        Column("rank", lambda row: Cell(rank(row), row.rank)),
+        *([mean_column] if evaluated else []),
+        *_test_columns(standings),
+        Column("settings", _settings, "in which rows of a method differ", numeric=False),
+        *(_measure_column(m, measures) for m in measures_on(board, measures)),
+        *(_task_column(board, task) for task in board.tasks),
+        Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
+        Column("merge MiB", _memory, "peak resident memory above where the merge started"),
+        *([evaluation_seconds] if evaluated else []),
+        Column("status", lambda row: Cell(row.status, row.status), numeric=False),
+    )
+
+
+def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
+    """The band, and a probability for every opponent by name; none without standings."""
+
+    def band(row: Row) -> Cell:
+        standing = standings.get(row.record.fingerprint)
+        return Cell("", None) if standing is None else Cell(str(standing.band), standing.band)
+
+    def chance(opponent: str, row: Row) -> Cell:
+        standing = standings.get(row.record.fingerprint)
+        share = None if standing is None else standing.better_than.get(opponent)
+        return Cell("" if share is None else percent(share, 1), share)
+
+    if standings:
+        yield Column(
+            "band", band, "merges without a significant difference to their leader share a band"
+        )
+    rivals = {name for standing in standings.values() for name in standing.better_than}
+    for name in sorted(rivals):
+        hint = f"probability, in per cent, of being better than {name}"
+        yield Column(f"P(> {name})", partial(chance, name), hint, falling=True)
+
+
+def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Column:
+    def cell(row: Row) -> Cell:
+        value = measures.get(row.record.fingerprint, {}).get(measure.key)
+        return Cell(with_error(value, digits=1), None if value is None else value.value)
+
+    return Column(f"{measure.label} %", cell, measure.definition, falling=not measure.is_loss)
+
+
+def _task_column(board: Board, task: str) -> Column:
+    done = [row.record for row in board.merges if row.record.status == "done"]
+    best = max((r.scores[task].value for r in done if task in r.scores), default=None)
+
+    def cell(row: Row) -> Cell:
+        score = row.record.scores.get(task)
+        if score is None:
+            return Cell(row.absent, None)
+        is_best = score.value == best and row.record in done
+        return Cell(percent(score.value, 1), score.value, is_best)
+
+    return Column(task, cell, f"{board.domains[task]}, %", falling=True)
+
+
+def _mean(row: Row) -> Cell:
+    return Cell(mean(row), None if row.mean is None else row.mean.value)
+
+
+def _settings(row: Row) -> Cell:
+    return Cell(row.marked_settings, row.marked_settings or None)
+
+
+def _memory(row: Row) -> Cell:
+    return Cell(mib(row.merge_bytes), row.merge_bytes)
 
 
 def write_page(
@@ -79,10 +343,6 @@ def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=digest,
-        themed=_themed,
+        # in the page's own ink; the texts of a figure were escaped when it was drawn
+        themed=lambda svg: Markup(svg.replace(INK, "var(--ink)")),
     )
-
-
-def _themed(svg: str) -> Markup:
-    """A figure in the page's own ink; its texts were escaped when it was drawn."""
-    return Markup(svg.replace(INK, "var(--ink)"))

@@ -15,12 +15,12 @@ from eval.leaderboard.markdown import (
     TUNED_ON_TEST,
     board_section,
     costs,
+    limit_of,
     mean,
     problem_list,
     rank,
 )
-from eval.leaderboard.measures import MEASURES, Measured, measures_of
-from eval.leaderboard.standing import Standing, standings_of
+from eval.leaderboard.measures import MEASURES, Measured, Standing, measures_of, standings_of
 from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
 
@@ -42,7 +42,7 @@ class Leaderboard:
 
 
 def read_leaderboard(root: Path) -> Leaderboard:
-    """Load a results folder, then rank, test and measure its runs; invalid ones become problems."""
+    """Load a results folder; rank, test and measure its runs; list the invalid ones."""
     results = load_results(root)
     boards = boards_of(results.runs)
     return Leaderboard(
@@ -96,7 +96,8 @@ def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        table = Table(title=f"{board.pool} · {board.title}", title_justify="left")
+        title = f"{board.pool} · {board.title}{limit_of(board)}"
+        table = Table(title=title, title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
         table.add_column("settings", overflow="fold")
@@ -105,7 +106,7 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("MiB", justify="right")
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
-            cells = (rank(row), row.name, row.shown_settings, mean(row), *costs(row)[:2])
+            cells = (rank(row), row.name, row.marked_settings, mean(row), *costs(row)[:2])
             table.add_row(*map(escape, (*cells, row.status)))
         console.print(table)
         if any(row.tuned_on_test for row in board.merges):

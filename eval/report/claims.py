@@ -1,23 +1,26 @@
-"""Claims of the SeMe paper (arXiv 2505.20144) in words, each judged by its rule from records."""
+"""Claims of the SeMe paper (arXiv 2505.20144), each judged by a fixed rule from records."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from eval.leaderboard.board import Row
+from eval.leaderboard.board import Board, Row
 from eval.report.evidence import (
     RIVALS,
     SEME,
-    Ground,
-    Test,
+    Pair,
+    PairedTest,
     candidates,
     chosen_settings,
+    grouped_tests,
+    has_samples,
     is_validation,
     mean_of,
+    pivot_row,
     tests_of,
     title,
 )
 from eval.report.render import Table
-from eval.report.tables import MIB, points, test_table
+from eval.report.tables import MACHINE_FACTS, machine_names, machine_of, test_table
 from eval.report.verdicts import (
     Judgement,
     Verdict,
@@ -28,33 +31,24 @@ from eval.report.verdicts import (
     none_ahead,
     significantly_ahead,
 )
+from eval.tables import MIB, points
 
-_MACHINE = ("cpu", "cores", "threads", "platform", "devices")
-Cost = Callable[[Row], float | None]
+LOWEST_TAU, HIGHEST_TAU = 0.1, 0.3
+"""The range of tau that the paper names as the one to try."""
+_NAMES_DATA = ("calibration", "corpus", "data", "documents", "samples", "texts")
 Place = tuple[str, str, str]
 """Pool, content of its models, machine."""
 
 
-def merge_seconds(row: Row) -> float | None:
-    """Wall time of the merge, in seconds."""
-    return row.merge_seconds
-
-
-def merge_bytes(row: Row) -> float | None:
-    """Peak RSS of the merge above its start, in MiB."""
-    return None if row.merge_bytes is None else row.merge_bytes / MIB
-
-
-def cost_claim(grounds: Sequence[Ground], quantity: str, cost: Cost) -> Judgement:
+def cost_claim(boards: Sequence[Board], quantity: str) -> Judgement:
     """Judge that SeMe costs less than each of four methods.
 
     Args:
-        grounds: All boards: a merge costs the same whatever it is scored on.
+        boards: All boards: a merge costs the same whatever it is scored on.
         quantity: ``runtime`` or ``memory``.
-        cost: Cost of one row; None where it was not measured.
     """
     unit, form = ("s", ".2f") if quantity == "runtime" else ("MiB", ".0f")
-    places = _places(grounds, cost)
+    places = _places(boards, quantity)
     machines = machine_names(place[2] for place in places)
     verdicts = [_judged(costs) for costs in places.values()]
     rows = tuple(
@@ -67,8 +61,8 @@ def cost_claim(grounds: Sequence[Ground], quantity: str, cost: Cost) -> Judgemen
     return Judgement(
         claim=f"SeMe costs less {quantity} than averaging, task arithmetic, TIES and DARE.",
         rule="Medians over all finished merges of the same models on one machine (same "
-        f"{', '.join(_MACHINE)}), whatever their settings. Supported if SeMe's is below that "
-        "of each of the four methods; one that costs no more is enough for not supported; "
+        f"{', '.join(MACHINE_FACTS)}), whatever their settings. Supported if SeMe's is below "
+        "that of each of the four methods; one that costs no more is enough for not supported; "
         "on every machine and pool where SeMe ran.",
         verdict=all_of(verdicts),
         finding=_finding(places, unit, form),
@@ -76,29 +70,24 @@ def cost_claim(grounds: Sequence[Ground], quantity: str, cost: Cost) -> Judgemen
     )
 
 
-def machine_of(provenance: Mapping[str, object]) -> str:
-    """Join the facts that must agree for times to be comparable."""
-    return "; ".join(f"{fact} {provenance.get(fact)}" for fact in _MACHINE)
-
-
-def machine_names(machines: Iterable[str]) -> dict[str, str]:
-    """Machine to its processor and cores, or to all its facts where those are ambiguous."""
-    short = {machine: ", ".join(machine.split("; ")[:2]) for machine in machines}
-    names = list(short.values())
-    return {m: name if names.count(name) == 1 else m for m, name in short.items()}
-
-
-def _places(grounds: Sequence[Ground], cost: Cost) -> dict[Place, dict[str, list[float]]]:
+def _places(boards: Sequence[Board], quantity: str) -> dict[Place, dict[str, list[float]]]:
     """Costs by pool and machine, then by method; only places where SeMe was measured."""
     measured: dict[Place, dict[str, list[float]]] = {}
-    for ground in grounds:
-        for row in ground.board.merges:
-            value = cost(row)
+    for board in boards:
+        for row in board.merges:
+            value = _cost(row, quantity)
             if row.record.status == "done" and value is not None:
                 machine = machine_of(row.record.provenance)
-                place = (ground.board.pool, ground.board.models, machine)
+                place = (board.pool, board.models, machine)
                 measured.setdefault(place, {}).setdefault(row.name, []).append(value)
     return {place: costs for place, costs in sorted(measured.items()) if SEME in costs}
+
+
+def _cost(row: Row, quantity: str) -> float | None:
+    """Seconds of a merge, or its peak RSS above its start in MiB; None if not measured."""
+    if quantity == "runtime":
+        return row.merge_seconds
+    return None if row.merge_bytes is None else row.merge_bytes / MIB
 
 
 def _judged(costs: Mapping[str, Sequence[float]]) -> Verdict:
@@ -122,10 +111,9 @@ def _finding(
     """State the medians of the first place, the number of others, and missing rivals."""
     if not places:
         return "No SeMe merge was measured."
-    if missing := _unmeasured_rivals(places):
-        lacking = f" Never measured beside SeMe: {', '.join(map(title, missing))}."
-    else:
-        lacking = ""
+    measured = {method for costs in places.values() for method in costs}
+    missing = ", ".join(title(method) for method in RIVALS if method not in measured)
+    lacking = f" Never measured beside SeMe: {missing}." if missing else ""
     (pool, _, _), costs = next(iter(places.items()))
     medians = ", ".join(
         f"{title(m)} {format(statistics.median(costs[m]), form)} {unit}"
@@ -136,47 +124,33 @@ def _finding(
     return f"{pool}{others}: {medians}.{lacking}"
 
 
-def _unmeasured_rivals(places: Mapping[Place, Mapping[str, Sequence[float]]]) -> list[str]:
-    return [
-        method for method in RIVALS if not any(method in costs for costs in places.values())
-    ]
-
-
-LOWEST_TAU, HIGHEST_TAU = 0.1, 0.3
-"""The range of tau that the paper names as the one to try."""
-_NAMES_DATA = ("calibration", "corpus", "data", "documents", "samples", "texts")
-
-
-def claims_of(grounds: Sequence[Ground]) -> list[Judgement]:
+def claims_of(boards: Sequence[Board]) -> list[Judgement]:
     """Judge every claim of the paper.
 
     Args:
-        grounds: All boards of an experiment. In comparisons of methods, boards on the
+        boards: All boards of an experiment. In comparisons of methods, boards on the
             validation split serve only to choose the settings.
     """
     return [
-        *performance_claims(grounds),
-        cost_claim(grounds, "runtime", merge_seconds),
-        cost_claim(grounds, "memory", merge_bytes),
-        no_data_claim(grounds),
-        architectures_claim(grounds),
-        tau_claim(grounds),
+        *performance_claims(boards),
+        cost_claim(boards, "runtime"),
+        cost_claim(boards, "memory"),
+        no_data_claim(boards),
+        architectures_claim(boards),
+        tau_claim(boards),
     ]
 
 
-def performance_claims(grounds: Sequence[Ground]) -> list[Judgement]:
+def performance_claims(boards: Sequence[Board]) -> list[Judgement]:
     """Judge that SeMe has a better average performance than each of four methods."""
-    reported = [ground for ground in grounds if not is_validation(ground.board)]
-    asked = {rival: _against(reported, grounds, rival) for rival in RIVALS}
-    tests = iter(tests_of([pair for pairs in asked.values() for pair in pairs]))
-    return [
-        _performance(rival, [next(tests) for _ in asked[rival]], reported) for rival in RIVALS
-    ]
+    reported = [board for board in boards if not is_validation(board)]
+    tests = grouped_tests({rival: _against(reported, boards, rival) for rival in RIVALS})
+    return [_performance(rival, tests[rival], reported) for rival in RIVALS]
 
 
-def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
+def no_data_claim(boards: Sequence[Board]) -> Judgement:
     """Judge that SeMe needs no data."""
-    merges = [row.record for row in _seme_rows(grounds)]
+    merges = [row.record for row in _seme_rows(boards)]
     named = sorted({key for r in merges for key in r.settings if _names_data(key)})
     if not merges:
         verdict, finding = Verdict.NOT_MEASURED, "No SeMe merge is done."
@@ -186,7 +160,7 @@ def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
         verdict = Verdict.SUPPORTED
         finding = (
             f"{_counted(len(merges), 'SeMe merge')} read models and hyper-parameters only. "
-            f"{_chosen_with_data(grounds)}"
+            f"{_chosen_with_data(boards)}"
         )
     return Judgement(
         claim="SeMe needs no data.",
@@ -198,19 +172,13 @@ def no_data_claim(grounds: Sequence[Ground]) -> Judgement:
     )
 
 
-def architectures_claim(grounds: Sequence[Ground]) -> Judgement:
+def architectures_claim(boards: Sequence[Board]) -> Judgement:
     """Judge that SeMe works across architectures."""
-    unlike = [ground for ground in grounds if _is_unlike(ground)]
-    asked = [
-        [(ground, row, ground.pivot) for row in _rows(ground, SEME) if _testable(ground, row)]
-        for ground in unlike
-    ]
-    results = iter(
-        tests_of([(g, a, b) for pairs in asked for g, a, b in pairs if b is not None])
-    )
-    groups = [[next(results) for _ in pairs] for pairs in asked]
+    unlike = [board for board in boards if _is_unlike(board)]
+    asked = {i: _against_pivot(board) for i, board in enumerate(unlike)}
+    groups = grouped_tests(asked).values()
     tests = [test for group in groups for test in group]
-    done = [row for ground in unlike for row in _rows(ground, SEME)]
+    done = [row for board in unlike for row in _rows(board, SEME)]
     return Judgement(
         claim="SeMe works across architectures.",
         rule="Pools count whose models another method refused as not of the pivot's shape. "
@@ -225,16 +193,16 @@ def architectures_claim(grounds: Sequence[Ground]) -> Judgement:
     )
 
 
-def tau_claim(grounds: Sequence[Ground]) -> Judgement:
+def tau_claim(boards: Sequence[Board]) -> Judgement:
     """Judge that 10 to 30 % is the range of tau to try."""
-    tests = tests_of([pair for ground in grounds for pair in _outside_against_inside(ground)])
+    tests = tests_of([pair for board in boards for pair in _outside_against_inside(board)])
     below = [test.result for test in tests if _tau(test.first) < LOWEST_TAU]
     above = [test.result for test in tests if _tau(test.first) > HIGHEST_TAU]
     if tests:
         finding = (
             f"{sum(map(significantly_ahead, below))} of {_counted(len(below), 'merge')} below "
-            f"the range and {sum(map(significantly_ahead, above))} of {len(above)} above it are "
-            "significantly better than the best inside."
+            f"the range and {sum(map(significantly_ahead, above))} of {len(above)} above it "
+            "are significantly better than the best inside."
         )
     else:
         finding = "No board has SeMe merges both inside and outside the range."
@@ -251,7 +219,9 @@ def tau_claim(grounds: Sequence[Ground]) -> Judgement:
     )
 
 
-def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Ground]) -> Judgement:
+def _performance(
+    rival: str, tests: Sequence[PairedTest], reported: Sequence[Board]
+) -> Judgement:
     ahead = [t for t in tests if significantly_ahead(t.result)]
     behind = [t for t in tests if t.result.differs and t.result.difference.value < 0]
     if tests:
@@ -259,7 +229,8 @@ def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Ground]) 
         finding = (
             f"SeMe minus {title(rival)}: {points(min(gains))}"
             f"{f' to {points(max(gains))}' if len(gains) > 1 else ''} points; significantly "
-            f"ahead in {len(ahead)} of {_counted(len(tests), 'comparison')}, behind in {len(behind)}."
+            f"ahead in {len(ahead)} of {_counted(len(tests), 'comparison')}, "
+            f"behind in {len(behind)}."
         )
     else:
         finding = _why_untested(rival, reported)
@@ -276,24 +247,21 @@ def _performance(rival: str, tests: Sequence[Test], reported: Sequence[Ground]) 
     )
 
 
-def _against(
-    reported: Sequence[Ground], grounds: Sequence[Ground], rival: str
-) -> list[tuple[Ground, Row, Row]]:
+def _against(reported: Sequence[Board], boards: Sequence[Board], rival: str) -> list[Pair]:
     """Pair every SeMe run with every run of a rival on the same board."""
-    boards = [ground.board for ground in grounds]
     return [
-        (ground, seme_row, rival_row)
-        for ground in reported
-        for seme_row in candidates(ground.board, boards, SEME)
-        for rival_row in candidates(ground.board, boards, rival)
-        if ground.has(seme_row, rival_row)
+        (board, seme_row, rival_row)
+        for board in reported
+        for seme_row in candidates(board, boards, SEME)
+        for rival_row in candidates(board, boards, rival)
+        if has_samples(seme_row, rival_row)
     ]
 
 
-def _why_untested(rival: str, reported: Sequence[Ground]) -> str:
+def _why_untested(rival: str, reported: Sequence[Board]) -> str:
     """Name the runs that a comparison with a rival lacks."""
     for method in (SEME, rival):
-        if not [row for ground in reported for row in _rows(ground, method)]:
+        if not [row for board in reported for row in _rows(board, method)]:
             return f"No complete run of {title(method)} outside the validation split."
     return (
         f"SeMe and {title(rival)} have no two runs on one board, at the settings chosen on "
@@ -301,16 +269,16 @@ def _why_untested(rival: str, reported: Sequence[Ground]) -> str:
     )
 
 
-def _outside_against_inside(ground: Ground) -> list[tuple[Ground, Row, Row]]:
+def _outside_against_inside(board: Board) -> list[Pair]:
     """Pair each SeMe row with tau outside the range with the best one inside."""
-    rows = [row for row in _rows(ground, SEME) if ground.has(row)]
+    rows = [row for row in _rows(board, SEME) if has_samples(row)]
     inside = [row for row in rows if _inside(row)]
     best = max(inside, key=mean_of, default=None)
     outside = [row for row in rows if not _inside(row)]
-    return [] if best is None else [(ground, row, best) for row in outside]
+    return [] if best is None else [(board, row, best) for row in outside]
 
 
-def _across(done: Sequence[Row], unlike: Sequence[Ground], tests: Sequence[Test]) -> str:
+def _across(done: Sequence[Row], unlike: Sequence[Board], tests: Sequence[PairedTest]) -> str:
     if not unlike:
         return "No pool here has sources of another shape than the pivot's."
     merged = f"{_counted(len(done), 'SeMe merge')} done on {_counted(len(unlike), 'such pool')}"
@@ -324,36 +292,38 @@ def _across(done: Sequence[Row], unlike: Sequence[Ground], tests: Sequence[Test]
     )
 
 
-def _chosen_with_data(grounds: Sequence[Ground]) -> str:
-    boards = [ground.board for ground in grounds]
+def _chosen_with_data(boards: Sequence[Board]) -> str:
     used = any(chosen_settings(b, boards, SEME) for b in boards if not is_validation(b))
     return (
         "Their hyper-parameters were chosen on the validation split, which is data."
         if used
-        else "No run on a validation split is among these records: whether their hyper-parameters were "
-        "chosen with data, they do not tell."
+        else "No run on a validation split is among these records: whether their "
+        "hyper-parameters were chosen with data, they do not tell."
     )
 
 
-def _is_unlike(ground: Ground) -> bool:
-    """Whether a method refused the models of this board for their shape."""
-    merges = ground.board.merges
-    return not is_validation(ground.board) and any(
-        row.record.status == "not applicable" for row in merges
-    )
+def _is_unlike(board: Board) -> bool:
+    """True if a method refused the models of this board for their shape."""
+    refused = any(row.record.status == "not applicable" for row in board.merges)
+    return refused and not is_validation(board)
 
 
-def _testable(ground: Ground, row: Row) -> bool:
-    return ground.pivot is not None and ground.has(row, ground.pivot)
+def _against_pivot(board: Board) -> list[Pair]:
+    """Pair each SeMe row with the pivot; none if either has no samples."""
+    pivot = pivot_row(board)
+    rows = _rows(board, SEME)
+    return [
+        (board, row, pivot) for row in rows if pivot is not None and has_samples(row, pivot)
+    ]
 
 
-def _seme_rows(grounds: Sequence[Ground]) -> list[Row]:
-    rows = [row for ground in grounds for row in ground.board.merges]
+def _seme_rows(boards: Sequence[Board]) -> list[Row]:
+    rows = [row for board in boards for row in board.merges]
     return [row for row in rows if row.name == SEME and row.record.status == "done"]
 
 
-def _rows(ground: Ground, method: str) -> list[Row]:
-    return [row for row in ground.board.merges if row.name == method and row.mean is not None]
+def _rows(board: Board, method: str) -> list[Row]:
+    return [row for row in board.merges if row.name == method and row.mean is not None]
 
 
 def _names_data(key: str) -> bool:
@@ -368,7 +338,7 @@ def _inside(row: Row) -> bool:
     return LOWEST_TAU <= _tau(row) <= HIGHEST_TAU
 
 
-def _gain(test: Test) -> float:
+def _gain(test: PairedTest) -> float:
     return test.result.difference.value
 
 

@@ -1,10 +1,10 @@
-"""Boards with their samples, entries (a method at one setting), and paired tests over boards."""
+"""Entries of a board (a method at one setting), and paired tests over several boards."""
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from eval.leaderboard.board import Board, Row
 from eval.statistics.comparability import best_setting
@@ -16,8 +16,12 @@ from eval.statistics.compare import (
     resamples_for,
 )
 from eval.statistics.resampling import SEED
-from eval.statistics.samples import Panel, Run, match
+from eval.statistics.samples import Panel, match
 from eval.statistics.scores import Estimate, domain_means
+
+Pair = tuple[Board, Row, Row]
+"""A board, and two of its rows to compare."""
+Key = TypeVar("Key")
 
 VALIDATION = "validation"
 SEME = "seme"
@@ -123,7 +127,7 @@ def entries_of(rows: Iterable[Row]) -> list[Entry]:
 
 
 def is_validation(board: Board) -> bool:
-    """Tell boards that settings are chosen on from those that are reported."""
+    """True for a board of validation runs, which choose settings and are not reported."""
     return board.split == VALIDATION
 
 
@@ -177,90 +181,58 @@ def _sortable(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
+def pivot_row(board: Board) -> Row | None:
+    """Row of the unmerged pivot, if it was scored."""
+    return _unmerged(board, board.merges[0].record.models.pivot.content_hash)
+
+
+def source_rows(board: Board) -> list[Row]:
+    """Rows of the unmerged sources that were scored, in order."""
+    hashes = [model.content_hash for model in board.merges[0].record.models.sources]
+    return [row for content in hashes if (row := _unmerged(board, content)) is not None]
+
+
+def has_samples(*rows: Row) -> bool:
+    """True if every one of these rows has all scores and their samples."""
+    return all(row.mean is not None and row.run.samples is not None for row in rows)
+
+
+def panel_of_rows(rows: Sequence[Row]) -> Panel:
+    """Runs of these rows, matched by document and labelled by fingerprint.
+
+    Raises:
+        ValueError: If they were scored on different documents; names runs and task.
+    """
+    return match({row.record.fingerprint: row.run for row in rows})
+
+
+def _unmerged(board: Board, content: str) -> Row | None:
+    """Row of the scored reference with this content hash."""
+    for row in board.references:
+        if row.record.models.pivot.content_hash == content and row.mean is not None:
+            return row
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """A board and the samples of its complete runs."""
+class PairedTest:
+    """Paired test between two rows of one board."""
 
     board: Board
-    runs: Mapping[str, Run]
-    """Fingerprint to run, for runs with samples."""
-
-    @property
-    def pivot(self) -> Row | None:
-        """The unmerged pivot, if it was scored."""
-        return self.unmerged(self.board.merges[0].record.models.pivot.content_hash)
-
-    @property
-    def pivot_name(self) -> str:
-        return str(self.board.merges[0].record.models.pivot.name)
-
-    @property
-    def sources(self) -> list[Row]:
-        """The unmerged sources that were scored, in order."""
-        hashes = [m.content_hash for m in self.board.merges[0].record.models.sources]
-        return [row for content in hashes if (row := self.unmerged(content)) is not None]
-
-    def unmerged(self, content: str) -> Row | None:
-        """The scored reference with this content."""
-        for row in self.board.references:
-            if row.record.models.pivot.content_hash == content and row.mean is not None:
-                return row
-        return None
-
-    def has(self, *rows: Row) -> bool:
-        """Check that all these rows have samples."""
-        return all(row.record.fingerprint in self.runs for row in rows)
-
-    def panel(self, rows: Sequence[Row]) -> Panel:
-        """The runs of these rows, matched by document and labelled by fingerprint.
-
-        Raises:
-            ValueError: If they were scored on different documents; names runs and task.
-        """
-        keys = dict.fromkeys(row.record.fingerprint for row in rows)
-        return match({key: self.runs[key] for key in keys})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
-    """A paired test between two rows of one ground."""
-
-    ground: Ground
     first: Row
     second: Row
     result: CorrectedComparison
     """Difference, first minus second."""
 
-    __test__ = False  # not one of pytest's
 
-
-def grounds_of(boards: Sequence[Board]) -> list[Ground]:
-    """Take the complete runs of every board; those without samples are left out of the tests.
-
-    Args:
-        boards: From ``boards_of``, of the runs that ``load_results`` trusts.
-    """
-    return [
-        Ground(
-            board=board,
-            runs={
-                row.record.fingerprint: row.run
-                for row in board.rows
-                if row.mean is not None and row.run.samples is not None
-            },
-        )
-        for board in boards
-    ]
-
-
-def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
+def tests_of(asked: Sequence[Pair]) -> list[PairedTest]:
     """Test all these pairs as one family.
 
     Each is a two-sided paired permutation test over the documents of its board; Holm's
     correction is over all of them together, whatever their boards.
 
     Args:
-        asked: A ground and two of its rows with samples.
+        asked: Pairs of rows with samples.
 
     Returns:
         One test each, in the order given.
@@ -270,14 +242,20 @@ def tests_of(asked: Sequence[tuple[Ground, Row, Row]]) -> list[Test]:
     """
     n_resamples = resamples_for(len(asked))
     comparisons: dict[int, Comparison] = {}
-    for ground in {id(ground): ground for ground, _, _ in asked}.values():
-        on_board = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is ground}
-        panel = ground.panel([row for pair in on_board.values() for row in pair])
+    for board in {id(board): board for board, _, _ in asked}.values():
+        on_board = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is board}
+        panel = panel_of_rows([row for pair in on_board.values() for row in pair])
         pairs = [(a.record.fingerprint, b.record.fingerprint) for a, b in on_board.values()]
         results = compare(panel, pairs, n_resamples=n_resamples, seed=SEED)
         comparisons |= dict(zip(on_board, results, strict=True))
     corrected = correct([comparisons[i] for i in range(len(asked))])
     return [
-        Test(ground=ground, first=a, second=b, result=result)
-        for (ground, a, b), result in zip(asked, corrected, strict=True)
+        PairedTest(board=board, first=a, second=b, result=result)
+        for (board, a, b), result in zip(asked, corrected, strict=True)
     ]
+
+
+def grouped_tests(groups: Mapping[Key, Sequence[Pair]]) -> dict[Key, list[PairedTest]]:
+    """Test the pairs of all groups as one family; see ``tests_of``."""
+    tests = iter(tests_of([pair for pairs in groups.values() for pair in pairs]))
+    return {key: [next(tests) for _ in pairs] for key, pairs in groups.items()}

@@ -14,11 +14,11 @@ Percentage = Annotated[float, Field(ge=0, le=100)]
 _STDERRS = 2.0
 
 
-class _Entry(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class PublishedNumber(_Entry):
+class PublishedNumber(_StrictModel):
     """One number of a paper, and the facts a record must share to be compared with it."""
 
     method: Text
@@ -41,7 +41,7 @@ class PublishedNumber(_Entry):
     """Result of others who repeated it; None if nothing is known."""
 
 
-class Reference(_Entry):
+class Publication(_StrictModel):
     """One file of published numbers."""
 
     source: Text
@@ -52,23 +52,23 @@ class Reference(_Entry):
     numbers: tuple[PublishedNumber, ...] = Field(strict=False)
 
 
-def read_references(folder: Path) -> list[Reference]:
+def read_publications(folder: Path) -> list[Publication]:
     """Read every file of published numbers, by name.
 
     Raises:
         ValueError: If one is malformed; names the file, the entry, and what was expected.
     """
-    return [read_reference(path) for path in sorted(folder.glob("*.yaml"))]
+    return [read_publication(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def read_reference(path: Path) -> Reference:
+def read_publication(path: Path) -> Publication:
     """Read one file of published numbers.
 
     Raises:
         ValueError: If it is malformed; names the file, the entry, and what was expected.
     """
     try:
-        return Reference.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Publication.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (ValueError, yaml.YAMLError) as error:
         text = _problems(error) if isinstance(error, ValidationError) else str(error)
         raise ValueError(f"{path} is not a readable reference: {text}") from error

@@ -7,29 +7,27 @@ from typing import Any
 
 from eval.leaderboard.board import Board, Row
 from eval.report.evidence import (
-    Ground,
-    Test,
+    Pair,
+    PairedTest,
     chosen_settings,
     entries_of,
+    grouped_tests,
+    has_samples,
     is_validation,
     mean_of,
+    panel_of_rows,
+    pivot_row,
+    source_rows,
     tests_of,
     title,
 )
 from eval.report.render import Table
-from eval.report.tables import (
-    MOST_OPEN,
-    chance,
-    name_of,
-    percent,
-    points,
-    test_table,
-    with_error,
-)
+from eval.report.tables import MOST_OPEN, chance, name_of, test_table
 from eval.report.verdicts import significantly_ahead
 from eval.statistics.compare import overall
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.scores import Estimate
+from eval.tables import percent, points, with_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,41 +45,36 @@ class Answer:
 class _Contrast:
     """Two rows that differ in one setting only."""
 
-    ground: Ground
+    board: Board
     factor: str
     row: Row
     reference: Row
 
 
-def worth_merging(grounds: Sequence[Ground]) -> Answer | None:
+def worth_merging(boards: Sequence[Board]) -> Answer | None:
     """Test every merge against its pivot and its best source; None if none can be tested."""
     against = {
-        "the pivot alone": [pair for ground in grounds for pair in _against_pivot(ground)],
-        "the best source alone": [pair for ground in grounds for pair in _against_best(ground)],
+        "the pivot alone": [pair for board in boards for pair in _against_pivot(board)],
+        "the best source alone": [pair for board in boards for pair in _against_best(board)],
     }
-    tests = iter(tests_of([pair for pairs in against.values() for pair in pairs]))
-    by_reference = {
-        name: [next(tests) for _ in pairs] for name, pairs in against.items() if pairs
-    }
-    if not by_reference:
+    tests = {name: group for name, group in grouped_tests(against).items() if group}
+    if not tests:
         return None
-    tables = [
-        test_table(f"against {name}", its_tests) for name, its_tests in by_reference.items()
-    ]
+    tables = [test_table(f"against {name}", group) for name, group in tests.items()]
     return Answer(
         question="Is a merge better than a model that was not merged?",
         how="Every merge against the pivot, and against the source with the highest mean: "
-        "two-sided paired permutation tests over documents, Holm's correction over all of them, "
-        "5 %.",
-        finding=" ".join(_worth(name, its_tests) for name, its_tests in by_reference.items()),
+        "two-sided paired permutation tests over documents, Holm's correction over all of "
+        "them, 5 %.",
+        finding=" ".join(_worth(name, group) for name, group in tests.items()),
         tables=tuple(table for table in tables if table is not None),
     )
 
 
-def settings_that_matter(grounds: Sequence[Ground]) -> Answer | None:
+def settings_that_matter(boards: Sequence[Board]) -> Answer | None:
     """Test runs that differ in one setting only; None without such runs."""
-    contrasts = [contrast for ground in grounds for contrast in _contrasts(ground)]
-    tests = tests_of([(c.ground, c.row, c.reference) for c in contrasts])
+    contrasts = [contrast for board in boards for contrast in _contrasts(board)]
+    tests = tests_of([(c.board, c.row, c.reference) for c in contrasts])
     if not tests:
         return None
     pairs = sorted(zip(contrasts, tests, strict=True), key=lambda pair: _factor(pair[0]))
@@ -101,10 +94,9 @@ def settings_that_matter(grounds: Sequence[Ground]) -> Answer | None:
     )
 
 
-def what_was_chosen(grounds: Sequence[Ground]) -> Answer | None:
+def what_was_chosen(boards: Sequence[Board]) -> Answer | None:
     """List the settings chosen on the validation split; None without validation runs."""
-    boards = [ground.board for ground in grounds if is_validation(ground.board)]
-    lines = [line for board in boards for line in _tried(board)]
+    lines = [line for board in boards if is_validation(board) for line in _tried(board)]
     chosen = [f"{pool}: {run}" for pool, run, _, mark in lines if mark]
     if not lines:
         return None
@@ -116,35 +108,35 @@ def what_was_chosen(grounds: Sequence[Ground]) -> Answer | None:
     )
 
 
-def _against_pivot(ground: Ground) -> list[tuple[Ground, Row, Row]]:
-    pivot = ground.pivot
-    if pivot is None or not ground.has(pivot):
+def _against_pivot(board: Board) -> list[Pair]:
+    pivot = pivot_row(board)
+    if pivot is None or not has_samples(pivot):
         return []
-    return [(ground, row, pivot) for row in _merges(ground)]
+    return [(board, row, pivot) for row in _merges(board)]
 
 
-def _against_best(ground: Ground) -> list[tuple[Ground, Row, Row]]:
+def _against_best(board: Board) -> list[Pair]:
     """Pair each merge with the best source, where all sources were scored."""
-    sources = [row for row in ground.sources if ground.has(row)]
-    if len(sources) < len(ground.board.merges[0].record.models.sources):
+    sources = [row for row in source_rows(board) if has_samples(row)]
+    if len(sources) < len(board.merges[0].record.models.sources):
         return []
     best = max(sources, key=mean_of)
-    return [(ground, row, best) for row in _merges(ground)]
+    return [(board, row, best) for row in _merges(board)]
 
 
-def _merges(ground: Ground) -> list[Row]:
-    rows = [row for entry in entries_of(ground.board.merges) for row in entry.scored]
-    return [row for row in rows if ground.has(row)]
+def _merges(board: Board) -> list[Row]:
+    rows = [row for entry in entries_of(board.merges) for row in entry.scored]
+    return [row for row in rows if has_samples(row)]
 
 
-def _worth(name: str, tests: Sequence[Test]) -> str:
+def _worth(name: str, tests: Sequence[PairedTest]) -> str:
     better = [t for t in tests if significantly_ahead(t.result)]
     worse = [t for t in tests if t.result.differs and t.result.difference.value < 0]
     best = max(tests, key=lambda test: test.result.difference.value)
     return (
         f"Against {name}, {len(better)} of {len(tests)} merges are significantly better and "
         f"{len(worse)} worse; the best difference is {points(best.result.difference.value)} "
-        f"points ({name_of(best.first, best.ground.board)} on {best.ground.board.pool})."
+        f"points ({name_of(best.first, best.board)} on {best.board.pool})."
     )
 
 
@@ -154,23 +146,23 @@ def _tried(board: Board) -> list[tuple[str, str, str, str]]:
         if entry.mean is not None:
             chosen = chosen_settings(board, [board], entry.method)
             mark = "chosen" if entry.rows[0].record.settings in chosen else ""
-            lines.append((board.pool, entry.label, with_error(entry.mean, percent), mark))
+            lines.append((board.pool, entry.label, with_error(entry.mean), mark))
     return lines
 
 
-def _contrasts(ground: Ground) -> list[_Contrast]:
+def _contrasts(board: Board) -> list[_Contrast]:
     """Pairs of rows of a board that differ in one setting, one of them the reference."""
-    firsts = [e.scored[0] for e in entries_of(ground.board.merges) if e.scored]
-    rows = [row for row in firsts if ground.has(row)]
+    firsts = [e.scored[0] for e in entries_of(board.merges) if e.scored]
+    rows = [row for row in firsts if has_samples(row)]
     contrasts = []
     for method in dict.fromkeys(row.name for row in rows):
         of_method = [row for row in rows if row.name == method]
         for factor in sorted({key for row in of_method for key in row.record.settings}):
-            contrasts += _factor_contrasts(ground, factor, of_method)
+            contrasts += _factor_contrasts(board, factor, of_method)
     return contrasts
 
 
-def _factor_contrasts(ground: Ground, factor: str, rows: Sequence[Row]) -> list[_Contrast]:
+def _factor_contrasts(board: Board, factor: str, rows: Sequence[Row]) -> list[_Contrast]:
     """Contrasts of one setting, within every group of rows that agree in all others."""
     usual = _usual(factor, rows)
     groups: dict[str, list[Row]] = {}
@@ -180,7 +172,7 @@ def _factor_contrasts(ground: Ground, factor: str, rows: Sequence[Row]) -> list[
     for group in groups.values():
         reference = next((row for row in group if _value(row, factor) == usual), group[0])
         contrasts += [
-            _Contrast(ground=ground, factor=factor, row=row, reference=reference)
+            _Contrast(board=board, factor=factor, row=row, reference=reference)
             for row in group
             if row is not reference
         ]
@@ -217,7 +209,7 @@ def _sentence(differs: Mapping[tuple[str, str], bool], matters: bool) -> str:
     return f"{start} {', '.join(named)}."
 
 
-def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
+def _factor_table(groups: Mapping[tuple[str, str], Sequence[PairedTest]]) -> Table:
     header = ("method", "setting", "comparisons", "significant", "largest difference", "")
     rows = []
     for (method, factor), tests in groups.items():
@@ -236,12 +228,12 @@ def _factor_table(groups: Mapping[tuple[str, str], Sequence[Test]]) -> Table:
     return Table(header, tuple(rows))
 
 
-def _contrast_table(pairs: Sequence[tuple[_Contrast, Test]]) -> Table:
+def _contrast_table(pairs: Sequence[tuple[_Contrast, PairedTest]]) -> Table:
     header = ("models", "run", "setting", "against", "difference", "p (Holm)", "")
     rows = tuple(
         (
-            contrast.ground.board.pool,
-            name_of(contrast.reference, contrast.ground.board),
+            contrast.board.pool,
+            name_of(contrast.reference, contrast.board),
             f"{contrast.factor}={_value(contrast.row, contrast.factor)}",
             _value(contrast.reference, contrast.factor),
             with_error(test.result.difference, points),
@@ -258,30 +250,29 @@ def _format(value: Any) -> str:  # noqa: ANN401 (any JSON)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def barriers(grounds: Sequence[Ground]) -> Answer | None:
+def barriers(boards: Sequence[Board]) -> Answer | None:
     """Measure the barrier between a pivot and its only source at their midpoint.
 
     None where no midpoint was scored together with both.
     """
     midpoints = [
-        (ground, row, barrier)
-        for ground in grounds
-        for row, barrier in _midpoint_barriers(ground)
+        (board, row, barrier) for board in boards for row, barrier in _midpoint_barriers(board)
     ]
     if not midpoints:
         return None
     least = min(midpoints, key=lambda midpoint: midpoint[2].value)
     within = sum(barrier.value <= 2 * barrier.stderr for _, _, barrier in midpoints)
-    rows = tuple(_line(ground, row, barrier) for ground, row, barrier in midpoints)
+    rows = tuple(_line(board, row, barrier) for board, row, barrier in midpoints)
     return Answer(
         question="Is there a barrier between the pivot and the source?",
-        how="At the midpoint (one source, lam 0.5, nothing left out) the barrier is the mean of "
-        "the pivot's and the source's score less the midpoint's (linear mode connectivity, "
+        how="At the midpoint (one source, lam 0.5, nothing left out) the barrier is the mean "
+        "of the pivot's and the source's score less the midpoint's (linear mode connectivity, "
         "Frankle et al., arXiv 1912.05671, in scores instead of losses). Errors are paired "
         "bootstraps.",
-        finding=f"{len(midpoints) - within} of {len(midpoints)} midpoints lie more than two standard "
-        f"errors below that mean. The smallest barrier is {with_error(least[2], points)} points "
-        f"({name_of(least[1], least[0].board)} on {least[0].board.pool}).",
+        finding=f"{len(midpoints) - within} of {len(midpoints)} midpoints lie more than two "
+        f"standard errors below that mean. The smallest barrier is "
+        f"{with_error(least[2], points)} points ({name_of(least[1], least[0])} on "
+        f"{least[0].pool}).",
         tables=(Table(("models", "midpoint", "pivot", "source", "merge", "barrier"), rows),),
     )
 
@@ -294,13 +285,13 @@ def is_midpoint(row: Row) -> bool:
     return one and settings.get("lam") == 0.5 and kept in (None, 1)
 
 
-def _midpoint_barriers(ground: Ground) -> list[tuple[Row, Estimate]]:
+def _midpoint_barriers(board: Board) -> list[tuple[Row, Estimate]]:
     """Midpoints with their barriers, smallest first."""
-    rows = [row for row in ground.board.merges if is_midpoint(row) and ground.has(row)]
-    pivot, sources = ground.pivot, ground.sources
-    if not rows or pivot is None or len(sources) != 1 or not ground.has(pivot, *sources):
+    rows = [row for row in board.merges if is_midpoint(row) and has_samples(row)]
+    pivot, sources = pivot_row(board), source_rows(board)
+    if not rows or pivot is None or len(sources) != 1 or not has_samples(pivot, *sources):
         return []
-    panel = ground.panel([pivot, *sources, *rows])
+    panel = panel_of_rows([pivot, *sources, *rows])
     observed = overall(panel.observed())
     drawn = overall(bootstrap(panel, n_resamples=RESAMPLES, seed=SEED))
     ends = [row.record.fingerprint for row in (pivot, *sources)]
@@ -313,8 +304,8 @@ def _midpoint_barriers(ground: Ground) -> list[tuple[Row, Estimate]]:
     return sorted(estimates, key=lambda pair: pair[1].value)
 
 
-def _line(ground: Ground, row: Row, barrier: Estimate) -> tuple[str, ...]:
-    ends = [ground.pivot, *ground.sources]
+def _line(board: Board, row: Row, barrier: Estimate) -> tuple[str, ...]:
+    ends = [pivot_row(board), *source_rows(board)]
     means = [end.mean.value for end in (*ends, row) if end is not None and end.mean is not None]
-    label = name_of(row, ground.board)
-    return (ground.board.pool, label, *map(percent, means), with_error(barrier, points))
+    label = name_of(row, board)
+    return (board.pool, label, *map(percent, means), with_error(barrier, points))

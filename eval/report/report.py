@@ -1,7 +1,5 @@
 """Reproduction report of an experiment, assembled from its configuration and records."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ from eval.leaderboard.board import MARK, Board
 from eval.leaderboard.figures import score_against_cost, share_kept
 from eval.records import Record
 from eval.report.claims import claims_of
-from eval.report.evidence import Ground, is_validation, title
-from eval.report.published import Reference, verdict_on
+from eval.report.evidence import is_validation, title
+from eval.report.published import Publication, verdict_on
 from eval.report.questions import (
     Answer,
     barriers,
@@ -63,7 +61,7 @@ class Experiment:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read an experiment's header and where its records go.
+    """Read the header and the results folder of an experiment.
 
     The header is the comment the file begins with. Its lines that start with ``python`` or
     ``make`` are commands, ``@package`` is Hydra's, the rest is text.
@@ -86,12 +84,13 @@ def read_experiment(path: Path) -> Experiment:
     output = config.get("output") if isinstance(config, dict) else None
     if not commands or not isinstance(output, str):
         raise ValueError(
-            f"{path} must state its command in the header, as '# python run.py -m ...', and its "
-            f"results folder as 'output: FOLDER', got commands {list(commands)} and {output!r}"
+            f"{path} must state its command in the header, as '# python run.py -m ...', and "
+            f"its results folder as 'output: FOLDER', got commands {list(commands)} "
+            f"and {output!r}"
         )
     return Experiment(
         name=path.stem,
-        text=" ".join(filter(None, text)),
+        text=re.sub(r"\s*Findings: see \S+", "", " ".join(filter(None, text))),
         commands=commands,
         output=output,
         suite=_suite(config),
@@ -127,67 +126,67 @@ def _header(content: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class ReportInput:
     """Input of a report."""
 
     experiment: Experiment
-    grounds: Sequence[Ground]
+    boards: Sequence[Board]
     """Every board of the results folder."""
-    references: Sequence[Reference]
+    publications: Sequence[Publication]
     problems: Sequence[Problem]
     """Problems with files of the results folder."""
 
     @property
-    def reported(self) -> list[Ground]:
+    def reported(self) -> list[Board]:
         """Boards of the experiment's suite; without one, all but the validation split."""
         suite = self.experiment.suite
         return [
-            ground
-            for ground in self.grounds
-            if (ground.board.suite == suite if suite else not is_validation(ground.board))
+            board
+            for board in self.boards
+            if (board.suite == suite if suite else not is_validation(board))
         ]
 
     @property
     def records(self) -> list[Record]:
         """Every record of the boards, once."""
-        rows = [row for ground in self.grounds for row in ground.board.rows]
+        rows = [row for board in self.boards for row in board.rows]
         by_fingerprint = {row.record.fingerprint: row.record for row in rows}
         return [by_fingerprint[key] for key in sorted(by_fingerprint)]
 
 
-def report_of(material: Material) -> list[Block]:
+def report_of(inputs: ReportInput) -> list[Block]:
     """Assemble a report: the same records give the same bytes.
 
     Raises:
         ValueError: If runs that should be comparable are not; names them.
     """
-    judgements = claims_of(material.grounds)
-    answers, drawings = _own_questions(material)
+    judgements = claims_of(inputs.boards)
+    answers, drawings = _own_questions(inputs)
     return [
-        heading(f"Experiment: {material.experiment.name}", 1),
-        plain(material.experiment.text),
-        commands(material.experiment.commands),
+        heading(f"Experiment: {inputs.experiment.name}", 1),
+        plain(inputs.experiment.text),
+        commands(inputs.experiment.commands),
         *_summary(judgements, answers),
-        *_faults(material.problems),
-        *_setting(material),
-        *_results(material.experiment.name, [ground.board for ground in material.reported]),
+        *_problems(inputs.problems),
+        *_setting(inputs),
+        *_results(inputs.experiment.name, inputs.reported),
         *drawings,
         *_claims(judgements),
         *_answers(answers),
-        *_published(material),
-        *_end(material),
+        *_published(inputs),
+        *_end(inputs),
     ]
 
 
-def _own_questions(material: Material) -> tuple[list[Answer], list[Drawing]]:
+def _own_questions(inputs: ReportInput) -> tuple[list[Answer], list[Drawing]]:
     """Answer the questions that these records suffice for."""
-    scaling = share_by_sources(material.reported, material.experiment.name)
+    scaling = share_by_sources(inputs.reported, inputs.experiment.name)
     candidates = [
-        worth_merging(material.reported),
-        settings_that_matter(material.reported),
+        worth_merging(inputs.reported),
+        settings_that_matter(inputs.reported),
         None if scaling is None else scaling[0],
-        barriers(material.reported),
-        what_was_chosen(material.grounds),
+        barriers(inputs.reported),
+        what_was_chosen(inputs.boards),
     ]
     answers = [answer for answer in candidates if answer is not None]
     return answers, [] if scaling is None else [scaling[1]]
@@ -205,23 +204,22 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     return blocks
 
 
-def _faults(problems: Sequence[Problem]) -> list[Block]:
+def _problems(problems: Sequence[Problem]) -> list[Block]:
     """List invalid and incomplete files; no section without any."""
     if not problems:
         return []
-    texts = tuple(f"{fault.path} {fault.message}" for fault in problems)
+    texts = tuple(f"{problem.path} {problem.message}" for problem in problems)
     return [heading("Files that cannot be trusted"), items(texts)]
 
 
-def _setting(material: Material) -> list[Block]:
-    boards = [ground.board for ground in material.grounds]
+def _setting(inputs: ReportInput) -> list[Block]:
     return [
         heading("Setting"),
-        models_table(boards),
-        items(suites(boards)),
+        models_table(inputs.boards),
+        items(suites(inputs.boards)),
         plain(
-            f"Seeds: {seeds(material.records)}. Models are named by the content of their weights. "
-            "Code versions stand under Environment."
+            f"Seeds: {seeds(inputs.records)}. Models are named by the content of their "
+            "weights. Code versions stand under Environment."
         ),
     ]
 
@@ -230,9 +228,10 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
     blocks: list[Block] = [
         heading("Results"),
         plain(
-            "Performance is the mean over domains, each the mean of its tasks, with one standard "
-            "error over documents; seeds are averaged, s.d. is their standard deviation. Seconds "
-            "and memory are medians over seeds, memory above where the merge started. "
+            "Performance is the mean over domains, each the mean of its tasks, with one "
+            "standard error over documents; seeds are averaged, s.d. is their standard "
+            "deviation. Seconds and memory are medians over seeds, memory above where the "
+            "merge started. "
             f"{MARK} marks a setting that was one of several on the test split and not the one "
             "chosen on validation."
         ),
@@ -255,17 +254,10 @@ def _board(name: str, board: Board) -> list[Block]:
         *([plain(f"Settings of all rows: {shared}.")] if shared else []),
         paper_table(board),
         *(
-            Drawing(f"{name}.{_key(board)}.{plot.name}.svg", plot.svg, plot.caption)
+            Drawing(f"{name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption)
             for plot in plots
         ),
     ]
-
-
-def _key(board: Board) -> str:
-    """Pool and suite, and a hash that is unique per board."""
-    identity = json.dumps([board.pool, board.models, board.fingerprint, board.precision])
-    names = [re.sub(r"[^A-Za-z0-9]+", "-", text)[:40] for text in (board.pool, board.suite)]
-    return "-".join([*names, hashlib.sha256(identity.encode()).hexdigest()[:8]])
 
 
 def _claims(judgements: Sequence[Judgement]) -> list[Block]:
@@ -292,17 +284,17 @@ def _answers(answers: Sequence[Answer]) -> list[Block]:
     return blocks
 
 
-def _published(material: Material) -> list[Block]:
+def _published(inputs: ReportInput) -> list[Block]:
     """Table of published numbers and reproduced ones, or why they are not comparable."""
     rows = []
-    for source, number in ((r.source, n) for r in material.references for n in r.numbers):
-        outcome, explanation = verdict_on(number, material.records)
+    for source, number in ((r.source, n) for r in inputs.publications for n in r.numbers):
+        outcome, explanation = verdict_on(number, inputs.records)
         marks = ["tuned on test"] if number.tuned_on_test else []
         marks += [number.unreproduced] if number.unreproduced else []
         published = f"{number.value:g} (tolerance {number.tolerance:g})"
         rows.append((source, number.task, published, "; ".join(marks), outcome, explanation))
     header = ("source", "task", "published, %", "to be known", "outcome", "why")
-    notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in material.references)
+    notes = tuple(f"{r.source} ({r.url}): {r.note}" for r in inputs.publications)
     return [
         heading("Published numbers"),
         *([items(notes)] if notes else []),
@@ -310,16 +302,14 @@ def _published(material: Material) -> list[Block]:
     ]
 
 
-def _end(material: Material) -> list[Block]:
-    methods = {title(r.name) for r in material.records if r.kind == "merge"}
-    name = material.experiment.name
+def _end(inputs: ReportInput) -> list[Block]:
+    methods = {title(r.name) for r in inputs.records if r.kind == "merge"}
+    name = inputs.experiment.name
     return [
         heading("Deviations from the papers"),
         deviations(methods),
         heading("Environment"),
-        environment_table(material.records),
+        environment_table(inputs.records),
         heading("To repeat it"),
-        commands(
-            (*material.experiment.commands, f"python -m scripts.report experiment={name}")
-        ),
+        commands((*inputs.experiment.commands, f"python -m scripts.report experiment={name}")),
     ]

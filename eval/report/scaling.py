@@ -7,17 +7,25 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from eval.leaderboard.board import Board
 from eval.leaderboard.drawing import add_legend, draw, points, printable, series_styles
 from eval.leaderboard.measures import roles_of
-from eval.report.evidence import Entry, Ground, entries_of
+from eval.report.evidence import (
+    Entry,
+    entries_of,
+    has_samples,
+    panel_of_rows,
+    pivot_row,
+    source_rows,
+)
 from eval.report.questions import Answer
 from eval.report.render import Drawing, Table
-from eval.report.tables import percent, with_error
 from eval.statistics.compare import LEVEL
 from eval.statistics.metrics import Roles, gap_closed
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, ScoreTable, mean_of
 from eval.statistics.scores import Estimate
+from eval.tables import percent, with_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +42,11 @@ class _Point:
         return Estimate(value=self.share, stderr=float(self.resampled.std(ddof=1)))
 
 
-def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Drawing] | None:
+def share_by_sources(boards: Sequence[Board], name: str) -> tuple[Answer, Drawing] | None:
     """Measure how the share of the gap changes with the number of sources.
 
     Args:
-        grounds: Boards; used are those of one pivot with several numbers of sources.
+        boards: Boards; used are those of one pivot with several numbers of sources.
         name: Prefix of the figure's file name.
 
     Returns:
@@ -50,11 +58,12 @@ def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Draw
             gap to close.
     """
     lines: dict[str, list[_Point]] = {}
-    families = _families(grounds)
+    families = _families(boards)
     for family in families:
-        suffix = f" into {family[0].pivot_name}" if len(families) > 1 else ""
-        for ground in family:
-            for label, point in _points(ground).items():
+        pivot = family[0].merges[0].record.models.pivot
+        suffix = f" into {pivot.name}" if len(families) > 1 else ""
+        for board in family:
+            for label, point in _points(board).items():
                 lines.setdefault(f"{label}{suffix}", []).append(point)
     lines = {label: line for label, line in lines.items() if len(line) > 1}
     if not lines:
@@ -62,38 +71,38 @@ def share_by_sources(grounds: Sequence[Ground], name: str) -> tuple[Answer, Draw
     answer = Answer(
         question="How does each method's share of the gap change with the number of sources?",
         how="Share of the gap between the pivot and the experts, each on its own domain, that "
-        "the merge closes (sum of gains over sum of gaps); a source is the expert of the domain "
-        "of its name, or else of the one on which it gains most over the pivot. The change from "
-        "the fewest to the most sources is found if its 95 % bootstrap interval excludes zero; "
-        "intervals are not corrected for being several.",
+        "the merge closes (sum of gains over sum of gaps); a source is the expert of the "
+        "domain of its name, or else of the one on which it gains most over the pivot. The "
+        "change from the fewest to the most sources is found if its 95 % bootstrap interval "
+        "excludes zero; intervals are not corrected for being several.",
         finding=" ".join(f"{label}: {_change(line)}." for label, line in lines.items()),
         tables=(_table(lines),),
     )
     return answer, _drawing(name, lines)
 
 
-def _families(grounds: Sequence[Ground]) -> list[list[Ground]]:
+def _families(boards: Sequence[Board]) -> list[list[Board]]:
     """Boards of one pivot and suite with several numbers of sources, by rising number."""
-    families: dict[tuple[str, str | None], dict[int, Ground]] = {}
-    for ground in grounds:
-        models = ground.board.merges[0].record.models
+    families: dict[tuple[str, str | None], dict[int, Board]] = {}
+    for board in boards:
+        models = board.merges[0].record.models
         n = len(models.sources)
-        if ground.pivot is None or len(ground.sources) < n:
-            continue
-        if ground.has(ground.pivot, *ground.sources):
-            key = (models.pivot.content_hash, ground.board.fingerprint)
-            families.setdefault(key, {}).setdefault(n, ground)
+        pivot, sources = pivot_row(board), source_rows(board)
+        if pivot is not None and len(sources) >= n and has_samples(pivot, *sources):
+            key = (models.pivot.content_hash, board.fingerprint)
+            families.setdefault(key, {}).setdefault(n, board)
     return [[of[n] for n in sorted(of)] for of in families.values() if len(of) > 1]
 
 
-def _points(ground: Ground) -> dict[str, _Point]:
+def _points(board: Board) -> dict[str, _Point]:
     """Label to share for every entry of a board; empty where not every source is an expert."""
-    roles = roles_of(ground.board, ground.runs)
-    entries = [e for e in entries_of(ground.board.merges) if e.scored and ground.has(*e.scored)]
-    if roles is None or len(roles.experts) < len(ground.sources) or ground.pivot is None:
+    sampled = [row.record.fingerprint for row in board.rows if has_samples(row)]
+    roles, pivot, sources = roles_of(board, sampled), pivot_row(board), source_rows(board)
+    entries = [e for e in entries_of(board.merges) if e.scored and has_samples(*e.scored)]
+    if roles is None or len(roles.experts) < len(sources) or pivot is None:
         return {}
     merges = [row for entry in entries for row in entry.scored]
-    panel = ground.panel([ground.pivot, *ground.sources, *merges])
+    panel = panel_of_rows([pivot, *sources, *merges])
     resampled = bootstrap(panel, n_resamples=RESAMPLES, seed=SEED)
     return {
         entry.label: _Point(
@@ -125,7 +134,7 @@ def _table(lines: Mapping[str, Sequence[_Point]]) -> Table:
     counts = sorted({point.n_sources for line in lines.values() for point in line})
     rows = []
     for label, line in lines.items():
-        shares = {point.n_sources: with_error(point.estimate, percent) for point in line}
+        shares = {point.n_sources: with_error(point.estimate) for point in line}
         rows.append((label, *(shares.get(n, "") for n in counts), _change(line)))
     header = ("method", *(f"{n} sources, %" for n in counts), "change")
     return Table(header, tuple(rows))

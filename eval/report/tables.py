@@ -2,19 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.leaderboard.board import MARK, Board, Row
 from eval.records import ModelRef, PoolRef, Record
-from eval.report.evidence import Entry, Test, entries_of, title
+from eval.report.evidence import Entry, PairedTest, entries_of, title
 from eval.report.render import Table
-from eval.statistics.scores import Estimate, domain_means
+from eval.statistics.scores import domain_means
+from eval.tables import leaves, mib, percent, points, seconds, with_error
 
-MIB = 2**20
 MOST_OPEN = 12
 """Tables of evidence with more rows are folded."""
+MACHINE_FACTS = ("cpu", "cores", "threads", "platform", "devices")
+"""Facts of a provenance that must agree for times to be comparable."""
 _TEST_HEADER = ("models", "run", "against", "difference", "95 % interval", "p", "p (Holm)", "")
 
 
@@ -47,7 +48,7 @@ def unscored_table(boards: Sequence[Board]) -> Table | None:
     return Table(header, rows) if rows else None
 
 
-def test_table(name: str, tests: Sequence[Test]) -> Table | None:
+def test_table(name: str, tests: Sequence[PairedTest]) -> Table | None:
     """List tests, folded where they are many; None without any."""
     rows = tuple(map(_test_line, tests))
     folded = name if len(rows) > MOST_OPEN else ""
@@ -63,28 +64,13 @@ def name_of(row: Row, board: Board) -> str:
     return row.name
 
 
-def points(value: float) -> str:
-    """Format a difference of scores in points, with its sign."""
-    return f"{100 * value:+.2f}".replace("-0.00", "+0.00")
-
-
-def percent(value: float) -> str:
-    """Format a share or a score in per cent."""
-    return f"{100 * value:.2f}"
-
-
-def with_error(estimate: Estimate, show: Callable[[float], str]) -> str:
-    """Format a number and one standard error of it."""
-    return f"{show(estimate.value)} ± {100 * estimate.stderr:.2f}"
-
-
 def chance(p: float) -> str:
     """Format a p-value with two significant digits below 0.1."""
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _test_line(test: Test) -> tuple[str, ...]:
-    result, board = test.result, test.ground.board
+def _test_line(test: PairedTest) -> tuple[str, ...]:
+    result, board = test.result, test.board
     word = "ahead" if result.difference.value > 0 else "behind"
     return (
         board.pool,
@@ -99,10 +85,10 @@ def _test_line(test: Test) -> tuple[str, ...]:
 
 
 def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
-    mean = row.absent if row.mean is None else with_error(row.mean, percent)
+    mean = row.absent if row.mean is None else with_error(row.mean)
     domain_scores = {} if row.mean is None else domain_means(row.record.scores, board.domains)
     scores = (
-        f"{100 * domain_scores[d].value:.1f}" if d in domain_scores else row.absent
+        percent(domain_scores[d].value, 1) if d in domain_scores else row.absent
         for d in domains
     )
     return (row.name, "unmerged", mean, "", *scores, "", "")
@@ -116,11 +102,11 @@ def _entry_line(entry: Entry, board: Board, domains: Sequence[str]) -> tuple[str
     return (
         title(entry.method),
         f"{entry.settings}{mark}".strip(),
-        "incomplete" if mean is None else with_error(mean, percent),
-        "" if n == 0 else f"{n}" if spread is None else f"{n}, s.d. {100 * spread:.2f}",
-        *(f"{100 * values[d]:.1f}" if d in values else "" for d in domains),
-        "" if entry.seconds is None else f"{entry.seconds:.2f}",
-        "" if entry.peak_bytes is None else f"{entry.peak_bytes / MIB:.0f}",
+        "incomplete" if mean is None else with_error(mean),
+        "" if n == 0 else f"{n}" if spread is None else f"{n}, s.d. {percent(spread)}",
+        *(percent(values[d], 1) if d in values else "" for d in domains),
+        seconds(entry.seconds),
+        mib(entry.peak_bytes),
     )
 
 
@@ -161,10 +147,23 @@ def environment_table(records: Iterable[Record]) -> Table:
     facts: dict[str, Counter[str]] = {}
     for record in records:
         machine = {k: v for k, v in record.provenance.items() if k != "identity"}
-        for fact, value in _flat("", machine):
+        for fact, leaf in leaves(machine):
+            value = leaf if isinstance(leaf, str) else json.dumps(leaf)
             facts.setdefault(fact, Counter())[value] += 1
-    rows = tuple((fact, _values(found)) for fact, found in sorted(facts.items()))
+    rows = tuple((fact, _values(counts)) for fact, counts in sorted(facts.items()))
     return Table(("fact", "value"), rows)
+
+
+def machine_of(provenance: Mapping[str, object]) -> str:
+    """Machine of a run: the facts that must agree for times to be comparable, as one text."""
+    return "; ".join(f"{fact} {provenance.get(fact)}" for fact in MACHINE_FACTS)
+
+
+def machine_names(machines: Iterable[str]) -> dict[str, str]:
+    """Name machines by processor and cores, or by all their facts where those are ambiguous."""
+    short = {machine: ", ".join(machine.split("; ")[:2]) for machine in machines}
+    names = list(short.values())
+    return {m: name if names.count(name) == 1 else m for m, name in short.items()}
 
 
 def seeds(records: Iterable[Record]) -> str:
@@ -196,22 +195,12 @@ def _parts(models: PoolRef) -> list[tuple[str, ModelRef]]:
 
 
 def _tasks(board: Board) -> str:
-    sizes = {}
-    for task in board.tasks:
-        counts = {r.record.scores[task].n for r in board.rows if task in r.record.scores}
-        sizes[task] = " or ".join(map(str, sorted(counts))) or "none"
-    return ", ".join(f"{t} ({board.domains[t]}, n = {sizes[t]})" for t in board.tasks)
+    return ", ".join(
+        f"{task} ({board.domains[task]}, n = {board.n_documents(task)})" for task in board.tasks
+    )
 
 
 def _values(counts: Counter[str]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return "; ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))
-
-
-def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (any JSON)
-    """Leaves of nested mappings with their dotted paths, as texts."""
-    if isinstance(value, Mapping):
-        return [line for key in value for line in _flat(f"{prefix}.{key}", value[key])]
-    text = value if isinstance(value, str) else json.dumps(value)
-    return [(prefix.removeprefix("."), text)]

@@ -29,15 +29,14 @@ class Judgement:
 
 
 def significantly_ahead(comparison: CorrectedComparison) -> bool:
-    """Whether the first run is better, beyond the noise after Holm's correction."""
+    """True if the first run is better, significantly after Holm's correction."""
     return comparison.differs and comparison.difference.value > 0
 
 
 def ahead_in_all(comparisons: Sequence[CorrectedComparison]) -> Verdict:
     """Supported if the first run is significantly ahead in every comparison.
 
-    Without comparisons nothing is measured; else one that is not ahead is enough for not
-    supported.
+    Not measured without comparisons; one that is not ahead is enough for not supported.
     """
     if not comparisons:
         return Verdict.NOT_MEASURED
@@ -48,7 +47,7 @@ def ahead_in_all(comparisons: Sequence[CorrectedComparison]) -> Verdict:
 def ahead_once_in_each(groups: Sequence[Sequence[CorrectedComparison]]) -> Verdict:
     """Supported if in every group the first run is significantly ahead at least once.
 
-    Groups without comparisons are passed over; if there is no other, nothing is measured.
+    Groups without comparisons are ignored; without any other, the claim is not measured.
     """
     measured = [group for group in groups if group]
     if not measured:
@@ -94,7 +93,7 @@ def none_ahead(*sides: Sequence[CorrectedComparison]) -> Verdict:
 
 
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:
-    """Join the verdicts on one claim in several places.
+    """Combine the verdicts on one claim in several places.
 
     Not supported anywhere is not supported; else not measured anywhere is not measured.
     """

@@ -1,4 +1,4 @@
-"""Comparable records, and settings chosen without the test split."""
+"""Comparability of records, and selection of hyper-parameters on the validation split."""
 
 import math
 from collections import defaultdict
@@ -21,13 +21,12 @@ _SAME_MEAN = 1e-12
 
 
 def contract(record: Record) -> dict[str, Any]:
-    """Everything two records must share for their scores to be comparable.
+    """Facts that two records must share for their scores to be comparable.
 
-    That is all the record says of its suite: limit, lm-eval's version, and of every task shots,
-    metric, filter and kind, in records that state them; a fingerprint of all this and of the
-    content of the task files in every record. Besides, each task's domain, metric and number of
-    documents, and the precision of the evaluation: float32 on the CPU, the checkpoint's own
-    elsewhere. Seeds are no part of it.
+    The entries on the suite: limit, lm-eval's version, and per task shots, metric, filter and
+    kind, in records that state them; in every record a fingerprint of these and of the content
+    of the task files. Each task's domain, metric and number of documents. The precision of the
+    evaluation: float32 on the CPU, the checkpoint's own elsewhere. Seeds may differ.
 
     Returns:
         Fact to value, flat: ``suite.split``, ``tasks.<task>.documents`` and the like.
@@ -50,10 +49,7 @@ def contract(record: Record) -> dict[str, Any]:
 
 
 def precision(record: Record) -> str | None:
-    """Precision of a record's evaluation: float32 on the CPU, the model's own dtype elsewhere.
-
-    None if it was not evaluated.
-    """
+    """Precision of the evaluation, float32 on the CPU; None for a run without one."""
     cost = record.evaluation_cost
     if cost is None:
         return None
@@ -63,8 +59,8 @@ def precision(record: Record) -> str | None:
 def check_comparable(records: Iterable[Record]) -> None:
     """Refuse records that were not evaluated under one contract.
 
-    Facts that only one of two records states are not held against them: a failed run has no
-    number of documents. The suite's fingerprint is always stated.
+    A fact that only one of two records states is not compared: a failed run has no number of
+    documents. Every record states the suite's fingerprint.
 
     Raises:
         ValueError: If two differ; names both and every fact they differ in.
@@ -77,7 +73,7 @@ def check_comparable(records: Iterable[Record]) -> None:
             other = seen[differing[0]][1]
             named = "; ".join(f"{f} is {seen[f][0]!r} and {facts[f]!r}" for f in differing)
             raise ValueError(
-                f"{_label(other)} and {_label(record)} cannot stand in one table: {named}; "
+                f"{_label(other)} and {_label(record)} are not comparable: {named}; "
                 "evaluate both with the same suite"
             )
         for fact, value in facts.items():
@@ -85,7 +81,7 @@ def check_comparable(records: Iterable[Record]) -> None:
 
 
 def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
-    """Choose a method's hyper-parameters by their mean on the validation split.
+    """Select a method's hyper-parameters by their mean on the validation split.
 
     The mean is the overall one (within a domain, then across), averaged over the seeds of a
     setting. Of equal settings the simplest wins: most entries null, then the lowest values in
@@ -93,11 +89,11 @@ def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
 
     Args:
         records: Validation runs of one set of models; other methods, unmerged models and
-            failed runs among them are passed over.
+            failed runs are ignored.
         method: Name of the method.
 
     Returns:
-        The chosen settings.
+        The selected settings.
 
     Raises:
         ValueError: If a run is not of the validation split, no run of the method is done, or
@@ -124,32 +120,32 @@ def best_setting(records: Iterable[Record], *, method: str) -> dict[str, Any]:
 
 
 def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
-    """Mark every row that is one of several settings of its method on the test split.
+    """Mark merges that are one of several settings of their method on the test split.
 
     A merge is marked if its method was scored outside the validation split with several
-    settings, on the same models and tasks, and this setting is not the one that
-    ``best_setting`` chooses from the validation runs of these models and tasks. A marked row
-    must not be reported as what the method reaches: picking it is picking by the test split.
-    A method with one setting there is never marked, nor is an unmerged model; a default that
-    beside the chosen setting is. Validation runs of several contracts, such as another
-    limit, choose a setting each, and none of these is marked.
+    settings, on the same models and tasks, and its setting is not the one that ``best_setting``
+    selects from the validation runs of these models and tasks. Its score must not be reported
+    as an estimate of the method's: it would be selected on the test split. A method with one
+    setting is never marked, nor is an unmerged model; a default beside the selected setting is.
+    Validation runs of several contracts, such as another limit, select one setting each, and
+    none of these is marked.
 
     Args:
         records: Runs of all splits, in any order.
 
     Returns:
-        Fingerprint to whether the row is marked, for every record.
+        Fingerprint of every record to True if it is marked.
     """
     validation = defaultdict[Hashable, list[Record]](list)
     test = defaultdict[Hashable, list[Record]](list)
     for record in filter(_is_result, records):
-        side = validation if _split(record) == _VALIDATION else test
-        side[_cell(record)].append(record)
+        groups = validation if _split(record) == _VALIDATION else test
+        groups[_group_key(record)].append(record)
     marked = dict.fromkeys((record.fingerprint for record in records), False)
-    for cell, rows in test.items():
-        if len({_frozen(row.settings) for row in rows}) > 1:
-            chosen = _chosen(validation.get(cell, []), rows[0].name)
-            marked |= {row.fingerprint: row.settings not in chosen for row in rows}
+    for key, group in test.items():
+        if len({_frozen(record.settings) for record in group}) > 1:
+            chosen = _chosen(validation.get(key, []), group[0].name)
+            marked |= {record.fingerprint: record.settings not in chosen for record in group}
     return marked
 
 
@@ -158,7 +154,7 @@ def _chosen(tried: Iterable[Record], method: str) -> list[dict[str, Any]]:
     groups = defaultdict[Hashable, list[Record]](list)
     for record in tried:
         if record.domains.keys() > record.scores.keys():
-            continue  # without a mean it chooses nothing
+            continue  # incomplete: it has no mean
         groups[record.suite and record.suite.fingerprint, precision(record)].append(record)
     return [best_setting(group, method=method) for group in groups.values()]
 
@@ -175,8 +171,8 @@ def _split(record: Record) -> str | None:
     return None if record.suite is None else record.suite.split
 
 
-def _cell(record: Record) -> Hashable:
-    """Method, models and tasks: what the splits of one question share."""
+def _group_key(record: Record) -> Hashable:
+    """Method, models and tasks: equal for the validation and the test runs of one method."""
     return record.name, record.models.content, _frozen(record.domains)
 
 
@@ -193,13 +189,13 @@ def _frozen(value: Any) -> Hashable:  # noqa: ANN401 (any JSON)
 
 
 def _simplicity(settings: Mapping[str, Any]) -> tuple[int, list[tuple[int, float, str]]]:
-    """Sorts settings: fewer that are not null first, then lower numbers, then texts."""
+    """Sort key of settings: fewest that are not null, then lowest numbers, then texts."""
     ordered = [settings[name] for name in sorted(settings)]
     return sum(value is not None for value in ordered), [_rank(value) for value in ordered]
 
 
 def _rank(value: Any) -> tuple[int, float, str]:  # noqa: ANN401 (any JSON)
-    """Null before numbers before the rest."""
+    """Sort key of a value: null, then numbers, then texts."""
     if value is None:
         return 0, 0.0, ""
     if isinstance(value, int | float):

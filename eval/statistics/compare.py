@@ -1,7 +1,7 @@
 """Paired differences between runs, with errors, win probabilities and permutation tests.
 
-All of it is about the documents, as if others of the same kind had been drawn: the models are
-taken as they are. How much a method varies with its seed needs runs at several seeds.
+Errors and tests generalise over documents of the same kind, for these models as they are; the
+variation of a method over seeds needs runs at several seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from eval.statistics.samples import Array, Panel, ScoreTable
 from eval.statistics.scores import Estimate, holm, task_weights
 
 LEVEL = 0.05
-"""Share of false alarms allowed: 95 % intervals, and Holm-corrected p-values below this."""
+"""Significance level: 95 % intervals, and Holm-corrected p-values below this."""
 
 NEGLIGIBLE = 5e-5
-"""Differences below it are shown as 0.00 points and never called differences (ours): rounding of
-weights moves all documents a little and alike, which a test over documents takes for certain."""
+"""Smallest difference that counts; tables round those below it to 0.00 points. Rounding of
+weights shifts all documents slightly and alike, which a paired test finds significant."""
 
 _SAME = 1e-12
 """Means closer than this differ by rounding only."""
@@ -30,7 +30,7 @@ _SAME = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What is known of the difference between two runs on the same documents."""
+    """Paired comparison of two runs on the same documents."""
 
     first: str
     second: str
@@ -42,19 +42,19 @@ class Comparison:
     probability: float
     """Share of bootstrap resamples in which the first is ahead; ties count half."""
     p_value: float
-    """Of the two-sided paired permutation test; not corrected for other pairs."""
+    """Two-sided paired permutation test; not corrected for other pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorrectedComparison(Comparison):
-    """A comparison, and its p-value as one of a family."""
+    """Comparison with its p-value corrected within a family."""
 
     p_holm: float
     """The p-value after Holm's correction for the family."""
 
     @property
     def differs(self) -> bool:
-        """Whether the difference is significant after the correction, and not negligible."""
+        """True if the difference is significant after the correction, and not negligible."""
         return self.p_holm < LEVEL and abs(self.difference.value) >= NEGLIGIBLE
 
 
@@ -70,11 +70,11 @@ def compare(
     Args:
         panel: The runs and their documents.
         pairs: Labels of two runs each.
-        n_resamples: Of the bootstrap and of the permutation test; see ``resamples_for``.
+        n_resamples: Bootstrap draws, and sign patterns of the test; see ``resamples_for``.
         seed: Same seed, same numbers; they do not depend on the other pairs.
 
     Returns:
-        One comparison per pair, in the order given, none corrected for being one of several.
+        One comparison per pair, in the order given, not corrected for multiple testing.
 
     Raises:
         ValueError: If a run is not on the panel, or ``n_resamples`` is below 2.
@@ -90,10 +90,10 @@ def compare(
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[CorrectedComparison]:
-    """Correct comparisons for being several, by Holm's method.
+    """Correct the p-values of a family of comparisons by Holm's method.
 
     Args:
-        comparisons: All that are judged together, whatever panels they come from.
+        comparisons: The family, from any panels.
 
     Returns:
         The same comparisons with corrected p-values, in the order given.
@@ -109,7 +109,7 @@ def correct(comparisons: Sequence[Comparison]) -> list[CorrectedComparison]:
 
 
 def resamples_for(n_tests: int) -> int:
-    """Sign patterns with which one of so many tests can be significant after the correction."""
+    """Number of sign patterns at which one of ``n_tests`` can be significant when corrected."""
     return max(RESAMPLES, round(n_tests / LEVEL) + 1)
 
 
@@ -121,9 +121,9 @@ def overall(table: ScoreTable) -> dict[str, Array]:
 
 
 def best_of(panel: Panel, runs: Sequence[str]) -> str:
-    """The run with the highest overall mean, such as the best expert; the first of equals.
+    """Run with the highest overall mean, such as the best expert; the first of equals.
 
-    Chosen by the scores themselves, so it is flattered by chance: a merge that beats it does.
+    Chosen on the same data, hence biased upward; beating it is a conservative result.
     """
     means = overall(panel.observed())
     return max(runs, key=lambda run: float(means[run]))
@@ -142,7 +142,7 @@ def win_probabilities(
     Args:
         panel: The runs and their documents.
         runs: Labels.
-        rivals: Labels of what they are held against.
+        rivals: Labels of the runs to compare with.
         n_resamples: Bootstrap draws, at least 2.
         seed: Same seed, same numbers.
 

@@ -19,16 +19,16 @@ Metric = Callable[[ScoreTable, str], Array]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
-    """Which runs of a table the metrics measure a merge against."""
+    """Base, experts and multitask upper bound that a merge is measured against."""
 
     base: str
     """The pivot, unmerged."""
     experts: Mapping[str, str]
     """Expert to the domain it was tuned for."""
     ceiling: str | None
-    """A model trained on all the experts' tasks at once; None where there is none."""
+    """Multitask model, trained on all the experts' tasks: the upper bound; None without one."""
     held_out: tuple[str, ...]
-    """Domains that no expert was tuned for; empty where there is none."""
+    """Domains that no expert was tuned for."""
 
     def __post_init__(self) -> None:
         domains = list(self.experts.values())
@@ -46,12 +46,12 @@ def raw(table: ScoreTable, run: str) -> Array:
 def normalised(table: ScoreTable, run: str, roles: Roles) -> Array:
     """Score relative to the expert of the task: s(run, task) / s(expert, task).
 
-    Mean over the tasks of an expert's own domain, then over the experts' domains; 1 is as good
-    as every expert on its own ground. A quotient, not a share of a gap, as published tables of
-    multi-task merging have it; the order of averaging is ours.
+    Mean over the tasks of an expert's own domain, then over the experts' domains; 1 equals
+    every expert on its own domain. A ratio of scores, as in published tables of multi-task
+    merging, not a share of a gap; the order of averaging is this project's.
 
     Raises:
-        ValueError: If an expert scores nothing on a task of its own, in the scores or in a resample.
+        ValueError: If an expert scores 0 on a task of its own, in the scores or in a resample.
     """
     return mean_of(
         [_relative(table, run, expert, domain) for expert, domain in roles.experts.items()]
@@ -59,14 +59,14 @@ def normalised(table: ScoreTable, run: str, roles: Roles) -> Array:
 
 
 def ceiling_share(table: ScoreTable, run: str, roles: Roles) -> Array:
-    """Share of the multitask ceiling: what a merge gains on the base, over what the ceiling does.
+    """Share of the ceiling: gain on the base, over that of the multitask upper bound.
 
     Sum over experts' domains of s(run, domain) - s(base, domain), divided by that sum for the
-    ceiling. 0 is the base, 1 a model trained on all the domains at once.
+    ceiling. 0 is the base, 1 the ceiling.
 
     Raises:
-        ValueError: If there is no ceiling, or it is no better than the base, in the scores or in a
-            resample.
+        ValueError: If the roles have no ceiling, or it is no better than the base, in the
+            scores or in a resample.
     """
     if roles.ceiling is None:
         raise ValueError("the share of the multitask ceiling needs a ceiling in the roles")
@@ -89,12 +89,12 @@ def gap_closed(table: ScoreTable, run: str, roles: Roles) -> Array:
 
 
 def forgetting(table: ScoreTable, run: str, roles: Roles) -> Array:
-    """Score lost against the base where no expert was tuned.
+    """Score lost against the base on held-out domains.
 
     Mean over held-out domains of s(base, domain) - s(run, domain); negative is a gain.
 
     Raises:
-        ValueError: If the roles has no held-out domain.
+        ValueError: If the roles have no held-out domain.
     """
     if not roles.held_out:
         raise ValueError("forgetting needs a held-out domain in the roles, got none")
@@ -121,7 +121,7 @@ def above_chance(table: ScoreTable, run: str, lower: Mapping[str, float]) -> Arr
     Args:
         table: The scores.
         run: Label of the run.
-        lower: Task to what guessing scores, in [0, 1): 1 / choices, 0 for free answers; for
+        lower: Task to the score of guessing, in [0, 1): 1 / choices, 0 for free answers; for
             every task of the table.
 
     Raises:
@@ -138,7 +138,7 @@ def estimate(
     """A metric of a run, with its bootstrap standard error.
 
     Args:
-        metric: Bind what else it needs with ``functools.partial``.
+        metric: Further arguments bound with ``functools.partial``.
         run: Label of the run.
         observed: The scores, shape (n_runs, n_tasks).
         resampled: Their resamples, shape (n_resamples, n_runs, n_tasks): the same documents
@@ -153,7 +153,7 @@ def estimate(
 
 
 def _share_of_gap(table: ScoreTable, run: str, roles: Roles, tops: Mapping[str, str]) -> Array:
-    """Gain of a run on the base over the gain of ``tops``, domain to run, summed over domains."""
+    """Gain of a run on the base over the gain of ``tops`` (domain to run), both summed."""
     gains = [table.domain(run, d) - table.domain(roles.base, d) for d in tops]
     gaps = [table.domain(top, d) - table.domain(roles.base, d) for d, top in tops.items()]
     gap = mean_of(gaps)
@@ -168,8 +168,8 @@ def _share_of_gap(table: ScoreTable, run: str, roles: Roles, tops: Mapping[str, 
 
 
 def _relative(table: ScoreTable, run: str, other: str, domain: str) -> Array:
-    """Mean over a domain's tasks of the quotient of two runs' scores."""
-    quotients = []
+    """Mean over a domain's tasks of the ratio of two runs' scores."""
+    ratios = []
     for task in table.tasks_of(domain):
         whole = table.task(other, task)
         if np.any(whole <= 0):
@@ -177,8 +177,8 @@ def _relative(table: ScoreTable, run: str, other: str, domain: str) -> Array:
                 f"scores relative to {other} need it to score on {task}, also when documents "
                 "are drawn again; it scores 0"
             )
-        quotients.append(table.task(run, task) / whole)
-    return mean_of(quotients)
+        ratios.append(table.task(run, task) / whole)
+    return mean_of(ratios)
 
 
 def _lower_bound(task: str, lower: Mapping[str, float]) -> float:

@@ -148,8 +148,8 @@ def sign_flip_p_values(
         if _n_differing(panel, pair) <= most
     }
     drawn = [i for i in range(len(pairs)) if i not in exact]
-    found = _drawn_p_values(panel, [pairs[i] for i in drawn], n_resamples, seed)
-    p_values = exact | dict(zip(drawn, found, strict=True))
+    estimated = _drawn_p_values(panel, [pairs[i] for i in drawn], n_resamples, seed)
+    p_values = exact | dict(zip(drawn, estimated, strict=True))
     return [p_values[i] for i in range(len(pairs))]
 
 
@@ -175,13 +175,13 @@ def _drawn_p_values(
         return []
     rngs = {name: _generator(seed, name) for name in panel.tasks}
     differences = {n: _differences(panel, task, pairs) for n, task in panel.tasks.items()}
-    observed = {name: found.sum(axis=0, keepdims=True) for name, found in differences.items()}
+    observed = {name: d.sum(axis=0, keepdims=True) for name, d in differences.items()}
     needed = np.abs(_statistics(panel, pairs, observed)) - _SAME
     reached = np.zeros(len(pairs), dtype=np.int64)
     for rows in _blocks(n_resamples, max(map(len, differences.values()))):
         swings = {
-            name: _draw_signs(rngs[name], rows.stop - rows.start, len(found)) @ found
-            for name, found in differences.items()
+            name: _draw_signs(rngs[name], rows.stop - rows.start, len(of_task)) @ of_task
+            for name, of_task in differences.items()
         }
         reached += (np.abs(_statistics(panel, pairs, swings)) >= needed).sum(axis=0)
     return [(int(b) + 1) / (n_resamples + 1) for b in reached]
@@ -201,13 +201,13 @@ def _statistics(
         Shape (n_patterns, n_pairs).
     """
     weights = task_weights(panel.domains)
-    found = np.zeros(next(iter(swings.values())).shape)
+    statistics = np.zeros(next(iter(swings.values())).shape)
     for name, task in panel.tasks.items():
         totals, size = task.totals.sum(axis=1), task.sizes.sum()
         sums = np.array([totals[i] + totals[j] for i, j in _places(panel, pairs)])
         first = task.scores((sums + swings[name]) / 2, size)
-        found += weights[name] * (first - task.scores((sums - swings[name]) / 2, size))
-    return found
+        statistics += weights[name] * (first - task.scores((sums - swings[name]) / 2, size))
+    return statistics
 
 
 def _differences(panel: Panel, task: MatchedTask, pairs: Sequence[tuple[str, str]]) -> Array:
@@ -239,7 +239,7 @@ def _draw_signs(
 
 
 def _draw_counts(rng: np.random.Generator, n_rows: int, n: int) -> Array:
-    """How often each of n documents is drawn in n draws, shape (n_rows, n)."""
+    """Number of times each of n documents is drawn in n draws, shape (n_rows, n)."""
     drawn = rng.integers(0, n, (n_rows, n))
     drawn += n * np.arange(n_rows)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=n_rows * n)

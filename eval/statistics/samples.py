@@ -1,4 +1,4 @@
-"""Samples of runs, and the scores of several runs matched by document."""
+"""Samples of runs, and scores of several runs matched by document."""
 
 import hashlib
 import math
@@ -20,20 +20,20 @@ _BITS_PER_BYTE = "bits_per_byte"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Documents:
-    """The different documents of a task, in order of their hashes; shared by runs that saw them."""
+    """Distinct documents of a task, sorted by hash; shared by the runs that saw the same."""
 
     hashes: tuple[str, ...]
     counts: tuple[int, ...]
-    """Number of times each was seen."""
+    """Copies of each document."""
     sizes: Array
     """Bytes of a rolling task, else number of copies; shape (n_documents,)."""
     digest: str
-    """Hash of all of it: runs can be matched where it is equal."""
+    """Hash of all fields: runs with equal digests can be matched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TaskSamples:
-    """What a run reached on each document of one task; copies of a document are added up."""
+    """Results of a run on each document of one task; copies of a document are summed."""
 
     documents: Documents
     totals: Array
@@ -54,7 +54,7 @@ def run_of(record: Record, tables: Mapping[str, SampleTable]) -> Run:
     """Join a finished record with its samples.
 
     Args:
-        record: Its tasks without a score are passed over.
+        record: Tasks without a score are ignored.
         tables: From ``read_samples``.
 
     Raises:
@@ -72,7 +72,7 @@ def run_of(record: Record, tables: Mapping[str, SampleTable]) -> Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedTask:
-    """What several runs reached on each document of one task.
+    """Results of several runs on each document of one task.
 
     A run's score is its total over its size, summed over documents: the mean of a per-document
     metric, or 2 ** -bits_per_byte. Copies of a document are one document of their joint size.
@@ -142,7 +142,7 @@ class Panel:
     tasks: Mapping[str, MatchedTask]
 
     def observed(self) -> ScoreTable:
-        """The scores themselves, shape (n_runs, n_tasks): those of the records."""
+        """Scores of the records, shape (n_runs, n_tasks)."""
         scores = [t.scores(t.totals.sum(axis=1), t.sizes.sum()) for t in self.tasks.values()]
         return ScoreTable(
             values=np.stack(scores, axis=-1), runs=self.runs, domains=self.domains
@@ -210,7 +210,7 @@ def _task_samples(table: SampleTable, *, is_bits: bool) -> TaskSamples:
 
 @lru_cache(maxsize=256)
 def _documents(doc_hashes: tuple[str, ...], sizes: bytes) -> tuple[Documents, NDArray[np.intp]]:
-    """Return the different documents, and the place of every sample among them."""
+    """Return the distinct documents, and the index of every sample's document."""
     hashes, places, counts = np.unique(doc_hashes, return_inverse=True, return_counts=True)
     total = _sums(places, np.frombuffer(sizes), len(hashes))
     digest = hashlib.sha256(repr(hashes.tolist()).encode())

@@ -29,7 +29,7 @@ def mean_score(scores: Sequence[Score]) -> Estimate:
         The mean; its error is the root of the summed squared errors, over their number.
 
     Raises:
-        ValueError: If there is no score.
+        ValueError: If ``scores`` is empty.
     """
     if not scores:
         raise ValueError("a mean score needs at least one task, got none")
@@ -49,7 +49,7 @@ def task_weights(domains: Mapping[str, str]) -> dict[str, float]:
         1 / (number of domains x number of tasks in the task's domain); they add up to 1.
 
     Raises:
-        ValueError: If there is no task.
+        ValueError: If ``domains`` is empty.
     """
     if not domains:
         raise ValueError("an overall mean needs at least one task, got none")
@@ -88,7 +88,7 @@ def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Est
         The mean; the errors of the tasks are carried through as independent.
 
     Raises:
-        ValueError: If there is no task, or one has no score.
+        ValueError: If ``domains`` is empty, or a task has no score.
     """
     weights = task_weights(domains)
     means = domain_means(scores, domains).values()
@@ -99,11 +99,11 @@ def overall_mean(scores: Mapping[str, Score], domains: Mapping[str, str]) -> Est
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for being several, so that any false alarm is as rare as for one.
+    """Adjust p-values for multiple testing, by Holm's step-down method.
 
     Holm, A simple sequentially rejective multiple test procedure, 1979: the i-th smallest of
-    n is multiplied by n - i + 1, never less than the adjusted one before it, at most 1. Holds
-    whatever the dependence between the tests.
+    n is multiplied by n - i + 1, never less than the adjusted one before it, at most 1. The
+    family-wise error is controlled under any dependence between the tests.
 
     Args:
         p_values: Each in [0, 1].

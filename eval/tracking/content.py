@@ -1,5 +1,7 @@
-"""W&B config, summary and table of scores of one record."""
+"""Content of a W&B run: of one record, or of the leaderboard of a results folder."""
 
+import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,9 +11,19 @@ from eval.records import Record, StageCost
 from eval.schema import to_json
 from eval.statistics.scores import overall_mean
 
+_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.html", "figures/*.svg")
+_TEXT_COLUMNS = {"pool", "models", "suite", "split", "precision", "kind", "method"} | {
+    "settings",
+    "tuned_on_test",
+    "dtype",
+    "fingerprint",
+    "status",
+}
+"""Columns that stay text even if every value looks like a number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class TableContent:
     """Rows of equal length; a column holds one type, or None."""
 
     columns: tuple[str, ...]
@@ -27,7 +39,7 @@ class RunContent:
     tags: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, TableContent] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     """Key to HTML."""
     folder: Path
@@ -88,11 +100,59 @@ def _costs(stage: str, cost: StageCost | None) -> dict[str, Any]:
     return {f"{stage}/{key}": value for key, value in asdict(cost).items()}
 
 
-def _score_table(record: Record) -> Table:
+def _score_table(record: Record) -> TableContent:
     """One row per task, in the suite's order."""
     rows = tuple(
         (task, record.domains[task], s.value, s.stderr, s.n, s.raw_metric, s.raw)
         for task, s in record.scores.items()
     )
     columns = ("task", "domain", "score", "stderr", "n", "raw_metric", "raw")
-    return Table(columns=columns, rows=rows)
+    return TableContent(columns=columns, rows=rows)
+
+
+def leaderboard_content(root: Path) -> RunContent:
+    """Collect the files that ``python -m scripts.leaderboard`` wrote.
+
+    Args:
+        root: The results folder.
+
+    Raises:
+        FileNotFoundError: If there is no ``leaderboard.csv``.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name)
+    figures = sorted(root.glob("figures/*.svg"))
+    return RunContent(
+        name=f"leaderboard-{name}",
+        job_type="leaderboard",
+        tables={"leaderboard": _read_table(root / "leaderboard.csv")},
+        figures={
+            f"figures/{path.stem}": _on_white(path.read_text("utf-8")) for path in figures
+        },
+        folder=root,
+        files=[path for pattern in _FILES for path in sorted(root.glob(pattern))],
+    )
+
+
+def _read_table(path: Path) -> TableContent:
+    """Read a CSV file; columns without a value are left out."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        lines = list(reader)
+    texts = {name: [line[name] for line in lines] for name in reader.fieldnames or ()}
+    columns = {name: _typed(name, column) for name, column in texts.items() if any(column)}
+    return TableContent(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
+
+
+def _typed(name: str, texts: Sequence[str]) -> list[Any]:
+    """Numbers if the whole column is numeric, else texts; None for an empty cell."""
+    if name not in _TEXT_COLUMNS:
+        try:
+            return [float(text) if text else None for text in texts]
+        except ValueError:
+            pass
+    return [text or None for text in texts]
+
+
+def _on_white(svg: str) -> str:
+    """Set a figure on white: its ink is dark, W&B's page may be too."""
+    return f'<div style="background:#fff">{svg}</div>'

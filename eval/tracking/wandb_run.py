@@ -1,7 +1,7 @@
 """Write W&B runs, offline by default; a failure of W&B is a warning and loses no result.
 
-Offline runs are in ``<results>/wandb``; ``wandb sync`` uploads them. The wandb process writes the
-end of a run's file a moment after ``finish()``, at the latest when this process ends.
+Offline runs are in ``<results>/wandb``; ``wandb sync`` uploads them. The wandb process writes
+the end of a run's file a moment after ``finish()``, at the latest when this process ends.
 """
 
 import os

@@ -25,7 +25,7 @@ from eval.records import atomic_write
 from scripts.benchmark.cases import CASES, Case
 from scripts.benchmark.models import SHAPES, Shape, n_bytes, write_models
 from scripts.benchmark.processes import Measured
-from scripts.benchmark.report import Row, cost_of, figure, markdown
+from scripts.benchmark.report import Measurement, cost_of, figure, markdown
 from scripts.benchmark.runs import Bench
 from seme.provenance import collect
 
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     _write(options.output, name, rows, _environment(mergekit))
 
 
-def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> list[Row]:
+def measure(
+    bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int
+) -> list[Measurement]:
     """Measure methods on one set of models, the programs in turn in every repetition.
 
     Args:
@@ -89,12 +91,12 @@ def measure(bench: Bench, shape: Shape, cases: Sequence[Case], repeats: int) -> 
             seconds = engine[case.name][-1][0].seconds
             print(f"{repetition + 1}/{repeats} {case.name}: {seconds:.1f} s", flush=True)
     return [
-        Row(
+        Measurement(
             name=case.name,
             n_sources=len(bench.models) - 1,
             n_parameters=n_bytes(shape) // 2,
             first_seconds=first.seconds,
-            ours=cost_of([measured for measured, _ in engine[case.name]]),
+            engine=cost_of([measured for measured, _ in engine[case.name]]),
             merge_seconds=median(seconds for _, seconds in engine[case.name]),
             floor_seconds=median(floors),
             peer=cost_of(mergekit[case.name]) if mergekit[case.name] else None,
@@ -151,7 +153,9 @@ def _environment(mergekit: Path | None) -> dict[str, Any]:
     return environment
 
 
-def _write(output: Path, name: str, rows: Sequence[Row], environment: dict[str, Any]) -> None:
+def _write(
+    output: Path, name: str, rows: Sequence[Measurement], environment: dict[str, Any]
+) -> None:
     """Write the numbers, the tables and, with matplotlib, the figure."""
     output.mkdir(parents=True, exist_ok=True)
     content = {"name": name, "environment": environment, "rows": [asdict(row) for row in rows]}
@@ -176,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         "--pause",
         type=float,
         default=10.0,
-        help="seconds before every measured process, in which the system reclaims the memory of "
-        "the last one; then the models are read into the page cache",
+        help="seconds before every measured process, in which the system reclaims the memory "
+        "of the last one; then the models are read into the page cache",
     )
     parser.add_argument(
         "--scaling",
@@ -195,7 +199,9 @@ def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     unknown = sorted(set(names) - set(CASES))
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown {unknown}; expected of {sorted(CASES)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown {unknown}; expected names from {sorted(CASES)}"
+        )
     return names
 
 

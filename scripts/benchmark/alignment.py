@@ -1,7 +1,7 @@
 """Cost of SeMe's alignment at a real shape: seconds per stage and peak memory.
 
-python -m scripts.benchmark.alignment                  0.5 B parameters: unrelated, and fine-tuned
-python -m scripts.benchmark.alignment tiny /tmp/out    another shape, another folder for the results
+python -m scripts.benchmark.alignment                  0.5 B parameters, both kinds of source
+python -m scripts.benchmark.alignment tiny /tmp/out    another shape and output folder
 """
 
 import inspect
@@ -123,7 +123,8 @@ def _markdown(shape: str, result: dict[str, Any]) -> str:
         [
             f"# Cost of aligning one source, {shape} shape",
             "",
-            f"{machine['cpu']}, {machine['cores']} cores, torch {machine['libraries']['torch']}; bases "
+            f"{machine['cpu']}, {machine['cores']} cores, torch "
+            f"{machine['libraries']['torch']}; bases "
             "are those of both heads; alignment is everything but the transformation, which is "
             "reading every tensor of the source in the pivot's frame.",
             "",

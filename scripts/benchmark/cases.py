@@ -109,8 +109,8 @@ def peer_config(
     Args:
         peer: The merge.
         models: The base, then the sources.
-        dtype: What mergekit computes in; its users give the checkpoint's.
-        output_dtype: What it writes.
+        dtype: Dtype that mergekit computes in; its users give the checkpoint's.
+        output_dtype: Dtype that it writes.
     """
     base, *sources = (str(model) for model in models)
     settings = {"weight": peer.weight, **peer.per_source}
@@ -128,7 +128,7 @@ def peer_config(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How two merged checkpoints differ in their weights."""
+    """Difference between the weights of two merged checkpoints."""
 
     largest: float
     """Largest absolute difference."""

@@ -1,10 +1,9 @@
 """Seconds and memory of the leaderboard of a results folder, by its number of merges.
 
 ``python -m scripts.benchmark.leaderboard [N ...]`` makes up folders of 50, 100, 200 and 500
-merges, each with the samples of 12 tasks of 200 documents, and measures for each, in a process of
-its own, reading the folder, ranking and writing leaderboard.md and .csv: what a sweep does when
-it ends. Each is measured again with one more merge in the folder. CPU seconds do not depend on
-what else the machine does.
+merges, each with the samples of 12 tasks of 200 documents. For each it measures, in a process
+of its own, the end of a sweep: reading the folder, ranking, writing leaderboard.md and .csv;
+then the same with one more merge. CPU seconds do not depend on other load of the machine.
 """
 
 import hashlib
@@ -185,7 +184,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(root: Path) -> tuple[Measured, float]:
-    """Write the leaderboard in a process of its own; return its CPU seconds after imports too."""
+    """Write the leaderboard in a process; return its cost and its CPU seconds after imports."""
     seconds = root.parent / "seconds"
     command = [sys.executable, "-c", _PROGRAM, str(root), str(seconds)]
     measured = run_measured(command, cwd=ROOT, environment={})

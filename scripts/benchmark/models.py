@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.checkpoint.reader import INDEX_FILE
+from seme.checkpoint.model_folder import INDEX_FILE
 from seme.checkpoint.safetensors_file import TensorSpec, lay_out
 from seme.checkpoint.writer import index_of, split_into_shards
 
@@ -149,7 +149,8 @@ def write_models(
         shape: Dimensions of all of them.
         n_sources: Number of sources.
         shard_bytes: Size above which the tensors are split into several files.
-        seed: Seed of the base; bases of seeds further apart than ``n_sources`` share no numbers.
+        seed: Seed of the base; bases whose seeds differ by more than ``n_sources`` share no
+            numbers.
 
     Returns:
         The folders, the base's first.

@@ -53,28 +53,28 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Measurements of one method."""
+class Measurement:
+    """Measurements of one method on one set of models."""
 
     name: str
     n_sources: int
     n_parameters: int
     first_seconds: float
     """The first run, which also hashes the models' content."""
-    ours: Cost
-    """This engine's."""
+    engine: Cost
+    """Cost of this engine."""
     merge_seconds: float
     """Median of the merge alone, from the runs' records."""
     floor_seconds: float
     """Median of reading the same models and writing one, without the start of the process."""
     peer: Cost | None
-    """mergekit's; None if it was not run."""
+    """Cost of mergekit; None if it was not run."""
     difference: Difference | None
     """Difference to mergekit computing in float32; None if the definitions differ."""
 
 
 def cost_of(runs: Sequence[Measured]) -> Cost:
-    """Sum up repeated runs."""
+    """Summarise repeated runs of one program."""
     return Cost(
         seconds=tuple(run.seconds for run in runs),
         peak_rss_bytes=max(run.peak_rss_bytes for run in runs),
@@ -82,7 +82,7 @@ def cost_of(runs: Sequence[Measured]) -> Cost:
     )
 
 
-def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Measurement]) -> str:
     """Return the tables: methods against mergekit, then cost by sources and size.
 
     Args:
@@ -94,7 +94,7 @@ def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) ->
     main = [row for row in rows if _size(row) == _size(rows[0])]
     libraries = ", ".join(f"{n} {v}" for n, v in environment["libraries"].items() if v)
     machine = f"{environment['cpu']}, {environment['cores']} cores; {libraries}."
-    n_runs = len(rows[0].ours.seconds)
+    n_runs = len(rows[0].engine.seconds)
     lines = [f"# {title}", "", machine, "", *_explanation(n_runs), "", *_header(_COLUMNS)]
     lines += [_line(_cells(row)) for row in main]
     if len(main) < len(rows):
@@ -106,7 +106,7 @@ def markdown(title: str, environment: Mapping[str, Any], rows: Sequence[Row]) ->
     return "\n".join([*lines, ""])
 
 
-def figure(rows: Sequence[Row]) -> bytes:
+def figure(rows: Sequence[Measurement]) -> bytes:
     """Draw seconds of both programs, then merge seconds and memory by bytes read, as SVG.
 
     Raises:
@@ -121,7 +121,7 @@ def figure(rows: Sequence[Row]) -> bytes:
         points = sorted((row for row in rows if row.name == name), key=_gigabytes_read)
         read = [_gigabytes_read(row) for row in points]
         time.plot(read, [row.merge_seconds for row in points], marker="o", label=name)
-        rss = [row.ours.peak_rss_bytes / 1e9 for row in points]
+        rss = [row.engine.peak_rss_bytes / 1e9 for row in points]
         memory.plot(read, rss, marker="o", label=name)
     time.set(xlabel="GB of checkpoints", ylabel="seconds of the merge alone", xlim=0, ylim=0)
     memory.set(xlabel="GB of checkpoints", ylabel="peak RSS, GB", xlim=0, ylim=0)
@@ -131,9 +131,9 @@ def figure(rows: Sequence[Row]) -> bytes:
     return content.getvalue()
 
 
-def _draw_bars(axes: "Axes", rows: Sequence[Row]) -> None:
+def _draw_bars(axes: "Axes", rows: Sequence[Measurement]) -> None:
     places = range(len(rows))
-    engine = [row.ours.median_seconds for row in rows]
+    engine = [row.engine.median_seconds for row in rows]
     mergekit = [0.0 if row.peer is None else row.peer.median_seconds for row in rows]
     axes.barh([place - 0.2 for place in places], engine, 0.4, label="this engine")
     axes.barh([place + 0.2 for place in places], mergekit, 0.4, label="mergekit")
@@ -143,32 +143,34 @@ def _draw_bars(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.legend(fontsize="small")
 
 
-def _gigabytes_read(row: Row) -> float:
+def _gigabytes_read(row: Measurement) -> float:
     """Size of the bfloat16 pivot and sources together."""
     return 2 * row.n_parameters * (row.n_sources + 1) / 1e9
 
 
-def _size(row: Row) -> tuple[int, int]:
+def _size(row: Measurement) -> tuple[int, int]:
     return row.n_sources, row.n_parameters
 
 
 def _explanation(n_runs: int) -> list[str]:
     return [
-        f"Runs of each program: {n_runs}; seconds are medians of whole processes, memory the largest.",
-        "The programs take turns, with a pause before each (a system that takes back gigabytes",
-        "slows what runs then); inputs are read into the page cache before each, content hashes are",
-        "known from a first run. The models hold random numbers in real shapes. The merge alone is",
-        "without the start of the process; the floor is a plain copy: one thread reads the same",
-        "models tensor by tensor and writes one. mergekit computes in bfloat16, this engine in",
-        "float32 or better; the difference is to mergekit computing in float32, where the definitions",
-        "coincide but for ties at the threshold of TIES, which bfloat16 makes frequent. It is empty",
-        "where they do not: mergekit's TIES trims every tensor by itself, its DARE restores the L1",
-        "norm of task vectors, its SCE weighs sources alike when they are close to the pivot.",
+        f"Runs of each program: {n_runs}; seconds are medians of whole processes, memory",
+        "the largest. The programs take turns, with a pause before each (a system that",
+        "takes back gigabytes slows what runs then); inputs are read into the page cache",
+        "before each, content hashes are known from a first run. The models hold random",
+        "numbers in real shapes. The merge alone is without the start of the process; the",
+        "floor is a plain copy: one thread reads the same models tensor by tensor and",
+        "writes one. mergekit computes in bfloat16, this engine in float32 or better; the",
+        "difference is to mergekit computing in float32, where the definitions coincide",
+        "but for ties at the threshold of TIES, which bfloat16 makes frequent. It is",
+        "empty where they do not: mergekit's TIES trims every tensor by itself, its DARE",
+        "restores the L1 norm of task vectors, its SCE weighs sources alike when they are",
+        "close to the pivot.",
     ]
 
 
-def _cells(row: Row) -> list[str]:
-    engine, peer, gap = row.ours, row.peer, row.difference
+def _cells(row: Measurement) -> list[str]:
+    engine, peer, gap = row.engine, row.peer, row.difference
     return [
         row.name,
         f"{engine.median_seconds:.1f}",
@@ -185,15 +187,15 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _scaling_cells(row: Row) -> list[str]:
+def _scaling_cells(row: Measurement) -> list[str]:
     return [
         row.name,
         str(row.n_sources),
         f"{row.n_parameters / 1e6:.1f}",
-        f"{row.ours.median_seconds:.1f}",
+        f"{row.engine.median_seconds:.1f}",
         f"{row.merge_seconds:.2f}",
-        f"{row.ours.peak_rss_bytes / 1e9:.2f}",
-        f"{row.ours.peak_anon_bytes / 1e9:.2f}",
+        f"{row.engine.peak_rss_bytes / 1e9:.2f}",
+        f"{row.engine.peak_anon_bytes / 1e9:.2f}",
     ]
 
 

@@ -1,21 +1,32 @@
 """Run this engine, mergekit and the copy floor, each as a process in a scratch folder."""
 
 import json
+import os
 import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 import yaml
 
 from scripts.benchmark.cases import Case, Difference, Peer, difference, peer_config
 from scripts.benchmark.processes import Measured, run_measured
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.safetensors_file import lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
 _READ_BYTES = 1 << 24
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+_FLOOR_PROGRAM = """
+import sys
+from pathlib import Path
+from scripts.benchmark.runs import copy_floor
+from seme.checkpoint.reader import open_checkpoint
+destination, *models = map(Path, sys.argv[1:])
+print(copy_floor(destination, [open_checkpoint(model, root=model) for model in models]))
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +46,7 @@ class Bench:
         return replace(self, models=self.models[: n_sources + 1])
 
     def settle(self) -> None:
-        """Let the system reclaim the last process's memory, then read the models into the cache.
+        """Wait for the system to reclaim memory, then read the models into the page cache.
 
         The page cache may drop files during a long process: without this the next program would
         read the disk, and one after a short process would not.
@@ -101,15 +112,12 @@ class Bench:
     def floor(self) -> float:
         """Run the copy floor; return its seconds without the start of the process."""
         destination = self.scratch / "floor"
-        program = [sys.executable, "-m", "scripts.benchmark.floor", str(destination)]
+        command = [sys.executable, "-c", _FLOOR_PROGRAM]
+        command += [str(path.absolute()) for path in (destination, *self.models)]
         try:
-            measured = run_measured(
-                [*program, *map(str, self.models)], cwd=ROOT, environment=_OFFLINE
-            )
+            return float(run_measured(command, cwd=ROOT, environment=_OFFLINE).output)
         finally:
             _remove(destination)
-        output: dict[str, Any] = json.loads(measured.output)
-        return float(output["seconds"])
 
     def first(self, case: Case) -> tuple[Measured, Difference | None]:
         """Run this engine without cached hashes, and compare its numbers with mergekit's.
@@ -127,6 +135,30 @@ class Bench:
             return measured, difference(self.scratch / "engine", self.scratch / "mergekit")
         finally:
             _remove(self.scratch / "engine", self.scratch / "mergekit")
+
+
+def copy_floor(destination: Path, models: list[Checkpoint]) -> float:
+    """Time a plain copy: read all models tensor by tensor, write the first to disk.
+
+    Args:
+        destination: A new folder.
+        models: The pivot, then the sources, with the pivot's names.
+
+    Returns:
+        Seconds.
+    """
+    start = time.perf_counter()
+    destination.mkdir(parents=True)
+    pivot, path = models[0], destination / "model.safetensors"
+    prefix, places = lay_out(path, {name: pivot.spec(name) for name in pivot.names})
+    with path.open("wb") as file:
+        file.write(prefix)
+        for name in sorted(places, key=lambda name: places[name].offset):
+            tensors = [model.read(name) for model in models]
+            file.write(tensors[0].reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    return time.perf_counter() - start
 
 
 def _remove(*folders: Path) -> None:

@@ -1,9 +1,15 @@
-"""Build the items and models of the embedded benchmark from its recipe, models in parallel."""
+"""Rebuild the embedded benchmark from its recipe, or check that it separates merge methods.
 
+python -m scripts.zoo.build            items, cards and missing models, in parallel
+python -m scripts.zoo.build --check    the claims about experts, gap and spread
+"""
+
+import argparse
 import json
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
@@ -29,7 +35,16 @@ from scripts.zoo.items import (
     passage_items,
     word_order_items,
 )
-from scripts.zoo.material import Material, mix_of, model_card, read_material, read_recipe
+from scripts.zoo.material import (
+    ZOO,
+    Material,
+    data_card,
+    mix_of,
+    model_card,
+    read_material,
+    read_recipe,
+)
+from scripts.zoo.separation import check
 from scripts.zoo.texts import Split
 from scripts.zoo.training import (
     batches,
@@ -47,10 +62,45 @@ _ORDERED = ("code", "french", "german")
 _ANSWERED = ("numbers", "format")
 """Domains with exercises to answer: those of the other experts."""
 _Rows = dict[Split, list[dict[str, Any]]]
+_Maker = Callable[..., list[dict[str, Any]]]
 _REPORT_EVERY = 10
 _LINE_EVERY = 200
 _News = tuple[str, int, float]
 """Model, step, loss."""
+
+
+def main() -> None:
+    """Build, or check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only print the check table")
+    parser.add_argument("--output", default="results/zoo_check", help="runs of the check")
+    parser.add_argument("--force", action="store_true", help="train finished models again")
+    parser.add_argument("--folder", type=Path, default=ZOO, help="where to build")
+    options = parser.parse_args()
+    if options.check:
+        sys.exit(0 if check(options.output, Console()) else 1)
+    build(options.folder, Console(), force=options.force)
+
+
+def build(folder: Path, console: Console, *, force: bool) -> None:
+    """Write items and the data card, then train every missing model.
+
+    Args:
+        folder: Folder of the benchmark, ``eval/zoo``.
+        console: Shows progress.
+        force: Train models again that are already there.
+    """
+    console.print("reading texts (downloaded on the first run)")
+    recipe = read_recipe()
+    material = read_material(recipe)
+    models, tasks = folder / "models", folder / "tasks"
+    models.mkdir(parents=True, exist_ok=True)
+    tasks.mkdir(exist_ok=True)
+    counts = build_items(material, tasks)
+    console.print(f"wrote {sum(counts.values())} items for {len(counts)} tasks")
+    (folder / "DATA_CARD.md").write_text(data_card(recipe, material), encoding="utf-8")
+    missing = [n for n in recipe["models"] if not (models / n / "config.json").is_file()]
+    train_models(list(recipe["models"]) if force else missing, recipe, models, console)
 
 
 def build_items(material: Material, folder: Path) -> dict[str, int]:
@@ -78,7 +128,7 @@ def build_items(material: Material, folder: Path) -> dict[str, int]:
     return {f"{task}.jsonl": _write_rows(folder / f"{task}.jsonl", rows[task]) for task in rows}
 
 
-def _both(make: Callable[..., list[dict[str, Any]]], of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
+def _both(make: _Maker, of: Any, *rest: Any) -> _Rows:  # noqa: ANN401
     """Draw a task's items for the validation and the test split."""
     return {split: make(of, split, _PER_SPLIT, *rest) for split in _HELD_OUT}
 
@@ -221,3 +271,7 @@ def _train_one(name: str, folder: Path, news: "Queue[_News]") -> None:
 def _report(name: str, news: "Queue[_News]", step: int, loss: float) -> None:
     if step % _REPORT_EVERY == 0:
         news.put((name, step, loss))
+
+
+if __name__ == "__main__":
+    main()

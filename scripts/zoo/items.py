@@ -97,8 +97,8 @@ def word_order_items(
 ) -> list[Item]:
     """Ask which of four lines continues a passage: three have two neighbouring words swapped.
 
-    Models of this size do not follow a topic, so lines of other documents would be no test; word
-    order is learnt domain by domain.
+    Models of this size do not follow a topic, so lines of other documents would test nothing;
+    word order is learnt domain by domain.
 
     Args:
         documents: Documents of one domain, of every split.

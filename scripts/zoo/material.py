@@ -53,7 +53,7 @@ def read_material(recipe: Mapping[str, Any]) -> Material:
 
 
 def mix_of(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
-    """Share of each domain in a model's training windows: half its own domains, half the mix."""
+    """Share of each domain in a model's training windows: half its own, half the mix."""
     general: dict[str, float] = recipe["mixes"][plan["mix"]]
     total = sum(general.values())
     own = plan.get("domains", [])
@@ -74,7 +74,8 @@ def data_card(recipe: Mapping[str, Any], material: Material) -> str:
     """Render the data card in Markdown: texts, licences and splits."""
     packages = "\n".join(
         f"| {domain} | {package.get('deb') or package.get('wheel')} {package['version']} "
-        f"| {'Debian 12' if 'deb' in package else 'Python package index'} | {package['licence']} |"
+        f"| {'Debian 12' if 'deb' in package else 'Python package index'} "
+        f"| {package['licence']} |"
         for domain, packages in recipe["texts"].items()
         for package in packages
     )
@@ -84,7 +85,7 @@ def data_card(recipe: Mapping[str, Any], material: Material) -> str:
     )
     return f"""# Data of the embedded benchmark
 
-Written by `python -m scripts.build_zoo` from `recipe.yaml`; each package is checked against the
+Written by `python -m scripts.zoo.build` from `recipe.yaml`; each package is checked against the
 hash given there.
 
 | domain | package | from | licence |
@@ -102,10 +103,10 @@ translation of a test page is trained on. Documents and millions of characters:
 |---|---|---|---|
 {sizes}
 
-`mathematics`, `numbers` and `format` are generated; an exercise belongs to a split by the hash of
-its prompt. Items of the tasks (`tasks/*.jsonl`) are drawn from validation and test documents only,
-and a line that also occurs in a training document is never the right answer of a word-order item
-nor part of a passage (`scripts/zoo/items.py`; held by a test).
+`mathematics`, `numbers` and `format` are generated; an exercise belongs to a split by the hash
+of its prompt. Items of the tasks (`tasks/*.jsonl`) are drawn from validation and test documents
+only, and a line that also occurs in a training document is never the right answer of a
+word-order item nor part of a passage (`scripts/zoo/items.py`; held by a test).
 
 The items quote short passages of the packages above, each under its own licence.
 """

@@ -75,7 +75,7 @@ class Document:
 
     @property
     def split(self) -> Split:
-        """The split, a function of the key alone: no translation of a test page is trained on."""
+        """Split by the key alone, so that no translation of a test page is trained on."""
         return split_of(self.key)
 
 
@@ -187,7 +187,8 @@ def plain_text(roff: str) -> str:
 
     Returns:
         Its text, a line per source line, sections set off by an empty line; tables and the
-        sections on authors, licences and translation are left out. Empty for an alias (``.so``).
+        sections on authors, licences and translation are left out. Empty for an alias
+        (``.so``).
     """
     lines: list[str] = []
     in_table = in_boilerplate = False

@@ -1,8 +1,8 @@
-"""A source as the pivot would store it: tensors of the pivot's names, in the pivot's frame.
+"""Aligned source: a checkpoint with the pivot's tensor names and shapes, in its frame.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map between latent spaces and the interpolation
-over layers. Ours: units matched inside a layer, rows matched token by token, and the pivot's own
-weights where the source has no counterpart.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map between latent spaces and the
+interpolation over layers. Ours: units matched inside a layer, rows matched token by token, and
+the pivot's own weights where the source has no counterpart.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seme.alignment.diagnosis import collect_seconds, stage
 from seme.alignment.frames import Frame
 from seme.alignment.layers import express_block
-from seme.alignment.stopwatch import collect_seconds, stage
 from seme.alignment.transform import (
     ATTENTION,
     MLP,
@@ -54,7 +54,7 @@ class AlignedSource:
 
     @property
     def path(self) -> Path:
-        return self._source.anatomy.weights.path
+        return self._source.canonical.weights.path
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -108,14 +108,14 @@ class AlignedSource:
     def _filled_block(self, layer: int, attention: bool) -> Parts:
         """Interpolate the source's layers at a layer of the pivot (paper)."""
         model, turn = self._pivot.model, self._frame.turn
-        pivot = read_block(model.read, model.anatomy, ATTENTION if attention else MLP, layer)
+        pivot = read_block(model.read, model.canonical, ATTENTION if attention else MLP, layer)
         in_range = {part: restrict_part(part, values, turn) for part, values in pivot.items()}
         total: Parts = {}
         for match in self._frame.layers[layer]:
             source = express_block(self._source, turn, match, attention=attention)
             restricted = in_range
             if attention and match.heads is not None:
-                restricted = restrict_to_heads(in_range, match.heads, model.anatomy, layer)
+                restricted = restrict_to_heads(in_range, match.heads, model.canonical, layer)
             if not attention and match.neurons is not None:
                 restricted = restrict_to_neurons(in_range, match.neurons)
             for part, own in pivot.items():

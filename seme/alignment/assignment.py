@@ -1,4 +1,4 @@
-"""One-to-one assignment of units by their similarity (ours); the only user of scipy's solver."""
+"""One-to-one assignment of units by similarity; the only user of scipy's solver."""
 
 import torch
 from torch import Tensor
@@ -40,8 +40,8 @@ def assign_groups(
 
     Returns:
         For each group of rows its group of columns, for each row its column, both int64 and -1
-        without a counterpart, and for each group of rows the mean similarity of its matched units,
-        0 without one.
+        without a counterpart, and for each group of rows the mean similarity of its matched
+        units, 0 without one.
     """
     n_rows = similarity.shape[0] // n_groups
     n_columns = similarity.shape[1] // n_groups_source

@@ -1,9 +1,10 @@
 """Match attention heads of a source to the pivot's, and rotate their inner bases.
 
-Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone). A key/value
-group and its query heads move together; a query head may take any place inside its group. Inside
-a head the basis is free: any orthogonal one between V and O, and between Q and K any one that
-commutes with the position encoding. None of this changes what the attention computes.
+Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone). A
+key/value group and its query heads move together; a query head may take any place inside its
+group. Inside a head the basis is free: any orthogonal one between V and O, and between Q and K
+any one that commutes with the position encoding. None of this changes what the attention
+computes.
 
 Steps: compare heads by their circuits, assign query heads inside every pair of groups, assign
 groups, then turn each matched group's inner bases to the pivot's.
@@ -47,15 +48,16 @@ def query_key_basis(
     """Find R with the least |q - R q_source|^2 + |k - R k_source|^2 among those RoPE allows.
 
     Args:
-        queries: (n, i, w), the rotary pairs first: the first coordinates of all, then the second.
+        queries: (n, i, w), the rotary pairs first: the first coordinates of all, then the
+            second.
         keys: (i, w).
         source_queries: (n, j, w).
         source_keys: (j, w).
         pairs: Source pair of each pivot pair.
 
     Returns:
-        (i, j), float32: one rotation per matched pair, zero rows for pairs without a counterpart
-        and a Procrustes block for the dimensions without position.
+        (i, j), float32: one rotation per matched pair, zero rows for pairs without a
+        counterpart and a Procrustes block for the dimensions without position.
     """
     cross = _cross(queries, source_queries) + _cross(keys, source_keys)
     basis = torch.zeros_like(cross)
@@ -76,7 +78,7 @@ def _cross(rows: Tensor, source_rows: Tensor) -> Tensor:
 
 
 def _procrustes(cross: Tensor) -> Tensor:
-    """Find the (semi-)orthogonal matrix for which tr(R^T cross) is greatest: U V^T of its SVD."""
+    """Find the (semi-)orthogonal R that maximises tr(R^T cross): U V^T of its SVD."""
     left, _, right = torch.linalg.svd(cross, full_matrices=False)
     polar: Tensor = left @ right
     return polar
@@ -161,9 +163,9 @@ class HeadMatch:
     head_index: Tensor
     """(n_heads_pivot,) int64: the source's query head, -1 without a counterpart."""
     qk: Tensor
-    """(n_kv_pivot, head_dim_pivot, head_dim_source): q' = R q and k' = R k; zero without one."""
+    """(n_kv_pivot, head_dim_pivot, head_dim_source): q' = R q, k' = R k; zero without one."""
     vo: Tensor
-    """(n_kv_pivot, head_dim_pivot, head_dim_source): v' = R v and o' = o R^T; zero without one."""
+    """(n_kv_pivot, head_dim_pivot, head_dim_source): v' = R v, o' = o R^T; zero without one."""
     similarity: Tensor
     """(n_kv_pivot,): mean cosine of the matched heads' circuits in [-1, 1], 0 without one."""
     exact: bool
@@ -180,8 +182,8 @@ class HeadMatch:
 def match_heads(pivot: Heads, source: Heads, *, rotate_inner: bool) -> HeadMatch:
     """Assign the source's groups and heads to the pivot's and turn their inner bases.
 
-    A source with more groups, or more heads in a group, leaves the least similar unused; one with
-    fewer leaves places of the pivot without a counterpart.
+    A source with more groups, or more heads in a group, leaves the least similar unused; one
+    with fewer leaves places of the pivot without a counterpart.
 
     Args:
         pivot: Attention of the pivot.
@@ -232,8 +234,8 @@ def head_similarity(pivot: Heads, source: Heads, pairs: PairMatch) -> Tensor:
 def apply_heads(match: HeadMatch, source: Heads) -> Heads:
     """Put the source's heads in the pivot's places and bases, zeros without a counterpart.
 
-    With every head placed, every rotary pair at its own frequency and a head_dim of the pivot no
-    smaller than the source's, the attention computes what it did before.
+    With every head placed, every rotary pair at its own frequency and a head_dim of the pivot
+    no smaller than the source's, the attention computes what it did before.
     """
     return _rebuild(match, source, match.head_index, match.group_index, match.qk, match.vo)
 
@@ -321,8 +323,9 @@ def _check_comparable(pivot: Heads, source: Heads, *, rotate_inner: bool) -> Non
     """Refuse layers of different residual frames, and inner bases that cannot be rotated."""
     if pivot.o.shape[0] != source.o.shape[0]:
         raise ValueError(
-            f"heads are compared in one residual frame, got width {pivot.o.shape[0]} of the pivot "
-            f"and {source.o.shape[0]} of the source; apply the residual map to the source first"
+            f"heads are compared in one residual frame, got width {pivot.o.shape[0]} of the "
+            f"pivot and {source.o.shape[0]} of the source; apply the residual map to the "
+            "source first"
         )
     bases = [(heads.head_dim, len(heads.frequencies)) for heads in (pivot, source)]
     if not rotate_inner and bases[0] != bases[1]:

@@ -1,12 +1,12 @@
-"""Compare attention heads by their circuits: what a head writes (O V) and where it looks (Q^T K).
+"""Compare attention heads by their circuits: O V (values written) and Q^T K (attention scores).
 
 Ours. The circuits are width x width matrices, unchanged by the inner basis of a head, so that
-heads of two models in one residual frame can be compared through them. Their inner products need
-only Gram matrices of the heads' rows, <A^T B, C^T D> = sum((A C^T) * (B D^T)): no width x width
-matrix is formed.
+heads of two models in one residual frame can be compared through them. Their inner products
+need only Gram matrices of the heads' rows, <A^T B, C^T D> = sum((A C^T) * (B D^T)): no width x
+width matrix is formed.
 
-Under RoPE the scores of a head depend on the relative position. Writing pair c of a query as one
-complex number q_c, and of a key as k_c, the score at distance t is
+Under RoPE the scores of a head depend on the relative position. Writing pair c of a query as
+one complex number q_c, and of a key as k_c, the score at distance t is
 Re(sum_c q_c conj(k_c) exp(i t frequency_c)). The inner product used here is the mean over all
 distances of the inner products of the score operators,
 1/2 Re(sum_c <q_c, q'_c> conj(<k_c, k'_c>)); it does not change when a pair of q and k is turned
@@ -38,7 +38,7 @@ class PairMatch:
     n_source: int
     """Pairs of the source."""
     exact: bool
-    """Every source pair is matched to a pivot pair of its own frequency: none moved, none lost."""
+    """True if every source pair is matched to a pivot pair of its own frequency."""
 
     def in_order(self) -> "PairMatch":
         """Leave every pair where it is, be its frequency the pivot's or not."""
@@ -87,8 +87,8 @@ def pair_frequencies(pivot: Sequence[float], source: Sequence[float]) -> PairMat
 def pairwise_rotation(cross: Tensor) -> Tensor:
     """Find the rotation R of each pair's plane for which tr(R^T cross) is greatest.
 
-    A reflection may fit better but is not allowed: it reverses the sense in which the pair turns
-    with position.
+    A reflection may fit better but is not allowed: it reverses the sense in which the pair
+    turns with position.
 
     Args:
         cross: (pairs, 2, 2), pivot rows against source rows: sum of a_pivot a_source^T.

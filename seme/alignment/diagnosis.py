@@ -1,67 +1,46 @@
-"""Diagnostics of an aligned source: facts for the record, and a table of them."""
+"""Diagnostics of an alignment: seconds per stage, and a table of what a record holds."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:  # run.py shows the table without loading the alignment: 40 ms of every start
-    from seme.alignment.frames import Frame
-    from seme.alignment.head_comparison import HeadComparison
-    from seme.alignment.layers import LayerMatch
-
 _COLUMNS = ("source", "frame", "overlap", "condition", "heads", "neurons", "weight", "s")
+_collected: ContextVar[dict[str, float]] = ContextVar("seconds by stage")
 
 
-def describe_source(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
-    """Collect the facts of one source, JSON-ready.
+@contextmanager
+def collect_seconds(seconds: dict[str, float]) -> Iterator[None]:
+    """Add the seconds of every :func:`stage` inside the block to ``seconds``, by name."""
+    token = _collected.set(seconds)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
 
-    Args:
-        comparison: Of its LM head with the pivot's.
-        frame: Its frame; None where it is merged as stored.
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time a stage, as a block or a decorator; the time is dropped outside a collector.
+
+    Do not nest stages: the seconds of the inner one would count twice.
     """
-    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
-    return {
-        "identity_shortcut": comparison.in_frame,
-        "distance_from_identity": turn.distance,
-        "head_similarity": comparison.turn.similarity,
-        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
-        "shared_tokens": comparison.n_shared,
-        "compared_tokens": comparison.n_anchors,
-        "condition": comparison.condition,
-        "ridge": comparison.ridge,
-        "layers": [] if frame is None else [_describe_layer(layer) for layer in frame.layers],
-    }
-
-
-def _describe_layer(matches: Sequence[LayerMatch]) -> dict[str, Any]:
-    """Collect the source layers matched to a layer, and the similarity of their units."""
-    described: dict[str, Any] = {
-        "source_layers": [match.layer for match in matches],
-        "shares": [match.share for match in matches],
-    }
-    for kind, units in (
-        ("heads", [match.heads for match in matches]),
-        ("neurons", [match.neurons for match in matches]),
-    ):
-        means = [float(unit.similarity.mean()) for unit in units if unit is not None]
-        if means:
-            described[f"{kind}_similarity"] = sum(means) / len(means)
-    heads = [match.heads for match in matches if match.heads is not None]
-    if heads:
-        described["rotary_exact"] = all(match.exact for match in heads)
-    return described
+    start = time.perf_counter()
+    yield
+    seconds = _collected.get({})
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def source_table(diagnostics: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """Build a table of frame, similarity of matched units, weight and seconds of each source.
+    """Build a table with frame, unit similarities, weight and seconds of each source.
 
     Args:
-        diagnostics: Those of :mod:`seme.method`, from a report or a record.
-        names: Names of the sources, in their order.
+        diagnostics: Diagnostics of :mod:`seme.method`, from a merge report or a record.
+        names: Names of the sources, in order.
     """
     table = Table(title="SeMe: sources in the pivot's frame", title_justify="left")
     for column in _COLUMNS:
@@ -101,5 +80,5 @@ def _mean_over_layers(source: Mapping[str, Any], key: str) -> str:
 
 
 def two_decimals(value: float | None) -> str:
-    """Format a cosine; empty where there is none."""
+    """Format a cosine; an empty string for None."""
     return "" if value is None else f"{value:.2f}"

@@ -1,18 +1,20 @@
 """Find a source's frame: residual map, matched layers, matched units.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head, the
-interpolation over layers. Ours: the embeddings as second anchors, units matched inside layers,
-and the refinement of the map by the weights of matched units.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head,
+the interpolation over layers. Ours: the embeddings as second anchors, units matched inside
+layers, and the refinement of the map by the weights of matched units.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from seme.alignment.diagnosis import stage
 from seme.alignment.head_comparison import HeadComparison, embeddings_operator
 from seme.alignment.layers import (
     LayerMatch,
@@ -22,7 +24,6 @@ from seme.alignment.layers import (
 )
 from seme.alignment.options import AlignmentOptions
 from seme.alignment.residual_map import ResidualMap, residual_map
-from seme.alignment.stopwatch import stage
 from seme.alignment.tokens import SharedTokens
 from seme.alignment.transform import ATTENTION, MLP, READERS, read_block
 from seme.architecture.folding import FoldedModel
@@ -101,7 +102,9 @@ def units_operator(
 def _block_terms(
     pivot: FoldedModel, source: FoldedModel, layer: int, match: LayerMatch, *, attention: bool
 ) -> Iterator[Tensor]:
-    pivot_parts = read_block(pivot.read, pivot.anatomy, ATTENTION if attention else MLP, layer)
+    pivot_parts = read_block(
+        pivot.read, pivot.canonical, ATTENTION if attention else MLP, layer
+    )
     source_parts = express_block(source, None, match, attention=attention)
     for part in (Part.Q, Part.K, Part.V, Part.O, Part.GATE, Part.UP, Part.DOWN):
         if part in pivot_parts and part in source_parts:
@@ -143,7 +146,7 @@ def _map(
     return residual_map(
         operator_PK,
         projection=options.projection,
-        centred=pivot.anatomy.family.norm == "layer",
+        centred=pivot.canonical.family.norm == "layer",
         n_anchors=n_anchors,
         pivot_PP=comparison.pivot_PP,
     )
@@ -157,4 +160,44 @@ def _matches_units(
 ) -> bool:
     if options.match_units != "auto":
         return options.match_units == "always"
-    return not comparison.in_frame or not have_same_units(pivot.anatomy, source.anatomy)
+    return not comparison.in_frame or not have_same_units(pivot.canonical, source.canonical)
+
+
+def describe_source(comparison: HeadComparison, frame: Frame | None) -> dict[str, Any]:
+    """Return the diagnostics of one source, JSON-ready.
+
+    Args:
+        comparison: Comparison of its LM head with the pivot's.
+        frame: Its frame; None if it is merged as stored.
+    """
+    turn = comparison.turn if frame is None or frame.turn is None else frame.turn
+    return {
+        "identity_shortcut": comparison.in_frame,
+        "distance_from_identity": turn.distance,
+        "head_similarity": comparison.turn.similarity,
+        "overlap": 1.0 if comparison.tokens is None else comparison.tokens.overlap,
+        "shared_tokens": comparison.n_shared,
+        "compared_tokens": comparison.n_anchors,
+        "condition": comparison.condition,
+        "ridge": comparison.ridge,
+        "layers": [] if frame is None else [_describe_layer(layer) for layer in frame.layers],
+    }
+
+
+def _describe_layer(matches: Sequence[LayerMatch]) -> dict[str, Any]:
+    """Return the source layers matched to a layer, and the similarity of their units."""
+    described: dict[str, Any] = {
+        "source_layers": [match.layer for match in matches],
+        "shares": [match.share for match in matches],
+    }
+    for kind, units in (
+        ("heads", [match.heads for match in matches]),
+        ("neurons", [match.neurons for match in matches]),
+    ):
+        means = [float(unit.similarity.mean()) for unit in units if unit is not None]
+        if means:
+            described[f"{kind}_similarity"] = sum(means) / len(means)
+    heads = [match.heads for match in matches if match.heads is not None]
+    if heads:
+        described["rotary_exact"] = all(match.exact for match in heads)
+    return described

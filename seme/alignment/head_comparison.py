@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from seme.alignment.diagnosis import stage
 from seme.alignment.options import AlignmentOptions
 from seme.alignment.residual_map import (
     ResidualMap,
@@ -21,7 +22,6 @@ from seme.alignment.residual_map import (
     residual_operator,
 )
 from seme.alignment.semantic_bases import Bases, semantic_bases
-from seme.alignment.stopwatch import stage
 from seme.alignment.tokens import (
     MIN_TOKENS_PER_DIMENSION,
     SharedTokens,
@@ -41,7 +41,8 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     """Match the tokens of two models by their text.
 
     Returns:
-        None where the heads match row for row: one vocabulary, or no tokenizer in either folder.
+        None where the heads match row for row: one vocabulary, or no tokenizer in either
+        folder.
 
     Raises:
         ValueError: If too few tokens are shared, or only one model states its vocabulary.
@@ -94,7 +95,7 @@ def head_bases(model: Weights, rows: Tensor | None, owner: str, device: torch.de
 
 
 def read_rows(model: Weights, name: str, rows: Tensor) -> Tensor:
-    """Read some rows of a matrix, int64; the whole matrix where they are over a quarter of it."""
+    """Read rows of a matrix, int64; reads all of it if they are over a quarter."""
     n_rows, width = model.shape(name)
     if len(rows) > n_rows // 4:
         matrix = model.read(name)
@@ -126,7 +127,7 @@ def _vocabulary_files(folder: Path) -> list[Path]:
 
 
 def _are_alike(files: list[Path], others: list[Path]) -> bool:
-    """Whether two folders hold the same vocabulary files, or none."""
+    """Return True if two folders hold the same vocabulary files, or none."""
     return [file.name for file in files] == [other.name for other in others] and all(
         filecmp.cmp(file, other, shallow=False)
         for file, other in zip(files, others, strict=True)
@@ -166,7 +167,7 @@ class PivotHead:
         self._cached: tuple[Tensor, Bases] | None = None
 
     def bases(self, rows: Tensor) -> Bases:
-        """Solve for the bases of these rows, int64; not cached, as those of all rows are large."""
+        """Solve for the bases of these rows, int64; not cached: those of all rows are large."""
         return head_bases(self.model, rows, "the pivot", self.device)
 
     def sample_bases(self, rows: Tensor) -> Bases:
@@ -181,9 +182,10 @@ def compare_heads(
 ) -> HeadComparison:
     """Compare a source with the pivot by their LM heads alone; no layer is read.
 
-    Where that leaves most tokens out, an evenly spaced sample is compared first. If it shows the
-    source in the pivot's frame, the source is: one in another frame has distance 1.4 whatever
-    the tokens, and a sample adds no more than noise to the distance of one in the frame.
+    Where that leaves most tokens out, an evenly spaced sample is compared first. If it shows
+    the source in the pivot's frame, the source is: one in another frame has distance 1.4
+    whatever the tokens, and a sample adds no more than noise to the distance of one in the
+    frame.
 
     Args:
         pivot_head: The pivot's head, and the device of the arithmetic.
@@ -236,7 +238,7 @@ def _sample(tokens: SharedTokens, width: int) -> SharedTokens | None:
 
 
 def _sample_size(n_tokens: int, width: int) -> int:
-    """As many tokens as a map needs; all if that is more than half of them (ours)."""
+    """Return the number of tokens that a map needs; all if that is more than half of them."""
     needed = MIN_TOKENS_PER_DIMENSION * width
     return needed if 2 * needed <= n_tokens else n_tokens
 
@@ -280,7 +282,10 @@ def _compare(
 
 
 def _is_centred(model: Weights) -> bool:
-    """Whether the norms subtract means; an unknown architecture is only merged in its frame."""
+    """Return True if the norms subtract means; False for an unknown architecture.
+
+    The latter is merged in its own frame only.
+    """
     try:
         return family_of(model.config).norm == "layer"
     except ValueError:

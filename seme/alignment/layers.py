@@ -28,7 +28,7 @@ from seme.alignment.transform import (
     turn_block,
 )
 from seme.architecture.folding import FoldedModel
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part
 
 _MOST_AT_ONCE = 8
@@ -60,8 +60,11 @@ def match_layers(
         turn: The source's residual map; None in the pivot's frame.
         units: Match units by their similarity; otherwise they are paired in their own order.
     """
-    n_pivot, n_source = pivot.anatomy.dimensions.n_layers, source.anatomy.dimensions.n_layers
-    same_units = have_same_units(pivot.anatomy, source.anatomy)
+    n_pivot, n_source = (
+        pivot.canonical.dimensions.n_layers,
+        source.canonical.dimensions.n_layers,
+    )
+    same_units = have_same_units(pivot.canonical, source.canonical)
 
     def match(layer: int, source_layer: int, share: float) -> LayerMatch:
         heads, neurons = None, None
@@ -69,8 +72,8 @@ def match_layers(
             heads = _match_heads(pivot, source, turn, layer, source_layer)
             neurons = _match_neurons(pivot, source, turn, layer, source_layer)
         elif not same_units:
-            heads = heads_in_order(pivot.anatomy, source.anatomy, layer, source_layer)
-            neurons = neurons_in_order(pivot.anatomy, source.anatomy)
+            heads = heads_in_order(pivot.canonical, source.canonical, layer, source_layer)
+            neurons = neurons_in_order(pivot.canonical, source.canonical)
         return LayerMatch(layer=source_layer, share=share, heads=heads, neurons=neurons)
 
     def match_all(layer: int) -> tuple[LayerMatch, ...]:
@@ -110,8 +113,8 @@ def layer_shares(layer: int, *, n_pivot: int, n_source: int) -> tuple[tuple[int,
     return ((below, 1 - share), (below + 1, share))
 
 
-def have_same_units(pivot: Anatomy, source: Anatomy) -> bool:
-    """Whether two models have as many heads, as wide, and as many neurons."""
+def have_same_units(pivot: CanonicalModel, source: CanonicalModel) -> bool:
+    """Return True if two models have equal numbers of heads and neurons, and equal head_dim."""
     pivot_sizes, source_sizes = (
         (sizes.n_heads, sizes.n_kv_heads, sizes.head_dim, sizes.n_neurons)
         for sizes in (pivot.dimensions, source.dimensions)
@@ -119,8 +122,10 @@ def have_same_units(pivot: Anatomy, source: Anatomy) -> bool:
     return pivot_sizes == source_sizes
 
 
-def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, source_layer: int) -> HeadMatch:
-    """Pair key/value groups in their order and, inside, query heads in theirs; no weight is read.
+def heads_in_order(
+    pivot: CanonicalModel, source: CanonicalModel, layer: int, source_layer: int
+) -> HeadMatch:
+    """Pair key/value groups, and query heads inside them, in order; no weights are read.
 
     Heads that only the source has are dropped; heads that only the pivot has stay its own.
     """
@@ -150,7 +155,7 @@ def heads_in_order(pivot: Anatomy, source: Anatomy, layer: int, source_layer: in
     )
 
 
-def neurons_in_order(pivot: Anatomy, source: Anatomy) -> NeuronMatch:
+def neurons_in_order(pivot: CanonicalModel, source: CanonicalModel) -> NeuronMatch:
     """Pair neurons in their order; no weight is read."""
     places = torch.arange(pivot.dimensions.n_neurons)
     return NeuronMatch(
@@ -175,10 +180,9 @@ def express_block(
         The parts it has, zeros where a unit of the pivot has no counterpart: in the place of
         the pivot's they compute what the source computes.
     """
-    anatomy = source.anatomy
     parts = _read_turned(source, turn, ATTENTION if attention else MLP, match.layer)
     if attention and match.heads is not None:
-        return place_heads(parts, match.heads, anatomy, match.layer)
+        return place_heads(parts, match.heads, source.canonical, match.layer)
     if not attention and match.neurons is not None:
         return place_neurons(parts, match.neurons)
     return parts
@@ -206,12 +210,12 @@ def _match_heads(
     layer: int,
     source_layer: int,
 ) -> HeadMatch:
-    pivot_parts = read_block(pivot.read, pivot.anatomy, ATTENTION, layer)
+    pivot_parts = read_block(pivot.read, pivot.canonical, ATTENTION, layer)
     source_parts = _read_turned(source, turn, ATTENTION, source_layer)
     return match_heads(
-        heads_of(pivot_parts, pivot.anatomy, layer),
-        heads_of(source_parts, source.anatomy, source_layer),
-        rotate_inner=pivot.anatomy.family.qk_norm == "none",
+        heads_of(pivot_parts, pivot.canonical, layer),
+        heads_of(source_parts, source.canonical, source_layer),
+        rotate_inner=pivot.canonical.family.qk_norm == "none",
     )
 
 
@@ -223,7 +227,7 @@ def _match_neurons(
     source_layer: int,
 ) -> NeuronMatch:
     return match_neurons(
-        neurons_of(read_block(pivot.read, pivot.anatomy, MLP, layer)),
+        neurons_of(read_block(pivot.read, pivot.canonical, MLP, layer)),
         neurons_of(_read_turned(source, turn, MLP, source_layer)),
     )
 
@@ -231,4 +235,4 @@ def _match_neurons(
 def _read_turned(
     source: FoldedModel, turn: ResidualMap | None, parts: tuple[Part, ...], layer: int
 ) -> Parts:
-    return turn_block(read_block(source.read, source.anatomy, parts, layer), turn)
+    return turn_block(read_block(source.read, source.canonical, parts, layer), turn)

@@ -1,10 +1,10 @@
 """Match the neurons of two MLPs by the vectors that they read and write.
 
-Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone): two models
-without a common ancestor order their neurons differently. A neuron is what it reads (its rows of
-gate and up) and what it writes (its column of down); with the source in the pivot's residual
-frame both can be compared, without data. Permuting neurons, and in a gated MLP flipping the sign
-of (up, down), leaves the function of the MLP unchanged.
+Ours (the paper, https://arxiv.org/abs/2505.20144, leaves units inside a layer alone): two
+models without a common ancestor order their neurons differently. A neuron is what it reads (its
+rows of gate and up) and what it writes (its column of down); with the source in the pivot's
+residual frame both can be compared, without data. Permuting neurons, and in a gated MLP
+flipping the sign of (up, down), leaves the function of the MLP unchanged.
 """
 
 from dataclasses import dataclass
@@ -93,9 +93,9 @@ def match_neurons(pivot: Neurons, source: Neurons) -> NeuronMatch:
 def neuron_similarity(pivot: Neurons, source: Neurons) -> Tensor:
     """Compare all neurons by the mean cosine of the vectors they read and write.
 
-    Gated: (cos(gate) + |cos(up) + cos(down)|) / 3, the sign of (up, down) being free but that of
-    the gate not. Without a gate: (cos(up) + cos(down)) / 2. A bias counts as the weight of one
-    more input that is always one.
+    Gated: (cos(gate) + |cos(up) + cos(down)|) / 3, as the sign of (up, down) is free and
+    that of the gate is not. Without a gate: (cos(up) + cos(down)) / 2. A bias counts as the
+    weight of one more input that is always one.
 
     Returns:
         (n_pivot, n_source) float32 in [-1, 1]. A vector of zeros has cosine 0 with everything.
@@ -125,7 +125,7 @@ def apply_neurons(match: NeuronMatch, source: Neurons) -> Neurons:
 
 
 def _check_comparable(pivot: Neurons, source: Neurons) -> None:
-    """Refuse MLPs that do not read and write the same space, or do not compute the same form."""
+    """Refuse MLPs of different widths, and a gated MLP with one without a gate."""
     if pivot.up.shape[1] != source.up.shape[1]:
         raise ValueError(
             "neurons are compared in one residual frame, got width "

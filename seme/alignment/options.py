@@ -1,4 +1,4 @@
-"""Options of the alignment: hyper-parameters of SeMe that decide how a source is mapped."""
+"""Options of the alignment: the hyper-parameters of SeMe that choose the map of a source."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ MatchUnits = Literal["always", "auto", "never"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignmentOptions:
-    """Options of the alignment, in range; the entries of ``alignment`` in SeMe's YAML.
+    """Options of the alignment, range-checked; the entries of ``alignment`` in SeMe's YAML.
 
     Raises:
         ValueError: If one is out of range.
@@ -30,7 +30,7 @@ class AlignmentOptions:
     """Match heads and neurons (ours): ``auto`` where a source is not in the pivot's frame,
     ``always`` or ``never``."""
     refine: int
-    """Rounds in which the map is found again from matched units, at least 0 (ours); with the
+    """Rounds of solving for the map again from matched units, at least 0 (ours); with the
     orthogonal projection only."""
     identity_tolerance: float
     """A source of the pivot's shape whose ||T - I||_F / sqrt(d) is below it is merged as stored

@@ -1,9 +1,10 @@
 """Residual maps: a source's residual stream in the pivot's frame, for any two widths.
 
-SeMe, https://arxiv.org/abs/2505.20144. Paper: r' = sum_i cos(r, s_i^source) s_i^pivot with bases
-of unit length, as a matrix M = U_P^T U_k up to scale. Ours: its (semi-)orthogonal polar factor
-and the least-squares solution as alternatives to M itself (used literally, M is not the identity
-even for the pivot itself), the embeddings as further anchors, and the constraint for LayerNorm.
+SeMe, https://arxiv.org/abs/2505.20144. Paper: r' = sum_i cos(r, s_i^source) s_i^pivot with
+bases of unit length, as a matrix M = U_P^T U_k up to scale. Ours: its (semi-)orthogonal polar
+factor and the least-squares solution as alternatives to M itself (used literally, M is not the
+identity even for the pivot itself), the embeddings as further anchors, and the constraint for
+LayerNorm.
 
 Shape suffixes: V tokens, B tokens of one block, D any width, P the pivot's, K the source's.
 """
@@ -139,8 +140,8 @@ def embedding_operator(
 
     Result and errors are those of :func:`residual_operator`, with the embedding matrices
     (tokens, width) of any floating dtype in the place of the bases, and ``pivot_rows`` and
-    ``source_rows``, int64, for the shared tokens in them; None for every row. Rows of length one
-    need no more than float32 for the sum over a block; the blocks are summed in float64.
+    ``source_rows``, int64, for the shared tokens in them; None for every row. Rows of length
+    one need no more than float32 for the sum over a block; the blocks are summed in float64.
 
     Raises:
         ValueError: Also if an embedding is not finite.
@@ -186,8 +187,8 @@ def _unit(rows_BD: Tensor) -> Tensor:
 def polar_factor(operator: Tensor) -> Tensor:
     """Find the (semi-)orthogonal matrix nearest to a matrix M: U V^T of its SVD (ours).
 
-    Computed as M (M^T M)^-1/2 where M's condition number is below 1e3: half the time of the SVD,
-    and orthogonal to within 1e-16 times the square of that number.
+    Computed as M (M^T M)^-1/2 where M's condition number is below 1e3: half the time of the
+    SVD, and orthogonal to within 1e-16 times the square of that number.
 
     Directions that no token determines (fewer tokens than dimensions) would turn arbitrarily;
     they get the turn nearest to the identity, so that the pivot's own frame stays I.
@@ -229,13 +230,13 @@ def centred_polar_factor(operator_PK: Tensor) -> Tensor:
 
 
 def distance_from_identity(transform: Tensor) -> float:
-    """Measure ||T - I||_F / sqrt(d) of a square matrix: the root mean square turn of an axis."""
+    """Compute ||T - I||_F / sqrt(d), the root mean square turn of an axis."""
     turn = torch.linalg.norm(transform - _identity(transform))
     return float(turn) / math.sqrt(len(transform))
 
 
 def least_squares(gram: Tensor, operator: Tensor) -> Tensor:
-    """Solve U_P T = U_k for T from U_P^T U_P and U_P^T U_k; unseen directions stay as they are."""
+    """Solve U_P T = U_k for T from U_P^T U_P and U_P^T U_k; identity in unseen directions."""
     inverse: Tensor = torch.linalg.pinv(gram, rtol=_SEEN, hermitian=True)
     identity = _identity(operator)
     return inverse @ operator + identity - inverse @ (gram @ identity)

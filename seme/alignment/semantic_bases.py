@@ -6,8 +6,8 @@ https://arxiv.org/abs/2401.16184.
 Paper: with the head W = H^T, the basis of token i is s_i = e_i W^+, here S = H (H^T H)^-1.
 Ours: the final norm's gain is folded into H first (only then do two models that differ by a
 rotation get bases that differ by it); the Gram matrix is summed over row blocks in float64; a
-head without full column rank is solved with a stated ridge; S is computed block by block when it
-is needed and never stored, for it is four times as large as a bfloat16 head.
+head without full column rank is solved with a stated ridge; S is computed block by block when
+it is needed and never stored, for it is four times as large as a bfloat16 head.
 
 Shape suffixes: V tokens, B tokens of one block, D residual width.
 """
@@ -23,16 +23,16 @@ MAX_CONDITION = 1e6
 """Condition number of H diag(g) above which the head counts as rank-deficient."""
 
 _RIDGE_SHARE = 1e-8
-"""Ridge over the Gram matrix's largest eigenvalue: far above float64's rounding (2e-16), so that
-a direction no token has stays negligible after the division by it."""
+"""Ridge over the Gram matrix's largest eigenvalue: far above float64's rounding (2e-16), so
+that a direction no token has stays negligible after the division by it."""
 
 _PANEL = 256
-"""RankingScores of the Gram matrix computed at a time, from the diagonal on: half of it is symmetry."""
+"""Columns of the Gram matrix computed at a time, from the diagonal on: it is symmetric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whitening:
-    """Bases in two factors, U = rows(H) unwhitener, of which the first has condition 1 or so."""
+    """Bases as two factors, U = rows(H) unwhitener; the first has a condition number near 1."""
 
     whitener_DD: Tensor
     """Whitening matrix, float32 or float64."""
@@ -112,7 +112,7 @@ class Bases:
 
 
 def semantic_bases(head_VD: Tensor, gain_D: Tensor, *, block_rows: int) -> Bases:
-    """Solve for the semantic bases of a model's tokens, or of some of them (ours).
+    """Solve for the semantic bases of all or some tokens of a model.
 
     Args:
         head_VD: Rows of the LM head, (tokens, width), any floating dtype. Never written to.
@@ -157,7 +157,7 @@ def row_blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
 
 
 def blocks_of(matrix: Tensor, rows: Tensor | None, block_rows: int) -> Iterator[Tensor]:
-    """Yield the rows of a matrix in blocks, in the order of ``rows``; all rows when it is None."""
+    """Yield rows of a matrix in blocks, in the order of ``rows``; all if it is None."""
     for start, stop in row_blocks(len(matrix if rows is None else rows), block_rows):
         yield matrix[start:stop] if rows is None else matrix[rows[start:stop]]
 

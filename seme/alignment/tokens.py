@@ -1,10 +1,11 @@
-"""Vocabularies by text: match the tokens of two models that encode the same bytes (ours).
+"""Match the tokens of two vocabularies that encode the same bytes.
 
-A token is identified by its bytes, however its tokenizer spells them: byte-level BPE writes " the"
-as "Ġthe" and each byte as one printable character (the table of GPT-2's encoder), sentencepiece
-as "▁the" and a lone byte as "<0xAB>", others write the text itself. The spelling is read from the
-sections of tokenizer.json, never guessed from tokens. Reads tokenizer.json, vocab.json with
-merges.txt, and tiktoken files, as data; no tokenizer library is loaded.
+A token is identified by its bytes, however its tokenizer spells them. Byte-level BPE writes the
+token " the" as "Ġthe", and each byte as one printable character (the table of GPT-2's encoder);
+sentencepiece writes "▁the", and a lone byte as "<0xAB>"; others write the text itself. The
+spelling is read from the sections of tokenizer.json, never guessed from tokens. Reads
+tokenizer.json, vocab.json with merges.txt, and tiktoken files, as data; no tokenizer library is
+loaded.
 """
 
 import base64
@@ -22,8 +23,7 @@ from torch import Tensor
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
 MIN_OVERLAP = 0.1
-"""Least share of the pivot's vocabulary that a source must have: fewer tokens are too few to
-decide on the map of all (ours)."""
+"""Least share of the pivot's vocabulary that a source must share; a map needs that many."""
 
 _CONVERSION = (
     "write a tokenizer.json with "
@@ -195,7 +195,7 @@ def _read_tiktoken(path: Path) -> Vocabulary:
 
 
 def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]:
-    """Read the control tokens of a vocabulary stored without them from the folder's other files.
+    """Read control tokens that a vocabulary lacks from the other files of its folder.
 
     They are in added_tokens.json (content to id), in tokenizer_config.json, and, named only, in
     special_tokens_map.json, where ``tokens`` knows their ids.
@@ -274,7 +274,7 @@ class Spelling:
     """Read "<0xAB>" as the byte AB."""
 
     def text(self, token: str) -> bytes:
-        """Decode a token of the model; one with a character outside the byte alphabet is literal."""
+        """Decode a token; one with a character outside the byte alphabet is literal."""
         if self.byte_level:
             try:
                 return token.translate(_BYTE_ALPHABET).encode("latin-1")
@@ -290,7 +290,7 @@ class Spelling:
 
 
 def is_byte_token(token: str) -> bool:
-    """Whether sentencepiece's byte fallback writes a byte like this."""
+    """Return True if a token is a byte as written by sentencepiece's byte fallback."""
     return _BYTE_TOKEN.fullmatch(token) is not None
 
 
@@ -334,7 +334,7 @@ def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _space_mark(step: Mapping[str, Any]) -> str | None:
-    """Return the character that a step encodes or decodes as a space; None if it does neither."""
+    """Return the character that a step encodes or decodes as a space; None if none."""
     if step["type"] == "Metaspace":
         return str(step["replacement"])
     if step["type"] == "Replace":

@@ -1,9 +1,9 @@
-"""Transform the canonical parts of a folded model by a residual map and by matched units (ours).
+"""Transform the canonical parts of a folded model by a residual map and by matched units.
 
 A representation r of the source becomes T r in the pivot's space: writers into the stream are
-multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on the
-width, as it divides by the root of the *mean* square: readers compensate by sqrt(K / P). Readers
-without a norm in front (OLMo 2's blocks) see T r itself.
+multiplied by T from the left, readers by T^-1 from the right. After a norm lengths depend on
+the width, as it divides by the root of the *mean* square: readers compensate by sqrt(K / P).
+Readers without a norm in front (OLMo 2's blocks) see T r itself.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
@@ -19,7 +19,7 @@ from seme.alignment.attention import HeadMatch, Heads, apply_heads, restrict_hea
 from seme.alignment.mlp import NeuronMatch, Neurons, apply_neurons
 from seme.alignment.residual_map import ResidualMap
 from seme.architecture.folding import NORM_IN_FRONT
-from seme.architecture.model import Anatomy
+from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
 
 READERS = frozenset({Part.Q, Part.K, Part.V, Part.GATE, Part.UP, Part.HEAD})
@@ -114,8 +114,9 @@ def _demand_constant(part: Part, gain: Tensor) -> None:
         raise ValueError(
             f"{part} is a norm on a block's output with gains from {float(gain.min()):.3g} to "
             f"{float(gain.max()):.3g}: no reader follows that they could be folded into, "
-            "and a rotation of the residual stream is exact only where they are constant. Merge "
-            "models of one frame; if these are fine-tunes of one base, raise alignment.identity_tolerance"
+            "and a rotation of the residual stream is exact only where they are constant. "
+            "Merge models of one frame; if these are fine-tunes of one base, raise "
+            "alignment.identity_tolerance"
         )
 
 
@@ -151,16 +152,16 @@ Parts = dict[Part, Tensor]
 
 
 def read_block(
-    read: Callable[[Place], Tensor], anatomy: Anatomy, parts: tuple[Part, ...], layer: int
+    read: Callable[[Place], Tensor], model: CanonicalModel, parts: tuple[Part, ...], layer: int
 ) -> Parts:
     """Read those of the parts that the model has in a layer."""
     places = {part: Place(part, layer) for part in parts}
-    return {part: read(place) for part, place in places.items() if place in anatomy.places}
+    return {part: read(place) for part, place in places.items() if place in model.places}
 
 
-def heads_of(parts: Mapping[Part, Tensor], anatomy: Anatomy, layer: int) -> Heads:
+def heads_of(parts: Mapping[Part, Tensor], model: CanonicalModel, layer: int) -> Heads:
     """Take a layer's attention as heads."""
-    sizes = anatomy.dimensions
+    sizes = model.dimensions
     return Heads(
         q=parts[Part.Q],
         k=parts[Part.K],
@@ -188,34 +189,36 @@ def neurons_of(parts: Mapping[Part, Tensor]) -> Neurons:
     )
 
 
-def place_heads(parts: Parts, match: HeadMatch, anatomy: Anatomy, layer: int) -> Parts:
+def place_heads(parts: Parts, match: HeadMatch, model: CanonicalModel, layer: int) -> Parts:
     """Put a source's attention at the pivot's heads; zeros where there is no counterpart.
 
     Args:
         parts: The source's attention in the pivot's residual frame.
         match: Matched heads.
-        anatomy: The source's.
+        model: The source's.
         layer: The source's.
     """
-    gains = _placed_gains(parts, match, anatomy)
+    gains = _placed_gains(parts, match, model)
     if gains:  # a norm undoes the scale of queries
         match = replace(match, q_scale=1.0)
-    return parts | gains | _attention_parts(apply_heads(match, heads_of(parts, anatomy, layer)))
+    return parts | gains | _attention_parts(apply_heads(match, heads_of(parts, model, layer)))
 
 
-def restrict_to_heads(parts: Parts, match: HeadMatch, anatomy: Anatomy, layer: int) -> Parts:
+def restrict_to_heads(
+    parts: Parts, match: HeadMatch, model: CanonicalModel, layer: int
+) -> Parts:
     """Mask the pivot's attention to what has a counterpart in the source, zeros elsewhere.
 
     Args:
         parts: The pivot's attention.
         match: Matched heads.
-        anatomy: The pivot's.
+        model: The pivot's.
         layer: The pivot's.
     """
     if _all_placed(match):
         return parts
-    restricted = _attention_parts(restrict_heads(match, heads_of(parts, anatomy, layer)))
-    return parts | restricted | _restricted_gains(parts, match, anatomy)
+    restricted = _attention_parts(restrict_heads(match, heads_of(parts, model, layer)))
+    return parts | restricted | _restricted_gains(parts, match, model)
 
 
 def place_neurons(parts: Parts, match: NeuronMatch) -> Parts:
@@ -237,25 +240,25 @@ def restrict_to_neurons(parts: Parts, match: NeuronMatch) -> Parts:
 
 
 def _all_placed(match: HeadMatch) -> bool:
-    """Whether every dimension of every head of the pivot has a counterpart."""
+    """Return True if every dimension of every head of the pivot has a counterpart."""
     if not bool((match.head_index >= 0).all()):
         return False
     ranks = torch.stack([match.qk, match.vo]).square().sum(dim=(2, 3))  # partial isometries
     return bool((ranks.round() == match.qk.shape[1]).all())
 
 
-def _placed_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
+def _placed_gains(parts: Parts, match: HeadMatch, model: CanonicalModel) -> Parts:
     """Take the gains of the norms of queries and keys to the pivot's heads and scale.
 
     Gains of a norm over all heads at once (OLMo 2) move with their heads, times the root of the
     source's heads over the pivot's: such a norm divides by the root of the *mean* square.
     """
-    if anatomy.family.qk_norm == "none":
+    if model.family.qk_norm == "none":
         return {}
     gains = {Part.Q_NORM: match.q_scale * parts[Part.Q_NORM], Part.K_NORM: parts[Part.K_NORM]}
-    if anatomy.family.qk_norm == "head":
+    if model.family.qk_norm == "head":
         return gains
-    head_dim = anatomy.dimensions.head_dim
+    head_dim = model.dimensions.head_dim
     for part, index in _matches_of_norms(match):
         heads = gains[part].view(-1, head_dim)
         placed = heads[index.clamp(min=0)] * (index >= 0)[:, None]
@@ -263,9 +266,9 @@ def _placed_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
     return gains
 
 
-def _restricted_gains(parts: Parts, match: HeadMatch, anatomy: Anatomy) -> Parts:
-    """Mask a pivot's gains, one for each dimension of each head, to heads with a counterpart."""
-    if anatomy.family.qk_norm != "all":
+def _restricted_gains(parts: Parts, match: HeadMatch, model: CanonicalModel) -> Parts:
+    """Mask a pivot's gains, one per dimension and head, to heads with a counterpart."""
+    if model.family.qk_norm != "all":
         return {}
     return {
         part: parts[part] * (index >= 0).repeat_interleave(len(parts[part]) // len(index))

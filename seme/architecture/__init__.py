@@ -1,1 +1,1 @@
-"""What a checkpoint is a model of: its architecture, sizes and canonical parts."""
+"""Architectures: facts about model families, and checkpoints read in canonical parts."""

@@ -1,14 +1,22 @@
-"""The sizes of a model, and the shape they give to each of its canonical parts (ours)."""
+"""Sizes of a model, shapes of its canonical parts, and what its config says of both.
+
+Tensors of equal shapes may compute different functions: :func:`computed_entries` returns the
+entries of ``config.json`` that decide it.
+"""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seme.architecture.config_json import count, setting
-from seme.architecture.families import Family
-from seme.architecture.parts import Part, Place
+from seme.architecture.families import count, setting
+from seme.architecture.parts import Family, Part, Place
 
+DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
+"""Entries that divide tensors of equal shapes into different heads: models with different
+values cannot be merged."""
+_DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 _SCALINGS = ("default", "linear", "llama3")
 _Settings = Mapping[str, Any]
 
@@ -21,15 +29,15 @@ def rotary_frequencies(
     Args:
         config: The parsed ``config.json``.
         family: The architecture.
-        layer: Number of the layer; Gemma 3 turns its local and global layers differently.
-        head_dim: Dimension of a head.
+        layer: Index of the layer; Gemma 3 has other frequencies in layers of sliding attention.
+        head_dim: Dimension of an attention head.
 
     Returns:
-        Radians per position; pair i is dimensions i and i + n_pairs of a head, what lies beyond
-        2 n_pairs is not rotated. Empty for learned positions.
+        Radians per position; pair i is dimensions i and i + n_pairs of a head, dimensions from
+        2 n_pairs on are not rotated. Empty for learned positions.
 
     Raises:
-        ValueError: If the frequencies are scaled in a way other than ``linear`` or ``llama3``.
+        ValueError: If the frequencies are scaled, but neither ``linear`` nor ``llama3``.
     """
     if family.positions == "learned":
         return ()
@@ -37,9 +45,9 @@ def rotary_frequencies(
     scaling = settings.get("rope_type", settings.get("type", "default"))
     if scaling not in _SCALINGS:
         raise ValueError(
-            f"rotary frequencies are known for rope_type {sorted(_SCALINGS)}, got {scaling!r} in "
-            f"this {family.model_type} model: its heads cannot be matched with another model's, "
-            "it merges only with models in the same frame"
+            f"rotary frequencies are known for rope_type {sorted(_SCALINGS)}, got {scaling!r} "
+            f"in this {family.model_type} model: its heads cannot be matched with those of "
+            "another; merge it with models in the same frame only"
         )
     rotated = int(head_dim * _share(config, family, settings))
     theta = _theta(config, family, settings)
@@ -52,7 +60,7 @@ def rotary_frequencies(
 
 
 def _settings(config: Mapping[str, Any], family: Family, layer: int) -> _Settings:
-    """Find what holds for a layer: one entry for all, or one per type of attention."""
+    """Return a layer's rotary settings: those of all layers, or of its type of attention."""
     settings: _Settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     nested = any(isinstance(value, Mapping) for value in settings.values())
     if not nested and family.local_rope_theta is None:
@@ -75,23 +83,23 @@ def _attention_type(config: Mapping[str, Any], layer: int) -> str:
 
 
 def _theta(config: Mapping[str, Any], family: Family, settings: _Settings) -> float:
-    for said in (settings.get("rope_theta"), config.get("rope_theta")):
-        if said is not None:
-            return float(said)
+    for theta in (settings.get("rope_theta"), config.get("rope_theta")):
+        if theta is not None:
+            return float(theta)
     return float(config.get("rotary_emb_base", family.rope_theta))
 
 
 def _share(config: Mapping[str, Any], family: Family, settings: _Settings) -> float:
     if family.rotary_share is None:
         return 1.0
-    for said in (settings, config):
-        if said.get("partial_rotary_factor") is not None:
-            return float(said["partial_rotary_factor"])
+    for entries in (settings, config):
+        if entries.get("partial_rotary_factor") is not None:
+            return float(entries["partial_rotary_factor"])
     return float(config.get("rotary_pct", family.rotary_share))
 
 
 def _trained_positions(config: Mapping[str, Any], settings: _Settings) -> float:
-    """Find how many positions the model was trained on before its frequencies were scaled."""
+    """Return the context length before the frequencies were scaled."""
     name = "original_max_position_embeddings"
     return float(settings.get(name) or setting(config, name, "max_position_embeddings"))
 
@@ -99,7 +107,7 @@ def _trained_positions(config: Mapping[str, Any], settings: _Settings) -> float:
 def _llama3(
     plain: tuple[float, ...], settings: _Settings, trained_positions: float
 ) -> tuple[float, ...]:
-    """Slow down the long waves by a factor, leave the short ones, blend in between."""
+    """Divide low frequencies by a factor, keep high ones, interpolate in between."""
     low, high = (setting(settings, f"{end}_freq_factor") for end in ("low", "high"))
     factor = setting(settings, "factor")
     scaled = []
@@ -112,7 +120,7 @@ def _llama3(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
-    """The sizes of a model."""
+    """Sizes of a model, with its rotary frequencies."""
 
     n_tokens: int
     """Rows of the embedding, padding included."""
@@ -122,26 +130,26 @@ class Dimensions:
     n_kv_heads: int
     head_dim: int
     n_neurons: int
-    """Of a dense MLP; of an expert where there is none."""
+    """Neurons of a dense MLP; of one expert in a model without dense MLPs."""
     norm_eps: float
     attention_scale: float
-    """What q k^T is multiplied by."""
+    """Factor of q k^T."""
     rotary_by_layer: tuple[tuple[float, ...], ...] | str
-    """See :func:`seme.architecture.dimensions.rotary_frequencies`; or the reason why they are not known."""
+    """Per layer as :func:`rotary_frequencies` returns it, or the reason why it is unknown."""
 
     @property
     def rotary(self) -> tuple[float, ...]:
-        """Angular frequency of each rotary pair, alike in all layers; () where learned.
+        """Angular frequency of each rotary pair, equal in all layers; () for learned positions.
 
         Raises:
-            ValueError: If the frequencies are not known, or differ from layer to layer.
+            ValueError: If the frequencies are unknown, or differ between layers.
         """
         first = self.rotary_of(0)
         differing = [layer for layer in range(self.n_layers) if self.rotary_of(layer) != first]
         if differing:
             raise ValueError(
                 "one set of rotary frequencies was expected for all layers, but layers "
-                f"{differing[:3]} differ from layer 0: ask for those of one layer (rotary_of)"
+                f"{differing[:3]} differ from layer 0: use rotary_of(layer)"
             )
         return first
 
@@ -149,7 +157,7 @@ class Dimensions:
         """Return the angular frequency of each rotary pair in one layer.
 
         Raises:
-            ValueError: If the frequencies are not known.
+            ValueError: If the frequencies are unknown.
         """
         if isinstance(self.rotary_by_layer, str):
             raise ValueError(self.rotary_by_layer)
@@ -159,12 +167,12 @@ class Dimensions:
 def measure(
     config: Mapping[str, Any], family: Family, shape_of: Callable[[Place], tuple[int, ...]]
 ) -> Dimensions:
-    """Take the sizes of a model from its tensors where they tell, else from its configuration.
+    """Read the sizes of a model from its tensors, and from its configuration what they lack.
 
     Args:
         config: The parsed ``config.json``.
         family: The architecture.
-        shape_of: Canonical shape of a part that no other is fused with.
+        shape_of: Returns the canonical shape of a part that is stored alone.
 
     Raises:
         ValueError: If the configuration lacks a size.
@@ -192,7 +200,7 @@ def measure(
 
 
 def canonical_shapes(family: Family, sizes: Dimensions) -> dict[Part, tuple[int, ...]]:
-    """List the shape of every part that the sizes fix; not of positions, experts, constants."""
+    """Return the shapes of all parts that the sizes fix: not positions, experts, constants."""
     width, neurons = (sizes.width,), (sizes.n_neurons,)
     queries = (sizes.n_heads * sizes.head_dim,)
     keys = (sizes.n_kv_heads * sizes.head_dim,)
@@ -232,7 +240,7 @@ def _attention_scale(config: Mapping[str, Any], family: Family, head_dim: int) -
 def _frequencies(
     config: Mapping[str, Any], family: Family, head_dim: int
 ) -> tuple[tuple[float, ...], ...] | str:
-    """Compute those of all layers; where they are not known, models of one frame still merge."""
+    """Compute those of all layers, or say why not: models of one frame still merge."""
     try:
         return tuple(
             rotary_frequencies(config, family, layer=layer, head_dim=head_dim)
@@ -240,3 +248,41 @@ def _frequencies(
         )
     except ValueError as error:
         return str(error)
+
+
+def activation(config: Mapping[str, Any]) -> str:
+    """Return the name of the MLP's activation; ``the default`` if the config has none."""
+    name = next((str(config[key]) for key in _ACTIVATIONS if config.get(key)), "the default")
+    return {"swish": "silu"}.get(name, name)
+
+
+def computed_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config entries that decide what a tensor of a given shape computes.
+
+    Args:
+        config: The parsed ``config.json``; only the text part of a model of text and images is
+            used.
+
+    Returns:
+        Entry to value, None if it is missing; names are the same for transformers 4 and 5.
+    """
+    text = {**config, **(config.get("text_config") or {})}  # a model of text and images
+    heads = text.get("num_attention_heads", text.get("n_head"))
+    width = text.get("hidden_size")
+    return {
+        "model_type": text.get("model_type"),
+        "hidden_act": text.get("hidden_act"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": text.get("num_key_value_heads") or heads,
+        "head_dim": text.get("head_dim") or (width // heads if width and heads else None),
+        **_rope(text),
+    }
+
+
+def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary embedding's entries, under the same names for transformers 4 and 5."""
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    if "type" in rope:  # the older name
+        rope.setdefault("rope_type", rope.pop("type"))
+    top_level = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
+    return _DEFAULT_ROPE | rope | top_level

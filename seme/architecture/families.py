@@ -1,57 +1,16 @@
-"""Architecture facts: one table per supported architecture, and the names of heads and embeddings.
+"""Architecture facts: a table per architecture; names of LM heads, embeddings, final norms.
 
-Models of one kind store the same canonical parts under other names, fused, transposed or with
-another convention. A table gives the name that transformers writes, with ``*`` for the layer's
-number and a second ``*`` for the expert's. To support another architecture, add a line to
-``_FAMILIES``: what it does not say is as in Llama. Semantic bases need only the head, so models
-of some other architectures have them too: see ``_READOUTS``.
+Architectures store the same canonical parts under different names, fused, transposed or with
+another convention. A table maps the names that transformers writes to parts. To support another
+architecture, add it to ``_FAMILIES``; fields that are not given are as in Llama. Semantic bases
+need the LM head only, so ``_READOUTS`` covers architectures without a table as well.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from seme.architecture.config_json import count
-from seme.architecture.parts import Part, Stored
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """What the models of an architecture have in common; defaults are Llama's."""
-
-    stored: Mapping[str, Stored]
-    """By tensor name, with ``*`` for the layer's number, then for the expert's."""
-    norm: Literal["rms", "layer"] = "rms"
-    """LayerNorm subtracts a mean, which only some rotations of the residual stream preserve."""
-    gain_offset: float = 0.0
-    """What is added to a stored gain before it multiplies: 1 in Gemma."""
-    scaled_embedding: bool = False
-    """Whether sqrt(width) times the stored embedding enters the residual stream."""
-    gated: bool = True
-    """Whether the MLP is down(act(gate x) * up x), not down(act(up x))."""
-    qk_norm: Literal["none", "head", "all"] = "none"
-    """Norms of queries and keys: within every head, or over all heads at once."""
-    positions: Literal["rope", "learned"] = "rope"
-    parallel: bool = False
-    """Whether attention and MLP read the same residual stream (GPT-NeoX; from its config)."""
-    same_frame_only: str | None = None
-    """Why sources must stand in the pivot's frame already; None where they need not."""
-    tied: bool = False
-    """Whether the head may be missing, as it is the embedding; from the config if it says so."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary frequencies where the config names none."""
-    local_rope_theta: float | None = None
-    """Base in layers of sliding attention, where it differs (Gemma 3)."""
-    rotary_share: float | None = None
-    """Share of a head that is rotated where the config names none; None: always all of it."""
-    query_scalar: str | None = None
-    """Config key whose inverse root scales attention; None: the head's dimension."""
-    optional_prefix: str = ""
-    """Beginning of the names that some checkpoints leave out."""
-    model_type: str = ""
-    """From the config, as are the next two."""
-    n_layers: int = 0
-    n_experts: int = 0
+from seme.architecture.parts import Family, Part, Stored
 
 
 def _one(part: Part, **layout: Any) -> Stored:  # noqa: ANN401  (Stored's own fields)
@@ -192,7 +151,7 @@ _EXPERTS_UNMATCHED = "the experts of two mixtures cannot be matched with each ot
 
 
 def _llama_like(*layer: Mapping[str, Stored]) -> dict[str, Stored]:
-    together = {name: tensor for some in layer for name, tensor in some.items()}
+    together = {name: tensor for group in layer for name, tensor in group.items()}
     return {**_ENDS, **_layers("model.layers", together)}
 
 
@@ -257,11 +216,11 @@ _FAMILIES: Mapping[str, Family] = {
 
 
 HEADS = ("lm_head.weight", "embed_out.weight")
-"""Endings of the names of LM heads."""
+"""Suffixes of the names of LM heads."""
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
-"""Endings of the names of token embeddings."""
+"""Suffixes of the names of token embeddings."""
 UNTIED_BY_DEFAULT = frozenset({n for n, f in _FAMILIES.items() if not f.tied} | {"phi"})
-"""Model types whose head is not the embedding where config.json does not say (transformers 5)."""
+"""Model types that transformers 5 does not tie if config.json has no tie_word_embeddings."""
 _READOUTS = (
     ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"),
     ("lm_head.weight", "model.embed_tokens.weight", "model.final_layernorm.weight"),
@@ -269,43 +228,44 @@ _READOUTS = (
     ("lm_head.weight", "wte.weight", "ln_f.weight"),
     ("embed_out.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
 )
-"""Names of LM head, embedding and final norm."""
+"""Names of LM head, embedding and final norm, by architecture."""
 _OFFSET_GAINS = frozenset(
     {n for n, f in _FAMILIES.items() if f.gain_offset} | {"gemma", "gemma3", "qwen3_next"}
 )
-"""Model types that store the gains of their norms less 1."""
+"""Model types that store the gains of their norms minus 1."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """Find the table of a model's architecture, with what its configuration says about it.
+    """Return a model's architecture: its table, completed from its configuration.
 
     Args:
         config: The parsed ``config.json``.
 
     Raises:
-        ValueError: If the architecture is not supported, or the configuration asks for what no
-            table describes; the message lists the supported ``model_type``s, sorted.
+        ValueError: If the architecture is not supported (the message lists those that are), or
+            the configuration has an entry that no table describes.
     """
     model_type = str(config.get("model_type"))
     if config.get("text_config"):
         raise ValueError(
             f"a {model_type} model nests its language model under text_config: save that part "
-            "alone (in transformers, the text model with its head and its own config.json), and "
-            "merge the result"
+            "alone (in transformers, the text model with its head and its own config.json), "
+            "and merge the result"
         )
     if model_type not in _FAMILIES:
         raise ValueError(
             f"the roles of tensors are known for model_type {sorted(_FAMILIES)}, got "
-            f"{model_type!r}; to support another architecture, add its table to seme/architecture/families.py"
+            f"{model_type!r}; to support another architecture, add its table to "
+            "seme/architecture/families.py"
         )
     if (
         config.get("scale_attn_by_inverse_layer_idx")
         or config.get("scale_attn_weights") is False
     ):
         raise ValueError(
-            f"a {model_type} model must scale attention by its heads' dimension, in all layers "
-            "alike: scale_attn_weights: true and scale_attn_by_inverse_layer_idx: false were "
-            "expected in config.json; nothing else is supported"
+            f"config.json of a {model_type} model must have scale_attn_weights: true and "
+            "scale_attn_by_inverse_layer_idx: false: attention is scaled by the head's "
+            "dimension"
         )
     family = _FAMILIES[model_type]
     mixture = any(pattern.count("*") > 1 for pattern in family.stored)
@@ -320,29 +280,59 @@ def family_of(config: Mapping[str, Any]) -> Family:
     )
 
 
+def setting(config: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  (JSON)
+    """Return the first of several alternative config entries that is present and not null.
+
+    Raises:
+        ValueError: If none is.
+    """
+    for name in names:
+        if config.get(name) is not None:
+            return config[name]
+    raise ValueError(
+        f"config.json of a {config.get('model_type')} model must say {' or '.join(names)}, got "
+        f"only {sorted(config)}"
+    )
+
+
+def count(config: Mapping[str, Any], *names: str) -> int:
+    """Return a :func:`setting` that is a count.
+
+    Raises:
+        ValueError: If it is missing or not an integer of at least 1.
+    """
+    number = setting(config, *names)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(
+            f"config.json of a {config.get('model_type')} model must give an integer of at "
+            f"least 1 for {' or '.join(names)}, got {number!r}"
+        )
+    return number
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readout:
-    """The end of a model: logits = norm(h) diag(gain) H^T."""
+    """LM head and final norm of a model: logits = norm(h) diag(gain) H^T."""
 
     head: str
-    """Name of the output head H; the embedding where the two are tied."""
+    """Name of the LM head H; of the embedding if the two are tied."""
     norm: str
-    """Name of the final norm's stored gain."""
+    """Name of the final norm's gain."""
     gain_offset: float
-    """What is added to the stored gain: 1 where the convention is 1 + g, else 0."""
+    """Added to the stored gain: 1 if the norm multiplies by 1 + g, else 0."""
     tied: bool
-    """Whether the head is the embedding."""
+    """True if the LM head is the embedding."""
 
 
 def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
-    """Find the output head and the final norm; any architecture in which they can be found.
+    """Return LM head and final norm; works for architectures without a table as well.
 
     Args:
         config: The model's configuration; ``tie_word_embeddings`` and ``model_type`` are read.
-        names: Names of the tensors on disk; a missing head means that it is tied.
+        names: Names of the tensors on disk; without an LM head among them it is tied.
 
     Raises:
-        ValueError: If the final norm and the embedding stand under no name known here.
+        ValueError: If embedding or final norm is under none of the known names.
     """
     for head, embedding, norm in _READOUTS:
         if {embedding, norm} <= set(names):
@@ -352,7 +342,8 @@ def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
             return Readout(head=name, norm=norm, gain_offset=offset, tied=tied)
     pairs = [(embedding, norm) for _, embedding, norm in _READOUTS]
     raise ValueError(
-        f"semantic bases need the output head behind the final norm: one of {pairs} was expected "
-        f"in the checkpoint (model_type {config.get('model_type')!r}), which begins with "
-        f"{sorted(names)[:3]}; add its names to seme/architecture/families.py"
+        "semantic bases need embedding and final norm: one of the pairs "
+        f"{pairs} was expected in the checkpoint (model_type {config.get('model_type')!r}), "
+        f"whose tensors begin with {sorted(names)[:3]}; add its names to "
+        "seme/architecture/families.py"
     )

@@ -1,8 +1,9 @@
-"""A model seen through its canonical parts, whatever its architecture stores (ours).
+"""Architecture-aware view of a checkpoint: read and write it in canonical parts.
 
-Reading a part undoes fusion, transposition, Gemma's 1 + g and its scaled embedding; assembling a
-stored tensor from its parts is the inverse. Both are exact but for Gemma's two conventions, which
-round to float32 once each way: copy the stored tensor where no part of it is to change.
+Reading a part undoes fusion, transposition, Gemma's 1 + g and its scaled embedding. Assembling
+a stored tensor from its parts is the inverse. Both are exact except for Gemma's two
+conventions, which round to float32 once in each direction: copy the stored tensor if no part of
+it changes.
 """
 
 import math
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from seme.architecture.dimensions import canonical_shapes, measure
-from seme.architecture.families import Family, family_of
-from seme.architecture.parts import Part, Place, Stored, fuse, split
+from seme.architecture.families import family_of
+from seme.architecture.parts import Family, Part, Place, Stored, fuse, split
 from seme.checkpoint.protocol import Weights
 
 _EMBEDDING, _HEAD = Place(Part.EMBEDDING), Place(Part.HEAD)
@@ -32,15 +33,19 @@ _GAINS = frozenset(
 )
 
 
-class Anatomy:
-    """A checkpoint that has passed the audit, read and written part by part."""
+class CanonicalModel:
+    """Architecture-aware view of a checkpoint: read and write it in canonical parts."""
 
     def __init__(self, weights: Weights, *, device: torch.device) -> None:
-        """Audit names and shapes; no weights are read.
+        """Check names and shapes of all tensors; no weights are read.
+
+        Args:
+            weights: The checkpoint.
+            device: Device of the parts that are read.
 
         Raises:
-            ValueError: If the architecture is not supported, or a tensor has no role, is
-                missing, or has not the shape that the model's sizes give it.
+            ValueError: If the architecture is not supported, or a tensor is not in its table,
+                is missing, or does not have the shape that the model's sizes give it.
         """
         self.weights = weights
         self.family = family_of(weights.config)
@@ -53,24 +58,25 @@ class Anatomy:
             if place.part is not Part.CONSTANT
         }
         self.tied = _HEAD not in self._names
-        """Whether the head is the stored embedding."""
+        """True if the LM head is the stored embedding."""
         self.places = frozenset(self._names) | {_HEAD}
-        """All that can be read: the head also when tied, never constants."""
+        """Places of the parts that :meth:`read` returns: a tied LM head too, no constants."""
         self.dimensions = measure(weights.config, self.family, self._shape_on_disk)
         self._shapes = canonical_shapes(self.family, self.dimensions)
         for name in weights.names:
             self._check_shape(name)
 
     def places_of(self, name: str) -> tuple[Place, ...]:
-        """Return the places of the parts a stored tensor holds, in its order."""
+        """Return the places of the parts that a stored tensor holds, in its order."""
         return self._places[name]
 
     def read(self, place: Place) -> Tensor:
         """Read one canonical part.
 
         Returns:
-            float32 on the device, in the shape that :class:`seme.architecture.parts.Part` gives. Gains come
-            as they multiply, the embedding as it enters the stream, a tied head as it is stored.
+            float32 on the device; shapes are those of :class:`~seme.architecture.parts.Part`.
+            Gains are the factors applied (Gemma's 1 added), the embedding is scaled as it
+            enters the residual stream, a tied LM head is the embedding as stored.
 
         Raises:
             ValueError: If the model has no such part, or it is a constant.
@@ -89,7 +95,7 @@ class Anatomy:
 
         Args:
             name: Name of the stored tensor.
-            parts: What stands at each of its places, in canonical shape, maybe among others.
+            parts: By place, in canonical shape, at least those that the tensor holds.
 
         Returns:
             float32, in the shape on disk.
@@ -101,14 +107,14 @@ class Anatomy:
         return fuse(pieces, self._layout(name), head_dim=self.dimensions.head_dim)
 
     def _read_stored(self, place: Place) -> Tensor:
-        """Read a part in its canonical shape with the numbers on disk."""
+        """Read a part in its canonical shape, with the values on disk."""
         if place not in self._names:
-            there = sorted(
+            readable = sorted(
                 {other.part.value for other in self.places if other.layer == place.layer}
             )
             raise ValueError(
-                f"{place} cannot be read from this {self.family.model_type} model: what it has "
-                f"there is {there}"
+                f"{place} cannot be read from this {self.family.model_type} model, which has "
+                f"{readable} there"
             )
         name = self._names[place]
         pieces = split(
@@ -121,7 +127,7 @@ class Anatomy:
         return piece.to(self._device, torch.float32).contiguous()
 
     def _as_stored(self, name: str, place: Place, parts: Mapping[Place, Tensor]) -> Tensor:
-        """Check a part that is to be stored and undo what :meth:`read` did to its numbers."""
+        """Check a part before it is stored, and undo scale and offset of :meth:`read`."""
         if place.part is Part.CONSTANT:
             raise ValueError(f"{name} is a constant: copy it, it has no canonical parts")
         if place not in parts:
@@ -140,24 +146,24 @@ class Anatomy:
         return part
 
     def _scale(self, place: Place) -> float | None:
-        """What the stored numbers are multiplied by, if anything."""
+        """Return the factor of the stored values; None without one."""
         scaled = self.family.scaled_embedding and place.part is Part.EMBEDDING
         return math.sqrt(self.dimensions.width) if scaled else None
 
     def _offset(self, place: Place) -> float | None:
-        """What is added to the stored numbers, if anything."""
+        """Return the offset added to the stored values; None without one."""
         return self.family.gain_offset if place.part in _GAINS else None
 
     def _layout(self, name: str) -> Stored:
         layout = layout_of(self.family, name)
-        assert layout is not None, f"{name} has passed the audit"
+        assert layout is not None, f"{name} was found in the table when the model was opened"
         return layout
 
     def _rows(self, name: str) -> list[int]:
         return [self._shape(place)[0] for place in self._places[name]]
 
     def _shape(self, place: Place) -> tuple[int, ...]:
-        """Return the canonical shape of a part: that of all its kind, else its own."""
+        """Return the canonical shape of a part: from the sizes if they fix it, or from disk."""
         return self._shapes.get(place.part) or self._shape_on_disk(place)
 
     def _shape_on_disk(self, place: Place) -> tuple[int, ...]:
@@ -170,7 +176,7 @@ class Anatomy:
         return ", ".join(map(str, self._places[name]))
 
     def _check_shape(self, name: str) -> None:
-        """Compare the shape on disk with that of the parts a tensor should hold."""
+        """Compare a tensor's shape on disk with the shapes of the parts it holds."""
         if any(place.part is Part.CONSTANT for place in self._places[name]):
             return
         shapes = [self._shape(place) for place in self._places[name]]
@@ -188,22 +194,22 @@ _EXPERTS = frozenset({Part.ROUTER, Part.EXPERT_GATE, Part.EXPERT_UP, Part.EXPERT
 
 
 def places_in(family: Family, names: Sequence[str]) -> dict[str, tuple[Place, ...]]:
-    """Find the canonical places of every tensor of a checkpoint.
+    """Map every tensor of a checkpoint to the places of its canonical parts.
 
     Args:
         family: The architecture, from :func:`seme.architecture.families.family_of`.
-        names: Names of all tensors on disk; a head may be missing where it is tied.
+        names: Names of all tensors on disk; a tied LM head may be missing.
 
     Returns:
-        By name, the places of the parts a tensor holds, in the order it holds them. Constants
-        share one place per layer.
+        Tensor name to places of its parts, in the order in which it holds them. Constants share
+        one place per layer.
 
     Raises:
-        ValueError: If a tensor has no role or a layer or expert of it is beyond those of the
-            configuration, if two tensors claim one place, or if one is missing.
+        ValueError: If a tensor is not in the table, its layer or expert is beyond those of the
+            configuration, two tensors hold one part, or a tensor is missing.
     """
-    found = {name: layout_of(family, name) for name in names}
-    unknown = [name for name, stored in found.items() if stored is None]
+    layouts = {name: layout_of(family, name) for name in names}
+    unknown = [name for name, stored in layouts.items() if stored is None]
     _refuse(
         unknown, f"every tensor of a {family.model_type} model needs a role, {{n}} have none"
     )
@@ -221,10 +227,10 @@ def places_in(family: Family, names: Sequence[str]) -> dict[str, tuple[Place, ..
     )
     places = {
         name: tuple(Place(part, *numbers[name]) for part in stored.parts)
-        for name, stored in found.items()
+        for name, stored in layouts.items()
         if stored is not None
     }
-    _refuse(_claimed_twice(places), "two tensors claim one place, {n} are one too many")
+    _refuse(_claimed_twice(places), "two tensors hold one part, {n} are duplicates")
     _refuse(
         sorted(_missing(family, frozenset(p for held in places.values() for p in held))),
         f"a {family.model_type} model of {family.n_layers} layers lacks {{n}} of its "
@@ -234,7 +240,7 @@ def places_in(family: Family, names: Sequence[str]) -> dict[str, tuple[Place, ..
 
 
 def layout_of(family: Family, name: str) -> Stored | None:
-    """Find the table's line for a tensor; None where there is none."""
+    """Return the entry of the family's table for a tensor; None if it has none."""
     for full in (name, f"{family.optional_prefix}{name}"):
         stored = family.stored.get(_NUMBER.sub("*", full))
         if stored is not None:
@@ -243,7 +249,7 @@ def layout_of(family: Family, name: str) -> Stored | None:
 
 
 def _refuse(names: Sequence[str], complaint: str) -> None:
-    """Raise the complaint, with the first few names, if there are any."""
+    """Raise the complaint with the first three names, if there are any."""
     if names:
         more = ", ..." if len(names) > 3 else ""
         raise ValueError(f"{complaint.format(n=len(names))}: {list(names[:3])}{more}")
@@ -258,10 +264,10 @@ def _claimed_twice(places: Mapping[str, Iterable[Place]]) -> list[str]:
     return [name for names in claims.values() for name in names[1:]]
 
 
-def _missing(family: Family, found: frozenset[Place]) -> Iterator[str]:
-    """Name every tensor whose places should be there but are not."""
-    sparse = {place.layer for place in found if place.part in _EXPERTS}
-    somewhere = {place.part for place in found}
+def _missing(family: Family, present: frozenset[Place]) -> Iterator[str]:
+    """Yield the names of tensors that the checkpoint should have but lacks."""
+    sparse = {place.layer for place in present if place.part in _EXPERTS}
+    somewhere = {place.part for place in present}
     for pattern, stored in family.stored.items():
         for numbers in _numbers(family, pattern):
             places = {Place(part, *numbers) for part in stored.parts}
@@ -272,12 +278,12 @@ def _missing(family: Family, found: frozenset[Place]) -> Iterator[str]:
                 "dense": bool(numbers) and numbers[0] not in sparse,
                 "sparse": bool(numbers) and numbers[0] in sparse,
             }[stored.present]
-            if expected and Part.CONSTANT not in stored.parts and not places <= found:
+            if expected and Part.CONSTANT not in stored.parts and not places <= present:
                 yield _numbered(pattern, numbers)
 
 
 def _numbers(family: Family, pattern: str) -> Iterator[tuple[int, ...]]:
-    """List the numbers that can stand for the stars of a pattern."""
+    """Yield the layer and expert numbers that replace the stars of a pattern."""
     layers, experts = range(family.n_layers), range(family.n_experts)
     match pattern.count("*"):
         case 0:

@@ -1,4 +1,4 @@
-"""LoRA adapters: opened with their base, read as the model the two make; hashes of any models."""
+"""LoRA adapters: opened with their base and read as one model; hashes of any models."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ _HASH_THREADS = 4
 
 
 class AdaptedCheckpoint:
-    """A base with an adapter's changes; implements :class:`seme.checkpoint.protocol.Weights`."""
+    """Base with an adapter merged in; implements :class:`seme.checkpoint.protocol.Weights`."""
 
     def __init__(
         self, adapter: ModelFolder, base: Checkpoint, settings: LoraSettings, changes: Changes
@@ -98,8 +98,8 @@ class AdaptedCheckpoint:
     def read(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, with the adapter's change; nothing is cached.
 
-        An adapted tensor is float32, rounded once from the float64 sum. It is not rounded to the
-        base's dtype, which would lose small changes of a bfloat16 base.
+        An adapted tensor is float32, rounded once from the float64 sum. It is not rounded to
+        the base's dtype, which would lose small changes of a bfloat16 base.
         """
         shape = self.shape(name)
         return self.opened(name).read(0, math.prod(shape)).view(shape)

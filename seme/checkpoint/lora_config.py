@@ -108,14 +108,14 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         raise ValueError(f"peft_type must be LORA, got {kind!r}: merge it into its base first")
     if config.get("bias", "none") != "none":
         raise ValueError(
-            f"bias must be 'none', got {config['bias']!r}: such an adapter changes its base even "
-            "when it is switched off; merge it into its base first"
+            f"bias must be 'none', got {config['bias']!r}: such an adapter changes its base "
+            "even when it is switched off; merge it into its base first"
         )
     initial = config.get("init_lora_weights", True)
     if initial not in _BASE_UNTOUCHED:
         raise ValueError(
-            f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {initial!r}: that changes "
-            "the adapter's base; save it converted to a plain LoRA first (PEFT: "
+            f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {initial!r}: that "
+            "changes the adapter's base; save it converted to a plain LoRA first (PEFT: "
             "save_pretrained(path_initial_model_for_weight_conversion=...))"
         )
     if config.get("use_dora") and config.get("fan_in_fan_out"):
@@ -126,8 +126,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     unknown = sorted(key for key in config.keys() - _READ - _WITHOUT_EFFECT if config[key])
     if unknown:
         raise ValueError(
-            f"{unknown[0]} is {config[unknown[0]]!r}, which is not supported in adapters: merge "
-            "it into its base first"
+            f"{unknown[0]} is {config[unknown[0]]!r}, which is not supported in adapters: "
+            "merge it into its base first"
         )
 
 

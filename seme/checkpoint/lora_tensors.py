@@ -50,10 +50,10 @@ class Factors:
 class AdaptedTensor:
     """A weight with its change; implements :class:`seme.checkpoint.protocol.Readable`.
 
-    Computed in float64 and rounded once to float32, so that no part of the change is lost to the
-    dtype of the factors or of the base (PEFT rounds B A to the factors' dtype first). Blocks of
-    rows begin at multiples of a fixed number, so that the bits of an element depend neither on
-    the range that is read nor on the number of threads.
+    Computed in float64 and rounded once to float32, so that no part of the change is lost to
+    the dtype of the factors or of the base (PEFT rounds B A to the factors' dtype first).
+    Blocks of rows begin at multiples of a fixed number, so that the bits of an element depend
+    neither on the range that is read nor on the number of threads.
     """
 
     def __init__(self, weight: Readable, factors: Factors) -> None:
@@ -183,7 +183,7 @@ def match_tensors(
 
 
 def _place_of(key: str) -> tuple[str, str | None]:
-    """Split PEFT's name of a tensor into module and part; the part is None for a whole tensor."""
+    """Split PEFT's name of a tensor into module and part; None is a whole tensor's part."""
     path = key.removeprefix(_PREFIX)
     if path == key:
         raise ValueError(
@@ -239,7 +239,8 @@ def _factors(
     )
     if magnitude is not None and magnitude.spec.shape != (n_outputs,):
         raise ValueError(
-            f"the magnitude of {module} has shape {magnitude.spec.shape}, expected ({n_outputs},)"
+            f"the magnitude of {module} has shape {magnitude.spec.shape}, expected "
+            f"({n_outputs},)"
         )
     transposed = is_embedding or settings.transposed
     changed = (n_inputs, n_outputs) if transposed else (n_outputs, n_inputs)

@@ -6,11 +6,12 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import huggingface_hub
 
+INDEX_FILE = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = "*.safetensors"
 _FILES = [
@@ -74,7 +75,7 @@ def locate(
 
 
 def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
-    """Return the SHA-256 of files in a snapshot of the Hub's cache, from the names of its blobs.
+    """Return the SHA-256 of files in a snapshot of the Hub's cache, from its blobs' names.
 
     A snapshot holds links ``snapshots/<commit>/<file>`` to ``blobs/<etag>``, and the etag of a
     file in LFS or Xet storage, as all large ones are, is the SHA-256 of its content (guide
@@ -113,6 +114,28 @@ def read_object(path: Path, *, of: str) -> dict[str, Any]:
     return parsed
 
 
+def read_index(folder: Path) -> dict[str, str]:
+    """Read the index of a sharded model.
+
+    Returns:
+        Tensor name to file name; the files are the folder's own, and may be absent.
+
+    Raises:
+        ValueError: If there is no index, or it is malformed or points out of the folder.
+    """
+    placed = read_object(folder / INDEX_FILE, of="a sharded model").get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
+        raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
+    for shard in sorted(set(placed.values())):
+        parts = PurePosixPath(shard.replace("\\", "/"))
+        if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
+            raise ValueError(
+                f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined "
+                "to the model folder"
+            )
+    return placed
+
+
 def _fetch(hub_id: str, revision: str | None, folder: Path, weights: bool) -> Path:
     """Fetch a snapshot from the Hub, or find it in the local cache when offline."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
@@ -146,6 +169,6 @@ def _advice(hub_id: str, revision: str | None, offline: bool, error: Exception) 
     cause = "HF_HUB_OFFLINE is set: unset it" if offline else "the Hub cannot be reached: retry"
     return (
         f"the model is not, or not whole, in the local cache, and {cause}, or run "
-        f"`{shlex.join(command)}` on a machine with a network and bring {folder} from its cache to "
-        f"{huggingface_hub.constants.HF_HUB_CACHE}"
+        f"`{shlex.join(command)}` on a machine with a network and bring {folder} from its "
+        f"cache to {huggingface_hub.constants.HF_HUB_CACHE}"
     )

@@ -1,4 +1,4 @@
-"""The checkpoint protocol: names, shapes, configuration, and tensors read whole or in pieces."""
+"""Checkpoint protocol: names, shapes, configuration, and tensors read whole or in pieces."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +41,7 @@ class Weights(Protocol):
         ...
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor: in its dtype on disk, or in float32 if it is computed from others."""
+        """Read one tensor: in its dtype on disk, or float32 if it is computed from others."""
         ...
 
     def opened(self, name: str) -> Readable:

@@ -1,11 +1,11 @@
-"""Checkpoints on disk: opened from their headers, read one tensor at a time."""
+"""Read checkpoints: open them from their headers, read one tensor at a time."""
 
 import math
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seme.architecture.families import EMBEDDINGS, HEADS, UNTIED_BY_DEFAULT
 from seme.checkpoint.hash_cache import cached_hash
-from seme.checkpoint.model_folder import lfs_blobs, locate, read_object
+from seme.checkpoint.model_folder import INDEX_FILE, lfs_blobs, locate, read_index, read_object
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -24,7 +24,6 @@ from seme.checkpoint.safetensors_file import (
 )
 
 SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _MODEL_FILES = (
     "config.json",
@@ -41,7 +40,7 @@ _MODEL_FILES = (
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
 _WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
 _DEQUANTISERS = ("absmax", "codebook", "scale", "zero")
-"""Parts of the names of tensors that turn integer codes into weights."""
+"""Parts of the names of tensors that dequantise a weight."""
 
 
 class Checkpoint:
@@ -75,24 +74,20 @@ class Checkpoint:
 
     @property
     def dropped(self) -> dict[str, str]:
-        """LM heads that repeat the embedding they are tied to, byte for byte; with the reason.
+        """LM heads that equal the embedding they are tied to, byte for byte, with the reason.
 
-        The first use reads both, if the configuration ties them and both are stored.
+        The first use reads and compares both, if the configuration ties them and both are
+        stored.
         """
         if self._dropped is None:  # not a cached_property: one lock for all objects until 3.12
-            self._dropped = self._repeated_heads()
+            self._dropped = {
+                head: f"tied to {embedding}, which is written once"
+                for head in (self._stored if is_tied(self.config) else ())
+                if head.endswith(HEADS)
+                for embedding in self._stored
+                if embedding.endswith(EMBEDDINGS) and self._are_equal(head, embedding)
+            }
         return self._dropped
-
-    def _repeated_heads(self) -> dict[str, str]:
-        if not is_tied(self.config):
-            return {}
-        return {
-            head: f"tied to {embedding}, which is written once"
-            for head in self._stored
-            if head.endswith(HEADS)
-            for embedding in self._stored
-            if embedding.endswith(EMBEDDINGS) and self._are_equal(head, embedding)
-        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +100,7 @@ class Checkpoint:
         return sum(self.spec(name).nbytes for name in self.names)
 
     def stores(self, name: str) -> bool:
-        """Look a tensor up in the headers; also true of one in :attr:`dropped`."""
+        """Return True if the headers have a tensor, those in :attr:`dropped` included."""
         return name in self._stored
 
     def spec(self, name: str) -> TensorSpec:
@@ -139,15 +134,14 @@ class Checkpoint:
     def content_hash(self) -> str:
         """Hash the model's content: tensors, config, tokenizer; not their layout in files.
 
-        A snapshot in the Hub's cache is hashed from the SHA-256 names of its weight files'
-        blobs, so that no weights are read. A local copy of the same model, or another sharding of
-        it on the Hub, therefore has another hash.
+        A snapshot in the Hub's cache is hashed by the SHA-256 names of its weight files' blobs,
+        so that no weights are read. A local copy or another sharding of the same model
+        therefore has another hash.
 
         Returns:
             xxh3_128 in hexadecimal over names, dtypes, shapes and bytes of all tensors in the
             order of their names (for a Hub snapshot, over the sorted names of the blobs), then
-            over the model files. Cached on disk until a file changes, and in this object, whose
-            headers are read once, for good.
+            over the model files. Cached in this object, and on disk until a file changes.
         """
         if self._content_hash is None:
             shards = sorted({stored.path for stored in self._stored.values()})
@@ -245,12 +239,12 @@ def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
 def refuse_quantised(
     folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse a quantised checkpoint, whose codes would merge without an error into nonsense.
+    """Refuse a quantised checkpoint, which would merge into nonsense without an error.
 
-    Quantised are integers with a weight's name, integers with a sibling that dequantises them
-    (scales, zero points, codebooks), and any checkpoint whose configuration states a
-    quantisation. Other integers (positions, masks, counters) are copied by a merge. Float8,
-    float4 and complex dtypes are refused with the header already.
+    A checkpoint is quantised if an integer tensor is named like a weight or has a sibling that
+    dequantises it (scales, zero points, codebooks), or if its configuration says so. Other
+    integers (positions, masks, counters) are copied by a merge. Float8, float4 and complex
+    dtypes are refused when the header is read.
 
     Args:
         folder: The model's folder.
@@ -260,34 +254,25 @@ def refuse_quantised(
     Raises:
         ValueError: If it is quantised; names the first such tensor and its file, or the entry.
     """
+    split = {name: name.rpartition(".") for name in sorted(stored)}
     quantised_modules = {
-        _module(name) for name in stored if any(part in _leaf(name) for part in _DEQUANTISERS)
+        module for module, _, leaf in split.values() if any(d in leaf for d in _DEQUANTISERS)
     }
-    for name in sorted(stored):
+    for name, (module, _, _) in split.items():
         dtype = stored[name].spec.dtype
         if dtype.is_floating_point or dtype == torch.bool:
             continue
-        if _WEIGHT.search(name) or _module(name) in quantised_modules:
+        if _WEIGHT.search(name) or module in quantised_modules:
             raise ValueError(
-                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a part "
-                "of packed weights, which cannot be merged: use the checkpoint it was quantised "
-                "from"
+                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a "
+                "part of packed weights; use the checkpoint it was quantised from"
             )
     stated = config.get("quantization_config")
     if stated:
         raise ValueError(
             f"{folder} is quantised: its config.json has quantization_config {stated!r:.80}; "
-            "use the checkpoint it was quantised from, or remove the entry if the weights are "
-            "plain"
+            "use the checkpoint it was quantised from, or remove the entry if it is wrong"
         )
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:
@@ -309,7 +294,7 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _how_to_convert(folder: Path, pickles: list[str]) -> str:
-    """Word the refusal of pickled weights, with the command that converts them."""
+    """Return the error message for pickled weights, with the command that converts them."""
     return (
         f"{folder} holds pickled weights ({', '.join(pickles[:3])}), which can run code when "
         "read. If you trust them, convert them and use the new folder:\n"
@@ -318,28 +303,6 @@ def _how_to_convert(folder: Path, pickles: list[str]) -> str:
         f"safe_serialization=True); T.from_pretrained('{folder}')"
         f".save_pretrained('{folder}-safetensors')\""
     )
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """Read the index of a sharded model.
-
-    Returns:
-        Tensor name to file name; the files are the folder's own, and may be absent.
-
-    Raises:
-        ValueError: If there is no index, or it is malformed or points out of the folder.
-    """
-    placed = read_object(folder / INDEX_FILE, of="a sharded model").get("weight_map")
-    if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
-        raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
-    for shard in sorted(set(placed.values())):
-        parts = PurePosixPath(shard.replace("\\", "/"))
-        if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
-            raise ValueError(
-                f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined "
-                "to the model folder"
-            )
-    return placed
 
 
 def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
@@ -363,7 +326,7 @@ def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
 def _refuse_missing_head(
     folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse an untied language model without an LM head: loading would make a random one."""
+    """Refuse an untied language model without an LM head: it would load with a random one."""
     classes = config.get("architectures") or ()
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
     if generates and not is_tied(config) and not any(name.endswith(HEADS) for name in stored):

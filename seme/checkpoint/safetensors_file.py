@@ -165,8 +165,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         n_header = int.from_bytes(file.read(8), "little")
         if size < 8 or n_header > min(size - 8, _MAX_HEADER_BYTES):
             raise ValueError(
-                f"{path} is not a whole safetensors file: its header should take {n_header} bytes, "
-                f"the file has {size} bytes; download or copy it again"
+                f"{path} is not a whole safetensors file: its header should take {n_header} "
+                f"bytes, the file has {size} bytes; download or copy it again"
             )
         header = _parse(path, file.read(n_header))
     start = 8 + n_header
@@ -211,14 +211,14 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
     if code not in DTYPES:
         raise ValueError(
             f"{name} in {path} has dtype {code}; expected one of {', '.join(sorted(DTYPES))}: "
-            "use the checkpoint it was quantised from, or convert it to bfloat16 with its scales "
-            "applied"
+            "use the checkpoint it was quantised from, or convert it to bfloat16 with its "
+            "scales applied"
         )
     spec = TensorSpec(dtype=DTYPES[code], shape=tuple(shape))
     if end - begin != spec.nbytes:
         raise ValueError(
-            f"the header of {path} gives {name} {end - begin} bytes, but shape {list(shape)} in "
-            f"{code} takes {spec.nbytes}"
+            f"the header of {path} gives {name} {end - begin} bytes, but shape {list(shape)} "
+            f"in {code} takes {spec.nbytes}"
         )
     return StoredTensor(spec=spec, path=path, offset=start + begin)
 

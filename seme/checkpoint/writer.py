@@ -1,4 +1,4 @@
-"""Merged checkpoints on disk: tensors streamed to their offsets, the folder written atomically."""
+"""Write merged checkpoints: tensors at their offsets, the folder renamed at the end."""
 
 import contextlib
 import json
@@ -19,7 +19,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from seme.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, files_like
+from seme.checkpoint.model_folder import INDEX_FILE
+from seme.checkpoint.reader import SINGLE_FILE, Checkpoint, files_like
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ def refuse_existing(destination: Path) -> None:
 
 
 class CheckpointWriter:
-    """Context manager that writes a new checkpoint: tensors in any order, copies of other files.
+    """Context manager that writes a checkpoint: tensors in any order, copies of other files.
 
-    All files go to a temporary sibling of the destination, which is renamed to it when the block
-    ends without an error, and removed when it ends with one.
+    All files go to a temporary sibling of the destination, which is renamed to it when the
+    block ends without an error, and removed when it ends with one.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class CheckpointWriter:
             (self._temporary / "config.json").write_text(text, encoding="utf-8")
 
     def _start_shards(self) -> None:
-        """Create the shards with header and final size, and their index if there are several."""
+        """Create the shards with header and final size, and an index if there are several."""
         for shard, specs in self._shards.items():
             path = self._temporary / shard
             prefix, places = lay_out(path, specs)
@@ -240,9 +241,9 @@ def with_dtype(config: Mapping[str, object], dtype: torch.dtype | None) -> Mappi
 def remove_stale(destination: Path) -> None:
     """Remove temporary folders left by killed merges into ``destination``.
 
-    A folder of this machine is stale if its process has ended, or had this process' id (common in
-    containers), as a process runs one merge into a destination at a time. Any other folder is
-    stale after a day without a write: its id may be of another machine, or reused.
+    A folder of this machine is stale if its process has ended, or had this process' id (common
+    in containers), as a process runs one merge into a destination at a time. Any other folder
+    is stale after a day without a write: its id may be of another machine, or reused.
     """
     prefix = f"{_PREFIX}{destination.name}-"
     pattern = re.compile(re.escape(prefix) + r"[0-9a-f]{8}-(\d+)-[0-9a-f]{8}")
@@ -257,7 +258,7 @@ def remove_stale(destination: Path) -> None:
 
 
 def _seconds_untouched(folder: Path) -> float:
-    """Return seconds since the last write to a folder or its files; 0 if it vanishes meanwhile."""
+    """Return seconds since the last write to a folder or its files; 0 if it vanishes."""
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:

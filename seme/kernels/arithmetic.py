@@ -1,4 +1,4 @@
-"""Weighted sums of task vectors, with and without sign election: :mod:`seme.elementwise` on the CPU."""
+"""Weighted sums of task vectors, with and without sign election, on the CPU."""
 
 from collections.abc import Sequence
 

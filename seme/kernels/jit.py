@@ -2,9 +2,9 @@
 
 A compiled loop reads every number of a block once, however many steps a formula has, without
 Python's lock. It is compiled for this CPU at its first call and cached on disk. Without
-``fastmath`` every operation rounds as IEEE 754 says and sums keep the order they are written in:
-a merge has the bits of the same steps in torch, on any CPU. The cache is keyed by the loop's own
-file: so no loop calls one of another file.
+``fastmath`` every operation rounds as IEEE 754 says and sums keep the order they are written
+in: a merge has the bits of the same steps in torch, on any CPU. The cache is keyed by the
+loop's own file: so no loop calls one of another file.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ _R = TypeVar("_R")
 def _without_scipy() -> Iterator[None]:
     """Hide scipy while importing numba, unless it is imported already (saves 0.3 s).
 
-    numba takes the BLAS for its ``np.dot`` from scipy; no loop calls that, and nothing else of a
-    merge needs scipy.
+    numba takes the BLAS for its ``np.dot`` from scipy; no loop calls that, and nothing else of
+    a merge needs scipy.
     """
     if "scipy" in sys.modules:
         yield

@@ -1,7 +1,7 @@
 """Counter-based random bits (SplitMix64), sampled in any order, on any thread.
 
-SplitMix64 (Steele, Lea, Flood, 2014, https://doi.org/10.1145/2714064.2660195): its i-th number is
-a hash of i, so that no state has to be carried from one block to the next.
+SplitMix64 (Steele, Lea, Flood, 2014, https://doi.org/10.1145/2714064.2660195): its i-th number
+is a hash of i, so that no state has to be carried from one block to the next.
 """
 
 from collections.abc import Sequence

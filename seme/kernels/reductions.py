@@ -41,8 +41,8 @@ def round_merged(exact: Tensor, pivot: Tensor) -> tuple[Tensor, float, float]:
     """Round float32 numbers to bfloat16, ties to even; see :func:`seme.rounding.round_merged`.
 
     Returns:
-        The rounded numbers, ``||rounded - exact||^2`` and ``||exact - pivot||^2``; the latter is
-        not finite if any number is not.
+        The rounded numbers, ``||rounded - exact||^2`` and ``||exact - pivot||^2``; the latter
+        is not finite if any number is not.
     """
     rounded = torch.empty(exact.shape, dtype=torch.bfloat16)
     lost, changed = _round_merged(flat(exact), flat(pivot), half_patterns(rounded.view(-1)))
