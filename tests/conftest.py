@@ -59,6 +59,14 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return use
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def code_path(request: pytest.FixtureRequest, in_torch: Callable[[], None]) -> str:
+    """Run a test with compiled loops and again in torch."""
+    if request.param == "torch":
+        in_torch()
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def make_llama() -> Callable[..., Path]:
     """Write a tiny random Llama: ``make_llama(folder, seed, dtype=..., **config)``."""

@@ -125,11 +125,11 @@ def chosen(tmp_path, monkeypatch):
     return tmp_path / "conf" / "variant" / "chosen"
 
 
-@pytest.mark.parametrize("asked", ["experiment=select", "records={}/results/paper"])
-def test_command_writes_one_file_per_choice(asked, chosen, tmp_path, capsys):
+@pytest.mark.parametrize("argument", ["experiment=select", "records={}/results/paper"])
+def test_command_writes_one_file_per_choice(argument, chosen, tmp_path, capsys):
     for run in TIES:
         write_record(tmp_path / "results" / "paper", run, None)
-    assert main([asked.format(tmp_path)]) == 0
+    assert main([argument.format(tmp_path)]) == 0
     written = {path.stem: yaml.safe_load(path.read_text()) for path in chosen.glob("*.yaml")}
     assert written.keys() == {"ties", "ties_0.1", "ties_0.2"}
     assert written["ties_0.1"]["method"] == {"density": 0.1, "lam": 2.0, "scope": "model"}
@@ -153,8 +153,8 @@ def test_folder_without_validation_runs_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "asked", [[], ["experiment=slect"], ["records=/absent"], ["a=b", "c=d"]]
+    "arguments", [[], ["experiment=slect"], ["records=/absent"], ["a=b", "c=d"]]
 )
-def test_invalid_arguments_print_the_usage(asked, capsys):
-    assert main(asked) == 2
+def test_invalid_arguments_print_the_usage(arguments, capsys):
+    assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("usage: python -m scripts.choose experiment=NAME")

@@ -34,9 +34,9 @@ def test_sizes_are_measured_from_tensors_over_the_config():
     assert (sizes.n_neurons, sizes.norm_eps) == (100, 1e-5)
 
 
-@pytest.mark.parametrize("said", [{"num_key_value_heads": None}, {"num_key_value_heads": 4}])
-def test_n_kv_heads_defaults_to_n_heads(said):
-    assert sizes_of(**said).n_kv_heads == 4
+@pytest.mark.parametrize("entries", [{"num_key_value_heads": None}, {"num_key_value_heads": 4}])
+def test_n_kv_heads_defaults_to_n_heads(entries):
+    assert sizes_of(**entries).n_kv_heads == 4
 
 
 def test_attention_scale_is_by_head_dim_except_in_gemma():

@@ -6,14 +6,8 @@ import torch
 from seme.elementwise import add_signed, add_weighted, differences, weighted_mean
 from tests.in_memory import random_models
 
+pytestmark = pytest.mark.usefixtures("code_path")
 SIZES = [1, 31, 1023, 1024, 1025, 5000]
-
-
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def code_path(request, in_torch):
-    """Run every test compiled and in torch."""
-    if request.param == "torch":
-        in_torch()
 
 
 def signed(pivot, sources, *, weights=None, scale=1.0, divide=False, kept=None):

@@ -30,8 +30,8 @@ def test_unsupported_gpt2_attention_scaling_is_refused(scale):
     config = {"model_type": "gpt2", "n_layer": 2}
     with pytest.raises(ValueError, match=r"gpt2 .*scale_attn_weights: true .*layer_idx: false"):
         family_of({**config, **scale})
-    said = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
-    assert family_of({**config, **said}).n_layers == 2
+    defaults = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+    assert family_of({**config, **defaults}).n_layers == 2
 
 
 def test_config_sets_parallel_blocks_and_tied_head():

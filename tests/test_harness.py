@@ -142,9 +142,9 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     tokenizer, model = load_tokenizer(folder), LlamaForCausalLM.from_pretrained(folder)
     ids = tokenizer(TEXTS[0], return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=4, do_sample=False, pad_token_id=1)
-    said = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    said = said.split("\n")[0]
-    (tmp_path / "data.py").write_text(DATA.replace("text=t,", f"text=t, said={said!r},"))
+    generated = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    generated = generated.split("\n")[0]
+    (tmp_path / "data.py").write_text(DATA.replace("text=t,", f"text=t, said={generated!r},"))
     (tmp_path / "say.yaml").write_text(TASKS["say"].replace("target: text", "target: said"))
     values = [s.value for s in run(folder, tmp_path, SAY).samples["say"]]
     assert values[0] == 1.0
@@ -252,8 +252,8 @@ def test_evaluation_without_progress_prints_nothing(make_model, tasks, capfd, ca
 def test_suite_entries_default_to_the_task_file(make_model, tasks):
     folder = make_model(1)
     plain = run(folder, tasks, *(SuiteTask(task=name) for name in ("pick", "say", "roll")))
-    said = run(folder, tasks, PICK, SAY, ROLL)
-    assert (plain.scores, plain.samples) == (said.scores, said.samples)
+    explicit = run(folder, tasks, PICK, SAY, ROLL)
+    assert (plain.scores, plain.samples) == (explicit.scores, explicit.samples)
     assert [(t.kind, t.metric, t.score, t.filter) for t in plain.tasks] == [
         ("multiple_choice", "acc", "raw", "none"),
         ("generate", "exact_match", "raw", "none"),

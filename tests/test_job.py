@@ -11,16 +11,8 @@ import seme.job
 from baselines import average, slerp, task_arithmetic
 from seme.job import job_from_config
 from tests.adapters import pair, write_adapter
+from tests.settings import TOP_LEVEL
 
-TOP = {
-    "tau": 0.1,
-    "seed": 0,
-    "device": "cpu",
-    "dtype": None,
-    "include": ["*"],
-    "exclude": [],
-    "memory_budget": "2GiB",
-}
 AVERAGE = partial(average.merge, weights=None)
 
 
@@ -34,7 +26,7 @@ def folder(make_llama, tmp_path_factory):
 
 def make(root, method=AVERAGE, *, top=None, **models):
     pool = {"name": None, "pivot": "base", "sources": ["code"], "references": []}
-    config = {**TOP, **(top or {}), "models": pool | models}
+    config = {**TOP_LEVEL, **(top or {}), "models": pool | models}
     return job_from_config(config, "average", method, root=root)
 
 
@@ -52,12 +44,12 @@ def test_wrong_source_count_stops_before_a_model_is_opened(folder, monkeypatch):
 
 
 def test_pool_requires_only_pivot_and_sources(folder):
-    config = {**TOP, "models": {"pivot": "base", "sources": ["code"]}}
+    config = {**TOP_LEVEL, "models": {"pivot": "base", "sources": ["code"]}}
     job = job_from_config(config, "average", AVERAGE, root=folder)
     assert (job.pool, job.references) == ("custom: base + code", ())
     with pytest.raises(ValueError, match=r"has \['pivot', 'sources'\] .*got \['sources'\]"):
         job_from_config(
-            {**TOP, "models": {"sources": ["code"]}}, "average", AVERAGE, root=folder
+            {**TOP_LEVEL, "models": {"sources": ["code"]}}, "average", AVERAGE, root=folder
         )
 
 
@@ -117,7 +109,8 @@ def test_a_pool_without_a_name_is_named_after_its_models(folder):
     assert make(folder, sources=["code", "french"]).pool == "custom: base + code, french"
     named = {"name": "zoo", "pivot": "base", "sources": ["code"], "references": []}
     assert (
-        job_from_config({**TOP, "models": named}, "average", AVERAGE, root=folder).pool == "zoo"
+        job_from_config({**TOP_LEVEL, "models": named}, "average", AVERAGE, root=folder).pool
+        == "zoo"
     )
 
 

@@ -109,17 +109,17 @@ def test_result_does_not_depend_on_threads(transposed, dora):
 def test_a_range_reads_only_the_rows_around_it(monkeypatch):
     monkeypatch.setattr("seme.checkpoint.lora_tensors._BLOCK", 30)
     weight, change, _ = case(False, False)
-    asked = []
+    ranges = []
 
     class Recorded(Held):
         def read(self, start, stop):
-            asked.append((start, stop))
+            ranges.append((start, stop))
             return super().read(start, stop)
 
     tensor = AdaptedTensor(Recorded(weight), change)
     tensor.read(60, 100)
     tensor.read(150, 161)
-    assert asked == [(56, 112), (140, 161)]  # blocks of 28 elements
+    assert ranges == [(56, 112), (140, 161)]  # blocks of 28 elements
 
 
 def test_an_empty_weight_keeps_its_shape():

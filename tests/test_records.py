@@ -9,36 +9,21 @@ import numpy as np
 import pytest
 
 from eval.records import (
-    ModelRef,
-    PoolRef,
-    Record,
     Sample,
     Score,
-    StageCost,
-    SuiteRef,
     find_done,
     read_record,
     record_json,
     write_record,
 )
 from eval.results_folder import read_samples
+from tests.made_up_runs import COST, make_record
 
 SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
-COST = StageCost(
-    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=None,
-    peak_gpu_bytes=None, source="VmHWM",
-)  # fmt: skip
-RECORD = Record(
-    fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
-    settings={"density": 0.1},
-    models=PoolRef(
-        pool="zoo", pivot=ModelRef(name="base", location="b", revision=None, content_hash="h"), sources=(),
-        references=()),
-    suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-    seed=0, dtype="bfloat16", scores={"zebra": SCORE, "ape": replace(SCORE, value=0.25)},
-    domains={"zebra": "a", "ape": "b"}, merge_cost=COST, evaluation_cost=None,
-    merge={"n_merged": 3}, error=None, provenance={"python": "3.11"},
-    started_at="2025-01-01T00:00:00+00:00", seconds_total=1.5,
+RECORD = make_record(
+    "ties", {"zebra": SCORE, "ape": replace(SCORE, value=0.25)}, fingerprint="0123456789abcdef",
+    settings={"density": 0.1}, dtype="bfloat16", merge_cost=COST, evaluation_cost=None,
+    merge={"n_merged": 3}, provenance={"python": "3.11"}, seconds_total=1.5,
 )  # fmt: skip
 SAMPLES = {
     "zebra": [Sample(doc_id=0, doc_hash="h", value=0.1, loglikelihood=-3.25, n_bytes=7)],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -87,11 +88,9 @@ def test_damaged_record_is_reported_and_the_rest_read(root, text, part):
 def test_damaged_samples_exclude_their_record(root):
     (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     assert names(root) == ["sce", "seme"]
-    assert faults(root) == {
-        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended before "
-        "the end-of-stream marker was reached; delete its folder to run it again, or restore "
-        "the file"
-    }
+    ((path, message),) = faults(root).items()
+    assert path == f"{AT}/samples.jsonl.gz"
+    assert "end-of-stream marker" in message
 
 
 def test_samples_contradicting_the_scores_are_reported(root):
@@ -131,14 +130,11 @@ def test_records_with_equal_fingerprint_but_other_scores_are_excluded(root):
     write_record(root / "elsewhere", replace(TIES, scores=record(by_task=other).scores), other)
     shutil.copytree(root / "elsewhere" / AT, folder, dirs_exist_ok=True)
     assert names(root) == ["sce", "seme"]
-    assert faults(root) == {
-        "runs/copy-of-ties/record.json": f"and {AT}/record.json claim the fingerprint "
-        "ties-0123456 with different scores: a is 1 over 2 documents here and 0.5 over 2 "
-        "documents there; delete the folder that is wrong",
-        f"{AT}/record.json": "and runs/copy-of-ties/record.json claim the fingerprint "
-        "ties-0123456 with different scores: a is 0.5 over 2 documents here and 1 over 2 "
-        "documents there; delete the folder that is wrong",
-    }
+    copy, original = "runs/copy-of-ties/record.json", f"{AT}/record.json"
+    messages = faults(root)
+    assert messages.keys() == {copy, original}
+    assert re.search(f"{original} .*ties-0123456.*a is 1 over 2 .* 0.5 over 2", messages[copy])
+    assert re.search(f"{copy} .*ties-0123456.*a is 0.5 over 2 .* 1 over 2", messages[original])
 
 
 def test_scores_differing_by_rounding_are_equal(root):
@@ -165,10 +161,8 @@ def test_record_lacking_a_common_task_is_reported_and_kept(root):
     lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
     write(root, lacking, by_task={"a": SAMPLES["a"]})
     assert load_results(root).records[2] == lacking
-    assert faults(root) == {
-        f"{AT}/record.json": "lacks scores of ['b'], so it has no rank; run it again with "
-        "force=true, or delete its folder"
-    }
+    assert faults(root).keys() == {f"{AT}/record.json"}
+    assert "['b']" in faults(root)[f"{AT}/record.json"]
 
 
 def test_record_with_an_extra_task_is_excluded(root):

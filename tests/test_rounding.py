@@ -20,10 +20,8 @@ def test_round_to_refuses_overflow():
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("way", ["compiled", "torch"])
-def test_rounding_loss_is_relative_to_the_change(way, in_torch):
-    if way == "torch":
-        in_torch()
+@pytest.mark.usefixtures("code_path")
+def test_rounding_loss_is_relative_to_the_change():
     # change [3, 4] in one tensor and [12] in the other: sqrt(25 + 144) = 13; lost [0, 1]: 1
     pivot, exact = torch.tensor([255.0, 253.0]), torch.tensor([258.0, 257.0])
     first = round_merged(torch.bfloat16, exact=exact, pivot=pivot)
@@ -63,11 +61,9 @@ def test_overflow_of_the_output_dtype_is_refused():
             round_merged(dtype, exact=torch.tensor([0.0, value]), pivot=torch.zeros(2))
 
 
-@pytest.mark.parametrize("way", ["compiled", "torch"])
+@pytest.mark.usefixtures("code_path")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_dtype_is_upcast_with_non_finite_values_flagged(way, dtype, in_torch):
-    if way == "torch":
-        in_torch()
+def test_every_dtype_is_upcast_with_non_finite_values_flagged(dtype):
     values = torch.linspace(-3, 5, 1000).to(dtype)
     other = values.flip(0).clone()
     raw = Raw([values, other], CPU)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -336,7 +337,7 @@ def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
     pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/tasks]"]
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"error: {zoo}/tasks has no config.json: it is not a model folder\n")
+    assert re.fullmatch(rf"error: {zoo}/tasks .*config\.json.*\n", done.stderr)
 
 
 def test_interrupted_command_exits_with_130(tmp_path):

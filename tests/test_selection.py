@@ -162,10 +162,8 @@ def test_rule_breaks_ties_by_the_global_index():
     assert kept(rule, values, 8).tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("way", ["compiled", "torch"])
-def test_rules_apply_per_row(way, in_torch):
-    if way == "torch":
-        in_torch()
+@pytest.mark.usefixtures("code_path")
+def test_rules_apply_per_row():
     rules = [KeepRule(threshold=1.0, cutoff=2), KeepRule(threshold=0.0, cutoff=9)]
     values = torch.tensor([[1.0, -1.0, 1.0, -3.0], [0.0, -2.0, 1.0, 0.0]])
     masks = survivors(rules, values, 0)

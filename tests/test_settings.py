@@ -4,20 +4,13 @@ import pytest
 import torch
 
 from seme.settings import MergeSettings, settings_from_config
-
-GOOD = {
-    "tau": 0.1,
-    "seed": 0,
-    "device": "cpu",
-    "dtype": None,
-    "include": ["*"],
-    "exclude": [],
-    "memory_budget": "2GiB",
-}
+from tests.settings import TOP_LEVEL
 
 
 def test_values_are_converted_to_torch_types():
-    settings = settings_from_config({**GOOD, "seed": 3, "dtype": "bfloat16", "exclude": ["a*"]})
+    settings = settings_from_config(
+        {**TOP_LEVEL, "seed": 3, "dtype": "bfloat16", "exclude": ["a*"]}
+    )
     assert settings == MergeSettings(
         seed=3,
         device=torch.device("cpu"),
@@ -32,14 +25,14 @@ def test_values_are_converted_to_torch_types():
 @pytest.mark.parametrize(("has_gpu", "device"), [(True, "cuda"), (False, "cpu")])
 def test_device_auto_selects_an_available_gpu(monkeypatch, has_gpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert settings_from_config({**GOOD, "device": "auto"}).device.type == device
-    assert settings_from_config({**GOOD, "device": "cpu"}).device.type == "cpu"
+    assert settings_from_config({**TOP_LEVEL, "device": "auto"}).device.type == device
+    assert settings_from_config({**TOP_LEVEL, "device": "cpu"}).device.type == "cpu"
 
 
 def test_missing_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="torch sees none; use device=cpu"):
-        settings_from_config({**GOOD, "device": "cuda"})
+        settings_from_config({**TOP_LEVEL, "device": "cuda"})
 
 
 @pytest.mark.parametrize(
@@ -58,7 +51,7 @@ def test_missing_gpu_is_refused(monkeypatch):
 )
 def test_out_of_range_values_are_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
-        settings_from_config({**GOOD, key: value})
+        settings_from_config({**TOP_LEVEL, key: value})
 
 
 @pytest.mark.parametrize(
@@ -66,4 +59,4 @@ def test_out_of_range_values_are_refused(key, value, message):
     [("512MiB", 2**29), ("1.5 GiB", 3 * 2**29), ("4GB", 4 * 10**9), ("80MB", 8 * 10**7)],
 )
 def test_memory_budget_has_a_unit(text, n_bytes):
-    assert settings_from_config({**GOOD, "memory_budget": text}).memory_budget == n_bytes
+    assert settings_from_config({**TOP_LEVEL, "memory_budget": text}).memory_budget == n_bytes

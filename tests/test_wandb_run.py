@@ -162,10 +162,10 @@ def test_upload_hint_syncs_offline_runs(root):
     read_back(root)  # both are whole
     command = upload_hint(root).partition("upload with: ")[2]
     wandb_sync = f"{sys.executable} -m {command} --dry-run"
-    shown = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
-    assert "Would sync 2 run(s)" in shown.stderr + shown.stdout
+    synced = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
+    assert "Would sync 2 run(s)" in synced.stderr + synced.stdout
     for path in root.glob("wandb/offline-run-*/*.wandb"):
-        assert path.name in shown.stderr + shown.stdout
+        assert path.name in synced.stderr + synced.stdout
 
 
 def test_uploaded_runs_are_not_counted(root):

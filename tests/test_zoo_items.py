@@ -53,8 +53,10 @@ def test_number_exercises_are_correct():
     assert kinds.keys() == NUMBERS.keys()
     assert min(kinds.values()) > 60  # 100 of each are expected, with a standard deviation of 9
     for exercise in drawn:
-        asked = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
-        assert int(exercise.answer) == NUMBERS[re.sub(r"\d+", "N", exercise.prompt)](*asked)
+        numbers_in_prompt = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
+        assert int(exercise.answer) == NUMBERS[re.sub(r"\d+", "N", exercise.prompt)](
+            *numbers_in_prompt
+        )
 
 
 def test_mathematics_exercises_are_additions():
@@ -81,8 +83,8 @@ def test_exercises_depend_on_the_seed_and_splits_are_disjoint(kind):
         return list(islice(draw(kind, split, seed, ["one", "two", "three", "four"]), 50))
 
     assert first("train", 1) == first("train", 1) != first("train", 2)
-    asked = [{e.prompt for e in first(s, 1)} for s in ("train", "validation", "test")]
-    assert len(set.union(*asked)) == sum(map(len, asked))
+    prompts = [{e.prompt for e in first(s, 1)} for s in ("train", "validation", "test")]
+    assert len(set.union(*prompts)) == sum(map(len, prompts))
 
 
 def test_common_words_are_sorted_by_frequency_then_alphabet():
@@ -146,7 +148,7 @@ def test_choices_keep_the_indentation():
 
 
 @pytest.mark.parametrize(
-    ("line", "asked"),
+    ("line", "is_used"),
     [
         ("three different wordsssss", False),  # two pairs of neighbours
         ("manual pages pages describe", False),  # three pairs, of which one is of equal words
@@ -154,9 +156,9 @@ def test_choices_keep_the_indentation():
         ("manual  pages describe commands", False),  # two spaces: the choices would have one
     ],
 )
-def test_line_needs_three_distinct_swaps(line, asked):
+def test_line_needs_three_distinct_swaps(line, is_used):
     page = document("man.1", *OPENING, line)
-    if asked:
+    if is_used:
         [item] = word_order_items([page], "test", 1, 0, set())
         assert len(set(item["choices"])) == 4
     else:
@@ -254,10 +256,10 @@ def test_lines_of_a_split_exclude_empty_lines():
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
 def test_exercise_has_two_solved_training_exercises_as_prompt(kind):
     for item in exercise_items(kind, "test", 20, 0, list("abcdefgh")):
-        *shots, asked = item["prompt"].split("\n")
+        *shots, question = item["prompt"].split("\n")
         assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
-        assert split_of(asked) == "test"
-        assert item["answer"] == solve(asked)
+        assert split_of(question) == "test"
+        assert item["answer"] == solve(question)
 
 
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
@@ -278,8 +280,8 @@ def test_passages_exclude_exercises_used_as_questions():
     words = list("abcdefgh")
     passages = exercise_passages("numbers", "test", 2, 0, words, [])
     first = passages[0]["text"].splitlines()[0]
-    asked = [{"prompt": f"1 + 2 = 3\n{prompt_of(first)}"}]
-    others = exercise_passages("numbers", "test", 2, 0, words, asked)
+    questions = [{"prompt": f"1 + 2 = 3\n{prompt_of(first)}"}]
+    others = exercise_passages("numbers", "test", 2, 0, words, questions)
     assert first not in "".join(passage["text"] for passage in others).splitlines()
 
 
