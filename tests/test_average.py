@@ -18,14 +18,15 @@ def test_average_ignores_the_pivot():
     assert merge(pivot, sources, SITE, weights=None).tolist() == [3.0]
 
 
-def test_weights_are_divided_by_their_sum():
-    # a quarter of 2 and three quarters of 6
-    assert average([[2.0], [6.0]], weights=[1.0, 3.0]) == [5.0]
-
-
-def test_negative_weights_extrapolate():
-    # twice 5 less once 2, divided by 2 - 1
-    assert average([[5.0], [2.0]], weights=[2, -1]) == [8.0]
+@pytest.mark.parametrize(
+    ("sources", "weights", "mean"),
+    [
+        ([[2.0], [6.0]], [1.0, 3.0], [5.0]),  # a quarter of 2 and three quarters of 6
+        ([[5.0], [2.0]], [2, -1], [8.0]),  # twice 5 less once 2, over 2 - 1
+    ],
+)
+def test_weights_are_divided_by_their_sum_and_may_be_negative(sources, weights, mean):
+    assert average(sources, weights=weights) == mean
 
 
 @pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.7], [3.0, 1e-9, 5.0]])

@@ -216,28 +216,26 @@ def test_content_hash_does_not_depend_on_shards_or_order(folder, tmp_path):
     assert len(opened(folder).content_hash()) == 32
 
 
-def change_a_value(folder):
-    save_file(VALUES | {"a.weight": torch.tensor([1.5, 2.5])}, folder / "model.safetensors")
-
-
-def change_a_shape(folder):
-    save_file(VALUES | {"a.weight": VALUES["a.weight"][None]}, folder / "model.safetensors")
-
-
-def change_the_tokenizer(folder):
-    (folder / "tokenizer.json").write_text("{}")
-
-
 def change_the_configuration(folder):
     (folder / "config.json").write_text('{"model_type": "other"}')
 
 
-@pytest.mark.parametrize(
-    "change", [change_a_value, change_a_shape, change_the_tokenizer, change_the_configuration]
-)
-def test_the_content_hash_changes_with_tensors_tokenizer_and_configuration(folder, change):
+def save(folder, **tensors):
+    save_file(VALUES | tensors, folder / "model.safetensors")
+
+
+CHANGES = {
+    "value": lambda folder: save(folder, **{"a.weight": torch.tensor([1.5, 2.5])}),
+    "shape": lambda folder: save(folder, **{"a.weight": VALUES["a.weight"][None]}),
+    "tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "configuration": change_the_configuration,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_content_hash_changes_with_tensors_tokenizer_and_configuration(folder, change):
     before = opened(folder).content_hash()
-    change(folder)
+    CHANGES[change](folder)
     assert opened(folder).content_hash() != before
 
 

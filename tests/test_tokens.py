@@ -324,9 +324,19 @@ def test_byte_tokens_are_hexadecimal():
     assert not any(is_byte_token(token) for token in ("<0xAG>", "<0xAB>x", " <0xAB>", "ab"))
 
 
-@pytest.mark.parametrize("section", ["normalizer", "pre_tokenizer", "decoder"])
-def test_byte_level_is_recognised_in_any_section(section):
-    assert spelling(**{section: BYTE_LEVEL}) == Spelling(byte_level=True)
+@pytest.mark.parametrize(
+    ("sections", "byte_level", "space"),
+    [
+        ({"normalizer": BYTE_LEVEL}, True, " "),
+        ({"pre_tokenizer": BYTE_LEVEL}, True, " "),
+        ({"decoder": BYTE_LEVEL}, True, " "),
+        ({"pre_tokenizer": METASPACE}, False, "▁"),
+        ({"decoder": METASPACE}, False, "▁"),
+        ({"normalizer": WRITES_SPACE, "decoder": READS_SPACE}, False, "▁"),
+    ],
+)
+def test_byte_level_and_space_marker_are_recognised_in_any_section(sections, byte_level, space):
+    assert spelling(**sections) == Spelling(byte_level=byte_level, space=space)
 
 
 def test_nested_sequences_are_recognised():
@@ -336,18 +346,6 @@ def test_nested_sequences_are_recognised():
     assert spelling(pre_tokenizer=outer).byte_level
     assert spelling(normalizer={"type": "Sequence", "normalizers": [WRITES_SPACE]}).space == "▁"
     assert spelling(decoder={"type": "Sequence", "decoders": [READS_SPACE]}).space == "▁"
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"pre_tokenizer": METASPACE},
-        {"decoder": METASPACE},
-        {"normalizer": WRITES_SPACE, "decoder": READS_SPACE},
-    ],
-)
-def test_space_marker_is_recognised_in_any_section(sections):
-    assert spelling(**sections) == Spelling(byte_level=False, space="▁")
 
 
 def test_custom_space_marker_is_recognised():
