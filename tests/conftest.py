@@ -40,7 +40,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's cache folder, and the user's variables out of the tests."""
+    """Keep tests out of the user's cache, and the user's variables out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n in _USER_VARIABLES or n.startswith("WANDB_")]:
             patch.delenv(name)

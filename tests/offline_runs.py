@@ -69,7 +69,7 @@ _CHUNK = struct.Struct("<IHB")  # checksum, size, kind
 
 
 def records_in(path):
-    """Yield the records of a ``.wandb`` file: LevelDB's log format after a header of 7 bytes."""
+    """Yield the records of a ``.wandb`` file: LevelDB's log format after 7 bytes of header."""
     content, place, record = path.read_bytes(), 7, b""
     while place + _CHUNK.size <= len(content):
         if (left := 32768 - place % 32768) < _CHUNK.size:  # zeros up to the border

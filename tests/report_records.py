@@ -54,7 +54,7 @@ class Results:
         self.root = root
 
     def add(self, name, right, *, seconds=1.0, mib=10, split="test", **changes):
-        """A run that answers so many documents of each task; a number is one task in domain d."""
+        """Write a run with so many right answers per task; a number is one task in domain d."""
         tasks = {"d": right} if isinstance(right, int) else right
         values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
         defaults = {

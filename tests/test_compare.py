@@ -117,7 +117,7 @@ def test_confidence_interval_has_95_percent_coverage():
 
 
 def test_family_wise_error_rate_is_at_most_5_percent():
-    # family-wise: among 4 equal runs, some pair is called different in at most 5 % of benchmarks
+    # family-wise: among 4 equal runs a pair is called different in at most 5 % of benchmarks
     rng = np.random.default_rng(6)
     pairs = list(itertools.combinations("abcd", 2))
     alarms = 0

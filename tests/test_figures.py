@@ -27,7 +27,8 @@ def record(name, *scores, seconds=0.25, **changes):
     settings = changes.get("settings", {})
     defaults = {
         "fingerprint": f"{name}{settings}{changes.get('seed')}", "evaluation_cost": None,
-        "domains": {"code": "code", "spanish": "spanish"}, "merge_cost": stage_cost(seconds, 50),
+        "domains": {"code": "code", "spanish": "spanish"},
+        "merge_cost": stage_cost(seconds, 50),
     }  # fmt: skip
     values = dict(zip(("code", "spanish"), scores, strict=False))
     return make_record(name, values, **defaults | changes)

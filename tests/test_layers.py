@@ -64,7 +64,7 @@ def test_model_matches_itself_unit_by_unit(tmp_path):
 
 
 def test_units_are_compared_after_the_residual_map(tmp_path):
-    # under the right turn a model in another frame is its own match, without it nothing is alike
+    # under the right turn a model in another frame matches itself, without it nothing is alike
     model = folded(save_tiny(tmp_path / "model", "llama")).model
     turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
 

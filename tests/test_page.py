@@ -25,7 +25,9 @@ from tests.made_up_runs import (
     model_ref,
 )
 
-INJECTION = """</script><script>alert(1)</script><img src=x onerror=alert(1)>"' --> {{ 7 * 7 }} \0\ud800"""
+INJECTION = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"' --> {{ 7 * 7 }} \0\ud800"
+)
 
 
 STANDINGS = {
@@ -250,10 +252,14 @@ def test_record_texts_are_escaped():
     hostile = replace(
         SEME,
         settings={INJECTION: INJECTION},
-        models=replace(SEME.models, pool=INJECTION, pivot=replace(model_ref("base"), name=INJECTION)),
+        models=replace(
+            SEME.models, pool=INJECTION, pivot=replace(model_ref("base"), name=INJECTION)
+        ),
         suite=replace(SUITE, name=INJECTION, split=INJECTION, held_out=(INJECTION,)),
-        scores={INJECTION: SEME.scores["code"]}, domains={INJECTION: INJECTION}, provenance={INJECTION: [INJECTION]},
-        merge={"diagnostics": {INJECTION: INJECTION}}, dtype=INJECTION, started_at=INJECTION, fingerprint=INJECTION,
+        scores={INJECTION: SEME.scores["code"]}, domains={INJECTION: INJECTION},
+        provenance={INJECTION: [INJECTION]},
+        merge={"diagnostics": {INJECTION: INJECTION}}, dtype=INJECTION,
+        started_at=INJECTION, fingerprint=INJECTION,
     )  # fmt: skip
     failed = replace(hostile, status="failed", error=INJECTION, fingerprint="x")
     base = replace(BASE, scores=hostile.scores, suite=hostile.suite, domains=hostile.domains)

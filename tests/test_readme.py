@@ -11,8 +11,8 @@ REPORT = "results/reports/paper.md"
 BENCHMARK = "results/benchmarks/qwen2-0.5b-3-sources.md"
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 SPEEDS = {
-    "averaging": "average", "task arithmetic": "task_arithmetic", "DARE": "dare", "TIES": "ties",
-    "SCE": "sce",
+    "averaging": "average", "task arithmetic": "task_arithmetic", "DARE": "dare",
+    "TIES": "ties", "SCE": "sce",
 }  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def test_renormalised_sce_agrees_with_mergekit(tau):
 
 
 def test_mergekit_uses_equal_weights_for_small_deltas():
-    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE here keeps the energies
+    # sum of mean squares (1 + 4 + 9) * 1e-8 is below mergekit's 1e-6; SCE keeps the energies
     pivot, sources = models_of_scale(scale=1e-4)
     pivot, sources = torch.zeros(20, 30), [source - pivot for source in sources]
     merged = merge_one(merge, pivot, sources, tau=1.0, **FUSECHAT)

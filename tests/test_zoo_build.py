@@ -69,7 +69,7 @@ def test_model_without_its_parent_is_not_built(material, tmp_path):
 
 @pytest.fixture
 def build_here(material, tmp_path, monkeypatch):
-    """``build_here()`` builds the miniature as the script does, in threads; gives what it says."""
+    """``build_here()`` builds the miniature as the script, in threads; returns its output."""
     monkeypatch.setattr("scripts.zoo.build.read_recipe", lambda: MINIATURE)
     monkeypatch.setattr("scripts.zoo.build.read_material", lambda _: material)
     manager = nullcontext(SimpleNamespace(Queue=SimpleQueue))

@@ -45,7 +45,7 @@ def answers(share):
 def record_and_samples(
     name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N
 ):
-    """A record and samples with these bits of code and numbers; ``noise`` alternates on code."""
+    """Record and samples with these bits of code and numbers; ``noise`` alternates on code."""
     each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
     by_task = (
         answers(order),
@@ -84,7 +84,7 @@ def test_share_closed_is_zero_for_the_base_and_one_for_all_experts():
 
 
 def test_share_closed_uses_headline_scores():
-    # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits in all, the base's
+    # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits, the base's
     sizes = [24 if sign < 0 else 8 for sign in SIGNS]
     references = [
         run("base", 2, 3, sizes=sizes), run("code", 1, 4, sizes=sizes),

@@ -59,7 +59,10 @@ def test_sections_are_separated_by_an_empty_line():
 
 
 def test_author_and_licence_sections_are_removed():
-    page = ".SH COPYRIGHT\nGPL\n.SS History\nold\n.SH ÜBERSETZUNG\nname\n.SH USE\nshort\n.SS Author\nkept"
+    page = (
+        ".SH COPYRIGHT\nGPL\n.SS History\nold\n.SH ÜBERSETZUNG\nname\n"
+        ".SH USE\nshort\n.SS Author\nkept"
+    )
     assert plain_text(page) == "USE\nshort\n\nAuthor\nkept\n"
 
 

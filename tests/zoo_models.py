@@ -23,7 +23,7 @@ SHAPE = {
 
 
 def trained(steps, seed=0, learning_rate=0.02):
-    """Weights and losses after training on a stream in which every token is the one before + 1."""
+    """Weights and losses after training on a stream in which tokens count up by 1."""
     counting = {"a": np.arange(320, dtype=np.uint16) % 32}
     stream = batches(counting, {"a": 1.0}, rows=4, length=16, seed=seed)
     losses = {}
@@ -55,10 +55,11 @@ MINIATURE = {
 
 def english_material():
     """Sixty pages of nine lines over all splits."""
-    pages = [
-        Document(domain="english", key=str(n), text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)))
+    texts = [
+        "\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9))
         for n in range(60)
-    ]  # fmt: skip
+    ]
+    pages = [Document(domain="english", key=str(n), text=text) for n, text in enumerate(texts)]
     assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
     return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
 
