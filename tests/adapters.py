@@ -2,11 +2,25 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from seme.checkpoint.lora import open_adapter
+
 KEY = "base_model.model.model.layers.0.self_attn.q_proj"
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
+
+
+def opened(folder, **options):
+    return open_adapter(folder, root=folder.parent, **options)
+
+
+def refused(folder, match):
+    """Assert that opening the adapter raises this message; return the error."""
+    with pytest.raises(ValueError, match=match) as caught:
+        opened(folder)
+    return caught.value
 
 
 def write_adapter(base, tensors, **config):

@@ -1,4 +1,4 @@
-"""Alignment of two model folders, step by step, as a test calls it."""
+"""Alignment of two model folders, step by step."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -5,9 +5,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from seme.alignment.attention import (
-    Heads,
-)
+from seme.alignment.attention import Heads
 
 WIDTH = 24
 
@@ -94,7 +92,7 @@ def random_rotation(size, seed):
     return torch.linalg.qr(torch.randn(size, size, generator=rng))[0]
 
 
-def random_turns(heads, seed):
+def random_rotary_rotations(heads, seed):
     """One rotation per rotary pair, any orthogonal matrix in the rest, (head_dim, head_dim)."""
     rng = torch.Generator().manual_seed(seed)
     n_pairs = len(heads.frequencies)
@@ -112,7 +110,7 @@ def disguise(heads, *, groups=(1, 0), inside=((1, 0), (0, 1)), rotate_inner=True
     size, shared = heads.head_dim, heads.n_heads // heads.n_kv
     rows = {name: [] for name in ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")}
     for place, group in enumerate(groups):
-        qk = random_turns(heads, place) if rotate_inner else torch.eye(size)
+        qk = random_rotary_rotations(heads, place) if rotate_inner else torch.eye(size)
         vo = random_rotation(size, 10 + place)
         kv = slice(group * size, (group + 1) * size)
         rows["k"].append(qk @ heads.k[kv])

@@ -26,7 +26,7 @@ def cells_of(experiment, conf=CONF):
     Composing is slow: each variant and each pool is composed once, and tau is but a number.
     """
     compose_once = cache(partial(_composed, conf=conf))
-    found = {}
+    configs = {}
     for overrides in _sweep(experiment, conf):
         chosen = dict(override.split("=", 1) for override in overrides)
         variant = f"variant={chosen.pop('variant')}"
@@ -34,8 +34,8 @@ def cells_of(experiment, conf=CONF):
         for key, choice in chosen.items():
             alone = compose_once((f"experiment={experiment}", f"{key}={choice}"))
             config[key] = alone[key]
-        found[overrides] = _plain(config)
-    return found
+        configs[overrides] = _plain(config)
+    return configs
 
 
 def settings_of(config):
@@ -59,8 +59,8 @@ def _plain(config):
 
 def _sweep(experiment, conf):
     """Hydra's own reading of the parameters, every combination of their choices."""
-    found = yaml.safe_load((conf / "experiment" / f"{experiment}.yaml").read_text())
-    params = found["hydra"]["sweeper"]["params"].items()
+    experiment_yaml = yaml.safe_load((conf / "experiment" / f"{experiment}.yaml").read_text())
+    params = experiment_yaml["hydra"]["sweeper"]["params"].items()
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params])
     assert all(override.is_sweep_override() for override in parsed)
     choices = [

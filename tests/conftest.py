@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from seme.architecture.model import CanonicalModel
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
+from tests.disguise import open_canonical
 from tests.settings import SETTINGS
+from tests.tiny_models import save_tiny
 
 TINY = {
     "hidden_size": 16,
@@ -26,7 +29,7 @@ TINY = {
     "vocab_size": 64,
     "max_position_embeddings": 32,
 }
-_WISHES = {"FORCE_COLOR", "NO_COLOR", "SEME_ONLINE"}
+_USER_VARIABLES = {"FORCE_COLOR", "NO_COLOR", "SEME_ONLINE"}
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +39,10 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _environment_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's cache folder, and the user's wishes out of the tests."""
+def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests out of the user's cache, and the user's variables out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in os.environ if n in _WISHES or n.startswith("WANDB_")]:
+        for name in [n for n in os.environ if n in _USER_VARIABLES or n.startswith("WANDB_")]:
             patch.delenv(name)
         patch.setenv("SEME_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -56,6 +59,14 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return use
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def code_path(request: pytest.FixtureRequest, in_torch: Callable[[], None]) -> str:
+    """Run a test with compiled loops and again in torch."""
+    if request.param == "torch":
+        in_torch()
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def make_llama() -> Callable[..., Path]:
     """Write a tiny random Llama: ``make_llama(folder, seed, dtype=..., **config)``."""
@@ -70,6 +81,17 @@ def make_llama() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def canonical(tmp_path: Path) -> Callable[..., CanonicalModel]:
+    """Save a tiny model and open its canonical view: ``canonical("llama", **settings)``."""
+    count = iter(range(9))
+
+    def build(model_type: str, **settings: Any) -> CanonicalModel:
+        return open_canonical(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
+
+    return build
 
 
 @pytest.fixture

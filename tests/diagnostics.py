@@ -1,4 +1,4 @@
-"""Diagnostics of an alignment of two sources, made up, and the cells of tables."""
+"""Made-up diagnostics of an alignment of two sources, and the cells of tables."""
 
 from rich.table import Table
 

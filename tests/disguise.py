@@ -1,4 +1,4 @@
-"""A model in disguise: the same function in another frame, units and inner bases."""
+"""Disguised copies: equal logits from rotated streams, permuted units, other inner bases."""
 
 import json
 from collections.abc import Mapping
@@ -65,6 +65,12 @@ def logits_at(folder: Path) -> Tensor:
     assert not any(report.values()), report
     with torch.no_grad():
         return model.eval()(TOKENS).logits
+
+
+def assert_same_logits(folder: Path, expected: Path | Tensor) -> None:
+    """Compare the logits of a model folder with those of another, or with these."""
+    logits = logits_at(expected) if isinstance(expected, Path) else expected
+    torch.testing.assert_close(logits_at(folder), logits, atol=1e-4, rtol=0.0)
 
 
 def save_turnable(folder: Path, model_type: str, **overrides: object) -> Path:

@@ -1,4 +1,4 @@
-"""Models made of tensors, and methods run on them block by block as the engine runs them."""
+"""Models made of tensors, and methods run on them block by block."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,15 +6,16 @@ from functools import partial
 import torch
 
 from seme.checkpoint.protocol import Held
-from seme.interface import (
-    Site,
-    check_method,
-    merge_function,
-    prepare,
-    traits_of,
-)
+from seme.interface import Site, check_method, merge_function, prepare, traits_of
 from seme.streaming import Models
 from seme.whole_tensor import merge_whole
+
+
+def random_models(shape=(20, 30), n_sources=3, seed=0):
+    """A pivot and sources near it."""
+    rng = torch.Generator().manual_seed(seed)
+    pivot = torch.randn(shape, generator=rng)
+    return pivot, [pivot + 0.01 * torch.randn(shape, generator=rng) for _ in range(n_sources)]
 
 
 class InMemory:

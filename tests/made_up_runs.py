@@ -1,4 +1,4 @@
-"""Made-up runs: records and their parts, and samples as a results folder holds them."""
+"""Made-up records, and samples as a results folder holds them."""
 
 import hashlib
 import json
@@ -6,56 +6,90 @@ import math
 
 import numpy as np
 
+from eval.leaderboard.board import boards_of
 from eval.records import ModelRef, PoolRef, Record, SampleTable, Score, StageCost, SuiteRef
-from eval.statistics.samples import Run, run_of
+from eval.statistics.samples import MatchedTask, Panel, Run, run_of
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}
+MIB = 2**20
 
 
-def cost(seconds=1.0, peak=1, base=1, anon=None):
-    """Cost of a stage on the CPU; memory in bytes."""
-    return StageCost(
-        seconds=seconds, peak_rss_bytes=peak, base_rss_bytes=base, peak_anon_bytes=anon,
-        peak_gpu_bytes=None, source="VmHWM",
+def stage_cost(seconds=1.0, mib=0, **changes):
+    """Cost of a stage whose peak is so many MiB above 100 MiB."""
+    values = {
+        "seconds": seconds, "peak_rss_bytes": (100 + mib) * MIB, "base_rss_bytes": 100 * MIB,
+        "peak_anon_bytes": None, "peak_gpu_bytes": None, "source": "VmHWM",
+    }  # fmt: skip
+    return StageCost(**values | changes)
+
+
+COST = stage_cost()
+
+
+def model_ref(name, location=None):
+    """A model whose content hash is derived from its name."""
+    location = name if location is None else location
+    return ModelRef(name=name, location=location, revision=None, content_hash=f"hash-{name}")
+
+
+def pool_ref(name="zoo", pivot="base", sources=(), references=()):
+    """A pool of models given by name."""
+    return PoolRef(
+        pool=name, pivot=model_ref(pivot), sources=tuple(map(model_ref, sources)),
+        references=tuple(map(model_ref, references)),
     )  # fmt: skip
 
 
-def model(name, location=None, content=None):
-    """A model in a folder; by default its location is its name, its hash ``hash-<name>``."""
-    return ModelRef(
-        name=name, location=location or name, revision=None,
-        content_hash=content or f"hash-{name}",
-    )  # fmt: skip
+def suite_ref(split="test", **changes):
+    values = {"name": "zoo", "split": split, "fingerprint": split, "held_out": ()}
+    return SuiteRef(**values | changes)
 
 
-def accuracy(value, stderr=0.1, n=200, metric="acc"):
-    """A score that is a mean accuracy."""
+def score(value, stderr=0.1, n=200, metric="acc"):
     return Score(
         value=value, stderr=stderr, n=n, raw=value, raw_metric=metric, higher_is_better=True
     )
 
 
-_MODELS = PoolRef(pool="zoo", pivot=model("base"), sources=(), references=())
+def make_record(name="ties", values=None, **changes):
+    """A finished merge with these scores by task, fractions or Scores; a domain per task."""
+    scores = {t: v if isinstance(v, Score) else score(v) for t, v in (values or {}).items()}
+    entries = {
+        "fingerprint": f"{name}-0123456789abcdef", "kind": "merge", "status": "done",
+        "name": name, "settings": {}, "models": pool_ref(), "suite": suite_ref(), "seed": 0,
+        "dtype": None, "scores": scores, "domains": {task: task for task in scores},
+        "merge_cost": None, "evaluation_cost": COST, "merge": {}, "error": None,
+        "provenance": {}, "started_at": "", "seconds_total": 1.0,
+    }  # fmt: skip
+    return Record(**entries | changes)
 
 
 def made_up_run(name, settings, value, split="validation", seed=0, status="done"):
     """A merge with the score ``value`` on every task."""
     identity = json.dumps([name, settings, split, seed], sort_keys=True)
-    score = accuracy(value, 0.01)
-    return Record(
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], kind="merge",
-        status=status, name=name, settings=settings, models=_MODELS, seed=seed, dtype=None,
-        suite=SuiteRef(name=split, split=split, fingerprint=split, held_out=()),
-        scores=dict.fromkeys(DOMAINS, score) if status == "done" else {},
-        domains=DOMAINS, merge_cost=None, evaluation_cost=cost(), merge={},
-        error=None if status == "done" else "out of memory", provenance={},
-        started_at="2026-01-01T00:00:00+00:00", seconds_total=1.0,
+    values = dict.fromkeys(DOMAINS, score(value, stderr=0.01)) if status == "done" else {}
+    return make_record(
+        name, values, settings=settings, seed=seed, status=status, domains=DOMAINS,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32], suite=suite_ref(split),
+        error=None if status == "done" else "out of memory",
+        started_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 
 
-def bare_runs(records):
-    """Runs without samples."""
-    return [Run(record=record, samples=None) for record in records]
+def panel(*totals_by_task, runs=("ties", "sce"), is_bits=False):
+    """Tasks t0, t1, ... of domains of their own; per-document scores, or bits of one byte."""
+    tasks = {
+        f"t{i}": MatchedTask(
+            totals=np.array(totals, float), sizes=np.ones(len(totals[0])), is_bits=is_bits
+        )
+        for i, totals in enumerate(totals_by_task)
+    }
+    return Panel(runs=tuple(runs), domains={name: name for name in tasks}, tasks=tasks)
+
+
+def bare_boards(records):
+    """Boards of records without samples."""
+    return boards_of([Run(record=record, samples=None) for record in records])
 
 
 def sample_table(samples):
@@ -72,4 +106,6 @@ def sample_table(samples):
 
 def run_with(record, samples):
     """A run with these samples by task."""
-    return run_of(record, {task: sample_table(of_task) for task, of_task in samples.items()})
+    return run_of(
+        record, {task: sample_table(task_samples) for task, task_samples in samples.items()}
+    )

@@ -1,4 +1,4 @@
-"""Made-up records to log, and a reader of wandb's offline files."""
+"""Records to log, and a reader of wandb's offline files."""
 
 import json
 import struct
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.records import PoolRef, Record, Sample, SuiteRef, write_record
-from tests.made_up_runs import accuracy, cost, model
+from eval.records import ModelRef, PoolRef, Sample, StageCost, write_record
+from tests import made_up_runs
+from tests.made_up_runs import score
 
 WANDB = {
     "name": "wandb",
@@ -17,29 +18,42 @@ WANDB = {
     "entity": None,
     "tags": ["x"],
 }
-COST = cost(0.25, peak=900, base=100, anon=500)
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=())
+COST = StageCost(
+    seconds=0.25, peak_rss_bytes=900, base_rss_bytes=100, peak_anon_bytes=500,
+    peak_gpu_bytes=None, source="VmHWM",
+)  # fmt: skip
+
+
+def model(name, folder="models"):
+    return ModelRef(
+        name=name, location=f"{folder}/{name}", revision=None, content_hash=f"hash-of-{name}"
+    )
 
 
 def make_record(name="ties", value=0.5, **changes):
     models = PoolRef(
         pool="zoo", pivot=model("base"), sources=(model("code"), model("french")), references=()
     )
-    values = {
-        "fingerprint": f"{name}56789abcdef", "kind": "merge", "status": "done", "name": name,
-        "settings": {"density": 0.1}, "models": models, "suite": SUITE, "seed": 3,
-        "dtype": "bfloat16", "domains": {"code": "code", "french": "french"},
-        "scores": {"code": accuracy(value, n=2), "french": accuracy(0.25, n=2)},
-        "merge_cost": COST, "evaluation_cost": None, "merge": {"n_merged": 7}, "error": None,
-        "provenance": {}, "started_at": "2025-01-01T00:00:00+00:00", "seconds_total": 1.5,
+    defaults = {
+        "fingerprint": f"{name}56789abcdef", "settings": {"density": 0.1}, "models": models,
+        "seed": 3, "dtype": "bfloat16", "merge_cost": COST, "evaluation_cost": None,
+        "merge": {"n_merged": 7},
     }  # fmt: skip
-    return Record(**values | changes)
+    scores = {"code": score(value, n=2), "french": score(0.25, n=2)}
+    return made_up_runs.make_record(name, scores, **defaults | changes)
 
 
 def make_reference(name="base"):
     models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
     changes = {"kind": "reference", "models": models, "settings": {}, "merge": {}}
     return make_record(name, 0.25, **changes, merge_cost=None)
+
+
+def write_three(root):
+    """Two merges, one of them better, and their pivot; returns the folder."""
+    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
+        write(root, record)
+    return root
 
 
 def write(root, record):
@@ -49,13 +63,6 @@ def write(root, record):
         for task, s in record.scores.items()
     }
     return write_record(root, record, samples)
-
-
-def write_three(root):
-    """Write two merges, one of them better, and their pivot; returns the folder."""
-    for record in (make_record(), make_record("dare", 0.75), make_reference("base")):
-        write(root, record)
-    return root
 
 
 _CHUNK = struct.Struct("<IHB")  # checksum, size, kind

@@ -1,4 +1,4 @@
-"""A transformer computed from canonical parts alone: the oracle for the parts' meaning."""
+"""Transformer computed from canonical parts alone, as an oracle."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,11 +34,7 @@ def logits_of(model: CanonicalModel, tokens: Tensor) -> Tensor:
 
 
 def logits(
-    parts: Parts,
-    family: Family,
-    sizes: Dimensions,
-    config: Mapping[str, Any],
-    tokens: Tensor,
+    parts: Parts, family: Family, sizes: Dimensions, config: Mapping[str, Any], tokens: Tensor
 ) -> Tensor:
     """Compute logits from canonical parts; tokens (batch, length) -> (batch, length, tokens).
 

@@ -1,23 +1,19 @@
-"""Records small enough to check by head: right and wrong answers to the documents of a task."""
-
-from dataclasses import replace
+"""Records of right and wrong answers to the documents of one task."""
 
 from eval.leaderboard.board import boards_of
 from eval.records import (
     SAMPLES_NAME,
+    ModelRef,
     PoolRef,
-    Record,
     Sample,
-    SuiteRef,
     run_folder,
     write_record,
 )
 from eval.results_folder import read_samples
 from eval.statistics.samples import Run, run_of
-from tests.made_up_runs import accuracy, cost, model
+from tests.made_up_runs import make_record, stage_cost, suite_ref
+from tests.made_up_runs import score as score_of
 
-MIB = 2**20
-COST = cost(1.0, peak=110 * MIB, base=100 * MIB)
 MACHINE = {
     "cpu": "a",
     "cores": 2,
@@ -28,18 +24,18 @@ MACHINE = {
 }
 
 
-def zoo_model(name):
-    return model(name, f"zoo/{name}", name)
+def model(name):
+    return ModelRef(name=name, location=f"zoo/{name}", revision=None, content_hash=name)
 
 
 def suite(split="test"):
-    return SuiteRef(name=f"toy_{split}", split=split, fingerprint=split, held_out=())
+    return suite_ref(split, name=f"toy_{split}")
 
 
 def pool(name="zoo", sources=("expert",), references=()):
     lists = {"sources": sources, "references": references}
-    models = {key: tuple(map(zoo_model, names)) for key, names in lists.items()}
-    return PoolRef(pool=name, pivot=zoo_model("base"), **models)
+    models = {key: tuple(map(model, model_names)) for key, model_names in lists.items()}
+    return PoolRef(pool=name, pivot=model("base"), **models)
 
 
 def answers(right, n=24):
@@ -48,7 +44,7 @@ def answers(right, n=24):
 
 
 def score(values):
-    return accuracy(sum(values) / len(values), n=len(values))
+    return score_of(sum(values) / len(values), n=len(values))
 
 
 class Results:
@@ -61,22 +57,18 @@ class Results:
         """Write a run with so many right answers per task; a number is one task in domain d."""
         tasks = {"d": right} if isinstance(right, int) else right
         values = {f"{domain}_task": answers(n) for domain, n in tasks.items()}
-        peak = COST.base_rss_bytes + mib * MIB
-        made = Record(
-            fingerprint=f"{name}{len(list(self.root.glob('runs/*')))}", kind="merge",
-            status="done", name=name, settings={}, models=pool(), suite=suite(split), seed=0,
-            dtype=None, scores={task: score(v) for task, v in values.items()},
-            domains={f"{domain}_task": domain for domain in tasks},
-            merge_cost=replace(COST, seconds=seconds, peak_rss_bytes=peak),
-            evaluation_cost=COST, merge={}, error=None, provenance=MACHINE,
-            started_at="2026-01-01T00:00:00+00:00", seconds_total=2.0,
-        )  # fmt: skip
-        made = replace(made, **changes)
+        defaults = {
+            "fingerprint": f"{name}{len(list(self.root.glob('runs/*')))}", "models": pool(),
+            "suite": suite(split), "domains": {f"{domain}_task": domain for domain in tasks},
+            "merge_cost": stage_cost(seconds, mib), "provenance": MACHINE,
+        }  # fmt: skip
+        scores = {task: score(v) for task, v in values.items()}
+        made = make_record(name, scores, **defaults | changes)
         write_record(self.root, made, None if made.error else samples(values))
         return made
 
     def add_unmerged(self, name, right, **changes):
-        models = PoolRef(pool="zoo", pivot=zoo_model(name), sources=(), references=())
+        models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
         changes = {"kind": "reference", "merge_cost": None, "models": models, **changes}
         return self.add(name, right, **changes)
 

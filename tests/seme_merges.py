@@ -1,4 +1,4 @@
-"""SeMe run on model folders, as a test calls it."""
+"""SeMe run on model folders."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A source read as the pivot would store it, on every architecture, against transformers."""
+"""Aligned sources: the source in the pivot's layout, against transformers' logits."""
 
 from pathlib import Path
 
@@ -14,16 +14,9 @@ from seme.alignment.residual_map import ResidualMap
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.folding import FoldedWeights
 from seme.architecture.parts import Part, Place
-from tests.disguise import (
-    as_map,
-    folded,
-    logits_at,
-    save_turnable,
-    written,
-)
+from tests.disguise import as_map, assert_same_logits, folded, save_turnable, written
 from tests.tiny_models import DENSE, save_tiny
 
-SAME_LOGITS = {"atol": 1e-4, "rtol": 0.0}
 WIDE = {
     "hidden_size": 64,
     "intermediate_size": 80,
@@ -57,7 +50,7 @@ def aligned(
     return AlignedSource(pivot, source.model, frame, {})
 
 
-def a_turn(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
+def random_map(pivot: FoldedWeights, source: FoldedWeights) -> ResidualMap:
     """Draw a map that the architecture allows."""
     width, source_width = (w.model.canonical.dimensions.width for w in (pivot, source))
     centred = pivot.model.canonical.family.norm == "layer"
@@ -73,29 +66,26 @@ def zeroed(folder: Path) -> Path:
     return folder
 
 
-def widened_logits(
-    source: Path, folder: Path, model_type: str, **sizes: object
-) -> torch.Tensor:
-    """Compute the logits of a model written into a wider one that is zero elsewhere."""
+def widened(source: Path, folder: Path, model_type: str, **sizes: object) -> Path:
+    """Write a model into a wider one that is zero elsewhere."""
     zero = zeroed(save_tiny(folder / "zero", model_type, **sizes))
     pivot, small = folded(zero), folded(source)
-    turn = a_turn(pivot, small)
+    turn = random_map(pivot, small)
     shrink = turn.forward_PK.shape[1] / turn.forward_PK.shape[0]
     eps = {k: v * shrink for k, v in small.config.items() if k.endswith(("_eps", "_epsilon"))}
-    return logits_at(written(aligned(pivot, small, turn), folder / "wide", **eps))
+    return written(aligned(pivot, small, turn), folder / "wide", **eps)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_source_turned_at_random_computes_the_same_logits(model_type, tied, tmp_path):
+def test_randomly_rotated_source_keeps_its_logits(model_type, tied, tmp_path):
     pivot, source = (
         save_turnable(tmp_path / str(s), model_type, seed=s, tie_word_embeddings=tied)
         for s in (0, 1)
     )
     plain = folded(pivot)
-    turned = aligned(plain, folded(source), a_turn(plain, plain))
-    actual = logits_at(written(turned, tmp_path / "turned"))
-    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
+    turned = aligned(plain, folded(source), random_map(plain, plain))
+    assert_same_logits(written(turned, tmp_path / "turned"), source)
     assert "model.embed_tokens.weight" not in turned.names or not torch.allclose(
         turned.read("model.embed_tokens.weight"),
         folded(source).read("model.embed_tokens.weight"),
@@ -103,47 +93,31 @@ def test_a_source_turned_at_random_computes_the_same_logits(model_type, tied, tm
     )
 
 
-@pytest.mark.parametrize("model_type", DENSE)
-def test_a_source_written_into_a_wider_model_computes_the_same_logits(model_type, tmp_path):
+@pytest.mark.parametrize(
+    ("model_type", "sizes"),
+    [*WIDER.items(), *TALLER.items(), ("gemma3_text", {"query_pre_attn_scalar": 6})],
+)
+def test_source_embedded_in_a_wider_pivot_keeps_its_logits(model_type, sizes, tmp_path):
     source = save_turnable(tmp_path / "source", model_type)
-    actual = widened_logits(source, tmp_path, model_type, **WIDER[model_type])
-    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
+    assert_same_logits(widened(source, tmp_path, model_type, **sizes), source)
 
 
-@pytest.mark.parametrize("model_type", TALLER)
-def test_wider_heads_of_the_pivot_keep_the_logits_too(model_type, tmp_path):
-    source = save_turnable(tmp_path / "source", model_type)
-    actual = widened_logits(source, tmp_path, model_type, **TALLER[model_type])
-    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
-
-
-def test_normed_queries_get_the_attention_scale_through_the_gain(tmp_path):
-    source = save_turnable(tmp_path / "source", "gemma3_text")
-    actual = widened_logits(source, tmp_path, "gemma3_text", query_pre_attn_scalar=6)
-    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
-
-
-def test_a_source_without_biases_has_zeros_where_the_pivot_has_some(tmp_path):
+def test_missing_source_biases_become_zeros(tmp_path):
     plain = {"attention_bias": False, "mlp_bias": False}
     pivot, source = (
         save_tiny(tmp_path / "pivot", "llama"),
         save_tiny(tmp_path / "source", "llama", seed=1, **plain),
     )
     folded_pivot = folded(pivot)
-    actual = logits_at(
-        written(
-            aligned(folded_pivot, folded(source), a_turn(folded_pivot, folded_pivot)),
-            tmp_path / "turned",
-        )
-    )
-    torch.testing.assert_close(actual, logits_at(source), **SAME_LOGITS)
+    turned = aligned(folded_pivot, folded(source), random_map(folded_pivot, folded_pivot))
+    assert_same_logits(written(turned, tmp_path / "turned"), source)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "olmo2", "gpt_neox", "gemma2"])
-def test_directions_without_a_counterpart_keep_the_pivots_weights(model_type, tmp_path):
+def test_unmatched_directions_keep_the_pivot_weights(model_type, tmp_path):
     wide = folded(save_tiny(tmp_path / "pivot", model_type, **WIDER[model_type]))
     small = folded(save_turnable(tmp_path / "source", model_type, seed=1))
-    turn = a_turn(wide, small)
+    turn = random_map(wide, small)
     source = aligned(wide, small, turn)
     match = source._frame.layers[1][0]
     unmatched = match.heads.group_index < 0
@@ -157,10 +131,10 @@ def test_directions_without_a_counterpart_keep_the_pivots_weights(model_type, tm
     assert not torch.allclose(source_values[~kept], pivot_values[~kept], atol=0.1)
 
 
-def test_gains_over_all_heads_stay_where_no_head_is_matched(tmp_path):
+def test_qk_norm_gains_of_unmatched_heads_are_the_pivots(tmp_path):
     wide = folded(save_turnable(tmp_path / "pivot", "olmo2", **WIDER["olmo2"]))
     small = folded(save_turnable(tmp_path / "source", "olmo2", seed=1))
-    source = aligned(wide, small, a_turn(wide, small))
+    source = aligned(wide, small, random_map(wide, small))
     index = source._frame.layers[0][0].heads.head_index
     place = Place(Part.Q_NORM, 0)
     pivot_values, source_values = (
@@ -172,7 +146,7 @@ def test_gains_over_all_heads_stay_where_no_head_is_matched(tmp_path):
     torch.testing.assert_close(source_values[index >= 0], gains * 0.5**0.5)
 
 
-def test_rows_follow_the_tokens_and_those_without_a_counterpart_are_the_pivots(tmp_path):
+def test_embedding_rows_follow_shared_tokens_and_other_rows_are_the_pivots(tmp_path):
     pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
     tokens = SharedTokens(
         pivot_rows=torch.tensor([2, 5]), source_rows=torch.tensor([7, 1]), overlap=0.5
@@ -210,7 +184,7 @@ def test_layers_are_interpolated_by_their_shares(tmp_path):
         )
 
 
-def test_constants_are_the_pivots(tmp_path):
+def test_constants_are_copied_from_the_pivot(tmp_path):
     folder = save_tiny(tmp_path / "pivot", "gpt2")
     name, tensors = "transformer.h.0.attn.masked_bias", load_file(folder / "model.safetensors")
     save_file({**tensors, name: torch.tensor(-1e4)}, folder / "model.safetensors")
@@ -218,7 +192,7 @@ def test_constants_are_the_pivots(tmp_path):
     assert aligned(pivot, source, None).read(name).item() == -1e4
 
 
-def test_an_aligned_source_is_a_checkpoint_laid_out_like_the_pivot(tmp_path):
+def test_aligned_source_has_names_shapes_and_config_of_the_pivot(tmp_path):
     pivot = folded(save_tiny(tmp_path / "pivot", "gemma2"))
     source = folded(save_tiny(tmp_path / "source", "gemma2", seed=1, num_hidden_layers=3))
     layers = match_layers(pivot.model, source.model, None, units=False)

@@ -1,4 +1,4 @@
-"""Import laws: packages, doors of foreign libraries, circles."""
+"""Import rules: packages, libraries imported in one module, no cycles."""
 
 import ast
 import tomllib
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("seme", "baselines", "eval", "scripts", "run")
+PACKAGES = ("seme", "baselines", "eval", "scripts", "run")
 MAY_IMPORT = {
     "seme": {"seme"},
     "baselines": {"baselines", "seme"},
@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "run": {"seme", "baselines", "eval"},
     "scripts": {"seme", "baselines", "eval", "scripts"},
 }
-DOORS = {
+SOLE_IMPORTERS = {
     "numba": ("seme/kernels/jit.py",),
     "lm_eval": (
         "eval/harness.py",
@@ -29,8 +29,8 @@ DOORS = {
 }
 
 
-def our_files() -> list[Path]:
-    folders = (path for name in OURS for path in (ROOT / name).rglob("*.py"))
+def project_files() -> list[Path]:
+    folders = (path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
     visible = [
         p for p in folders if not any(n.startswith(".") for n in p.relative_to(ROOT).parts)
     ]
@@ -68,34 +68,35 @@ def packages_of(path: Path) -> set[str]:
     return {module.split(".")[0] for module in modules_of(path)}
 
 
-def test_no_package_of_ours_imports_one_above_it():
+def test_packages_import_only_lower_packages():
     breaches = [
         f"{path.relative_to(ROOT)} imports {package}"
-        for path in our_files()
-        for package in packages_of(path) & set(OURS)
+        for path in project_files()
+        for package in packages_of(path) & set(PACKAGES)
         if package not in MAY_IMPORT[path.relative_to(ROOT).parts[0].removesuffix(".py")]
     ]
     assert breaches == []
 
 
-def test_every_foreign_library_has_one_door():
+def test_wrapped_libraries_are_imported_only_in_their_modules():
     breaches = [
         f"{path.relative_to(ROOT)} imports {library}"
-        for path in our_files()
-        for library in packages_of(path) & set(DOORS)
-        if path.relative_to(ROOT).as_posix() not in DOORS[library]
+        for path in project_files()
+        for library in packages_of(path) & set(SOLE_IMPORTERS)
+        if path.relative_to(ROOT).as_posix() not in SOLE_IMPORTERS[library]
     ]
     assert breaches == []
-    assert [
-        door
-        for library, doors in DOORS.items()
-        for door in doors
-        if library not in packages_of(ROOT / door)
-    ] == []
+    idle = [
+        importer
+        for library, importers in SOLE_IMPORTERS.items()
+        for importer in importers
+        if library not in packages_of(ROOT / importer)
+    ]
+    assert idle == []
 
 
-def test_no_modules_import_one_another_in_a_circle():
-    modules = {module_of(path): path for path in our_files()}
+def test_imports_have_no_cycle():
+    modules = {module_of(path): path for path in project_files()}
     waiting = {
         name: {other for other in imported_modules(path) if other in modules}
         for name, path in modules.items()
@@ -105,27 +106,33 @@ def test_no_modules_import_one_another_in_a_circle():
     assert waiting == {}
 
 
-def test_no_compiled_loop_calls_one_of_another_file():
+def test_compiled_loops_call_only_loops_of_their_own_file():
     # numba caches by the file of the outer loop: a change in the inner loop's file is not seen
     for path in (ROOT / "seme/kernels").glob("*.py"):
         if path.name != "warmup.py":  # which compiles nothing
-            ours = {module for module in modules_of(path) if module.startswith("seme.kernels")}
-            assert {module.rpartition(".")[0] for module in ours} <= {"seme.kernels.jit"}, path
+            kernel_imports = {
+                module for module in modules_of(path) if module.startswith("seme.kernels")
+            }
+            assert {module.rpartition(".")[0] for module in kernel_imports} <= {
+                "seme.kernels.jit"
+            }, path
 
 
-def test_merging_needs_neither_transformers_nor_an_evaluation_library():
+def test_merging_imports_neither_transformers_nor_evaluation_libraries():
     heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
-    files = [p for p in our_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")]
+    files = [
+        p for p in project_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")
+    ]
     # planning without shards gets shapes from transformers, imported within a function
     assert [p.name for p in files if packages_of(p) & heavy] == ["plan.py"]
 
 
-def test_safetensors_files_are_read_and_written_by_our_own_code_only():
+def test_safetensors_is_never_imported():
     # seme/checkpoint/safetensors_file.py: blocks by position, at a fixed RSS
-    assert [path for path in our_files() if "safetensors" in packages_of(path)] == []
+    assert [path for path in project_files() if "safetensors" in packages_of(path)] == []
 
 
-def test_statistics_see_neither_files_nor_the_leaderboard():
+def test_statistics_import_neither_pathlib_nor_leaderboard():
     breaches = [
         f"{path.relative_to(ROOT)} imports {module}"
         for path in (ROOT / "eval" / "statistics").glob("*.py")
@@ -137,7 +144,7 @@ def test_statistics_see_neither_files_nor_the_leaderboard():
     assert breaches == []
 
 
-def test_run_names_no_method():
+def test_run_imports_no_merge_method():
     for path in ROOT.glob("run.py"):
         assert not [m for m in modules_of(path) if m.startswith(("baselines", "seme.method"))]
 
@@ -146,7 +153,7 @@ def test_eval_is_never_imported_by_its_bare_name():
     # `import eval.harness` rebinds the builtin; only `from eval.harness import ...` does not.
     breaches = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in (*our_files(), *(ROOT / "tests").glob("*.py"))
+        for path in (*project_files(), *(ROOT / "tests").glob("*.py"))
         for node in imports_of(path)
         if isinstance(node, ast.Import)
         and any(alias.name.split(".")[0] == "eval" for alias in node.names)
@@ -154,13 +161,13 @@ def test_eval_is_never_imported_by_its_bare_name():
     assert breaches == []
 
 
-def test_no_folder_of_tests_can_stand_in_for_the_package_eval():
+def test_tests_folder_does_not_shadow_the_package_eval():
     assert not (ROOT / "tests" / "eval").exists()
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 
-def test_the_packages_are_listed_one_by_one():
+def test_pyproject_lists_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    folders = {path.parent for path in our_files() if path.name == "__init__.py"}
-    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert set(project["tool"]["setuptools"]["packages"]) == found
+    folders = {path.parent for path in project_files() if path.name == "__init__.py"}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages

@@ -1,4 +1,4 @@
-"""Attention heads: matching by circuits, inner bases, and the function they must not change."""
+"""Attention heads: matching by circuits, inner bases, unchanged functions."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from tests.attention_layers import (
     "rotary", [frequencies(8), frequencies(4), ()], ids=["rope", "partial rope", "learned"]
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_disguised_copy_is_recovered(rotary, bias):
+def test_permuted_and_rotated_copy_is_recovered(rotary, bias):
     pivot = random_heads(1, rotary=rotary, bias=bias)
     copy = disguise(pivot)
     assert_same_function(pivot, copy)
@@ -40,7 +40,7 @@ def test_a_disguised_copy_is_recovered(rotary, bias):
     assert_same_weights(apply_heads(match, copy), pivot)
 
 
-def test_with_norms_inside_heads_a_copy_is_recovered_without_turning_queries_and_keys():
+def test_permuted_copy_is_recovered_without_rotating_normed_queries_and_keys():
     pivot = random_heads(1)
     copy = disguise(pivot, rotate_inner=False)
     match = match_heads(pivot, copy, rotate_inner=False)
@@ -52,15 +52,13 @@ def test_with_norms_inside_heads_a_copy_is_recovered_without_turning_queries_and
     "rotary", [frequencies(8), frequencies(4), ()], ids=["rope", "partial rope", "learned"]
 )
 @pytest.mark.parametrize(("n_heads", "n_kv"), [(4, 4), (4, 2), (4, 1)])
-def test_matching_leaves_the_function_of_any_source_unchanged(
-    rotary, n_heads, n_kv, rotate_inner
-):
+def test_matched_source_computes_the_same_function(rotary, n_heads, n_kv, rotate_inner):
     pivot, source = (random_heads(s, n_heads=n_heads, n_kv=n_kv, rotary=rotary) for s in (1, 2))
     match = match_heads(pivot, source, rotate_inner=rotate_inner)
     assert_same_function(apply_heads(match, source), source)
 
 
-def test_matching_brings_an_unrelated_source_closer_to_the_pivot():
+def test_matching_reduces_the_distance_to_the_pivot():
     pivot, source = random_heads(1), random_heads(2)
     aligned = apply_heads(match_heads(pivot, source, rotate_inner=True), source)
     for name in ("q", "k", "v", "o"):
@@ -68,7 +66,7 @@ def test_matching_brings_an_unrelated_source_closer_to_the_pivot():
         assert torch.dist(getattr(aligned, name), own) < torch.dist(getattr(source, name), own)
 
 
-def test_output_and_score_circuits_weigh_equally():
+def test_output_and_score_circuits_have_equal_weight():
     heads = random_heads(1, bias=False)
     pairs = pair_frequencies(heads.frequencies, heads.frequencies)
     for change in ({"o": -heads.o}, {"q": -heads.q}):
@@ -77,7 +75,7 @@ def test_output_and_score_circuits_weigh_equally():
 
 
 @pytest.mark.parametrize("rotary", [None, ()], ids=["rope", "learned"])
-def test_a_narrower_source_computes_the_same_in_a_pivot_of_more_and_wider_heads(rotary):
+def test_narrower_source_keeps_its_function_in_more_and_wider_heads(rotary):
     pivot = random_heads(1, n_heads=8, n_kv=4, head_dim=16, rotary=rotary)
     source = random_heads(2, n_heads=4, n_kv=2, head_dim=8, rotary=rotary)
     match = match_heads(pivot, source, rotate_inner=True)
@@ -88,27 +86,31 @@ def test_a_narrower_source_computes_the_same_in_a_pivot_of_more_and_wider_heads(
     assert_same_function(placed, source)
 
 
-def test_a_scale_that_is_not_of_the_head_size_goes_into_the_queries():
+def test_custom_attention_scale_moves_into_the_queries():
     pivot, source = random_heads(1, scale=0.5), random_heads(2, scale=0.2)
     match = match_heads(pivot, source, rotate_inner=True)
     assert match.q_scale == pytest.approx(0.4)
     assert_same_function(apply_heads(match, source), source)
 
 
-def test_missing_query_heads_do_not_disturb_the_basis_of_those_that_are_there():
+def test_missing_query_heads_leave_the_inner_basis_unchanged():
     # six heads in two groups; the copy lacks the last head of each group
     pivot = random_heads(1, n_heads=6, n_kv=2)
     copy = disguise(pivot, inside=((0, 1, 2), (0, 1, 2)))
-    there = torch.tensor([0, 1, 3, 4]).repeat_interleave(8) * 8 + torch.arange(8).repeat(4)
+    kept_rows = torch.tensor([0, 1, 3, 4]).repeat_interleave(8) * 8 + torch.arange(8).repeat(4)
     fewer = replace(
-        copy, q=copy.q[there], q_bias=copy.q_bias[there], o=copy.o[:, there], n_heads=4
+        copy,
+        q=copy.q[kept_rows],
+        q_bias=copy.q_bias[kept_rows],
+        o=copy.o[:, kept_rows],
+        n_heads=4,
     )
     actual = apply_heads(match_heads(pivot, fewer, rotate_inner=True), fewer)
     torch.testing.assert_close(actual.k, pivot.k, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(actual.v, pivot.v, rtol=1e-5, atol=2e-5)
 
 
-def test_groups_without_a_counterpart_have_bases_of_zeros():
+def test_unmatched_groups_have_zero_bases():
     match = match_heads(random_heads(1), random_heads(2, n_heads=2, n_kv=1), rotate_inner=True)
     empty = match.group_index < 0
     assert empty.sum() == 1
@@ -116,7 +118,7 @@ def test_groups_without_a_counterpart_have_bases_of_zeros():
     assert not match.vo[empty].any()
 
 
-def test_norms_inside_heads_leave_every_dimension_in_its_place():
+def test_normed_heads_get_identity_query_key_bases():
     # the source's frequencies in reverse: a match by frequency would move the pairs
     pivot, source = random_heads(1), random_heads(2, rotary=frequencies(8)[::-1])
     match = match_heads(pivot, source, rotate_inner=False)
@@ -124,7 +126,7 @@ def test_norms_inside_heads_leave_every_dimension_in_its_place():
     assert not match.exact
 
 
-def test_more_query_heads_in_a_pivot_group_leave_places_without_a_counterpart():
+def test_surplus_pivot_query_heads_are_unmatched_and_zero():
     pivot, source = random_heads(1, n_heads=6, n_kv=2), random_heads(2, n_heads=4, n_kv=2)
     match = match_heads(pivot, source, rotate_inner=True)
     assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1, 2, 3]
@@ -135,7 +137,7 @@ def test_more_query_heads_in_a_pivot_group_leave_places_without_a_counterpart():
     assert_same_function(placed, source)
 
 
-def test_of_more_source_groups_the_most_similar_is_used():
+def test_most_similar_source_group_is_matched():
     pivot = random_heads(1, n_heads=1, n_kv=1)
     others = random_heads(2, n_heads=2, n_kv=2)
     source = replace(
@@ -148,8 +150,8 @@ def test_of_more_source_groups_the_most_similar_is_used():
     assert match.head_index.tolist() == [1]
 
 
-def test_a_narrower_head_fills_the_rows_of_its_frequencies_and_no_others():
-    # one source group of one head of 4 dimensions: pairs 0 and 1 stand at pairs 0 and 2 of 8
+def test_narrower_head_fills_only_the_rows_of_its_frequencies():
+    # one source group of one head of 4 dimensions: pairs 0 and 1 match pairs 0 and 2 of 8
     pivot = random_heads(1, n_heads=4, n_kv=2)
     source = random_heads(2, n_heads=1, n_kv=1, head_dim=4)
     match = match_heads(pivot, source, rotate_inner=True)
@@ -161,13 +163,13 @@ def test_a_narrower_head_fills_the_rows_of_its_frequencies_and_no_others():
         assert filled == [8 * group + i for i in (0, 2, 4, 6)]
 
 
-def test_restricting_to_counterparts_changes_nothing_where_there_is_one_for_everything():
+def test_restriction_of_a_full_match_is_the_identity():
     pivot, source = random_heads(1), random_heads(2)
     match = match_heads(pivot, source, rotate_inner=True)
     assert_same_weights(restrict_heads(match, pivot), pivot)
 
 
-def test_restriction_projects_on_the_matched_source():
+def test_restriction_is_a_projection_onto_matched_units():
     pivot = random_heads(1, n_heads=6, n_kv=2, head_dim=16)
     source = random_heads(2, n_heads=2, n_kv=1, head_dim=8)
     match = match_heads(pivot, source, rotate_inner=True)
@@ -179,7 +181,7 @@ def test_restriction_projects_on_the_matched_source():
     assert torch.linalg.matrix_rank(kept.v) == 8
 
 
-def test_different_rotary_bases_are_matched_in_order_and_reported():
+def test_different_rotary_bases_match_in_order_and_are_not_exact():
     pivot = random_heads(1)
     source = random_heads(2, rotary=frequencies(8, theta=500_000.0))
     match = match_heads(pivot, source, rotate_inner=True)
@@ -187,7 +189,7 @@ def test_different_rotary_bases_are_matched_in_order_and_reported():
     assert apply_heads(match, source).frequencies == pivot.frequencies
 
 
-def test_layers_of_zeros_match_without_nan():
+def test_zero_layers_match_without_nan():
     pivot = random_heads(1)
     empty = replace(
         pivot, **{n: torch.zeros_like(getattr(pivot, n)) for n in ("q", "k", "v", "o")}
@@ -201,7 +203,7 @@ def test_layers_of_zeros_match_without_nan():
     assert match.vo.isfinite().all()
 
 
-def test_matching_writes_to_none_of_its_inputs_and_repeats_its_bits():
+def test_matching_is_deterministic_and_leaves_inputs_unchanged():
     pivot, source = random_heads(1), random_heads(2)
     before = source.q.clone(), pivot.v.clone()
     first, second = (match_heads(pivot, source, rotate_inner=True) for _ in range(2))
@@ -219,7 +221,7 @@ def test_matching_writes_to_none_of_its_inputs_and_repeats_its_bits():
         ({"rotary": frequencies(4)}, r"\(8, 4\) of the pivot and \(8, 2\) of the source"),
     ],
 )
-def test_norms_inside_heads_refuse_heads_of_another_form(change, got):
+def test_normed_heads_refuse_other_head_dims_or_pairs(change, got):
     with pytest.raises(ValueError, match=f"pairs must be equal, got {got}"):
         match_heads(random_heads(1), random_heads(2, **change), rotate_inner=False)
 
@@ -237,7 +239,7 @@ def test_layers_of_different_widths_are_refused():
         ({"frequencies": (1.0,) * 5}, "8 dimensions has at most 4 rotary pairs, got 5"),
     ],
 )
-def test_shapes_that_do_not_belong_together_are_refused(change, message):
+def test_inconsistent_head_shapes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(random_heads(1), **change)
 
@@ -246,7 +248,7 @@ def random_rows(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_two_coordinates_by_hand():
+def test_value_output_basis_of_two_swapped_coordinates():
     # the source has the pivot's two coordinates swapped, one negated: v = R v_source
     values = torch.eye(2)
     source = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
@@ -254,14 +256,14 @@ def test_two_coordinates_by_hand():
     torch.testing.assert_close(basis, torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
 
 
-def test_a_wider_head_takes_all_of_a_narrower_one():
+def test_basis_into_a_wider_head_has_orthonormal_columns():
     args = random_rows(1, 6, 9), random_rows(2, 2, 6, 9)
     basis = value_output_basis(*args, random_rows(3, 4, 9), random_rows(4, 2, 4, 9))
     assert basis.shape == (6, 4)
     torch.testing.assert_close(basis.T @ basis, torch.eye(4))
 
 
-def test_no_other_basis_fits_better():
+def test_value_output_basis_is_optimal():
     values, outputs = random_rows(1, 3, 9), random_rows(2, 2, 3, 9)
     other_values, other_outputs = random_rows(3, 3, 9), random_rows(4, 2, 3, 9)
 
@@ -275,7 +277,7 @@ def test_no_other_basis_fits_better():
         assert fit(torch.linalg.qr(random_rows(seed, 3, 3))[0]) < best
 
 
-def test_values_and_outputs_count_alike_whatever_their_scale():
+def test_value_output_basis_ignores_the_scale_of_outputs():
     args = random_rows(1, 3, 9), random_rows(2, 2, 3, 9), random_rows(3, 3, 9)
     outputs = random_rows(4, 2, 3, 9)
     torch.testing.assert_close(
@@ -283,22 +285,28 @@ def test_values_and_outputs_count_alike_whatever_their_scale():
     )
 
 
-def test_outputs_alone_fix_the_basis_where_values_are_zero():
+def test_outputs_determine_the_basis_if_values_are_zero():
     outputs, turn = random_rows(1, 2, 3, 9), torch.linalg.qr(random_rows(2, 3, 3))[0]
     nothing = torch.zeros(3, 9)
     actual = value_output_basis(nothing, turn @ outputs, nothing, outputs)
     torch.testing.assert_close(actual, turn)
 
 
-def test_dimensions_without_position_follow_the_pairs_of_their_own_model():
-    # pivot: pairs (0, 2), (1, 3), free 4; source: pair (0, 1), free 2
-    pairs = pair_frequencies([1.0, 0.5], [0.5])
-    rows = random_rows(1, 1, 5, 9)
-    basis = query_key_basis(rows, rows[0], rows[:, [1, 3, 4]], rows[0][[1, 3, 4]], pairs)
-    torch.testing.assert_close(basis, torch.eye(5)[:, [1, 3, 4]])
+@pytest.mark.parametrize(
+    ("pivot_pairs", "head_dim", "dimensions"),
+    [
+        ([1.0, 0.7, 0.5], 6, [2, 5]),
+        ([1.0, 0.5], 5, [1, 3, 4]),  # pairs (0, 2), (1, 3); dimension 4 has no position
+    ],
+)
+def test_query_key_basis_matches_pairs_by_frequency(pivot_pairs, head_dim, dimensions):
+    pairs = pair_frequencies(pivot_pairs, [0.5])
+    rows = random_rows(1, 1, head_dim, 9)
+    basis = query_key_basis(rows, rows[0], rows[:, dimensions], rows[0][dimensions], pairs)
+    torch.testing.assert_close(basis, torch.eye(head_dim)[:, dimensions])
 
 
-def test_rotary_dimensions_turn_in_their_planes_only():
+def test_query_key_basis_rotates_within_rotary_planes():
     # head of 5: pairs (0, 2), (1, 3), dimension 4 without position
     pairs = pair_frequencies([1.0, 0.5], [1.0, 0.5])
     basis = query_key_basis(
@@ -314,10 +322,3 @@ def test_rotary_dimensions_turn_in_their_planes_only():
     torch.testing.assert_close(basis @ basis.T, torch.eye(5))
     torch.testing.assert_close(basis[0, 0], basis[2, 2])
     torch.testing.assert_close(basis[0, 2], -basis[2, 0])
-
-
-def test_pairs_are_matched_by_frequency_and_others_left_empty():
-    pairs = pair_frequencies([1.0, 0.7, 0.5], [0.5])
-    rows = random_rows(1, 1, 6, 9)
-    basis = query_key_basis(rows, rows[0], rows[:, [2, 5]], rows[0][[2, 5]], pairs)
-    torch.testing.assert_close(basis, torch.eye(6)[:, [2, 5]])

@@ -1,4 +1,4 @@
-"""Rank bands: adjusted p-values of all pairs from shared signs, and the groups they give."""
+"""Rank bands: step-down max-T p-values, and the groups they give."""
 
 import itertools
 import math
@@ -17,19 +17,7 @@ from eval.statistics.compare import overall
 from eval.statistics.resampling import sign_flip_p_values
 from eval.statistics.samples import MatchedTask, Panel
 from scripts.benchmark.rank_bands import SCENARIOS, Scenario, clusters, simulate
-
-
-def panel(*totals_by_task, runs, is_bits=False, domains=None):
-    """Tasks t0, t1, ... of domains of their own; per-document scores, or bits of one byte."""
-    tasks = {f"t{i}": np.array(totals, float) for i, totals in enumerate(totals_by_task)}
-    return Panel(
-        runs=tuple(runs),
-        domains=domains or {name: name for name in tasks},
-        tasks={
-            name: MatchedTask(totals=totals, sizes=np.ones(totals.shape[1]), is_bits=is_bits)
-            for name, totals in tasks.items()
-        },
-    )
+from tests.made_up_runs import panel
 
 
 def differing(pairs, runs):
@@ -52,11 +40,11 @@ def differing(pairs, runs):
         ("abc", {"ab", "ac", "bc"}, [1, 2, 3]),
     ],
 )
-def test_a_band_holds_what_does_not_differ_from_its_leader(runs, pairs, bands):
+def test_bands_group_runs_that_do_not_differ_from_their_leader(runs, pairs, bands):
     assert group_by_leader(differing(pairs, runs)) == bands
 
 
-def test_every_run_differs_from_the_leaders_of_the_bands_above():
+def test_runs_differ_from_the_leaders_of_higher_bands():
     rng = np.random.default_rng(9)
     for _ in range(50):
         upper = np.triu(rng.random((6, 6)) < 0.5, 1)
@@ -67,7 +55,7 @@ def test_every_run_differs_from_the_leaders_of_the_bands_above():
             assert all(differs[leaders[above], run] for above in range(1, band))
 
 
-def test_contributions_add_up_to_the_overall_means():
+def test_contributions_sum_to_the_overall_means():
     rng = np.random.default_rng(0)
     sizes = rng.integers(20, 60, 30).astype(float)
     tasks = {
@@ -82,9 +70,9 @@ def test_contributions_add_up_to_the_overall_means():
         ),
     }
     domains = {"bits": "code", "order": "code", "answer": "french"}
-    found = Panel(runs=("a", "b", "c"), domains=domains, tasks=tasks)
-    means = overall(found.observed())
-    parts = contributions(found, ["c", "a"])
+    scores = Panel(runs=("a", "b", "c"), domains=domains, tasks=tasks)
+    means = overall(scores.observed())
+    parts = contributions(scores, ["c", "a"])
     assert {name: part.shape for name, part in parts.items()} == {
         "bits": (30, 2), "order": (20, 2), "answer": (20, 2),
     }  # fmt: skip
@@ -92,14 +80,14 @@ def test_contributions_add_up_to_the_overall_means():
     assert total == pytest.approx([means["c"], means["a"]])
 
 
-def test_the_part_of_a_document_in_byte_likelihood_is_its_tangent():
+def test_byte_likelihood_contributions_are_linearised():
     # bits per byte (1 + 3) / 2 = 2, score 1/4, slope -ln 2 / 4: (1/4 -+ slope) / 2
     parts = contributions(panel([[1.0, 3.0]], runs="a", is_bits=True), ["a"])
     slope = math.log(2) / 4
     assert parts["t0"][:, 0] == pytest.approx([(0.25 + slope) / 2, (0.25 - slope) / 2])
 
 
-def test_the_statistic_is_the_difference_over_the_root_of_the_summed_squares():
+def test_pair_statistic_is_the_sum_over_the_root_of_squared_differences():
     # differences 1, 1, 0, 1: 3 / sqrt(3); third run as the first
     values = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
     differences, scales = pair_statistics(values)
@@ -108,23 +96,23 @@ def test_the_statistic_is_the_difference_over_the_root_of_the_summed_squares():
 
 
 @pytest.mark.parametrize("is_bits", [False, True])
-def test_the_p_value_of_two_runs_is_that_of_the_sign_flip_test(is_bits):
+def test_p_value_of_two_runs_equals_the_sign_flip_test(is_bits):
     rng = np.random.default_rng(3)
     values = rng.uniform(1, 2, (2, 100)) + np.array([[0.08], [0.0]])
-    found = panel(values, runs="ab", is_bits=is_bits)
-    p_value = pair_p_values(found, "ab", n_resamples=5000, seed=0)[0, 1]
-    (expected,) = sign_flip_p_values(found, [("a", "b")], n_resamples=5000, seed=0)
+    scores = panel(values, runs="ab", is_bits=is_bits)
+    p_value = pair_p_values(scores, "ab", n_resamples=5000, seed=0)[0, 1]
+    (expected,) = sign_flip_p_values(scores, [("a", "b")], n_resamples=5000, seed=0)
     assert 0.01 < expected < 0.2
     # the same signs: equal for means, the delta method for byte likelihood
     assert p_value == pytest.approx(expected, abs=0.002 if is_bits else 1e-9)
 
 
-def test_adjusted_p_values_are_those_of_the_definition():
+def test_adjusted_p_values_equal_step_down_max_t():
     # each statistic against the maximum over it and all smaller ones, then made monotone
     rng = np.random.default_rng(4)
     values = rng.normal(size=(4, 60)) + np.array([[0.5], [0.3], [0.0], [0.0]])
-    found = panel(values, runs="abcd")
-    p_values = pair_p_values(found, "abcd", n_resamples=200, seed=5)
+    scores = panel(values, runs="abcd")
+    p_values = pair_p_values(scores, "abcd", n_resamples=200, seed=5)
     signs = 1 - 2 * np.random.default_rng([5, *b"t0"]).integers(0, 2, (200, 60))
     pairs = list(itertools.combinations(range(4), 2))
     rows = np.array([values[i] - values[j] for i, j in pairs])
@@ -140,7 +128,7 @@ def test_adjusted_p_values_are_those_of_the_definition():
     assert np.diag(p_values).tolist() == [1, 1, 1, 1]
 
 
-def test_a_pair_of_few_differing_documents_has_the_p_value_of_their_sign_patterns_or_more():
+def test_p_value_of_few_differing_documents_is_at_least_exact():
     # 5 wins of 5: two patterns in 32 reach it; in a family, other pairs reach it as well
     rng = np.random.default_rng(6)
     base = rng.integers(0, 2, 200).astype(float)
@@ -156,14 +144,14 @@ def test_a_pair_of_few_differing_documents_has_the_p_value_of_their_sign_pattern
 
 
 @pytest.mark.parametrize(("shift", "bands"), [(4e-5, [1, 1]), (6e-5, [1, 2])])
-def test_a_negligible_difference_is_not_called_one_however_certain(shift, bands):
+def test_differences_below_display_precision_share_a_band(shift, bands):
     rng = np.random.default_rng(7)
     base = rng.uniform(size=100)
-    found = panel([base + shift, base], runs="ab")
-    assert list(rank_bands(found, "ab", n_resamples=500, seed=0).values()) == bands
+    scores = panel([base + shift, base], runs="ab")
+    assert list(rank_bands(scores, "ab", n_resamples=500, seed=0).values()) == bands
 
 
-def test_negligible_differences_cost_the_other_pairs_nothing():
+def test_near_copies_do_not_reduce_the_power_of_other_pairs():
     # a hundred copies that differ by rounding only: one family with two pairs that matter
     rng = np.random.default_rng(8)
     base = rng.uniform(size=200)
@@ -178,38 +166,38 @@ def test_negligible_differences_cost_the_other_pairs_nothing():
 
 
 def test_equal_runs_share_a_band():
-    found = panel([[1, 0, 1], [1, 0, 1], [1, 0, 1]], runs="abc")
-    assert rank_bands(found, "abc", n_resamples=50, seed=0) == {"a": 1, "b": 1, "c": 1}
+    scores = panel([[1, 0, 1], [1, 0, 1], [1, 0, 1]], runs="abc")
+    assert rank_bands(scores, "abc", n_resamples=50, seed=0) == {"a": 1, "b": 1, "c": 1}
 
 
-def test_bands_are_in_the_order_of_the_ranking_and_leave_other_runs_of_the_panel_alone():
+def test_bands_follow_the_ranking_and_ignore_unranked_runs():
     rng = np.random.default_rng(10)
     values = rng.normal(scale=0.1, size=(4, 100)) + np.array([[0.0], [5.0], [1.0], [0.0]])
-    found = panel(values, runs=["worst", "pivot", "best", "next"])
+    scores = panel(values, runs=["worst", "pivot", "best", "next"])
     ranked = ["best", "next", "worst"]
-    bands = rank_bands(found, ranked, n_resamples=500, seed=0)
+    bands = rank_bands(scores, ranked, n_resamples=500, seed=0)
     assert list(bands.items()) == [("best", 1), ("next", 2), ("worst", 2)]
 
 
 @pytest.mark.parametrize(("ranked", "bands"), [([], {}), (["b"], {"b": 1})])
-def test_without_a_pair_there_is_at_most_one_band(ranked, bands):
-    found = panel([[0, 1], [1, 1]], runs="ab")
-    assert rank_bands(found, ranked, n_resamples=50, seed=0) == bands
+def test_fewer_than_two_runs_have_at_most_one_band(ranked, bands):
+    scores = panel([[0, 1], [1, 1]], runs="ab")
+    assert rank_bands(scores, ranked, n_resamples=50, seed=0) == bands
 
 
-def test_a_run_that_is_not_on_the_panel_is_named():
-    found = panel([[0, 1], [1, 1]], runs="ab")
+def test_unknown_run_is_refused():
+    scores = panel([[0, 1], [1, 1]], runs="ab")
     with pytest.raises(ValueError, match=r"runs are \['a', 'b'\], got \['sce'\]"):
-        rank_bands(found, ["a", "sce"], n_resamples=50, seed=0)
+        rank_bands(scores, ["a", "sce"], n_resamples=50, seed=0)
 
 
 def test_too_few_resamples_are_refused():
-    found = panel([[0, 1], [1, 1]], runs="ab")
+    scores = panel([[0, 1], [1, 1]], runs="ab")
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        rank_bands(found, "ab", n_resamples=0, seed=0)
+        rank_bands(scores, "ab", n_resamples=0, seed=0)
 
 
-def most_alarms(n_panels):
+def max_error_rate(n_panels):
     """Five per cent and three standard errors of the share."""
     return 0.05 + 3 * math.sqrt(0.05 * 0.95 / n_panels)
 
@@ -222,21 +210,21 @@ def most_alarms(n_panels):
     ],
     ids=lambda scenario: scenario.name,
 )
-def test_false_differences_are_rare_in_a_few_simulated_benchmarks(scenario):
+def test_family_wise_error_is_controlled_in_few_simulations(scenario):
     rates = simulate(scenario, n_panels=60, seed=1)["step-down maxT"]
-    assert rates.false_band <= rates.false_pair <= most_alarms(60)
+    assert rates.false_band <= rates.false_pair <= max_error_rate(60)
 
 
-def test_a_leader_is_chosen_by_its_scores_so_corrected_tests_of_it_alone_do_not_suffice():
+def test_holm_over_the_leader_alone_exceeds_the_error_level():
     equal = Scenario(name="equal", lifts=clusters(8))
     assert simulate(equal, n_panels=100, seed=0)["Holm, leader only"].false_band > 0.09
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_false_differences_are_rare_and_power_is_that_of_holm_or_more(scenario):
+def test_family_wise_error_is_controlled_and_power_exceeds_holm(scenario):
     rates = simulate(scenario, n_panels=500, seed=2)
     bands, holm = rates["step-down maxT"], rates["Holm, all pairs"]
-    assert bands.false_band <= bands.false_pair <= most_alarms(500)
+    assert bands.false_band <= bands.false_pair <= max_error_rate(500)
     if not math.isnan(holm.power):
         assert bands.power > holm.power

@@ -1,4 +1,4 @@
-"""The benchmark: its models, its measuring, its numbers and the tables made of them."""
+"""Engine benchmark: models, metering, tables and figure."""
 
 import json
 import math
@@ -35,11 +35,11 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize(
     ("shape", "n_parameters"), [("qwen2-0.5b", 494_032_768), ("llama-1.1b", 1_100_048_384)]
 )
-def test_the_shapes_have_the_published_number_of_parameters(shape, n_parameters):
+def test_benchmark_shapes_have_published_parameter_counts(shape, n_parameters):
     assert n_bytes(SHAPES[shape]) == 2 * n_parameters
 
 
-def test_a_halved_shape_has_about_half_the_parameters():
+def test_halved_shape_has_half_the_parameters():
     whole = SHAPES["llama-1.1b"]
     assert n_bytes(whole.halved()) / n_bytes(whole) == pytest.approx(0.5, abs=0.01)
 
@@ -48,7 +48,7 @@ def test_a_halved_shape_has_about_half_the_parameters():
 @pytest.mark.parametrize(
     "shape", [TINY, replace(SHAPES["qwen2-0.5b"], n_tokens=64, n_layers=1)]
 )
-def test_transformers_loads_the_models_with_no_key_missing_or_left_over(tmp_path, shape):
+def test_transformers_loads_benchmark_models_without_missing_keys(tmp_path, shape):
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
     small = replace(shape, width=64, n_heads=4, n_kv_heads=2, n_neurons=96)
@@ -58,7 +58,7 @@ def test_transformers_loads_the_models_with_no_key_missing_or_left_over(tmp_path
     assert not info["unexpected_keys"]
 
 
-def test_sources_lie_close_to_the_base_and_apart_from_one_another(models):
+def test_sources_are_small_independent_changes_of_the_base(models):
     base, one, other = (open_checkpoint(m, root=m) for m in models)
     name = "model.layers.1.mlp.gate_proj.weight"
     values = [m.read(name).float() for m in (base, one, other)]
@@ -68,7 +68,7 @@ def test_sources_lie_close_to_the_base_and_apart_from_one_another(models):
     assert base.read("model.norm.weight").float().mean().item() == pytest.approx(1, abs=0.02)
 
 
-def test_the_models_lie_in_shards_and_are_the_same_every_time(models, tmp_path):
+def test_models_are_sharded_and_reproducible(models, tmp_path):
     assert len(list(models[0].glob("*.safetensors"))) > 1
     again = write_models(tmp_path, TINY, 2, shard_bytes=100_000)
     for one, other in zip(models, again, strict=True):
@@ -76,7 +76,7 @@ def test_the_models_lie_in_shards_and_are_the_same_every_time(models, tmp_path):
             assert file.read_bytes() == (other / file.name).read_bytes()
 
 
-def test_a_process_is_measured_from_start_to_end_with_its_children():
+def test_measured_memory_and_time_include_child_processes():
     program = "import time; x = bytearray(b'1') * 80_000_000; time.sleep(0.6)"
     alone = run_measured([*MEASURES, program], cwd=HERE, environment={})
     assert alone.seconds > 0.6
@@ -86,7 +86,7 @@ def test_a_process_is_measured_from_start_to_end_with_its_children():
     assert 80e6 < family.peak_anon_bytes < 200e6
 
 
-def test_a_child_counts_from_its_second_sample_on(tmp_path, monkeypatch):
+def test_child_memory_counts_from_its_second_sample(tmp_path, monkeypatch):
     # until it becomes a program of its own it shows the memory of its parent as its own
     children, counted = iter([[], [8], [8, 9], [9], []]), []
 
@@ -103,19 +103,19 @@ def test_a_child_counts_from_its_second_sample_on(tmp_path, monkeypatch):
     assert counted[:5] == [[], [], [8], [9], []]
 
 
-def test_a_process_gets_its_environment_and_what_it_prints_is_kept(tmp_path):
+def test_measured_process_gets_environment_and_captures_output(tmp_path):
     program = "import os; print(os.environ['HERE'], os.getcwd())"
     measured = run_measured([*MEASURES, program], cwd=tmp_path, environment={"HERE": "yes"})
     assert measured.output.split() == ["yes", str(tmp_path)]
 
 
-def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
+def test_failed_process_raises_with_its_stderr(tmp_path):
     program = "import sys; sys.exit('out of luck')"
     with pytest.raises(RuntimeError, match=r"ended with 1:\nout of luck"):
         run_measured([*MEASURES, program], cwd=tmp_path, environment={})
 
 
-def test_the_floor_reads_all_and_writes_the_first(models, tmp_path):
+def test_copy_floor_reads_all_models_and_writes_the_first(models, tmp_path):
     opened = [open_checkpoint(model, root=model) for model in models]
     assert copy_floor(tmp_path / "out", opened) > 0
     assert [model.bytes_read for model in opened] == [model.nbytes for model in opened]
@@ -124,7 +124,7 @@ def test_the_floor_reads_all_and_writes_the_first(models, tmp_path):
     assert all(torch.equal(written[name], opened[0].read(name)) for name in written)
 
 
-def test_mergekit_is_given_the_same_settings(tmp_path):
+def test_mergekit_config_has_the_same_settings(tmp_path):
     paths = [tmp_path / name for name in ("base", "a", "b")]
     arithmetic = CASES["task_arithmetic"]
     config = peer_config(arithmetic.peer, paths, dtype="bfloat16", output_dtype="bfloat16")
@@ -144,7 +144,7 @@ def test_mergekit_is_given_the_same_settings(tmp_path):
     assert average["parameters"]["normalize"] is True
 
 
-def test_a_difference_counts_elements_and_finds_the_largest(tmp_path):
+def test_difference_gives_the_largest_and_the_share_of_changed_elements(tmp_path):
     for name, values in {"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 2.5, 3.0, 3.75]}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -174,7 +174,7 @@ def row(name="ties", **changes):
     return Measurement(**{**values, **changes})
 
 
-def test_the_cost_of_runs_is_the_median_second_and_the_largest_memory():
+def test_cost_is_median_seconds_and_maximum_memory():
     program = [*MEASURES, "print()"]
     run = run_measured(program, cwd=HERE, environment={})
     runs = [
@@ -184,7 +184,7 @@ def test_the_cost_of_runs_is_the_median_second_and_the_largest_memory():
     assert (total.median_seconds, total.peak_rss_bytes) == (2.0, 7)
 
 
-def test_the_table_shows_medians_and_ratios():
+def test_benchmark_table_has_medians_and_ratios():
     text = markdown("Merging", ENVIRONMENT, [row()])
     assert "a processor, 2 cores; torch 2." in text
     assert f"Runs of each program: {len(row().engine.seconds)};" in text
@@ -195,12 +195,12 @@ def test_the_table_shows_medians_and_ratios():
     assert "Cost against" not in text
 
 
-def test_what_mergekit_did_not_run_stays_empty():
+def test_cells_without_a_mergekit_run_are_empty():
     text = markdown("Merging", ENVIRONMENT, [row("seme", peer=None, difference=None)])
     assert "| seme | 5.0 |  |  | 3.00 | 2.0 | 2.00 | 1.00 |  |  |  |  |" in text
 
 
-def test_other_sizes_and_numbers_of_sources_have_a_table_of_their_own():
+def test_scaling_rows_are_in_a_separate_table():
     rows = [row(), row("dare"), row(n_sources=8, peer=None), row(n_parameters=500_000)]
     first, second = markdown("Merging", ENVIRONMENT, rows).split("## Cost against")
     assert (first.count("| ties |"), first.count("| dare |")) == (1, 1)
@@ -213,14 +213,14 @@ def test_other_sizes_and_numbers_of_sources_have_a_table_of_their_own():
     assert "dare" not in second
 
 
-def test_the_figure_names_every_method():
+def test_benchmark_figure_labels_every_method():
     pytest.importorskip("matplotlib")
     content = figure([row(), row("dare", peer=None), row(n_sources=8)])
     assert content.startswith(b"<?xml")
     assert content.count(b"<!-- ties -->") + content.count(b"<!-- dare -->") >= 4
 
 
-def test_a_run_of_the_engine_gives_its_own_seconds_and_leaves_nothing(models, tmp_path):
+def test_engine_run_reports_its_seconds_and_cleans_up(models, tmp_path):
     bench = Bench(scratch=tmp_path, models=models, mergekit=None, pause=0.0)
     assert bench.with_sources(1).models == models[:2]
     measured, seconds = bench.merge(CASES["average"])
@@ -229,7 +229,7 @@ def test_a_run_of_the_engine_gives_its_own_seconds_and_leaves_nothing(models, tm
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark_runs_beside_mergekit(tmp_path):
+def test_benchmark_runs_end_to_end_with_mergekit(tmp_path):
     arguments = "--shape tiny --methods average,seme --scaling average --repeats 1 --output"
     main([*arguments.split(), str(tmp_path)])
     content = json.loads((tmp_path / "tiny-3-sources.json").read_text())
@@ -247,15 +247,13 @@ def test_the_whole_benchmark_runs_beside_mergekit(tmp_path):
         (["--shape", "small"], "invalid choice: 'small'"),
     ],
 )
-def test_a_mistyped_argument_is_named(arguments, match, capsys):
+def test_invalid_arguments_are_refused(arguments, match, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert re.search(match, capsys.readouterr().err)
 
 
-def test_a_full_disk_and_an_absent_program_stop_it_before_anything_is_written(
-    tmp_path, monkeypatch
-):
+def test_missing_mergekit_and_full_disk_stop_before_writing(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="no file at"):
         main(["--mergekit", str(tmp_path / "absent")])
     usage = type("usage", (), {"free": 10})
@@ -266,7 +264,7 @@ def test_a_full_disk_and_an_absent_program_stop_it_before_anything_is_written(
 
 
 @pytest.mark.parametrize(("seed", "in_frame"), [(None, True), (1000, False)])
-def test_the_cost_of_aligning_a_source_is_measured(tmp_path, seed, in_frame):
+def test_alignment_cost_is_measured(tmp_path, seed, in_frame):
     base, tuned = write_models(tmp_path / "family", SHAPES["tiny"], 1)
     if seed is not None:
         (tuned,) = write_models(tmp_path / "stranger", SHAPES["tiny"], 0, seed=seed)

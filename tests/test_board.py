@@ -1,76 +1,65 @@
-"""Which rows stand on which board, and which of them carry a mark."""
+"""Rows of each leaderboard board, and the mark of settings tuned on the test split."""
 
 from dataclasses import replace
 
 import pytest
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.markdown import TUNED_ON_TEST
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import PoolRef, Record, Score, SuiteRef
-from tests.made_up_runs import bare_runs, cost, model
-
-COST = cost()
-ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
+from tests.made_up_runs import COST, bare_boards, make_record, pool_ref, suite_ref
 
 
 def record(name="ties", value=0.5, split="test", **changes):
-    score = Score(
-        value=value, stderr=0.1, n=9, raw=value, raw_metric="acc", higher_is_better=True
-    )
-    found = Record(
-        fingerprint=f"{name} {split} {sorted(changes.items())}", kind="merge", status="done",
-        name=name, settings={}, seed=0, dtype=None, scores={"a": score}, domains={"a": "code"},
-        models=PoolRef(pool="p", pivot=model("base"), sources=(model("x"),), references=()),
-        suite=SuiteRef(name="zoo", split=split, fingerprint=split, held_out=()),
-        merge_cost=None, evaluation_cost=COST, merge={}, error=None, provenance={},
-        started_at="", seconds_total=1.0,
-    )  # fmt: skip
-    return replace(found, **changes)
+    fingerprint = f"{name} {split} {sorted(changes.items())}"
+    defaults = {"models": pool_ref("p", sources=("x",)), "suite": suite_ref(split)}
+    changes = {"fingerprint": fingerprint, "domains": {"a": "code"}} | defaults | changes
+    return make_record(name, {"a": value}, **changes)
 
 
 def unmerged(**changes):
-    models = PoolRef(pool="p", pivot=model("base"), sources=(), references=())
-    return record("base", kind="reference", models=models, **changes)
+    return record("base", kind="reference", models=pool_ref("p"), **changes)
+
+
+ON_GPU = {"evaluation_cost": replace(COST, peak_gpu_bytes=7), "dtype": "bfloat16"}
 
 
 TIES, SCE = record(), record("sce")
 
 
-def shown(*records):
+def board_rows(*records):
     """Precision and names of the rows of every board."""
-    return [(b.precision, [row.name for row in b.rows]) for b in boards_of(bare_runs(records))]
+    return [(b.precision, [row.name for row in b.rows]) for b in bare_boards(records)]
 
 
-def test_runs_evaluated_in_another_precision_have_a_board_of_their_own():
-    assert shown(TIES, record("sce", **ON_GPU)) == [
+def test_runs_in_another_precision_have_a_separate_board():
+    assert board_rows(TIES, record("sce", **ON_GPU)) == [
         ("bfloat16", ["sce"]),
         ("float32", ["ties"]),
     ]
 
 
-def test_an_unmerged_model_stands_on_the_board_of_its_precision():
+def test_unmerged_models_are_on_the_board_of_their_precision():
     gpu = record("sce", **ON_GPU)
-    assert shown(TIES, gpu, unmerged()) == [
+    assert board_rows(TIES, gpu, unmerged()) == [
         ("bfloat16", ["sce"]),
         ("float32", ["base", "ties"]),
     ]
-    assert shown(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
+    assert board_rows(gpu, unmerged(**ON_GPU)) == [("bfloat16", ["base", "sce"])]
 
 
-def test_what_was_not_evaluated_stands_on_the_first_board_of_its_models_and_suite():
+def test_unevaluated_runs_are_on_the_first_board_of_their_models_and_suite():
     failed = record("dare", status="failed", error="no", scores={}, evaluation_cost=None)
-    assert shown(TIES, failed) == [("float32", ["ties", "dare"])]
+    assert board_rows(TIES, failed) == [("float32", ["ties", "dare"])]
     gpu = record("sce", **ON_GPU)
-    assert [names for _, names in shown(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
-    assert shown(failed, unmerged()) == [(None, ["base", "dare"])]
-    assert shown(replace(failed, models=replace(TIES.models, pool="q")), TIES) == [
+    assert [names for _, names in board_rows(TIES, gpu, failed)] == [["sce", "dare"], ["ties"]]
+    assert board_rows(failed, unmerged()) == [(None, ["base", "dare"])]
+    assert board_rows(replace(failed, models=replace(TIES.models, pool="q")), TIES) == [
         ("float32", ["ties"]), (None, ["dare"])
     ]  # fmt: skip
 
 
-def test_the_title_names_a_precision_that_is_not_the_usual_one():
-    text = to_markdown(boards_of(bare_runs([TIES, record("sce", **ON_GPU)])))
+def test_board_title_has_a_precision_other_than_float32():
+    text = to_markdown(bare_boards([TIES, record("sce", **ON_GPU)]))
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## p on suite zoo, split test, evaluated in bfloat16",
@@ -79,52 +68,54 @@ def test_the_title_names_a_precision_that_is_not_the_usual_one():
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "text"),
     [
         ({}, "Evaluated in float32. "),
         ({"lm_eval": "0.4.13", "limit": None}, "Evaluated in float32 by lm-eval 0.4.13. "),
         ({"lm_eval": "1", "limit": 8}, "by lm-eval 1, the first 8 documents of each task. "),
     ],
 )
-def test_the_header_states_the_contract_as_far_as_the_records_do(more, told):
-    assert told in to_markdown(
-        boards_of(bare_runs([replace(TIES, suite=replace(TIES.suite, more=more))]))
+def test_board_header_has_precision_lm_eval_version_and_limit(more, text):
+    assert text in to_markdown(
+        bare_boards([replace(TIES, suite=replace(TIES.suite, more=more))])
     )
 
 
-def tried(split, *lams, value=0.5):
+def records_with_lams(split, *lams, value=0.5):
     return [record(split=split, value=value, settings={"lam": lam}) for lam in lams]
 
 
 def settings(*records):
-    """What stands in the column of settings, by board."""
-    return [
-        [row.marked_settings for row in board.merges] for board in boards_of(bare_runs(records))
-    ]
+    """Cells of the settings column, by board."""
+    return [[row.marked_settings for row in board.merges] for board in bare_boards(records)]
 
 
-def test_one_of_several_settings_on_the_test_split_is_marked():
-    assert settings(*tried("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
-    assert settings(*tried("test", 1)) == [[""]]
+def test_several_settings_on_the_test_split_are_marked():
+    assert settings(*records_with_lams("test", 1, 2)) == [["lam=1 †", "lam=2 †"]]
+    assert settings(*records_with_lams("test", 1)) == [[""]]
 
 
-def test_settings_on_two_boards_of_one_question_are_marked_on_both():
-    first, second = tried("test", 1, 2)
+def test_settings_tried_on_two_boards_are_marked_on_both():
+    first, second = records_with_lams("test", 1, 2)
     limited = replace(second.suite, fingerprint="limited")
     assert settings(first, replace(second, suite=limited)) == [["†"], ["†"]]
 
 
-def test_the_setting_that_validation_chose_is_not_marked_nor_are_validation_runs():
-    found = [*tried("test", 1, 2), *tried("validation", 1), *tried("validation", 2, value=0.9)]
-    assert settings(*found) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
+def test_setting_chosen_on_validation_is_not_marked():
+    records = [
+        *records_with_lams("test", 1, 2),
+        *records_with_lams("validation", 1),
+        *records_with_lams("validation", 2, value=0.9),
+    ]
+    assert settings(*records) == [["lam=1 †", "lam=2"], ["lam=2", "lam=1"]]
 
 
-def test_the_mark_is_explained_and_in_the_csv_a_column():
-    found = [*tried("test", 1, 2), *tried("validation", 2), SCE]
-    text = to_markdown(boards_of(bare_runs(found)))
+def test_mark_has_a_footnote_and_a_csv_column():
+    records = [*records_with_lams("test", 1, 2), *records_with_lams("validation", 2), SCE]
+    text = to_markdown(bare_boards(records))
     assert text.count(TUNED_ON_TEST) == 1
-    assert TUNED_ON_TEST not in to_markdown(boards_of(bare_runs([TIES, SCE])))
-    header, *lines = to_csv(boards_of(bare_runs(found))).splitlines()
+    assert TUNED_ON_TEST not in to_markdown(bare_boards([TIES, SCE]))
+    header, *lines = to_csv(bare_boards(records)).splitlines()
     column = header.split(",").index("tuned_on_test")
     marks = {tuple(line.split(",")[i] for i in (3, 7, 8, column)) for line in lines}
     assert marks == {
@@ -133,15 +124,15 @@ def test_the_mark_is_explained_and_in_the_csv_a_column():
     }  # fmt: skip
 
 
-def test_a_record_changes_only_the_board_it_stands_on():
-    parts = to_markdown(boards_of(bare_runs([TIES, *tried("validation", 1)]))).split("\n## ")
-    more = to_markdown(boards_of(bare_runs([TIES, SCE, *tried("validation", 1)]))).split(
+def test_new_record_changes_only_its_own_board():
+    parts = to_markdown(bare_boards([TIES, *records_with_lams("validation", 1)])).split("\n## ")
+    more = to_markdown(bare_boards([TIES, SCE, *records_with_lams("validation", 1)])).split(
         "\n## "
     )
     assert [a == b for a, b in zip(parts, more, strict=True)] == [True, False, True]
 
 
-def test_runs_before_and_after_an_edit_of_the_code_are_told_apart_by_its_hash():
+def test_runs_of_edited_code_show_its_hash():
     old, new = (
         record(provenance={"identity": {"code": code, "exclude": []}}, fingerprint=code)
         for code in ("aaaaaaaaaa", "bbbbbbbbbb")

@@ -1,20 +1,29 @@
 """The leaderboard page in a real browser: it loads, sorts, filters, expands, and fits."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from eval.records import PoolRef, Record, Score, SuiteRef
-from tests.made_up_runs import bare_runs, cost, model
+from tests.made_up_runs import bare_boards, make_record, pool_ref, stage_cost, suite_ref
 
 pytestmark = pytest.mark.browser
 
-COST = cost(1.0, peak=2**27, base=2**26)
-EVIL = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
+
+def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
+    defaults = {
+        "fingerprint": f"{name}{pool}{suite}", "settings": {"tau": 0.1},
+        "models": pool_ref(pool, pivot=pool), "domains": dict.fromkeys(TASKS, "d"),
+        "suite": suite_ref(None, name=suite, fingerprint=suite),
+        "merge_cost": stage_cost(seconds, 50),
+        "merge": {"diagnostics": {"condition": 31.5, INJECTION: INJECTION}},
+        "provenance": {"git": {"revision": "0" * 200}},
+    }  # fmt: skip
+    return make_record(name, dict.fromkeys(TASKS, value), **defaults | changes)
+
+
+INJECTION = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
 TASKS = [f"a_rather_long_task_name_{i}" for i in range(12)]
 QUIET = [
     "--no-sandbox",
@@ -26,30 +35,11 @@ QUIET = [
 ]
 
 
-def record(name, value, seconds=1.0, pool="zoo", suite="test", **changes):
-    score = Score(
-        value=value, stderr=0.02, n=9, raw=value, raw_metric="acc", higher_is_better=True
-    )
-    return replace(
-        Record(
-            fingerprint=f"{name}{pool}{suite}", kind="merge", status="done", name=name,
-            settings={"tau": 0.1}, seed=0, dtype=None, scores=dict.fromkeys(TASKS, score),
-            models=PoolRef(pool=pool, pivot=model(pool), sources=(), references=()),
-            suite=SuiteRef(name=suite, split=None, fingerprint=suite, held_out=()),
-            domains=dict.fromkeys(TASKS, "d"), merge_cost=replace(COST, seconds=seconds),
-            evaluation_cost=COST, merge={"diagnostics": {"condition": 31.5, EVIL: EVIL}},
-            error=None, provenance={"git": {"revision": "0" * 200}}, started_at="",
-            seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
-
-
 RECORDS = [
     record("ties", 0.5, seconds=9.0),
     record("seme", 0.7, seconds=10.0),
     record("sce", 0.6, seconds=2.0),
-    record("dare", 0.1, status="failed", error=EVIL, scores={}, merge_cost=None),
+    record("dare", 0.1, status="failed", error=INJECTION, scores={}, merge_cost=None),
     record("base", 0.4, kind="reference", settings={}, merge_cost=None),
     record("ties", 0.3, pool="alps"),
     record("ties", 0.3, suite="validation"),
@@ -61,15 +51,15 @@ def browser():
     path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     assert path, "these tests need Chromium on the path: install it, or leave out -m browser"
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    write_page(root, boards_of(bare_runs(RECORDS)))
+    write_page(root, bare_boards(RECORDS))
     return (root / "leaderboard.html").as_uri()
 
 
@@ -77,14 +67,14 @@ def address(tmp_path_factory):
 def page(browser, address):
     """The page on a desktop's screen; fails for anything it says or asks for."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
-    found, said = context.new_page(), []
-    found.on("console", lambda message: said.append(message.text))
-    found.on("pageerror", lambda error: said.append(str(error)))
-    found.on("request", lambda request: said.append(request.url))
-    found.goto(address)
-    yield found
+    tab, messages = context.new_page(), []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: messages.append(request.url))
+    tab.goto(address)
+    yield tab
     context.close()
-    assert set(said) == {address}
+    assert set(messages) == {address}
 
 
 def methods(page, pool="zoo"):
@@ -98,15 +88,15 @@ def sort_by(page, label):
     ).click()
 
 
-def ground(page):
+def background_colour(page):
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
 
-def ink_of_figures(page):
+def figure_text_colour(page):
     return page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
 
 
-def test_the_page_loads_with_every_board_and_figure(page):
+def test_page_loads_every_board_and_figure(page):
     assert page.title() == "Leaderboard"
     assert methods(page) == ["zoo", "seme", "sce", "ties", "dare"]
     assert page.locator("section:visible").count() == 3
@@ -114,14 +104,14 @@ def test_the_page_loads_with_every_board_and_figure(page):
     assert page.locator("#count").inner_text() == "6 of 6 merges"
 
 
-def test_numbers_sort_as_numbers_and_rows_without_one_stay_last(page):
+def test_columns_sort_numerically_with_missing_values_last(page):
     sort_by(page, "merge s")  # 10 is after 9; the first click on a cost is rising
     assert methods(page) == ["sce", "ties", "seme", "zoo", "dare"]
     sort_by(page, "merge s")
     assert methods(page) == ["seme", "ties", "sce", "zoo", "dare"]
 
 
-def test_the_first_click_on_a_score_puts_the_best_first_and_says_so(page):
+def test_first_click_on_a_score_sorts_descending_with_aria_sort(page):
     sort_by(page, "mean %")
     assert methods(page) == ["seme", "sce", "ties", "zoo", "dare"]
     head = page.locator(
@@ -130,7 +120,7 @@ def test_the_first_click_on_a_score_puts_the_best_first_and_says_so(page):
     assert head.all_inner_texts() == ["mean %"]
 
 
-def test_text_sorts_by_alphabet_and_the_keyboard_does_it_too(page):
+def test_text_sorts_alphabetically_by_keyboard(page):
     page.locator('section[data-pool="=zoo"][data-suite="=test"] thead button').first.focus()
     page.keyboard.press("Enter")
     assert methods(page) == ["dare", "sce", "seme", "ties", "zoo"]
@@ -146,21 +136,21 @@ def test_text_sorts_by_alphabet_and_the_keyboard_does_it_too(page):
         ({"pool": "alps", "suite": "validation"}, 0, 0),
     ],
 )
-def test_filters_leave_what_they_name(page, filters, boards, count):
+def test_filters_select_pool_suite_and_method(page, filters, boards, count):
     for name, value in filters.items():
         page.locator(f"#filter-{name}").select_option(value)
     assert page.locator("section:visible").count() == boards
     assert page.locator("#count").inner_text() == f"{count} of 6 merges"
 
 
-def test_a_method_is_shown_beside_the_unmerged_models_unless_they_are_left_out(page):
+def test_method_filter_keeps_unmerged_models_unless_unchecked(page):
     page.locator("#filter-method").select_option("seme")
     assert methods(page) == ["zoo", "seme"]
     page.locator("#filter-unmerged").uncheck()
     assert methods(page) == ["seme"]
 
 
-def test_a_row_opens_and_closes_and_its_details_move_with_it(page):
+def test_details_expand_collapse_and_move_with_their_row(page):
     row = page.locator("tbody", has=page.get_by_role("button", name="seme"))
     assert not row.get_by_text("condition").is_visible()
     row.get_by_role("button").click()
@@ -171,26 +161,26 @@ def test_a_row_opens_and_closes_and_its_details_move_with_it(page):
     assert not row.get_by_text("condition").is_visible()
 
 
-def test_texts_of_records_run_nothing(page):
+def test_record_texts_are_not_executed(page):
     page.get_by_role("button", name="dare").click()
-    assert page.locator("pre").inner_text() == EVIL
+    assert page.locator("pre").inner_text() == INJECTION
     assert page.title() == "Leaderboard"
 
 
-def test_the_page_follows_the_systems_theme_until_the_button_is_pressed(page):
-    light = ground(page), ink_of_figures(page)
+def test_theme_follows_the_system_until_toggled(page):
+    light = background_colour(page), figure_text_colour(page)
     page.emulate_media(color_scheme="dark")
-    dark = ground(page), ink_of_figures(page)
+    dark = background_colour(page), figure_text_colour(page)
     assert light[0] != dark[0]
     assert light[1] != dark[1]
     page.locator("#theme").click()
-    assert (ground(page), ink_of_figures(page)) == light
+    assert (background_colour(page), figure_text_colour(page)) == light
     page.reload()
-    assert ground(page) == light[0]
+    assert background_colour(page) == light[0]
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1300])
-def test_only_the_table_scrolls_sideways_and_the_method_stays_in_sight(page, width):
+def test_only_the_table_scrolls_horizontally_with_a_sticky_method_column(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.get_by_role("button", name="seme").click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -203,7 +193,7 @@ def test_only_the_table_scrolls_sideways_and_the_method_stays_in_sight(page, wid
     assert table.locator(".sections:visible").bounding_box()["width"] <= width
 
 
-def test_texts_of_a_figure_do_not_overlap(page):
+def test_figure_labels_do_not_overlap(page):
     for figure in page.locator("figure svg").all():
         boxes = [text.bounding_box() for text in figure.locator("text").all()]
         level = [b for b in boxes if b["height"] < 16]  # the turned ones aside

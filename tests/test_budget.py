@@ -1,4 +1,4 @@
-"""The memory of a merge: what a budget allows, and what is too little."""
+"""Memory budget of a merge: block counts, threads, refusals."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ def test_a_larger_budget_reads_more_blocks_per_read_up_to_four():
 
 
 @pytest.mark.parametrize("budget", [300, 500, 2048])
-def test_what_is_chosen_stays_in_the_budget(budget):
+def test_working_memory_stays_within_the_budget(budget):
     at_once = blocks_per_read(budget * MIB, 3, 8, CPU)
     assert working_bytes(3, 8, at_once, CPU) <= budget * MIB
 
 
-def test_a_budget_that_is_too_small_is_refused_with_the_bytes_needed():
+def test_too_small_budget_is_refused_with_the_bytes_needed():
     message = r"at least (\d+)MiB for 8 sources on 64 threads, got 100MiB: raise it"
     with pytest.raises(ValueError, match=message) as error:
         blocks_per_read(100 * MIB, 8, 64, CPU)
@@ -37,7 +37,7 @@ def test_a_budget_that_is_too_small_is_refused_with_the_bytes_needed():
 
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
-def test_as_many_threads_work_as_fit_and_always_one(device):
+def test_thread_count_is_limited_by_memory_and_at_least_one(device):
     assert threads_that_fit(64 * 2**30, 3, 16, device) == 16
     n_threads = threads_that_fit(2 * 2**30, 3, 200, device)
     assert 1 < n_threads < 200
@@ -45,7 +45,7 @@ def test_as_many_threads_work_as_fit_and_always_one(device):
     assert threads_that_fit(1, 3, 16, device) == 1
 
 
-def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
+def test_rewritten_bytes_count_the_largest_layer_and_copies():
     sizes = {"embed.weight": 1000, "0.mlp.up.weight": 900, "0.mlp.down.weight": 300, "b": 5}
     assert rewritten_bytes(sizes, 2) == 4 * (1200 * (2 + 1) + 1000 * 6)
 
@@ -54,21 +54,21 @@ def test_rewriting_holds_the_largest_tensor_of_every_model_and_some_copies():
     ("n_rows", "width", "n_sources", "measured"),
     [(4096, 1024, 1, 207e6), (8192, 2048, 3, 695e6), (12_000, 2048, 1, 583e6)],
 )
-def test_comparing_heads_is_estimated_from_what_was_measured(
+def test_estimate_of_head_comparison_bounds_the_measured_memory(
     n_rows, width, n_sources, measured
 ):
     estimate = compared_bytes(n_rows, width, n_sources, itemsize=2)
     assert measured <= estimate <= 1.2 * measured
 
 
-def test_only_sources_threads_and_blocks_count():
+def test_working_memory_grows_with_sources_threads_and_blocks():
     assert working_bytes(4, 2, 1, CPU) > working_bytes(3, 2, 1, CPU)
     assert working_bytes(3, 3, 1, CPU) > working_bytes(3, 2, 1, CPU)
     assert working_bytes(3, 2, 2, CPU) > working_bytes(3, 2, 1, CPU)
 
 
 @pytest.mark.parametrize("budget", [200, 300, 500, 2048])
-def test_all_that_is_shared_out_fits_the_budget(budget):
+def test_allocation_fits_the_budget(budget):
     allocation = allocate(budget * MIB, 3, 4, CPU)
     assert 1 <= allocation.n_threads <= 4
     assert allocation.working_bytes == working_bytes(
@@ -78,13 +78,8 @@ def test_all_that_is_shared_out_fits_the_budget(budget):
     assert allocate(2**40, 3, 4, CPU).cache_bytes == allocate(2**35, 3, 4, CPU).cache_bytes > 0
 
 
-def test_tensors_are_ranked_side_by_side_only_where_every_thread_has_room_for_it():
+def test_tensors_are_ranked_per_thread_only_if_every_thread_has_room():
     allocations = [allocate(2**31, 8, n_threads, CPU) for n_threads in (2, 16, 64)]
     assert [allocation.rank_per_thread for allocation in allocations] == [True, True, False]
-    assert [
-        allocation.cache_bytes // allocation.n_threads > 40 * MIB for allocation in allocations
-    ] == [
-        True,
-        True,
-        False,
-    ]
+    has_room = [a.cache_bytes // a.n_threads > 40 * MIB for a in allocations]
+    assert has_room == [True, True, False]

@@ -1,4 +1,4 @@
-"""Inner products of attention circuits, against the circuits written out."""
+"""Similarity of attention circuits, against explicit products; matching of rotary pairs."""
 
 import math
 
@@ -13,6 +13,7 @@ from seme.alignment.circuits import (
     rotary_inner,
     score_similarity,
 )
+from tests.attention_layers import frequencies
 
 FREQUENCIES = (1.0, 0.37)
 
@@ -21,7 +22,7 @@ def random_rows(seed, n, size, width=6):
     return torch.randn(n, size, width, generator=torch.Generator().manual_seed(seed))
 
 
-def turned(rows, position, n_pairs=2):
+def rotary(rows, position, n_pairs=2):
     """Rotate-half rotary embedding of the rows of one head."""
     angle = position * torch.tensor(FREQUENCIES[:n_pairs])[:, None]
     first, second = rows[:n_pairs], rows[n_pairs : 2 * n_pairs]
@@ -34,7 +35,7 @@ def turned(rows, position, n_pairs=2):
     )
 
 
-def test_inner_products_are_those_of_the_products_written_out():
+def test_circuit_inner_equals_explicit_products():
     # 4 heads in 2 groups against 3 heads in 1 group of another head size
     left, right = random_rows(1, 4, 5), random_rows(2, 2, 5)
     left_m, right_m = random_rows(3, 3, 4), random_rows(4, 1, 4)
@@ -47,7 +48,7 @@ def test_inner_products_are_those_of_the_products_written_out():
             )
 
 
-def test_output_similarity_is_the_cosine_of_the_products_written_out():
+def test_output_similarity_equals_the_explicit_cosine():
     outputs, values = random_rows(1, 4, 5), random_rows(2, 2, 5)
     other_outputs, other_values = random_rows(3, 3, 4), random_rows(4, 3, 4)
     actual = output_similarity(outputs, values, other_outputs, other_values)
@@ -56,10 +57,10 @@ def test_output_similarity_is_the_cosine_of_the_products_written_out():
     torch.testing.assert_close(actual[3, 2], expected)
 
 
-def test_rotary_inner_products_are_means_over_relative_positions():
+def test_rotary_inner_is_the_mean_over_relative_positions():
     query, key, other_query, other_key = (random_rows(seed, 1, 4)[0] for seed in (1, 2, 3, 4))
     mean = sum(
-        ((turned(query, t).T @ key) * (turned(other_query, t).T @ other_key)).sum()
+        ((rotary(query, t).T @ key) * (rotary(other_query, t).T @ other_key)).sum()
         for t in range(4_000)
     )
     planes = torch.tensor([[0, 2], [1, 3]])
@@ -77,17 +78,17 @@ def test_score_similarity_of_a_head_with_itself_is_one(size):
     assert (actual - torch.eye(4) < 0.99).all()
 
 
-def test_score_similarity_does_not_see_a_turn_shared_by_query_and_key():
+def test_score_similarity_is_invariant_to_a_shared_rotation():
     pairs = pair_frequencies(FREQUENCIES, FREQUENCIES)
     queries, keys, others = random_rows(1, 1, 4), random_rows(2, 1, 4), random_rows(3, 1, 4)
-    turned_rows = [turned(rows[0], 2.5)[None] for rows in (queries, keys)]
+    turned_rows = [rotary(rows[0], 2.5)[None] for rows in (queries, keys)]
     torch.testing.assert_close(
         score_similarity(queries, keys, others, keys, pairs),
         score_similarity(*turned_rows, others, keys, pairs),
     )
 
 
-def test_score_similarity_sees_a_turn_of_the_query_alone():
+def test_score_similarity_changes_with_a_rotation_of_the_query_alone():
     # looking half a turn away is the opposite circuit
     pairs = pair_frequencies([1.0], [1.0])
     queries, keys = random_rows(1, 1, 2), random_rows(2, 1, 2)
@@ -95,7 +96,7 @@ def test_score_similarity_sees_a_turn_of_the_query_alone():
     torch.testing.assert_close(actual, torch.tensor([[-1.0]]))
 
 
-def test_a_pair_of_another_frequency_has_no_part_in_the_similarity():
+def test_unmatched_rotary_pairs_do_not_contribute_to_similarity():
     # the source has one pair, at the pivot's second; the pivot's two are of equal norm
     pairs = pair_frequencies([1.0, 0.5], [0.5])
     rows = torch.eye(4)[None]
@@ -103,82 +104,50 @@ def test_a_pair_of_another_frequency_has_no_part_in_the_similarity():
     torch.testing.assert_close(actual, torch.tensor([[0.5**0.5]]))
 
 
-def test_circuits_of_zeros_have_cosine_zero():
+def test_zero_circuits_have_similarity_zero():
     rows, zeros = random_rows(1, 2, 4), torch.zeros(2, 4, 6)
     assert output_similarity(rows, zeros, rows, rows).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def frequencies(head_dim, theta=10_000.0):
-    return [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+@pytest.mark.parametrize(
+    ("pivot", "source", "index", "exact"),
+    [
+        (frequencies(64), frequencies(64), range(32), True),
+        (frequencies(64), frequencies(128), range(0, 64, 2), False),
+        ([10.0, 2.0], [100.0, 10.0, 1.0], [1, 2], False),  # 2 is nearer 1 than 100
+        ([10.0], [1.0, 30.0], [1], False),  # 30 is nearer 10 than 1 in ratio
+        (frequencies(8, 64.0), frequencies(8, 300.0), range(4), False),  # only 1 is shared
+        ([1.0], [1.0 + 0.9e-6], [0], True),
+        ([1.0], [1.0 + 1.1e-6], [0], False),
+        ([1.0, 1.0, 1.0], [1.0, 1.0], [0, 1, -1], True),
+        ([], [], [], True),
+        ([1.0], [], [-1], True),
+        ([], [1.0], [], False),  # the source's pair has no counterpart
+    ],
+)
+def test_pairs_match_equal_frequencies_first_then_the_nearest_in_ratio(
+    pivot, source, index, exact
+):
+    match = pair_frequencies(pivot, source)
+    assert (match.index, match.exact) == (tuple(index), exact)
+    assert match.planes.shape == match.source_planes.shape
 
 
-def test_equal_frequencies_match_pair_by_pair():
-    match = pair_frequencies(frequencies(64), frequencies(64))
-    assert match.index == tuple(range(32))
-    assert match.exact
-
-
-def test_a_head_of_64_is_matched_to_every_second_pair_of_a_head_of_128():
+def test_head_dim_64_matches_every_second_pair_of_128():
     match = pair_frequencies(frequencies(128), frequencies(64))
     assert match.index[::2] == tuple(range(32))
     assert set(match.index[1::2]) == {-1}
     assert match.exact
 
 
-def test_a_head_of_128_loses_every_second_pair_in_a_head_of_64():
-    match = pair_frequencies(frequencies(64), frequencies(128))
-    assert match.index == tuple(range(0, 64, 2))
-    assert not match.exact
-
-
-def test_a_frequency_without_an_equal_takes_the_nearest_left():
-    # 10 is equal; of 1 and 100 the pivot's 2 is nearest 1 in log frequency
-    match = pair_frequencies([10.0, 2.0], [100.0, 10.0, 1.0])
-    assert match.index == (1, 2)
-    assert not match.exact
-
-
-def test_nearest_means_nearest_in_ratio():
-    # 30 is three times 10, which is ten times 1, though 1 lies closer to 10 than 30 does
-    assert pair_frequencies([10.0], [1.0, 30.0]).index == (1,)
-
-
-def test_other_theta_keeps_the_order_of_the_pairs_that_have_no_equal():
-    # 64 ** (-i / 4) and 300 ** (-j / 4) share only the 1 of pair 0
-    match = pair_frequencies(frequencies(8, 64.0), frequencies(8, 300.0))
-    assert match.index == (0, 1, 2, 3)
-    assert not match.exact
-
-
-def test_other_theta_still_shares_some_frequencies_exactly():
+def test_another_theta_matches_equal_frequencies_exactly():
     # 10^4 ** (-3 / 32) = 10^6 ** (-2 / 32)
     match = pair_frequencies(frequencies(64, 1e4), frequencies(64, 1e6))
     assert match.index[3] == 2
     assert sorted(match.index) == list(range(32))
 
 
-def test_frequencies_match_within_one_part_in_a_million():
-    assert pair_frequencies([1.0], [1.0 + 0.9e-6]).exact
-    assert not pair_frequencies([1.0], [1.0 + 1.1e-6]).exact
-
-
-def test_equal_source_frequencies_are_each_used_once():
-    assert pair_frequencies([1.0, 1.0, 1.0], [1.0, 1.0]).index == (0, 1, -1)
-
-
-def test_models_without_rotary_positions_match_exactly():
-    match = pair_frequencies([], [])
-    assert match.index == ()
-    assert match.planes.shape == match.source_planes.shape == (0, 2)
-    assert match.exact
-
-
-def test_rotary_positions_in_one_model_only_are_not_exact_for_the_source_that_has_them():
-    assert not pair_frequencies([], [1.0]).exact
-    assert pair_frequencies([1.0], []).index == (-1,)
-
-
-def test_planes_are_the_dimensions_of_matched_pairs():
+def test_rotary_planes_are_the_dimensions_of_matched_pairs():
     # pivot head of 8 dimensions, pair i = (i, i + 4); source head of 4, pair i = (i, i + 2)
     match = pair_frequencies(frequencies(8), frequencies(4))
     assert match.planes.tolist() == [[0, 4], [2, 6]]
@@ -186,20 +155,28 @@ def test_planes_are_the_dimensions_of_matched_pairs():
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
-def test_frequencies_that_are_not_positive_are_refused(bad):
-    with pytest.raises(
-        ValueError, match=rf"must be positive and finite, the source has \[{bad}\]"
-    ):
+def test_non_positive_frequencies_are_refused(bad):
+    with pytest.raises(ValueError, match=rf"positive and finite.* \[{bad}\]"):
         pair_frequencies([1.0], [bad])
 
 
-def test_a_quarter_turn_is_recovered():
-    # the pivot's plane is the source's, turned by 90 degrees: (x, y) -> (-y, x)
-    cross = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
-    torch.testing.assert_close(pairwise_rotation(cross), cross)
+@pytest.mark.parametrize(
+    ("cross", "rotation"),
+    [
+        ([[0.0, -1.0], [1.0, 0.0]], [[0.0, -1.0], [1.0, 0.0]]),  # (x, y) -> (-y, x)
+        (
+            [[1.0, 0.0], [0.0, -1.0]],
+            [[1.0, 0.0], [0.0, 1.0]],
+        ),  # every turn fits a mirror equally
+    ],
+)
+def test_pairwise_rotation_of_a_quarter_turn_and_of_a_reflection(cross, rotation):
+    torch.testing.assert_close(
+        pairwise_rotation(torch.tensor([cross])), torch.tensor([rotation])
+    )
 
 
-def test_the_rotation_has_the_greatest_trace_of_all_angles():
+def test_pairwise_rotation_maximises_the_trace():
     cross = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0)).double()
     actual = (pairwise_rotation(cross) * cross).sum(dim=(1, 2))
     angle = torch.linspace(0, 2 * math.pi, 3601, dtype=torch.float64)
@@ -209,13 +186,7 @@ def test_the_rotation_has_the_greatest_trace_of_all_angles():
     torch.testing.assert_close(actual, best, rtol=1e-5, atol=0.0)
 
 
-def test_a_reflection_is_answered_with_a_rotation():
-    # of a mirrored plane every turn fits equally badly; without reason to turn it stays
-    mirror = torch.diag(torch.tensor([1.0, -1.0]))[None]
-    assert pairwise_rotation(mirror).tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
-
-
-def test_rotations_turn_with_position_in_the_same_sense():
+def test_pairwise_rotations_have_determinant_one():
     rotation = pairwise_rotation(
         torch.randn(8, 2, 2, generator=torch.Generator().manual_seed(0))
     )
@@ -223,7 +194,7 @@ def test_rotations_turn_with_position_in_the_same_sense():
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(2).expand(8, 2, 2))
 
 
-def test_pairs_left_in_order_are_exact_only_where_their_frequencies_are_equal():
+def test_in_order_match_is_exact_only_with_equal_frequencies():
     assert pair_frequencies([1.0, 0.5], [1.0, 0.5]).in_order().exact
     swapped = pair_frequencies([1.0, 0.5], [0.5, 1.0])
     assert swapped.exact

@@ -11,7 +11,7 @@ def every_bfloat16():
     return torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
 
 
-def test_every_finite_bfloat16_is_upcast_and_rounds_back_to_itself():
+def test_finite_bfloat16_survives_upcast_and_rounding():
     values = every_bfloat16()
     values = values[values.float().isfinite()]
     (wide,), finite = upcast(bit_patterns([values]), 0, len(values))
@@ -22,7 +22,7 @@ def test_every_finite_bfloat16_is_upcast_and_rounds_back_to_itself():
     assert (lost, changed) == (0, 0)
 
 
-def test_a_part_of_several_models_is_upcast_to_adjoining_rows():
+def test_slices_of_several_models_are_upcast_to_rows():
     models = [torch.arange(k, k + 100, dtype=torch.float32).bfloat16() for k in range(3)]
     rows, finite = upcast(bit_patterns(models), 10, 30)
     assert finite == [True] * 3
@@ -32,7 +32,7 @@ def test_a_part_of_several_models_is_upcast_to_adjoining_rows():
     assert upcast(bit_patterns(models), 10, 29)[1] == [True] * 3
 
 
-def test_numbers_round_as_torch_rounds_them_ties_to_even():
+def test_rounding_equals_torch_ties_to_even():
     rng = torch.Generator().manual_seed(0)
     bits = torch.randint(0, 0x7F7F0000, (100_000,), generator=rng, dtype=torch.int32)
     ties = torch.arange(0, 0x7F7F0000, 1 << 16, dtype=torch.int32) + (1 << 15)
@@ -46,7 +46,7 @@ def test_numbers_round_as_torch_rounds_them_ties_to_even():
             assert lost == pytest.approx(exact, rel=1e-12)
 
 
-def test_a_number_too_large_rounds_to_infinity():
+def test_overflow_rounds_to_infinity():
     largest = torch.tensor([torch.finfo(torch.float32).max])
     rounded, lost, changed = round_merged(largest, torch.zeros(1))
     assert rounded.isinf().all()
@@ -56,7 +56,7 @@ def test_a_number_too_large_rounds_to_infinity():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, 500, 999])
-def test_one_number_that_is_not_finite_is_noticed(value, place):
+def test_one_non_finite_value_is_detected(value, place):
     numbers = torch.linspace(-1, 1, 1000)
     assert is_finite(numbers)
     numbers[place] = value
@@ -64,7 +64,7 @@ def test_one_number_that_is_not_finite_is_noticed(value, place):
     assert upcast(bit_patterns([numbers.bfloat16()]), 0, 1000)[1] == [False]
 
 
-def test_no_numbers_are_finite():
+def test_empty_tensors_are_finite():
     assert is_finite(torch.empty(0))
     rows, finite = upcast(bit_patterns([torch.empty(0, dtype=torch.bfloat16)]), 0, 0)
     assert (tuple(rows.shape), finite) == ((1, 0), [True])

@@ -3,13 +3,7 @@ import re
 import pytest
 import torch
 
-from scripts.diagnose import (
-    cost_table,
-    layer_table,
-    main,
-    random_vectors,
-    recomposition_cosine,
-)
+from scripts.diagnose import cost_table, layer_table, main, random_vectors, recomposition_cosine
 from tests.diagnostics import DIAGNOSTICS, NARROWER, cells
 
 
@@ -36,32 +30,32 @@ def test_a_pool_is_diagnosed_without_being_merged(tmp_path, capsys):
         (["method.alignment.refined=1"], "refined"),
     ],
 )
-def test_an_unusable_pool_or_override_is_one_error(arguments, message, capsys):
+def test_invalid_pool_or_override_prints_one_error(arguments, message, capsys):
     assert main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.search(message, printed.err)
 
 
-def test_a_row_per_layer_has_the_source_layers_and_their_shares():
+def test_layer_table_has_source_layers_and_shares():
     assert cells(layer_table(NARROWER, "small")) == [
         ("0", "1.00 x 0", "0.50", "0.25"),
         ("1", "0.25 x 0 + 0.75 x 1", "0.10", ""),
     ]
 
 
-def test_costs_have_a_column_for_every_stage():
+def test_cost_table_has_a_column_per_stage():
     table = cost_table(DIAGNOSTICS, ["code", "small"])
     assert [column.header for column in table.columns] == ["source", "bases", "units"]
     assert cells(table) == [("code", "0.50", "0.00"), ("small", "1.00", "2.25")]
 
 
-def test_an_orthonormal_basis_recomposes_every_direction():
+def test_orthonormal_basis_has_recomposition_cosine_one():
     r = random_vectors(5, 4)
     assert recomposition_cosine(r, torch.eye(4)).tolist() == pytest.approx([1.0] * 5)
 
 
-def test_a_worked_example():
+def test_recomposition_cosine_of_a_worked_example():
     # r is (0.6, 0.8); e1 is there twice and e2 once, so it becomes (1.2, 0.8), whose inner
     # product with r is 1.36 and whose squared length is 2.08
     cosine = recomposition_cosine(
@@ -70,13 +64,13 @@ def test_a_worked_example():
     assert cosine.item() == pytest.approx(1.36 / 2.08**0.5)
 
 
-def test_lengths_signs_and_zero_vectors_do_not_count():
+def test_recomposition_cosine_ignores_lengths_signs_and_zero_vectors():
     r, vectors = random_vectors(3, 4), random_vectors(9, 4)
     changed = torch.cat([vectors * torch.linspace(-2, 3, 9)[:, None], torch.zeros(1, 4)])
     assert torch.allclose(recomposition_cosine(r, vectors), recomposition_cosine(r, changed))
 
 
-def test_random_vectors_nearly_pass_so_the_test_alone_proves_nothing():
+def test_many_random_vectors_have_recomposition_cosine_near_one():
     r = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
     assert recomposition_cosine(r, random_vectors(1600, 16)).mean() > 0.97
     assert recomposition_cosine(r, random_vectors(8, 16)).mean() < 0.9

@@ -7,7 +7,7 @@ from seme.alignment.diagnosis import collect_seconds, source_table, stage
 from tests.diagnostics import DIAGNOSTICS, cells
 
 
-def test_a_row_per_source_has_frame_similarities_weight_and_seconds():
+def test_source_table_has_frame_similarities_weight_and_seconds():
     # the second source: heads (0.5 + 0.1) / 2; neurons of the one layer that has them
     assert cells(source_table(DIAGNOSTICS, ["code", "small"])) == [
         ("code", "the same, ||T-I|| 0.020", "100 %", "31.6", "", "", "0.750", "0.50"),
@@ -15,16 +15,16 @@ def test_a_row_per_source_has_frame_similarities_weight_and_seconds():
     ]
 
 
-def test_the_caption_has_the_shares_selected_and_erased():
+def test_caption_has_selected_and_erased_shares():
     caption = source_table(DIAGNOSTICS, ["code", "small"]).caption
     assert [word for word in caption.split() if "." in word] == ["12.5", "50.0"]
 
 
-def test_names_are_no_markup():
+def test_source_names_are_escaped():
     assert cells(source_table(DIAGNOSTICS, ["code", "[b]small[/]"]))[1][0] == r"\[b]small\[/]"
 
 
-def test_before_a_merge_there_are_no_weights():
+def test_weights_are_empty_before_a_merge():
     nothing = {"selected": 0.0, "erased": 0.0, "coefficients": [0.0, 0.0]}
     table = source_table(DIAGNOSTICS | {"fusion": nothing}, ["code", "small"])
     assert [row[6] for row in cells(table)] == ["", ""]
@@ -32,13 +32,13 @@ def test_before_a_merge_there_are_no_weights():
 
 
 @pytest.fixture
-def ticks(monkeypatch):
+def fixed_clock(monkeypatch):
     clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 21.0])
     monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: next(clock))
 
 
-@pytest.mark.usefixtures("ticks")
-def test_seconds_of_a_stage_add_up():
+@pytest.mark.usefixtures("fixed_clock")
+def test_seconds_of_a_stage_are_summed():
     seconds = {}
     with collect_seconds(seconds):
         for name in ("map", "map", "units"):
@@ -47,8 +47,8 @@ def test_seconds_of_a_stage_add_up():
     assert seconds == {"map": 1.75, "units": 1.0}
 
 
-@pytest.mark.usefixtures("ticks")
-def test_a_stage_outside_a_collector_is_dropped_and_inner_collectors_take_their_own():
+@pytest.mark.usefixtures("fixed_clock")
+def test_stages_are_collected_by_the_innermost_collector():
     outer, inner = {}, {}
     with stage("map"):
         pass

@@ -1,24 +1,13 @@
-"""Sums of task vectors, as compiled loops and in torch: one meaning, the same bits."""
+"""Sums of task vectors: compiled loops and torch give equal bits."""
 
 import pytest
 import torch
 
 from seme.elementwise import add_signed, add_weighted, differences, weighted_mean
+from tests.in_memory import random_models
 
+pytestmark = pytest.mark.usefixtures("code_path")
 SIZES = [1, 31, 1023, 1024, 1025, 5000]
-
-
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request, in_torch):
-    """Every test of this module runs both ways."""
-    if request.param == "torch":
-        in_torch()
-
-
-def random_models(n, n_sources=3, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    pivot = torch.randn(n, generator=rng)
-    return pivot, [pivot + 0.01 * torch.randn(n, generator=rng) for _ in range(n_sources)]
 
 
 def signed(pivot, sources, *, weights=None, scale=1.0, divide=False, kept=None):
@@ -33,7 +22,7 @@ def columns(*task_vectors):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_a_source_added_back_is_that_source_where_float32_would_miss_it(n):
+def test_single_source_is_restored_bit_identical(n):
     pivot, source = torch.randn(2, n, generator=torch.Generator().manual_seed(0))
     assert n < 1000 or not torch.equal(pivot + (source - pivot), source)
     assert torch.equal(add_weighted(pivot, [source], weights=[1.0], scale=1.0), source)
@@ -41,7 +30,7 @@ def test_a_source_added_back_is_that_source_where_float32_would_miss_it(n):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_the_weighted_sum_is_that_of_float64_rounded_once(n):
+def test_weighted_sum_is_rounded_once_from_float64(n):
     pivot, sources = random_models(n)
     tv = torch.stack(sources).double() - pivot.double()
     change = (tv[0] * 0.5 + tv[1] * -2.0 + tv[2] * 0.25) * 0.3
@@ -50,19 +39,19 @@ def test_the_weighted_sum_is_that_of_float64_rounded_once(n):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_the_mean_of_equal_sources_is_that_source(n):
+def test_weighted_mean_of_equal_sources_is_bit_identical(n):
     _, (source,) = random_models(n, n_sources=1)
     weights = [0.1, 0.7, 0.4]
     merged = weighted_mean([source] * 3, weights=weights, divisor=sum(weights))
     assert torch.equal(merged, source)
 
 
-def test_a_mean_divides_the_weighted_sum():
+def test_weighted_mean_divides_the_weighted_sum():
     _, sources = columns([3.0, 1.0], [5.0, -1.0])
     assert weighted_mean(sources, weights=[1.0, 3.0], divisor=2.0).tolist() == [9.0, -1.0]
 
 
-def test_only_kept_elements_count_for_all_sources_alike_or_each_by_itself():
+def test_masks_apply_per_source_or_to_all_sources():
     pivot, sources = columns([1.0, 2.0, 4.0], [8.0, 16.0, 32.0])
     each = torch.tensor([[True, False, True], [False, True, True]])
     for add in (
@@ -74,7 +63,7 @@ def test_only_kept_elements_count_for_all_sources_alike_or_each_by_itself():
         assert add(None).tolist() == [9.0, 18.0, 36.0]
 
 
-def test_a_change_of_zero_leaves_the_sign_of_a_zero():
+def test_zero_change_keeps_the_sign_of_zero():
     pivot = torch.tensor([-0.0, 0.0, -0.0])
     for merged in (
         add_weighted(pivot, [torch.tensor([0.0, 0.0, 2.0])], weights=[1.0], scale=1.0),
@@ -84,7 +73,7 @@ def test_a_change_of_zero_leaves_the_sign_of_a_zero():
         assert merged.signbit().tolist() == [True, False, False]
 
 
-def test_the_sum_elects_the_sign_and_zeros_and_draws_elect_nothing():
+def test_sign_is_elected_by_the_sum_and_zero_sums_elect_nothing():
     result = signed(
         *columns([4.0, -1.0, 0.0, 2.0], [-1.0, -3.0, 5.0, -2.0], [0.0, 2.0, 0.0, 0.0])
     )
@@ -92,7 +81,7 @@ def test_the_sum_elects_the_sign_and_zeros_and_draws_elect_nothing():
     assert (result.n_values, result.n_survivors) == (8, 4)
 
 
-def test_the_weights_of_the_survivors_may_divide_their_sum():
+def test_sum_can_be_divided_by_the_weights_of_survivors():
     pivot, sources = columns([4.0, -1.0, 0.0], [2.0, -3.0, 0.0], [-1.0, 2.0, 0.0])
     weights = [1.0, 3.0, 5.0]
     assert signed(pivot, sources, weights=weights).merged.tolist() == [10.0, -10.0, 0.0]
@@ -101,12 +90,12 @@ def test_the_weights_of_the_survivors_may_divide_their_sum():
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_differences_are_those_of_float32(n):
+def test_differences_are_in_float32(n):
     pivot, sources = random_models(n)
     assert torch.equal(differences(pivot, sources), torch.stack(sources) - pivot)
 
 
-def test_inputs_are_not_written_to_and_may_lie_anywhere():
+def test_inputs_may_have_any_layout_and_are_unchanged():
     pivot, sources = random_models(2000)
     before = [tensor.clone() for tensor in (pivot, *sources)]
     rows = torch.stack(sources)
@@ -122,7 +111,7 @@ def test_inputs_are_not_written_to_and_may_lie_anywhere():
 
 @pytest.mark.parametrize("n_sources", [1, 2, 5])
 @pytest.mark.parametrize("divide", [False, True])
-def test_the_election_is_that_of_python_numbers(n_sources, divide):
+def test_add_signed_equals_a_naive_loop(n_sources, divide):
     pivot, sources = random_models(300, n_sources)
     kept = torch.rand(n_sources, 300, generator=torch.Generator().manual_seed(1)) < 0.6
     weights = [0.1 + k / 3 for k in range(n_sources)]

@@ -1,8 +1,7 @@
-"""The engine: what it checks before a merge, what the method sees, what comes out."""
+"""Engine: checks before a merge, method inputs, merged output, refusals without leftovers."""
 
 import functools
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,10 +9,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from seme.checkpoint.reader import open_checkpoint
-from seme.interface import Site, prepared_by
+from seme.interface import CheckpointMismatchError, Site, prepared_by
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
@@ -55,7 +52,7 @@ def bound(function, **settings):
     return functools.partial(function, **settings)
 
 
-def test_every_tensor_is_merged_and_counted(model, merge):
+def test_merge_report_counts_tensors_and_bytes(model, merge):
     pivot = model("p", {"a": [0.0, 0.0], "b": [[1.0]]})
     one, two = (
         model("1", {"a": [1.0, 2.0], "b": [[3.0]]}),
@@ -70,7 +67,7 @@ def test_every_tensor_is_merged_and_counted(model, merge):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_the_method_sees_float32_and_the_result_has_the_dtype_of_the_pivot(model, merge, dtype):
+def test_method_gets_float32_and_output_has_the_pivot_dtype(model, merge, dtype):
     def spy(pivot, sources, _site, /):
         assert {t.dtype for t in (pivot, *sources)} == {torch.float32}
         return sources[0]
@@ -83,7 +80,7 @@ def test_the_method_sees_float32_and_the_result_has_the_dtype_of_the_pivot(model
     assert merged["a"].tolist() == [0.5, 1.0]
 
 
-def test_the_result_is_rounded_once_and_the_loss_reported(model, merge):
+def test_result_is_rounded_once_with_reported_loss(model, merge):
     # exact 257 lies between bfloat16's 256 and 258: 1 of a change of 257 - 256 = 1 is lost
     pivot = model("p", {"a": torch.tensor([256.0]).bfloat16()})
     merged, report = merge(bound(step, lam=0.5), pivot, model("s", {"a": [258.0]}))
@@ -91,44 +88,7 @@ def test_the_result_is_rounded_once_and_the_loss_reported(model, merge):
     assert report.rounding_loss == 1.0
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_merging_a_model_with_itself_returns_it_bit_for_bit(make_llama, merge, tmp_path, dtype):
-    llama = open_checkpoint(make_llama(tmp_path / "llama", 3, dtype=dtype), root=tmp_path)
-    merged, report = merge(bound(mean), llama, llama, llama)
-    assert all(torch.equal(merged[name], llama.read(name)) for name in llama.names)
-    assert open_checkpoint("merged", root=tmp_path).content_hash() == llama.content_hash()
-    assert report.rounding_loss == 0.0
-
-
-def test_transformers_loads_a_merge_with_every_key_in_place(make_llama, merge, tmp_path):
-    pivot, source = (
-        open_checkpoint(make_llama(tmp_path / str(seed), seed), root=tmp_path)
-        for seed in (0, 1)
-    )
-    merge(bound(step, lam=0.25), pivot, source)
-    loaded, info = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "merged", dtype="auto", output_loading_info=True
-    )
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    name = "model.layers.1.mlp.down_proj.weight"
-    expected = pivot.read(name) + 0.25 * (source.read(name) - pivot.read(name))
-    assert torch.equal(loaded.state_dict()[name], expected)
-
-
-def test_sharded_models_merge_like_single_files(make_llama, merge, tmp_path):
-    whole = open_checkpoint(make_llama(tmp_path / "whole", 1), root=tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype="auto")
-    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
-    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "shards")
-    shards = open_checkpoint("shards", root=tmp_path)
-    pivot = open_checkpoint(make_llama(tmp_path / "pivot", 0), root=tmp_path)
-    one, _ = merge(bound(step, lam=0.5), pivot, whole, folder="one")
-    two, _ = merge(bound(step, lam=0.5), pivot, shards, folder="two")
-    assert shards.names == whole.names
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_draws_depend_on_seed_and_tensor_not_on_what_else_is_merged(model, merge):
+def test_random_masks_depend_only_on_seed_and_tensor_name(model, merge):
     pivot = model("p", {name: torch.zeros(4) for name in "abc"})
     everything, _ = merge(bound(noise), pivot, pivot, folder="1")
     alone, _ = merge(bound(noise), pivot, pivot, folder="2", include=["c"])
@@ -138,7 +98,7 @@ def test_draws_depend_on_seed_and_tensor_not_on_what_else_is_merged(model, merge
     assert not torch.equal(everything["c"], reseeded["c"])
 
 
-def test_the_preparation_reaches_the_method_through_its_site(model, merge):
+def test_site_carries_the_prepared_values(model, merge):
     source = model("s", {"a": [1.0, 2.0], "b": [4.0]})
     merged, report = merge(
         bound(fill, lam=2.0), model("p", {"a": [0.0, 0.0], "b": [0.0]}), source
@@ -148,7 +108,7 @@ def test_the_preparation_reaches_the_method_through_its_site(model, merge):
     assert report.bytes_read == 2 * (12 + 12)
 
 
-def test_what_is_not_merged_is_copied_from_the_pivot_with_a_reason(model, merge):
+def test_unmerged_tensors_are_copied_from_the_pivot_with_a_reason(model, merge):
     ones = {name: torch.ones(1) for name in ("a.weight", "a.bias", "b.weight")}
     pivot = model("p", {**ones, "n": torch.tensor(3), "on": torch.tensor(True)})
     source = model(
@@ -175,7 +135,7 @@ def test_what_is_not_merged_is_copied_from_the_pivot_with_a_reason(model, merge)
     }
 
 
-def test_a_head_tied_to_the_embedding_is_written_once_and_reported(model, merge):
+def test_tied_lm_head_is_written_once(model, merge):
     tied = '{"tie_word_embeddings": true}'
     weights = {"embed_tokens.weight": torch.ones(2, 2)}
     pivot = model("p", {**weights, "lm_head.weight": torch.ones(2, 2)}, tied)
@@ -188,9 +148,7 @@ def test_a_head_tied_to_the_embedding_is_written_once_and_reported(model, merge)
     assert report.bytes_read == compared + merged_bytes
 
 
-def test_the_output_dtype_is_that_of_all_tensors_and_of_the_configuration(
-    model, merge, tmp_path
-):
+def test_output_dtype_applies_to_all_tensors_and_the_config(model, merge, tmp_path):
     pivot = model("p", {"a": [1.0], "b": [1.0], "n": torch.tensor(1)}, '{"dtype": "float32"}')
     merged, _ = merge(bound(mean), pivot, pivot, dtype=torch.bfloat16, exclude=["b"])
     assert [merged[name].dtype for name in "abn"] == [
@@ -199,6 +157,127 @@ def test_the_output_dtype_is_that_of_all_tensors_and_of_the_configuration(
         torch.int64,
     ]
     assert json.loads((tmp_path / "merged/config.json").read_text()) == {"dtype": "bfloat16"}
+
+
+class Unreported:
+    def at(self, _tensor):
+        return 1.0
+
+    def diagnostics(self):
+        return None
+
+
+@prepared_by(lambda _models, /: Unreported())
+def fill_unreported(pivot: Tensor, _sources: Sequence[Tensor], site: Site, /) -> Tensor:
+    return torch.full_like(pivot, site.prepared)
+
+
+@pytest.mark.parametrize("pattern", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_refused(model, merge, pattern):
+    pivot = model("p", {"a.weight": [1.0]})
+    with pytest.raises(ValueError, match=r"'a\.wieght' matches no tensor.*a\.weight"):
+        merge(bound(mean), pivot, pivot, **{pattern: ["a.wieght"]})
+
+
+def test_excluding_every_tensor_is_refused(model, merge):
+    pivot = model("p", {"a": [1.0]})
+    with pytest.raises(ValueError, match=r"no tensor of .* is left to merge"):
+        merge(bound(mean), pivot, pivot, exclude=["*"])
+
+
+MISFITS = {
+    r"a: shape \(2,\) expected, missing in the source": {"b": [1.0]},
+    r"c: shape \(1,\) found, missing in the pivot": {"a": [1.0, 1.0], "b": [1.0], "c": [1.0]},
+    r"a: shape \(2,\) expected, \(2, 1\) found": {"a": [[1.0], [1.0]], "b": [1.0]},
+    r"b: torch\.float32 expected, torch\.int64 found": {"a": [1.0, 1.0], "b": [1]},
+}
+
+
+@pytest.mark.parametrize("message", MISFITS)
+def test_mismatched_source_is_refused_with_its_tensors(model, merge, tmp_path, message):
+    pivot, fits = (
+        model("p", {"a": [0.0, 0.0], "b": [0.0]}),
+        model("s", {"a": [1.0, 1.0], "b": [1.0]}),
+    )
+    misfit = model("m", MISFITS[message])
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"source 1 .*/m\).*\n  {message}"
+    ) as error:
+        merge(bound(mean), pivot, fits, misfit)
+    assert "needs sources of the pivot's shape" in str(error.value)
+    assert pivot.bytes_read + fits.bytes_read + misfit.bytes_read == 0
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(("n_misfits", "rest"), [(5, ""), (9, "\n  and 4 more")])
+def test_first_five_mismatches_are_listed(model, merge, n_misfits, rest):
+    names = [f"t{i}" for i in range(n_misfits)]
+    pivot = model("p", {name: [1.0] for name in names})
+    source = model("s", {name: [1.0, 1.0] for name in names})
+    with pytest.raises(CheckpointMismatchError, match=r"t0: ") as error:
+        merge(bound(mean), pivot, source)
+    last = "t4: shape (1,) expected, (2,) found"
+    assert str(error.value).endswith(f"{last}{rest}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_source_is_refused_and_leaves_no_files(model, merge, tmp_path, value):
+    pivot, sick = model("p", {"a": [1.0], "b": [1.0]}), model("s", {"a": [1.0], "b": [value]})
+    with pytest.raises(ValueError, match=r"b of source 1 \(.*/s\).* NaN") as error:
+        merge(bound(mean), pivot, pivot, sick)
+    assert error.value.__notes__ == ["while merging b with shape (1,)"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
+
+
+def test_non_finite_copied_pivot_tensor_is_refused(model, merge):
+    pivot = model("p", {"a": [1.0], "b": [float("nan")]})
+    with pytest.raises(ValueError, match=r"b of the pivot \(.*/p\) holds NaN"):
+        merge(bound(mean), pivot, pivot, exclude=["b"])
+
+
+def interrupt(_pivot):
+    raise KeyboardInterrupt("by the user")
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (lambda pivot: pivot[:1], ValueError, r"block.s shape, \(2,\), got \(1,\)"),
+        (lambda pivot: pivot.double(), ValueError, r"float32, got torch\.float64"),
+        (lambda pivot: pivot / 0 * 0, ValueError, "NaN or inf"),
+        (interrupt, KeyboardInterrupt, "by the user"),
+    ],
+)
+def test_failing_method_leaves_no_folder(model, merge, tmp_path, returned, error, message):
+    def fails(pivot, _sources, site, /):
+        return returned(pivot) if site.name == "b" else pivot
+
+    pivot = model("p", {"a": [1.0, 1.0], "b": [1.0, 1.0]})
+    with pytest.raises(error, match=message):
+        merge(bound(fails), pivot, pivot)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_failing_diagnostics_leave_no_folder(model, merge, tmp_path):
+    pivot = model("p", {"a": [1.0]})
+    with pytest.raises(TypeError):
+        merge(bound(fill_unreported), pivot, pivot)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_overflow_of_the_output_dtype_is_refused(model, merge):
+    pivot = model("p", {"a": [1e5]})
+    with pytest.raises(ValueError, match=r"too large for torch\.float16") as error:
+        merge(bound(mean), pivot, pivot, dtype=torch.float16)
+    assert error.value.__notes__ == ["while merging a with shape (1,)"]
+
+
+def test_existing_destination_is_refused_before_reading(model, merge, tmp_path):
+    (tmp_path / "merged").mkdir()
+    pivot = model("p", {"a": [1.0]})
+    with pytest.raises(ValueError, match="merged already exists"):
+        merge(bound(fill_unreported), pivot, pivot)
+    assert pivot.bytes_read == 0
 
 
 MEASURED = """
@@ -233,7 +312,7 @@ for name, method in methods.items():
 """
 
 
-def test_merging_takes_no_more_memory_than_the_budget(model, tmp_path, repository):
+def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     sizes = {"a": 21_000_000, "b": 9_000_000, "c": 9_000_000}  # 78 MB a model, 156 in float32
     rng = torch.Generator().manual_seed(0)
     for name in ("p", "s", "t"):

@@ -1,4 +1,4 @@
-"""What the experiments of conf/experiment run: how often, on what, and nothing twice."""
+"""Experiments of conf/experiment: number of cells, settings, no repeated run."""
 
 import functools
 import re
@@ -57,14 +57,14 @@ def cells(choices, tmp_path_factory):
     return functools.cache(lambda experiment: cells_of(experiment, conf))
 
 
-def stated(experiment):
+def counts_in_header(experiment):
     """Cells, different cells and unmerged models, as the header counts them."""
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text().replace("\n# ", " ")
     pattern = r"(\d+) cells, (\d+) different.*? and (\d+) unmerged models"
     return tuple(map(int, re.search(pattern, text).groups()))
 
 
-def counted(configs):
+def counts_of(configs):
     unmerged = {
         model["location"]
         for config in configs
@@ -75,29 +75,29 @@ def counted(configs):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_the_header_counts_what_will_run(experiment, cells):
-    assert stated(experiment) == counted(list(cells(experiment).values()))
+def test_header_counts_cells_distinct_cells_and_unmerged_models(experiment, cells):
+    assert counts_in_header(experiment) == counts_of(list(cells(experiment).values()))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_cell_is_what_a_run_takes(experiment, cells):
+def test_every_cell_is_a_valid_run_config(experiment, cells):
     for config in cells(experiment).values():
         check_entries(config)
         check_method(bind_method(config["method"]), len(config["models"]["sources"]))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_run_comes_twice_only_where_its_method_keeps_no_share(experiment, cells):
+def test_cells_repeat_only_for_methods_without_a_density(experiment, cells):
     same = defaultdict(list)
     for overrides, config in cells(experiment).items():
         others = tuple(o for o in overrides if not o.startswith("tau="))
         same[identity_of(config)].append((others, share_of(config)))
-    repeated = [found for found in same.values() if len(found) > 1]
-    assert all(len(set(found)) == 1 and found[0][1] is None for found in repeated)
+    repeated = [repeats for repeats in same.values() if len(repeats) > 1]
+    assert all(len(set(repeats)) == 1 and repeats[0][1] is None for repeats in repeated)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_header_gives_the_command_the_question_and_where_findings_are(experiment):
+def test_header_has_command_question_and_report_path(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     commands = [line for line in lines if line.startswith("# python ")]
@@ -110,24 +110,24 @@ def test_a_header_gives_the_command_the_question_and_where_findings_are(experime
     assert header.endswith(f"see results/reports/{experiment}.md")
 
 
-def test_all_experiments_together_take_less_than_half_an_hour():
-    runs = sum(sum(stated(experiment)[1:]) for experiment in EXPERIMENTS)
+def test_experiments_take_under_half_an_hour_in_total():
+    runs = sum(sum(counts_in_header(experiment)[1:]) for experiment in EXPERIMENTS)
     assert runs * SECONDS_PER_CELL < 30 * 60
-    assert sum(stated("select")[1:]) * SECONDS_PER_CELL < 6 * 60
+    assert sum(counts_in_header("select")[1:]) * SECONDS_PER_CELL < 6 * 60
 
 
-def test_settings_are_tried_on_validation_and_everything_else_is_on_the_test_split(cells):
+def test_only_experiment_select_uses_the_validation_split(cells):
     splits = {e: {c["suite"]["split"] for c in cells(e).values()} for e in EXPERIMENTS}
     assert splits == {e: {"validation" if e == "select" else "test"} for e in EXPERIMENTS}
 
 
-def test_choices_lie_with_what_is_reported_and_other_experiments_apart(cells):
+def test_each_experiment_has_its_own_results_folder(cells):
     roots = {e: {c["output"] for c in cells(e).values()} for e in EXPERIMENTS}
     named = {e: "paper" if e == "select" else e for e in EXPERIMENTS}
     assert roots == {e: {f"results/{name}"} for e, name in named.items()}
 
 
-def test_every_method_that_reports_chosen_settings_has_several_to_choose_from(cells):
+def test_every_chosen_method_has_at_least_four_candidates(cells):
     tried = defaultdict(set)
     for config in cells("select").values():
         tried[method_of(config), share_of(config)].add(config["method"]["lam"])
@@ -136,7 +136,7 @@ def test_every_method_that_reports_chosen_settings_has_several_to_choose_from(ce
     assert {key for key, lams in tried.items() if len(lams) >= 4} == methods == tried.keys()
 
 
-def test_the_paper_s_table_has_five_methods_three_shares_and_three_draws_of_dare(cells):
+def test_paper_has_five_methods_three_densities_and_three_dare_seeds(cells):
     runs = Counter((method_of(c), share_of(c), c["seed"]) for c in cells("paper").values())
     shares = (0.1, 0.2, 0.3)
     expected = [("average", None, 0), ("task_arithmetic", None, 0)]
@@ -145,7 +145,7 @@ def test_the_paper_s_table_has_five_methods_three_shares_and_three_draws_of_dare
     assert runs == Counter(expected)
 
 
-def test_the_paper_s_table_uses_what_was_chosen_for_each_share(cells, choices):
+def test_paper_uses_the_setting_chosen_for_each_density(cells, choices):
     for (variant,), config in cells("paper").items():
         for name in re.findall(r"chosen/([\w.]+)", variant):
             assert settings_of(config) == choices[name].settings
@@ -153,7 +153,7 @@ def test_the_paper_s_table_uses_what_was_chosen_for_each_share(cells, choices):
             assert name == choices[name].method or name.endswith(f"_{share_of(config):g}")
 
 
-def test_scaling_merges_the_first_two_to_five_experts_at_one_setting_each(cells, choices):
+def test_scaling_merges_two_to_five_experts_at_one_setting(cells, choices):
     sources = composed("models=zoo")["models"]["sources"]
     runs = defaultdict(list)
     for config in cells("scaling").values():
@@ -182,7 +182,7 @@ def test_scaling_merges_the_first_two_to_five_experts_at_one_setting_each(cells,
         ("ablation/cosine", "select/seme_1", {"alignment.projection": "cosine"}),
     ],
 )
-def test_the_ablation_changes_one_setting_at_a_time(variant, reference, changed, cells):
+def test_ablation_changes_one_setting_at_a_time(variant, reference, changed, cells):
     of_variant = defaultdict(dict)
     for (choice, tau), config in cells("ablation").items():
         of_variant[choice.removeprefix("variant=")][tau] = settings_of(config)
@@ -191,25 +191,25 @@ def test_the_ablation_changes_one_setting_at_a_time(variant, reference, changed,
         assert settings == of_variant[reference][tau] | changed != of_variant[reference][tau]
 
 
-def test_the_ablation_starts_from_seme_as_its_file_has_it(cells):
+def test_ablation_starts_from_the_default_seme_config(cells):
     config = cells("ablation")["variant=select/seme_1", "tau=0.1"]
     assert config["method"] == composed("method=seme")["method"]
 
 
-def test_the_committed_choices_are_those_of_the_committed_records(repository):
-    found = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
+def test_committed_choices_follow_from_committed_records(repository):
+    committed = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
     records = load_results(repository / "results" / "published" / "paper").records
-    assert len(found) > 10
-    assert found == {choice.name: config_text(choice) for choice in choose(records)}
+    assert len(committed) > 10
+    assert committed == {choice.name: config_text(choice) for choice in choose(records)}
 
 
-def test_every_file_that_is_chosen_is_used_and_the_other_way_round(choices):
+def test_chosen_files_are_exactly_those_used_by_experiments(choices):
     text = "".join((CONF / "experiment" / f"{e}.yaml").read_text() for e in EXPERIMENTS)
     named = set(re.findall(r"chosen/(\w+(?:\.\d)?)\b", text))
     assert named == choices.keys()
 
 
-def test_a_pool_of_n_experts_is_named_after_them():
+def test_smaller_pools_are_the_first_experts_of_the_zoo():
     for n in (2, 3, 4):
         pool = yaml.safe_load((CONF / "models" / f"zoo_{n}.yaml").read_text())
         whole = yaml.safe_load((CONF / "models" / "zoo.yaml").read_text())

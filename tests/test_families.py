@@ -1,4 +1,6 @@
-"""The tables of the architectures, and what a configuration says about them."""
+"""Architecture tables, and the entries of config.json that change them."""
+
+import re
 
 import pytest
 
@@ -10,33 +12,29 @@ SUPPORTED = sorted({**DENSE, **MIXTURES})
 
 
 @pytest.mark.parametrize("model_type", ["bert", None])
-def test_an_unknown_architecture_is_refused_with_the_supported_ones_sorted(model_type):
-    with pytest.raises(
-        ValueError, match=r"\['gemma2', 'gemma3_text', .*'qwen3_moe'\], got"
-    ) as e:
+def test_unknown_model_type_lists_the_supported_ones(model_type):
+    message = re.escape(f"{SUPPORTED}, got '{model_type}'")
+    with pytest.raises(ValueError, match=message):
         family_of({"model_type": model_type, **LAYERS})
-    assert str(SUPPORTED) in str(e.value)
 
 
-def test_a_language_model_nested_in_a_larger_one_is_to_be_saved_alone():
-    with pytest.raises(
-        ValueError, match=r"gemma3 model nests .* text_config: save that part al"
-    ):
+def test_nested_text_config_is_refused():
+    with pytest.raises(ValueError, match=r"gemma3 model nests .* text_config"):
         family_of({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
 
 
 @pytest.mark.parametrize(
     "scale", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}]
 )
-def test_attention_scaled_by_depth_or_not_at_all_is_refused(scale):
+def test_unsupported_gpt2_attention_scaling_is_refused(scale):
     config = {"model_type": "gpt2", "n_layer": 2}
     with pytest.raises(ValueError, match=r"gpt2 .*scale_attn_weights: true .*layer_idx: false"):
         family_of({**config, **scale})
-    said = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
-    assert family_of({**config, **said}).n_layers == 2
+    defaults = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+    assert family_of({**config, **defaults}).n_layers == 2
 
 
-def test_the_config_says_whether_blocks_are_parallel_and_the_head_is_tied():
+def test_config_sets_parallel_blocks_and_tied_head():
     neox = {"model_type": "gpt_neox", **LAYERS}
     assert family_of(neox).parallel
     assert not family_of({**neox, "use_parallel_residual": False}).parallel
@@ -44,19 +42,19 @@ def test_the_config_says_whether_blocks_are_parallel_and_the_head_is_tied():
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_config_that_does_not_say_is_tied_only_in_gemma_and_gpt2(model_type):
+def test_head_is_tied_by_default_only_in_gemma_and_gpt2(model_type):
     family = family_of({"model_type": model_type, **LAYERS})
     assert family.tied == (model_type in ("gemma2", "gemma3_text", "gpt2"))
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
-def test_only_the_sources_of_a_mixture_must_stand_in_its_frame(model_type):
+def test_only_mixtures_require_sources_in_the_pivot_frame(model_type):
     family = family_of({"model_type": model_type, "num_experts": 3, **LAYERS})
     assert (family.same_frame_only is not None) == (model_type in MIXTURES)
     assert family.n_experts == (3 if model_type in MIXTURES else 0)
 
 
-def test_what_differs_from_llama_stands_in_the_table():
+def test_families_differ_from_llama_as_published():
     families = {m: family_of({"model_type": m, "num_experts": 3, **LAYERS}) for m in SUPPORTED}
     gemmas = ["gemma2", "gemma3_text"]
     assert [m for m in SUPPORTED if families[m].norm == "layer"] == ["gpt2", "gpt_neox"]
@@ -69,7 +67,7 @@ def test_what_differs_from_llama_stands_in_the_table():
     assert [m for m in SUPPORTED if families[m].qk_norm == "all"] == ["olmo2"]
 
 
-def test_a_missing_or_tied_head_is_the_embedding():
+def test_missing_or_tied_lm_head_is_the_embedding():
     names = ["model.embed_tokens.weight", "model.norm.weight"]
     assert readout_of({}, names).tied
     assert readout_of({}, names).head == "model.embed_tokens.weight"
@@ -77,26 +75,24 @@ def test_a_missing_or_tied_head_is_the_embedding():
     assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
 
 
-def test_gemma_stores_its_gain_less_one():
+def test_gemma_gain_has_offset_one():
     names = ["model.embed_tokens.weight", "model.norm.weight"]
     assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
     assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
 
 
-def test_a_head_that_cannot_be_found_is_an_error_with_the_names_looked_for():
+def test_missing_lm_head_names_the_expected_tensors():
     with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
         readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
 
 
-def test_a_setting_goes_by_the_first_name_that_is_not_null():
+def test_setting_takes_the_first_key_that_is_not_null():
     assert setting({"a": None, "b": 2, "c": 3}, "a", "b", "c") == 2
-    with pytest.raises(
-        ValueError, match=r"llama model must say a or b, got only \['a', 'model"
-    ):
+    with pytest.raises(ValueError, match=r"a or b.*\['a', 'model_type'\]"):
         setting({"model_type": "llama", "a": None}, "a", "b")
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.0, "2", True])
-def test_a_count_that_is_no_positive_integer_is_shown(number):
+def test_count_must_be_a_positive_integer(number):
     with pytest.raises(ValueError, match=rf"integer of at least 1 for n_layer, got {number!r}"):
         count({"n_layer": number}, "n_layer")

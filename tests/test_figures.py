@@ -1,4 +1,4 @@
-"""The figures of a board: what is drawn, where, and that it is the same every time."""
+"""Figures of a board: content, labels, reproducible bytes."""
 
 import itertools
 import math
@@ -11,7 +11,6 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.drawing import INK, draw, printable, series_styles, short_labels, spread
 from eval.leaderboard.figures import (
     pareto_front,
@@ -21,32 +20,18 @@ from eval.leaderboard.figures import (
     task_heat_map,
     time_and_memory,
 )
-from eval.records import PoolRef, Record, SuiteRef
-from tests.made_up_runs import accuracy, bare_runs, cost, model
-
-MIB = 2**20
-
-
-def merge_cost(seconds, mebibytes=50):
-    return cost(seconds, peak=(100 + mebibytes) * MIB, base=100 * MIB)
+from tests.made_up_runs import bare_boards, make_record, model_ref, stage_cost
 
 
 def record(name, *scores, seconds=0.25, **changes):
-    tasks = dict(zip(("code", "spanish"), scores, strict=False))
-    models = PoolRef(pool="zoo", pivot=model("base"), sources=(), references=())
     settings = changes.get("settings", {})
-    return replace(
-        Record(
-            fingerprint=f"{name}{settings}{changes.get('seed')}", kind="merge", status="done",
-            name=name, settings={}, models=models,
-            suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-            seed=0, dtype=None, scores={task: accuracy(v, 0.03) for task, v in tasks.items()},
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=merge_cost(seconds),
-            evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
-            seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
+    defaults = {
+        "fingerprint": f"{name}{settings}{changes.get('seed')}", "evaluation_cost": None,
+        "domains": {"code": "code", "spanish": "spanish"},
+        "merge_cost": stage_cost(seconds, 50),
+    }  # fmt: skip
+    values = dict(zip(("code", "spanish"), scores, strict=False))
+    return make_record(name, values, **defaults | changes)
 
 
 BASE = record("base", 0.2, 0.4, kind="reference", merge_cost=None)
@@ -56,8 +41,8 @@ FAILED = record("dare", settings={"density": 0.1}, status="failed", error="NaN")
 
 
 def board(*records):
-    (found,) = boards_of(bare_runs(records))
-    return found
+    (the_board,) = bare_boards(records)
+    return the_board
 
 
 def texts(plot):
@@ -65,17 +50,17 @@ def texts(plot):
     return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_the_front_holds_what_nothing_beats_in_both():
+def test_pareto_front_excludes_dominated_points():
     # cost, score: b is dearer and worse than a, d is dearer than c for the same score
     a, b, c, d = (1.0, 0.5), (2.0, 0.4), (3.0, 0.7), (4.0, 0.7)
     assert pareto_front([d, c, b, a]) == [3, 1]
 
 
-def test_equal_points_are_on_the_front_together():
+def test_pareto_front_includes_all_equal_points():
     assert pareto_front([(1.0, 0.5), (1.0, 0.5), (1.0, 0.4)]) == [0, 1]
 
 
-def test_the_front_is_that_of_the_definition():
+def test_pareto_front_equals_brute_force():
     rng = random.Random(0)
     for _ in range(200):
         points = [(rng.randrange(5), rng.randrange(5)) for _ in range(rng.randrange(8))]
@@ -89,7 +74,7 @@ def test_the_front_is_that_of_the_definition():
         ]
 
 
-def test_a_board_has_the_figures_it_has_numbers_for():
+def test_board_has_only_figures_it_has_data_for():
     def names(*records):
         return [plot.name for plot in plots_of(board(*records))]
 
@@ -101,21 +86,21 @@ def test_a_board_has_the_figures_it_has_numbers_for():
     assert names(FAILED) == []
 
 
-def test_a_figure_is_the_same_bytes_whatever_the_order_and_the_users_settings():
+def test_figures_do_not_depend_on_record_order_or_rcparams():
     before = plots_of(board(BASE, *TIES, SEME))
     with mpl.rc_context({"font.size": 30, "xtick.labelsize": 30, "savefig.facecolor": "red"}):
         assert plots_of(board(SEME, *reversed(TIES), BASE)) == before
 
 
-def test_a_figure_says_neither_when_nor_by_what_it_was_drawn():
+def test_figures_have_no_date_or_generator():
     svg = score_against_cost(board(SEME)).svg
     assert svg.startswith("<svg")
     assert not re.search("date|Matplotlib|<metadata|<image", svg)
 
 
-def test_figures_of_two_boards_share_no_ids():
-    def ids(found):
-        return {i for p in plots_of(found) for i in re.findall(r' id="([^"]+)"', p.svg)}
+def test_svg_ids_differ_between_boards():
+    def ids(drawn_board):
+        return {i for p in plots_of(drawn_board) for i in re.findall(r' id="([^"]+)"', p.svg)}
 
     other = replace(SEME.models, pool="alps")
     first, second = ids(board(SEME)), ids(board(replace(SEME, models=other)))
@@ -123,22 +108,22 @@ def test_figures_of_two_boards_share_no_ids():
     assert not first & second
 
 
-def test_scores_stand_in_per_cent_with_rank_and_unmerged_models_beside():
-    found = texts(score_against_cost(board(BASE, *TIES, SEME)))
-    assert {"1", "2", "3", "base", "seme", "ties", "merge, seconds"} <= set(found)
+def test_cost_plot_labels_ranks_and_unmerged_models():
+    labels = texts(score_against_cost(board(BASE, *TIES, SEME)))
+    assert {"1", "2", "3", "base", "seme", "ties", "merge, seconds"} <= set(labels)
 
 
-def test_of_unmerged_models_only_the_pivot_and_the_best_are_lines():
+def test_cost_plot_has_lines_for_the_pivot_and_the_best_model():
     models = [
-        record(n, s, s, kind="reference", models=replace(BASE.models, pivot=model(n)))
+        record(n, s, s, kind="reference", models=replace(BASE.models, pivot=model_ref(n)))
         for n, s in (("good", 0.3), ("best", 0.9))
     ]
-    merge = replace(SEME.models, sources=(model("good"), model("best")))
-    found = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
-    assert [name for name in found if name in ("base", "good", "best")] == ["base", "best"]
+    merge = replace(SEME.models, sources=(model_ref("good"), model_ref("best")))
+    labels = texts(score_against_cost(board(BASE, *models, replace(SEME, models=merge))))
+    assert [name for name in labels if name in ("base", "good", "best")] == ["base", "best"]
 
 
-def test_the_heat_map_writes_every_score_and_measures_from_the_pivot():
+def test_heat_map_is_relative_to_the_pivot():
     plot = task_heat_map(board(BASE, SEME, FAILED))
     # rows base (20, 40) and seme (60, 50)
     assert [t for t in texts(plot) if "." in t] == ["1. seme", "20.0", "40.0", "60.0", "50.0"]
@@ -147,12 +132,12 @@ def test_the_heat_map_writes_every_score_and_measures_from_the_pivot():
     assert plot.svg.count(f"fill: {darkest_blue}") == 1  # + 40 points, beyond the scale
 
 
-def test_without_the_pivot_the_heat_map_measures_from_the_mean_of_the_rows():
+def test_heat_map_without_pivot_is_relative_to_the_mean():
     plot = task_heat_map(board(record("a", 0.3, 0.5), record("b", 0.5, 0.5)))
     assert "Blue is above the mean of the rows" in plot.caption
 
 
-def test_a_line_joins_runs_that_differ_in_share_and_seed_alone():
+def test_density_plot_joins_runs_that_differ_only_in_density_and_seed():
     seeds = [replace(TIES[0], seed=1, fingerprint="x")]
     other = record("ties", 0.4, 0.4, settings={"density": 0.1, "lam": 0.5})
     labels = texts(share_kept(board(*TIES, *seeds, other, SEME, record("average", 0.1, 0.1))))
@@ -163,7 +148,7 @@ def test_a_line_joins_runs_that_differ_in_share_and_seed_alone():
     ]
 
 
-def test_where_seeds_repeat_a_share_the_line_passes_through_their_mean():
+def test_density_plot_averages_seeds():
     # means 0.2 and 0.6 at one share, 0.4 at the other: the line through 0.4 is level
     runs = [
         record("dare", v, v, settings={"density": x}, seed=i)
@@ -176,19 +161,19 @@ def test_where_seeds_repeat_a_share_the_line_passes_through_their_mean():
     assert heights[0] == heights[1]
 
 
-def test_bars_show_seconds_and_mebibytes_of_finished_merges():
-    slow = record("ties", 0.5, 0.4, merge_cost=merge_cost(12.25, 7))
-    found = texts(time_and_memory(board(BASE, slow, FAILED)))
-    assert {"12.25", "7", "1. ties"} <= set(found)
-    assert not {"base", "dare"} & set(found)
+def test_bars_have_seconds_and_mib_of_finished_merges():
+    slow = record("ties", 0.5, 0.4, merge_cost=stage_cost(12.25, 7))
+    labels = texts(time_and_memory(board(BASE, slow, FAILED)))
+    assert {"12.25", "7", "1. ties"} <= set(labels)
+    assert not {"base", "dare"} & set(labels)
 
 
-def test_labels_hold_what_rows_of_one_name_do_not_share():
+def test_short_labels_have_only_differing_settings():
     rows = board(*TIES, SEME).merges
     assert short_labels(rows) == ["1. seme", "2. ties density=0.2 †", "3. ties density=0.1 †"]
 
 
-def test_text_is_cut_and_what_xml_cannot_hold_is_marked():
+def test_printable_truncates_and_replaces_invalid_xml():
     assert (
         printable("abc\0d\ud800", 10)
         == "abc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}"
@@ -197,36 +182,36 @@ def test_text_is_cut_and_what_xml_cannot_hold_is_marked():
 
 
 @pytest.mark.parametrize("text", ["<b>&\"'</b>", "$\\frac{1}$", "\0]]>", "学", "-->", "_a"])
-def test_text_of_a_record_is_drawn_as_it_is(text):
+def test_record_text_is_drawn_literally(text):
     settings = [{"tau": x, "scope": f"{text}{x}"} for x in (0.1, 0.2)]
-    models = replace(SEME.models, pivot=replace(model("base"), name=text))
+    models = replace(SEME.models, pivot=replace(model_ref("base"), name=text))
     runs = [record("seme", 0.5, 0.5, settings=s, models=models) for s in settings]
-    shown = texts(share_kept(board(BASE, *runs)))
-    assert printable(text, 16) in shown  # the pivot's line
-    assert any(f"scope={printable(text, 16)}" in found for found in shown)
+    labels = texts(share_kept(board(BASE, *runs)))
+    assert printable(text, 16) in labels  # the pivot's line
+    assert any(f"scope={printable(text, 16)}" in label for label in labels)
 
 
 @pytest.mark.parametrize(("values", "scale"), [((0.1, 0.7), "linear"), ((0.1, 0.8), "log")])
-def test_an_axis_over_a_wide_range_is_logarithmic(values, scale):
+def test_wide_ranges_use_a_log_axis(values, scale):
     axes = Figure().add_subplot()
     spread(axes, values)
     assert axes.get_xscale() == scale
 
 
-def test_an_axis_with_zero_is_linear():
+def test_axis_including_zero_is_linear():
     axes = Figure().add_subplot()
     spread(axes, [0.0, 100.0])
     assert axes.get_xscale() == "linear"
 
 
-def test_up_to_49_names_look_different_and_order_does_not_matter():
+def test_styles_are_distinct_for_49_names_in_any_order():
     names = [f"method{i}" for i in range(49)]
     styles = series_styles(reversed(names))
     assert len(set(styles.values())) == 49
     assert styles == series_styles(names)
 
 
-def test_text_and_axes_have_the_ink_a_page_replaces():
+def test_figures_use_one_replaceable_ink_colour():
     svg = draw("x", (2.0, 2.0), lambda figure: figure.add_subplot(xlabel="word"))
     assert f"fill: {INK}" in svg
     assert "#000000" not in svg

@@ -1,11 +1,11 @@
-"""Gains and biases of norms folded into what reads behind: nothing that is computed changes."""
+"""Norm gains and biases folded into the layers reading them: logits unchanged."""
 
 import pytest
 import torch
 
 from seme.architecture.folding import FOLDABLE, FoldedModel, FoldedWeights
 from seme.architecture.parts import Part, Place
-from tests.disguise import folded, logits_at, open_canonical, written
+from tests.disguise import assert_same_logits, folded, open_canonical, written
 from tests.seme_merges import bits, change_tensors
 from tests.tiny_models import DENSE, save_tiny
 
@@ -13,27 +13,25 @@ FINAL = Place(Part.FINAL_NORM)
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_folded_model_computes_the_same_logits(model_type, tmp_path):
+def test_folded_model_keeps_its_logits(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type)
     plain = folded(model)
-    found = logits_at(written(plain, tmp_path / "folded"))
-    torch.testing.assert_close(found, logits_at(model), atol=1e-4, rtol=0)
+    assert_same_logits(written(plain, tmp_path / "folded"), model)
     gains = [place for place in plain.model.canonical.places if place.part in FOLDABLE]
     assert all(plain.model.read(place).eq(1).all() for place in gains)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
-def test_a_tied_model_may_keep_its_final_gain_and_its_one_matrix(model_type, tmp_path):
+def test_tied_model_can_keep_its_final_gain(model_type, tmp_path):
     model = save_tiny(tmp_path / "model", model_type, tie_word_embeddings=True)
     plain = folded(model, tied=True)
-    found = logits_at(written(plain, tmp_path / "folded"))
-    torch.testing.assert_close(found, logits_at(model), atol=1e-4, rtol=0)
+    assert_same_logits(written(plain, tmp_path / "folded"), model)
     assert plain.tied
     assert plain.names == open_canonical(model).weights.names
     assert plain.config == open_canonical(model).weights.config
 
 
-def test_an_untied_head_is_a_tensor_of_its_own_and_the_configuration_says_so(tmp_path):
+def test_untied_head_is_a_separate_tensor_and_config_entry(tmp_path):
     model = save_tiny(tmp_path / "model", "gemma2", dtype=torch.bfloat16)
     plain = folded(model)
     assert not plain.tied
@@ -46,14 +44,14 @@ def test_an_untied_head_is_a_tensor_of_its_own_and_the_configuration_says_so(tmp
     assert torch.equal(plain.read("lm_head.weight"), head)
 
 
-def test_nothing_is_folded_where_models_share_a_frame(tmp_path):
+def test_empty_norm_set_folds_nothing(tmp_path):
     model = save_tiny(tmp_path / "model", "gpt2")
     plain = FoldedWeights(FoldedModel(open_canonical(model), norms=frozenset()), untied=False)
     assert bits(written(plain, tmp_path / "copy")) == bits(model)
     assert plain.path == model
 
 
-def test_a_gain_goes_into_the_readers_behind_it_and_nowhere_else(tmp_path):
+def test_gain_is_folded_only_into_the_layers_reading_it(tmp_path):
     plain = folded(save_tiny(tmp_path / "model", "llama")).model
     gain = plain.canonical.read(Place(Part.MLP_NORM, 1))
     for part in (Part.GATE, Part.UP):
@@ -64,7 +62,7 @@ def test_a_gain_goes_into_the_readers_behind_it_and_nowhere_else(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox"])
-def test_the_bias_of_a_norm_goes_into_the_readers_biases(model_type, tmp_path):
+def test_norm_bias_is_folded_into_the_biases_of_its_readers(model_type, tmp_path):
     plain = folded(save_tiny(tmp_path / "model", model_type)).model
     read = plain.canonical.read
     bias = read(Place(Part.ATTENTION_NORM_BIAS, 0))
@@ -76,14 +74,14 @@ def test_the_bias_of_a_norm_goes_into_the_readers_biases(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "olmo2", "gemma2", "gpt2", "gpt_neox"])
-def test_a_part_counts_as_changed_exactly_where_folding_changes_it(model_type, tmp_path):
+def test_changes_is_true_exactly_for_folded_parts(model_type, tmp_path):
     plain = folded(save_tiny(tmp_path / "model", model_type)).model
     for place in plain.canonical.places:
         same = torch.equal(plain.read(place), plain.canonical.read(place))
         assert plain.changes(place) is not same, place
 
 
-def test_a_gain_of_zero_in_front_of_the_head_cannot_give_its_bias_away(tmp_path):
+def test_zero_final_gain_with_a_bias_is_refused(tmp_path):
     model = save_tiny(tmp_path / "model", "gpt2")
     gain, bias = torch.ones(32), torch.ones(32)
     gain[3] = 0
@@ -95,14 +93,14 @@ def test_a_gain_of_zero_in_front_of_the_head_cannot_give_its_bias_away(tmp_path)
     assert torch.equal(folded(model).model.read(Place(Part.FINAL_NORM_BIAS)), bias)
 
 
-def test_a_bias_with_no_reader_to_take_it_is_refused_only_where_it_must_be_folded(tmp_path):
+def test_norm_bias_without_a_reader_bias_is_refused(tmp_path):
     model = open_canonical(save_tiny(tmp_path / "model", "gpt_neox", attention_bias=False))
     with pytest.raises(ValueError, match="layer 0 has attention_norm_bias but no q_bias"):
         FoldedModel(model, norms=FOLDABLE)
     FoldedModel(model, norms=frozenset())
 
 
-def test_a_constant_is_read_as_it_is(tmp_path):
+def test_constants_keep_their_dtype(tmp_path):
     model, name = save_tiny(tmp_path / "model", "gpt2"), "transformer.h.1.attn.masked_bias"
     change_tensors(model, **{name: torch.tensor(-1e4, dtype=torch.float16)})
     assert folded(model).read(name).dtype == torch.float16

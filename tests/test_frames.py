@@ -26,13 +26,13 @@ def other(tmp_path):
     return save_tiny(tmp_path / "other", "llama", seed=1)
 
 
-def test_the_frame_of_a_source_in_the_pivots_frame_is_empty(pivot):
+def test_source_in_the_pivot_frame_has_no_map_or_tokens(pivot):
     frame = frame_of(pivot, pivot)
     assert (frame.turn, frame.tokens) == (None, None)
     assert [(m.share, m.heads, m.neurons) for (m,) in frame.layers] == [(1.0, None, None)] * 2
 
 
-def test_units_in_the_pivots_frame_are_matched_where_their_numbers_differ(pivot, tmp_path):
+def test_units_are_matched_if_their_numbers_differ(pivot, tmp_path):
     fewer = save_tiny(tmp_path / "fewer", "llama", intermediate_size=40)
     ends = ("model.norm.weight", "lm_head.weight")
     change_tensors(fewer, **{name: tensors_of(pivot)[name] for name in ends})
@@ -46,15 +46,13 @@ def test_units_in_the_pivots_frame_are_matched_where_their_numbers_differ(pivot,
 @pytest.mark.parametrize(
     ("match_units", "expected"), [("auto", True), ("always", True), ("never", False)]
 )
-def test_units_of_another_frame_are_matched_unless_forbidden(
-    match_units, expected, pivot, other
-):
+def test_match_units_option_controls_matching(match_units, expected, pivot, other):
     ((match,), _) = frame_of(pivot, other, match_units=match_units).layers
     assert (match.heads is not None) is expected
     assert (match.neurons is not None) is expected
 
 
-def test_anchors_at_both_ends_bring_the_embeddings_together(pivot, other):
+def test_anchors_both_aligns_the_embeddings(pivot, other):
     name, similar = "model.embed_tokens.weight", {}
     pivot_model, source_model = (
         torch.nn.functional.normalize(tensors_of(model)[name]) for model in (pivot, other)
@@ -82,14 +80,14 @@ def test_only_the_orthogonal_map_is_refined(projection, turns, pivot, other):
     assert ("refinement" in seconds) is turns
 
 
-def test_without_matched_units_there_is_nothing_to_refine_by(pivot, other):
+def test_refinement_is_skipped_without_matched_units(pivot, other):
     seconds = {}
     with collect_seconds(seconds):
         frame_of(pivot, other, match_units="never", refine=2)
     assert seconds.keys() == {"tokens", "bases", "map", "units"}
 
 
-def test_refinement_brings_the_matrices_of_the_source_closer(pivot, other):
+def test_refinement_increases_unit_similarity(pivot, other):
     def closeness(refine):
         plain, source_model = folded(pivot).model, folded(other).model
         frame = frame_of(pivot, other, refine=refine)
@@ -99,7 +97,7 @@ def test_refinement_brings_the_matrices_of_the_source_closer(pivot, other):
     assert closeness(1) > 1.2 * closeness(0)
 
 
-def test_a_refined_map_is_that_of_units_and_of_anchors_four_times_a_matrix(pivot, other):
+def test_refined_map_weighs_units_and_anchors(pivot, other):
     plain, source_model, comparison = (
         folded(pivot).model,
         folded(other).model,
@@ -113,7 +111,7 @@ def test_a_refined_map_is_that_of_units_and_of_anchors_four_times_a_matrix(pivot
     torch.testing.assert_close(actual, (left @ right).float(), atol=1e-4, rtol=0)
 
 
-def test_the_operator_of_matched_units_is_the_sum_over_readers_and_writers(pivot, other):
+def test_units_operator_sums_over_readers_and_writers(pivot, other):
     pivot_model, source_model = folded(pivot).model, folded(other).model
     layers = match_layers(pivot_model, source_model, None, units=False)
     expected = torch.zeros(32, 32, dtype=torch.float64)
@@ -129,7 +127,7 @@ def test_the_operator_of_matched_units_is_the_sum_over_readers_and_writers(pivot
     )
 
 
-def test_layers_count_in_it_by_their_shares(pivot, tmp_path):
+def test_units_operator_weighs_layers_by_their_shares(pivot, tmp_path):
     deep = save_tiny(tmp_path / "deep", "llama", seed=1, num_hidden_layers=4)
     pivot_model, source_model = folded(pivot).model, folded(deep).model
     ((first,), (last,)) = match_layers(pivot_model, source_model, None, units=False)

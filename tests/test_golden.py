@@ -52,7 +52,7 @@ def faults_of(golden, name, pool, tensors):
     return changed(golden["merges"], {name: {pool: tensors}})
 
 
-def test_the_file_is_of_this_version_and_holds_every_method_and_pool(golden):
+def test_golden_file_has_this_version_and_every_method_and_pool(golden):
     assert golden["numbers_version"] == NUMBERS_VERSION, advice(golden)
     faults = without_entry(golden, method_names())
     assert not faults, "\n".join(faults)
@@ -61,17 +61,17 @@ def test_the_file_is_of_this_version_and_holds_every_method_and_pool(golden):
         assert of_pools.keys() == set(pools_for(method_of(name))), f"{name}: run {RENEW}"
 
 
-def test_the_pools_are_those_the_file_was_made_of(golden, pools):
+def test_pools_match_the_golden_inputs(golden, pools):
     faults = changed_inputs(golden, inputs_of(pools))
     assert not faults, "\n".join(faults)
 
 
-def test_every_method_merges_to_the_bytes_in_the_file(golden, pools):
+def test_merged_bytes_equal_the_golden_file(golden, pools):
     faults = changed(golden["merges"], all_entries(pools, n_threads=1))
     assert not faults, "\n".join([*faults, advice(golden)])
 
 
-def test_written_anew_on_two_threads_the_file_is_the_same(golden, tmp_path, monkeypatch):
+def test_golden_file_is_reproduced_on_two_threads(golden, tmp_path, monkeypatch):
     monkeypatch.setattr(golden_merges, "GOLDEN", tmp_path / "golden.json")
     golden_merges.main()
     anew = json.loads((tmp_path / "golden.json").read_text())
@@ -81,14 +81,14 @@ def test_written_anew_on_two_threads_the_file_is_the_same(golden, tmp_path, monk
     assert not faults, "\n".join([*faults, advice(golden)])
 
 
-def test_what_a_gpu_computes_in_torch_has_the_same_bytes(golden, pools, in_torch):
+def test_torch_path_has_the_golden_bytes(golden, pools, in_torch):
     in_torch()
     faults = changed(golden["merges"], all_entries(pools))
     assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "dare", "ties", "sce", "seme"])
-def test_a_scale_a_little_off_is_seen_in_every_frame(name, golden, pools):
+def test_golden_test_detects_a_changed_scale(name, golden, pools):
     for pool in golden["merges"][name].keys() & {"float32", "turned", "turned_tied"}:
         lam = method_of(name).keywords["lam"] * 0.99
         tensors = entries(pool, with_settings(name, lam=lam), pools[pool])
@@ -97,7 +97,7 @@ def test_a_scale_a_little_off_is_seen_in_every_frame(name, golden, pools):
         assert ".weight differs" in fault
 
 
-def test_one_element_more_or_less_is_seen_in_another_frame(golden, pools):
+def test_golden_test_detects_one_more_selected_element(golden, pools):
     tensors = entries("turned", with_settings("seme", tau=0.102), pools["turned"])
     q_proj = "model.layers.0.self_attn.q_proj.weight"  # 26 of 256 elements in both cases
     embedding = "model.embed_tokens.weight"  # 261 of 2560 instead of 256
@@ -106,7 +106,7 @@ def test_one_element_more_or_less_is_seen_in_another_frame(golden, pools):
     assert tensors[embedding] != pytest.approx(stored[embedding], abs=TOLERANCE)
 
 
-def test_a_changed_kernel_is_seen_by_every_method_that_calls_it(golden, pools, monkeypatch):
+def test_golden_test_detects_a_changed_kernel(golden, pools, monkeypatch):
     def erase_nothing(pivot, sources, weights, scale, kept, _divide):
         merged = arithmetic.add_weighted(pivot, sources, weights, scale, kept)
         return merged, 0, 0
@@ -117,7 +117,7 @@ def test_a_changed_kernel_is_seen_by_every_method_that_calls_it(golden, pools, m
     assert methods == ["dare_ties", "sce", "seme", "ties"]
 
 
-def test_a_method_s_file_without_an_entry_is_named(golden, tmp_path):
+def test_method_without_golden_entry_is_reported(golden, tmp_path):
     (tmp_path / "method").mkdir()
     for path in [*(CONF / "method").glob("*.yaml"), tmp_path / "mine.yaml"]:
         (tmp_path / "method" / path.name).write_text("# a method\n")
@@ -130,14 +130,14 @@ def test_a_method_s_file_without_an_entry_is_named(golden, tmp_path):
     assert "entry ties" in fault
 
 
-def test_a_file_of_another_version_is_to_be_renewed(golden):
+def test_other_numbers_version_asks_for_renewal(golden):
     other = {**golden, "numbers_version": NUMBERS_VERSION + 1}
     assert advice(other).endswith(f"run {RENEW}")
     assert "bug" in advice(golden)
     assert "bug" not in advice(other)
 
 
-def test_renewing_replaces_entries_under_a_raised_version_only(golden):
+def test_renewal_replaces_entries_only_with_a_raised_version(golden):
     fresh = copy.deepcopy(golden)
     fresh["merges"]["ties"]["float16"]["lm_head.weight"] = "0"
     with pytest.raises(SystemExit, match=r"ties on float16: lm_head.weight differs, 1 in all"):
@@ -149,7 +149,7 @@ def test_renewing_replaces_entries_under_a_raised_version_only(golden):
         renewed(golden, other)
 
 
-def test_renewing_adds_methods_and_keeps_projections_within_the_tolerance(golden):
+def test_renewal_adds_methods_and_keeps_entries_within_tolerance(golden):
     fresh = copy.deepcopy(golden)
     fresh["merges"]["mine"] = {"float16": {"lm_head.weight": "0"}}
     turned = fresh["merges"]["seme"]["turned"]

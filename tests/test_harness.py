@@ -1,4 +1,4 @@
-"""The harness on a tiny random Llama, against scores computed by hand from its logits."""
+"""Evaluation of a tiny random Llama, against scores computed from its logits."""
 
 import json
 import math
@@ -8,12 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.harness import evaluate
 from eval.load import load_model, load_tokenizer
@@ -117,29 +112,29 @@ def log_probability(folder, context, continuation):
     return float(picked.sum())
 
 
-def test_multiple_choice_is_the_share_of_documents_whose_likeliest_choice_is_right(
-    make_model, tasks
-):
+def test_multiple_choice_accuracy_equals_hand_computed_likelihoods(make_model, tasks):
     folder = make_model(1)
     right = [
         max(range(3), key=lambda c: log_probability(folder, t, f" {CHOICES[c]}")) == i % 3
         for i, t in enumerate(TEXTS)
     ]
-    found = run(folder, tasks, PICK)
-    assert [s.value for s in found.samples["pick"]] == [float(r) for r in right]
-    assert found.scores["pick"].value == sum(right) / 5
+    evaluation = run(folder, tasks, PICK)
+    assert [s.value for s in evaluation.samples["pick"]] == [float(r) for r in right]
+    assert evaluation.scores["pick"].value == sum(right) / 5
     assert 0 < sum(right) < 5  # the seed is one that tells right from wrong
 
 
-def test_bits_per_byte_is_the_ratio_of_sums_over_documents(make_model, tasks):
+def test_bits_per_byte_is_a_ratio_of_sums(make_model, tasks):
     folder = make_model(1)
     logs = [log_probability(folder, "", text) for text in TEXTS]
     bits = -sum(logs) / math.log(2) / sum(len(text) for text in TEXTS)
-    found = run(folder, tasks, ROLL)
-    assert found.scores["roll"].raw == pytest.approx(bits, rel=1e-5)
-    assert found.scores["roll"].value == pytest.approx(2**-bits, rel=1e-5)
-    assert [s.loglikelihood for s in found.samples["roll"]] == pytest.approx(logs, rel=1e-5)
-    assert [s.n_bytes for s in found.samples["roll"]] == [len(text) for text in TEXTS]
+    evaluation = run(folder, tasks, ROLL)
+    assert evaluation.scores["roll"].raw == pytest.approx(bits, rel=1e-5)
+    assert evaluation.scores["roll"].value == pytest.approx(2**-bits, rel=1e-5)
+    assert [s.loglikelihood for s in evaluation.samples["roll"]] == pytest.approx(
+        logs, rel=1e-5
+    )
+    assert [s.n_bytes for s in evaluation.samples["roll"]] == [len(text) for text in TEXTS]
 
 
 def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
@@ -147,9 +142,9 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     tokenizer, model = load_tokenizer(folder), LlamaForCausalLM.from_pretrained(folder)
     ids = tokenizer(TEXTS[0], return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=4, do_sample=False, pad_token_id=1)
-    said = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    said = said.split("\n")[0]
-    (tmp_path / "data.py").write_text(DATA.replace("text=t,", f"text=t, said={said!r},"))
+    generated = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    generated = generated.split("\n")[0]
+    (tmp_path / "data.py").write_text(DATA.replace("text=t,", f"text=t, said={generated!r},"))
     (tmp_path / "say.yaml").write_text(TASKS["say"].replace("target: text", "target: said"))
     values = [s.value for s in run(folder, tmp_path, SAY).samples["say"]]
     assert values[0] == 1.0
@@ -163,7 +158,7 @@ def test_answers_longer_than_the_model_reads_are_cut_and_noted(make_model, tmp_p
     assert "say: answers are cut at 32 tokens" in caplog.text
 
 
-def test_a_second_model_in_the_same_process_gets_scores_of_its_own(make_model, tasks):
+def test_models_in_one_process_are_scored_independently(make_model, tasks):
     first, second = make_model(1), make_model(2)
     a, b, again = (run(folder, tasks, ROLL, PICK) for folder in (first, second, first))
     assert a.scores["roll"] != b.scores["roll"]
@@ -171,19 +166,19 @@ def test_a_second_model_in_the_same_process_gets_scores_of_its_own(make_model, t
 
 
 def test_scores_follow_the_order_of_the_suite(make_model, tasks):
-    found = run(make_model(1), tasks, ROLL, PICK)
-    assert list(found.scores) == list(found.samples) == ["roll", "pick"]
+    evaluation = run(make_model(1), tasks, ROLL, PICK)
+    assert list(evaluation.scores) == list(evaluation.samples) == ["roll", "pick"]
 
 
 def test_split_and_limit_choose_the_documents(make_model, tasks):
     folder = make_model(1)
     whole = run(folder, tasks, ROLL).samples["roll"]
     for chosen, n_first in (({"split": "validation"}, 2), ({"limit": 3}, 3)):
-        found = run(folder, tasks, ROLL, **chosen).samples["roll"]
-        assert [s.doc_hash for s in found] == [s.doc_hash for s in whole[:n_first]]
+        samples = run(folder, tasks, ROLL, **chosen).samples["roll"]
+        assert [s.doc_hash for s in samples] == [s.doc_hash for s in whole[:n_first]]
         # in another batch the last bits may be others
         values = [sample.value for sample in whole[:n_first]]
-        assert [sample.value for sample in found] == pytest.approx(values, rel=1e-4)
+        assert [sample.value for sample in samples] == pytest.approx(values, rel=1e-4)
     with pytest.raises(ValueError, match=r"roll has splits .*'test', 'validation'.*got 'dev'"):
         run(folder, tasks, ROLL, split="dev")
 
@@ -197,7 +192,7 @@ def test_split_and_limit_choose_the_documents(make_model, tasks):
         ("pick", "acc", "generate", "pick must be generate_until, it is multiple_choice"),
     ],
 )
-def test_a_task_that_does_not_fit_is_named(make_model, tasks, name, metric, kind, message):
+def test_mismatched_task_is_refused(make_model, tasks, name, metric, kind, message):
     task = SuiteTask(task=name, metric=metric, domain="a", kind=kind, score="raw")
     with pytest.raises(ValueError, match=message):
         run(make_model(1), tasks, task)
@@ -214,14 +209,14 @@ def test_an_untied_config_without_a_head_on_disk_is_refused(make_model):
         load_model(folder, device="cpu")
 
 
-def test_a_head_of_its_own_under_a_tied_config_is_refused(make_model):
+def test_separate_lm_head_under_a_tied_config_is_refused(make_model):
     folder = make_model(1)
     edit(folder / "config.json", tie_word_embeddings=True)
     with pytest.raises(ValueError, match="write tie_word_embeddings: false"):
         load_model(folder, device="cpu")
 
 
-def test_a_weight_that_is_not_a_number_is_refused(make_model):
+def test_nan_weight_is_refused(make_model):
     folder = make_model(1)
     model = LlamaForCausalLM.from_pretrained(folder)
     model.model.norm.weight.data[3] = math.nan
@@ -230,7 +225,7 @@ def test_a_weight_that_is_not_a_number_is_refused(make_model):
         load_model(folder, device="cpu")
 
 
-def test_a_qwen2_folder_keeps_the_tokenizer_that_its_files_describe(make_model):
+def test_qwen2_tokenizer_is_loaded_from_its_files(make_model):
     folder = make_model(1)
     edit(folder / "config.json", model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -242,17 +237,17 @@ def test_a_qwen2_folder_keeps_the_tokenizer_that_its_files_describe(make_model):
     assert automatic(text)["input_ids"] != own.encode(text).ids  # the trap is still there
 
 
-def test_an_evaluation_without_progress_says_nothing(make_model, tasks, capfd, caplog):
+def test_evaluation_without_progress_prints_nothing(make_model, tasks, capfd, caplog):
     run(make_model(1), tasks, PICK, ROLL, SAY)
     assert capfd.readouterr() == ("", "")
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
 
 
-def test_what_a_suite_does_not_say_is_the_tasks_own(make_model, tasks):
+def test_suite_entries_default_to_the_task_file(make_model, tasks):
     folder = make_model(1)
     plain = run(folder, tasks, *(SuiteTask(task=name) for name in ("pick", "say", "roll")))
-    said = run(folder, tasks, PICK, SAY, ROLL)
-    assert (plain.scores, plain.samples) == (said.scores, said.samples)
+    explicit = run(folder, tasks, PICK, SAY, ROLL)
+    assert (plain.scores, plain.samples) == (explicit.scores, explicit.samples)
     assert [(t.kind, t.metric, t.score, t.filter) for t in plain.tasks] == [
         ("multiple_choice", "acc", "raw", "none"),
         ("generate", "exact_match", "raw", "none"),
@@ -262,14 +257,9 @@ def test_what_a_suite_does_not_say_is_the_tasks_own(make_model, tasks):
 
 @pytest.mark.parametrize(
     ("filters", "expected"),
-    [
-        (["flexible-extract", "strict-match"], "strict-match"),
-        (["first", "second"], "first"),
-    ],
+    [(["flexible-extract", "strict-match"], "strict-match"), (["first", "second"], "first")],
 )
-def test_the_strict_filter_counts_unless_the_suite_says_otherwise(
-    make_model, tmp_path, filters, expected
-):
+def test_strict_match_filter_is_the_default(make_model, tmp_path, filters, expected):
     lines = [f"  - {{name: {name}, filter: [{{function: take_first}}]}}" for name in filters]
     (tmp_path / "data.py").write_text(DATA)
     text = "\n".join([TASKS["say"], "filter_list:", *lines, ""])
@@ -278,7 +268,7 @@ def test_the_strict_filter_counts_unless_the_suite_says_otherwise(
     assert task.filter == expected
 
 
-def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
+def test_jinja_templates_score_as_plain_fields(make_model, tasks, tmp_path):
     (tmp_path / "data.py").write_text(DATA)
     text = TASKS["pick"].replace(": text", ": '{{text}}'").replace(": gold", ": '{{gold}}'")
     (tmp_path / "pick.yaml").write_text(text.replace(": choices", ": '{{choices}}'"))
@@ -286,7 +276,7 @@ def test_templates_are_rendered_as_lm_eval_would(make_model, tasks, tmp_path):
     assert run(folder, tmp_path, PICK) == run(folder, tasks, PICK)
 
 
-def test_data_that_cannot_be_read_are_an_error_that_names_the_task_and_the_switch(tmp_path):
+def test_unreadable_dataset_names_the_task_and_seme_online(tmp_path):
     text = TASKS["pick"].replace("custom_dataset: !function data.load", "dataset_path: no/such")
     (tmp_path / "pick.yaml").write_text(text)
     suite = Suite(name="s", include_path=tmp_path, tasks=(PICK,))

@@ -1,4 +1,4 @@
-"""Cached hashes: valid until a file changes, and only ever a matter of time."""
+"""Cached hashes: valid until a file changes."""
 
 import json
 import os
@@ -29,14 +29,14 @@ def files(tmp_path):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_hash_is_computed_again_only_when_a_file_has_changed(files):
+def test_hash_is_recomputed_only_after_a_file_change(files):
     assert cached_hash(files, lambda: HASH) == HASH
     assert cached_hash(files, lambda: OTHER) == HASH
     os.utime(files[1], ns=(1, 1))
     assert cached_hash(files, lambda: OTHER) == OTHER
 
 
-def test_a_hash_of_a_file_modified_a_moment_ago_is_not_cached(files, cache):
+def test_hash_of_a_recently_modified_file_is_not_cached(files, cache):
     # it may change again within the same tick of the clock, and in nothing but its content
     os.utime(files[0], ns=(now := time.time_ns() + 60 * 10**9, now))
     assert cached_hash(files, lambda: HASH) == HASH
@@ -45,7 +45,7 @@ def test_a_hash_of_a_file_modified_a_moment_ago_is_not_cached(files, cache):
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 1}', "\x00"])
-def test_a_damaged_entry_is_written_anew(files, cache, damage):
+def test_damaged_cache_entry_is_replaced(files, cache, damage):
     cached_hash(files, lambda: HASH)
     (entry,) = cache.rglob("*.json")
     entry.write_text(damage)
@@ -53,7 +53,7 @@ def test_a_damaged_entry_is_written_anew(files, cache, damage):
     assert json.loads(entry.read_text())["hash"] == OTHER
 
 
-def test_a_cache_that_cannot_be_written_to_is_logged_once(files, tmp_path, monkeypatch, caplog):
+def test_unwritable_cache_is_logged_once(files, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "file"))
     assert [cached_hash(files, lambda: HASH) for _ in range(2)] == [HASH, HASH]

@@ -11,7 +11,9 @@ ASK = (
 
 
 @pytest.mark.parametrize(("online", "printed"), [(None, "True True"), ("1", "False False")])
-def test_hugging_faces_libraries_stay_offline_unless_asked(online, printed, repository_root):
+def test_hugging_face_libraries_are_offline_unless_seme_online(
+    online, printed, repository_root
+):
     env = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")}
     env |= {} if online is None else {"SEME_ONLINE": online}
     out = subprocess.run(

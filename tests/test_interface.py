@@ -1,4 +1,4 @@
-"""Declarations of a method, and its hyper-parameters against them, before anything is read."""
+"""Traits of methods, and checks of their hyper-parameters."""
 
 import functools
 from collections.abc import Sequence
@@ -62,20 +62,20 @@ def bound(function, **settings):
     return functools.partial(function, **settings)
 
 
-def test_a_function_without_decorators_takes_blocks_and_any_number_of_sources():
+def test_undecorated_method_takes_blocks_and_any_number_of_sources():
     assert traits_of(mean) == Traits()
     check_method(bound(mean), 100)
     with pytest.raises(ValueError, match=r"mean merges at least 1 source into .*, got 0"):
         check_method(bound(mean), 0)
 
 
-def test_decorators_declare_together():
+def test_decorators_combine_into_traits():
     assert traits_of(bound(declared, **GOOD)) == Traits(
         preparation=double, check=check, min_sources=1, max_sources=2
     )
 
 
-def test_whole_tensor_is_written_with_or_without_arguments():
+def test_whole_tensor_works_with_and_without_arguments():
     @whole_tensor
     def plain(pivot, _sources, _site, /):
         return pivot
@@ -88,7 +88,7 @@ def test_whole_tensor_is_written_with_or_without_arguments():
     assert traits_of(lean) == Traits(whole_tensor=True, temporaries=0)
 
 
-def test_merge_and_preparation_are_called_with_the_parameters_they_name():
+def test_merge_and_preparation_get_the_parameters_they_name():
     method = bound(declared, **GOOD)
     assert hyper_parameter_names(method) == {"lam", "rho", "weights"}
     assert prepare(method, "models") == ("models", 7.0)
@@ -100,21 +100,15 @@ def test_merge_and_preparation_are_called_with_the_parameters_they_name():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (
-            bound(settings, densty=1, lam=1),
-            r"no parameter densty, only density, lam; did you mean density\?",
-        ),
+        (bound(settings, densty=1, lam=1), r"densty.* density, lam; did you mean density\?"),
         (bound(settings, density=1, lam=1, x=2), "no parameter x, only density, lam$"),
         (bound(settings, lam=1), "needs density as well; it takes density, lam"),
         (bound(mean, lam=1), "no parameter lam, only none"),
         (bound(declared, lam=1.0, weights=[1.0]), "needs rho as well"),
-        (
-            functools.partial(step, torch.ones(1), lam=1.0),
-            "only keyword parameters can be bound",
-        ),
+        (functools.partial(step, torch.ones(1), lam=1.0), "only keyword parameters"),
     ],
 )
-def test_names_that_do_not_match_are_refused(method, message):
+def test_unknown_or_missing_parameters_are_refused(method, message):
     with pytest.raises(ValueError, match=message):
         check_method(method, 1)
 
@@ -131,13 +125,13 @@ def test_names_that_do_not_match_are_refused(method, message):
         ({"rho": {"a": float("inf")}}, 1, "rho.a must be finite, got inf"),
     ],
 )
-def test_a_value_or_a_number_of_sources_out_of_range_is_refused(changed, n_sources, message):
+def test_out_of_range_values_and_source_counts_are_refused(changed, n_sources, message):
     check_method(bound(declared, **GOOD), 1)
     with pytest.raises(ValueError, match=message):
         check_method(bound(declared, **GOOD | changed), n_sources)
 
 
-def test_a_check_of_a_parameter_that_the_method_has_not_is_refused():
+def test_check_of_an_unknown_parameter_is_refused():
     @checked_by(check)
     def light(pivot, _sources, _site, /, *, lam):
         return pivot * lam
@@ -146,24 +140,24 @@ def test_a_check_of_a_parameter_that_the_method_has_not_is_refused():
         check_method(bound(light, lam=1.0), 1)
 
 
-def test_an_exact_number_of_sources_is_named():
+def test_exact_source_count_is_in_the_error():
     pair = takes(min_sources=2, max_sources=2)(lambda pivot, _sources, _site, /: pivot)
     with pytest.raises(ValueError, match="exactly 2 sources into the pivot, got 1"):
         check_method(bound(pair), 1)
 
 
-def test_a_rightly_bound_method_passes_and_lists_its_settings():
+def test_method_settings_flattens_nested_settings():
     method = bound(settings, lam=(1, 2.5), density={"a": None})
     check_method(method, 1)
     assert method_settings(method) == {"density.a": None, "lam": [1, 2.5]}
 
 
-def test_a_setting_that_json_cannot_hold_is_named():
+def test_setting_not_representable_in_json_is_refused():
     with pytest.raises(ValueError, match="lam must be a number, text, list or mapping, got"):
         method_settings(bound(step, lam=torch.ones(1)))
 
 
-def test_only_functions_of_the_methods_packages_are_bound():
+def test_only_methods_of_seme_and_baselines_are_bound():
     method = bind_method({"_target_": "baselines.slerp.merge", "_partial_": True, "t": 0.5})
     assert (method.func.__name__, method.keywords) == ("merge", {"t": 0.5})
     for target in ("os.system", "baselines.slerp.marge", "baselines.slurp.merge"):

@@ -8,7 +8,7 @@ import torch
 from seme.kernels.jit import compiled, flat, rows, use_numba
 
 
-def test_neighbours_in_one_memory_are_seen_where_they_lie():
+def test_rows_of_one_buffer_are_not_copied():
     matrix = torch.arange(12.0).view(4, 3)
     matrix_rows = rows(matrix.unbind()[1:])
     assert matrix_rows.tolist() == matrix[1:].tolist()
@@ -17,7 +17,7 @@ def test_neighbours_in_one_memory_are_seen_where_they_lie():
     assert rows([row[2:5] for row in wide]).tolist() == wide[:, 2:5].tolist()
 
 
-def test_tensors_in_any_other_order_are_copied():
+def test_rows_in_another_order_are_copied():
     matrix = torch.arange(12.0).view(4, 3)
     for order in ([3, 2, 1], [0, 1, 3], [2, 0, 1]):
         assert rows([matrix[i] for i in order]).tolist() == matrix[order].tolist()
@@ -27,12 +27,12 @@ def test_tensors_in_any_other_order_are_copied():
     assert rows(apart).tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
-def test_one_tensor_thrice_is_three_rows():
+def test_repeated_tensor_becomes_repeated_rows():
     one = torch.tensor([1.0, 2.0])
     assert rows([one, one, one]).tolist() == [[1, 2]] * 3
 
 
-def test_tensors_of_several_axes_become_rows():
+def test_multidimensional_tensors_are_flattened_to_rows():
     tensors = [torch.arange(4.0).view(2, 2), torch.ones(2, 2)]
     assert rows(tensors).tolist() == [[0, 1, 2, 3], [1, 1, 1, 1]]
     assert rows(torch.arange(8.0).view(2, 2, 2).unbind()).tolist() == [
@@ -42,16 +42,16 @@ def test_tensors_of_several_axes_become_rows():
     assert flat(tensors[0].t()).tolist() == [0, 2, 1, 3]
 
 
-def test_tensors_of_no_elements_are_rows_of_none():
+def test_empty_tensors_become_empty_rows():
     assert rows([torch.empty(0), torch.empty(0)]).shape == (2, 0)
 
 
-def test_a_gpu_is_not_served():
+def test_numba_is_used_on_the_cpu_only():
     assert use_numba(torch.device("cpu"))
     assert not use_numba(torch.device("cuda"))
 
 
-def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
+def test_uncachable_loop_names_numba_cache_dir(monkeypatch):
     def nowhere(_function):
         raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
 
@@ -61,7 +61,7 @@ def test_where_nothing_can_be_kept_the_error_says_what_to_set(monkeypatch):
     assert "set NUMBA_CACHE_DIR to a writable folder" in error.value.__notes__[0]
 
 
-def test_loops_are_loaded_without_scipy_which_can_be_imported_afterwards(repository):
+def test_kernels_load_without_scipy_which_stays_importable(repository):
     program = (
         "import sys; from seme.kernels.warmup import load; load(2); "
         "assert not [name for name in sys.modules if name.startswith('scipy')]; "

@@ -16,19 +16,8 @@ from seme.alignment.layers import (
     neurons_in_order,
 )
 from seme.architecture.parts import Part, Place
-from tests.disguise import as_map, folded, open_canonical
+from tests.disguise import as_map, folded
 from tests.tiny_models import save_tiny
-
-
-@pytest.fixture
-def model_of(tmp_path):
-    """Save a tiny model and open its canonical view: ``model_of("llama", **settings)``."""
-    count = iter(range(9))
-
-    def build(model_type, **settings):
-        return open_canonical(save_tiny(tmp_path / f"{next(count)}", model_type, **settings))
-
-    return build
 
 
 @pytest.mark.parametrize(
@@ -41,8 +30,8 @@ def model_of(tmp_path):
         ({"head_dim": 16}, False),
     ],
 )
-def test_units_are_the_same_where_their_numbers_are(settings, same, model_of):
-    assert have_same_units(model_of("llama"), model_of("llama", **settings)) is same
+def test_same_units_means_equal_unit_counts(settings, same, canonical):
+    assert have_same_units(canonical("llama"), canonical("llama", **settings)) is same
 
 
 def test_unmatched_units_keep_their_order(tmp_path):
@@ -54,7 +43,7 @@ def test_unmatched_units_keep_their_order(tmp_path):
     assert all(m.heads is None is m.neurons for at in layers for m in at)
 
 
-def test_every_pair_of_layers_is_matched_by_itself(tmp_path):
+def test_interpolated_layers_are_matched_separately(tmp_path):
     pivot, source = (
         folded(save_tiny(tmp_path / str(n), "llama", num_hidden_layers=n)).model for n in (3, 2)
     )
@@ -65,7 +54,7 @@ def test_every_pair_of_layers_is_matched_by_itself(tmp_path):
     assert not torch.equal(first.neurons.index, second.neurons.index)
 
 
-def test_a_model_is_its_own_match_unit_by_unit(tmp_path):
+def test_model_matches_itself_unit_by_unit(tmp_path):
     model = folded(save_tiny(tmp_path / "model", "llama")).model
     for ((match,),) in zip(match_layers(model, model, None, units=True), strict=True):
         assert match.heads.head_index.tolist() == [0, 1, 2, 3]
@@ -74,7 +63,7 @@ def test_a_model_is_its_own_match_unit_by_unit(tmp_path):
         torch.testing.assert_close(match.heads.qk, torch.eye(8).expand(2, 8, 8))
 
 
-def test_units_are_compared_in_the_pivots_frame(tmp_path):
+def test_units_are_compared_after_the_residual_map(tmp_path):
     # under the right turn a model in another frame matches itself, without it nothing is alike
     model = folded(save_tiny(tmp_path / "model", "llama")).model
     turn = as_map(random_orthogonal(32, torch.Generator().manual_seed(3)))
@@ -95,7 +84,7 @@ def test_units_are_compared_in_the_pivots_frame(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "olmo2"])
-def test_the_basis_of_queries_and_keys_stays_under_a_norm(model_type, tmp_path):
+def test_normed_queries_and_keys_keep_an_identity_basis(model_type, tmp_path):
     pivot, source = (folded(save_tiny(tmp_path / str(s), model_type, seed=s)) for s in (0, 1))
     ((match,), _) = match_layers(pivot.model, source.model, None, units=True)
     size = match.heads.qk.shape[1]
@@ -103,30 +92,24 @@ def test_the_basis_of_queries_and_keys_stays_under_a_norm(model_type, tmp_path):
     assert not torch.allclose(match.heads.vo[0], torch.eye(size), atol=0.1)
 
 
-def test_models_of_one_depth_take_layer_for_layer():
-    assert [layer_shares(i, n_pivot=5, n_source=5) for i in range(5)] == [
-        ((i, 1.0),) for i in range(5)
-    ]
-
-
-def test_layers_between_are_shared_by_their_neighbours():
-    # 5 layers onto 3: positions 0, 0.5, 1, 1.5, 2
-    assert [layer_shares(i, n_pivot=5, n_source=3) for i in range(5)] == [
-        ((0, 1.0),),
-        ((0, 0.5), (1, 0.5)),
-        ((1, 1.0),),
-        ((1, 0.5), (2, 0.5)),
-        ((2, 1.0),),
-    ]
-
-
-def test_a_deeper_source_is_thinned_out():
-    # 3 layers onto 4: positions 0, 1.5, 3
-    assert layer_shares(1, n_pivot=3, n_source=4) == ((1, 0.5), (2, 0.5))
+@pytest.mark.parametrize(
+    ("n_source", "shares"),
+    [
+        (1, [[(0, 1.0)]] * 5),
+        (5, [[(i, 1.0)] for i in range(5)]),
+        # positions 0, 0.5, 1, 1.5, 2 and 0, 1.25, 2.5, 3.75, 5
+        (3, [[(0, 1.0)], [(0, 0.5), (1, 0.5)], [(1, 1.0)], [(1, 0.5), (2, 0.5)], [(2, 1.0)]]),
+        (6, [[(0, 1.0)], [(1, 0.75), (2, 0.25)], [(2, 0.5), (3, 0.5)], [(3, 0.25), (4, 0.75)],
+             [(5, 1.0)]]),
+    ],
+)  # fmt: skip
+def test_five_layers_take_source_layers_by_linear_interpolation(n_source, shares):
+    actual = [layer_shares(i, n_pivot=5, n_source=n_source) for i in range(5)]
+    assert actual == [tuple(at) for at in shares]
 
 
 @pytest.mark.parametrize(("n_pivot", "n_source"), [(2, 7), (7, 2), (24, 28), (4, 3), (1, 1)])
-def test_ends_meet_and_shares_sum_to_one(n_pivot, n_source):
+def test_first_and_last_layers_match_and_shares_sum_to_one(n_pivot, n_source):
     shares = [layer_shares(i, n_pivot=n_pivot, n_source=n_source) for i in range(n_pivot)]
     assert shares[0] == ((0, 1.0),)
     assert shares[-1] == ((n_source - 1, 1.0),)
@@ -134,12 +117,8 @@ def test_ends_meet_and_shares_sum_to_one(n_pivot, n_source):
     assert all(0 <= layer < n_source for actual in shares for layer, _ in actual)
 
 
-def test_a_source_of_one_layer_is_matched_everywhere():
-    assert {layer_shares(i, n_pivot=3, n_source=1) for i in range(3)} == {((0, 1.0),)}
-
-
 @pytest.mark.parametrize(("layer", "n_pivot", "n_source"), [(3, 3, 3), (-1, 3, 3), (0, 1, 0)])
-def test_a_layer_that_is_not_there_is_an_error(layer, n_pivot, n_source):
+def test_layer_out_of_range_is_refused(layer, n_pivot, n_source):
     with pytest.raises(ValueError, match=f"one of the pivot's {n_pivot}.*layer {layer}"):
         layer_shares(layer, n_pivot=n_pivot, n_source=n_source)
 
@@ -154,14 +133,14 @@ def model(n_heads, n_kv, head_dim, n_neurons=4):
     return SimpleNamespace(dimensions=sizes)
 
 
-def test_neurons_in_order_are_paired_first_with_first():
+def test_neurons_in_order_are_matched_by_index():
     assert neurons_in_order(model(2, 1, 4, 5), model(2, 1, 4, 3)).index.tolist() == [
         0, 1, 2, -1, -1
     ]  # fmt: skip
     assert neurons_in_order(model(2, 1, 4, 2), model(2, 1, 4, 3)).index.tolist() == [0, 1]
 
 
-def test_heads_keep_their_group_and_their_place_in_it():
+def test_heads_in_order_keep_group_and_position():
     # pivot: 3 groups of 2 heads; source: 2 groups of 3 heads
     match = heads_in_order(model(6, 3, 4), model(6, 2, 4), 0, 0)
     assert match.group_index.tolist() == [0, 1, -1]
@@ -172,13 +151,13 @@ def test_heads_keep_their_group_and_their_place_in_it():
     assert not match.vo[2].any()
 
 
-def test_groups_with_fewer_heads_leave_places_empty():
+def test_smaller_groups_leave_heads_unmatched():
     # pivot: 2 groups of 3 heads; source: 2 groups of 2
     match = heads_in_order(model(6, 2, 4), model(4, 2, 4), 0, 0)
     assert match.head_index.tolist() == [0, 1, -1, 2, 3, -1]
 
 
-def test_a_narrower_head_in_order_is_paired_by_frequency():
+def test_narrower_heads_in_order_are_matched_by_frequency():
     # pairs of the source at theta ** 0 and ** -1/2, which the pivot has as pairs 0 and 2 of 4
     match = heads_in_order(model(1, 1, 8), model(1, 1, 4), 0, 0)
     assert match.exact
@@ -186,7 +165,7 @@ def test_a_narrower_head_in_order_is_paired_by_frequency():
     assert match.q_scale == pytest.approx(2**0.5)
 
 
-def test_a_block_is_expressed_at_the_pivots_units(tmp_path):
+def test_express_block_reorders_neurons_to_the_pivot(tmp_path):
     pivot, source = (folded(save_tiny(tmp_path / str(s), "llama", seed=s)) for s in (0, 1))
     match = match_layers(pivot.model, source.model, None, units=True)[0][0]
     actual = express_block(source.model, None, match, attention=False)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.tables import (
     print_summary,
     read_leaderboard,
@@ -13,61 +12,35 @@ from eval.leaderboard.tables import (
     to_markdown,
     write_tables,
 )
-from eval.records import PoolRef, Record, SuiteRef, write_record
+from eval.records import write_record
 from scripts.leaderboard import main
-from tests.made_up_runs import accuracy, bare_runs, cost, model
-
-MIB = 2**20
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = cost(0.25, peak=150 * MIB, base=100 * MIB)
-
-
-def pool(name="zoo", sources=("code",), references=()):
-    found = {"sources": sources, "references": references}
-    lists = {key: tuple(map(model, models)) for key, models in found.items()}
-    return PoolRef(pool=name, pivot=model("base"), **lists)
-
-
-def unmerged(name, first=0.2, second=0.4, **changes):
-    models = PoolRef(pool="zoo", pivot=model(name), sources=(), references=())
-    changes = {"kind": "reference", "settings": {}, "merge_cost": None, **changes}
-    return record(name, first, second, **{"models": models, **changes})
-
-
-def record(name, first=None, second=None, **changes):
-    values = {"code": first, "spanish": second}
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
-            settings={"lam": 1.0, "tau": 0.1}, models=pool(), suite=SUITE, seed=0,
-            dtype="bfloat16",
-            scores={t: accuracy(v, 0.03) for t, v in values.items() if v is not None},
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
-            evaluation_cost=replace(COST, seconds=7.0), merge={}, error=None, provenance={},
-            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
-        ),
-        **changes,
-    )  # fmt: skip
+from tests.board_records import (
+    ALL,
+    BASE,
+    FAILED,
+    PARTIAL,
+    SEME,
+    SUITE,
+    TIES,
+    WHOLE,
+    record,
+    unmerged,
+)
+from tests.made_up_runs import (
+    MIB,
+    bare_boards,
+    pool_ref,
+)
 
 
-BASE = unmerged("base")
-TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
-PARTIAL = record("sce", 0.99)
-FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
-WHOLE = [FAILED, TIES, SEME, BASE]
-ALL = [*WHOLE, PARTIAL]
-
-
-def test_merges_are_ranked_by_mean_and_references_stand_first_unranked():
-    (board,) = boards_of(bare_runs(ALL))
+def test_merges_are_ranked_by_mean_after_unranked_references():
+    (board,) = bare_boards(ALL)
     order = [(row.rank, row.record.name) for row in board.rows]
     assert order == [(None, "base"), (1, "seme"), (2, "ties"), (None, "sce"), (None, "dare")]
 
 
-def test_the_table_is_exactly_this():
-    table = [
-        line for line in to_markdown(boards_of(bare_runs(ALL))).splitlines() if line[:1] == "|"
-    ]
+def test_markdown_table_matches_the_expected_rows():
+    table = [line for line in to_markdown(bare_boards(ALL)).splitlines() if line[:1] == "|"]
     # means (0.6 + 0.5) / 2 and so on, each with error sqrt(2) * 0.03 / 2 = 0.0212
     assert table == [
         "| rank | band | method | settings | mean | code | spanish | merge s | merge MiB"
@@ -81,26 +54,26 @@ def test_the_table_is_exactly_this():
     ]
 
 
-def test_rows_show_the_settings_they_differ_in_and_the_header_the_others():
+def test_rows_have_differing_settings_and_the_header_common_ones():
     other = replace(TIES, settings={"lam": 1.0, "tau": 0.2}, fingerprint="f2")
-    text = to_markdown(boards_of(bare_runs([TIES, other, SEME])))
+    text = to_markdown(bare_boards([TIES, other, SEME]))
     assert {line.split(" | ")[3] for line in text.splitlines() if "| ties |" in line} == {
         "tau=0.1 †", "tau=0.2 †"
     }  # fmt: skip
     assert "Settings of all rows: seme: lam=1 tau=0.1; ties: lam=1." in text
 
 
-def test_a_method_that_refused_the_models_is_not_applicable():
+def test_refused_merge_is_not_applicable():
     refused = replace(
         FAILED, status="not applicable", error="needs sources of the pivot's shape"
     )
-    row = to_markdown(boards_of(bare_runs([TIES, refused]))).splitlines()[-1]
+    row = to_markdown(bare_boards([TIES, refused])).splitlines()[-1]
     assert "| n/a | n/a | n/a |" in row
     assert row.endswith("| not applicable: needs sources of the pivot's shape |")
 
 
-def test_the_header_says_what_was_measured_and_what_a_rank_means():
-    text = to_markdown(boards_of(bare_runs(ALL)))
+def test_header_has_tasks_held_out_domains_and_rank_meaning():
+    text = to_markdown(bare_boards(ALL))
     assert "## zoo on suite zoo, split test" in text
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
     assert "Tuned for by no source: spanish." in text
@@ -108,32 +81,28 @@ def test_the_header_says_what_was_measured_and_what_a_rank_means():
     assert "merges share a band unless paired permutation tests" in text
 
 
-def test_the_order_of_the_records_does_not_matter():
-    assert to_markdown(boards_of(bare_runs(ALL))) == to_markdown(
-        boards_of(bare_runs(reversed(ALL)))
-    )
-    assert to_csv(boards_of(bare_runs(ALL))) == to_csv(boards_of(bare_runs(reversed(ALL))))
+def test_tables_do_not_depend_on_record_order():
+    assert to_markdown(bare_boards(ALL)) == to_markdown(bare_boards(reversed(ALL)))
+    assert to_csv(bare_boards(ALL)) == to_csv(bare_boards(reversed(ALL)))
 
 
 def test_equal_means_share_a_rank():
-    (board,) = boards_of(
-        bare_runs([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
-    )
+    (board,) = bare_boards([TIES, replace(TIES, name="other"), SEME, record("last", 0.1, 0.1)])
     assert [row.rank for row in board.merges] == [1, 2, 2, 4]
 
 
-def test_several_seeds_are_rows_of_their_own_and_say_so():
-    (board,) = boards_of(bare_runs([TIES, replace(TIES, seed=1, fingerprint="f1")]))
+def test_each_seed_has_its_own_row():
+    (board,) = bare_boards([TIES, replace(TIES, seed=1, fingerprint="f1")])
     assert [row.settings for row in board.merges] == [
         "lam=1 tau=0.1 seed=0",
         "lam=1 tau=0.1 seed=1",
     ]
 
 
-def test_pools_and_suites_have_boards_of_their_own():
+def test_each_pool_and_suite_has_its_own_board():
     other_suite = replace(TIES, suite=replace(SUITE, fingerprint="t"))
-    other_pool = replace(TIES, models=pool("alps"))
-    boards = boards_of(bare_runs([TIES, other_suite, other_pool]))
+    other_pool = replace(TIES, models=pool_ref("alps", sources=["code"]))
+    boards = bare_boards([TIES, other_suite, other_pool])
     assert [(board.pool, board.fingerprint) for board in boards] == [
         ("alps", "s"),
         ("zoo", "s"),
@@ -141,64 +110,60 @@ def test_pools_and_suites_have_boards_of_their_own():
     ]
 
 
-def test_an_unmerged_model_stands_on_every_board_that_names_its_content():
-    boards = boards_of(
-        bare_runs([TIES, replace(TIES, models=pool("alps", sources=["french"])), BASE])
+def test_unmerged_models_are_on_every_board_with_their_content_hash():
+    boards = bare_boards(
+        [TIES, replace(TIES, models=pool_ref("alps", sources=["french"])), BASE]
     )
     assert [[row.name for row in board.references] for board in boards] == [["base"], ["base"]]
 
 
-def test_unmerged_models_stand_in_the_order_of_their_pool():
-    found = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
-    merge = replace(TIES, models=pool(sources=["z", "code"], references=["a"]))
-    (board,) = boards_of(bare_runs([*found, merge]))
+def test_unmerged_models_are_in_pool_order():
+    references = [unmerged(name) for name in ("a", "base", "code", "other", "z")]
+    merge = replace(TIES, models=pool_ref(sources=["z", "code"], references=["a"]))
+    (board,) = bare_boards([*references, merge])
     assert [row.name for row in board.references] == ["base", "z", "code", "a"]
 
 
-def test_an_unmerged_model_goes_by_the_name_its_pool_gives_it():
+def test_unmerged_models_take_their_name_from_the_pool():
     renamed = replace(BASE, name="pretrained")
-    (board,) = boards_of(
-        bare_runs([TIES, renamed, replace(BASE, name="x", status="failed", error="no")])
+    (board,) = bare_boards(
+        [TIES, renamed, replace(BASE, name="x", status="failed", error="no")]
     )
     assert [(row.name, row.status) for row in board.references] == [("base", "done")]
 
 
-def test_an_unmerged_model_scored_on_another_suite_stays_away():
-    (board,) = boards_of(
-        bare_runs([TIES, replace(BASE, suite=replace(SUITE, fingerprint="t"))])
-    )
+def test_unmerged_models_of_another_suite_are_left_out():
+    (board,) = bare_boards([TIES, replace(BASE, suite=replace(SUITE, fingerprint="t"))])
     assert board.references == ()
 
 
-def test_pools_of_one_name_and_other_models_have_boards_of_their_own():
-    boards = boards_of(bare_runs([TIES, replace(SEME, models=pool(sources=["french"]))]))
+def test_pools_with_equal_names_but_other_models_have_separate_boards():
+    boards = bare_boards([TIES, replace(SEME, models=pool_ref(sources=["french"]))])
     assert len({board.models for board in boards}) == 2
     assert all(board.models in to_markdown([board]) for board in boards)
 
 
-def test_settings_leave_out_what_is_null_and_shorten_numbers():
+def test_settings_omit_null_and_shorten_numbers():
     settings = {"lam": 0.30000000000000004, "weights": None, "shares": [0.5, 1.0], "on": True}
-    (board,) = boards_of(bare_runs([replace(TIES, settings=settings)]))
+    (board,) = bare_boards([replace(TIES, settings=settings)])
     assert board.merges[0].settings == "lam=0.3 shares=0.5,1 on=True"
 
 
-def test_tasks_stand_in_the_order_of_the_scores():
+def test_tasks_are_in_the_order_of_the_scores():
     turned = dict(reversed(TIES.domains.items()))  # what JSON with sorted keys may do
-    (board,) = boards_of(
-        bare_runs([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
-    )
+    (board,) = bare_boards([replace(FAILED, domains=turned), replace(TIES, domains=turned)])
     assert board.tasks == ("code", "spanish")
 
 
-def test_a_merge_that_was_not_evaluated_shows_its_cost_only():
+def test_unevaluated_merge_has_only_costs():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
-    text = to_markdown(boards_of(bare_runs([merged])))
+    text = to_markdown(bare_boards([merged]))
     assert "Merged only, not evaluated." in text
     assert text.splitlines()[-1] == "|  |  | ties |  | 0.25 | 50 | done |"
 
 
-def test_the_csv_holds_fractions_and_bytes():
-    header, base, seme, *_ = to_csv(boards_of(bare_runs(ALL))).splitlines()
+def test_csv_has_fractions_and_bytes():
+    header, base, seme, *_ = to_csv(bare_boards(ALL)).splitlines()
     row = dict(zip(header.split(","), seme.split(","), strict=True))
     assert (row["rank"], row["method"], row["mean"]) == ("1", "seme", "0.55")
     assert (row["code"], row["code_stderr"]) == ("0.6", "0.03")
@@ -208,45 +173,44 @@ def test_the_csv_holds_fractions_and_bytes():
 
 def test_the_summary_fits_a_terminal_of_100_columns():
     console = Console(width=100, record=True, file=sys.stderr)
-    print_summary(boards_of(bare_runs(ALL)), console)
+    print_summary(bare_boards(ALL), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "55.00 ± 2.12" in text
     assert "failed: NaN in a|b" in text
 
 
-def test_the_summary_marks_and_explains_what_was_tuned_on_the_test_split():
+def test_summary_marks_settings_tuned_on_the_test_split():
     console = Console(width=100, record=True, file=sys.stderr)
     print_summary(
-        boards_of(bare_runs([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")])),
-        console,
+        bare_boards([TIES, replace(TIES, settings={"tau": 0.2}, fingerprint="f")]), console
     )
     text = console.export_text()
     assert "tau=0.2 †" in text
     assert "scripts.choose" in text
 
 
-def test_files_are_the_same_bytes_on_every_run(tmp_path):
-    for found in WHOLE:
-        write_record(tmp_path, found, None)
+def test_leaderboard_files_are_reproducible(tmp_path):
+    for run in WHOLE:
+        write_record(tmp_path, run, None)
     write_tables(tmp_path, read_leaderboard(tmp_path))
     before = [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")]
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     assert [(tmp_path / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv")] == before
-    assert before[0].decode() == to_markdown(boards_of(bare_runs(WHOLE)))
+    assert before[0].decode() == to_markdown(bare_boards(WHOLE))
 
 
 def test_no_records_give_an_empty_board(tmp_path):
-    found = read_leaderboard(tmp_path)
-    write_tables(tmp_path, found)
-    assert found.boards == []
+    leaderboard = read_leaderboard(tmp_path)
+    write_tables(tmp_path, leaderboard)
+    assert leaderboard.boards == []
     assert (tmp_path / "leaderboard.md").read_text() == "# Leaderboard\n\nNo records yet.\n"
 
 
-def test_the_script_names_what_cannot_be_trusted_and_shows_the_rest(tmp_path, capsys):
-    for found in (TIES, SEME):
-        write_record(tmp_path, found, None)
+def test_script_reports_invalid_records_and_ranks_the_rest(tmp_path, capsys):
+    for run in (TIES, SEME):
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 0
     path = tmp_path / "runs" / "ties-ties-0123456" / "record.json"
     path.write_text("{")
@@ -264,9 +228,9 @@ def test_the_script_names_what_cannot_be_trusted_and_shows_the_rest(tmp_path, ca
     )
 
 
-def test_a_record_that_lacks_a_task_is_named_and_shown_without_a_rank(tmp_path, capsys):
-    for found in (TIES, SEME, PARTIAL):
-        write_record(tmp_path, found, None)
+def test_incomplete_record_is_reported_and_unranked(tmp_path, capsys):
+    for run in (TIES, SEME, PARTIAL):
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 1
     assert (
         "record.json lacks scores of ['spanish'], so it has no rank" in capsys.readouterr().err
@@ -278,6 +242,6 @@ def test_a_record_that_lacks_a_task_is_named_and_shown_without_a_rank(tmp_path, 
 
 
 @pytest.mark.parametrize("arguments", [["results"], ["output="], ["output=a", "output=b"]])
-def test_the_script_says_how_it_is_used(arguments, capsys):
+def test_invalid_arguments_print_the_usage(arguments, capsys):
     assert main(arguments) == 2
     assert "usage: python -m scripts.leaderboard" in capsys.readouterr().err

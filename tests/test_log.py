@@ -7,7 +7,7 @@ LOG = Path(__file__).parents[1] / "results/LOG.md"
 KEYS = ["tried", "why", "result", "decision", "commit"]
 
 
-def test_every_entry_has_a_date_the_five_keys_and_a_commit():
+def test_entries_have_a_date_five_keys_and_a_commit():
     entries = re.split(r"^## ", LOG.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     assert entries
     for entry in entries:
@@ -16,6 +16,6 @@ def test_every_entry_has_a_date_the_five_keys_and_a_commit():
         assert re.search(r"^- \*\*commit\*\*: `[0-9a-f]{7,40}`", entry, re.MULTILINE), entry
 
 
-def test_the_newest_entry_comes_first():
+def test_entries_are_newest_first():
     dates = re.findall(r"^## (\S+)", LOG.read_text(encoding="utf-8"), re.MULTILINE)
     assert dates == sorted(dates, reverse=True)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from seme.checkpoint.lora import content_hashes, open_adapter
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import OpenFile
-from tests.adapters import pair, write_adapter
+from tests.adapters import opened, pair, refused, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -22,16 +22,6 @@ Q0 = "model.layers.0.self_attn.q_proj.weight"
 @pytest.fixture
 def base(tmp_path, make_llama):
     return make_llama(tmp_path / "base", 0)
-
-
-def opened(folder, **options):
-    return open_adapter(folder, root=folder.parent, **options)
-
-
-def refused(folder, match):
-    with pytest.raises(ValueError, match=match) as caught:
-        opened(folder)
-    return caught.value
 
 
 def trained(base, **options):
@@ -68,7 +58,7 @@ LINEAR = {"r": 4, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
         {**LINEAR, "modules_to_save": ["lm_head", "input_layernorm"]},
     ],
 )
-def test_the_weights_are_those_peft_merges(base, options):
+def test_adapted_weights_equal_peft(base, options):
     folder, expected = trained(base, **options)
     model, untouched = opened(folder), open_checkpoint(base, root=base)
     assert model.names == untouched.names
@@ -77,7 +67,7 @@ def test_the_weights_are_those_peft_merges(base, options):
     assert any(not torch.equal(model.read(n), untouched.read(n)) for n in model.names)
 
 
-def test_the_transposed_weights_of_gpt2_are_those_peft_merges(tmp_path):
+def test_transposed_gpt2_weights_equal_peft(tmp_path):
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64, n_positions=8)
     config.bos_token_id = config.eos_token_id = 0
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
@@ -88,7 +78,7 @@ def test_the_transposed_weights_of_gpt2_are_those_peft_merges(tmp_path):
         assert torch.allclose(model.read(name), expected[name], rtol=1e-5, atol=1e-6), name
 
 
-def test_an_adapter_finds_weights_stored_without_the_prefix_of_the_body(base):
+def test_adapter_matches_weights_without_the_model_prefix(base):
     tensors = load_file(base / "model.safetensors")
     bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     save_file(bare, base / "model.safetensors")
@@ -97,7 +87,7 @@ def test_an_adapter_finds_weights_stored_without_the_prefix_of_the_body(base):
     assert torch.allclose(model.read(name), bare[name] + 6.0)  # 6 / 2 times 1 + 1
 
 
-def test_specs_and_bytes_are_those_of_what_is_read(base):
+def test_specs_and_bytes_match_what_is_read(base):
     tensors = load_file(base / "model.safetensors")
     save_file({n: t.bfloat16() for n, t in tensors.items()}, base / "model.safetensors")
     norm = {"base_model.model.model.norm.weight": torch.ones(16)}
@@ -110,7 +100,7 @@ def test_specs_and_bytes_are_those_of_what_is_read(base):
     assert (model.dtype(Q0), model.dtype("model.norm.weight")) == (torch.float32, torch.float32)
 
 
-def test_a_piece_of_a_tensor_is_that_piece_of_the_whole(base):
+def test_partial_read_equals_a_slice_of_the_whole(base):
     options = {**LINEAR, "use_dora": True, "modules_to_save": ["lm_head"]}
     folder, _ = trained(base, **options)
     model, expected = opened(folder), {}
@@ -125,9 +115,7 @@ def test_a_piece_of_a_tensor_is_that_piece_of_the_whole(base):
     assert model.bytes_read > before
 
 
-def test_opening_on_a_tied_base_that_stores_its_head_reads_no_tensors(
-    tmp_path, make_llama, monkeypatch
-):
+def test_opening_an_adapter_of_a_tied_base_reads_no_tensors(tmp_path, make_llama, monkeypatch):
     base = make_llama(tmp_path / "base", 0, tie_word_embeddings=True)
     tensors = load_file(base / "model.safetensors")
     head = tensors["model.embed_tokens.weight"].clone()
@@ -139,7 +127,7 @@ def test_opening_on_a_tied_base_that_stores_its_head_reads_no_tensors(
     assert "lm_head.weight" not in model.names
 
 
-def test_the_base_can_be_given_and_must_otherwise_be_named(base, make_llama):
+def test_base_is_given_or_named_in_the_adapter_config(base, make_llama):
     other = make_llama(base.parent / "other", 5)
     folder = write_adapter(base, pair())
     assert opened(folder).base.path == base
@@ -147,13 +135,13 @@ def test_the_base_can_be_given_and_must_otherwise_be_named(base, make_llama):
     refused(write_adapter(base, pair(), base_model_name_or_path=None), "does not name its base")
 
 
-def test_a_base_that_is_absent_is_an_error_that_names_the_adapter(base):
+def test_missing_base_names_the_adapter(base):
     folder = write_adapter(base, pair(), base_model_name_or_path="./gone")
     error = refused(folder, r"no model folder at .*gone")
     assert error.__notes__ == [f"while opening the base of the adapter {folder}"]
 
 
-def test_the_hash_follows_base_factors_and_settings_but_not_how_the_adapter_was_trained(base):
+def test_content_hash_depends_on_base_factors_and_scaling_only(base):
     def hashed(tensors=None, **config):
         return opened(write_adapter(base, tensors or pair(), **config)).content_hash()
 
@@ -179,7 +167,7 @@ def test_an_adapter_of_a_quantised_base_is_refused(base):
     ]
 
 
-def test_a_folder_that_is_no_adapter_or_a_pickled_one_is_refused(base):
+def test_non_adapter_and_pickled_folders_are_refused(base):
     refused(base, r"has no adapter_config.json: it is not a PEFT adapter")
     folder = write_adapter(base, pair())
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
@@ -190,7 +178,7 @@ def test_a_folder_that_is_no_adapter_or_a_pickled_one_is_refused(base):
     refused(folder, "adapter_config.json cannot be parsed")
 
 
-def test_the_revision_in_the_configuration_is_that_of_the_base_named_there(base):
+def test_config_revision_applies_to_the_base_in_the_config(base):
     folder = write_adapter(base, pair(), revision="main")
     refused(folder, "revision is for Hub ids only, got 'main'")
     assert opened(folder, base=base).base.path == base
@@ -217,7 +205,7 @@ def toy_adapter(base, value):
     return open_adapter(folder, base=base.path, root=base.path.parent)
 
 
-def test_every_model_has_the_hash_it_has_alone_in_the_order_given(tmp_path):
+def test_content_hashes_are_in_order_and_equal_single_hashes(tmp_path):
     plain = [toy_model(tmp_path, value) for value in range(6)]
     mixed = [plain[3], toy_adapter(plain[3], 1), *plain, toy_adapter(plain[3], 2), plain[0]]
     expected = [one.content_hash() for one in mixed]
@@ -225,11 +213,11 @@ def test_every_model_has_the_hash_it_has_alone_in_the_order_given(tmp_path):
     assert len(set(expected)) == 8
 
 
-def test_no_models_have_no_hashes():
+def test_content_hashes_of_no_models_are_empty():
     assert content_hashes([]) == []
 
 
-def test_a_folder_given_twice_is_hashed_once(tmp_path, monkeypatch):
+def test_repeated_folder_is_hashed_once(tmp_path, monkeypatch):
     one = toy_model(tmp_path, 1)
     again = open_checkpoint(one.path, root=tmp_path)
     computed, compute = [], Checkpoint._hash_of_tensors
@@ -248,7 +236,7 @@ def test_models_are_hashed_in_parallel(tmp_path, monkeypatch):
     assert len(content_hashes([toy_model(tmp_path, value) for value in range(3)])) == 3
 
 
-def test_a_file_that_became_shorter_is_named(tmp_path):
+def test_truncated_file_is_named_while_hashing(tmp_path):
     models = [toy_model(tmp_path, value) for value in range(3)]
     (models[1].path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"m1/model\.safetensors has become shorter"):

@@ -19,7 +19,7 @@ from tests.adapters import PLAIN
         ({"alpha_pattern": {"0.q": 1, "q": 2}}, "model.layers.0.q", 0.5),
     ],
 )
-def test_the_scaling_is_alpha_over_r_of_the_module(config, module, scaling):
+def test_scaling_is_alpha_over_rank_per_module(config, module, scaling):
     assert parse_lora_config({**PLAIN, **config}).scaling_of(module) == scaling
 
 
@@ -44,6 +44,6 @@ def test_the_scaling_is_alpha_over_r_of_the_module(config, module, scaling):
         ({"alpha_pattern": [1]}, "alpha_pattern must map module names to numbers"),
     ],
 )
-def test_an_unsupported_entry_is_refused_by_name(config, match):
+def test_unsupported_entries_are_refused_by_name(config, match):
     with pytest.raises(ValueError, match=match):
         parse_lora_config({**PLAIN, **config})

@@ -11,22 +11,22 @@ MIB = 2**20
 
 
 @pytest.fixture
-def two_samples(monkeypatch):
-    """Waits until the memory has been looked at from beginning to end."""
-    looked, resident = threading.Semaphore(0), meter._resident
+def wait_for_two_samples(monkeypatch):
+    """Waits until two samples of the memory were taken."""
+    observed, resident = threading.Semaphore(0), meter._resident
 
-    def look():
-        found = resident()
-        looked.release()
-        return found
+    def observe():
+        sample = resident()
+        observed.release()
+        return sample
 
     def wait():
-        while looked.acquire(blocking=False):
+        while observed.acquire(blocking=False):
             pass
-        assert looked.acquire(timeout=10)  # may have begun before
-        assert looked.acquire(timeout=10)
+        assert observed.acquire(timeout=10)  # may have begun before
+        assert observed.acquire(timeout=10)
 
-    monkeypatch.setattr(meter, "_resident", look)
+    monkeypatch.setattr(meter, "_resident", observe)
     return wait
 
 
@@ -34,7 +34,7 @@ def touch(n_mib):
     return torch.ones(n_mib * MIB, dtype=torch.uint8)[0].item()
 
 
-def test_a_stage_shows_the_memory_it_touched_and_gave_back():
+def test_peak_rss_includes_freed_memory():
     with metered("cpu") as stage:
         touch(64)
     grown = stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes
@@ -42,7 +42,7 @@ def test_a_stage_shows_the_memory_it_touched_and_gave_back():
     assert stage.cost.peak_gpu_bytes is None
 
 
-def test_a_stage_does_not_inherit_the_peak_of_the_one_before():
+def test_peak_rss_is_reset_between_stages():
     with metered("cpu") as large:
         touch(96)
     with metered("cpu") as small:
@@ -50,10 +50,10 @@ def test_a_stage_does_not_inherit_the_peak_of_the_one_before():
     assert small.cost.peak_rss_bytes < large.cost.peak_rss_bytes - 48 * MIB
 
 
-def test_memory_that_no_file_backs_is_sampled_while_the_stage_runs(two_samples):
+def test_anonymous_memory_is_sampled_during_the_stage(wait_for_two_samples):
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        two_samples()
+        wait_for_two_samples()
         del kept
     assert stage.cost.peak_anon_bytes >= 48 * MIB
 
@@ -64,7 +64,7 @@ def test_seconds_are_wall_clock():
     assert 0.05 <= stage.cost.seconds < 5
 
 
-def test_a_stage_that_fails_has_a_cost_all_the_same():
+def test_failed_stage_has_a_cost():
     with pytest.raises(RuntimeError, match="inner"), metered("cpu") as stage:
         raise RuntimeError("inner")
     assert stage.cost.seconds >= 0
@@ -83,13 +83,11 @@ def test_the_cost_of_a_running_stage_is_refused():
         _ = stage.cost
 
 
-def test_without_the_kernels_peak_samples_are_used_and_the_record_says_so(
-    two_samples, monkeypatch, tmp_path
-):
+def test_peak_rss_falls_back_to_sampling(wait_for_two_samples, monkeypatch, tmp_path):
     monkeypatch.setattr(meter, "_CLEAR_REFS", tmp_path)  # a folder cannot be written to
     with metered("cpu") as stage:
         kept = torch.ones(64 * MIB, dtype=torch.uint8)
-        two_samples()
+        wait_for_two_samples()
         del kept
     assert stage.cost.source == "sampled"
     assert stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes > 48 * MIB

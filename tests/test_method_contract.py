@@ -20,6 +20,7 @@ from seme.engine import merge_checkpoints
 from seme.interface import check_method, hyper_parameter_names, traits_of, whole_tensor
 from tests.golden_merges import digest_of, method_names, method_of
 from tests.golden_pools import write_pool
+from tests.in_memory import merge_one, random_models
 from tests.settings import SETTINGS
 
 METHODS = method_names()
@@ -48,7 +49,7 @@ def merged(tmp_path):
     return run
 
 
-def taken_by(method, folders, most=math.inf):
+def models_for(method, folders, most=math.inf):
     """As many models of a pool as a method merges, the pivot first."""
     n_sources = min(len(folders) - 1, traits_of(method).max_sources or math.inf, most)
     return folders[: 1 + int(n_sources)]
@@ -60,10 +61,10 @@ def bits(tensors):
 
 def pools_of(method, pools):
     names = ["float32", *(["turned"] if traits_of(method).any_shape else [])]
-    return [taken_by(method, pools[name]) for name in names]
+    return [models_for(method, pools[name]) for name in names]
 
 
-def hold_every_cut(method, folders, merged, monkeypatch):
+def assert_equal_for_every_block_size(method, folders, merged, monkeypatch):
     """Merge in blocks of other sizes.
 
     Raises:
@@ -79,39 +80,41 @@ def hold_every_cut(method, folders, merged, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_cut_into_blocks_does_not_show(name, pools, merged, monkeypatch):
+def test_result_does_not_depend_on_block_size(name, pools, merged, monkeypatch):
     method = method_of(name)
     for folders in pools_of(method, pools):
         with monkeypatch.context() as patch:
-            hold_every_cut(method, folders, merged, patch)
+            assert_equal_for_every_block_size(method, folders, merged, patch)
 
 
-def slerp_of_what_it_sees(pivot, sources, _site, /):
+def blockwise_slerp(pivot, sources, _site, /):
     """A SLERP that takes its block for the tensor."""
     (source,) = sources
     angle = torch.acos(torch.cosine_similarity(pivot.flatten(), source.flatten(), dim=0))
     return (pivot + source) * torch.sin(angle / 2) / torch.sin(angle)
 
 
-def test_a_slerp_of_blocks_fails_and_says_what_it_needs(pools, merged, monkeypatch):
+def test_blockwise_slerp_fails_the_contract(pools, merged, monkeypatch):
     folders = pools["float32"][:2]
     with (
         monkeypatch.context() as patch,
         pytest.raises(AssertionError, match="needs @whole_tensor or a preparation"),
     ):
-        hold_every_cut(partial(slerp_of_what_it_sees), folders, merged, patch)
+        assert_equal_for_every_block_size(partial(blockwise_slerp), folders, merged, patch)
 
 
-def test_declared_as_whole_tensor_it_passes(pools, merged, monkeypatch):
+def test_whole_tensor_slerp_passes_the_contract(pools, merged, monkeypatch):
     @whole_tensor
     def declared(*arguments):
-        return slerp_of_what_it_sees(*arguments)
+        return blockwise_slerp(*arguments)
 
-    hold_every_cut(partial(declared), pools["float32"][:2], merged, monkeypatch)
+    assert_equal_for_every_block_size(
+        partial(declared), pools["float32"][:2], merged, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_number_of_threads_does_not_show(name, pools, merged):
+def test_result_does_not_depend_on_threads(name, pools, merged):
     method = method_of(name)
     for folders in pools_of(method, pools):
         expected = bits(merged(method, folders, n_threads=1))
@@ -120,9 +123,9 @@ def test_the_number_of_threads_does_not_show(name, pools, merged):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, merged):
+def test_result_does_not_depend_on_torch_threads(name, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools["float32"])
+    folders = models_for(method, pools["float32"])
     before = torch.get_num_threads()
     expected = bits(merged(method, folders))
     torch.set_num_threads(before + 3)
@@ -133,20 +136,20 @@ def test_nor_does_the_number_of_torch_s_own_threads_in_one_frame(name, pools, me
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_tensors_does_not_show(name, pools, merged, monkeypatch):
-    def over_backwards(self, models, **_):
+def test_result_does_not_depend_on_tensor_order(name, pools, merged, monkeypatch):
+    def walk_backwards(self, models, **_):
         return [self._write(models, tensor) for tensor in reversed(list(self.layout))]
 
     method = method_of(name)
     for folders in pools_of(method, pools):
         expected = bits(merged(method, folders))
         with monkeypatch.context() as patch:
-            patch.setattr(engine._Walk, "over", over_backwards)
+            patch.setattr(engine._Walk, "over", walk_backwards)
             assert bits(merged(method, folders)) == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_sources_shows_only_where_the_method_declares_it(name, pools, merged):
+def test_result_depends_on_source_order_only_if_declared(name, pools, merged):
     method = method_of(name)
     for pivot, *sources in pools_of(method, pools):
         expected = bits(merged(method, [pivot, *sources]))
@@ -156,11 +159,37 @@ def test_the_order_of_sources_shows_only_where_the_method_declares_it(name, pool
         )
 
 
+BLOCKWISE = [name for name in METHODS if not traits_of(method_of(name)).any_shape]
+"""Methods of single tensors."""
+
+
+def random_inputs(method, shape, n_sources):
+    most = traits_of(method).max_sources or n_sources
+    return random_models(shape, min(n_sources, most))
+
+
+@pytest.mark.parametrize("name", BLOCKWISE)
+def test_four_random_sources_may_be_in_any_order_unless_declared(name):
+    method = method_of(name)
+    pivot, sources = random_inputs(method, (300, 200), 4)
+    first, second = (merge_one(watched(method), pivot, s) for s in (sources, sources[::-1]))
+    assert torch.equal(first, second) != traits_of(method).order_matters
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 0), (2, 3, 4), (260, 257)])
+@pytest.mark.parametrize("name", BLOCKWISE)
+def test_shape_is_kept_and_result_is_float32(name, shape):
+    method = method_of(name)
+    pivot, sources = random_inputs(method, shape, 3)
+    merged = merge_one(watched(method), pivot, sources)
+    assert (merged.shape, merged.dtype) == (shape, torch.float32)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("pool", DTYPES)
-def test_inputs_stay_as_they_are(name, pool, pools, merged):
+def test_inputs_are_unchanged(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     files = [folder / "model.safetensors" for folder in folders]
     before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     merged(watched(method), folders)
@@ -181,7 +210,7 @@ def watched(method):
     return partial(watch, **method.keywords)
 
 
-def test_a_method_that_writes_to_its_inputs_is_seen(pools, merged):
+def test_method_writing_to_its_inputs_fails_the_contract(pools, merged):
     @whole_tensor
     def overwrites(pivot, _sources, _site, /):
         return pivot.mul_(0.5)
@@ -194,9 +223,9 @@ def test_a_method_that_writes_to_its_inputs_is_seen(pools, merged):
 @pytest.mark.parametrize(
     "name", [n for n in METHODS if "lam" in hyper_parameter_names(method_of(n))]
 )
-def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
+def test_lam_zero_returns_the_pivot_bit_identical(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     result = merged(partial(method.func, **method.keywords | {"lam": 0.0}), folders)
     assert bits(result) == bits(load_file(folders[0] / "model.safetensors")), (
         "lam=0 must give the pivot bit by bit, also its -0.0, which pivot + 0.0 turns into "
@@ -206,9 +235,9 @@ def test_lam_zero_gives_the_pivot(name, pool, pools, merged):
 
 @pytest.mark.parametrize("pool", DTYPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_model_merged_with_itself_is_itself(name, pool, pools, merged):
+def test_model_merged_with_itself_is_unchanged(name, pool, pools, merged):
     method = method_of(name)
-    folders = taken_by(method, [pools[pool][0]] * 4)
+    folders = models_for(method, [pools[pool][0]] * 4)
     result = merged(method, folders)
     model = load_file(folders[0] / "model.safetensors")
     assert all(torch.equal(result[key], model[key]) for key in model)
@@ -221,7 +250,7 @@ def test_a_model_merged_with_itself_is_itself(name, pool, pools, merged):
 def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merged):
     method = method_of(name)
     pivot = load_file(pools[pool][0] / "model.safetensors")
-    result = merged(method, taken_by(method, pools[pool], most=1))
+    result = merged(method, models_for(method, pools[pool], most=1))
     assert {key: (t.dtype, t.shape) for key, t in result.items()} == {
         key: (t.dtype, t.shape) for key, t in pivot.items()
     }
@@ -231,9 +260,9 @@ def test_one_source_is_merged_in_the_dtype_of_the_pivot(name, pool, pools, merge
 
 @pytest.mark.parametrize("pool", ["bfloat16_tied", "float16"])
 @pytest.mark.parametrize("name", METHODS)
-def test_half_precision_is_upcast_first_and_rounded_once(name, pool, pools, merged, tmp_path):
+def test_half_precision_is_upcast_and_rounded_once(name, pool, pools, merged, tmp_path):
     method = method_of(name)
-    folders = taken_by(method, pools[pool])
+    folders = models_for(method, pools[pool])
     copies = [in_float32(folder, tmp_path / f"copy{i}") for i, folder in enumerate(folders)]
     exact = merged(method, copies)
     rounded = {key: t.to(getattr(torch, DTYPES[pool])) for key, t in exact.items()}
@@ -255,12 +284,10 @@ NEVER_IN_RANGE = [math.nan, math.inf, "no such value", {"a": 1.0}]
 
 
 @pytest.mark.parametrize(("name", "key"), SETTINGS_OF_METHODS)
-def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
-    name, key, pools, tmp_path
-):
+def test_out_of_range_hyper_parameter_is_refused_before_reading(name, key, pools, tmp_path):
     method = method_of(name)
     assert traits_of(method).check is not None, f"declare @checked_by(check) for {key}"
-    folders = taken_by(method, pools["float32"])
+    folders = models_for(method, pools["float32"])
     pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
     is_number = type(method.keywords[key]) in (int, float)
     for value in [*NEVER_IN_RANGE, *([True] if is_number else [])]:
@@ -273,7 +300,7 @@ def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_number_of_sources_that_is_not_declared_is_refused(name):
+def test_undeclared_source_count_is_refused(name):
     method = method_of(name)
     least, most = traits_of(method).min_sources, traits_of(method).max_sources
     check_method(method, least)

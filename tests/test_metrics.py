@@ -23,7 +23,7 @@ from eval.statistics.resampling import bootstrap
 from eval.statistics.samples import MatchedTask, Panel, ScoreTable
 
 DOMAINS = {"c1": "code", "c2": "code", "fr": "french", "es": "spanish"}
-CAST = Roles(
+ROLES = Roles(
     base="base", experts={"coder": "code", "frank": "french"}, ceiling="multi",
     held_out=("spanish",),
 )  # fmt: skip
@@ -47,71 +47,63 @@ def table(**changes):
 TABLE = table()
 
 
-def test_the_raw_mean_is_within_a_domain_first():
+def test_raw_mean_averages_within_domains_first():
     # code 0.4, french 0.6, spanish 0.4
     assert raw(TABLE, "merge") == pytest.approx(1.4 / 3)
 
 
-def test_a_score_is_relative_to_the_expert_of_the_task():
-    # code (0.4 / 0.5 + 0.4 / 0.8) / 2 = 0.65, french 0.6 / 0.8 = 0.75
-    assert normalised(TABLE, "merge", CAST) == pytest.approx(0.7)
+@pytest.mark.parametrize(
+    ("metric", "run", "value"),
+    [
+        # relative to the task's expert: code (0.4 / 0.5 + 0.4 / 0.8) / 2, french 0.6 / 0.8
+        (normalised, "merge", 0.7),
+        # gains on the experts' domains, 0.4 - 0.2 and 0.6 - 0.4, over those of the ceiling
+        (ceiling_share, "merge", 0.4 / 1.0),
+        # the same gains over the experts' own, 0.65 - 0.2 and 0.8 - 0.4
+        (gap_closed, "merge", 0.4 / 0.85),
+        # losses on the held-out domain
+        (forgetting, "merge", 0.1),
+        (forgetting, "multi", -0.1),
+        # losses to the experts: code 0.65 - 0.4, french 0.8 - 0.6
+        (interference, "merge", (0.25 + 0.2) / 2),
+        # code 0.65 - 0.6 lost; the gain of 0.2 on french does not offset it
+        (interference, "multi", 0.05 / 2),
+    ],
+)
+def test_metrics_of_a_worked_example(metric, run, value):
+    assert metric(TABLE, run, ROLES) == pytest.approx(value)
 
 
-def test_the_share_of_the_ceiling_is_over_the_domains_of_the_experts():
-    # gains 0.4 - 0.2 and 0.6 - 0.4; those of the ceiling 0.6 - 0.2 and 1.0 - 0.4
-    assert ceiling_share(TABLE, "merge", CAST) == pytest.approx(0.4 / 1.0)
-
-
-def test_the_gap_closed_is_a_ratio_of_sums_over_domains():
-    # gains 0.4 - 0.2 and 0.6 - 0.4; gaps 0.65 - 0.2 and 0.8 - 0.4
-    assert gap_closed(TABLE, "merge", CAST) == pytest.approx(0.4 / 0.85)
-
-
-def test_forgetting_is_what_the_base_still_knew_where_no_expert_was_tuned():
-    assert forgetting(TABLE, "merge", CAST) == pytest.approx(0.1)
-    assert forgetting(TABLE, "multi", CAST) == pytest.approx(-0.1)
-
-
-def test_interference_counts_losses_to_the_experts():
-    # code 0.65 - 0.4, french 0.8 - 0.6
-    assert interference(TABLE, "merge", CAST) == pytest.approx((0.25 + 0.2) / 2)
-
-
-def test_a_gain_on_one_domain_does_not_pay_for_interference_on_another():
-    # code 0.65 - 0.6 lost, french 0.2 gained
-    assert interference(TABLE, "multi", CAST) == pytest.approx(0.05 / 2)
-
-
-def test_the_base_closes_no_gap_and_every_expert_at_once_closes_all_of_it():
+def test_gap_closed_is_zero_for_the_base_and_one_for_all_experts():
     experts = table(merge=[0.5, 0.8, 0.8, 0.5])
-    assert gap_closed(experts, "merge", CAST) == pytest.approx(1.0)
-    assert normalised(experts, "merge", CAST) == pytest.approx(1.0)
-    assert interference(experts, "merge", CAST) == pytest.approx(0.0)
-    assert gap_closed(TABLE, "base", CAST) == forgetting(TABLE, "base", CAST) == 0.0
-    assert ceiling_share(TABLE, "multi", CAST) == 1.0
+    assert gap_closed(experts, "merge", ROLES) == pytest.approx(1.0)
+    assert normalised(experts, "merge", ROLES) == pytest.approx(1.0)
+    assert interference(experts, "merge", ROLES) == pytest.approx(0.0)
+    assert gap_closed(TABLE, "base", ROLES) == forgetting(TABLE, "base", ROLES) == 0.0
+    assert ceiling_share(TABLE, "multi", ROLES) == 1.0
 
 
-def test_above_chance_is_zero_at_the_lower_bound_and_below_and_one_at_the_top():
+def test_above_chance_rescales_from_lower_bound_to_one():
     # c1 (0.5 - 0.25) / 0.75 = 1/3, c2 1, fr below its bound, es (0.1 - 0) / 1
-    found = table(merge=[0.5, 1.0, 0.3, 0.1])
+    scores = table(merge=[0.5, 1.0, 0.3, 0.1])
     lower = {"c1": 0.25, "c2": 0.5, "fr": 0.5, "es": 0.0}
     expected = ((1 / 3 + 1) / 2 + 0 + 0.1) / 3
-    assert above_chance(found, "merge", lower) == pytest.approx(expected)
+    assert above_chance(scores, "merge", lower) == pytest.approx(expected)
 
 
 def test_above_chance_is_clipped_per_task_and_not_per_domain():
     # c1 0 instead of -1, c2 0.5
-    found = table(merge=[0.0, 0.75, 0.0, 0.0])
+    scores = table(merge=[0.0, 0.75, 0.0, 0.0])
     lower = {"c1": 0.5, "c2": 0.5, "fr": 0.0, "es": 0.0}
-    assert above_chance(found, "merge", lower) == pytest.approx(0.25 / 3)
+    assert above_chance(scores, "merge", lower) == pytest.approx(0.25 / 3)
 
 
-def test_a_metric_of_resamples_is_the_metric_of_each():
+def test_metrics_apply_to_each_resample():
     stacked = replace(TABLE, values=np.stack([TABLE.values, table(merge=[0.5] * 4).values]))
     metrics = [
-        partial(m, roles=CAST) for m in (normalised, ceiling_share, gap_closed, forgetting)
+        partial(m, roles=ROLES) for m in (normalised, ceiling_share, gap_closed, forgetting)
     ]
-    for metric in [*metrics, raw, partial(interference, roles=CAST)]:
+    for metric in [*metrics, raw, partial(interference, roles=ROLES)]:
         each = [metric(TABLE, "merge"), metric(table(merge=[0.5] * 4), "merge")]
         assert metric(stacked, "merge") == pytest.approx(each)
 
@@ -128,28 +120,28 @@ def panel():
 FAMILY = Roles(base="base", experts={"expert": "code"}, ceiling=None, held_out=())
 
 
-def test_the_error_of_the_gap_closed_is_the_ratio_estimators():
-    found = panel()
-    base, expert, merge = found.tasks["a"].totals
+def test_gap_closed_has_the_ratio_estimator_error():
+    matched = panel()
+    base, expert, merge = matched.tasks["a"].totals
     share = (merge - base).mean() / (expert - base).mean()
     residual = (merge - base) - share * (expert - base)
     expected = residual.std(ddof=1) / 300**0.5 / (expert - base).mean()
     closed = estimate(
-        partial(gap_closed, roles=FAMILY), "merge", observed=found.observed(),
-        resampled=bootstrap(found, n_resamples=4000, seed=0),
+        partial(gap_closed, roles=FAMILY), "merge", observed=matched.observed(),
+        resampled=bootstrap(matched, n_resamples=4000, seed=0),
     )  # fmt: skip
     assert closed.value == pytest.approx(share)
     assert closed.stderr == pytest.approx(expected, rel=0.04)
 
 
-def test_errors_that_runs_share_cancel():
+def test_errors_shared_by_runs_cancel():
     # the quotient's error by the delta method is far below that of the score itself
-    found = panel()
+    matched = panel()
     tables = {
-        "observed": found.observed(),
-        "resampled": bootstrap(found, n_resamples=4000, seed=0),
+        "observed": matched.observed(),
+        "resampled": bootstrap(matched, n_resamples=4000, seed=0),
     }
-    _, expert, merge = found.tasks["a"].totals
+    _, expert, merge = matched.tasks["a"].totals
     relative = estimate(partial(normalised, roles=FAMILY), "merge", **tables)
     residual = merge - merge.mean() / expert.mean() * expert
     expected = residual.std(ddof=1) / 300**0.5 / expert.mean()
@@ -157,37 +149,33 @@ def test_errors_that_runs_share_cancel():
     assert relative.stderr < estimate(raw, "merge", **tables).stderr
 
 
-def test_nothing_is_relative_to_a_score_of_zero():
+def test_normalising_by_a_zero_score_is_refused():
     zero = table(coder=[0.5, 0.0, 0.1, 0.1])
-    with pytest.raises(
-        ValueError, match="it to score on c2, also when documents are drawn again"
-    ):
-        normalised(zero, "merge", CAST)
+    with pytest.raises(ValueError, match="score on c2"):
+        normalised(zero, "merge", ROLES)
 
 
-def test_experts_or_a_ceiling_no_better_than_the_base_leave_no_gap():
+def test_experts_or_ceiling_not_above_the_base_are_refused():
     with pytest.raises(ValueError, match=r"coder, frank to be better than base .* -0\.0250"):
-        gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", CAST)
-    with pytest.raises(
-        ValueError, match=r"needs multi to be better than base beyond the noise"
-    ):
-        ceiling_share(table(multi=SCORES["base"]), "merge", CAST)
+        gap_closed(table(frank=[0, 0, 0.0, 0], coder=[0.5, 0.6, 0, 0]), "merge", ROLES)
+    with pytest.raises(ValueError, match="multi to be better than base"):
+        ceiling_share(table(multi=SCORES["base"]), "merge", ROLES)
 
 
-def test_a_metric_without_its_role_is_refused():
+def test_metric_without_its_role_is_refused():
     with pytest.raises(ValueError, match="multitask ceiling needs a ceiling in the roles"):
-        ceiling_share(TABLE, "merge", replace(CAST, ceiling=None))
+        ceiling_share(TABLE, "merge", replace(ROLES, ceiling=None))
     with pytest.raises(ValueError, match="needs a held-out domain in the roles, got none"):
-        forgetting(TABLE, "merge", replace(CAST, held_out=()))
+        forgetting(TABLE, "merge", replace(ROLES, held_out=()))
 
 
-def test_an_expert_has_a_domain_of_its_own_that_is_not_held_out():
+def test_expert_domains_must_be_distinct_and_not_held_out():
     with pytest.raises(ValueError, match=r"of its own, got \{'x': 'code', 'y': 'code'\}"):
-        replace(CAST, experts={"x": "code", "y": "code"})
+        replace(ROLES, experts={"x": "code", "y": "code"})
     with pytest.raises(ValueError, match=r"a domain of its own, got \{\}"):
-        replace(CAST, experts={})
+        replace(ROLES, experts={})
     with pytest.raises(ValueError, match=r"\['code'\] cannot be both"):
-        replace(CAST, held_out=("code",))
+        replace(ROLES, held_out=("code",))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +183,7 @@ def test_an_expert_has_a_domain_of_its_own_that_is_not_held_out():
     [({"c1": 0.5}, r"c2 needs a lower bound, got bounds for \['c1'\]"),
      ({"c1": 1.0}, r"lower bound of c1 must be in \[0, 1\), got 1.0")],
 )  # fmt: skip
-def test_a_lower_bound_that_is_missing_or_impossible_is_named(lower, message):
+def test_missing_or_invalid_lower_bound_is_refused(lower, message):
     with pytest.raises(ValueError, match=message):
         above_chance(TABLE, "merge", lower)
 
@@ -204,7 +192,7 @@ LM_EVAL = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0]
 FOLDER = LM_EVAL / "tasks" / "leaderboard"
 
 
-def declared(path):
+def task_config(path):
     """A task file as far as plain YAML goes."""
     text = path.read_text(encoding="utf-8").replace("!function", "")
     return yaml.safe_load(text)
@@ -213,20 +201,22 @@ def declared(path):
 @pytest.mark.parametrize(
     "path", sorted(FOLDER.glob("bbh_mc/[a-z]*.yaml")), ids=lambda p: p.stem
 )
-def test_guessing_on_bbh_scores_one_over_the_choices_of_the_task_file(path):
-    config = declared(path)
+def test_bbh_lower_bound_is_one_over_the_number_of_choices(path):
+    config = task_config(path)
     assert LEADERBOARD_V2[config["task"]] == pytest.approx(1 / len(config["doc_to_choice"]))
 
 
-def test_there_is_a_bound_for_every_task_of_the_board_and_for_no_other():
+def test_lower_bounds_cover_exactly_the_leaderboard_tasks():
     groups = (
-        declared(path)["task"] for path in FOLDER.glob("*/_*.yaml") if "task" in declared(path)
+        task_config(path)["task"]
+        for path in FOLDER.glob("*/_*.yaml")
+        if "task" in task_config(path)
     )
     named = {task for tasks in groups for task in tasks}
     assert named | {"leaderboard_mmlu_pro"} == LEADERBOARD_V2.keys()
 
 
-def test_musr_gpqa_and_mmlu_pro_have_the_published_number_of_choices():
+def test_musr_gpqa_and_mmlu_pro_have_published_lower_bounds():
     assert LEADERBOARD_V2["leaderboard_musr_murder_mysteries"] == 1 / 2
     assert LEADERBOARD_V2["leaderboard_musr_object_placements"] == 1 / 5
     assert LEADERBOARD_V2["leaderboard_musr_team_allocation"] == 1 / 3
@@ -234,7 +224,7 @@ def test_musr_gpqa_and_mmlu_pro_have_the_published_number_of_choices():
     assert LEADERBOARD_V2["leaderboard_mmlu_pro"] == 1 / 10
 
 
-def test_nothing_is_scored_by_guessing_where_answers_are_free():
+def test_free_form_tasks_have_lower_bound_zero():
     free = {task for task, bound in LEADERBOARD_V2.items() if bound == 0}
     assert len(free) == 8
     assert {task.split("_")[1] for task in free} == {"math", "ifeval"}

@@ -1,4 +1,4 @@
-"""A model seen through canonical parts: what they mean, and the way back to what is stored."""
+"""Canonical parts of a model, and their reassembly into stored tensors."""
 
 import json
 from pathlib import Path
@@ -36,11 +36,21 @@ def change(folder: Path, *, config: dict | None = None, **tensors: torch.Tensor 
     save_file(kept, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("model_type", DENSE)
-def test_canonical_parts_compute_the_logits_of_the_model_they_were_read_from(
-    model_type, tmp_path
-):
-    model = tiny_model(model_type)
+OTHER_SETTINGS = [
+    ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+    ("llama", {"tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False}),
+    ("gpt2", {"tie_word_embeddings": False, "n_inner": 40}),
+    ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
+    ("gemma3_text", {"tie_word_embeddings": False, "attention_bias": True}),
+    ("olmo2", {"num_key_value_heads": 2, "attention_bias": False}),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"), [*((name, {}) for name in DENSE), *OTHER_SETTINGS]
+)
+def test_canonical_parts_compute_the_logits(model_type, settings, tmp_path):
+    model = tiny_model(model_type, **settings)
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = model(TOKENS).logits
@@ -48,36 +58,15 @@ def test_canonical_parts_compute_the_logits_of_the_model_they_were_read_from(
     torch.testing.assert_close(logits_of(opened(tmp_path), TOKENS), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "settings"),
-    [
-        ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
-        ("llama", {"tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False}),
-        ("gpt2", {"tie_word_embeddings": False, "n_inner": 40}),
-        ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
-        ("gemma3_text", {"tie_word_embeddings": False, "attention_bias": True}),
-        ("olmo2", {"num_key_value_heads": 2, "attention_bias": False}),
-    ],
-)
-def test_they_do_so_under_the_other_settings_of_an_architecture_too(
-    model_type, settings, tmp_path
-):
-    model = tiny_model(model_type, **settings)
-    model.save_pretrained(tmp_path)
-    with torch.no_grad():
-        expected = model(TOKENS).logits
-    torch.testing.assert_close(logits_of(opened(tmp_path), TOKENS), expected, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("model_type", [m for m in {**DENSE, **MIXTURES} if m not in GEMMAS])
-def test_every_stored_tensor_is_assembled_again_bit_for_bit(model_type, tmp_path):
+def test_stored_tensors_are_reassembled_bit_identical(model_type, tmp_path):
     model = opened(save_tiny(tmp_path, model_type))
     for name in model.weights.names:
         assert torch.equal(rebuilt(model, name), model.weights.read(name)), name
 
 
 @pytest.mark.parametrize("model_type", GEMMAS)
-def test_only_gemmas_gains_and_embedding_are_rounded_once_each_way(model_type, tmp_path):
+def test_gemma_gains_and_embedding_are_reassembled_within_rounding(model_type, tmp_path):
     model = opened(save_tiny(tmp_path, model_type))
     for name in model.weights.names:
         stored = model.weights.read(name)
@@ -87,7 +76,7 @@ def test_only_gemmas_gains_and_embedding_are_rounded_once_each_way(model_type, t
 
 
 @pytest.mark.parametrize("model_type", GEMMAS)
-def test_a_bfloat16_embedding_survives_its_scaling(model_type, tmp_path):
+def test_bfloat16_embedding_is_restored_after_scaling(model_type, tmp_path):
     model = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
     name = "model.embed_tokens.weight"
     back = rebuilt(model, name).to(torch.bfloat16)
@@ -95,7 +84,7 @@ def test_a_bfloat16_embedding_survives_its_scaling(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", {**DENSE, **MIXTURES})
-def test_every_place_is_read_in_float32_and_held_by_exactly_one_tensor(model_type, tmp_path):
+def test_every_place_is_in_one_tensor_and_read_as_float32(model_type, tmp_path):
     model = opened(save_tiny(tmp_path, model_type, dtype=torch.bfloat16))
     held = [place for name in model.weights.names for place in model.places_of(name)]
     assert len(held) == len(set(held))
@@ -103,7 +92,7 @@ def test_every_place_is_read_in_float32_and_held_by_exactly_one_tensor(model_typ
     assert {model.read(place).dtype for place in model.places} == {torch.float32}
 
 
-def test_the_parts_of_a_fused_tensor_are_its_rows_in_order(tmp_path):
+def test_fused_tensor_is_split_by_rows(tmp_path):
     model = opened(save_tiny(tmp_path, "phi3"))
     stored = model.weights.read("model.layers.1.self_attn.qkv_proj.weight")
     # 4 heads of 8 dimensions for queries, 2 for keys, 2 for values
@@ -112,7 +101,7 @@ def test_the_parts_of_a_fused_tensor_are_its_rows_in_order(tmp_path):
     assert torch.equal(model.read(Place(Part.V, 1)), stored[48:])
 
 
-def test_a_tied_head_is_the_embedding_without_its_scale(tmp_path):
+def test_tied_head_is_the_unscaled_embedding(tmp_path):
     model = opened(save_tiny(tmp_path, "gemma2"))
     head, embedding = model.read(Place(Part.HEAD)), model.read(Place(Part.EMBEDDING))
     assert model.tied
@@ -120,20 +109,20 @@ def test_a_tied_head_is_the_embedding_without_its_scale(tmp_path):
     assert torch.equal(embedding, head * 32**0.5)
 
 
-def test_a_head_of_its_own_is_read_though_the_config_calls_it_tied(tmp_path):
+def test_stored_head_has_precedence_over_a_tied_config(tmp_path):
     change(save_tiny(tmp_path, "llama"), config={"tie_word_embeddings": True})
     model = opened(tmp_path)
     assert not model.tied
     assert torch.equal(model.read(Place(Part.HEAD)), model.weights.read("lm_head.weight"))
 
 
-def test_an_expert_is_read_by_its_number(tmp_path):
+def test_mixture_experts_are_read_by_index(tmp_path):
     model = opened(save_tiny(tmp_path, "mixtral"))
     stored = model.weights.read("model.layers.1.block_sparse_moe.experts.2.w3.weight")
     assert torch.equal(model.read(Place(Part.EXPERT_UP, 1, 2)), stored)
 
 
-def test_gpt2_is_read_alike_without_the_prefix_of_its_names(tmp_path):
+def test_gpt2_is_read_with_and_without_name_prefix(tmp_path):
     before = logits_of(opened(save_tiny(tmp_path, "gpt2")), TOKENS)
     stored = load_file(tmp_path / "model.safetensors")
     bare = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
@@ -151,7 +140,7 @@ def test_gpt2_is_read_alike_without_the_prefix_of_its_names(tmp_path):
         ("llama", "model.layers.{}.self_attn.rotary_emb.inv_freq"),
     ],
 )
-def test_the_constants_of_old_checkpoints_are_to_be_copied(model_type, name, tmp_path):
+def test_constants_of_old_checkpoints_cannot_be_assembled(model_type, name, tmp_path):
     save_tiny(tmp_path, model_type)
     change(tmp_path, **{name.format(layer): torch.ones(4) for layer in (0, 1)})
     model = opened(tmp_path)
@@ -162,65 +151,40 @@ def test_the_constants_of_old_checkpoints_are_to_be_copied(model_type, name, tmp
         model.assemble(name.format(1), {constant: torch.ones(4)})
 
 
-def test_a_part_the_model_lacks_is_named_with_those_it_has(tmp_path):
+def test_absent_part_is_refused_with_the_existing_ones(tmp_path):
     model = opened(save_tiny(tmp_path, "gpt2"))
-    with pytest.raises(
-        ValueError, match=r"gate of layer 1 cannot be read.*gpt2.*'down', 'down_"
-    ):
+    with pytest.raises(ValueError, match=r"gate of layer 1 .*gpt2.*'down', 'down_"):
         model.read(Place(Part.GATE, 1))
     with pytest.raises(ValueError, match=r"constant of layer 1 cannot be read"):
         model.read(Place(Part.CONSTANT, 1))
 
 
-def test_assembling_needs_every_part_in_its_canonical_shape(tmp_path):
+def test_assemble_requires_every_part_in_canonical_shape(tmp_path):
     model = opened(save_tiny(tmp_path, "phi3"))
     name = "model.layers.0.mlp.gate_up_proj.weight"
     gate, up = model.places_of(name)
-    with pytest.raises(
-        ValueError, match=r"gate of layer 0, up of layer 0; up of layer 0 is mis"
-    ):
+    with pytest.raises(ValueError, match="gate of layer 0, up of layer 0; up of layer 0"):
         model.assemble(name, {gate: torch.ones(48, 32)})
-    with pytest.raises(
-        ValueError, match=r"up .* must have the shape \(48, 32\), got \(32, 48\)"
-    ):
+    with pytest.raises(ValueError, match=r"up .* \(48, 32\), got \(32, 48\)"):
         model.assemble(name, {gate: torch.ones(48, 32), up: torch.ones(32, 48)})
 
 
 @pytest.mark.parametrize(
     ("model_type", "name", "shape", "expected"),
     [
-        (
-            "llama",
-            "model.layers.1.self_attn.k_proj.weight",
-            (32, 32),
-            r"\(16, 32\).*k of layer 1",
-        ),
-        (
-            "phi3",
-            "model.layers.1.mlp.gate_up_proj.weight",
-            (95, 32),
-            r"\(96, 32\).*gate of.*up",
-        ),
+        ("llama", "model.layers.1.self_attn.k_proj.weight", (32, 32), r"\(16, 32\).*k of"),
+        ("phi3", "model.layers.1.mlp.gate_up_proj.weight", (95, 32), r"\(96, 32\).*gate.*up"),
         ("gpt2", "transformer.h.0.attn.c_attn.weight", (96, 32), r"\(32, 96\).*q of.*k of.*v"),
-        (
-            "olmo2",
-            "model.layers.0.self_attn.q_norm.weight",
-            (8,),
-            r"\(32,\).*q_norm of layer 0",
-        ),
+        ("olmo2", "model.layers.0.self_attn.q_norm.weight", (8,), r"\(32,\).*q_norm of"),
     ],
 )
-def test_a_tensor_of_another_shape_than_the_config_gives_it_is_refused(
-    model_type, name, shape, expected, tmp_path
-):
+def test_tensor_shape_must_match_the_config(model_type, name, shape, expected, tmp_path):
     change(save_tiny(tmp_path, model_type), **{name: torch.ones(shape)})
-    with pytest.raises(
-        ValueError, match=rf"{name} must have the shape {expected}.*got \({shape[0]}"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} .* {expected}.*got \({shape[0]}"):
         opened(tmp_path)
 
 
-def test_a_tensor_that_is_not_in_the_table_or_not_on_disk_stops_the_opening(tmp_path):
+def test_unknown_or_missing_tensors_are_refused(tmp_path):
     change(save_tiny(tmp_path, "qwen2"), **{"model.layers.0.mlp.bonus.weight": torch.ones(3)})
     with pytest.raises(ValueError, match=r"qwen2 model needs a role, 1 have none: .*bonus"):
         opened(tmp_path)
@@ -263,14 +227,14 @@ MIXED = [
 ]
 
 
-def test_every_tensor_of_a_complete_checkpoint_has_its_place():
+def test_complete_checkpoint_has_a_place_per_tensor():
     places = places_in(LLAMA, COMPLETE)
     assert list(places) == COMPLETE
     assert places["lm_head.weight"] == (Place(Part.HEAD),)
     assert places["model.layers.1.self_attn.o_proj.weight"] == (Place(Part.O, 1),)
 
 
-def test_a_fused_tensor_has_several_places_in_the_order_it_holds_them():
+def test_fused_tensor_has_its_parts_in_order():
     name = "transformer.h.0.attn.c_attn.bias"
     layout = layout_of(GPT2, name)
     assert layout is not None
@@ -288,38 +252,30 @@ def test_a_fused_tensor_has_several_places_in_the_order_it_holds_them():
         "embed_tokens.weight",
     ],
 )
-def test_a_tensor_without_a_role_is_named(name):
-    with pytest.raises(
-        ValueError, match=rf"of a llama model needs a role, 1 have none: .*{name}"
-    ):
+def test_tensor_without_a_role_is_refused(name):
+    with pytest.raises(ValueError, match=rf"llama.* 1 have none: .*{name}"):
         places_in(LLAMA, [*COMPLETE, name])
 
 
-def test_many_tensors_without_a_role_are_counted_and_the_first_three_named():
+def test_many_tensors_without_a_role_are_counted():
     with pytest.raises(ValueError, match=r"4 have none: \['a', 'b', 'c'\], \.\.\."):
         places_in(LLAMA, [*COMPLETE, "a", "b", "c", "d"])
 
 
-def test_a_layer_or_expert_beyond_the_config_is_named():
-    with pytest.raises(
-        ValueError, match=r"2 layers .* tensors 1 are beyond: .*layers\.2\.input"
-    ):
+def test_layer_or_expert_beyond_the_config_is_refused():
+    with pytest.raises(ValueError, match=r"2 layers .* 1 are beyond: .*layers\.2\.input"):
         places_in(LLAMA, [*COMPLETE, "model.layers.2.input_layernorm.weight"])
-    with pytest.raises(
-        ValueError, match=r"2 experts in each; of its tensors 1 are .*experts\.2\.up"
-    ):
+    with pytest.raises(ValueError, match=r"2 experts .* 1 are .*experts\.2\.up"):
         places_in(MIXTURE, [*MIXED, "model.layers.0.mlp.experts.2.up_proj.weight"])
 
 
 @pytest.mark.parametrize("name", [*ENDS, *in_layers((*LAYER, *MLP), (1,))])
-def test_a_missing_tensor_is_named(name):
-    with pytest.raises(
-        ValueError, match=rf"2 layers lacks 1 of its tensors; .*incomplete: \['{name}'\]"
-    ):
+def test_missing_tensor_is_refused(name):
+    with pytest.raises(ValueError, match=rf"2 layers lacks 1 .*\['{name}'\]"):
         places_in(LLAMA, [other for other in COMPLETE if other != name])
 
 
-def test_a_tied_head_need_not_be_stored():
+def test_tied_head_may_be_absent():
     tied = family_of(
         {"model_type": "llama", "num_hidden_layers": 2, "tie_word_embeddings": True}
     )
@@ -327,14 +283,14 @@ def test_a_tied_head_need_not_be_stored():
     assert len(places_in(tied, names)) == len(names)
 
 
-def test_a_bias_that_one_layer_has_is_expected_in_all():
+def test_bias_in_one_layer_is_required_in_all():
     bias = "model.layers.{}.self_attn.q_proj.bias"
     assert len(places_in(LLAMA, [*COMPLETE, bias.format(0), bias.format(1)])) == 23
     with pytest.raises(ValueError, match=rf"lacks 1 of its tensors.*{bias.format(0)}"):
         places_in(LLAMA, [*COMPLETE, bias.format(1)])
 
 
-def test_a_layer_of_a_mixture_is_either_dense_or_has_a_router_and_all_its_experts():
+def test_mixture_layer_is_dense_or_has_router_and_all_experts():
     assert len(places_in(MIXTURE, MIXED)) == len(MIXED)
     for missing in (
         "0.mlp.gate.weight",
@@ -346,18 +302,18 @@ def test_a_layer_of_a_mixture_is_either_dense_or_has_a_router_and_all_its_expert
             places_in(MIXTURE, [other for other in MIXED if other != name])
 
 
-def test_experts_have_places_of_their_own():
+def test_mixture_experts_have_their_own_places():
     places = places_in(MIXTURE, MIXED)
     name = "model.layers.0.mlp.experts.1.down_proj.weight"
     assert places[name] == (Place(Part.EXPERT_DOWN, 0, 1),)
 
 
-def test_a_tensor_stored_with_and_without_a_prefix_is_one_too_many():
+def test_tensor_stored_under_two_names_is_refused():
     twice = ["transformer.wte.weight", "wte.weight"]
-    with pytest.raises(ValueError, match=r"hold one part, 1 are duplicates: \['wte.weight'\]"):
+    with pytest.raises(ValueError, match=r"1 are duplicates: \['wte.weight'\]"):
         places_in(GPT2, twice)
 
 
-def test_constants_of_one_layer_may_share_a_place_and_be_absent():
+def test_constants_may_be_absent_in_some_layers():
     constants = in_layers(["self_attn.rotary_emb.inv_freq"], (1,))
     assert places_in(LLAMA, [*COMPLETE, *constants])[constants[0]] == (Place(Part.CONSTANT, 1),)

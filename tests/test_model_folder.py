@@ -43,7 +43,7 @@ def put(cache, commit, files, *, hub_id="org/name", **refs):
     return snapshot
 
 
-def test_a_cached_model_is_used_without_a_network_and_its_commit_known(cache, tmp_path):
+def test_cached_snapshot_is_used_offline_with_its_commit(cache, tmp_path):
     snapshot = put(cache, COMMIT, MODEL, main=COMMIT)
     model = open_checkpoint("org/name", root=tmp_path)
     assert (model.path, model.commit) == (snapshot, COMMIT)
@@ -52,13 +52,13 @@ def test_a_cached_model_is_used_without_a_network_and_its_commit_known(cache, tm
 
 
 @pytest.mark.parametrize("revision", ["v1", OLDER])
-def test_a_tag_or_a_commit_leads_to_its_own_snapshot(cache, tmp_path, revision):
+def test_revision_selects_its_snapshot(cache, tmp_path, revision):
     put(cache, COMMIT, MODEL, main=COMMIT, v1=OLDER)
     put(cache, OLDER, MODEL)
     assert open_checkpoint("org/name", revision=revision, root=tmp_path).commit == OLDER
 
 
-def test_an_adapter_and_its_base_have_commits_of_their_own(cache, tmp_path):
+def test_adapter_and_base_have_separate_commits(cache, tmp_path):
     put(cache, COMMIT, MODEL, v2=COMMIT)
     config = {"base_model_name_or_path": "org/name", "revision": "v2", "peft_type": "LORA"}
     config |= {"r": 1, "lora_alpha": 1}
@@ -73,12 +73,12 @@ def test_an_adapter_and_its_base_have_commits_of_their_own(cache, tmp_path):
     assert open_adapter("org/lora", revision="v1", root=tmp_path).commit == COMMIT
 
 
-def test_a_folder_has_no_commit(tmp_path):
+def test_local_folder_has_no_commit(tmp_path):
     model = locate(tmp_path, revision=None, root=tmp_path)
     assert (model.folder, model.commit) == (tmp_path, None)
 
 
-def test_a_model_that_is_not_cached_says_what_to_do_offline(cache, tmp_path):
+def test_uncached_model_names_the_download_command_offline(cache, tmp_path):
     advice = (
         r"org/name is neither a folder .*HF_HUB_OFFLINE is set: unset it, or run `hf download "
         rf"org/name --revision 'a b'` on .* bring models--org--name from its cache to "
@@ -88,20 +88,18 @@ def test_a_model_that_is_not_cached_says_what_to_do_offline(cache, tmp_path):
         open_checkpoint("org/name", revision="a b", root=tmp_path)
 
 
-def test_a_snapshot_downloaded_in_part_is_refused(cache, tmp_path):
+def test_incomplete_snapshot_is_refused(cache, tmp_path):
     snapshot = put(cache, COMMIT, {"config.json": MODEL["config.json"]}, main=COMMIT)
     listed = {name: {"size": 1, "blob_id": "x"} for name in MODEL}
     listing = snapshot.parents[1] / "trees" / f"{COMMIT}.json"
     listing.parent.mkdir()
     listing.write_text(json.dumps({"format_version": 1, "files": listed}))
-    with pytest.raises(
-        ValueError, match=r"not whole, in the local cache.*`hf download org/name`"
-    ):
+    with pytest.raises(ValueError, match=r"not whole.*hf download org/name"):
         open_checkpoint("org/name", root=tmp_path)
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_hub_out_of_reach_is_an_error_only_for_what_is_not_cached(
+def test_unreachable_hub_is_an_error_only_for_uncached_models(
     cache, tmp_path, monkeypatch, cached
 ):
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -130,14 +128,14 @@ def patch_download(monkeypatch, outcome):
 
 
 @pytest.mark.parametrize(("switch", "offline"), [("", False), ("0", False), ("True", True)])
-def test_the_network_is_left_alone_offline(tmp_path, monkeypatch, switch, offline):
+def test_hf_hub_offline_disables_the_network(tmp_path, monkeypatch, switch, offline):
     arguments = patch_download(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", switch)
     locate("org/name", revision=None, root=tmp_path)
     assert arguments["local_files_only"] is offline
 
 
-def test_a_model_is_fetched_without_code_or_pickles(tmp_path, monkeypatch):
+def test_download_excludes_code_and_pickles(tmp_path, monkeypatch):
     arguments = patch_download(monkeypatch, tmp_path / "snapshots" / COMMIT)
     model = locate("org/name", revision="v1", root=tmp_path)
     assert (model.folder.name, model.commit) == (COMMIT, COMMIT)
@@ -146,7 +144,7 @@ def test_a_model_is_fetched_without_code_or_pickles(tmp_path, monkeypatch):
     assert {"*.py", "*.bin"} <= set(arguments["ignore_patterns"])
 
 
-def test_weights_can_stay_on_the_hub(tmp_path, monkeypatch):
+def test_download_can_exclude_weights(tmp_path, monkeypatch):
     arguments = patch_download(monkeypatch, tmp_path)
     locate("org/name", revision=None, root=tmp_path, weights=False)
     assert "*.json" in arguments["allow_patterns"]
@@ -154,7 +152,7 @@ def test_weights_can_stay_on_the_hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("connection lost"), OSError("401"), "gated"])
-def test_an_error_of_the_hub_is_reported_with_advice(tmp_path, monkeypatch, error):
+def test_hub_error_is_chained_with_advice(tmp_path, monkeypatch, error):
     if error == "gated":
         error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
     patch_download(monkeypatch, error)
@@ -167,9 +165,7 @@ def test_an_error_of_the_hub_is_reported_with_advice(tmp_path, monkeypatch, erro
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no model folder at .*absent.*Hub id such as org/name"
-    ):
+    with pytest.raises(ValueError, match=r"absent.*Hub id such as org/name"):
         locate(tmp_path / "absent", revision=None, root=tmp_path)
     with pytest.raises(ValueError, match=r"no model folder at .*eval/zoo/models/absent"):
         locate("eval/zoo/models/absent", revision=None, root=tmp_path)
@@ -180,15 +176,13 @@ def test_a_revision_of_a_folder_is_refused(tmp_path):
         locate(tmp_path, revision="main", root=tmp_path)
 
 
-def test_a_json_object_is_parsed(tmp_path):
+def test_json_object_is_parsed_as_utf8(tmp_path):
     (tmp_path / "config.json").write_text('{"name": "caf\u00e9"}', encoding="utf-8")
     assert read_object(tmp_path / "config.json", of="a model folder") == {"name": "caf\u00e9"}
 
 
-def test_an_absent_json_file_is_named_with_the_kind_of_folder(tmp_path):
-    with pytest.raises(
-        ValueError, match=rf"{tmp_path} has no x\.json: it is not a PEFT adapter"
-    ):
+def test_missing_json_file_names_the_kind_of_folder(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no x\.json: .*PEFT adapter"):
         read_object(tmp_path / "x.json", of="a PEFT adapter")
 
 
@@ -201,7 +195,7 @@ def test_an_absent_json_file_is_named_with_the_kind_of_folder(tmp_path):
         (b"[1, 2]", r"must hold a JSON object, got \[1, 2\]"),
     ],
 )
-def test_a_file_without_a_json_object_is_refused_by_its_path(tmp_path, content, match):
+def test_file_without_a_json_object_is_refused(tmp_path, content, match):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.json {match}"):
         read_object(tmp_path / "x.json", of="a model folder")

@@ -6,7 +6,7 @@ from seme.alignment.options import AlignmentOptions
 from tests.seme_merges import ALIGNMENT
 
 
-def test_a_mapping_becomes_options():
+def test_mapping_becomes_options():
     options = AlignmentOptions.from_mapping({**ALIGNMENT, "refine": 1})
     assert (options.refine, options.projection, options.identity_tolerance) == (
         1,
@@ -27,15 +27,13 @@ def test_a_mapping_becomes_options():
         ("identity_tolerance", float("nan"), "a finite number of at least 0, got nan"),
     ],
 )
-def test_an_option_out_of_range_is_named(key, value, message):
+def test_out_of_range_option_is_refused(key, value, message):
     with pytest.raises(ValueError, match=rf"^alignment\.{key} must be {message}"):
         AlignmentOptions.from_mapping({**ALIGNMENT, key: value})
 
 
-def test_an_unknown_option_is_named_with_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"unknown option refined; did you mean alignment\.refine\?$"
-    ):
+def test_unknown_option_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"refined; did you mean alignment\.refine\?$"):
         AlignmentOptions.from_mapping({**ALIGNMENT, "refined": 1})
 
 
@@ -47,6 +45,6 @@ def test_a_missing_option_is_named():
 
 
 @pytest.mark.parametrize("value", [None, "orthogonal", ["orthogonal"]])
-def test_options_that_are_no_mapping_are_an_error(value):
+def test_non_mapping_options_are_refused(value):
     with pytest.raises(ValueError, match=r"alignment must be a mapping of anchors, .*, got "):
         AlignmentOptions.from_mapping(value)

@@ -1,4 +1,4 @@
-"""Pages of packages: every module and no other is named, engine files in import order."""
+"""README pages of packages: every module listed, engine files in import order."""
 
 import re
 
@@ -10,7 +10,7 @@ def packages(repository):
     return [page.parent for page in pages if (page.parent / "__init__.py").exists()]
 
 
-def test_the_page_of_a_package_names_every_module_and_no_file_that_is_gone(repository):
+def test_package_page_lists_exactly_its_modules(repository):
     for folder in packages(repository):
         text = (folder / "README.md").read_text(encoding="utf-8")
         modules = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
@@ -19,7 +19,7 @@ def test_the_page_of_a_package_names_every_module_and_no_file_that_is_gone(repos
         assert (missing, gone) == (set(), set()), f"{folder.relative_to(repository)}/README.md"
 
 
-def test_the_page_of_a_package_names_its_subpackages(repository):
+def test_package_page_lists_its_subpackages(repository):
     for folder in packages(repository):
         text = (folder / "README.md").read_text(encoding="utf-8")
         for init in folder.glob("*/__init__.py"):

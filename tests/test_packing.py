@@ -38,7 +38,7 @@ def forward_of(model):
     return forward
 
 
-def test_requests_of_one_context_share_a_row_and_the_longest_row_comes_first():
+def test_requests_with_one_context_share_a_row_longest_first():
     first, second = pack(REQUESTS, max_length=64)
     assert first == TokenTree(
         tokens=(5, 6, 7, 8, 11, 12, 13),
@@ -50,7 +50,7 @@ def test_requests_of_one_context_share_a_row_and_the_longest_row_comes_first():
     assert second.requests == (4, 7, 9)
 
 
-def test_continuations_share_their_common_beginning():
+def test_continuations_share_their_common_prefix():
     requests = {0: ([1, 2], [3, 4, 5]), 1: ([1, 2], [3, 4, 6]), 2: ([1, 2], [3, 5, 4, 7])}
     (row,) = pack(requests, max_length=64)
     assert row.tokens == (1, 2, 3, 4, 5, 4)  # 3 once, 4 once behind 3 and once behind 3, 5
@@ -58,13 +58,13 @@ def test_continuations_share_their_common_beginning():
     assert row.columns == ((1, 2, 3), (1, 2, 3), (1, 2, 4, 5))
 
 
-def test_what_the_model_cannot_read_is_left_out():
+def test_requests_beyond_max_length_are_left_out():
     # inputs of 3 + 2 - 1, 3 + 1 - 1 and 3 + 4 - 1 tokens
     rows = pack({k: REQUESTS[k] for k in (0, 3, 5)}, max_length=5)
     assert [row.requests for row in rows] == [(0, 3)]
 
 
-def test_a_row_does_not_grow_without_bound():
+def test_packed_row_length_is_bounded():
     requests = {i: ([1] * 300, [i % 40] * 101) for i in range(5)}
     rows = pack(requests, max_length=1000)
     assert [row.requests for row in rows] == [(0, 1), (2, 3)]  # and 4 is left alone
@@ -77,11 +77,11 @@ def test_packed_continuations_score_as_they_do_alone(config, batch_size):
     model = build(config(**SHAPE))
     assert can_pack(model.config)
     rows = pack(REQUESTS, max_length=64)
-    found = log_likelihoods(
+    likelihoods = log_likelihoods(
         forward_of(model), rows, batch_size=batch_size, device=torch.device("cpu")
     )
-    assert found.keys() == {0, 3, 4, 5, 7, 9}
-    for index, (log, greedy) in found.items():
+    assert likelihoods.keys() == {0, 3, 4, 5, 7, 9}
+    for index, (log, greedy) in likelihoods.items():
         context, continuation = REQUESTS[index]
         with torch.no_grad():
             logits = model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
@@ -91,15 +91,17 @@ def test_packed_continuations_score_as_they_do_alone(config, batch_size):
         assert greedy == (alone.argmax(-1).tolist() == continuation)
 
 
-def test_a_greedy_continuation_is_known_as_such():
+def test_greedy_continuations_are_detected():
     model = build(LlamaConfig(**SHAPE))
     with torch.no_grad():
         first = int(model(torch.tensor([[5, 6]])).logits[0, -1].argmax())
         second = int(model(torch.tensor([[5, 6, first]])).logits[0, -1].argmax())
     requests = {0: ([5, 6], [first, second]), 1: ([5, 6], [first, (second + 1) % 40])}
     rows = pack(requests, max_length=64)
-    found = log_likelihoods(forward_of(model), rows, batch_size=8, device=torch.device("cpu"))
-    assert (found[0][1], found[1][1]) == (True, False)
+    likelihoods = log_likelihoods(
+        forward_of(model), rows, batch_size=8, device=torch.device("cpu")
+    )
+    assert (likelihoods[0][1], likelihoods[1][1]) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -110,5 +112,5 @@ def test_a_greedy_continuation_is_known_as_such():
         LlamaConfig(**SHAPE, attn_implementation="eager"),
     ],
 )
-def test_models_that_build_their_own_mask_are_not_packed(config):
+def test_models_with_custom_masks_are_not_packed(config):
     assert not can_pack(build(config).config)

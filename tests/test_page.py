@@ -1,4 +1,4 @@
-"""The leaderboard page: what it shows, that it needs nothing else, and that it is safe."""
+"""Leaderboard page: cells, escaping, no external resources."""
 
 import base64
 import hashlib
@@ -11,54 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.measures import Standing
 from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
-from eval.records import PoolRef, Record, Score, SuiteRef, write_record
+from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
-from tests.made_up_runs import bare_runs, cost, model
+from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, record
+from tests.made_up_runs import (
+    COST,
+    bare_boards,
+    model_ref,
+)
 
-MIB = 2**20
-SUITE = SuiteRef(name="zoo", split="test", fingerprint="s", held_out=("spanish",))
-COST = cost(0.25, peak=150 * MIB, base=100 * MIB)
-EVIL = (
+INJECTION = (
     "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"' --> {{ 7 * 7 }} \0\ud800"
 )
 
 
-def record(name, *scores, **changes):
-    tasks = dict(zip(("code", "spanish"), scores, strict=False))
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789", kind="merge", status="done", name=name,
-            settings={"lam": 1.0, "tau": 0.1},
-            models=PoolRef(pool="zoo", pivot=model("base"), sources=(), references=()),
-            suite=SUITE, seed=0, dtype="bfloat16",
-            scores={
-                task: Score(
-                    value=v, stderr=0.03, n=200, raw=v, raw_metric="acc", higher_is_better=True
-                )
-                for task, v in tasks.items()
-            },
-            domains={"code": "code", "spanish": "spanish"}, merge_cost=COST,
-            evaluation_cost=replace(COST, seconds=7.0),
-            merge={"n_merged": 3, "diagnostics": {"sources": [{"condition": 31.5}]}},
-            error=None, provenance={"git": {"revision": "abc", "dirty": False}},
-            started_at="2025-01-01T00:00:00+00:00", seconds_total=8.0,
-        ),
-        **changes,
-    )  # fmt: skip
-
-
-BASE = record("base", 0.2, 0.4, kind="reference", settings={}, merge_cost=None)
-TIES, SEME = record("ties", 0.5, 0.4), record("seme", 0.6, 0.5)
-PARTIAL = record("sce", 0.99)
-FAILED = record("dare", status="failed", error="NaN in a\nTraceback", evaluation_cost=None)
-WHOLE = [FAILED, TIES, SEME, BASE]
-ALL = [*WHOLE, PARTIAL]
 STANDINGS = {
     SEME.fingerprint: Standing(band=1, better_than={"base": 0.999, "ties": 0.875}),
     TIES.fingerprint: Standing(band=1, better_than={"base": 0.75}),
@@ -67,7 +38,7 @@ STANDINGS = {
 
 def views(records, standings=None):
     """Boards without figures, which take their time."""
-    return [view_of(board, [], standings or {}) for board in boards_of(bare_runs(records))]
+    return [view_of(board, [], standings or {}) for board in bare_boards(records)]
 
 
 def table(records, standings=None):
@@ -85,22 +56,22 @@ class Tags(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.found = [], []
+        self.open, self.tags = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in ("meta", "input", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
 
-def test_a_row_shows_rank_scores_and_cost():
+def test_row_has_rank_scores_and_cost():
     assert table(ALL)["seme"] == {
         "method": "seme", "rank": "1", "mean %": "55.00 ± 2.12", "settings": "",
         "code": "60.0", "spanish": "50.0", "merge s": "0.25", "merge MiB": "50",
@@ -108,18 +79,21 @@ def test_a_row_shows_rank_scores_and_cost():
     }  # fmt: skip
 
 
-def test_what_is_absent_says_why_and_sorts_last():
-    shown = table(ALL)
-    assert (shown["sce"]["mean %"], shown["sce"]["spanish"]) == ("incomplete", "missing")
-    assert (shown["dare"]["mean %"], shown["dare"]["code"]) == ("failed", "failed")
-    assert shown["dare"]["status"] == "failed: NaN in a"
-    assert shown["base"]["merge s"] == ""
+def test_missing_values_have_a_reason_and_sort_last():
+    row_cells = table(ALL)
+    assert (row_cells["sce"]["mean %"], row_cells["sce"]["spanish"]) == (
+        "incomplete",
+        "missing",
+    )
+    assert (row_cells["dare"]["mean %"], row_cells["dare"]["code"]) == ("failed", "failed")
+    assert row_cells["dare"]["status"] == "failed: NaN in a|b"
+    assert row_cells["base"]["merge s"] == ""
     (view,) = views(ALL)
     dare = next(row for row in view.rows if row.method == "dare")
     assert Cell("failed", None) in dare.cells
 
 
-def test_settings_that_all_rows_of_a_method_share_are_said_once():
+def test_common_settings_are_stated_once():
     more = replace(SEME, settings={"lam": 1.0, "tau": 0.2}, fingerprint="z")
     (view,) = views([more, SEME])
     assert {cell.text for row in view.rows for cell in row.cells} >= {
@@ -128,41 +102,41 @@ def test_settings_that_all_rows_of_a_method_share_are_said_once():
     assert "seme: lam=1." in to_html([view])
 
 
-def test_a_method_that_refused_the_models_says_so():
-    shown = table([SEME, replace(FAILED, status="not applicable")])["dare"]
-    assert (shown["mean %"], shown["code"]) == ("n/a", "n/a")
-    assert shown["status"] == "not applicable: NaN in a"
+def test_refused_merge_is_not_applicable():
+    row_cells = table([SEME, replace(FAILED, status="not applicable")])["dare"]
+    assert (row_cells["mean %"], row_cells["code"]) == ("n/a", "n/a")
+    assert row_cells["status"] == "not applicable: NaN in a|b"
 
 
-def test_the_best_of_a_column_is_a_finished_merge():
+def test_best_of_a_column_is_a_finished_merge():
     base = record("base", 0.6, 0.5, kind="reference")
     (view,) = views([record("x", 0.7, 0.1, status="failed", error="no"), SEME, TIES, base])
     best = {(row.method, cell.text) for row in view.rows for cell in row.cells if cell.best}
     assert best == {("seme", "60.0"), ("seme", "50.0")}
 
 
-def test_standings_add_a_band_and_a_probability_for_every_opponent():
-    shown = table(ALL, STANDINGS)
+def test_standings_add_band_and_win_probability_columns():
+    row_cells = table(ALL, STANDINGS)
     columns = ["band", "P(> base)", "P(> ties)"]
-    assert [shown["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
-    assert [shown["ties"][c] for c in columns] == ["1", "75.0", ""]
-    assert [shown["sce"][c] for c in columns] == ["", "", ""]
+    assert [row_cells["seme"][c] for c in columns] == ["1", "99.9", "87.5"]
+    assert [row_cells["ties"][c] for c in columns] == ["1", "75.0", ""]
+    assert [row_cells["sce"][c] for c in columns] == ["", "", ""]
 
 
-def test_without_standings_the_page_says_that_it_tests_nothing():
+def test_page_without_standings_states_that_nothing_is_tested():
     assert "this table does not test differences" in to_html(views(ALL))
     assert "this table does not test differences" not in to_html(views(ALL, STANDINGS))
     assert "band" not in table(ALL)["seme"]
 
 
-def test_standings_of_merges_elsewhere_leave_a_board_alone():
+def test_standings_of_other_merges_are_ignored():
     standings = {"elsewhere": Standing(band=1, better_than={"x": 0.5})}
     assert to_html(views(ALL, standings)) == to_html(views(ALL))
 
 
-def test_measures_have_columns_of_their_own_and_say_what_they_mean():
-    found = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
+def test_measures_have_columns_and_a_legend():
+    measures = {SEME.fingerprint: {"of_experts": Estimate(value=0.875, stderr=0.0125)}}
+    (view,) = (view_of(board, [], {}, measures) for board in bare_boards(ALL))
     labels = [column.label for column in view.columns]
     at = labels.index("of experts %")
     assert labels[at - 1 : at + 2] == ["settings", "of experts %", "code"]
@@ -173,16 +147,16 @@ def test_measures_have_columns_of_their_own_and_say_what_they_mean():
     assert "of experts" not in to_html(views(ALL))
 
 
-def test_a_loss_sorts_the_lowest_first():
-    found = {
+def test_loss_columns_sort_ascending():
+    measures = {
         SEME.fingerprint: dict.fromkeys(("of_gap", "forgetting"), Estimate(value=0, stderr=0))
     }
-    (view,) = (view_of(board, [], {}, found) for board in boards_of(bare_runs(ALL)))
+    (view,) = (view_of(board, [], {}, measures) for board in bare_boards(ALL))
     falling = {column.label: column.falling for column in view.columns}
     assert (falling["of gap %"], falling["forgetting %"]) == (True, False)
 
 
-def test_what_was_not_trusted_is_listed_as_text():
+def test_problems_are_listed_escaped():
     fault = Problem(path=Path("runs") / "<b>", message="holds <i>nothing</i>")
     page = to_html(views(ALL), [fault])
     assert "<code>runs/&lt;b&gt;</code> holds &lt;i&gt;nothing&lt;/i&gt;" in page
@@ -190,46 +164,46 @@ def test_what_was_not_trusted_is_listed_as_text():
     assert "Not shown" not in to_html(views(ALL))
 
 
-def test_a_mark_is_explained_where_there_is_one():
+def test_mark_has_a_footnote_only_if_present():
     more = replace(SEME, settings={"lam": 1.0, "tau": 0.2}, fingerprint="z")
     assert "scripts.choose" in to_html(views([more, SEME]))
     assert "scripts.choose" not in to_html(views(ALL))
     assert "\nEvaluated in float32.\n" in to_html(views(ALL))
 
 
-def test_another_precision_is_another_board_with_a_key_of_its_own():
+def test_another_precision_has_its_own_board_key():
     gpu = replace(SEME, evaluation_cost=replace(COST, peak_gpu_bytes=1), fingerprint="gpu")
-    here, there = views([SEME, gpu])
-    assert {here.suite, there.suite} == {
+    first, second = views([SEME, gpu])
+    assert {first.suite, second.suite} == {
         "suite zoo, split test", "suite zoo, split test, evaluated in bfloat16"
     }  # fmt: skip
-    assert here.key != there.key
+    assert first.key != second.key
 
 
-def test_a_merge_that_was_not_evaluated_has_no_score_columns():
+def test_unevaluated_merge_has_no_score_columns():
     merged = replace(TIES, suite=None, scores={}, domains={}, evaluation_cost=None)
     columns = ["method", "rank", "settings", "merge s", "merge MiB", "status"]
     assert list(table([merged])["ties"]) == columns
     assert "Merged only, not evaluated." in to_html(views([merged]))
 
 
-def test_details_name_every_leaf_by_its_path():
-    found = {section.title: dict(section.entries) for section in details_of(SEME)}
-    assert found["Settings"] == {"lam": "1", "tau": "0.1"}
-    assert found["Diagnostics"] == {"sources.0.condition": "31.5"}
-    assert found["Merge"] == {"n_merged": "3"}
-    assert found["Provenance"] == {"git.revision": "abc", "git.dirty": "false"}
-    assert found["Models"]["pivot.content_hash"] == "hash-base"
-    assert found["Scores"]["code"] == "60.00 ± 3.00 %, n = 200; acc 0.6"
-    assert found["Run"]["dtype"] == "bfloat16"
-    assert found["Evaluation"] == {
+def test_details_list_every_leaf_by_path():
+    sections = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert sections["Settings"] == {"lam": "1", "tau": "0.1"}
+    assert sections["Diagnostics"] == {"sources.0.condition": "31.5"}
+    assert sections["Merge"] == {"n_merged": "3"}
+    assert sections["Provenance"] == {"git.revision": "abc", "git.dirty": "false"}
+    assert sections["Models"]["pivot.content_hash"] == "hash-base"
+    assert sections["Scores"]["code"] == "60.00 ± 3.00 %, n = 200; acc 0.6"
+    assert sections["Run"]["dtype"] == "bfloat16"
+    assert sections["Evaluation"] == {
         "name": "zoo", "split": "test", "fingerprint": "s", "held_out": "spanish"
     }  # fmt: skip
 
 
-def test_details_of_cost_are_in_mebibytes_and_leave_out_what_was_not_measured():
-    found = {section.title: dict(section.entries) for section in details_of(SEME)}
-    assert found["Cost of the merge"] == {
+def test_cost_details_are_in_mib_without_unmeasured_entries():
+    sections = {section.title: dict(section.entries) for section in details_of(SEME)}
+    assert sections["Cost of the merge"] == {
         "seconds": "0.25", "peak rss": "150.0 MiB", "base rss": "100.0 MiB", "source": "VmHWM",
     }  # fmt: skip
     assert "Cost of the merge" not in {section.title for section in details_of(BASE)}
@@ -245,23 +219,23 @@ def test_details_of_cost_are_in_mebibytes_and_leave_out_what_was_not_measured():
     ],
 )
 def test_any_json_has_details(settings, entries):
-    found = {s.title: s.entries for s in details_of(replace(SEME, settings=settings))}
-    assert found.get("Settings") == entries
+    sections = {s.title: s.entries for s in details_of(replace(SEME, settings=settings))}
+    assert sections.get("Settings") == entries
 
 
-def test_the_page_is_well_formed_and_names_every_id_once():
-    tags = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
-    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
-    controls = {a["aria-controls"] for _, a in tags.found if "aria-controls" in a}
-    assert tags.open == []
+def test_page_is_well_formed_with_unique_ids():
+    page = Tags(to_html(views([*ALL, replace(SEME, suite=replace(SUITE, fingerprint="t"))])))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    controls = {a["aria-controls"] for _, a in page.tags if "aria-controls" in a}
+    assert page.open == []
     assert len(set(ids)) == len(ids)
     assert controls <= set(ids)
     assert len(controls) == 6
 
 
-def test_the_page_loads_nothing_and_runs_its_own_script_only():
+def test_page_loads_nothing_external_and_runs_only_its_script():
     page = to_html(views(ALL))
-    tags = Tags(page).found
+    tags = Tags(page).tags
     assert {tag for tag, _ in tags}.isdisjoint(
         {"img", "link", "iframe", "object", "form", "image"}
     )
@@ -274,42 +248,46 @@ def test_the_page_loads_nothing_and_runs_its_own_script_only():
     assert f"script-src 'sha256-{digest}';" in policy
 
 
-def test_texts_of_records_stay_texts():
-    evil = replace(
+def test_record_texts_are_escaped():
+    hostile = replace(
         SEME,
-        settings={EVIL: EVIL},
-        models=replace(SEME.models, pool=EVIL, pivot=replace(model("base"), name=EVIL)),
-        suite=replace(SUITE, name=EVIL, split=EVIL, held_out=(EVIL,)),
-        scores={EVIL: SEME.scores["code"]}, domains={EVIL: EVIL}, provenance={EVIL: [EVIL]},
-        merge={"diagnostics": {EVIL: EVIL}}, dtype=EVIL, started_at=EVIL, fingerprint=EVIL,
+        settings={INJECTION: INJECTION},
+        models=replace(
+            SEME.models, pool=INJECTION, pivot=replace(model_ref("base"), name=INJECTION)
+        ),
+        suite=replace(SUITE, name=INJECTION, split=INJECTION, held_out=(INJECTION,)),
+        scores={INJECTION: SEME.scores["code"]}, domains={INJECTION: INJECTION},
+        provenance={INJECTION: [INJECTION]},
+        merge={"diagnostics": {INJECTION: INJECTION}}, dtype=INJECTION,
+        started_at=INJECTION, fingerprint=INJECTION,
     )  # fmt: skip
-    failed = replace(evil, status="failed", error=EVIL, fingerprint="x")
-    base = replace(BASE, scores=evil.scores, suite=evil.suite, domains=evil.domains)
-    standings = {EVIL: Standing(band=1, better_than={EVIL: 0.5})}
+    failed = replace(hostile, status="failed", error=INJECTION, fingerprint="x")
+    base = replace(BASE, scores=hostile.scores, suite=hostile.suite, domains=hostile.domains)
+    standings = {INJECTION: Standing(band=1, better_than={INJECTION: 0.5})}
     page = to_html(
-        [view_of(b, plots_of(b), standings) for b in boards_of(bare_runs([evil, failed, base]))]
+        [view_of(b, plots_of(b), standings) for b in bare_boards([hostile, failed, base])]
     )
-    tags = Tags(page)
-    assert [tag for tag, _ in tags.found].count("script") == 1
-    assert "img" not in {tag for tag, _ in tags.found}
-    assert not [name for _, a in tags.found for name in a if name.startswith("on")]
+    parsed = Tags(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in parsed.tags}
+    assert not [name for _, a in parsed.tags for name in a if name.startswith("on")]
     assert "{{ 7 * 7 }}" in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
 
 
-def test_files_are_the_same_bytes_on_every_run(tmp_path):
-    for found in WHOLE:
-        write_record(tmp_path, found, None)
+def test_page_and_figures_are_reproducible(tmp_path):
+    for run in WHOLE:
+        write_record(tmp_path, run, None)
     assert main([f"output={tmp_path}"]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     command = [sys.executable, "-m", "scripts.leaderboard", f"output={tmp_path}"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert {path: path.read_bytes() for path in before} == before
     assert len(list((tmp_path / "figures").iterdir())) == 4
-    assert said.startswith("4 records in ")
+    assert printed.startswith("4 records in ")
 
 
-def test_another_record_leaves_the_other_boards_as_they_were():
+def test_new_record_leaves_other_boards_unchanged():
     elsewhere = replace(TIES, models=replace(TIES.models, pool="alps"), fingerprint="y")
     before, after = to_html(views(ALL)), to_html(views([*ALL, elsewhere]))
     (board,) = re.findall("<section.*?</section>", before, re.DOTALL)
@@ -317,27 +295,25 @@ def test_another_record_leaves_the_other_boards_as_they_were():
     assert after.count("<section") == 2
 
 
-def test_figures_of_boards_that_are_gone_are_deleted_and_other_files_stay(tmp_path):
-    write_page(tmp_path, boards_of(bare_runs(ALL)))
+def test_stale_figures_are_deleted_and_other_files_kept(tmp_path):
+    write_page(tmp_path, bare_boards(ALL))
     (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
     write_page(tmp_path, [])
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.svg"]
     assert "No records yet." in (tmp_path / "leaderboard.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["../../x", "", EVIL, "x" * 500])
-def test_no_name_of_a_pool_leaves_the_folder(tmp_path, name):
+@pytest.mark.parametrize("name", ["../../x", "", INJECTION, "x" * 500])
+def test_pool_names_cannot_escape_the_folder(tmp_path, name):
     pool, suite = replace(SEME.models, pool=name), replace(SUITE, name=name)
-    write_page(tmp_path, boards_of(bare_runs([replace(SEME, models=pool, suite=suite)])))
+    write_page(tmp_path, bare_boards([replace(SEME, models=pool, suite=suite)]))
     assert {path.name for path in tmp_path.iterdir()} == {"figures", "leaderboard.html"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
 
 
-def test_boards_whose_names_look_alike_in_a_file_have_files_of_their_own(tmp_path):
+def test_similarly_named_boards_have_distinct_files(tmp_path):
     pools = [replace(SEME.models, pool=name) for name in ("a/b", "a b")]
-    write_page(
-        tmp_path, boards_of(bare_runs([replace(SEME, models=models) for models in pools]))
-    )
+    write_page(tmp_path, bare_boards([replace(SEME, models=models) for models in pools]))
     assert len(list((tmp_path / "figures").iterdir())) == 8
 
 

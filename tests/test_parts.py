@@ -21,20 +21,20 @@ def test_places_are_ordered_by_layer_then_expert_then_part():
     assert sorted(backwards) == ordered
 
 
-def test_a_place_reads_as_words():
+def test_place_has_a_readable_name():
     assert str(Place(Part.HEAD)) == "head"
     assert str(Place(Part.Q_BIAS, 3)) == "q_bias of layer 3"
     assert str(Place(Part.EXPERT_UP, 3, 7)) == "expert_up of layer 3, expert 7"
 
 
-def test_equal_places_are_one_key():
+def test_equal_places_have_equal_hashes():
     assert {Place(Part.Q, 1): "a"}[Place(Part.Q, 1)] == "a"
 
 
 QKV = (Part.Q, Part.K, Part.V)
 
 
-def test_fused_parts_lie_one_below_the_other():
+def test_fused_parts_are_stacked_rows():
     tensor = torch.tensor([[1], [2], [3], [4]])
     q, k, v = split(tensor, Stored(parts=QKV), rows=[2, 1, 1], head_dim=1)
     assert (q.tolist(), k.tolist(), v.tolist()) == ([[1], [2]], [[3]], [[4]])
@@ -50,7 +50,7 @@ def test_interleaved_parts_alternate_head_by_head():
     assert v.tolist() == [4, 5, 10, 11]
 
 
-def test_a_transposed_tensor_is_turned_into_outputs_by_inputs():
+def test_transposed_tensor_becomes_outputs_by_inputs():
     tensor = torch.tensor([[1, 2, 3]])  # one input, three outputs
     q, k, v = split(tensor, Stored(parts=QKV, transposed=True), rows=[1, 1, 1], head_dim=1)
     assert (q.tolist(), k.tolist(), v.tolist()) == ([[1]], [[2]], [[3]])
@@ -58,7 +58,7 @@ def test_a_transposed_tensor_is_turned_into_outputs_by_inputs():
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_fusing_what_was_split_gives_the_tensor_back(interleaved, transposed):
+def test_fuse_inverts_split(interleaved, transposed):
     stored = Stored(parts=QKV, interleaved=interleaved, transposed=transposed)
     tensor = torch.arange(36 * 5).reshape((5, 36) if transposed else (36, 5))
     pieces = split(tensor, stored, rows=[12, 12, 12], head_dim=3)

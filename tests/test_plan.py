@@ -81,7 +81,7 @@ def planned(models, method=AVERAGE, *, destination=None, **options):
     return plan_merge(method, models[0], models[1:], where, settings=settings)
 
 
-def test_eight_billion_parameters_are_planned_from_config_and_index(llama_8b):
+def test_eight_billion_parameter_model_is_planned_without_shards(llama_8b):
     model = open_outline(llama_8b, root=llama_8b)
     plan = planned([model, model, model])
     assert (len(plan.merged), plan.n_parameters) == (291, 8_030_261_248)
@@ -89,15 +89,15 @@ def test_eight_billion_parameters_are_planned_from_config_and_index(llama_8b):
     assert plan.read_bytes == 3 * 16_060_522_496
 
 
-def test_an_outline_is_the_checkpoint_itself_where_the_shards_are_there(models, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("asked"))
+def test_outline_of_a_folder_with_shards_is_the_checkpoint(models, monkeypatch):
+    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
     outline = open_outline(models[0].path, root=models[0].path)
     assert [outline.spec(n) for n in outline.names] == [
         models[0].spec(n) for n in outline.names
     ]
 
 
-def test_the_shapes_of_an_outline_are_those_on_disk(models, tmp_path):
+def test_outline_shapes_equal_those_on_disk(models, tmp_path):
     config = json.loads((models[0].path / "config.json").read_text())
     outline = open_outline(
         outline_folder(tmp_path / "o", config, models[0].names), root=tmp_path
@@ -107,7 +107,7 @@ def test_the_shapes_of_an_outline_are_those_on_disk(models, tmp_path):
     }
 
 
-def test_the_head_of_a_tied_outline_is_not_counted(tmp_path, models):
+def test_tied_head_is_not_in_the_outline(tmp_path, models):
     config = json.loads((models[0].path / "config.json").read_text())
     tied = outline_folder(
         tmp_path / "o", {**config, "tie_word_embeddings": True}, models[0].names
@@ -115,7 +115,7 @@ def test_the_head_of_a_tied_outline_is_not_counted(tmp_path, models):
     assert "lm_head.weight" not in open_outline(tied, root=tmp_path).names
 
 
-def test_a_tensor_of_unknown_shape_is_named(tmp_path, models):
+def test_tensor_of_unknown_shape_is_refused(tmp_path, models):
     config = json.loads((models[0].path / "config.json").read_text())
     folder = outline_folder(tmp_path / "o", config, ["model.norm.weight", "odd.weight"])
     with pytest.raises(ValueError, match=r"shapes of 1 tensors do not follow .* odd.weight"):
@@ -123,7 +123,7 @@ def test_a_tensor_of_unknown_shape_is_named(tmp_path, models):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_the_merge_reads_and_writes_what_was_planned(models, tmp_path, dtype):
+def test_planned_bytes_equal_the_merge_report(models, tmp_path, dtype):
     plan = planned(models, dtype=dtype)
     assert [model.bytes_read for model in models] == [0, 0, 0]
     report = merge_checkpoints(
@@ -142,14 +142,14 @@ def test_the_merge_reads_and_writes_what_was_planned(models, tmp_path, dtype):
     assert plan.written_bytes == sum(sizes)
 
 
-def test_copied_tensors_are_read_from_the_pivot_only(models):
+def test_copied_tensors_count_the_pivot_only(models):
     plan = planned(models, exclude=("*norm*",))
     norms = 5 * 16 * 2
     assert plan.copied["model.norm.weight"] == "excluded by *norm*"
     assert plan.read_bytes == 3 * models[0].nbytes - 2 * norms
 
 
-def test_a_source_of_other_names_counts_whole(models, tmp_path, make_llama):
+def test_realigned_source_is_counted_in_full(models, tmp_path, make_llama):
     deep = open_checkpoint(make_llama(tmp_path / "d", 5, num_hidden_layers=3), root=tmp_path)
     n_bytes = bytes_of_walk(models[0], [deep], models[0].names, {})
     assert n_bytes == models[0].nbytes + sum(deep.spec(name).nbytes for name in models[0].names)
@@ -157,7 +157,7 @@ def test_a_source_of_other_names_counts_whole(models, tmp_path, make_llama):
     assert n_bytes == deep.nbytes + models[0].nbytes
 
 
-def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, llama_8b):
+def test_planned_memory_depends_on_sources_threads_and_budget(models, llama_8b):
     large = open_outline(llama_8b, root=llama_8b)
     assert planned([large] * 3).peak_bytes == planned(models).peak_bytes
     assert planned([large] * 4).peak_bytes > planned([large] * 3).peak_bytes
@@ -166,7 +166,7 @@ def test_memory_depends_on_sources_threads_and_budget_not_on_the_model(models, l
     assert small.peak_bytes <= 100 * 2**20 < planned(models).peak_bytes
 
 
-def test_a_method_that_ranks_caches_scores_of_one_tensor_per_thread(models, llama_8b):
+def test_ranking_method_plans_a_score_cache_per_thread(models, llama_8b):
     large = open_outline(llama_8b, root=llama_8b)
     average_plan, ties_plan = planned(models), planned(models, TIES)
     cached = SETTINGS.n_threads * 64 * 16 * cached_bytes(2)
@@ -177,14 +177,12 @@ def test_a_method_that_ranks_caches_scores_of_one_tensor_per_thread(models, llam
     assert large_plan.peak_bytes == allocation.working_bytes + allocation.cache_bytes
 
 
-def test_a_budget_too_small_for_one_block_is_refused_with_what_it_takes(models):
-    with pytest.raises(
-        ValueError, match=r"at least \d+MiB for 2 sources on 1 threads, got 9MiB"
-    ):
+def test_too_small_budget_is_refused_with_the_bytes_needed(models):
+    with pytest.raises(ValueError, match=r"\d+MiB for 2 sources on 1 threads, got 9MiB"):
         planned(models, memory_budget=9 * 2**20)
 
 
-def test_a_method_that_rewrites_sources_may_hold_whole_tensors(models):
+def test_seme_plan_includes_memory_for_realignment(models):
     seme = functools.partial(seme_merge, **SEME)
     plan = planned(models, seme)
     sizes = {name: math.prod(models[0].shape(name)) for name in models[0].names}
@@ -194,7 +192,7 @@ def test_a_method_that_rewrites_sources_may_hold_whole_tensors(models):
     assert planned(models).rewritten_bytes is None
 
 
-def test_a_method_that_compares_heads_holds_matrices_of_their_width(llama_8b):
+def test_seme_plan_includes_memory_for_head_comparison(llama_8b):
     large = open_outline(llama_8b, root=llama_8b)
     plan = planned([large] * 3, functools.partial(seme_merge, **SEME))
     n_rows, width = 4 * 4096, 4096
@@ -207,7 +205,7 @@ def rows_of(plan):
     return dict(zip(*(list(column.cells) for column in table.columns), strict=True))
 
 
-def test_the_table_shows_counts_reasons_and_a_disk_that_is_too_small(models, monkeypatch):
+def test_plan_table_has_copied_tensors_and_disk_warning(models, monkeypatch):
     plan = planned(models, exclude=("*norm*",))
     assert plan.fits_the_disk
     assert "NOT ENOUGH" not in rows_of(plan)["disk free"]
@@ -220,14 +218,14 @@ def test_the_table_shows_counts_reasons_and_a_disk_that_is_too_small(models, mon
     assert "NOT ENOUGH" in rows["disk free"]
 
 
-def test_the_memory_is_shown_with_the_budget_as_it_was_given(models):
+def test_plan_table_has_the_budget_as_typed(models):
     plan = planned(models)
     assert rows_of(plan)["peak memory"] == (
         f"+{plan.peak_bytes / 1e9:.2f} GB over the Python process (budget 3.5GB)"
     )
 
 
-def test_what_the_merge_would_refuse_the_plan_refuses(models, tmp_path, make_llama):
+def test_plan_refuses_what_the_merge_refuses(models, tmp_path, make_llama):
     with pytest.raises(ValueError, match="already exists"):
         planned(models, destination=tmp_path)
     with pytest.raises(ValueError, match="at least 1 source"):
@@ -239,7 +237,7 @@ def test_what_the_merge_would_refuse_the_plan_refuses(models, tmp_path, make_lla
         planned([models[0], wide])
 
 
-def test_warnings_reach_the_table(models, tmp_path, make_llama):
+def test_plan_table_has_warnings(models, tmp_path, make_llama):
     other = make_llama(tmp_path / "t", 5, rope_theta=123.0)
     plan = planned([models[0], open_checkpoint(other, root=tmp_path)])
     assert "rope_theta" in plan.warnings[0]
@@ -268,33 +266,33 @@ def rewrite(folder, **entries):
     (folder / "config.json").write_text(json.dumps({**config, **entries}))
 
 
-def asked_of_the_hub(monkeypatch, *snapshots):
-    """Let the Hub deliver one folder after the other; return the patterns it was asked for."""
-    asked, left = [], iter(snapshots)
+def record_hub_requests(monkeypatch, *snapshots):
+    """Let the Hub deliver one folder after the other; return the patterns requested of it."""
+    requests, left = [], iter(snapshots)
 
     def fetch(_hub_id, **options):
-        asked.append(options["allow_patterns"])
+        requests.append(options["allow_patterns"])
         return str(next(left))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    return asked
+    return requests
 
 
-def test_the_shards_of_a_model_on_the_hub_are_not_fetched(folder, tmp_path, monkeypatch):
-    asked = asked_of_the_hub(monkeypatch, folder)
+def test_outline_of_a_sharded_hub_model_fetches_no_shards(folder, tmp_path, monkeypatch):
+    requests = record_hub_requests(monkeypatch, folder)
     outline = open_outline("org/name", revision="v1", root=tmp_path)
     assert (outline.shape("lm_head.weight"), outline.commit) == ((64, 16), "bare")
-    assert ["*.safetensors" in patterns for patterns in asked] == [False]
+    assert ["*.safetensors" in patterns for patterns in requests] == [False]
 
 
-def test_a_single_file_on_the_hub_is_fetched_for_its_header(folder, tmp_path, monkeypatch):
+def test_outline_of_a_single_file_hub_model_fetches_the_file(folder, tmp_path, monkeypatch):
     (folder / "model.safetensors.index.json").unlink()
-    asked = asked_of_the_hub(monkeypatch, folder, tmp_path / "whole")
+    requests = record_hub_requests(monkeypatch, folder, tmp_path / "whole")
     assert len(open_outline("org/name", root=tmp_path).names) > 2
-    assert ["*.safetensors" in patterns for patterns in asked] == [False, True]
+    assert ["*.safetensors" in patterns for patterns in requests] == [False, True]
 
 
-def test_a_head_tied_by_default_is_left_out_without_its_bytes(folder, monkeypatch):
+def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
     names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
     write_index(folder, dict.fromkeys(names, "model-1.safetensors"))
     text = (
@@ -308,14 +306,14 @@ def test_a_head_tied_by_default_is_left_out_without_its_bytes(folder, monkeypatc
     assert open_outline(folder, root=folder).names == tuple(sorted(names)[1:])
 
 
-def test_a_quantised_model_is_refused_before_its_shapes_are_asked_for(folder, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("asked"))
+def test_quantised_model_is_refused_before_shapes_are_computed(folder, monkeypatch):
+    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
     rewrite(folder, quantization_config={"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"is quantised: its config\.json .*mxfp4"):
         open_outline(folder, root=folder)
 
 
-def test_files_that_are_malformed_are_named(folder):
+def test_malformed_index_is_refused(folder):
     write_index(folder, {"lm_head.weight": "../model-1.safetensors"})
     with pytest.raises(ValueError, match="index paths are confined"):
         open_outline(folder, root=folder)

@@ -1,4 +1,4 @@
-"""Provenance: what changes the version of a method's code, and what a record says."""
+"""Code version of a method, and the provenance in a record."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ import pytest
 from seme.provenance import code_version, collect, git_state
 
 METHOD = '''"""A method."""
-from house.steps import SCALE
+from toy.steps import SCALE
 
 
 def merge(pivot):
@@ -26,16 +26,16 @@ STEPS = '"""Steps."""\nSCALE = 2\n"""The scale."""\n'
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
+def toy(tmp_path, monkeypatch):
     """A package of two modules; returns a function that edits one and gives the version."""
-    folder = tmp_path / "house"
+    folder = tmp_path / "toy"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "method.py").write_text(METHOD)
     (folder / "steps.py").write_text(STEPS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    merge = importlib.import_module("house.method").merge
+    merge = importlib.import_module("toy.method").merge
 
     def version(module="method", old="", new=""):
         file = folder / f"{module}.py"
@@ -43,7 +43,7 @@ def house(tmp_path, monkeypatch):
         return code_version(merge)
 
     yield version
-    for name in [name for name in sys.modules if name.partition(".")[0] == "house"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toy"]:
         del sys.modules[name]
 
 
@@ -58,8 +58,8 @@ def house(tmp_path, monkeypatch):
         ("steps", '"""The scale."""', '"""Number."""'),
     ],
 )
-def test_what_is_only_for_readers_does_not_change_the_version(house, module, old, new):
-    assert house() == house(module, old, new)
+def test_comments_docstrings_and_spacing_keep_the_code_version(toy, module, old, new):
+    assert toy() == toy(module, old, new)
 
 
 @pytest.mark.parametrize(
@@ -72,45 +72,45 @@ def test_what_is_only_for_readers_does_not_change_the_version(house, module, old
         ("steps", "SCALE = 2", "SCALE = None"),
     ],
 )
-def test_code_changes_the_version_also_in_an_imported_module(house, module, old, new):
-    assert house() != house(module, old, new)
+def test_code_changes_in_imported_modules_change_the_version(toy, module, old, new):
+    assert toy() != toy(module, old, new)
 
 
-def test_a_module_that_is_not_imported_does_not_count(house, tmp_path):
-    before = house()
-    (tmp_path / "house/other.py").write_text("SCALE = 9\n")
-    assert house() == before
-    assert house("steps", "SCALE = 2", "from house import other\nSCALE = 2") != before
+def test_unimported_modules_do_not_affect_the_version(toy, tmp_path):
+    before = toy()
+    (tmp_path / "toy/other.py").write_text("SCALE = 9\n")
+    assert toy() == before
+    assert toy("steps", "SCALE = 2", "from toy import other\nSCALE = 2") != before
 
 
-def test_renaming_a_module_does_not_change_the_version(house, tmp_path):
-    before = house()
-    (tmp_path / "house/steps.py").rename(tmp_path / "house/parts.py")
-    assert house("method", "house.steps", "house.parts") == before
-    assert house("parts", "SCALE = 2", "SCALE = 3") != before
+def test_renamed_module_keeps_the_version(toy, tmp_path):
+    before = toy()
+    (tmp_path / "toy/steps.py").rename(tmp_path / "toy/parts.py")
+    assert toy("method", "toy.steps", "toy.parts") == before
+    assert toy("parts", "SCALE = 2", "SCALE = 3") != before
 
 
-def test_imports_can_be_split_and_sorted_without_changing_the_version(house, tmp_path):
-    (tmp_path / "house/steps.py").write_text("SCALE, SHIFT = 2, 3\n")
-    both = house("method", "import SCALE", "import SCALE, SHIFT")
-    lines = "from house.steps import SHIFT\nfrom house.steps import SCALE"
-    assert house("method", "from house.steps import SCALE, SHIFT", lines) == both
-    assert house("method", "import SHIFT", "import SHIFT as SHIFTED") != both
+def test_split_and_sorted_imports_keep_the_version(toy, tmp_path):
+    (tmp_path / "toy/steps.py").write_text("SCALE, SHIFT = 2, 3\n")
+    both = toy("method", "import SCALE", "import SCALE, SHIFT")
+    lines = "from toy.steps import SHIFT\nfrom toy.steps import SCALE"
+    assert toy("method", "from toy.steps import SCALE, SHIFT", lines) == both
+    assert toy("method", "import SHIFT", "import SHIFT as SHIFTED") != both
 
 
-def test_shared_code_counts_by_its_version_and_not_by_its_text(house):
-    before = house()
-    shared = house(
-        "method", "from house.steps", "from seme.checks import check_share\nfrom house.steps"
+def test_shared_code_is_versioned_by_numbers_version(toy):
+    before = toy()
+    shared = toy(
+        "method", "from toy.steps", "from seme.checks import check_share\nfrom toy.steps"
     )
     assert shared != before
-    assert house("method", "seme.checks", "seme.elsewhere") == shared
+    assert toy("method", "seme.checks", "seme.elsewhere") == shared
 
 
-def test_hyper_parameters_are_not_code(house):
-    merge = sys.modules["house.method"].merge
-    assert code_version(functools.partial(merge, pivot=1)) == code_version(merge) == house()
-    assert len(house()) == 16
+def test_hyper_parameters_do_not_affect_the_code_version(toy):
+    merge = sys.modules["toy.method"].merge
+    assert code_version(functools.partial(merge, pivot=1)) == code_version(merge) == toy()
+    assert len(toy()) == 16
 
 
 def test_a_method_without_a_source_file_is_refused():
@@ -118,7 +118,7 @@ def test_a_method_without_a_source_file_is_refused():
         code_version(type("Made", (), {"__module__": "nowhere"}))
 
 
-def test_a_record_says_what_ran_and_not_where(repository, monkeypatch):
+def test_provenance_has_versions_but_no_user_or_host(repository, monkeypatch):
     for name in ("platform.node", "socket.gethostname", "getpass.getuser"):
         monkeypatch.setattr(name, lambda: "of-this-machine")
     for name in ("USER", "LOGNAME", "HOSTNAME"):
@@ -142,7 +142,7 @@ def git(folder, *arguments):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_a_checkout_is_dirty_when_code_changed_and_not_when_results_did(tmp_path):
+def test_git_state_is_dirty_after_code_but_not_results_changes(tmp_path):
     assert git_state(tmp_path) is None
     git(tmp_path, "init")
     (tmp_path / "code.py").write_text("1")

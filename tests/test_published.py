@@ -7,7 +7,7 @@ import yaml
 
 from eval.records import PoolRef
 from eval.report.published import read_publication, read_publications, verdict_on
-from tests.report_records import Results, score, zoo_model
+from tests.report_records import Results, model, score
 
 ENTRY = {
     "method": "ties", "pivot": "zoo/base", "sources": ["zoo/b", "zoo/a"],
@@ -29,7 +29,7 @@ def number(tmp_path):
 
 def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", task="d_task"):
     models = PoolRef(
-        pool="p", pivot=zoo_model("base"), sources=tuple(map(zoo_model, sources)), references=()
+        pool="p", pivot=model("base"), sources=tuple(map(model, sources)), references=()
     )
     values = [1.0] * round(20 * value) + [0.0] * (20 - round(20 * value))
     return Results(tmp_path / "runs_of").add(
@@ -38,7 +38,7 @@ def run(tmp_path, *, value=0.5, sources=("a", "b"), density=0.2, method="ties", 
     )  # fmt: skip
 
 
-def test_the_committed_files_are_readable_and_hold_what_is_known(repository):
+def test_committed_reference_files_have_the_published_numbers(repository):
     references = read_publications(repository / "results" / "reference")
     numbers = {(n.method, n.task): n for r in references for n in r.numbers}
     assert {key: n.value for key, n in numbers.items()} == {
@@ -51,7 +51,7 @@ def test_the_committed_files_are_readable_and_hold_what_is_known(repository):
     assert dare.settings == {"density": 0.9, "lam": 1.0}
 
 
-def test_the_file_of_seme_has_no_numbers(repository):
+def test_seme_reference_has_no_numbers(repository):
     reference = read_publication(repository / "results" / "reference" / "seme.yaml")
     assert reference.numbers == ()
     assert reference.note
@@ -62,20 +62,15 @@ def test_the_file_of_seme_has_no_numbers(repository):
     [
         ({"value": "60"}, r"numbers\.0\.value: .* got '60'"),
         ({"value": 101}, r"numbers\.0\.value: .* 100, got 101"),
-        ({"value": -1}, r"numbers\.0\.value: .* 0, got -1"),
         ({"value": float("nan")}, r"numbers\.0\.value: .*, got nan"),
-        ({"tolerance": True}, r"numbers\.0\.tolerance: .* got True"),
         ({"read_in": "memory"}, r"numbers\.0\.read_in: .* 'code' or 'page', got 'memory'"),
         ({"sources": "zoo/a"}, r"numbers\.0\.sources: .* got 'zoo/a'"),
-        ({"sources": [3]}, r"numbers\.0\.sources\.0: .* got 3"),
         ({"settings": []}, r"numbers\.0\.settings: .* got \[\]"),
-        ({"tuned_on_test": "no"}, r"numbers\.0\.tuned_on_test: .* got 'no'"),
-        ({"unreproduced": 3}, r"numbers\.0\.unreproduced: .* got 3"),
         ({"task": " "}, r"numbers\.0\.task: .* got ' '"),
         ({"extra": 1}, r"numbers\.0\.extra: .* got 1"),
     ],
 )
-def test_a_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
+def test_malformed_entry_is_named_with_its_value(tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"s.yaml is not a readable reference: {message}"):
         read_publication(write(tmp_path, **changes))
 
@@ -99,7 +94,7 @@ def test_a_malformed_file_is_named(tmp_path, text):
     [(0.6, "within tolerance"), (0.4, "within tolerance"), (0.35, "outside tolerance"),
      (0.8, "within tolerance"), (0.85, "outside tolerance")],
 )  # fmt: skip
-def test_a_number_is_compared_where_the_setting_matches(tmp_path, number, value, outcome):
+def test_number_is_compared_if_the_setting_matches(tmp_path, number, value, outcome):
     verdict, numbers = verdict_on(number, [run(tmp_path, value=value)])
     assert verdict == outcome
     assert f"{100 * value:.2f} ± 10.00 (ties0)" in numbers
@@ -114,15 +109,13 @@ def test_a_number_is_compared_where_the_setting_matches(tmp_path, number, value,
         ({"task": "other"}, "task", "d_task", "other"),
     ],
 )
-def test_the_first_fact_that_differs_is_named(
-    tmp_path, number, changes, fact, published, present
-):
+def test_first_differing_fact_is_named(tmp_path, number, changes, fact, published, present):
     outcome, explanation = verdict_on(number, [run(tmp_path, **changes)])
     assert outcome == "not compared"
     assert re.match(f"{fact} differs?: published {re.escape(published)}, ", explanation)
     assert explanation.endswith(f" {present}")
 
 
-def test_without_a_finished_merge_there_is_nothing_to_compare(tmp_path, number):
+def test_number_without_a_finished_merge_is_not_compared(tmp_path, number):
     refused = Results(tmp_path).add_refused("ties")
     assert verdict_on(number, [refused])[0] == "not compared"

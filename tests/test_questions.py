@@ -17,7 +17,7 @@ def results(tmp_path):
     return Results(tmp_path)
 
 
-def test_a_merge_is_tested_against_its_pivot_and_its_best_source(results):
+def test_merge_is_compared_with_its_pivot_and_best_source(results):
     records = [
         results.add("ties", 18, models=pool(sources=("good", "poor"))),
         results.add_unmerged("base", 6), results.add_unmerged("good", 17),
@@ -29,11 +29,11 @@ def test_a_merge_is_tested_against_its_pivot_and_its_best_source(results):
     assert [row[3].split()[0] for row in rows] == ["+50.00", "+4.17"]
 
 
-def test_a_merge_without_scored_unmerged_models_is_not_tested(results):
+def test_merge_without_scored_unmerged_models_is_not_compared(results):
     assert worth_merging(results.boards([results.add("ties", 18)])) is None
 
 
-def test_a_setting_matters_if_runs_that_differ_in_it_alone_differ(results):
+def test_setting_matters_if_runs_differing_only_in_it_differ(results):
     usual = {"tau": 0.1, "lam": 1.0, "select": "deltas"}
     records = [
         results.add("seme", 12, settings=usual),
@@ -46,14 +46,14 @@ def test_a_setting_matters_if_runs_that_differ_in_it_alone_differ(results):
     assert significant == {"lam": ("1", "1"), "select": ("1", "0")}
 
 
-def test_values_are_tested_against_the_most_frequent_one(results):
+def test_setting_values_are_compared_with_the_most_frequent(results):
     settings = [{"tau": 0.2, "lam": 1}, {"tau": 0.2, "lam": 2}, {"tau": 0.1, "lam": 1}]
     records = [results.add("ties", 6 + i, settings=s) for i, s in enumerate(settings)]
     rows = settings_that_matter(results.boards(records)).tables[1].rows
     assert {row[2:4] for row in rows} == {("tau=0.1", "0.2"), ("lam=2", "1")}
 
 
-def test_of_several_seeds_the_lowest_is_compared(results):
+def test_lowest_seed_is_compared(results):
     records = [
         results.add("dare", right, seed=seed, settings={"lam": lam})
         for lam, seed, right in ((1, 1, 12), (1, 0, 6), (2, 0, 9), (2, 1, 24))
@@ -62,12 +62,12 @@ def test_of_several_seeds_the_lowest_is_compared(results):
     assert rows[0][4].startswith("+12.50")  # 9 - 6 of 24
 
 
-def test_runs_that_differ_in_several_settings_answer_nothing(results):
+def test_runs_differing_in_several_settings_are_not_compared(results):
     records = [results.add("ties", 6, settings={"tau": t, "lam": t}) for t in (0.1, 0.2)]
     assert settings_that_matter(results.boards(records)) is None
 
 
-def test_the_choice_is_the_best_on_validation(results):
+def test_chosen_setting_is_the_best_on_validation(results):
     tried = {0.1: 6, 0.2: 9, 0.3: 7}
     records = [
         results.add("ties", right, settings={"density": d}, split="validation")
@@ -88,15 +88,13 @@ def test_the_choice_is_the_best_on_validation(results):
         ({"lam": 0.5}, ("one", "two"), False),
     ],
 )
-def test_a_midpoint_has_one_source_lam_one_half_and_no_mask(
-    results, settings, sources, expected
-):
+def test_midpoint_has_one_source_lam_one_half_and_no_mask(results, settings, sources, expected):
     record = results.add("seme", 6, settings=settings, models=pool(sources=sources))
     (board,) = results.boards([record])
     assert is_midpoint(board.merges[0]) is expected
 
 
-def test_the_barrier_is_the_mean_of_both_ends_less_the_midpoint(results):
+def test_barrier_is_the_mean_of_endpoints_minus_the_midpoint(results):
     records = [
         results.add("seme", 6, settings={"tau": 1.0, "lam": 0.5}),
         results.add_unmerged("base", 12), results.add_unmerged("expert", 24),
@@ -108,5 +106,5 @@ def test_the_barrier_is_the_mean_of_both_ends_less_the_midpoint(results):
     assert answer.finding.startswith("1 of 1 ")
 
 
-def test_without_a_midpoint_there_is_no_barrier_to_measure(results):
+def test_no_midpoint_means_no_barrier(results):
     assert barriers(results.boards([results.add("seme", 6, settings={"lam": 1.0})])) is None

@@ -1,4 +1,4 @@
-"""The README: its commands compose, its numbers are those of tables, its links resolve."""
+"""README: commands compose, numbers equal committed tables, links resolve."""
 
 import re
 import shlex
@@ -34,7 +34,7 @@ def tables(text):
             yield dict(zip(header, cells, strict=True))
 
 
-def test_every_row_of_the_result_is_in_the_report(readme, repository):
+def test_result_rows_equal_the_report(readme, repository):
     block = re.search(r"<!-- result[^>]*-->\n(.*?)<!-- end -->", readme, re.DOTALL).group(1)
     rows = list(tables(block))
     committed = [
@@ -45,7 +45,7 @@ def test_every_row_of_the_result_is_in_the_report(readme, repository):
     assert [row for row in rows if row not in committed] == []
 
 
-def test_speeds_are_those_of_the_benchmark(readme, repository):
+def test_stated_speeds_equal_the_benchmark(readme, repository):
     rows = tables((repository / BENCHMARK).read_text(encoding="utf-8"))
     committed = {row["method"]: row["times faster"] for row in rows if row.get("times faster")}
     for name, method in SPEEDS.items():
@@ -53,7 +53,7 @@ def test_speeds_are_those_of_the_benchmark(readme, repository):
         assert speed == committed[method], name
 
 
-def test_every_command_composes(readme, repository):
+def test_readme_commands_compose(readme, repository):
     commands = COMMANDS.findall(readme)
     assert len(commands) >= 4
     with initialize_config_dir(version_base="1.3", config_dir=str(repository / "conf")):
@@ -64,7 +64,7 @@ def test_every_command_composes(readme, repository):
             assert OmegaConf.to_container(config, resolve=True)["method"]["_target_"]
 
 
-def test_links_lead_somewhere(readme, repository):
+def test_links_resolve(readme, repository):
     targets = [t for t in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in t]
     assert targets
     assert [target for target in targets if not (repository / target).exists()] == []

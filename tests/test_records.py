@@ -9,33 +9,21 @@ import numpy as np
 import pytest
 
 from eval.records import (
-    ModelRef,
-    PoolRef,
-    Record,
     Sample,
     Score,
-    SuiteRef,
     find_done,
     read_record,
     record_json,
     write_record,
 )
 from eval.results_folder import read_samples
-from tests.made_up_runs import cost
+from tests.made_up_runs import COST, make_record
 
 SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
-COST = cost(0.25, peak=900, base=100)
-RECORD = Record(
-    fingerprint="0123456789abcdef", kind="merge", status="done", name="ties",
-    settings={"density": 0.1},
-    models=PoolRef(
-        pool="zoo", sources=(), references=(),
-        pivot=ModelRef(name="base", location="b", revision=None, content_hash="h")),
-    suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-    seed=0, dtype="bfloat16", scores={"zebra": SCORE, "ape": replace(SCORE, value=0.25)},
-    domains={"zebra": "a", "ape": "b"}, merge_cost=COST, evaluation_cost=None,
-    merge={"n_merged": 3}, error=None, provenance={"python": "3.11"},
-    started_at="2025-01-01T00:00:00+00:00", seconds_total=1.5,
+RECORD = make_record(
+    "ties", {"zebra": SCORE, "ape": replace(SCORE, value=0.25)}, fingerprint="0123456789abcdef",
+    settings={"density": 0.1}, dtype="bfloat16", merge_cost=COST, evaluation_cost=None,
+    merge={"n_merged": 3}, provenance={"python": "3.11"}, seconds_total=1.5,
 )  # fmt: skip
 SAMPLES = {
     "zebra": [Sample(doc_id=0, doc_hash="h", value=0.1, loglikelihood=-3.25, n_bytes=7)],
@@ -46,15 +34,15 @@ SAMPLES = {
 }
 
 
-def test_a_record_comes_back_as_it_was_written_with_tasks_in_order(tmp_path):
+def test_record_round_trips_with_task_order(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     assert path == tmp_path / "runs" / "ties-0123456789ab" / "record.json"
-    found = read_record(path)
-    assert found == RECORD
-    assert list(found.scores) == ["zebra", "ape"]
+    read = read_record(path)
+    assert read == RECORD
+    assert list(read.scores) == ["zebra", "ape"]
 
 
-def test_samples_come_back_as_they_were_written(tmp_path):
+def test_samples_round_trip(tmp_path):
     path = write_record(tmp_path, RECORD, SAMPLES)
     tables = read_samples(path.parent)
     assert list(tables) == ["zebra", "ape"]
@@ -66,7 +54,7 @@ def test_samples_come_back_as_they_were_written(tmp_path):
     assert not ape.n_bytes.any()
 
 
-def test_samples_of_a_task_need_not_follow_one_another(tmp_path):
+def test_samples_of_a_task_may_be_interleaved(tmp_path):
     path = write_record(tmp_path, RECORD, SAMPLES).with_name("samples.jsonl.gz")
     first, *others = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     path.write_bytes(gzip.compress(others[0] + first + others[1]))
@@ -75,7 +63,7 @@ def test_samples_of_a_task_need_not_follow_one_another(tmp_path):
     assert tables["zebra"].values.tolist() == [0.1]
 
 
-def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
+def test_written_files_are_reproducible(tmp_path):
     first, second = (write_record(tmp_path / n, RECORD, SAMPLES).parent for n in "ab")
     names = sorted(path.name for path in first.iterdir())
     assert names == ["record.json", "samples.jsonl.gz"]
@@ -83,20 +71,20 @@ def test_the_same_run_writes_the_same_bytes_and_leaves_nothing_else(tmp_path):
     assert (first / names[1]).read_bytes()[4:8] == bytes(4)  # gzip's time stamp
 
 
-def test_json_is_sorted_and_ends_with_a_line_break(tmp_path):
+def test_record_json_is_sorted_and_ends_with_a_newline(tmp_path):
     text = write_record(tmp_path, RECORD, None).read_text()
     assert text.endswith("}\n")
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
-def test_a_finished_run_is_found_by_its_whole_fingerprint(tmp_path):
+def test_find_done_matches_the_whole_fingerprint(tmp_path):
     write_record(tmp_path, RECORD, None)
     assert find_done(tmp_path, "ties", RECORD.fingerprint) == RECORD
     assert find_done(tmp_path, "ties", RECORD.fingerprint[:12] + "beef") is None
     assert find_done(tmp_path, "sce", RECORD.fingerprint) is None
 
 
-def test_a_failed_run_is_read_but_not_taken_as_done(tmp_path):
+def test_failed_run_is_readable_but_not_done(tmp_path):
     failed = replace(RECORD, status="failed", error="NaN in a", scores={})
     assert read_record(write_record(tmp_path, failed, None)) == failed
     assert find_done(tmp_path, "ties", RECORD.fingerprint) is None
@@ -121,10 +109,9 @@ def test_a_score_outside_the_unit_interval_is_refused(value):
         ({"colour": "red"}, r"unknown keys \['colour'\]"),
         ({"kind": "mrege"}, "kind must be one of"),
         ({"scores": [{"task": "a"}]}, r"scores.0: unknown keys \[\], missing keys \['higher"),
-        ({"seconds_total": "1"}, "seconds_total must be a number, got '1'"),
     ],
 )
-def test_a_damaged_record_is_named_with_what_to_do(tmp_path, change, message):
+def test_invalid_record_is_named_with_advice(tmp_path, change, message):
     path = write_record(tmp_path, RECORD, None)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=rf"ties-0123456789ab/record.json is not .*{message}"):
@@ -133,14 +120,14 @@ def test_a_damaged_record_is_named_with_what_to_do(tmp_path, change, message):
         find_done(tmp_path, "ties", RECORD.fingerprint)
 
 
-def test_half_a_record_is_named(tmp_path):
+def test_truncated_record_is_refused(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     path.write_text(path.read_text()[:40])
     with pytest.raises(ValueError, match=r"record.json is not a readable record"):
         read_record(path)
 
 
-def test_a_record_that_is_a_folder_is_named(tmp_path):
+def test_record_path_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "record.json").mkdir()
     with pytest.raises(ValueError, match=r"not a readable record: Is a directory; delete"):
         read_record(tmp_path / "record.json")
@@ -160,35 +147,29 @@ PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 9
         (packed(b'{"task": "a", "doc_id"'), "expected `:` at line 1"),
         (packed(b'{"task": "a"}'), r"missing keys \['doc_id'\]"),
         (packed(b"7"), "expected an object, got 7"),
-        (
-            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'),
-            "value must be a number, got 'x'",
-        ),
-        (
-            packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "colour": 1}'),
-            "colour",
-        ),
+        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'), "value .*'x'"),
+        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "b": 1}'), "'b'"),
         (PACKED[:40], "end-of-stream marker"),
         (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
         (b"plain", "Not a gzipped file"),
     ],
 )
-def test_a_damaged_sample_file_is_named(tmp_path, content, message):
+def test_invalid_sample_file_is_refused(tmp_path, content, message):
     folder = write_record(tmp_path, RECORD, SAMPLES).parent
     (folder / "samples.jsonl.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as found:
+    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as caught:
         read_samples(folder)
-    assert re.search(message, str(found.value))
-    assert str(found.value).endswith("delete its folder to run it again, or restore the file")
+    assert re.search(message, str(caught.value))
+    assert str(caught.value).endswith("delete its folder to run it again, or restore the file")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "org/model", ".hidden"])
-def test_a_name_that_is_no_folder_name_is_refused(name):
+def test_name_unusable_as_a_folder_is_refused(name):
     with pytest.raises(ValueError, match="name must be usable as a folder's name"):
         replace(RECORD, name=name)
 
 
-def test_only_a_record_that_is_not_done_has_an_error():
+def test_finished_record_with_an_error_is_refused():
     with pytest.raises(ValueError, match="not done, and no other, has an error, got 'boom'"):
         replace(RECORD, error="boom")
 
@@ -235,7 +216,7 @@ def build_record(folder, entries):
     return read_record(folder / "record.json")
 
 
-def test_free_settings_and_more_of_models_and_suite_are_kept(tmp_path):
+def test_extra_entries_of_settings_models_and_suite_are_kept(tmp_path):
     record = build_record(tmp_path, RECORD_JSON)
     assert record.settings == {"lam": [1, {"any": "thing"}]}
     assert record.suite.more == {"limit": 1}
@@ -248,27 +229,19 @@ def test_free_settings_and_more_of_models_and_suite_are_kept(tmp_path):
     ("path", "value", "message"),
     [
         ("schema_version", 2, ": schema_version must be 1, got 2"),
-        ("kind", None, ": kind must be a text, got None"),
         ("seed", True, ": seed must be a whole number, got True"),
-        ("dtype", 16, ": dtype must be a text or null, got 16"),
-        ("models", [], r": models must be an object, got \[\]"),
         ("models.pivot", "base", ": models.pivot must be an object, got 'base'"),
         ("models.sources", {}, r": models.sources must be a list, got \{\}"),
         ("models.sources.0", {"name": "x"}, r"sources.0: .* missing keys \['content_hash', "),
-        ("models.references", [7], ": models.references.0 must be an object, got 7"),
         ("suite", {"name": "zoo"}, r": suite: .* missing keys \['fingerprint', 'held_out', 's"),
-        ("suite.fingerprint", None, ": suite.fingerprint must be a text, got None"),
-        ("merge_cost.peak_rss_bytes", 1.5, "peak_rss_bytes must be a whole number, got 1.5"),
         ("evaluation_cost", {}, ": evaluation_cost: unknown keys .*, missing keys .*'seconds'"),
         ("scores.0.value", "0.5", ": scores.0.value must be a number, got '0.5'"),
-        ("scores.0.higher_is_better", 1, "scores.0.higher_is_better must be true or false"),
         ("scores", [SCORE_JSON, SCORE_JSON], r"name every task once, 'a' is there twice"),
         ("domains", {"b": "code"}, r"domains must name the tasks of all scores, .* \['a'\]"),
-        ("domains.b", 3, ": domains.b must be a text, got 3"),
         ("colour", "red", r": unknown keys \['colour'\], missing keys \[\]"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_record_is_named_by_its_path(tmp_path, path, value, message):
+def test_invalid_entry_is_named_by_its_path(tmp_path, path, value, message):
     with pytest.raises(ValueError, match=message):
         build_record(tmp_path, changed(path, value))
 
@@ -276,7 +249,7 @@ def test_what_is_wrong_in_a_record_is_named_by_its_path(tmp_path, path, value, m
 @pytest.mark.parametrize(
     ("text", "kind"), [("[]", "a list"), ("null", "null"), ('"x"', "a text")]
 )
-def test_json_that_is_no_object_is_no_record(tmp_path, text, kind):
+def test_non_object_json_is_refused(tmp_path, text, kind):
     with pytest.raises(ValueError, match=f"expected an object, got {kind}"):
         build_record(tmp_path, json.loads(text))
 

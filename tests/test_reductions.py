@@ -14,14 +14,14 @@ def test_squares_are_summed_in_float64(n):
     assert squared_distance(a, b) == pytest.approx(exact, rel=1e-13)
 
 
-def test_squares_that_float32_cannot_hold_are_summed():
+def test_squares_beyond_float32_range_are_summed():
     for size in (1e-30, 1e30):
         total = squared_distance(torch.full((3000,), size), torch.zeros(3000))
         assert total == pytest.approx(3000 * size * size, rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 1024, 5000])
-def test_only_kept_elements_have_energy(n):
+def test_energies_count_only_kept_elements(n):
     rng = torch.Generator().manual_seed(n)
     pivot, *sources = torch.randn(4, n, generator=rng)
     kept = torch.rand(n, generator=rng) < 0.3

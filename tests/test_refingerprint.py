@@ -22,7 +22,7 @@ def stale(tmp_path):
     return record
 
 
-def test_a_renewed_run_has_todays_code_and_the_same_scores(stale, tmp_path):
+def test_renewed_run_has_the_current_code_and_equal_scores(stale, tmp_path):
     changed = script.refingerprint(tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     record = read_record(folder / "record.json")
@@ -34,15 +34,13 @@ def test_a_renewed_run_has_todays_code_and_the_same_scores(stale, tmp_path):
 
 
 @pytest.mark.parametrize("provenance", [{}, {"identity": {"method": "ties"}}])
-def test_a_run_whose_fingerprint_cannot_be_explained_is_named(
-    stale, tmp_path, provenance, capsys
-):
+def test_run_with_an_inconsistent_fingerprint_is_reported(stale, tmp_path, provenance, capsys):
     write_record(tmp_path, replace(stale, provenance=provenance), None)
     assert script.main([f"output={tmp_path}"]) == 1
     assert stale.fingerprint[:12] in capsys.readouterr().err
 
 
-def test_a_method_that_is_gone_is_named(stale, tmp_path, capsys):
+def test_run_of_a_deleted_method_is_reported(stale, tmp_path, capsys):
     write_record(tmp_path, replace(stale, name="gone"), None)
     assert script.main([f"output={tmp_path}"]) == 1
     assert "conf/method/gone.yaml" in capsys.readouterr().err

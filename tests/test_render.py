@@ -1,4 +1,4 @@
-"""Markdown and HTML of a report: the same texts, and no text of a record breaks either."""
+"""Report blocks rendered to Markdown and HTML, with record texts escaped."""
 
 from html.parser import HTMLParser
 
@@ -17,7 +17,7 @@ from eval.report.render import (
     to_markdown,
 )
 
-EVIL = "<script>a|b</script> *x* `y` [z](w) ![i](http://h/i) <img src=x> &lt;\nnext"
+INJECTION = "<script>a|b</script> *x* `y` [z](w) ![i](http://h/i) <img src=x> &lt;\nnext"
 TABLE = Table(("run", "verdict", "n"), (("seme_a", "not supported", "1.5"),), verdict=1)
 
 
@@ -43,7 +43,7 @@ def outline(*blocks):
     return Outline(to_html([heading("T", 1), *blocks]))
 
 
-def test_every_block_has_a_form_in_markdown():
+def test_every_block_renders_to_markdown():
     text = to_markdown([
         heading("T", 1), plain("p"), items(("a", "b")), commands(("make", "make test")),
         finding("supported", "so"), Drawing("f.svg", "<svg/>", "c"), TABLE,
@@ -55,7 +55,7 @@ def test_every_block_has_a_form_in_markdown():
     )
 
 
-def test_every_block_has_a_form_in_html():
+def test_every_block_renders_to_html():
     page = outline(
         heading("H"), plain("p"), items(("a", "b")), commands(("make",)),
         finding("supported", "so"), Drawing("f.svg", "<svg></svg>", "c"),
@@ -67,7 +67,7 @@ def test_every_block_has_a_form_in_html():
     assert page.text.split() == ["T", "H", "p", "a", "b", "make", "supported:", "so", "c"]
 
 
-def test_a_folded_table_is_opened_by_the_reader_in_both_forms():
+def test_folded_table_is_a_details_element():
     folded = Table(("a",), (("1",), ("2",)), folded="many & <b>")
     summary = "<details><summary>many &amp; &lt;b&gt; (2 rows)</summary>"
     assert summary in to_markdown([folded])
@@ -75,13 +75,13 @@ def test_a_folded_table_is_opened_by_the_reader_in_both_forms():
     assert [tag for tag, _ in outline(folded).tags].count("table") == 1
 
 
-def test_texts_start_no_tag_and_leave_no_cell():
+def test_markdown_cells_are_escaped():
     cell = to_markdown([Table(("a",), (("<b> a|b *x* `y` [z](w)\nnext",),))]).splitlines()[-1]
     assert cell == r"| \<b> a\|b \*x\* \`y\` \[z](w) next |"
 
 
-@pytest.mark.parametrize("text", [EVIL, EVIL.replace("<", "\\<").replace("[", "\\[")])
-def test_a_text_of_a_record_makes_no_tag_link_or_image(text):
+@pytest.mark.parametrize("text", [INJECTION, INJECTION.replace("<", "\\<").replace("[", "\\[")])
+def test_record_text_makes_no_tag_link_or_image(text):
     page = outline(
         heading(text), plain(text), items((text,)), finding("supported", text),
         Table(("a", text), (("a", text), (text, "b")), folded=text),
@@ -95,7 +95,7 @@ def test_a_text_of_a_record_makes_no_tag_link_or_image(text):
     assert " ".join(page.text.split()).count(words) == 9  # three in the table, one above it
 
 
-def test_a_verdict_has_a_class_and_columns_follow_their_content():
+def test_verdicts_and_columns_have_css_classes():
     text = "a long text of several words that may wrap"
     table = Table(
         ("run", "verdict", "n", "why"),
@@ -113,7 +113,7 @@ def test_a_verdict_has_a_class_and_columns_follow_their_content():
     assert "seme_<wbr>a" in to_html([heading("T"), TABLE])
 
 
-def test_the_page_needs_nothing_else_and_follows_the_colour_scheme():
+def test_html_is_self_contained_with_a_dark_scheme():
     page = to_html([heading("A <report>", 1)])
     assert "<title>A &lt;report&gt;</title>" in page
     assert "default-src 'none'" in page
@@ -121,7 +121,7 @@ def test_the_page_needs_nothing_else_and_follows_the_colour_scheme():
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_a_drawing_takes_the_ink_of_the_page_and_is_on_white_in_its_file():
+def test_drawing_uses_page_ink_and_a_white_background_in_its_file():
     drawing = Drawing("f.svg", '<svg fill="#1c2128"></svg>', "c")
     assert 'fill="var(--ink)"' in to_html([heading("T"), drawing])
     assert drawing_files([heading("T"), drawing]) == {
@@ -129,6 +129,6 @@ def test_a_drawing_takes_the_ink_of_the_page_and_is_on_white_in_its_file():
     }
 
 
-def test_a_row_that_does_not_fit_its_header_is_an_assertion():
+def test_row_must_fit_the_header():
     with pytest.raises(AssertionError, match="'a', 'b'"):
         Table(("a", "b"), (("1",),))

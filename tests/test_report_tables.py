@@ -4,7 +4,7 @@ from eval.report.tables import deviations, environment_table, models_table, seed
 from tests.report_records import MACHINE, Results
 
 
-def test_models_and_suites_are_named_by_their_content(tmp_path):
+def test_models_and_suites_have_content_hashes(tmp_path):
     results = Results(tmp_path)
     boards = results.boards([results.add("ties", 6)])
     assert models_table(boards).rows == (
@@ -16,7 +16,7 @@ def test_models_and_suites_are_named_by_their_content(tmp_path):
     ]
 
 
-def test_facts_in_which_runs_differ_are_counted(tmp_path):
+def test_differing_environment_facts_are_counted(tmp_path):
     results = Results(tmp_path)
     other = {**MACHINE, "git": {"revision": "abc"}, "cores": 4}
     records = [results.add("ties", 6), results.add("dare", 6, provenance=other, seed=1)]
@@ -27,6 +27,6 @@ def test_facts_in_which_runs_differ_are_counted(tmp_path):
     assert seeds(records) == "0, 1"
 
 
-def test_deviations_are_those_of_the_methods_that_ran():
+def test_deviations_are_of_the_methods_that_ran():
     assert {row[0] for row in deviations(["SCE"]).rows} == {"all", "SeMe, SCE", "SCE"}
     assert deviations([]).header == ("method", "paper", "here")

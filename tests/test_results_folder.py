@@ -1,21 +1,20 @@
-"""What of a results folder can be trusted, and how the rest is named."""
+"""Loading a results folder: valid records, and a list of problems."""
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef, write_record
+from eval.records import Sample, write_record
 from eval.results_folder import load_results
 from eval.statistics.scores import raw_score
-from tests.made_up_runs import cost
+from tests.made_up_runs import COST, make_record
 
 DOMAINS = {"a": "code", "b": "french"}
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
-COST = cost()
 
 
 def samples(a=(1, 0), b=(1, 1)):
@@ -29,22 +28,14 @@ def samples(a=(1, 0), b=(1, 1)):
 SAMPLES = samples()
 
 
-def record(name="ties", found=SAMPLES, **changes):
-    return replace(
-        Record(
-            fingerprint=f"{name}-0123456789abcdef", kind="merge", status="done", name=name,
-            settings={}, models=PoolRef(pool="p", pivot=MODEL, sources=(), references=()),
-            suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-            dtype=None, scores={t: raw_score(s, metric="acc") for t, s in found.items()},
-            domains=DOMAINS, merge_cost=None, evaluation_cost=COST, merge={}, error=None,
-            provenance={}, started_at=f"2025-01-01T00:00:00 {name}", seconds_total=1.0,
-        ),
-        **changes,
-    )  # fmt: skip
+def record(name="ties", by_task=SAMPLES, **changes):
+    scores = {task: raw_score(s, metric="acc") for task, s in by_task.items()}
+    defaults = {"domains": DOMAINS, "started_at": f"2025-01-01T00:00:00 {name}"}
+    return make_record(name, scores, **defaults | changes)
 
 
-def write(root, *records, found=SAMPLES):
-    return [write_record(root, r, None if r.status != "done" else found) for r in records]
+def write(root, *records, by_task=SAMPLES):
+    return [write_record(root, r, None if r.status != "done" else by_task) for r in records]
 
 
 def names(root):
@@ -65,47 +56,45 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_sound_records_are_read_in_order_of_kind_name_and_fingerprint(root):
+def test_valid_records_are_sorted_by_kind_name_and_fingerprint(root):
     write(root, record("a", kind="reference"))
-    found = load_results(root)
-    assert [r.name for r in found.records] == ["sce", "seme", "ties", "a"]
-    assert found.records[2] == TIES
-    assert found.problems == ()
+    results = load_results(root)
+    assert [r.name for r in results.records] == ["sce", "seme", "ties", "a"]
+    assert results.records[2] == TIES
+    assert results.problems == ()
 
 
-def test_a_folder_that_is_absent_holds_nothing(tmp_path):
+def test_absent_folder_has_no_records(tmp_path):
     assert load_results(tmp_path / "absent").records == ()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "part"),
     [
         ("{", "is not a readable record: Expecting property name"),
         ('{"schema_version": 9}', "schema_version must be 1, got 9; delete its folder to run"),
         ("\udcff", "codec can't decode"),
     ],
 )
-def test_a_damaged_record_is_named_and_the_rest_is_read(root, text, told):
+def test_damaged_record_is_reported_and_the_rest_read(root, text, part):
     (root / AT / "record.json").write_bytes(text.encode(errors="surrogateescape"))
     assert names(root) == ["sce", "seme"]
     ((path, message),) = faults(root).items()
     assert path == f"{AT}/record.json"
-    assert told in message
+    assert part in message
     assert str(root) not in message
 
 
-def test_a_damaged_samples_file_takes_its_record_along(root):
+def test_damaged_samples_exclude_their_record(root):
     (root / AT / "samples.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     assert names(root) == ["sce", "seme"]
-    assert faults(root) == {
-        f"{AT}/samples.jsonl.gz": "does not hold readable samples: Compressed file ended "
-        "before the end-of-stream marker was reached; delete its folder to run it again, or "
-        "restore the file"
-    }
+    ((path, message),) = faults(root).items()
+    assert path == f"{AT}/samples.jsonl.gz"
+    assert "end-of-stream marker" in message
 
 
-def test_samples_of_another_run_are_named(root):
-    write(root, TIES, found=samples(a=(1, 1)))
+def test_samples_contradicting_the_scores_are_reported(root):
+    write(root, TIES, by_task=samples(a=(1, 1)))
     assert names(root) == ["sce", "seme"]
     message = faults(root)[f"{AT}/samples.jsonl.gz"]
     assert message.startswith("cannot be used: a: ")
@@ -122,87 +111,79 @@ def copied(root, to, **changes):
     """Another folder with the record of TIES, changed."""
     folder = root / "runs" / to
     shutil.copytree(root / AT, folder)
-    found = json.loads((folder / "record.json").read_text()) | changes
-    (folder / "record.json").write_text(json.dumps(found))
+    content = json.loads((folder / "record.json").read_text()) | changes
+    (folder / "record.json").write_text(json.dumps(content))
     return folder
 
 
-def test_the_same_scores_twice_are_one_record_whatever_they_cost(root):
+def test_records_with_equal_fingerprint_and_scores_are_one(root):
     copied(root, "copy-of-ties", started_at="later", seconds_total=9.0)
-    found = load_results(root)
-    assert [r.name for r in found.records] == ["sce", "seme", "ties"]
-    assert found.records[2] == TIES
-    assert found.problems == ()
+    results = load_results(root)
+    assert [r.name for r in results.records] == ["sce", "seme", "ties"]
+    assert results.records[2] == TIES
+    assert results.problems == ()
 
 
-def test_a_fingerprint_with_other_scores_is_shown_by_none_of_its_records(root):
+def test_records_with_equal_fingerprint_but_other_scores_are_excluded(root):
     folder = copied(root, "copy-of-ties")
     other = samples(a=(1, 1))
-    write_record(root / "elsewhere", replace(TIES, scores=record(found=other).scores), other)
+    write_record(root / "elsewhere", replace(TIES, scores=record(by_task=other).scores), other)
     shutil.copytree(root / "elsewhere" / AT, folder, dirs_exist_ok=True)
     assert names(root) == ["sce", "seme"]
-    assert faults(root) == {
-        "runs/copy-of-ties/record.json": f"and {AT}/record.json claim the fingerprint "
-        "ties-0123456 with different scores: a is 1 over 2 documents here and 0.5 over 2 "
-        "documents there; delete the folder that is wrong",
-        f"{AT}/record.json": "and runs/copy-of-ties/record.json claim the fingerprint "
-        "ties-0123456 with different scores: a is 0.5 over 2 documents here and 1 over 2 "
-        "documents there; delete the folder that is wrong",
-    }
+    copy, original = "runs/copy-of-ties/record.json", f"{AT}/record.json"
+    messages = faults(root)
+    assert messages.keys() == {copy, original}
+    assert re.search(f"{original} .*ties-0123456.*a is 1 over 2 .* 0.5 over 2", messages[copy])
+    assert re.search(f"{copy} .*ties-0123456.*a is 0.5 over 2 .* 1 over 2", messages[original])
 
 
-def test_scores_that_differ_by_rounding_are_the_same(root):
+def test_scores_differing_by_rounding_are_equal(root):
     scores = json.loads((root / AT / "record.json").read_text())["scores"]
     scores[0]["value"] *= 1 + 1e-11
     copied(root, "copy-of-ties", scores=scores)
     assert faults(root) == {}
 
 
-def test_a_failed_run_does_not_contradict_a_finished_one(root):
+def test_failed_duplicate_of_a_finished_run_is_dropped(root):
     write(root, replace(TIES, name="b", status="failed", error="disk full", scores={}))
     (root / AT / "samples.jsonl.gz").unlink()
     assert load_results(root).records == (SCE, SEME, TIES)
     assert faults(root) == {}
 
 
-def test_of_several_failures_one_is_shown(tmp_path):
+def test_duplicate_failures_are_one_record(tmp_path):
     failed = replace(TIES, status="failed", error="disk full", scores={})
     write(tmp_path, failed, replace(failed, name="b"))
     assert names(tmp_path) == ["b"]
 
 
-def test_a_task_that_most_have_and_one_lacks_is_named_and_the_record_is_kept(root):
+def test_record_lacking_a_common_task_is_reported_and_kept(root):
     lacking = replace(TIES, scores={"a": TIES.scores["a"]}, domains={"a": "code"})
-    write(root, lacking, found={"a": SAMPLES["a"]})
+    write(root, lacking, by_task={"a": SAMPLES["a"]})
     assert load_results(root).records[2] == lacking
-    assert faults(root) == {
-        f"{AT}/record.json": "lacks scores of ['b'], so it has no rank; run it again with "
-        "force=true, or delete its folder"
-    }
+    assert faults(root).keys() == {f"{AT}/record.json"}
+    assert "['b']" in faults(root)[f"{AT}/record.json"]
 
 
-def test_a_task_that_only_one_has_is_not_held_against_the_others(root):
+def test_record_with_an_extra_task_is_excluded(root):
     more = {**SAMPLES, "c": SAMPLES["a"]}
-    write(root, record(found=more, domains={**DOMAINS, "c": "code"}), found=more)
+    write(root, record(by_task=more, domains={**DOMAINS, "c": "code"}), by_task=more)
     assert names(root) == ["sce", "seme"]
     assert "it has the tasks ['c'], most have not" in faults(root)[f"{AT}/record.json"]
 
 
-def test_other_documents_than_most_runs_saw_are_named(root):
-    other = {
-        **SAMPLES,
-        "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]],
-    }
-    write(root, TIES, found=other)
+def test_records_on_other_documents_are_excluded(root):
+    other = {**SAMPLES, "a": [replace(s, doc_hash=f"x{s.doc_id}") for s in SAMPLES["a"]]}
+    write(root, TIES, by_task=other)
     assert names(root) == ["sce", "seme"]
     (message,) = faults(root).values()
     assert "tasks.a.contents" in message
 
 
-def test_of_two_runs_that_disagree_the_earlier_is_kept(tmp_path):
+def test_earlier_of_two_contradicting_runs_is_kept(tmp_path):
     fewer = samples(a=(1, 0, 1))
     write(tmp_path, SEME)
-    write(tmp_path, record("zebra", fewer, started_at="2024"), found=fewer)
+    write(tmp_path, record("zebra", fewer, started_at="2024"), by_task=fewer)
     assert names(tmp_path) == ["zebra"]
     (message,) = faults(tmp_path).values()
     assert "tasks.a.documents is 2, mostly 3" in message
@@ -211,13 +192,13 @@ def test_of_two_runs_that_disagree_the_earlier_is_kept(tmp_path):
 def test_runs_of_other_suites_or_precisions_are_not_compared(root):
     fewer = samples(a=(1, 0, 1))
     suite = replace(TIES.suite, fingerprint="t")
-    write(root, record("other", fewer, suite=suite), found=fewer)
+    write(root, record("other", fewer, suite=suite), by_task=fewer)
     write(root, record("gpu", evaluation_cost=replace(COST, peak_gpu_bytes=5)))
     assert names(root) == ["gpu", "other", "sce", "seme", "ties"]
     assert faults(root) == {}
 
 
-def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(root):
+def test_facts_absent_in_older_records_are_not_compared(root):
     write(
         root, record("new", suite=replace(TIES.suite, more={"limit": None, "lm_eval": "0.4"}))
     )
@@ -225,8 +206,8 @@ def test_facts_that_only_newer_records_state_are_not_held_against_older_ones(roo
     assert faults(root) == {}
 
 
-def test_the_published_records_can_be_trusted(repository):
+def test_published_records_are_valid(repository):
     for folder in ("published", "published/heterogeneous"):
-        found = load_results(Path(repository) / "results" / folder)
-        assert found.problems == ()
-        assert len(found.records) > 20
+        results = load_results(Path(repository) / "results" / folder)
+        assert results.problems == ()
+        assert len(results.records) > 20

@@ -1,8 +1,9 @@
-"""Runs from end to end: in this process on tiny models, from the command line, on the zoo."""
+"""Runs end to end: in process on tiny models, from the command line, on the zoo."""
 
 import json
 import logging
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -79,14 +80,14 @@ def cell(zoo, tmp_path):
     }  # fmt: skip
 
     def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
-        found = [
+        all_overrides = [
             f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
             f"models.pivot={zoo}/base",
             f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
             f"output={tmp_path}/results", *overrides,
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = OmegaConf.to_container(compose("config", found), resolve=True)
+            config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
         suites = {"suite": suite} if evaluated else {}
         return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
 
@@ -103,12 +104,12 @@ def timeless(path):
     return {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
 
 
-def test_a_run_leaves_the_record_of_its_merge_and_one_for_each_model(cell, zoo, tmp_path):
+def test_run_writes_records_of_the_merge_and_each_model(cell, zoo, tmp_path):
     record = cell("method.weights=[1,3]")
-    found = {r.name: r for r in load_results(tmp_path / "results").records}
+    records = {r.name: r for r in load_results(tmp_path / "results").records}
     size = sum(t.nbytes for t in load_file(zoo / "base/model.safetensors").values())
-    assert found["average"] == record
-    assert {(r.name, r.kind, r.status) for r in found.values()} == {
+    assert records["average"] == record
+    assert {(r.name, r.kind, r.status) for r in records.values()} == {
         ("average", "merge", "done"), *((name, "reference", "done") for name in NAMES)
     }  # fmt: skip
     assert record.settings == {"weights": [1, 3]}
@@ -136,9 +137,7 @@ def test_an_adapter_and_a_checkpoint_are_merged(cell, zoo, tmp_path):
         assert torch.allclose(values.double(), expected, rtol=1e-6, atol=1e-7), name
 
 
-def test_an_adapter_is_scored_as_the_model_it_is_with_the_base_that_was_given(
-    cell, zoo, tmp_path
-):
+def test_adapter_is_scored_on_the_given_base(cell, zoo, tmp_path):
     lora = write_adapter(zoo / "base", pair(), base_model_name_or_path="./gone")
     source = f"{{path_to_adapter: {lora}, location: {zoo}/code, name: lora}}"
     cell(f"models.sources=[{source}]")
@@ -147,29 +146,27 @@ def test_an_adapter_is_scored_as_the_model_it_is_with_the_base_that_was_given(
     shutil.copytree(zoo / "code", tmp_path / "whole")
     save_file(code, tmp_path / "whole/model.safetensors", metadata={"format": "pt"})
     cell(f"models.sources=[{tmp_path}/whole]")
-    found = {record.name: record for record in load_results(tmp_path / "results").records}
-    assert found["lora"].scores["pick"] == found["whole"].scores["pick"]
-    assert found["lora"].status == "done"
+    records = {record.name: record for record in load_results(tmp_path / "results").records}
+    assert records["lora"].scores["pick"] == records["whole"].scores["pick"]
+    assert records["lora"].status == "done"
     assert not list((tmp_path / "results").glob("scratch*"))
 
 
-def test_samples_can_be_read_and_their_mean_is_the_score(cell, tmp_path):
+def test_mean_of_samples_is_the_score(cell, tmp_path):
     record = cell()
     samples = read_samples(record_paths(tmp_path)["average"].parent)["pick"]
     assert len(set(samples.doc_hashes)) == 3
     assert samples.values.mean() == record.scores["pick"].value
 
 
-def test_nothing_but_records_and_locks_is_left(cell, tmp_path):
+def test_run_leaves_only_records_and_locks(cell, tmp_path):
     cell()
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".locks"}
     left = {path.name for path in (tmp_path / "results/runs").rglob("*")}
     assert {name for name in left if "-" not in name} == {"record.json", "samples.jsonl.gz"}
 
 
-def test_a_kept_checkpoint_is_the_mean_of_the_sources_and_is_never_overwritten(
-    cell, zoo, tmp_path
-):
+def test_merged_dir_is_written_and_never_overwritten(cell, zoo, tmp_path):
     cell(f"merged_dir={tmp_path}/merged", evaluated=False)
     merged, code, french = (
         load_file(folder / "model.safetensors")
@@ -181,7 +178,7 @@ def test_a_kept_checkpoint_is_the_mean_of_the_sources_and_is_never_overwritten(
     assert load_file(tmp_path / "merged/model.safetensors").keys() == merged.keys()
 
 
-def test_a_finished_run_is_skipped_also_at_a_tau_it_does_not_have(cell, tmp_path, caplog):
+def test_finished_run_is_skipped_at_an_unused_tau(cell, tmp_path, caplog):
     record = cell("tau=0.1")
     stamps = {path: path.stat().st_mtime_ns for path in record_paths(tmp_path).values()}
     with caplog.at_level(logging.INFO):
@@ -190,7 +187,7 @@ def test_a_finished_run_is_skipped_also_at_a_tau_it_does_not_have(cell, tmp_path
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_force_repeats_the_merge_only_and_finds_the_same_but_for_the_times(cell, tmp_path):
+def test_force_repeats_only_the_merge_reproducibly(cell, tmp_path):
     cell(method="ties")
     paths = record_paths(tmp_path)
     before, stamps = timeless(paths["ties"]), [p.stat().st_mtime_ns for p in paths.values()]
@@ -203,7 +200,7 @@ def test_force_repeats_the_merge_only_and_finds_the_same_but_for_the_times(cell,
     assert (paths["ties"].parent / "samples.jsonl.gz").read_bytes() == samples
 
 
-def test_a_model_of_two_pools_is_evaluated_once_and_on_both_boards(cell, tmp_path, monkeypatch):
+def test_model_in_two_pools_is_evaluated_once(cell, tmp_path, monkeypatch):
     evaluated, real = [], harness.evaluate
 
     def counted(model, *arguments, **options):
@@ -221,7 +218,7 @@ def test_a_model_of_two_pools_is_evaluated_once_and_on_both_boards(cell, tmp_pat
     ]
 
 
-def test_a_failing_merge_is_recorded_with_its_error_and_leaves_no_weights(cell, tmp_path):
+def test_failed_merge_is_recorded_and_leaves_no_weights(cell, tmp_path):
     message = r"model.norm.weight of source 1 .*broken.* holds NaN"
     with pytest.raises(ValueError, match=message):
         cell(sources=["code", "broken"])
@@ -239,7 +236,7 @@ def test_every_method_merges_from_its_configuration(cell, method):
     assert (record.status, record.merge["n_merged"]) == ("done", 21)
 
 
-def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path, monkeypatch):
+def test_interrupted_merge_leaves_no_weights_or_record(cell, tmp_path, monkeypatch):
     n_left, real = iter([True, True]), seme.engine.round_merged
 
     def interrupted(dtype, **block):
@@ -254,7 +251,7 @@ def test_an_interrupted_merge_leaves_neither_weights_nor_a_record(cell, tmp_path
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".lock"}
 
 
-def test_a_run_s_offline_wandb_file_holds_its_group_and_scores(cell, tmp_path):
+def test_offline_wandb_file_has_group_and_scores(cell, tmp_path):
     record = cell("tracker=wandb", sources=["code"])
     paths = tmp_path.rglob("wandb/offline-run-*/*.wandb")
     content = b"".join(path.read_bytes() for path in paths)
@@ -267,7 +264,7 @@ def command_line(folder, *arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_path):
+def test_sweep_continues_after_a_failed_cell(zoo, tmp_path):
     pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/code]"]
     done = command_line(
         tmp_path / "out", "-m", "method=ties,average", "tau=3,0.5", *pool, "suite=none",
@@ -295,7 +292,7 @@ def test_a_sweep_goes_on_past_a_failing_cell_and_says_so_at_the_end(zoo, tmp_pat
          "change models.sources"),
     ],
 )  # fmt: skip
-def test_a_hyper_parameter_out_of_range_is_an_error_before_weights_are_read(
+def test_out_of_range_hyper_parameter_exits_with_one_error_line(
     override, message, zoo, tmp_path
 ):
     sources = f"models.sources=[{zoo}/code,{zoo}/french]"
@@ -310,7 +307,7 @@ def test_a_hyper_parameter_out_of_range_is_an_error_before_weights_are_read(
     assert not list(tmp_path.glob("out/runs/*"))
 
 
-def test_a_pool_and_a_suite_of_two_lines_are_named_after_their_files(zoo, tmp_path):
+def test_two_line_pool_and_suite_are_named_after_their_files(zoo, tmp_path):
     conf, out = tmp_path / "conf", tmp_path / "out"
     for group in ("models", "suite"):
         (conf / group).mkdir(parents=True)
@@ -336,14 +333,14 @@ def test_a_pool_and_a_suite_of_two_lines_are_named_after_their_files(zoo, tmp_pa
     assert (record["models"]["pool"], record["suite"]["limit"]) == ("mine", 2)
 
 
-def test_bad_input_is_one_line_on_stderr_without_a_traceback(zoo, tmp_path):
+def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
     pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/tasks]"]
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"error: {zoo}/tasks has no config.json: it is not a model folder\n")
+    assert re.fullmatch(rf"error: {zoo}/tasks .*config\.json.*\n", done.stderr)
 
 
-def test_an_interrupted_command_says_that_it_can_be_repeated(tmp_path):
+def test_interrupted_command_exits_with_130(tmp_path):
     command = [sys.executable, ROOT / "run.py", "tracker=none", f"output={tmp_path / 'out'}"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
@@ -355,7 +352,7 @@ def test_an_interrupted_command_says_that_it_can_be_repeated(tmp_path):
     assert [line[:11] for line in error.splitlines() if line] == ["interrupted"]
 
 
-def test_a_sweep_over_the_embedded_benchmark_fills_its_board(tmp_path):
+def test_sweep_over_the_embedded_benchmark_writes_its_leaderboard(tmp_path):
     sweep = ["-m", "method=average,seme", "tau=0.2", "suite.limit=8", "tracker=none"]
     done = command_line(tmp_path / "out", *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

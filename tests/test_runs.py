@@ -1,4 +1,4 @@
-"""A run on its way to a record, with a record made by hand in place of a merge."""
+"""Locks, records and failures of a run, without a merge."""
 
 import logging
 from dataclasses import replace
@@ -7,14 +7,14 @@ import pytest
 import wandb
 
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import ModelRef, PoolRef, read_record
+from eval.records import read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from run import check_entries
+from tests.made_up_runs import pool_ref
 
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
-MODELS = PoolRef(pool="p", pivot=MODEL, sources=(MODEL,), references=())
+MODELS = pool_ref("p", sources=("base",))
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "memory_budget", "force", "plan", "quiet",
@@ -43,7 +43,7 @@ def fail(cell, draft, error):
         raise error
 
 
-def test_the_fingerprint_names_the_identity_and_not_the_cell(cell, tmp_path):
+def test_fingerprint_depends_on_identity_not_on_the_cell(cell, tmp_path):
     first = cell.draft("ties", {"lam": 1.0, "tau": 0.1}, MODELS)
     moved = replace(cell, output=tmp_path / "other", group="g", device="cuda", force=True)
     assert len(first.fingerprint) == 32
@@ -51,23 +51,23 @@ def test_the_fingerprint_names_the_identity_and_not_the_cell(cell, tmp_path):
     assert cell.draft("ties", {"lam": 1.0, "tau": 0.2}, MODELS).fingerprint != first.fingerprint
 
 
-def test_off_the_cpu_an_evaluation_is_another_run(cell, tmp_path):
+def test_fingerprint_depends_on_the_evaluation_device(cell, tmp_path):
     task = SuiteTask(task="a", metric="acc", domain="d", kind="generate", score="raw")
     suite = Suite(
         name="s", split=None, include_path=tmp_path, batch_size=1, limit=None, tasks=(task,),
         held_out=(),
     )  # fmt: skip
-    here = replace(cell, suite=suite)
-    there = replace(here, device="cuda")
-    found = [
+    on_cpu = replace(cell, suite=suite)
+    on_gpu = replace(on_cpu, device="cuda")
+    fingerprints = [
         c.draft("x", {}, MODELS).fingerprint
-        for c in (here, there, replace(there, dtype="float16"))
+        for c in (on_cpu, on_gpu, replace(on_gpu, dtype="float16"))
     ]
-    assert len(set(found)) == 3
-    assert replace(there, group="g").draft("x", {}, MODELS).fingerprint == found[1]
+    assert len(set(fingerprints)) == 3
+    assert replace(on_gpu, group="g").draft("x", {}, MODELS).fingerprint == fingerprints[1]
 
 
-def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_path):
+def test_finished_run_is_found_by_fingerprint_under_any_name(cell, draft, tmp_path):
     assert cell.find_done(draft) is None
     record = cell.finish(draft, tmp_path)
     assert cell.find_done(draft) == record
@@ -75,7 +75,7 @@ def test_a_finished_run_is_found_under_whatever_name_it_had(cell, draft, tmp_pat
     assert cell.find_done(replace(draft, fingerprint="0" * 32)) is None
 
 
-def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft):
+def test_failure_is_recorded_with_notes_and_reraised(cell, draft):
     error = ValueError("lam must be a finite number, got inf")
     error.add_note("while merging a with shape (2,)")
     fail(cell, draft, error)
@@ -87,31 +87,31 @@ def test_a_failure_is_recorded_with_where_it_happened_and_passed_on(cell, draft)
     assert cell.find_done(draft) is None
 
 
-def test_a_later_success_takes_the_failure_s_place_on_the_board(cell, draft, tmp_path):
+def test_later_success_replaces_a_failure(cell, draft, tmp_path):
     fail(cell, draft, ValueError("no"))
     assert statuses(cell) == ["failed: no"]
     cell.finish(draft, tmp_path)
     assert statuses(cell) == ["done"]
 
 
-def test_a_later_failure_leaves_the_finished_record(cell, draft, tmp_path):
+def test_later_failure_keeps_the_finished_record(cell, draft, tmp_path):
     record = cell.finish(draft, tmp_path)
     fail(cell, draft, ValueError("no"))
     assert load_results(cell.output).records == (record,)
 
 
-def test_an_interrupt_is_not_a_failure(cell, draft):
+def test_interrupt_is_not_recorded(cell, draft):
     fail(cell, draft, KeyboardInterrupt())
     assert load_results(cell.output).records == ()
 
 
-def test_a_run_is_alone_and_runs_of_names_with_dots_have_locks_of_their_own(cell, draft):
+def test_each_run_has_its_own_lock(cell, draft):
     one, other = (replace(draft, name=f"Qwen2.5-{size}B") for size in ("0.5", "1.5"))
     locks = [cell.lock(record).lock_file for record in (one, other, one)]
     assert locks[0] == locks[2] != locks[1]
 
 
-def test_the_record_is_there_before_the_tracker_and_survives_it(
+def test_record_is_written_before_tracking_and_survives_its_failure(
     cell, draft, tmp_path, monkeypatch, caplog
 ):
     seen = []
@@ -136,7 +136,7 @@ def test_the_record_is_there_before_the_tracker_and_survives_it(
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
     ],
 )
-def test_an_error_that_is_not_the_user_s_says_its_kind(error, text):
+def test_unexpected_errors_have_their_type(error, text):
     assert describe_error(error) == text
 
 
@@ -148,7 +148,7 @@ def test_an_error_that_is_not_the_user_s_says_its_kind(error, text):
         ({"quiet": 1}, "quiet must be true or false, got 1"),
     ],
 )
-def test_an_entry_that_nothing_reads_is_refused(change, message):
+def test_unknown_entries_are_refused(change, message):
     config = dict.fromkeys(ENTRIES, False) | {"tracker": {"name": "none"}}
     check_entries(config)
     with pytest.raises(ValueError, match=message):
@@ -157,13 +157,13 @@ def test_an_entry_that_nothing_reads_is_refused(change, message):
         check_entries({k: v for k, v in config.items() if k != "seed"})
 
 
-def test_a_tracker_that_cannot_work_is_refused_before_any_work():
+def test_invalid_tracker_is_refused_up_front():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
     with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
         check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})
 
 
-def test_an_error_names_paths_from_the_working_folder(tmp_path, monkeypatch):
+def test_error_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     error = ValueError(f"{tmp_path}/models/a does not fit /elsewhere/b")
     error.add_note(f"while reading {tmp_path}/models/a")
@@ -175,7 +175,7 @@ def make_twice(folder):
     folder.mkdir()
 
 
-def test_of_a_folder_for_the_block_nothing_is_left_whatever_happens(cell, draft):
+def test_scratch_folder_is_removed_after_use_or_failure(cell, draft):
     with cell.scratch(draft) as killed:
         killed.mkdir(parents=True)
         (killed / "left").touch()

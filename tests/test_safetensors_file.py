@@ -26,7 +26,7 @@ def entry(begin, end, shape=(1,), dtype="F32"):
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.bool]
 )
-def test_every_dtype_is_read_back_as_it_was_saved(path, dtype):
+def test_every_dtype_round_trips(path, dtype):
     expected = torch.tensor([[1, 0], [1, 1]]).to(dtype)
     save_file({"x": expected, "empty": torch.zeros(0, 3)}, path)
     stored = read_header(path)
@@ -62,9 +62,7 @@ def test_an_invalid_header_is_refused(path, fault):
 @pytest.mark.parametrize("content", [b"", b"\x05", (2**62).to_bytes(8, "little") + b"{}"])
 def test_a_file_shorter_than_its_header_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=f"not a whole safetensors file.* {len(content)} bytes"
-    ):
+    with pytest.raises(ValueError, match=f"safetensors file.* {len(content)} bytes"):
         read_header(path)
 
 
@@ -79,7 +77,7 @@ UNSUPPORTED = ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F6_E2M3", "F4", 
 
 
 @pytest.mark.parametrize("dtype", UNSUPPORTED)
-def test_an_unsupported_dtype_is_named_with_its_tensor(path, dtype):
+def test_unsupported_dtype_is_refused_with_its_tensor(path, dtype):
     write_header(path, {"x.weight": entry(0, 1, (1,), dtype)}, b"1")
     with pytest.raises(ValueError, match=rf"x\.weight .*model\.safetensors.* {dtype}.*BF16"):
         read_header(path)

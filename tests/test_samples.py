@@ -4,19 +4,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef
+from eval.records import Sample
 from eval.statistics.compare import overall
 from eval.statistics.samples import Run, ScoreTable, match
 from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
-from tests.made_up_runs import run_with
+from tests.made_up_runs import make_record, run_with
 
 DOMAINS = {"order": "code", "bits": "french"}
-POOL = PoolRef(
-    pool="zoo",
-    pivot=ModelRef(name="base", location="base", revision=None, content_hash="h"),
-    sources=(),
-    references=(),
-)
+
+
+def run(order, bits):
+    scores = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
+    record = make_record("ties", scores, domains=DOMAINS, evaluation_cost=None)
+    return run_with(record, {"order": order, "bits": bits})
 
 
 def counted(**values):
@@ -33,30 +33,18 @@ def rolling(documents):
     ]
 
 
-def run(order, bits):
-    found = {"order": raw_score(order, metric="acc"), "bits": byte_likelihood_score(bits)}
-    record = Record(
-        fingerprint="f", kind="merge", status="done", name="ties", settings={}, models=POOL,
-        suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()), seed=0,
-        dtype=None, scores=found, domains=DOMAINS, merge_cost=None,
-        evaluation_cost=None, merge={}, error=None, provenance={}, started_at="",
-        seconds_total=1.0,
-    )  # fmt: skip
-    return run_with(record, {"order": order, "bits": bits})
-
-
 BITS = rolling([("x", -2.0, 4), ("y", -9.0, 8)])
 RUN = run(counted(a=1, b=0, c=1), BITS)
 
 
-def test_runs_are_matched_by_content_whatever_the_order_of_their_samples():
+def test_runs_are_matched_by_document_hash():
     other = run(counted(c=0.25, a=1, b=0.5), list(reversed(BITS)))
     task = match({"ties": RUN, "sce": other}).tasks["order"]
     assert task.totals.tolist() == [[1, 0, 1], [1, 0.5, 0.25]]
     assert task.sizes.tolist() == [1, 1, 1]
 
 
-def test_the_observed_scores_are_those_of_the_record():
+def test_observed_scores_equal_the_record():
     table = match({"ties": RUN, "sce": RUN}).observed()
     scores = RUN.record.scores
     for label in ("ties", "sce"):
@@ -65,11 +53,11 @@ def test_the_observed_scores_are_those_of_the_record():
     assert table.task("ties", "bits") == pytest.approx(math.exp(-11 / 12))
 
 
-def test_the_tasks_are_in_the_order_of_the_scores():
+def test_tasks_are_in_the_order_of_the_scores():
     assert list(match({"ties": RUN}).tasks) == ["order", "bits"]
 
 
-def test_copies_of_a_document_are_one_document_of_their_joint_size():
+def test_duplicate_documents_are_combined():
     copies = [Sample(doc_id=i, doc_hash=h, value=v) for i, h, v in [(0, "a", 1), (1, "b", 0)]]
     copies.append(Sample(doc_id=2, doc_hash="a", value=0.5))
     panel = match({"ties": run(copies, rolling([("x", -2, 4), ("x", -4, 4), ("y", -3, 6)]))})
@@ -79,45 +67,45 @@ def test_copies_of_a_document_are_one_document_of_their_joint_size():
     assert panel.observed().task("ties", "order") == 0.5
 
 
-def test_other_documents_are_refused_with_the_task_and_the_counts():
+def test_different_documents_are_refused_with_counts():
     other = run(counted(a=1, d=0, e=1), BITS)
     with pytest.raises(ValueError, match=r"order: .* 2 are only in ties and 2 only in sce"):
         match({"ties": RUN, "sce": other})
 
 
-def test_a_document_seen_more_often_by_one_run_is_refused():
+def test_different_document_multiplicity_is_refused():
     twice = [*counted(a=1, b=0), Sample(doc_id=2, doc_hash="a", value=1)]
     thrice = [*counted(b=0, a=1), Sample(doc_id=2, doc_hash="b", value=0)]
     with pytest.raises(ValueError, match="1 are only in ties and 1 only in sce"):
         match({"ties": run(twice, BITS), "sce": run(thrice, BITS)})
 
 
-def test_one_document_however_often_is_too_few():
+def test_a_single_distinct_document_is_refused():
     same = [Sample(doc_id=i, doc_hash="a", value=1) for i in range(2)]
     with pytest.raises(ValueError, match="order needs at least 2 different documents, got 1"):
         match({"ties": run(same, BITS)})
 
 
-def test_a_document_of_another_length_is_refused():
+def test_different_byte_counts_are_refused():
     other = run(counted(a=1, b=0, c=1), rolling([("x", -2.0, 5), ("y", -9.0, 8)]))
     with pytest.raises(ValueError, match="bits: sce and ties count other bytes"):
         match({"ties": RUN, "sce": other})
 
 
-def test_samples_that_do_not_give_the_recorded_score_are_refused():
+def test_samples_contradicting_the_score_are_refused():
     right = run(counted(a=1, b=1, c=1), BITS)
     with pytest.raises(ValueError, match=r"order: .* the recorded score 1\.0"):
         run_with(right.record, {"order": counted(a=1, b=0, c=1), "bits": BITS})
 
 
-def test_runs_that_were_evaluated_differently_are_refused():
+def test_differently_evaluated_runs_are_refused():
     suite = replace(RUN.record.suite, fingerprint="other")
     other = Run(record=replace(RUN.record, suite=suite), samples=RUN.samples)
-    with pytest.raises(ValueError, match=r"are not comparable: suite\.fingerprint is 's'"):
+    with pytest.raises(ValueError, match=r"suite\.fingerprint is 'test' and 'other'"):
         match({"ties": RUN, "sce": other})
 
 
-def test_a_run_that_lacks_a_task_is_named():
+def test_run_lacking_a_task_is_refused():
     lacking = Run(record=RUN.record, samples={"order": RUN.samples["order"]})
     with pytest.raises(ValueError, match=r"sce has no score or no samples .* \['bits'\]"):
         match({"ties": RUN, "sce": lacking})
@@ -126,14 +114,14 @@ def test_a_run_that_lacks_a_task_is_named():
 @pytest.mark.parametrize(
     ("missing", "named"), [("loglikelihood", "no loglikelihood"), ("n_bytes", "no bytes")]
 )
-def test_a_rolling_sample_without_its_sums_is_named(missing, named):
+def test_rolling_sample_without_loglikelihood_or_bytes_is_refused(missing, named):
     values = {"value": 0.5, "loglikelihood": -1.0, "n_bytes": 4, missing: None}
     bad = [Sample(doc_id=i, doc_hash=h, **values) for i, h in enumerate("xy")]
     with pytest.raises(ValueError, match=rf"document x of a rolling task has {named}"):
         run_with(RUN.record, {"order": counted(a=1, b=0, c=1), "bits": bad})
 
 
-def test_no_run_cannot_be_matched():
+def test_matching_no_runs_is_refused():
     with pytest.raises(ValueError, match="at least one run, got none"):
         match({})
 
@@ -145,14 +133,14 @@ TABLE = ScoreTable(
 )
 
 
-def test_a_table_is_read_by_run_task_and_domain():
+def test_score_table_is_indexed_by_run_task_and_domain():
     assert TABLE.task("ties", "b") == 0.75
     assert TABLE.domain("ties", "code") == 0.5
     assert TABLE.domain("sce", "french") == 0.0
     assert TABLE.tasks_of("code") == ("a", "b")
 
 
-def test_a_table_names_what_it_has_when_asked_for_something_else():
+def test_unknown_run_or_domain_lists_the_existing_ones():
     with pytest.raises(ValueError, match=r"runs are \['sce', 'ties'\], got 'dare'"):
         TABLE.run("dare")
     with pytest.raises(ValueError, match=r"domains are \['code', 'french'\], got 'german'"):

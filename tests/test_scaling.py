@@ -23,7 +23,7 @@ def scaling(results):
     return share_by_sources(results.boards(records), "toy")
 
 
-def test_the_share_of_the_gap_is_followed_over_the_number_of_sources(results):
+def test_gap_share_is_reported_per_number_of_sources(results):
     answer, drawing = scaling(results)
     # with one source 10 of 10 are closed, with two 5 + 0 of 10 + 10
     (row,) = answer.tables[0].rows
@@ -33,12 +33,12 @@ def test_the_share_of_the_gap_is_followed_over_the_number_of_sources(results):
     assert "share of the gap" in drawing.svg
 
 
-def test_the_figure_of_the_shares_has_the_same_bytes_again(results, tmp_path):
+def test_gap_share_figure_is_reproducible(results, tmp_path):
     again = Results(tmp_path / "again")
     assert scaling(results)[1].svg == scaling(again)[1].svg
 
 
-def test_a_source_that_is_no_expert_leaves_its_board_out(results):
+def test_board_with_a_non_expert_source_is_left_out(results):
     records = [
         results.add_unmerged("base", {"a": 2, "b": 2}),
         results.add_unmerged("a", {"a": 12, "b": 2}),
@@ -49,7 +49,7 @@ def test_a_source_that_is_no_expert_leaves_its_board_out(results):
     assert share_by_sources(results.boards(records), "toy") is None
 
 
-def test_one_number_of_sources_answers_nothing_about_more(results):
+def test_single_number_of_sources_gives_no_answer(results):
     records = [
         results.add_unmerged("base", {"a": 2}), results.add_unmerged("expert", {"a": 12}),
         results.add("ties", {"a": 7}),

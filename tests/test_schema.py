@@ -36,7 +36,7 @@ TREE = {
 }  # fmt: skip
 
 
-def test_nested_dataclasses_are_built_and_numbers_stay_as_they_are():
+def test_nested_dataclasses_are_built_with_number_types_kept():
     tree = build(Tree, TREE)
     assert tree.pair == (Leaf(value=1), Leaf(value=0.5, note="n"))
     assert type(tree.pair[0].value) is int
@@ -45,7 +45,7 @@ def test_nested_dataclasses_are_built_and_numbers_stay_as_they_are():
     assert build(Tree, TREE | {"only": {"value": 7}}).only == Leaf(value=7)
 
 
-def test_what_is_built_comes_back_as_the_same_json_with_defaults_filled_in():
+def test_to_json_inverts_build_with_defaults():
     assert to_json(build(Tree, TREE)) == TREE | {
         "pair": [{"value": 1, "note": None}, {"value": 0.5, "note": "n"}],
         "named": [
@@ -55,7 +55,7 @@ def test_what_is_built_comes_back_as_the_same_json_with_defaults_filled_in():
     }
 
 
-def test_more_takes_the_keys_that_have_no_field():
+def test_unknown_keys_go_into_more():
     opened = build(Open, {"name": "x", "more": 1, "limit": 2})
     assert opened == Open(name="x", more={"more": 1, "limit": 2})
     assert to_json(opened) == {"name": "x", "more": 1, "limit": 2}
@@ -74,13 +74,10 @@ def test_more_takes_the_keys_that_have_no_field():
         ({"free": []}, r"^free must be an object, got \[\]"),
         ({"named": {}}, r"^named must be a list, got \{\}"),
         ({"named": [{"value": 1}]}, "^named.0.key must be a text, got None"),
-        (
-            {"named": TREE["named"][:1] * 2},
-            "^named must name every key once, 'z' is there twice",
-        ),
+        ({"named": TREE["named"][:1] * 2}, "^named .* 'z' is there twice"),
         ({"colour": 1}, r"^unknown keys \['colour'\], missing keys \[\]"),
     ],
 )
-def test_an_entry_of_another_type_is_named_by_its_path(change, message):
+def test_wrong_type_is_named_by_its_path(change, message):
     with pytest.raises(ValueError, match=message):
         build(Tree, TREE | change)

@@ -24,19 +24,19 @@ def score(value, stderr, n=10):
     )
 
 
-def test_the_mean_counts_every_task_once_whatever_its_size():
+def test_mean_score_weighs_tasks_equally():
     # (0.2 + 0.6) / 2; sqrt(0.03^2 + 0.04^2) / 2 = 0.05 / 2
     mean = mean_score([score(0.2, 0.03, n=10), score(0.6, 0.04, n=1000)])
     assert mean.value == pytest.approx(0.4)
     assert mean.stderr == pytest.approx(0.025)
 
 
-def test_no_task_has_no_mean():
+def test_mean_of_no_tasks_is_refused():
     with pytest.raises(ValueError, match="at least one task, got none"):
         mean_score([])
 
 
-def test_tasks_are_averaged_within_their_domain_first():
+def test_domain_means_average_their_tasks():
     # code (0.2 + 0.6) / 2 = 0.4 with error 0.05 / 2; french alone
     scores = {"code_a": score(0.2, 0.03), "code_b": score(0.6, 0.04), "french": score(0.8, 0.1)}
     means = domain_means(scores, DOMAINS)
@@ -46,7 +46,7 @@ def test_tasks_are_averaged_within_their_domain_first():
     assert means["french"] == mean_score([scores["french"]])
 
 
-def test_a_domain_counts_once_however_many_tasks_it_has():
+def test_overall_mean_weighs_domains_equally():
     # (0.4 + 0.8) / 2, where the mean over tasks would be 1.6 / 3
     scores = {"code_a": score(0.2, 0.04), "code_b": score(0.6, 0), "french": score(0.8, 0)}
     mean = overall_mean(scores, DOMAINS)
@@ -54,23 +54,16 @@ def test_a_domain_counts_once_however_many_tasks_it_has():
     assert mean.stderr == pytest.approx(0.04 / 4)
 
 
-def test_the_error_of_the_overall_mean_is_that_of_the_mean_of_the_domain_means():
-    scores = {"code_a": score(0.2, 0.03), "code_b": score(0.6, 0.04), "french": score(0.8, 0.1)}
-    means = domain_means(scores, DOMAINS).values()
-    expected = sum(mean.stderr**2 for mean in means) ** 0.5 / 2
-    assert overall_mean(scores, DOMAINS).stderr == pytest.approx(expected)
-
-
-def test_the_weights_of_the_tasks_add_up_to_one():
+def test_task_weights_sum_to_one():
     assert task_weights(DOMAINS) == {"code_a": 0.25, "french": 0.5, "code_b": 0.25}
 
 
-def test_a_mean_over_no_task_is_refused():
+def test_overall_mean_of_no_tasks_is_refused():
     with pytest.raises(ValueError, match="overall mean needs at least one task, got none"):
         overall_mean({}, {})
 
 
-def test_a_task_without_a_score_is_named():
+def test_missing_task_score_is_refused():
     with pytest.raises(ValueError, match=r"score of every task, got none of \['code_b'\]"):
         domain_means({"code_a": score(0.2, 0), "french": score(0.2, 0)}, DOMAINS)
 
@@ -85,11 +78,11 @@ def test_a_task_without_a_score_is_named():
         ([], []),
     ],
 )
-def test_holm_multiplies_the_smallest_by_the_number_of_tests(p_values, adjusted):
+def test_holm_equals_r_p_adjust(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
 
 
-def test_holm_rejects_exactly_what_the_step_down_procedure_rejects():
+def test_holm_equals_the_step_down_procedure():
     def rejected(p_values, level):
         order = sorted(range(len(p_values)), key=lambda i: p_values[i])
         for place, i in enumerate(order):
@@ -100,8 +93,8 @@ def test_holm_rejects_exactly_what_the_step_down_procedure_rejects():
     rng = random.Random(0)
     for _ in range(200):
         p_values = [rng.random() ** 3 for _ in range(6)]
-        found = {i for i, p in enumerate(holm(p_values)) if p <= 0.05}
-        assert found == rejected(p_values, 0.05)
+        significant = {i for i, p in enumerate(holm(p_values)) if p <= 0.05}
+        assert significant == rejected(p_values, 0.05)
 
 
 @pytest.mark.parametrize("p_value", [-0.1, 1.5, math.nan])
@@ -114,7 +107,7 @@ def sample(value, **rolling):
     return Sample(doc_id=0, doc_hash="", value=value, **rolling)
 
 
-def test_a_mean_has_the_standard_error_of_its_documents():
+def test_raw_score_has_the_standard_error_of_the_mean():
     # 1, 0, 0, 1: mean 1/2, variance 4 * 1/4 / 3 = 1/3, over 4 documents
     score = raw_score([sample(v) for v in (1.0, 0.0, 0.0, 1.0)], metric="acc")
     assert (score.value, score.raw, score.n) == (0.5, 0.5, 4)
@@ -126,7 +119,7 @@ def test_byte_likelihood_is_the_geometric_mean_probability_of_a_byte():
     assert byte_likelihood(8 * math.log(1 / 4), 8) == pytest.approx(0.25)
 
 
-def test_bits_per_byte_weighs_documents_by_their_bytes():
+def test_bits_per_byte_is_weighted_by_bytes():
     # 4 bits on 2 bytes and 6 bits on 6: 10 / 8, not the mean of 2 and 1
     documents = [(-4 * math.log(2), 2), (-6 * math.log(2), 6)]
     score = byte_likelihood_score(
@@ -139,7 +132,7 @@ def test_bits_per_byte_weighs_documents_by_their_bytes():
     assert score.stderr == pytest.approx(math.log(2) * 2**-1.25 * 0.375)
 
 
-def test_the_ratio_error_agrees_with_resampling_the_documents():
+def test_ratio_error_agrees_with_the_jackknife():
     documents = [(-(3 + i % 5) * 0.7, 4 + (i * 7) % 3) for i in range(60)]
     score = byte_likelihood_score(
         [sample(0.5, loglikelihood=log, n_bytes=n) for log, n in documents]
@@ -151,12 +144,12 @@ def test_the_ratio_error_agrees_with_resampling_the_documents():
     assert score.stderr == pytest.approx(jackknife, rel=0.02)
 
 
-def test_one_document_has_no_error_and_is_refused():
+def test_single_document_is_refused():
     with pytest.raises(ValueError, match="acc needs at least 2 documents for an error, got 1"):
         raw_score([sample(1.0)], metric="acc")
 
 
-def test_a_document_that_is_not_a_number_is_refused():
+def test_nan_sample_is_refused():
     with pytest.raises(ValueError, match="acc must be finite for every document"):
         raw_score([sample(1.0), sample(math.nan)], metric="acc")
 

@@ -25,14 +25,14 @@ def select(columns_by_name, share, trim_ties="exact", **how):
     selections = []
     for cache in (0, 2**30):
         models = models_of(pivot, *columns, cache_bytes=cache, **how)
-        ranked = [RankingScores(models.open(name), the_sources, n_columns) for name in pivot]
+        ranked = [RankingScores(models.open(name), source_values, n_columns) for name in pivot]
         assert all(c.cached == bool(cache) for c in ranked if c.numel)
         selections.append(select_largest(ranked, share, trim_ties))
     assert selections[0] == selections[1]
     return selections[0]
 
 
-def the_sources(_pivot, sources):
+def source_values(_pivot, sources):
     return torch.stack(sources)
 
 
@@ -59,33 +59,27 @@ def by_sorting(values, share):
     return keeps.view(values.shape) & (values != 0)
 
 
-def test_the_largest_magnitudes_are_selected_whatever_their_sign():
-    assert selected([1.0, -4.0, 2.0, -3.0], 0.5) == [0, 1, 0, 1]
+@pytest.mark.parametrize(
+    ("values", "share", "mask"),
+    [
+        ([1.0, -4.0, 2.0, -3.0], 0.5, [0, 1, 0, 1]),  # by magnitude
+        ([2.0, 1.0, -1.0, 1.0, 0.5], 0.6, [1, 1, 1, 0, 0]),  # ties: the lower index
+        ([0.0, -0.0, 5.0, 0.0], 0.75, [0, 0, 1, 0]),  # zeros never
+        ([0.0, 0.0], 1.0, [0, 0]),
+        ([3.0, 2.0, 1.0], 0.1, [0, 0, 0]),  # the number is rounded
+        ([3.0, 2.0, 1.0], 0.6, [1, 1, 0]),
+    ],
+)
+def test_largest_magnitudes_are_selected_with_ties_to_the_lower_index(values, share, mask):
+    assert selected(values, share) == mask
 
 
-def test_ties_go_to_the_lower_index():
-    assert selected([2.0, 1.0, -1.0, 1.0, 0.5], 0.6) == [1, 1, 1, 0, 0]
-
-
-def test_zeros_are_never_selected_even_if_fewer_than_the_share_remain():
-    assert selected([0.0, -0.0, 5.0, 0.0], 0.75) == [0, 0, 1, 0]
-    assert selected([0.0, 0.0], 1.0) == [0, 0]
-
-
-def test_a_share_that_rounds_to_no_element_selects_none():
-    assert selected([3.0, 2.0, 1.0], 0.1) == [0, 0, 0]
-
-
-def test_the_number_selected_is_rounded_and_not_cut():
-    assert selected([3.0, 2.0, 1.0], 0.6) == [1, 1, 0]
-
-
-def test_scalars_and_empty_tensors_are_no_exception():
+def test_scalars_and_empty_tensors_are_supported():
     assert kept(rule_for(torch.tensor(2.0), 1.0), torch.tensor(2.0)).tolist() is True
     assert kept(rule_for(torch.empty(0, 3), 0.5), torch.empty(0, 3)).shape == (0, 3)
 
 
-def test_neighbouring_floats_and_denormals_are_distinguished():
+def test_adjacent_floats_and_denormals_are_distinguished():
     values = torch.tensor([1.0, 1.0 + 2**-23, 1e-45, 3e-45, 0.0])
     assert kept(rule_for(values, 0.2), values).tolist() == [False, True, False, False, False]
     assert kept(rule_for(values, 0.6), values).tolist() == [True, True, False, True, False]
@@ -93,15 +87,15 @@ def test_neighbouring_floats_and_denormals_are_distinguished():
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.999, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_selection_is_that_of_a_stable_sort(share, dtype):
+def test_selection_equals_a_stable_sort(share, dtype):
     torch.manual_seed(0)
     values = (torch.randn(30, 41) * 1e-4).to(dtype).float()
     values[torch.rand(30, 41) < 0.3] = 0
     assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
 
 
-def long(kind):
-    """Enough elements for a sample, which tells much, little, or the wrong thing."""
+def long_values(kind):
+    """Enough elements to be sampled, of a distribution that is easy or hard to sample."""
     rng = torch.Generator().manual_seed(0)
     values = torch.randn(17 * CPU_BLOCK + 7, generator=rng)
     if kind == "few distinct":
@@ -115,21 +109,21 @@ def long(kind):
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["normal", "few distinct", "rising", "mostly zero"])
-def test_a_tensor_that_is_sampled_is_selected_as_exactly(kind, share):
-    values = long(kind)
+def test_selection_of_sampled_tensors_is_exact(kind, share):
+    values = long_values(kind)
     assert torch.equal(kept(rule_for(values, share), values), by_sorting(values, share))
 
 
 @pytest.mark.parametrize("kind", ["normal", "few distinct"])
-def test_threads_change_nothing(kind):
-    values = long(kind)
+def test_selection_does_not_depend_on_threads(kind):
+    values = long_values(kind)
     with ThreadPool(4) as threads:
         together = rule_for(values, 0.3, threads=threads, blocks_per_read=3)
     assert together == rule_for(values, 0.3)
 
 
-def test_a_sample_saves_a_pass_over_the_tensor():
-    values, n_read = long("normal"), []
+def test_sampling_saves_a_pass():
+    values, n_read = long_values("normal"), []
 
     def counted(pivot, sources):
         n_read.append(len(pivot))
@@ -140,8 +134,8 @@ def test_a_sample_saves_a_pass_over_the_tensor():
     assert sum(n_read) < 1.6 * len(values)
 
 
-def test_cached_scores_are_read_once_and_give_the_mask():
-    values, n_read = long("normal"), []
+def test_cached_scores_are_computed_once():
+    values, n_read = long_values("normal"), []
 
     def counted(pivot, sources):
         n_read.append(len(pivot))
@@ -160,7 +154,7 @@ def test_cached_scores_are_read_once_and_give_the_mask():
     assert torch.equal(part.squeeze(0), expected[100:300])
 
 
-def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
+def test_rule_breaks_ties_by_the_global_index():
     rule = KeepRule(threshold=1.0, cutoff=6)
     values = torch.tensor([1.0, 2.0, -1.0, 0.5])
     assert kept(rule, values, 4).tolist() == [True, True, False, False]
@@ -168,10 +162,8 @@ def test_a_rule_breaks_ties_by_the_index_in_the_whole_tensor():
     assert kept(rule, values, 8).tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("way", ["compiled", "torch"])
-def test_every_row_has_a_rule_of_its_own(way, in_torch):
-    if way == "torch":
-        in_torch()
+@pytest.mark.usefixtures("code_path")
+def test_rules_apply_per_row():
     rules = [KeepRule(threshold=1.0, cutoff=2), KeepRule(threshold=0.0, cutoff=9)]
     values = torch.tensor([[1.0, -1.0, 1.0, -3.0], [0.0, -2.0, 1.0, 0.0]])
     masks = survivors(rules, values, 0)
@@ -179,7 +171,7 @@ def test_every_row_has_a_rule_of_its_own(way, in_torch):
     assert survivors(rules[:1], values[:1], 2).tolist() == [[False, False, False, True]]
 
 
-def test_tensors_are_ranked_as_a_whole_and_each_column_by_itself():
+def test_ranking_is_over_all_tensors_per_source():
     a = (torch.tensor([5.0, 1.0]), torch.tensor([1.0, 0.0]))
     b = (torch.tensor([2.0, -4.0]), torch.tensor([7.0, 8.0]))
     first, second = select({"a": a, "b": b}, 0.5)
@@ -191,7 +183,7 @@ def test_tensors_are_ranked_as_a_whole_and_each_column_by_itself():
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.55, 1.0])
 @pytest.mark.parametrize("sizes", [[3, 997], [500, 0, 1, 499], [1000]])
-def test_how_the_elements_are_cut_into_tensors_does_not_matter(share, sizes):
+def test_selection_does_not_depend_on_the_split_into_tensors(share, sizes):
     torch.manual_seed(1)
     whole = torch.randint(-20, 21, (1000,)).float() * 2**-13
     pieces = {str(i): (piece,) for i, piece in enumerate(whole.split(sizes))}
@@ -201,18 +193,18 @@ def test_how_the_elements_are_cut_into_tensors_does_not_matter(share, sizes):
     assert selection.share_kept == by_sorting(whole, share).sum() / 1000
 
 
-def test_ties_are_cut_in_the_order_of_the_tensors():
+def test_ties_are_cut_in_tensor_order():
     (selection,) = select({name: (torch.ones(4),) for name in "abc"}, 0.5)
     assert [selection.rules[name].cutoff for name in "abc"] == [4, 2, 0]
 
 
-def test_keep_all_keeps_the_ties_that_exact_cuts():
+def test_keep_all_keeps_every_tie():
     values = torch.tensor([3.0, 1.0, -1.0, 1.0, 0.0])
     assert kept(rule_for(values, 0.4), values).tolist() == [1, 1, 0, 0, 0]
     assert kept(rule_for(values, 0.4, "keep_all"), values).tolist() == [1, 1, 1, 1, 0]
 
 
-def test_keep_all_takes_the_threshold_one_rank_lower_as_the_ties_authors_do():
+def test_keep_all_threshold_equals_the_ties_authors_code():
     # their code: kthvalue(d - int(d * K)) of the ascending magnitudes, here the second smallest
     values = torch.tensor([1.0, 2.0, 3.0, 4.0])
     threshold = values.kthvalue(4 - int(4 * 0.5)).values
@@ -220,12 +212,12 @@ def test_keep_all_takes_the_threshold_one_rank_lower_as_the_ties_authors_do():
     assert rule_for(values, 0.5).threshold == 3.0
 
 
-def test_keep_all_keeps_everything_where_most_values_are_zero():
+def test_keep_all_with_threshold_zero_keeps_everything():
     (selection,) = select({"a": (torch.tensor([1.0, 0.0, 0.0, 0.0]),)}, 0.5, "keep_all")
     assert (selection.threshold, selection.share_kept) == (0.0, 1.0)
 
 
-def test_nothing_survives_a_share_that_rounds_to_zero():
+def test_share_rounding_to_zero_has_an_infinite_threshold():
     (selection,) = select({"a": (torch.ones(4),)}, 0.1)
     assert (selection.threshold, selection.share_kept) == (math.inf, 0.0)
     assert not kept(selection.rules["a"], torch.ones(4)).any()

@@ -1,4 +1,4 @@
-"""SLERP: the arc between two tensors, mergekit's function, and the cases without an arc."""
+"""SLERP: the arc between two tensors, mergekit's function, degenerate angles."""
 
 import math
 
@@ -29,7 +29,7 @@ def pair(shape=(20, 30), angle=1.0):
     return pivot, 1.5 * (math.cos(angle) * pivot + math.sin(angle) * other)
 
 
-def test_the_middle_of_a_quarter_circle_has_the_same_radius():
+def test_slerp_of_orthogonal_tensors_keeps_the_norm():
     # [3, 0] to [0, 3] at half the angle: 3 cos 45 = 2.1213 in both, where a mean has 1.5
     assert slerp([3.0, 0.0], [0.0, 3.0]).tolist() == pytest.approx([3 * HALF, 3 * HALF])
     # a third of the way: 3 cos 30 and 3 sin 30
@@ -38,7 +38,7 @@ def test_the_middle_of_a_quarter_circle_has_the_same_radius():
     )
 
 
-def test_the_weights_as_they_are_are_interpolated_not_normalised_ones():
+def test_slerp_interpolates_unnormalised_weights():
     # half of the way between lengths 2 and 4: each times sin 45
     assert slerp([2.0, 0.0], [0.0, 4.0]).tolist() == pytest.approx([2 * HALF, 4 * HALF])
 
@@ -46,7 +46,7 @@ def test_the_weights_as_they_are_are_interpolated_not_normalised_ones():
 @pytest.mark.parametrize("shape", [(7,), (20, 30), (3, 4, 5), (300, 500)])
 @pytest.mark.parametrize("angle", [0.05, 1.0, 2.5])
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
-def test_mergekit_agrees_up_to_its_float32(shape, angle, t):
+def test_slerp_agrees_with_mergekit(shape, angle, t):
     pivot, source = pair(shape, angle)
     assert torch.allclose(slerp(pivot, source, t=t), mergekit(pivot, source, t), atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_mergekit_agrees_up_to_its_float32(shape, angle, t):
         ([1.0, 0.0], [0.999, 0.04]),
     ],
 )
-def test_mergekit_agrees_where_there_is_no_arc_or_nearly_none(pivot, source):
+def test_slerp_agrees_with_mergekit_on_degenerate_angles(pivot, source):
     pivot, source = torch.tensor(pivot), torch.tensor(source)
     for t in (0.25, 0.5):
         assert torch.allclose(slerp(pivot, source, t=t), mergekit(pivot, source, t), atol=1e-6)
@@ -76,18 +76,18 @@ def test_parallel_and_antiparallel_tensors_are_interpolated_linearly():
     assert slerp([1.0, 2.0], [-1.0, -2.0]).tolist() == [0.0, 0.0]
 
 
-def test_a_zero_tensor_counts_as_orthogonal():
+def test_zero_tensor_is_treated_as_orthogonal():
     # the weight of the other is sin 45 at the middle
     assert slerp([0.0, 0.0], [2.0, 4.0]).tolist() == pytest.approx([2 * HALF, 4 * HALF])
     assert slerp([0.0], [0.0]).tolist() == [0.0]
 
 
-def test_a_scalar_and_an_empty_tensor_keep_their_shapes():
+def test_scalar_and_empty_tensors_keep_their_shape():
     assert slerp(2.0, 4.0).item() == 3.0
     assert slerp(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
 
 
-def test_the_angle_is_that_of_the_whole_tensor_and_of_each_tensor():
+def test_angle_is_per_whole_tensor():
     n = CPU_BLOCK
     pivot = torch.cat([torch.ones(n), torch.zeros(n)]).view(n, 2)
     source = torch.cat([torch.zeros(n), torch.ones(n)]).view(n, 2)
@@ -98,7 +98,7 @@ def test_the_angle_is_that_of_the_whole_tensor_and_of_each_tensor():
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (20, 30), (300, 500)])
-def test_t_zero_is_the_pivot_and_t_one_the_source_to_the_last_bit(shape):
+def test_t_zero_is_the_pivot_and_t_one_the_source(shape):
     pivot, source = pair(shape)
     before = pivot.clone(), source.clone()
     assert torch.equal(slerp(pivot, source, t=0), pivot)
@@ -107,7 +107,7 @@ def test_t_zero_is_the_pivot_and_t_one_the_source_to_the_last_bit(shape):
     assert torch.equal(source, before[1])
 
 
-def test_from_the_other_end_it_is_the_same_arc():
+def test_slerp_is_symmetric_in_t():
     pivot, source = pair()
     assert torch.equal(slerp(pivot, source, t=0.25), slerp(source, pivot, t=0.75))
 
@@ -119,12 +119,12 @@ def test_arc_weights_keep_the_norm_of_unit_vectors(t):
         assert a * a + b * b + 2 * a * b * math.cos(angle) == pytest.approx(1.0)
 
 
-def test_numbers_whose_squares_float32_cannot_hold_have_an_angle():
+def test_cosine_of_large_values_does_not_overflow():
     assert cosine(torch.tensor([1e30, 0.0]), torch.tensor([1e30, 1e30])) == pytest.approx(HALF)
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.5, float("nan"), True, "half", None])
-def test_a_place_off_the_arc_is_named(t):
+def test_t_outside_the_unit_interval_is_refused(t):
     with pytest.raises(ValueError, match=rf"t must be in \[0, 1\], got {t!r}"):
         check(t=t)
 

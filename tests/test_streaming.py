@@ -1,4 +1,4 @@
-"""Passes over tensors in blocks, and the thread pool: order, errors, interruption, budgets."""
+"""Passes over tensors in blocks, and the thread pool."""
 
 import threading
 import time
@@ -35,7 +35,7 @@ def numbers(n, *sources):
     return models_of({"w": pivot}, *({"w": pivot * k} for k in sources))
 
 
-def test_blocks_hold_every_element_of_every_model_once_and_in_order():
+def test_blocks_cover_every_element_in_order():
     n = 2 * CPU_BLOCK + 5
     blocks = numbers(n, 2.0, 3.0).open("w").map(lambda block: block)
     assert [block.start for block in blocks] == [0, CPU_BLOCK, 2 * CPU_BLOCK]
@@ -45,7 +45,7 @@ def test_blocks_hold_every_element_of_every_model_once_and_in_order():
         assert torch.equal(values, torch.arange(float(n)) * factor)
 
 
-def test_some_elements_can_be_visited_alone():
+def test_map_can_visit_selected_ranges():
     tensor = numbers(100, 2.0).open("w")
     values = tensor.map(lambda b: (b.start, b.sources[0].tolist()), [(3, 5), (90, 91), (7, 7)])
     assert values == [(3, [6.0, 8.0]), (90, [180.0]), (7, [])]
@@ -53,7 +53,7 @@ def test_some_elements_can_be_visited_alone():
 
 @pytest.mark.parametrize("blocks_per_read", [1, 2, 16])
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_how_much_is_read_at_once_and_by_whom_does_not_show(
+def test_map_does_not_depend_on_threads_or_blocks_per_read(
     n_threads, blocks_per_read, monkeypatch
 ):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", size := 1000)
@@ -67,7 +67,7 @@ def test_how_much_is_read_at_once_and_by_whom_does_not_show(
     assert sums == expected
 
 
-def test_values_come_in_float32_whatever_the_models_hold():
+def test_blocks_are_float32_for_any_stored_dtype():
     values = torch.tensor([0.5, -3.0])
     models = models_of({"w": values.bfloat16()}, {"w": values.double()}, {"w": values.half()})
     ((pivot, *sources),) = models.open("w").map(lambda b: (b.pivot, *b.sources))
@@ -90,7 +90,7 @@ def checkpoints(model):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_threads_and_memory_budget_change_no_bit_of_a_merge(
+def test_merge_does_not_depend_on_threads_or_memory_budget(
     checkpoints, merge, method, monkeypatch
 ):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", 1 << 11)  # of 154 blocks, several at once
@@ -105,7 +105,7 @@ def test_threads_and_memory_budget_change_no_bit_of_a_merge(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_torch_gives_the_bits_of_the_compiled_loops(checkpoints, merge, method, in_torch):
+def test_torch_path_equals_compiled_loops(checkpoints, merge, method, in_torch):
     expected, report = merge(METHODS[method], *checkpoints, folder="compiled")
     in_torch()
     merged, again = merge(METHODS[method], *checkpoints, folder="torch")
@@ -115,7 +115,7 @@ def test_torch_gives_the_bits_of_the_compiled_loops(checkpoints, merge, method, 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
-def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method, monkeypatch):
+def test_gpu_equals_cpu(checkpoints, merge, method, monkeypatch):
     expected, _ = merge(METHODS[method], *checkpoints, folder="cpu")
     monkeypatch.setattr("seme.streaming.GPU_BLOCK", 1 << 11)  # many, on streams side by side
     device = torch.device("cuda")
@@ -125,7 +125,7 @@ def test_a_gpu_gives_the_bits_of_the_cpu(checkpoints, merge, method, monkeypatch
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_results_come_in_the_order_of_the_items(n_threads):
+def test_thread_pool_keeps_the_order_of_items(n_threads):
     def slow_first(index):
         time.sleep(0.02 if index == 0 else 0)
         return index * index
@@ -135,7 +135,7 @@ def test_results_come_in_the_order_of_the_items(n_threads):
         assert threads.map(slow_first, 0) == []
 
 
-def test_items_run_side_by_side_and_each_with_one_thread_of_torch():
+def test_items_run_in_parallel_with_one_torch_thread_each():
     met = threading.Barrier(3, timeout=10)
 
     def meet(_):
@@ -149,7 +149,7 @@ def test_items_run_side_by_side_and_each_with_one_thread_of_torch():
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])
-def test_the_first_failure_is_raised_and_items_not_yet_started_are_cancelled(n_threads):
+def test_first_failure_cancels_items_not_started(n_threads):
     started = []
 
     def fail(index):
@@ -165,7 +165,7 @@ def test_the_first_failure_is_raised_and_items_not_yet_started_are_cancelled(n_t
     assert len(started) == n_started < 100
 
 
-def test_an_interrupted_caller_waits_for_running_items_only(monkeypatch):
+def test_interrupt_waits_only_for_running_items(monkeypatch):
     done, interrupted = [], threading.Event()
 
     def work(index):
@@ -187,7 +187,7 @@ def test_an_interrupted_caller_waits_for_running_items_only(monkeypatch):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
-def test_an_item_that_fails_late_is_raised_before_a_later_item_that_failed_early(n_threads):
+def test_failure_of_the_lowest_index_is_raised(n_threads):
     def fail(index):
         if index == 2:
             time.sleep(0.05)
@@ -198,7 +198,7 @@ def test_an_item_that_fails_late_is_raised_before_a_later_item_that_failed_early
         threads.map(fail, 10)
 
 
-def test_one_thread_is_the_callers():
+def test_single_thread_pool_runs_in_the_caller():
     with ThreadPool(1) as threads:
         assert (
             threads.map(lambda _: threading.current_thread(), 2)

@@ -27,7 +27,7 @@ def config(tmp_path):
     }  # fmt: skip
 
 
-def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tmp_path):
+def test_suite_keeps_task_order_and_resolves_include_path(config, tmp_path):
     suite = suite_from_config(config, root=tmp_path)
     assert suite.domains == {"a": "code", "b": "english"}
     assert suite.include_path == tmp_path / "tasks"
@@ -35,7 +35,7 @@ def test_a_suite_keeps_the_order_of_its_tasks_and_resolves_its_folder(config, tm
     assert suite.tasks[0].num_fewshot is None
 
 
-def test_two_lines_are_a_suite(tmp_path):
+def test_suite_needs_only_include_path_and_tasks(tmp_path):
     (tmp_path / "tasks").mkdir()
     least = {"name": "s", "include_path": "tasks", "tasks": ["a", {"task": "b", "domain": "x"}]}
     suite = suite_from_config(least, root=tmp_path)
@@ -60,32 +60,17 @@ def test_no_tasks_means_no_suite(config, tmp_path):
     [
         ({"batchsize": 3}, r"suite s: unknown keys \['batchsize'\]"),
         ({"tasks": [TASK, TASK]}, r"suite s has tasks twice: \['a'\]"),
-        (
-            {"tasks": [TASK | {"score": "mean"}]},
-            r"score must be one of .*, got 'mean' in task a",
-        ),
-        (
-            {"tasks": [TASK | {"kind": "choice"}]},
-            "kind must be one of .*, got 'choice' in task a",
-        ),
+        ({"tasks": [TASK | {"score": "mean"}]}, "score .*, got 'mean' in task a"),
+        ({"tasks": [TASK | {"kind": "choice"}]}, "kind .*, got 'choice' in task a"),
         ({"tasks": [TASK | {"shots": 3}]}, r"task a: unknown keys \['shots'\]"),
-        (
-            {"tasks": [BITS | {"score": "raw"}]},
-            "byte_likelihood goes with metric bits_per_byte",
-        ),
+        ({"tasks": [BITS | {"score": "raw"}]}, "byte_likelihood .* bits_per_byte"),
         ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
         ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
-        (
-            {"limit": 1},
-            "limit must be a whole number of at least 2 for a standard error, got 1",
-        ),
-        (
-            {"include_path": "nowhere"},
-            "include_path must be a folder of lm-eval tasks, got .*no",
-        ),
+        ({"limit": 1}, "limit must be .* at least 2 .*, got 1"),
+        ({"include_path": "nowhere"}, "include_path .*, got .*nowhere"),
     ],
 )
-def test_what_is_wrong_in_a_suite_is_named(config, tmp_path, change, message):
+def test_invalid_suite_is_refused(config, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         suite_from_config(config | change, root=tmp_path)
 
@@ -99,12 +84,12 @@ def test_a_missing_key_is_named(config, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"limit": 5}, {"split": "validation"}, {"tasks": [TASK], "held_out": []}]
 )
-def test_the_fingerprint_follows_the_definition(config, tmp_path, change):
+def test_fingerprint_changes_with_limit_split_and_tasks(config, tmp_path, change):
     before = suite_from_config(config, root=tmp_path).fingerprint()
     assert suite_from_config(config | change, root=tmp_path).fingerprint() != before
 
 
-def test_the_fingerprint_follows_the_files_beside_the_tasks_but_not_caches(config, tmp_path):
+def test_fingerprint_depends_on_task_files_but_not_caches(config, tmp_path):
     suite = suite_from_config(config, root=tmp_path)
     before = suite.fingerprint()
     (tmp_path / "tasks" / "__pycache__").mkdir()
@@ -114,17 +99,17 @@ def test_the_fingerprint_follows_the_files_beside_the_tasks_but_not_caches(confi
     assert suite.fingerprint() != before
 
 
-def test_the_fingerprint_ignores_batch_size_and_where_the_folder_lies(config, tmp_path):
+def test_fingerprint_ignores_batch_size_and_folder_location(config, tmp_path):
     before = suite_from_config(config, root=tmp_path).fingerprint()
     (tmp_path / "tasks").rename(tmp_path / "moved")
     moved = config | {"include_path": "moved", "batch_size": 1}
     assert suite_from_config(moved, root=tmp_path).fingerprint() == before
 
 
-def test_a_record_is_told_the_contract_in_words_but_not_the_batch_size(config, tmp_path):
-    found = suite_from_config(config | {"limit": 5}, root=tmp_path)
-    assert found.described() == {
-        "name": "s", "split": "test", "fingerprint": found.fingerprint(),
+def test_described_suite_has_every_entry_but_the_batch_size(config, tmp_path):
+    suite = suite_from_config(config | {"limit": 5}, root=tmp_path)
+    assert suite.described() == {
+        "name": "s", "split": "test", "fingerprint": suite.fingerprint(),
         "held_out": ["english"], "limit": 5, "lm_eval": version("lm_eval"),
         "chat_template": None,
         "tasks": {
@@ -139,4 +124,4 @@ def test_a_record_is_told_the_contract_in_words_but_not_the_batch_size(config, t
         },
     }  # fmt: skip
     faster = suite_from_config(config | {"limit": 5, "batch_size": 1}, root=tmp_path)
-    assert faster.described() == found.described()
+    assert faster.described() == suite.described()

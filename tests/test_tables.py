@@ -13,26 +13,26 @@ from eval.tables import (
 )
 
 
-def test_a_fraction_is_shown_in_per_cent_and_never_as_minus_zero():
+def test_percent_is_never_minus_zero():
     assert percent(0.12345) == "12.35"
     assert percent(-0.00001) == "0.00"
     assert percent(0.5, 0) == "50"
 
 
-def test_a_difference_is_shown_in_points_with_its_sign():
+def test_points_have_a_sign():
     assert points(0.0123) == "+1.23"
     assert points(-0.0123, 1) == "-1.2"
     assert points(-0.00001) == points(0.0) == "+0.00"
 
 
-def test_an_estimate_is_shown_with_one_standard_error():
+def test_estimate_has_one_standard_error():
     estimate = Estimate(value=0.39331, stderr=0.00479)
     assert with_error(estimate) == "39.33 ± 0.48"
     assert with_error(estimate, points, 1) == "+39.3 ± 0.5"
     assert with_error(None) == ""
 
 
-def test_costs_that_were_not_measured_are_empty():
+def test_unmeasured_costs_are_empty():
     assert (seconds(1.234), seconds(11.25, 0), seconds(None)) == ("1.23", "11", "")
     assert (mib(3 * 2**20), mib(2**19, 1), mib(None)) == ("3", "0.5", "")
 
@@ -44,7 +44,7 @@ def test_alternatives_are_joined_by_or(values, text):
     assert alternatives(values) == text
 
 
-def test_leaves_are_named_by_their_path_and_plain_lists_are_leaves():
+def test_leaves_are_named_by_path_with_flat_lists_as_leaves():
     value = {
         "a": {"b": 1, "empty": {}},
         "list": [1, 2],
@@ -59,7 +59,7 @@ def test_leaves_are_named_by_their_path_and_plain_lists_are_leaves():
     assert list(leaves("bare")) == [("", "bare")]
 
 
-def test_a_pipe_or_a_newline_in_a_cell_does_not_break_the_table():
+def test_pipes_and_newlines_in_cells_are_escaped():
     assert markdown_table(("a", "b|c"), [("1\n2", "3")]) == (
         "| a | b\\|c |\n| --- | --- |\n| 1 2 | 3 |"
     )

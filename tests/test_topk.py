@@ -9,7 +9,7 @@ from seme.topk import RankingScores, find_thresholds, map_all
 from tests.in_memory import models_of
 
 
-def the_sources(_pivot, sources):
+def source_values(_pivot, sources):
     return torch.stack(sources)
 
 
@@ -19,12 +19,12 @@ def scores_of(*tensors, **how):
     pivot = {name: torch.zeros_like(values) for name, values in named.items()}
     halves = {name: values / -2 for name, values in named.items()}
     models = models_of(pivot, named, halves, **how)
-    return [RankingScores(models.open(name), the_sources, 2) for name in named]
+    return [RankingScores(models.open(name), source_values, 2) for name in named]
 
 
 @pytest.mark.parametrize("cache", [0, 2**30])
 @pytest.mark.parametrize("rank", [1, 2, 3, 6])
-def test_a_threshold_is_the_magnitude_of_its_rank_in_every_row(rank, cache):
+def test_threshold_is_the_kth_largest_magnitude_per_row(rank, cache):
     # magnitudes 5, 3, 3, 2, 1, 0 in the first row, half of each in the second
     scores = scores_of(torch.tensor([3.0, -5.0, 0.0, 1.0, -3.0, 2.0]), cache_bytes=cache)
     expected = {1: (5.0, 0, 1), 2: (3.0, 1, 2), 3: (3.0, 1, 2), 6: (0.0, 5, 1)}[rank]
@@ -33,13 +33,13 @@ def test_a_threshold_is_the_magnitude_of_its_rank_in_every_row(rank, cache):
     assert (second.value, second.n_above, second.n_equal) == (expected[0] / 2, *expected[1:])
 
 
-def test_the_threshold_of_rank_zero_is_above_every_number():
+def test_threshold_of_rank_zero_is_infinite():
     (threshold, _) = find_thresholds(scores_of(torch.ones(3)), 0, 3)
     assert (threshold.value, threshold.n_above, threshold.n_equal) == (float("inf"), 0, 0)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.9, 1.0])
-def test_thresholds_over_tensors_large_enough_to_sample_are_those_of_sorting(share):
+def test_thresholds_of_sampled_tensors_equal_sorting(share):
     rng = torch.Generator().manual_seed(0)
     tensors = [torch.randn(n, generator=rng) for n in (9 * CPU_BLOCK, 5, 8 * CPU_BLOCK + 7)]
     falling = np.sort(torch.cat(tensors).abs().numpy())[::-1]
@@ -55,7 +55,7 @@ def test_thresholds_over_tensors_large_enough_to_sample_are_those_of_sorting(sha
 
 @pytest.mark.parametrize("cache", [0, 2**30])
 @pytest.mark.parametrize("small", [0, 100, 2**24])
-def test_passes_over_several_tensors_give_what_passes_over_each_do(cache, small, monkeypatch):
+def test_map_all_equals_mapping_each_tensor(cache, small, monkeypatch):
     monkeypatch.setattr("seme.streaming.SMALL", small)
     tensors = {"a": torch.arange(3.0), "b": torch.zeros(0), "c": torch.arange(CPU_BLOCK + 2.0)}
     pivot = {name: torch.zeros_like(values) for name, values in tensors.items()}
@@ -65,7 +65,7 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(cache, small,
 
     with ThreadPool(3) as threads:
         models = models_of(pivot, tensors, cache_bytes=cache, threads=threads)
-        scores = [RankingScores(models.open(name), the_sources, 1) for name in tensors]
+        scores = [RankingScores(models.open(name), source_values, 1) for name in tensors]
         summaries = map_all(scores, summary)
         assert summaries == [one.map(summary) for one in scores]
     assert [[place[:2] for place in blocks] for blocks in summaries] == [
@@ -75,11 +75,11 @@ def test_passes_over_several_tensors_give_what_passes_over_each_do(cache, small,
     ]
 
 
-def test_a_tensor_that_is_not_kept_open_is_opened_once_in_a_pass():
+def test_tensor_is_opened_once_per_pass():
     values = torch.arange(40.0 * CPU_BLOCK)
     models = models_of({"w": values, "v": values[:9]}, {"w": values, "v": values[:9]})
     scores = [
-        RankingScores(models.open(n, kept=False), the_sources, 1, cache=False) for n in "wv"
+        RankingScores(models.open(n, kept=False), source_values, 1, cache=False) for n in "wv"
     ]
     map_all(scores, lambda values, _: values.shape)
     assert (models.pivot.n_opened, models.sources[0].n_opened) == (2, 2)
@@ -87,6 +87,6 @@ def test_a_tensor_that_is_not_kept_open_is_opened_once_in_a_pass():
 
 def test_scores_that_exceed_the_cache_are_not_cached():
     models = models_of({"w": torch.zeros(100)}, {"w": torch.ones(100)}, cache_bytes=999)
-    assert not RankingScores(models.open("w"), the_sources, 2).cached
-    assert RankingScores(models.open("w"), the_sources, 1).cached
-    assert not RankingScores(models.open("w"), the_sources, 1, cache=False).cached
+    assert not RankingScores(models.open("w"), source_values, 2).cached
+    assert RankingScores(models.open("w"), source_values, 1).cached
+    assert not RankingScores(models.open("w"), source_values, 1, cache=False).cached

@@ -1,4 +1,4 @@
-"""``python -m scripts.track``; its run is read back."""
+"""Command scripts.track, its offline W&B run read back."""
 
 import json
 
@@ -21,7 +21,7 @@ def root(tmp_path):
     return write_three(tmp_path / "results")
 
 
-def test_one_run_holds_the_table_the_figures_and_the_files(root, capsys):
+def test_tracked_run_has_table_figures_and_files(root, capsys):
     assert main([f"output={root}", "tracker.project=boards", "tracker.tags=[a]"]) == 0
     (records,) = read_back(root)
     run, summary = run_and_summary(records)
@@ -35,7 +35,7 @@ def test_one_run_holds_the_table_the_figures_and_the_files(root, capsys):
     assert f"wandb sync {root}/wandb/offline-run-*" in capsys.readouterr().out
 
 
-def test_a_failure_of_wandb_exits_with_one(root, capsys, monkeypatch):
+def test_wandb_failure_exits_with_one(root, capsys, monkeypatch):
     def fail(**_options):
         raise wandb.errors.CommError("no route to host")
 
@@ -44,7 +44,7 @@ def test_a_failure_of_wandb_exits_with_one(root, capsys, monkeypatch):
     assert "no route to host" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_named_and_the_rest_is_logged(root, capsys):
+def test_damaged_record_is_reported_and_the_rest_logged(root, capsys):
     (root / "runs" / "dare-dare56789abc" / "record.json").write_text("{")
     assert main([f"output={root}"]) == 1
     assert "dare-dare56789abc" in capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_logged(root, capsys):
         (["tracker.tags=[x"], "expected ',' or ']'"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, part, capsys):
+def test_invalid_argument_is_named(arguments, part, capsys):
     assert main(arguments) == 2
     assert part in capsys.readouterr().err
 

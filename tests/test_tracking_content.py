@@ -14,7 +14,7 @@ def content(tmp_path, record):
     return record_content(record, write(tmp_path, record))
 
 
-def test_the_config_defines_the_run(tmp_path):
+def test_config_has_kind_method_settings_and_models(tmp_path):
     config = content(tmp_path, make_record()).config
     assert (config["kind"], config["method"], config["settings"], config["seed"]) == (
         "merge", "ties", {"density": 0.1}, 3,
@@ -22,7 +22,7 @@ def test_the_config_defines_the_run(tmp_path):
     assert config["models"]["pivot"] == to_json(model("base"))
 
 
-def test_the_summary_has_scores_their_mean_runtime_and_memory_of_both_stages(tmp_path):
+def test_summary_has_scores_mean_seconds_and_memory(tmp_path):
     summary = content(tmp_path, make_record(evaluation_cost=COST)).summary
     assert (summary["score/code"], summary["score/mean"]) == (0.5, 0.375)
     for stage in ("merge", "evaluation"):
@@ -30,13 +30,13 @@ def test_the_summary_has_scores_their_mean_runtime_and_memory_of_both_stages(tmp
         assert summary[f"{stage}/peak_rss_bytes"] == 900
 
 
-def test_a_reference_has_no_cost_of_a_merge(tmp_path):
+def test_reference_has_no_merge_cost(tmp_path):
     reference = content(tmp_path, make_reference())
     assert reference.job_type == "reference"
     assert not [key for key in reference.summary if key.startswith("merge/")]
 
 
-def test_the_table_of_scores_keeps_the_order_of_the_suite(tmp_path):
+def test_score_table_is_in_suite_order(tmp_path):
     table = content(tmp_path, make_record()).tables["scores"]
     assert table.columns[:3] == ("task", "domain", "score")
     assert table.rows == (
@@ -51,7 +51,7 @@ def test_a_merge_without_evaluation_has_no_table(tmp_path):
     assert merge.tags == ("ties", "zoo", "none", "done")
 
 
-def test_the_artifact_is_the_record_file(tmp_path):
+def test_artifact_is_the_record_file(tmp_path):
     merge = content(tmp_path, make_record())
     assert [path.relative_to(merge.folder).as_posix() for path in merge.files] == [
         "record.json"
@@ -69,7 +69,7 @@ def rows_of(table):
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def test_the_table_is_the_csv_file_with_numbers_as_numbers(root):
+def test_table_equals_the_csv_with_parsed_numbers(root):
     table = leaderboard_content(root).tables["leaderboard"]
     rows = rows_of(table)
     assert [row["method"] for row in rows] == ["base", "dare", "ties"]
@@ -80,7 +80,7 @@ def test_the_table_is_the_csv_file_with_numbers_as_numbers(root):
     assert "evaluation_seconds" not in table.columns  # no row has it
 
 
-def test_names_that_look_like_numbers_stay_names(root):
+def test_numeric_looking_names_stay_strings(root):
     path = root / "leaderboard.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -94,7 +94,7 @@ def test_names_that_look_like_numbers_stay_names(root):
     assert {row["fingerprint"] for row in rows_of(table)} == {"1234567890123456"}
 
 
-def test_the_figures_and_the_artifact_are_the_files(root):
+def test_figures_and_artifact_are_the_leaderboard_files(root):
     content = leaderboard_content(root)
     files = {path.relative_to(root).as_posix() for path in content.files}
     figures = {path.relative_to(root).as_posix() for path in root.glob("figures/*.svg")}
@@ -105,6 +105,6 @@ def test_the_figures_and_the_artifact_are_the_files(root):
         assert (root / f"{key}.svg").read_text() in html
 
 
-def test_no_leaderboard_is_an_error(tmp_path):
+def test_missing_leaderboard_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"leaderboard\.csv"):
         leaderboard_content(tmp_path)

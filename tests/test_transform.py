@@ -1,4 +1,4 @@
-"""What a residual map does to the parts of a model."""
+"""Effect of a residual map on the parts of a model."""
 
 import pytest
 import torch
@@ -54,36 +54,29 @@ def random(*shape, seed=0):
         (Part.DOWN, [[1.0, 5.0], [0.0, 2.0]]),
         (Part.Q, [[1.0, -1.0], [0.0, 2.0]]),  # W T^-1
         (Part.HEAD, [[1.0, -1.0], [0.0, 2.0]]),
-    ],
-)
-def test_a_matrix_is_turned_on_the_side_of_the_residual_stream(part, expected):
-    assert turn_part(part, MATRIX, SHEAR, normed=True).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    [
         (Part.O_BIAS, [8.0, 3.0]),  # T b
         (Part.DOWN_BIAS, [8.0, 3.0]),
-        (Part.Q_BIAS, [2.0, 3.0]),
+        (Part.Q_BIAS, [2.0, 3.0]),  # not in the residual stream
         (Part.UP_BIAS, [2.0, 3.0]),
         (Part.Q_NORM, [2.0, 3.0]),
         (Part.ATTENTION_NORM, [1.0, 1.0]),  # folded
         (Part.MLP_NORM_BIAS, [0.0, 0.0]),
     ],
 )
-def test_a_vector_is_turned_where_it_lives_in_the_residual_stream(part, expected):
-    assert turn_part(part, VECTOR, SHEAR, normed=False).tolist() == expected
+def test_parts_are_mapped_on_their_residual_stream_side(part, expected):
+    values = MATRIX if isinstance(expected[0], list) else VECTOR
+    for normed in (True, False):
+        assert turn_part(part, values, SHEAR, normed=normed).tolist() == expected
 
 
-def test_nothing_happens_in_the_pivots_own_frame():
+def test_parts_without_a_map_are_unchanged():
     for part in (Part.Q, Part.O, Part.EMBEDDING, Part.ATTENTION_POST_NORM, Part.MLP_NORM):
         assert turn_part(part, MATRIX, None, normed=True) is MATRIX
         assert restrict_part(part, MATRIX, None) is MATRIX
     assert turn_part(Part.FINAL_NORM, VECTOR, None, normed=True) is VECTOR
 
 
-def test_a_reader_after_a_norm_compensates_for_the_width():
+def test_normed_readers_compensate_for_the_width():
     # a norm of width 8 makes a vector of two dimensions twice as long as one of width 2
     assert width_scale(WIDENING) == 0.5
     normed = turn_part(Part.Q, MATRIX, WIDENING, normed=True)
@@ -93,7 +86,7 @@ def test_a_reader_after_a_norm_compensates_for_the_width():
     assert torch.equal(plain, 2 * normed)
 
 
-def test_only_readers_after_a_norm_are_scaled_in_a_block():
+def test_turn_block_scales_only_normed_readers():
     parts = {Part.ATTENTION_NORM: VECTOR, Part.Q: MATRIX, Part.O: MATRIX, Part.GATE: MATRIX}
     turned = turn_block(parts, WIDENING)
     assert turned.keys() == parts.keys()
@@ -102,12 +95,10 @@ def test_only_readers_after_a_norm_are_scaled_in_a_block():
 
 
 @pytest.mark.parametrize("part", [Part.ATTENTION_POST_NORM, Part.MLP_POST_NORM])
-def test_a_constant_gain_on_a_blocks_output_keeps_its_length(part):
+def test_constant_post_norm_gain_is_rescaled(part):
     gain = turn_part(part, torch.tensor([3.0, 3.0]), WIDENING, normed=True)
     assert gain.tolist() == [1.5] * 8
-    with pytest.raises(
-        ValueError, match=rf"{part} is a norm on a block.* from 2 to 3: .*frame"
-    ):
+    with pytest.raises(ValueError, match=rf"{part} .* from 2 to 3: .*frame"):
         turn_part(part, VECTOR, WIDENING, normed=True)
 
 
@@ -115,7 +106,7 @@ def rms(vector):
     return vector / vector.square().mean().sqrt()
 
 
-def test_a_turned_norm_on_a_blocks_output_normalises_as_the_source_s_did():
+def test_mapped_post_norm_equals_the_source_norm():
     # gain' * norm(T y) = T (gain * norm(y))
     turn = as_map(random_turn(12, torch.Generator().manual_seed(1), centred=False)[:, :4])
     written, gain = random(4), torch.full((4,), 1.7)
@@ -125,7 +116,7 @@ def test_a_turned_norm_on_a_blocks_output_normalises_as_the_source_s_did():
     )
 
 
-def test_a_folded_final_gain_is_one_and_its_bias_is_divided_by_the_scale_of_the_head():
+def test_folded_final_norm_has_gain_one_and_a_rescaled_bias():
     # the head after the norm is scaled by sqrt(2 / 8)
     assert (
         turn_part(Part.FINAL_NORM, torch.ones(2), WIDENING, normed=True).tolist() == [1.0] * 8
@@ -134,7 +125,7 @@ def test_a_folded_final_gain_is_one_and_its_bias_is_divided_by_the_scale_of_the_
     assert bias.tolist() == [4.0, 0, 0, 0, 0, 0, 0, 6.0]
 
 
-def test_reading_what_was_written_is_unchanged_by_a_turn_into_a_wider_stream():
+def test_reader_times_writer_is_invariant_under_the_map():
     turn = as_map(
         random_turn(12, torch.Generator().manual_seed(1), centred=True, source_width=5)
     )
@@ -145,7 +136,7 @@ def test_reading_what_was_written_is_unchanged_by_a_turn_into_a_wider_stream():
 
 
 @pytest.mark.parametrize("part", sorted(READERS | WRITERS | {Part.EMBEDDING}))
-def test_a_part_is_restricted_to_the_directions_the_source_reaches(part):
+def test_parts_are_restricted_to_the_support_of_the_source(part):
     vector = torch.arange(1.0, 9.0)
     pivot = vector if part.endswith("bias") else torch.outer(vector, vector)
     reached = torch.zeros(8)
@@ -155,7 +146,7 @@ def test_a_part_is_restricted_to_the_directions_the_source_reaches(part):
     assert torch.equal(restrict_part(part, pivot, WIDENING), expected)
 
 
-def test_norms_and_parts_inside_a_block_are_not_restricted():
+def test_norms_and_inner_parts_are_not_restricted():
     gain = torch.arange(8.0)
     for part in (Part.Q_BIAS, Part.Q_NORM, Part.FINAL_NORM, Part.MLP_NORM):
         assert restrict_part(part, gain, WIDENING) is gain
@@ -163,14 +154,14 @@ def test_norms_and_parts_inside_a_block_are_not_restricted():
 
 
 def attention(folder, model_type, **settings):
-    """Save a model and return it, the attention of layer 1, and its heads."""
+    """Save a model and take its model, the attention of layer 1, and its heads."""
     model = open_canonical(save_tiny(folder, model_type, **settings))
     parts = read_block(model.read, model, ATTENTION, 1)
     return model, parts, heads_of(parts, model, 1)
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_a_layers_parts_are_those_of_its_two_blocks(model_type, tmp_path):
+def test_layer_parts_are_those_of_attention_and_mlp(model_type, tmp_path):
     model = open_canonical(save_tiny(tmp_path / "model", model_type))
     blocks = [read_block(model.read, model, parts, 1) for parts in (ATTENTION, MLP)]
     actual = [part for block in blocks for part in block]
@@ -178,7 +169,7 @@ def test_a_layers_parts_are_those_of_its_two_blocks(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", DENSE)
-def test_heads_take_their_sizes_and_frequencies_from_the_model(model_type, tmp_path):
+def test_heads_have_sizes_and_frequencies_of_the_model(model_type, tmp_path):
     model, parts, heads = attention(tmp_path / "model", model_type)
     sizes = model.dimensions
     assert (heads.n_heads, heads.n_kv) == (sizes.n_heads, sizes.n_kv_heads)
@@ -199,7 +190,7 @@ def test_heads_matched_to_themselves_are_unchanged(model_type, tmp_path):
     assert restrict_to_heads(parts, match, model, 1) is parts
 
 
-def test_the_gains_over_all_heads_move_with_the_heads(tmp_path):
+def test_qk_norm_gains_move_with_their_heads(tmp_path):
     _, _, pivot = attention(tmp_path / "pivot", "olmo2")
     model, parts, heads = attention(tmp_path / "source", "olmo2", seed=1)
     match = match_heads(pivot, heads, rotate_inner=False)
@@ -209,7 +200,7 @@ def test_the_gains_over_all_heads_move_with_the_heads(tmp_path):
     assert torch.equal(gains[0][match.head_index], gains[1])
 
 
-def test_fewer_heads_under_one_norm_have_smaller_gains_and_leave_the_others_alone(tmp_path):
+def test_fewer_heads_under_one_norm_have_rescaled_gains(tmp_path):
     pivot_model, of_pivot, pivot = attention(tmp_path / "pivot", "olmo2")
     half = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
     source_model, of_source, heads = attention(tmp_path / "source", "olmo2", **half)
@@ -219,16 +210,16 @@ def test_fewer_heads_under_one_norm_have_smaller_gains_and_leave_the_others_alon
     of_source[Part.O] = torch.cat([heads.o, 0 * heads.o])
     match = match_heads(pivot, heads_of(of_source, source_model, 1), rotate_inner=False)
     assert sorted(match.head_index.tolist()) == [-1, -1, 0, 1]
-    there = (match.head_index >= 0).repeat_interleave(8)
+    matched_rows = (match.head_index >= 0).repeat_interleave(8)
     placed = place_heads(of_source, match, source_model, 1)[Part.Q_NORM]
     own = of_source[Part.Q_NORM].view(2, 8)[match.head_index[match.head_index >= 0]]
-    torch.testing.assert_close(placed[there], own.flatten() * 0.5**0.5)
-    assert placed[~there].tolist() == [0.0] * 16
+    torch.testing.assert_close(placed[matched_rows], own.flatten() * 0.5**0.5)
+    assert placed[~matched_rows].tolist() == [0.0] * 16
     kept = restrict_to_heads(of_pivot, match, pivot_model, 1)[Part.Q_NORM]
-    assert torch.equal(kept, of_pivot[Part.Q_NORM] * there)
+    assert torch.equal(kept, of_pivot[Part.Q_NORM] * matched_rows)
 
 
-def test_another_scale_of_attention_goes_to_queries_or_to_the_gain_of_their_norm(tmp_path):
+def test_attention_scale_moves_into_queries_or_their_norm_gain(tmp_path):
     for model_type, scaled in (("gemma2", Part.Q), ("gemma3_text", Part.Q_NORM)):
         _, _, pivot = attention(
             tmp_path / f"{model_type} 6", model_type, query_pre_attn_scalar=6
@@ -242,24 +233,24 @@ def test_another_scale_of_attention_goes_to_queries_or_to_the_gain_of_their_norm
         torch.testing.assert_close(placed[unscaled].norm(), parts[unscaled].norm())
 
 
-def test_a_query_head_without_a_counterpart_in_a_group_that_has_one_is_not_the_sources(
-    tmp_path,
-):
+def test_restriction_zeroes_unmatched_query_heads(tmp_path):
     pivot_model, parts, pivot = attention(tmp_path / "pivot", "llama")
     sizes = {"num_attention_heads": 2, "head_dim": 8}
     _, _, heads = attention(tmp_path / "source", "llama", seed=1, **sizes)
     match = match_heads(pivot, heads, rotate_inner=True)
     restricted = restrict_to_heads(parts, match, pivot_model, 1)
-    there = (match.head_index >= 0).repeat_interleave(8)
-    assert int(there.sum()) == 16
+    matched_rows = (match.head_index >= 0).repeat_interleave(8)
+    assert int(matched_rows.sum()) == 16
     assert (
-        restricted[Part.Q][~there].abs().max() == 0 == restricted[Part.O][:, ~there].abs().max()
+        restricted[Part.Q][~matched_rows].abs().max()
+        == 0
+        == restricted[Part.O][:, ~matched_rows].abs().max()
     )
-    torch.testing.assert_close(restricted[Part.Q][there], parts[Part.Q][there])
+    torch.testing.assert_close(restricted[Part.Q][matched_rows], parts[Part.Q][matched_rows])
     torch.testing.assert_close(restricted[Part.K], parts[Part.K])
 
 
-def test_rotary_pairs_without_a_counterpart_are_not_the_sources(tmp_path):
+def test_restriction_zeroes_unmatched_rotary_pairs(tmp_path):
     # the source turns two pairs of each head, the pivot all four: two of the pivot's stay
     pivot_model, parts, pivot = attention(tmp_path / "pivot", "phi3", partial_rotary_factor=1.0)
     _, _, heads = attention(tmp_path / "source", "phi3", seed=1)
@@ -271,7 +262,7 @@ def test_rotary_pairs_without_a_counterpart_are_not_the_sources(tmp_path):
     torch.testing.assert_close(restricted[Part.V], parts[Part.V])
 
 
-def test_neurons_are_placed_with_their_sign_and_zeros_where_there_is_none(tmp_path):
+def test_neurons_are_placed_with_sign_and_zeros_if_unmatched(tmp_path):
     model = open_canonical(save_tiny(tmp_path / "model", "llama"))
     parts = read_block(model.read, model, MLP, 0)
     match = NeuronMatch(
@@ -287,7 +278,7 @@ def test_neurons_are_placed_with_their_sign_and_zeros_where_there_is_none(tmp_pa
     assert torch.equal(placed[Part.DOWN_BIAS], parts[Part.DOWN_BIAS])
 
 
-def test_a_pivots_mlp_is_restricted_to_the_neurons_that_have_a_counterpart(tmp_path):
+def test_restriction_zeroes_unmatched_neurons(tmp_path):
     model = open_canonical(save_tiny(tmp_path / "model", "gpt2", n_inner=3))
     parts = read_block(model.read, model, MLP, 0)
     index, sign = torch.tensor([7, -1, 2]), torch.tensor([1.0, 1.0, 1.0])
@@ -301,7 +292,7 @@ def test_a_pivots_mlp_is_restricted_to_the_neurons_that_have_a_counterpart(tmp_p
     assert restrict_to_neurons(parts, everything) is parts
 
 
-def test_the_sign_of_a_match_does_not_flip_the_pivots_own_neurons(tmp_path):
+def test_restriction_does_not_flip_signs(tmp_path):
     model = open_canonical(save_tiny(tmp_path / "model", "mistral", intermediate_size=2))
     parts = read_block(model.read, model, MLP, 0)
     match = NeuronMatch(

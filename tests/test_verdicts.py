@@ -1,4 +1,4 @@
-"""The rules by which claims are judged: every verdict from numbers small enough to check."""
+"""Rules that turn comparisons into verdicts."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def comparison(difference, p):
 AHEAD, BEHIND, EQUAL = comparison(0.2, 0.01), comparison(-0.2, 0.01), comparison(0.2, 0.5)
 
 
-def test_ahead_means_higher_and_significant_after_the_correction():
+def test_ahead_requires_a_higher_significant_difference():
     assert significantly_ahead(AHEAD)
     assert not significantly_ahead(BEHIND)
     assert not significantly_ahead(EQUAL)
@@ -38,7 +38,7 @@ def test_ahead_means_higher_and_significant_after_the_correction():
     ("comparisons", "verdict"),
     [([], UNKNOWN), ([AHEAD], YES), ([AHEAD, EQUAL], NO), ([AHEAD, BEHIND], NO), ([EQUAL], NO)],
 )
-def test_a_claim_to_be_better_needs_every_comparison(comparisons, verdict):
+def test_ahead_in_all_requires_every_comparison(comparisons, verdict):
     assert ahead_in_all(comparisons) is verdict
 
 
@@ -52,7 +52,7 @@ def test_a_claim_to_be_better_needs_every_comparison(comparisons, verdict):
         ([[AHEAD], []], YES),
     ],
 )
-def test_a_claim_to_work_everywhere_needs_one_success_in_each_place(groups, verdict):
+def test_ahead_once_in_each_requires_one_per_group(groups, verdict):
     assert ahead_once_in_each(groups) is verdict
 
 
@@ -67,9 +67,7 @@ def test_a_claim_to_work_everywhere_needs_one_success_in_each_place(groups, verd
         (1.0, {}, UNKNOWN),
     ],
 )
-def test_a_cost_must_be_below_that_of_each_rival_and_one_that_is_not_decides(
-    cost, rival_costs, verdict
-):
+def test_lower_than_each_requires_every_rival_cost(cost, rival_costs, verdict):
     assert lower_than_each(cost, rival_costs) is verdict
 
 
@@ -83,7 +81,7 @@ def test_a_cost_must_be_below_that_of_each_rival_and_one_that_is_not_decides(
         (([EQUAL], [BEHIND, AHEAD]), NO),
     ],
 )
-def test_a_range_holds_if_both_sides_were_tried_and_nothing_outside_is_ahead(sides, verdict):
+def test_none_ahead_requires_both_sides(sides, verdict):
     assert none_ahead(*sides) is verdict
 
 
@@ -91,5 +89,5 @@ def test_a_range_holds_if_both_sides_were_tried_and_nothing_outside_is_ahead(sid
     ("verdicts", "verdict"),
     [([], UNKNOWN), ([YES, YES], YES), ([YES, UNKNOWN], UNKNOWN), ([UNKNOWN, NO, YES], NO)],
 )
-def test_one_place_without_support_decides_over_all_places(verdicts, verdict):
+def test_all_of_is_decided_by_one_unsupported_verdict(verdicts, verdict):
     assert all_of(verdicts) is verdict

@@ -1,4 +1,4 @@
-"""Runs of the real wandb, offline; its file is read back."""
+"""Offline runs of the real wandb, their files read back."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def log(root, record, **changes):
     return log_run(content, root=root, tracker=WANDB | changes, group="sweep-7")
 
 
-def test_config_scores_costs_and_group_are_in_the_offline_file(root):
+def test_offline_file_has_config_scores_costs_and_group(root):
     assert log(root, make_record()) is None
     (records,) = read_back(root)
     run, summary = run_and_summary(records)
@@ -48,7 +48,7 @@ def test_config_scores_costs_and_group_are_in_the_offline_file(root):
     assert exit_code(records) == 0
 
 
-def test_the_table_of_scores_and_the_record_are_logged(root):
+def test_score_table_and_record_are_logged(root):
     record = make_record()
     log(root, record)
     (records,) = read_back(root)
@@ -58,20 +58,20 @@ def test_the_table_of_scores_and_the_record_are_logged(root):
     assert artifact_files(records, "merge") == {"record.json": saved.read_bytes()}
 
 
-def test_host_and_environment_are_not_in_the_file(root):
+def test_offline_file_has_no_host_or_environment(root):
     log(root, make_record())
     (records,) = read_back(root)
     assert "environment" not in [record.WhichOneof("record_type") for record in records]
     assert run_and_summary(records)[0].host == "undisclosed"
 
 
-def test_long_tags_are_cut_and_double_ones_dropped(root):
+def test_tags_are_truncated_and_deduplicated(root):
     log(root, make_record(), tags=["y" * 80, "ties"])
     run, _ = run_and_summary(read_back(root)[0])
     assert sorted(run.tags) == ["done", "ties", "y" * 64, "zoo"]
 
 
-def test_every_record_is_a_run_of_its_own(root, monkeypatch):
+def test_each_record_is_a_separate_run(root, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "somebody-elses")
     for name, value in (("ties", 0.5), ("dare", 0.75)):
         assert log(root, make_record(name, value)) is None
@@ -82,7 +82,7 @@ def test_every_record_is_a_run_of_its_own(root, monkeypatch):
     assert len({run.run_id for run, _ in runs} | {"somebody-elses"}) == 3
 
 
-def test_a_run_that_is_already_open_is_not_written_into(root, tmp_path):
+def test_open_run_of_the_caller_is_untouched(root, tmp_path):
     wandb.init(mode="offline", project="other", dir=tmp_path)
     assert log(root, make_record()) is None
     for folder, project in ((root, "seme-bench"), (tmp_path, "other")):
@@ -102,7 +102,7 @@ def test_nothing_is_written_outside_the_results_folder(root, tmp_path, monkeypat
     }
 
 
-def test_a_failure_of_wandb_is_a_warning(root, monkeypatch):
+def test_wandb_failure_is_a_warning(root, monkeypatch):
     def fail(**_options):
         raise wandb.errors.CommError("no route to host")
 
@@ -112,7 +112,7 @@ def test_a_failure_of_wandb_is_a_warning(root, monkeypatch):
     assert str(root) in warning
 
 
-def test_a_run_that_fails_on_the_way_is_finished_as_failed(root):
+def test_run_failing_while_logging_is_finished_as_failed(root):
     path = write(root, make_record())
     path.unlink()
     content = record_content(make_record(), path)
@@ -121,7 +121,7 @@ def test_a_run_that_fails_on_the_way_is_finished_as_failed(root):
     assert exit_code(read_back(root)[0]) == 1
 
 
-def test_an_interrupt_finishes_the_run_and_goes_on(root, monkeypatch):
+def test_interrupt_finishes_the_run_and_propagates(root, monkeypatch):
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
@@ -148,24 +148,24 @@ def test_no_connection_is_opened(root, repository):
     assert len(read_back(root)) == 1
 
 
-def test_no_tracker_writes_nothing(root):
+def test_tracker_none_writes_nothing(root):
     content = record_content(make_record(), write(root, make_record()))
     before = sorted(root.rglob("*"))
     assert log_run(content, root=root, tracker={"name": "none"}, group="g") is None
     assert sorted(root.rglob("*")) == before
 
 
-def test_the_printed_command_syncs_what_is_offline(root):
+def test_upload_hint_syncs_offline_runs(root):
     assert upload_hint(root) is None
     for name in ("ties", "dare"):
         log(root, make_record(name))
     read_back(root)  # both are whole
     command = upload_hint(root).partition("upload with: ")[2]
     wandb_sync = f"{sys.executable} -m {command} --dry-run"
-    shown = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
-    assert "Would sync 2 run(s)" in shown.stderr + shown.stdout
+    synced = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
+    assert "Would sync 2 run(s)" in synced.stderr + synced.stdout
     for path in root.glob("wandb/offline-run-*/*.wandb"):
-        assert path.name in shown.stderr + shown.stdout
+        assert path.name in synced.stderr + synced.stdout
 
 
 def test_uploaded_runs_are_not_counted(root):
@@ -182,11 +182,11 @@ def test_uploaded_runs_are_not_counted(root):
     ("change", "part"),
     [({"mode": "of"}, "'of'"), ({"nmae": "x"}, "nmae"), ({"name": "mlflow"}, "mlflow")],
 )
-def test_a_wrong_tracker_is_an_error(change, part):
+def test_invalid_tracker_is_refused(change, part):
     with pytest.raises(ValueError, match=part):
         check_tracker(WANDB | change)
 
 
-def test_no_tracker_and_wandb_are_right():
+def test_tracker_none_and_wandb_are_valid():
     check_tracker({"name": "none"})
     check_tracker(WANDB | {"mode": "online"})

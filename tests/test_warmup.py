@@ -63,7 +63,7 @@ def load_and_merge(folder):
     assert not late, f"not loaded beforehand: {late}"
 
 
-def test_no_merge_pays_for_loading_a_loop(tmp_path, repository):
+def test_load_compiles_every_loop_merges_use(tmp_path, repository):
     program = (
         "import pathlib, sys; from tests.test_warmup import load_and_merge; "
         "load_and_merge(pathlib.Path(sys.argv[1]))"

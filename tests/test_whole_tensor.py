@@ -1,4 +1,4 @@
-"""Methods that merge whole tensors: what they see, the memory they take, what is refused."""
+"""Methods of whole tensors: inputs, memory, refusals."""
 
 import math
 import subprocess
@@ -36,11 +36,11 @@ def columns(_pivot, sources, _site, /):
     return sources[0] / torch.linalg.vector_norm(sources[0], dim=0)
 
 
-def working(n_sources=1, n_threads=SETTINGS.n_threads):
+def working_memory(n_sources=1, n_threads=SETTINGS.n_threads):
     return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU).working_bytes
 
 
-def test_the_method_sees_whole_tensors_in_their_shape_once_each(model, merge):
+def test_method_gets_each_whole_tensor_once(model, merge):
     calls = []
 
     @whole_tensor
@@ -62,7 +62,7 @@ def test_the_method_sees_whole_tensors_in_their_shape_once_each(model, merge):
         calls.clear()
 
 
-def test_the_result_is_rounded_and_counted_as_that_of_blocks(model, merge):
+def test_whole_tensor_result_and_report_equal_blockwise(model, merge):
     def in_blocks(*arguments):
         return halfway(*arguments)
 
@@ -80,13 +80,13 @@ def test_the_result_is_rounded_and_counted_as_that_of_blocks(model, merge):
     assert report.copied == {"b": "excluded by b"}
 
 
-def test_what_no_block_can_compute_is_computed(model, merge):
+def test_column_normalisation_works_on_whole_tensors(model, merge):
     source = model("s", {"a": torch.full(WIDE, 2.0)})
     merged, _ = merge(partial(columns), source, source)
     assert merged["a"].unique().tolist() == [pytest.approx(1 / math.sqrt(WIDE[0]))]
 
 
-def test_a_preparation_reaches_whole_tensors_through_the_site(model, merge):
+def test_site_carries_the_prepared_values(model, merge):
     class Means:
         def at(self, tensor):
             sums = tensor.map(lambda block: block.sources[0].sum().item())
@@ -106,7 +106,7 @@ def test_a_preparation_reaches_whole_tensors_through_the_site(model, merge):
     assert report.diagnostics == {"means": True}
 
 
-def test_sources_in_another_frame_are_realigned_before_they_are_merged_whole(merge, tmp_path):
+def test_realigned_sources_are_merged_as_whole_tensors(merge, tmp_path):
     folders = write_pool("turned", tmp_path)
     pivot, *sources = (open_checkpoint(folder, root=folder) for folder in folders)
 
@@ -147,18 +147,22 @@ def most_in_parallel(model, merge, *, n_fit):
     pivot = model("p", {name: torch.ones(WIDE) for name in "abcdef"})
     of_one = bytes_of_whole(math.prod(WIDE), 1, traits_of(meet))
     assert of_one == 4 * 150_000 * 4  # pivot, source, result, one more
-    budget = working(n_threads=3) + n_fit * of_one
+    budget = working_memory(n_threads=3) + n_fit * of_one
     merge(partial(meet), pivot, pivot, n_threads=3, memory_budget=budget)
     return most
 
 
 @pytest.mark.parametrize(("n_fit", "most"), [(3, 3), (1, 1)])
-def test_as_many_tensors_are_merged_side_by_side_as_fit(model, merge, monkeypatch, n_fit, most):
-    monkeypatch.setattr("seme.budget._MOST_BLOCKS_PER_READ", 1)  # working memory of any budget
+def test_tensors_are_merged_in_parallel_as_the_budget_allows(
+    model, merge, monkeypatch, n_fit, most
+):
+    monkeypatch.setattr(
+        "seme.budget._MOST_BLOCKS_PER_READ", 1
+    )  # working_memory memory of any budget
     assert most_in_parallel(model, merge, n_fit=n_fit) == most
 
 
-def test_a_tensor_that_does_not_fit_is_refused_before_anything_is_read(model, merge, tmp_path):
+def test_tensor_over_the_budget_is_refused_before_reading(model, merge, tmp_path):
     pivot = model("p", {"small": [1.0], "large": torch.ones(40_000_000, dtype=torch.float16)})
     need = 4 * 40_000_000 * 3
     message = rf"large takes {mebibytes(need)} \({need} bytes\) .*memory_budget is 200MiB"
@@ -183,7 +187,7 @@ def test_a_tensor_that_does_not_fit_is_refused_before_anything_is_read(model, me
         (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],
 )
-def test_a_failure_names_the_tensor_and_leaves_nothing(
+def test_failure_names_the_tensor_and_leaves_no_files(
     model, merge, tmp_path, returned, message
 ):
     @whole_tensor
@@ -197,14 +201,14 @@ def test_a_failure_names_the_tensor_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_source_that_is_not_finite_is_named(model, merge):
+def test_non_finite_source_is_refused(model, merge):
     pivot, sick = model("p", {"a": [1.0]}), model("s", {"a": [float("nan")]})
     with pytest.raises(ValueError, match=r"a of source 0 \(.*/s\) holds NaN") as caught:
         merge(partial(halfway), pivot, sick)
     assert caught.value.__notes__ == ["while merging a with shape (1,)"]
 
 
-def test_shared_memory_is_given_back_whatever_happens():
+def test_shared_memory_is_released_after_errors():
     memory = SharedMemory(10)
     with pytest.raises(KeyError), memory.taken(10):
         raise KeyError
@@ -214,7 +218,7 @@ def test_shared_memory_is_given_back_whatever_happens():
         pass
 
 
-def test_bytes_are_those_of_inputs_result_and_temporaries():
+def test_whole_tensor_bytes_count_inputs_result_and_temporaries():
     traits = Traits(whole_tensor=True, temporaries=4)
     assert bytes_of_whole(1000, 2, traits) == 4 * 1000 * (1 + 2 + 1 + 4)
     traits = Traits(whole_tensor=True, temporaries=3, per_source=2)
@@ -246,15 +250,15 @@ print(stage.cost.peak_rss_bytes - stage.cost.base_rss_bytes)
 """
 
 
-def test_merging_whole_tensors_takes_no_more_memory_than_the_budget(
-    model, tmp_path, repository
-):
+def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     sizes = {"a": 12_000_000, "b": 9_000_000, "c": 9_000_000, "d": 9_000_000}
     rng = torch.Generator().manual_seed(0)
     for name in ("p", "s"):
         model(name, {n: torch.randn(k, generator=rng).bfloat16() for n, k in sizes.items()})
     model("tiny", {"a": torch.ones(10).bfloat16()})
-    budget = working() + 4 * 18_000_000 * 3  # two of the smaller ones, 468 MB for all of them
+    budget = (
+        working_memory() + 4 * 18_000_000 * 3
+    )  # two of the smaller ones, 468 MB for all of them
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path), str(budget)],
         cwd=repository, capture_output=True, text=True, check=True,

@@ -66,7 +66,7 @@ def siblings(destination):
     return sorted(path.name for path in destination.parent.iterdir())
 
 
-def test_the_file_is_what_safetensors_would_have_written(destination, pivot, tmp_path):
+def test_written_file_equals_safetensors_bytes(destination, pivot, tmp_path):
     writer = write(destination, pivot, dict(reversed(VALUES.items())))
     save_file(VALUES, tmp_path / "expected.safetensors", metadata={"format": "pt"})
     written = (destination / "model.safetensors").read_bytes()
@@ -74,7 +74,7 @@ def test_the_file_is_what_safetensors_would_have_written(destination, pivot, tmp
     assert writer.bytes_written == 8 + 12 + 1
 
 
-def test_shards_hold_every_tensor_once_and_are_indexed(destination, pivot, tmp_path):
+def test_shards_are_indexed_and_complete(destination, pivot, tmp_path):
     write(destination, pivot, VALUES, max_shard_bytes=13)
     shards = sorted(destination.glob("*.safetensors"))
     assert [path.name[6:11] for path in shards] == ["00001", "00002"]
@@ -85,7 +85,7 @@ def test_shards_hold_every_tensor_once_and_are_indexed(destination, pivot, tmp_p
     assert again.content_hash() == pivot.content_hash()
 
 
-def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own():
+def test_oversized_tensor_gets_its_own_shard():
     assert [sorted(group) for group in split_into_shards(LAYOUT, 1).values()] == [
         ["a"],
         ["b"],
@@ -93,7 +93,7 @@ def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own():
     ]
 
 
-def test_the_other_files_are_copied_byte_for_byte(destination, pivot):
+def test_tokenizer_and_config_files_are_copied(destination, pivot):
     write(destination, pivot, VALUES)
     assert siblings(destination / "x") == sorted([*FILES, "model.safetensors"])
     assert all((destination / name).read_text() == text for name, text in FILES.items())
@@ -109,7 +109,7 @@ def test_cards_code_and_other_weights_are_not_copied(destination, pivot, name):
     assert name not in siblings(destination / "x")
 
 
-def test_another_dtype_changes_only_that_entry_of_the_configuration():
+def test_with_dtype_changes_only_the_dtype_entry():
     config = {"b": 1, "torch_dtype": "float32", "a": {"dtype": "float32"}}
     changed = with_dtype(config, torch.bfloat16)
     assert list(changed.items()) == [
@@ -121,12 +121,12 @@ def test_another_dtype_changes_only_that_entry_of_the_configuration():
     assert with_dtype(config, None) is config
 
 
-def test_a_dtype_the_configuration_states_already_leaves_it_byte_for_byte(destination, pivot):
+def test_unchanged_dtype_keeps_the_config_bytes(destination, pivot):
     write(destination, pivot, VALUES, dtype=torch.float32)
     assert (destination / "config.json").read_text() == FILES["config.json"]
 
 
-def test_a_destination_that_exists_is_refused_and_left_alone(destination, pivot):
+def test_existing_destination_is_refused(destination, pivot):
     destination.mkdir(parents=True)
     with pytest.raises(ValueError, match="merged already exists: a merge writes a new folder"):
         write(destination, pivot, VALUES)
@@ -134,7 +134,7 @@ def test_a_destination_that_exists_is_refused_and_left_alone(destination, pivot)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_midway_leaves_nothing(destination, pivot, error):
+def test_error_while_writing_leaves_no_files(destination, pivot, error):
     def values():
         yield "a", VALUES["a"]
         assert siblings(destination)[0].startswith(".seme-writing-merged-")
@@ -145,22 +145,15 @@ def test_an_error_midway_leaves_nothing(destination, pivot, error):
     assert siblings(destination) == []
 
 
-def test_an_error_while_starting_leaves_nothing(destination, pivot, monkeypatch):
-    def full(*_):
-        raise OSError("disk full")
+@pytest.mark.parametrize("call", ["shutil.copyfile", "os.fsync"])
+def test_error_while_starting_or_publishing_leaves_no_files(
+    destination, pivot, monkeypatch, call
+):
+    def fail(*_):
+        raise OSError(call)
 
-    monkeypatch.setattr("seme.checkpoint.writer.shutil.copyfile", full)
-    with pytest.raises(OSError, match="disk full"):
-        write(destination, pivot, VALUES)
-    assert siblings(destination) == []
-
-
-def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatch):
-    def broken(_):
-        raise OSError("cannot flush")
-
-    monkeypatch.setattr("seme.checkpoint.writer.os.fsync", broken)
-    with pytest.raises(OSError, match="cannot flush"):
+    monkeypatch.setattr(f"seme.checkpoint.writer.{call}", fail)
+    with pytest.raises(OSError, match=call):
         write(destination, pivot, VALUES)
     assert siblings(destination) == []
 
@@ -174,18 +167,18 @@ def test_an_error_while_publishing_leaves_nothing(destination, pivot, monkeypatc
         ({"a": VALUES["a"].double()}, "a must be written in .*float32.*got .*float64"),
     ],
 )
-def test_tensors_written_must_equal_the_layout(destination, pivot, values, message):
+def test_written_tensors_must_match_the_layout(destination, pivot, values, message):
     with pytest.raises(ValueError, match=message):
         write(destination, pivot, values)
     assert siblings(destination) == []
 
 
-def test_a_tensor_is_written_once(destination, pivot):
+def test_tensor_written_twice_is_refused(destination, pivot):
     with pytest.raises(ValueError, match="a has 8 bytes, got 8 more: it was written before"):
         write(destination, pivot, [("a", VALUES["a"]), ("a", VALUES["a"])])
 
 
-def test_a_tensor_may_come_in_pieces_and_in_any_order(destination, pivot):
+def test_tensors_can_be_written_in_pieces_in_any_order(destination, pivot):
     layout = {name: pivot.spec(name) for name in pivot.names}
     with CheckpointWriter(
         destination, pivot=pivot, layout=layout, config=pivot.config, dtype=None
@@ -197,7 +190,7 @@ def test_a_tensor_may_come_in_pieces_and_in_any_order(destination, pivot):
     assert all(torch.equal(written[name], values) for name, values in VALUES.items())
 
 
-def test_a_strided_tensor_is_written_in_the_order_of_its_elements(destination, pivot):
+def test_strided_tensor_is_written_in_logical_order(destination, pivot):
     columns = VALUES["b"].T.contiguous().T
     write(destination, pivot, {**VALUES, "b": columns})
     assert torch.equal(load_file(destination / "model.safetensors")["b"], VALUES["b"])
@@ -216,15 +209,13 @@ with CheckpointWriter(Path(sys.argv[2]), pivot=pivot, layout=layout, config={}, 
 """
 
 
-def test_a_changed_configuration_is_written_instead_of_the_pivots(destination, pivot):
+def test_changed_config_is_written(destination, pivot):
     write(destination, pivot, VALUES, config={**pivot.config, "tie_word_embeddings": False})
     written = json.loads((destination / "config.json").read_text())
     assert written == {**pivot.config, "tie_word_embeddings": False}
 
 
-def test_the_temporary_folder_of_a_killed_merge_is_removed_by_the_next(
-    destination, pivot, repository
-):
+def test_temporary_folder_of_a_killed_merge_is_removed(destination, pivot, repository):
     subprocess.run(
         [sys.executable, "-c", KILLED, pivot.path, destination], cwd=repository, check=False
     )
@@ -235,7 +226,7 @@ def test_the_temporary_folder_of_a_killed_merge_is_removed_by_the_next(
     assert siblings(destination) == ["merged"]
 
 
-def test_temporary_folders_of_a_running_process_or_another_destination_stay(destination, pivot):
+def test_temporary_folders_of_running_processes_are_kept(destination, pivot):
     with CheckpointWriter(
         destination, pivot=pivot, layout=LAYOUT, config=pivot.config, dtype=None
     ) as writer:
@@ -251,9 +242,7 @@ def test_temporary_folders_of_a_running_process_or_another_destination_stay(dest
 
 
 @pytest.mark.parametrize("days", [0, 2])
-def test_a_temporary_folder_of_an_unknown_process_is_removed_after_a_day_without_a_write(
-    destination, days
-):
+def test_temporary_folder_of_an_unknown_process_is_removed_after_a_day(destination, days):
     names = [f".seme-writing-merged-0123abcd-{os.getppid()}-0123abcd"]  # of another machine
     machine = xxhash.xxh32_hexdigest(platform.node().encode())
     names.append(f".seme-writing-merged-{machine}-{os.getppid()}-0123abcd")
@@ -267,7 +256,7 @@ def test_a_temporary_folder_of_an_unknown_process_is_removed_after_a_day_without
     assert siblings(destination) == ([] if days else sorted(names))
 
 
-def test_transformers_loads_the_result_with_no_key_missing_or_unexpected(make_llama, tmp_path):
+def test_transformers_loads_the_written_model_without_missing_keys(make_llama, tmp_path):
     llama = open_checkpoint(make_llama(tmp_path / "llama", 0), root=tmp_path)
     layout = {name: llama.spec(name) for name in llama.names}
     values = {name: llama.read(name) for name in llama.names}

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from scripts.zoo.build import build, build_model
-from tests.zoo_models import MINIATURE, miniature_material, weights_of
+from tests.zoo_models import MINIATURE, english_material, weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def material(monkeypatch):
     """Pages of every split, each with lines that can be asked for."""
     monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
     monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
-    return miniature_material()
+    return english_material()
 
 
 def built(name, material, folder):
@@ -33,7 +33,7 @@ def built(name, material, folder):
     return steps
 
 
-def test_a_model_is_built_whole_from_the_one_it_starts_from(material, tmp_path):
+def test_child_model_is_trained_from_its_parent(material, tmp_path):
     assert built("base", material, tmp_path) == built("child", material, tmp_path) == [1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "child"]
     base, child = (weights_of(tmp_path / name) for name in ("base", "child"))
@@ -42,7 +42,7 @@ def test_a_model_is_built_whole_from_the_one_it_starts_from(material, tmp_path):
     assert 0 < max(moved) < 0.01  # two steps of at most 1e-3, rounded to bfloat16
 
 
-def test_building_again_gives_the_same_bytes_and_leaves_nothing_else(material, tmp_path):
+def test_build_is_reproducible_and_cleans_up(material, tmp_path):
     for folder in (tmp_path / "1", tmp_path / "2"):
         folder.mkdir()
         (folder / ".base.part").mkdir()  # left by a build that was stopped
@@ -52,7 +52,7 @@ def test_building_again_gives_the_same_bytes_and_leaves_nothing_else(material, t
     assert [path.name for path in (tmp_path / "1").iterdir()] == ["base"]
 
 
-def test_a_child_has_its_parents_tokenizer_to_the_byte(material, tmp_path):
+def test_child_has_the_tokenizer_files_of_its_parent(material, tmp_path):
     built("base", material, tmp_path)
     built("child", material, tmp_path)
     for file in ("tokenizer.json", "tokenizer_config.json"):
@@ -61,7 +61,7 @@ def test_a_child_has_its_parents_tokenizer_to_the_byte(material, tmp_path):
         ).read_bytes()
 
 
-def test_a_model_whose_parent_is_missing_is_not_built(material, tmp_path):
+def test_model_without_its_parent_is_not_built(material, tmp_path):
     with pytest.raises(OSError, match="base"):
         built("child", material, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -83,18 +83,18 @@ def build_here(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._LINE_EVERY", 1)
 
     def build_miniature(*, force=False):
-        said = io.StringIO()
-        build(tmp_path, Console(file=said, width=120), force=force)
-        return said.getvalue()
+        output = io.StringIO()
+        build(tmp_path, Console(file=output, width=120), force=force)
+        return output.getvalue()
 
     return build_miniature
 
 
-def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp_path):
-    said = build_here()
-    assert said.index("trained base") < said.index("child: step 1, loss ")
-    assert all(f"{n}: step {k}, loss " in said for n in ("base", "child") for k in (1, 2, 3))
-    assert "wrote 40 items for 5 tasks" in said  # 4 test and 4 validation items a task
+def test_script_builds_models_in_dependency_order(build_here, tmp_path):
+    output = build_here()
+    assert output.index("trained base") < output.index("child: step 1, loss ")
+    assert all(f"{n}: step {k}, loss " in output for n in ("base", "child") for k in (1, 2, 3))
+    assert "wrote 40 items for 5 tasks" in output  # 4 test and 4 validation items a task
     written = {path.stem for path in (tmp_path / "tasks").glob("*.jsonl")}
     exercises = {"numbers_bits", "numbers_answer", "format_bits", "format_answer"}
     assert written == {"english_bits"} | exercises
@@ -103,7 +103,7 @@ def test_the_script_builds_everything_each_model_after_its_start(build_here, tmp
     )
 
 
-def test_a_finished_model_is_not_trained_again_unless_forced(build_here, tmp_path):
+def test_finished_model_is_retrained_only_with_force(build_here, tmp_path):
     def times():
         return {n: (tmp_path / "models" / n).stat().st_ctime_ns for n in ("base", "child")}
 

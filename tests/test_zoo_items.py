@@ -1,4 +1,4 @@
-"""Rules by which items and exercises are drawn."""
+"""Rules that draw items and exercises."""
 
 import json
 import random
@@ -37,7 +37,7 @@ from tests.zoo_answers import (
 )
 
 
-def test_sums_are_right():
+def test_addition_exercises_are_correct():
     rng = random.Random(0)
     for exercise in (addition(rng) for _ in range(100)):
         first, plus, second, equals = exercise.prompt.split(" ")
@@ -46,23 +46,25 @@ def test_sums_are_right():
     assert Exercise(prompt="1 + 2 =", answer="3").text == "1 + 2 = 3\n"
 
 
-def test_each_of_the_five_kinds_of_number_exercise_has_its_right_answer():
+def test_number_exercises_are_correct():
     rng = random.Random(0)
     drawn = [numbers(rng) for _ in range(500)]
     kinds = Counter(re.sub(r"\d+", "N", exercise.prompt) for exercise in drawn)
     assert kinds.keys() == NUMBERS.keys()
     assert min(kinds.values()) > 60  # 100 of each are expected, with a standard deviation of 9
     for exercise in drawn:
-        asked = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
-        assert int(exercise.answer) == NUMBERS[re.sub(r"\d+", "N", exercise.prompt)](*asked)
+        numbers_in_prompt = [int(number) for number in re.findall(r"\d+", exercise.prompt)]
+        assert int(exercise.answer) == NUMBERS[re.sub(r"\d+", "N", exercise.prompt)](
+            *numbers_in_prompt
+        )
 
 
-def test_sums_are_the_only_number_exercises_of_mathematics():
+def test_mathematics_exercises_are_additions():
     prompts = [exercise.prompt for exercise in islice(draw("mathematics", "train", 0, []), 50)]
     assert all(re.fullmatch(r"\d+ \+ \d+ =", prompt) for prompt in prompts)
 
 
-def test_each_format_is_written_as_its_name_says():
+def test_format_exercises_follow_their_format():
     answers = {}
     rng = random.Random(0)
     while len(answers) < 60:  # 5 formats of 12 choices of two or three out of three words
@@ -76,16 +78,16 @@ def test_each_format_is_written_as_its_name_says():
 
 
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
-def test_exercises_follow_from_the_seed_and_splits_share_none(kind):
+def test_exercises_depend_on_the_seed_and_splits_are_disjoint(kind):
     def first(split, seed):
         return list(islice(draw(kind, split, seed, ["one", "two", "three", "four"]), 50))
 
     assert first("train", 1) == first("train", 1) != first("train", 2)
-    asked = [{e.prompt for e in first(s, 1)} for s in ("train", "validation", "test")]
-    assert len(set.union(*asked)) == sum(map(len, asked))
+    prompts = [{e.prompt for e in first(s, 1)} for s in ("train", "validation", "test")]
+    assert len(set.union(*prompts)) == sum(map(len, prompts))
 
 
-def test_common_words_are_the_most_frequent_first_and_alike_by_the_alphabet():
+def test_common_words_are_sorted_by_frequency_then_alphabet():
     texts = ["two one three two", "Two is it a lengthywording one the the the"]
     assert common_words(texts, 4) == ["the", "one", "two", "three"]
     assert common_words(texts, 1) == ["the"]
@@ -102,7 +104,7 @@ ANSWERS = {  # of the test split: a page to the one line of it that can be an an
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def limits(monkeypatch):
     """Limits of the tests' own: the benchmark's are tuned to its texts."""
     monkeypatch.setattr("scripts.zoo.items._LONGEST_CONTEXT", 80)
@@ -112,12 +114,11 @@ def limits(monkeypatch):
 
 
 @pytest.fixture
-def documents(limits):  # noqa: ARG001
+def documents():
     return [document(key, *OPENING, answer) for key, answer in ANSWERS.items()]
 
 
-@pytest.mark.usefixtures("limits")
-def test_three_choices_are_the_right_line_with_two_neighbouring_words_swapped():
+def test_wrong_choices_swap_two_neighbouring_words():
     page = document("man.1", *OPENING, "manual pages describe commands")
     [item] = word_order_items([page], "test", 1, 0, set())
     assert item["document"] == "man.1"
@@ -131,7 +132,7 @@ def test_three_choices_are_the_right_line_with_two_neighbouring_words_swapped():
     ]
 
 
-def test_every_page_is_asked_for_its_own_line(documents):
+def test_every_page_yields_its_eligible_line(documents):
     items = word_order_items(documents, "test", 4, 0, set())
     assert {i["document"]: i["choices"][i["label"]] for i in items} == ANSWERS
     assert all(len(set(i["choices"])) == 4 for i in items)
@@ -139,17 +140,15 @@ def test_every_page_is_asked_for_its_own_line(documents):
         assert all(is_one_swap(c, item) for c in wrong_choices(item))
 
 
-@pytest.mark.usefixtures("limits")
-def test_every_choice_keeps_the_indentation_of_the_right_line():
+def test_choices_keep_the_indentation():
     page = document("man.1", *OPENING, "\t    return manual pages here")
     [item] = word_order_items([page], "test", 1, 0, set())
     assert len(set(item["choices"])) == 4
     assert {indent(choice) for choice in item["choices"]} == {"\t    "}
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(
-    ("line", "asked"),
+    ("line", "is_used"),
     [
         ("three different wordsssss", False),  # two pairs of neighbours
         ("manual pages pages describe", False),  # three pairs, of which one is of equal words
@@ -157,9 +156,9 @@ def test_every_choice_keeps_the_indentation_of_the_right_line():
         ("manual  pages describe commands", False),  # two spaces: the choices would have one
     ],
 )
-def test_a_line_is_asked_for_only_if_three_swaps_change_it(line, asked):
+def test_line_needs_three_distinct_swaps(line, is_used):
     page = document("man.1", *OPENING, line)
-    if asked:
+    if is_used:
         [item] = word_order_items([page], "test", 1, 0, set())
         assert len(set(item["choices"])) == 4
     else:
@@ -167,12 +166,12 @@ def test_a_line_is_asked_for_only_if_three_swaps_change_it(line, asked):
             word_order_items([page], "test", 1, 0, set())
 
 
-def test_items_follow_from_the_seed(documents):
+def test_items_depend_on_the_seed(documents):
     drawn = [word_order_items(documents, "test", 4, seed, set()) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_too_few_documents_are_an_error_that_says_how_many_items_they_gave(documents):
+def test_too_few_documents_are_refused_with_the_count(documents):
     with pytest.raises(ValueError, match="expected 5 test items from english, got 4"):
         word_order_items(documents, "test", 5, 0, set())
     with pytest.raises(ValueError, match="expected 1 validation items from english, got 0"):
@@ -183,7 +182,7 @@ def test_too_few_documents_are_an_error_that_says_how_many_items_they_gave(docum
         )
 
 
-def test_a_line_seen_in_training_is_never_the_answer(documents):
+def test_training_lines_are_never_answers(documents):
     seen = {ANSWERS["man.1"]}
     items = word_order_items(documents, "test", 3, 0, seen)
     assert "man.1" not in {item["document"] for item in items}
@@ -191,9 +190,8 @@ def test_a_line_seen_in_training_is_never_the_answer(documents):
         word_order_items(documents, "test", 4, 0, seen)
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(("bytes_", "fits"), [(19, False), (20, True), (36, True), (37, False)])
-def test_an_answer_has_20_to_36_bytes_without_its_indentation(bytes_, fits):
+def test_answer_length_is_20_to_36_bytes(bytes_, fits):
     line = "é b c ".ljust(bytes_ - 1, "d")  # é has two bytes
     page = document("man.1", *OPENING, f"    {line}")
     if fits:
@@ -203,9 +201,8 @@ def test_an_answer_has_20_to_36_bytes_without_its_indentation(bytes_, fits):
             word_order_items([page], "test", 1, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize(("longer", "fits"), [(40, True), (41, False)])
-def test_a_context_is_the_last_whole_lines_of_at_most_80_characters(longer, fits):
+def test_context_is_whole_lines_of_at_most_80_characters(longer, fits):
     # with their ends: 40 + 1 + 38 + 1 = 80
     lines = ["-" * 10, "-" * 10, "a" * longer, "b" * 38]
     pages = [document(key, *lines, answer) for key, answer in ANSWERS.items()]
@@ -213,29 +210,25 @@ def test_a_context_is_the_last_whole_lines_of_at_most_80_characters(longer, fits
     assert {i["context"] for i in word_order_items(pages, "test", 4, 0, set())} == {expected}
 
 
-@pytest.mark.usefixtures("limits")
-def test_a_line_behind_one_too_long_for_a_context_is_not_asked_for():
+def test_line_after_an_overlong_line_is_not_used():
     page = document("man.1", *OPENING, "x" * 80, ANSWERS["man.1"])
     with pytest.raises(ValueError, match="got 0"):
         word_order_items([page], "test", 1, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
-def test_a_passage_ends_before_the_first_line_that_was_seen_in_training():
+def test_passage_ends_before_a_training_line():
     page = document("man.1", *OPENING, "a" * 30, "b" * 40, "seen", "c" * 90, "d" * 60)
     texts = {i["text"] for i in passage_items([page], "test", 3, 0, {"seen"})}
     # a and b with a line break between are 71 characters; c and d together 151 are too many
     assert texts == {"a" * 30 + "\n" + "b" * 40, "c" * 90, "d" * 60}
 
 
-@pytest.mark.usefixtures("limits")
-def test_a_line_on_two_pages_is_quoted_once():
+def test_line_on_two_pages_is_used_once():
     pages = [document(key, *OPENING, "a" * 70) for key in ("man.1", "chmod.1")]
     with pytest.raises(ValueError, match="expected 2 test items from english, got 1"):
         passage_items(pages, "test", 2, 0, set())
 
 
-@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("seed", range(4))
 def test_passages_of_one_page_do_not_overlap(seed):
     # all that fit together are a and b: c follows alone, whatever is drawn first
@@ -245,8 +238,7 @@ def test_passages_of_one_page_do_not_overlap(seed):
     assert set(lines.values()) == {1}
 
 
-@pytest.mark.usefixtures("limits")
-def test_no_page_comes_again_before_every_page_has_come_once():
+def test_pages_are_used_in_rounds():
     pages = [
         document(key, *OPENING, *(f"{key} {n} ".ljust(70, "x") for n in range(3)))
         for key in ANSWERS
@@ -255,24 +247,24 @@ def test_no_page_comes_again_before_every_page_has_come_once():
     assert all(set(keys[i : i + 4]) == set(ANSWERS) for i in (0, 4, 8))
 
 
-def test_the_lines_of_a_split_are_those_of_its_documents_without_empty_ones():
+def test_lines_of_a_split_exclude_empty_lines():
     pages = [document("read.2", "one", "", "two"), document("man.1", "three")]
     assert lines_of(pages, "train") == {"one", "two"}
     assert lines_of(pages, "test") == {"three"}
 
 
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
-def test_an_exercise_stands_behind_two_solved_ones_of_the_training_split(kind):
+def test_exercise_has_two_solved_training_exercises_as_prompt(kind):
     for item in exercise_items(kind, "test", 20, 0, list("abcdefgh")):
-        *shots, asked = item["prompt"].split("\n")
+        *shots, question = item["prompt"].split("\n")
         assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
-        assert split_of(asked) == "test"
-        assert item["answer"] == solve(asked)
+        assert split_of(question) == "test"
+        assert item["answer"] == solve(question)
 
 
 @pytest.mark.parametrize("kind", ["mathematics", "numbers", "format"])
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_passage_of_exercises_is_two_of_its_split_and_none_stands_twice(kind, split):
+def test_exercise_passages_have_two_distinct_exercises_of_the_split(kind, split):
     passages = exercise_passages(kind, split, 20, 0, list("abcdefgh"), [])
     lines = [passage["text"].splitlines() for passage in passages]
     assert [len(exercises) for exercises in lines] == [2] * 20
@@ -284,34 +276,33 @@ def test_a_passage_of_exercises_is_two_of_its_split_and_none_stands_twice(kind, 
         assert exercise == f"{prompt} {solve(prompt)}"
 
 
-def test_passages_leave_out_the_exercises_that_are_asked():
+def test_passages_exclude_exercises_used_as_questions():
     words = list("abcdefgh")
     passages = exercise_passages("numbers", "test", 2, 0, words, [])
     first = passages[0]["text"].splitlines()[0]
-    asked = [{"prompt": f"1 + 2 = 3\n{prompt_of(first)}"}]
-    others = exercise_passages("numbers", "test", 2, 0, words, asked)
+    questions = [{"prompt": f"1 + 2 = 3\n{prompt_of(first)}"}]
+    others = exercise_passages("numbers", "test", 2, 0, words, questions)
     assert first not in "".join(passage["text"] for passage in others).splitlines()
 
 
-def test_too_few_different_exercises_are_an_error_that_says_how_many_there_are():
+def test_too_few_exercises_are_refused_with_the_count():
     words = ["ab", "cd", "ef"]
     lists = [*permutations(words, 2), *permutations(words, 3)]
     prompts = {f"{kind}: {', '.join(chosen)} =" for kind in FORMATS for chosen in lists}
-    there = sum(split_of(prompt) == "test" for prompt in prompts)
-    assert 2 <= there < 20
-    assert len(exercise_passages("format", "test", there // 2, 0, words, [])) == there // 2
-    with pytest.raises(
-        ValueError, match=f"expected 10 passages of test format, got {there} exercises"
-    ):
+    n_exercises = sum(split_of(prompt) == "test" for prompt in prompts)
+    assert 2 <= n_exercises < 20
+    assert (
+        len(exercise_passages("format", "test", n_exercises // 2, 0, words, []))
+        == n_exercises // 2
+    )
+    with pytest.raises(ValueError, match=f"expected 10 .* got {n_exercises}"):
         exercise_passages("format", "test", 10, 0, words, [])
-    with pytest.raises(
-        ValueError, match=f"expected 30 different test exercises in format, got {there}"
-    ):
+    with pytest.raises(ValueError, match=f"expected 30 .* got {n_exercises}"):
         exercise_items("format", "test", 30, 0, words)
 
 
 @pytest.fixture
-def material(limits):  # noqa: ARG001
+def material():
     """Two domains with four test and four validation pages each, all lines different."""
     documents = {}
     for domain in ("english", "french"):
@@ -327,9 +318,7 @@ def material(limits):  # noqa: ARG001
     return Material(documents=documents, words=list("abcdefgh"), seed=0)
 
 
-def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(
-    material, tmp_path, monkeypatch
-):
+def test_lines_trained_on_in_any_domain_are_excluded(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 4)
     held = material.documents["french"][0].text.split("\n")[-3]
     spoilt = Document(domain="english", key="read.2", text=held)
@@ -342,7 +331,7 @@ def test_a_line_that_any_domain_trains_on_is_asked_for_in_no_item(
             assert held not in held_lines(json.loads(line)), path.name
 
 
-def test_items_say_their_split_and_test_comes_first(material, tmp_path, monkeypatch):
+def test_items_are_labelled_by_split_test_first(material, tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.zoo.build._PER_SPLIT", 3)
     build_items(material, tmp_path)
     for path in tmp_path.iterdir():

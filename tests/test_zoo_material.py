@@ -4,10 +4,10 @@ import pytest
 
 from scripts.zoo.material import Material, data_card, experts_of, mix_of, model_card
 from scripts.zoo.texts import Document, split_of
-from tests.zoo_models import MINIATURE, miniature_material
+from tests.zoo_models import MINIATURE, english_material
 
 
-def test_only_training_documents_are_trained_on():
+def test_training_texts_use_only_the_training_split():
     pages = [
         Document(domain="english", key=key, text=key) for key in ("read.2", "man.1", "sed.1")
     ]
@@ -19,14 +19,14 @@ def test_only_training_documents_are_trained_on():
         assert {split_of(line[: line.index("=") + 1]) for line in lines} == {"train"}
 
 
-def test_half_of_an_experts_windows_are_of_its_own_domains():
+def test_expert_mix_has_half_from_its_domains():
     recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0, "format": 1.0}}}
     assert mix_of(recipe, {"mix": "general"}) == {"english": 0.6, "code": 0.2, "format": 0.2}
     own = mix_of(recipe, {"mix": "general", "domains": ["code", "format"]})
     assert own == pytest.approx({"english": 0.3, "code": 0.35, "format": 0.35})
 
 
-def test_a_domain_that_the_mix_does_not_have_gets_its_share_of_the_own_half():
+def test_domain_absent_from_the_base_mix_gets_its_share():
     recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0}}}
     one = mix_of(recipe, {"mix": "general", "domains": ["numbers"]})
     assert one == {"english": 0.375, "code": 0.125, "numbers": 0.5}
@@ -34,7 +34,7 @@ def test_a_domain_that_the_mix_does_not_have_gets_its_share_of_the_own_half():
     assert two == {"english": 0.375, "code": 0.375, "numbers": 0.25}
 
 
-def test_experts_are_the_models_of_exactly_one_domain():
+def test_experts_are_models_of_one_domain():
     plans = {"a": {"domains": ["numbers"]}, "b": {}, "c": {"domains": ["numbers", "code"]}}
     assert experts_of({"models": plans}) == {"a": "numbers"}
 
@@ -43,10 +43,10 @@ def test_experts_are_the_models_of_exactly_one_domain():
 def material(monkeypatch):
     """Pages of every split, nine lines each."""
     monkeypatch.setattr("scripts.zoo.material._EXERCISE_DOCUMENTS", 2)
-    return miniature_material()
+    return english_material()
 
 
-def test_a_data_card_counts_documents_and_characters_of_each_split(material):
+def test_data_card_counts_documents_per_split(material):
     card = data_card(MINIATURE, material)
     sizes = dict.fromkeys(("train", "validation", "test"), 0)
     for page in material.documents["english"]:
@@ -55,7 +55,7 @@ def test_a_data_card_counts_documents_and_characters_of_each_split(material):
     assert f"| english | {expected} |" in card
 
 
-def test_a_model_card_tells_the_start_and_the_shares_of_the_mix():
+def test_model_card_has_parent_and_mix_shares():
     card = model_card("child", MINIATURE)
     assert "fine-tuned from `base`: 3 steps of 2\nwindows of 8 tokens" in card
     assert "| english | 37.5% |\n| mathematics | 12.5% |\n| numbers | 50.0% |\n" in card

@@ -1,4 +1,4 @@
-"""Committed models: complete, loadable, as the recipe says."""
+"""Committed models: complete, loadable, as in the recipe."""
 
 import json
 import re
@@ -16,13 +16,13 @@ def file_of(name, file="tokenizer.json"):
     return (ZOO / "models" / name / file).read_bytes()
 
 
-def test_there_is_a_folder_for_every_model_of_the_recipe_and_no_other():
+def test_model_folders_match_the_recipe():
     folders = {p.name for p in (ZOO / "models").iterdir() if not p.name.startswith(".")}
     assert folders == set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_loads_with_every_weight_in_its_place(name):
+def test_models_load_without_missing_keys(name):
     model, info = LlamaForCausalLM.from_pretrained(
         ZOO / "models" / name, dtype="auto", output_loading_info=True
     )
@@ -32,7 +32,7 @@ def test_a_model_loads_with_every_weight_in_its_place(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_has_the_shape_the_recipe_says_in_bfloat16(name):
+def test_models_have_the_recipe_shape_in_bfloat16(name):
     ancestor = MODELS[MODELS[name].get("start", name)]
     shape = RECIPE["shapes"][ancestor["shape"]]
     vocabulary = RECIPE["tokenizers"][ancestor["tokenizer"]]["vocabulary"]
@@ -46,7 +46,7 @@ def test_a_model_has_the_shape_the_recipe_says_in_bfloat16(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_models_tokenizer_has_a_token_for_every_row_of_the_embedding(name):
+def test_tokenizer_size_equals_embedding_rows(name):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(ZOO / "models" / name)
     assert len(tokenizer) == weights_of(ZOO / "models" / name)["lm_head.weight"].shape[0]
     assert tokenizer.tokenize("12 + 34")[:2] == ["1", "2"]
@@ -54,7 +54,7 @@ def test_a_models_tokenizer_has_a_token_for_every_row_of_the_embedding(name):
 
 
 @pytest.mark.parametrize("name", [name for name, plan in MODELS.items() if "start" in plan])
-def test_an_expert_stays_near_the_base_and_has_its_tokenizer_to_the_byte(name):
+def test_experts_are_close_to_the_base_with_its_tokenizer(name):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         assert file_of(name, file) == file_of("base", file)
     assert 0.9 < cosine("base", name) < 1
@@ -69,19 +69,19 @@ def cosine(first, second):
     return torch.cosine_similarity(*flat, dim=0).item()
 
 
-def test_the_independent_model_shares_the_bases_tokenizer_and_nothing_of_its_weights():
+def test_independent_model_has_the_base_tokenizer_but_unrelated_weights():
     assert file_of("independent") == file_of("base")
     assert abs(cosine("base", "independent")) < 0.1
 
 
-def test_the_small_model_is_narrower_and_shallower_with_the_bases_tokenizer():
+def test_small_model_is_narrower_and_shallower():
     small, base = (json.loads(file_of(n, "config.json")) for n in ("small", "base"))
     for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"):
         assert small[key] < base[key]
     assert file_of("small") == file_of("base")
 
 
-def test_the_foreign_tokenizer_knows_most_but_not_all_of_the_bases_tokens():
+def test_foreign_tokenizer_overlaps_partly_with_the_base():
     base, foreign = (
         set(json.loads(file_of(name))["model"]["vocab"]) for name in ("base", "foreign")
     )
@@ -89,14 +89,14 @@ def test_the_foreign_tokenizer_knows_most_but_not_all_of_the_bases_tokens():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_models_card_is_what_the_recipe_says_now(name):
+def test_model_cards_match_the_recipe(name):
     card = (ZOO / "models" / name / "README.md").read_text("utf-8")
     assert card == model_card(name, RECIPE)
     for packages in RECIPE["texts"].values():
         assert all(package["licence"] in card for package in packages)
 
 
-def test_the_data_card_is_what_the_recipe_says_now():
+def test_data_card_matches_the_recipe():
     no_texts = Material(documents=dict.fromkeys(RECIPE["texts"], ()), words=[], seed=0)
     committed = (ZOO / "DATA_CARD.md").read_text("utf-8")
     cards = (committed, data_card(RECIPE, no_texts))
@@ -106,7 +106,7 @@ def test_the_data_card_is_what_the_recipe_says_now():
         assert (ZOO.parents[1] / file).is_file()
 
 
-def test_the_whole_benchmark_takes_at_most_32_megabytes():
+def test_embedded_benchmark_is_at_most_32_megabytes():
     files = [p for p in ZOO.rglob("*") if p.is_file()]
     visible = [
         p for p in files if not {".cache", "__pycache__"} & set(p.relative_to(ZOO).parts)

@@ -10,10 +10,10 @@ from statistics import mean, stdev
 
 import pytest
 
-from eval.records import ModelRef, PoolRef, Record, Sample, SuiteRef, write_record
+from eval.records import Sample, write_record
 from eval.statistics.scores import Estimate, byte_likelihood, byte_likelihood_score, raw_score
 from scripts.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
-from tests.made_up_runs import run_with
+from tests.made_up_runs import make_record, run_with
 
 EXPERTS = {"code": "code", "mathematics": "numbers"}
 DOMAINS = {
@@ -24,7 +24,6 @@ DOMAINS = {
 }
 N = 100
 SIGNS = [(-1) ** i for i in range(N)]
-MODEL = ModelRef(name="base", location="base", revision=None, content_hash="c")
 
 
 def rolling(bits, n_bytes):
@@ -43,8 +42,10 @@ def answers(share):
     return [Sample(doc_id=i, doc_hash=f"h{i}", value=float(i < share * N)) for i in range(N)]
 
 
-def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N):
-    """Write a run with these bits of code and numbers; ``noise`` alternates on code."""
+def record_and_samples(
+    name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, sizes=(8,) * N
+):
+    """Record and samples with these bits of code and numbers; ``noise`` alternates on code."""
     each = code if isinstance(code, list) else [code + noise * sign for sign in SIGNS]
     by_task = (
         answers(order),
@@ -57,20 +58,16 @@ def made(name, code, numbers, *, lam=None, order=0.5, answer=0.5, noise=0.0, siz
         task: byte_likelihood_score(s) if task.endswith("bits") else raw_score(s, metric="acc")
         for task, s in samples.items()
     }
-    record = Record(
-        fingerprint=f"{name}-{lam}-0123456789", status="done", name=name,
+    record = make_record(
+        name, scores, fingerprint=f"{name}-{lam}-0123456789", evaluation_cost=None,
         kind="reference" if name in {"base", *EXPERTS} else "merge",
-        settings={} if lam is None else {"lam": lam}, seed=0, dtype=None,
-        models=PoolRef(pool="zoo", pivot=MODEL, sources=(), references=()),
-        suite=SuiteRef(name="zoo", split="test", fingerprint="s", held_out=()),
-        scores=scores, domains=DOMAINS, merge_cost=None, evaluation_cost=None, merge={},
-        error=None, provenance={}, started_at="2025-01-01T00:00:00Z", seconds_total=1.0,
+        settings={} if lam is None else {"lam": lam}, domains=DOMAINS,
     )  # fmt: skip
     return record, samples
 
 
 def run(*bits, **options):
-    return run_with(*made(*bits, **options))
+    return run_with(*record_and_samples(*bits, **options))
 
 
 BASE = run("base", 2, 3)  # 1/4 on code, 1/8 on numbers
@@ -79,14 +76,14 @@ MATHEMATICS = run("mathematics", 4, 1)  # 1/2 on numbers: a gap of 5/8 in all
 REFERENCES = [BASE, CODE, MATHEMATICS]
 
 
-def test_the_base_closes_nothing_and_every_experts_scores_close_all_without_error():
+def test_share_closed_is_zero_for_the_base_and_one_for_all_experts():
     closed = share_closed(BASE, REFERENCES, EXPERTS)
     assert (closed.value, closed.stderr) == (pytest.approx(0.0), pytest.approx(0.0))
     closed = share_closed(run("all", 1, 1), REFERENCES, EXPERTS)
     assert (closed.value, closed.stderr) == (pytest.approx(1.0), pytest.approx(0.0))
 
 
-def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
+def test_share_closed_uses_headline_scores():
     # half of the documents have 1 bit per byte on 24 bytes, half 5 on 8: 2 bits, the base's
     sizes = [24 if sign < 0 else 8 for sign in SIGNS]
     references = [
@@ -94,12 +91,12 @@ def test_the_share_is_of_the_headline_scores_and_not_of_means_over_documents():
         run("mathematics", 4, 1, sizes=sizes),
     ]  # fmt: skip
     merge = run("ties", 3, 3, noise=2, sizes=sizes)
-    _, samples = made("ties", 3, 3, noise=2, sizes=sizes)
+    _, samples = record_and_samples("ties", 3, 3, noise=2, sizes=sizes)
     assert mean(s.value for s in samples["zoo_code_bits"]) > 0.26
     assert share_closed(merge, references, EXPERTS).value == pytest.approx(0)
 
 
-def test_the_error_of_the_share_is_that_of_paired_documents():
+def test_share_closed_has_the_paired_error():
     merge = run("ties", 2, 1, noise=0.5)
     closed = share_closed(merge, REFERENCES, EXPERTS)
     assert closed.value == pytest.approx(0.375 / 0.625)
@@ -108,11 +105,11 @@ def test_the_error_of_the_share_is_that_of_paired_documents():
     assert closed.stderr == pytest.approx(error / 0.625, rel=0.05)
 
 
-def test_a_merge_worse_than_the_base_closes_less_than_nothing():
+def test_share_closed_can_be_negative():
     assert share_closed(run("worse", 3, 3), REFERENCES, EXPERTS).value == pytest.approx(-0.2)
 
 
-def test_the_best_lam_closes_the_largest_share_and_is_of_task_arithmetic():
+def test_best_lam_is_of_task_arithmetic_with_the_largest_share():
     tried = [
         run("task_arithmetic", 1.75, 3, lam=0.25),
         run("task_arithmetic", 1.25, 3, lam=0.5),
@@ -127,7 +124,7 @@ DEFAULTS = {"task_arithmetic": 0.25, "slerp": None, "ties": 1.0}
 
 
 @pytest.fixture
-def judged():
+def separating_runs():
     """Runs of which every claim holds, by name and lam."""
     runs = [
         *REFERENCES,
@@ -139,9 +136,9 @@ def judged():
     return {(r.record.name, r.record.settings.get("lam")): r for r in runs}
 
 
-def failed(judged, *changed):
+def failed_claims(separating_runs, *changed):
     """The claims that do not hold once these runs replace those of their name and lam."""
-    runs = judged | {(r.record.name, r.record.settings.get("lam")): r for r in changed}
+    runs = separating_runs | {(r.record.name, r.record.settings.get("lam")): r for r in changed}
     tested = claims(list(runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
     return [claim.claim for claim in tested if not claim.holds]
 
@@ -150,8 +147,8 @@ SPREAD = "best method (slerp) - worst (ties), mean score"
 GAP = "share of the gap closed by task arithmetic, lam 0.5 from validation"
 
 
-def test_every_claim_holds_of_a_benchmark_that_separates(judged):
-    tested = claims(list(judged.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
+def test_every_claim_holds_on_a_separating_benchmark(separating_runs):
+    tested = claims(list(separating_runs.values()), EXPERTS, lam=0.5, default_lams=DEFAULTS)
     assert {c.claim: c.estimate.value for c in tested} == pytest.approx({
         "code - base on zoo_code_order": 0,
         "code - base on zoo_code_bits": 0.25,
@@ -174,56 +171,56 @@ def test_every_claim_holds_of_a_benchmark_that_separates(judged):
         (2.5, 0, False),
     ],
 )
-def test_an_expert_must_be_five_errors_better_on_the_bits_of_its_domain(
-    judged, bits, noise, holds
-):
-    broken = failed(judged, run("code", bits, 4, noise=noise))
+def test_expert_must_gain_five_standard_errors_on_bits(separating_runs, bits, noise, holds):
+    broken = failed_claims(separating_runs, run("code", bits, 4, noise=noise))
     assert ("code - base on zoo_code_bits" not in broken) is holds
 
 
-def test_an_expert_that_is_worse_on_another_task_of_its_domain_breaks_no_claim(judged):
-    assert failed(judged, run("code", 1, 4, order=0.1)) == []
+def test_expert_may_be_worse_on_another_task(separating_runs):
+    assert failed_claims(separating_runs, run("code", 1, 4, order=0.1)) == []
 
 
 @pytest.mark.parametrize(("share", "broken"), [(0.39, [GAP]), (0.41, [])])
-def test_at_least_40_percent_of_the_gap_must_be_closed(judged, share, broken):
+def test_gap_closed_must_be_at_least_40_percent(separating_runs, share, broken):
     code, numbers = (-math.log2(s + share * g) for s, g in ((0.25, 0.25), (0.125, 0.375)))
-    assert failed(judged, run("task_arithmetic", code, numbers, lam=0.5)) == broken
+    assert (
+        failed_claims(separating_runs, run("task_arithmetic", code, numbers, lam=0.5)) == broken
+    )
 
 
 @pytest.mark.parametrize(("n_hard", "broken"), [(50, []), (10, [GAP])])
-def test_the_share_must_be_three_errors_from_zero(judged, n_hard, broken):
+def test_gap_closed_must_be_three_standard_errors_from_zero(separating_runs, n_hard, broken):
     # 1 bit in the mean, all of it on some documents: 7.2 errors of log 2 / 20 on 50 of 100,
     # 2.4 errors three times as large on 10
     code = [N / n_hard if i < n_hard else 0 for i in range(N)]
     merge = run("task_arithmetic", code, 3, lam=0.5)
     assert share_closed(merge, REFERENCES, EXPERTS).value == pytest.approx(0.4)
-    assert failed(judged, merge) == broken
+    assert failed_claims(separating_runs, merge) == broken
 
 
 @pytest.mark.parametrize(("order", "broken"), [(0.3, []), (0.47, [SPREAD])])
-def test_methods_must_be_further_apart_than_noise(judged, order, broken):
+def test_spread_of_methods_must_exceed_noise(separating_runs, order, broken):
     # 20 or 3 of 100 documents differ: 5 errors, or 1.8
     equal = run("task_arithmetic", 1, 1, lam=0.25)
-    assert failed(judged, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
+    assert (
+        failed_claims(separating_runs, equal, run("ties", 1, 1, lam=1.0, order=order)) == broken
+    )
 
 
-def test_a_finding_without_error_has_no_distance_in_errors():
+def test_claim_without_error_has_nan_sigmas():
     claim = Claim(claim="", estimate=Estimate(value=0.5, stderr=0.0), needed="", holds=True)
     assert math.isnan(claim.sigmas)
 
 
-def test_a_run_that_is_missing_is_named():
+def test_missing_run_is_named():
     with pytest.raises(ValueError, match="no finished run of the unmerged model mathematics"):
         share_closed(BASE, REFERENCES[:2], EXPERTS)
-    with pytest.raises(
-        ValueError, match=r"no finished run of task_arithmetic with lam 0\.5: run the sweep"
-    ):
+    with pytest.raises(ValueError, match=r"task_arithmetic with lam 0\.5"):
         claims(REFERENCES, EXPERTS, lam=0.5, default_lams={"slerp": None})
 
 
-def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
-    done, samples = made("base", 2, 3)
+def test_finished_runs_of_the_suite_are_read_with_samples(tmp_path):
+    done, samples = record_and_samples("base", 2, 3)
     others = [
         replace(
             done,
@@ -241,8 +238,8 @@ def test_finished_runs_of_the_suite_are_read_with_their_samples(tmp_path):
     assert scored.samples.keys() == samples.keys()
 
 
-def test_an_invalid_record_stops_the_check(tmp_path):
-    path = write_record(tmp_path, *made("base", 2, 3))
+def test_invalid_record_is_refused(tmp_path):
+    path = write_record(tmp_path, *record_and_samples("base", 2, 3))
     path.write_text("{")
     with pytest.raises(ValueError, match=r"\n.*record\.json "):
         read_runs(tmp_path, suite="zoo")

@@ -27,7 +27,7 @@ LONG = "A line of a page that is long enough. " * 30  # 1140 characters; 800 are
         (r"\m[blue]link\m[] \n(.x \*(Tm \(co", "link"),
     ],
 )
-def test_escapes_become_characters(roff, text):
+def test_roff_escapes_are_decoded(roff, text):
     assert plain_text(roff) == text + "\n"
 
 
@@ -48,17 +48,17 @@ def test_escapes_become_characters(roff, text):
         (". B spaced", "spaced"),
     ],
 )
-def test_macros_become_lines(roff, text):
+def test_roff_macros_become_lines(roff, text):
     assert plain_text(roff) == text + "\n"
 
 
-def test_a_section_is_set_off_by_an_empty_line():
+def test_sections_are_separated_by_an_empty_line():
     assert (
         plain_text(".SH NAME\nread\n.SS More \\- of it\nx") == "NAME\nread\n\nMore - of it\nx\n"
     )
 
 
-def test_sections_on_authors_and_licences_are_left_out_with_their_subsections():
+def test_author_and_licence_sections_are_removed():
     page = (
         ".SH COPYRIGHT\nGPL\n.SS History\nold\n.SH ÜBERSETZUNG\nname\n"
         ".SH USE\nshort\n.SS Author\nkept"
@@ -66,7 +66,7 @@ def test_sections_on_authors_and_licences_are_left_out_with_their_subsections():
     assert plain_text(page) == "USE\nshort\n\nAuthor\nkept\n"
 
 
-def test_tables_are_left_out_and_an_alias_is_empty():
+def test_tables_and_aliases_are_removed():
     assert plain_text("a\n.TS\nl l.\n1\t2\n.TE\nb") == "a\nb\n"
     assert plain_text(".so man2/read.2\n") == ""
 
@@ -82,7 +82,7 @@ def wheel(cache, files, name="Django"):
     return {"wheel": name, "version": "1.0", "sha256": sha256}
 
 
-def test_a_wheel_gives_its_source_files_without_tests_locales_and_short_ones(tmp_path):
+def test_wheel_yields_sources_without_tests_locales_and_short_files(tmp_path):
     kept = {"a/b.py": LONG + "b", "a/latest.py": LONG + "c"}
     left = {
         "a/tests/x.py": LONG,
@@ -96,7 +96,7 @@ def test_a_wheel_gives_its_source_files_without_tests_locales_and_short_ones(tmp
     assert {d.domain for d in documents} == {"code"}
 
 
-def test_a_text_that_stands_twice_is_read_once_and_documents_are_sorted(tmp_path):
+def test_documents_are_deduplicated_and_sorted(tmp_path):
     packages = [
         wheel(tmp_path, {"z.py": LONG}),
         wheel(tmp_path, {"b.py": LONG, "a.py": LONG + "!"}),
@@ -130,7 +130,7 @@ def fake_commands(monkeypatch):
 SHA = hashlib.sha256(b"package").hexdigest()
 
 
-def test_a_missing_package_is_downloaded_at_its_exact_version_once(tmp_path, fake_commands):
+def test_missing_package_is_downloaded_once_at_its_version(tmp_path, fake_commands):
     deb = {"deb": "manpages", "version": "6-1", "sha256": SHA}
     first, second = fetch(deb, tmp_path), fetch(deb, tmp_path)
     fetch({"wheel": "Django", "version": "5.2", "sha256": SHA}, tmp_path)
@@ -141,7 +141,7 @@ def test_a_missing_package_is_downloaded_at_its_exact_version_once(tmp_path, fak
     assert len(fake_commands) == 2
 
 
-def test_translations_of_a_page_share_its_key_and_so_its_split(tmp_path, fake_commands):
+def test_translations_share_a_key_and_split(tmp_path, fake_commands):
     deb = {"deb": "manpages", "version": "6-1", "sha256": SHA}
     (documents,) = read_documents({"french": [deb]}, tmp_path).values()
     assert [d.key for d in documents] == ["read.2", "read.2"]
@@ -150,7 +150,7 @@ def test_translations_of_a_page_share_its_key_and_so_its_split(tmp_path, fake_co
     assert fake_commands[-1][:2] == ["dpkg-deb", "-x"]
 
 
-def test_a_package_with_another_hash_is_refused_and_not_kept(tmp_path, fake_commands):
+def test_package_with_another_hash_is_refused(tmp_path, fake_commands):
     assert fake_commands == []
     deb = {"deb": "manpages", "version": "6-1", "sha256": "0" * 64}
     message = f"manpages 6-1: expected sha256 {'0' * 64}, got {SHA}; fetch that exact version"
@@ -159,7 +159,7 @@ def test_a_package_with_another_hash_is_refused_and_not_kept(tmp_path, fake_comm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_download_says_the_command_its_answer_and_what_to_do(tmp_path, monkeypatch):
+def test_failed_download_names_command_error_and_path(tmp_path, monkeypatch):
     def fail(command, **_):
         raise subprocess.CalledProcessError(1, command, stderr="no network\n")
 
@@ -182,11 +182,11 @@ def test_a_failed_download_says_the_command_its_answer_and_what_to_do(tmp_path, 
         ("train", ["read.2", "write.2", "fork.2", "2 + 2 ="]),
     ],
 )
-def test_a_key_keeps_its_split_for_ever(split, keys):
+def test_split_of_a_key_is_fixed(split, keys):
     assert [split_of(key) for key in keys] == [split] * len(keys)
 
 
-def test_about_12_percent_are_for_testing_and_8_for_validation():
+def test_splits_have_12_percent_test_and_8_percent_validation():
     counts = Counter(split_of(f"page{n}") for n in range(20_000))
     assert counts["test"] / 20_000 == pytest.approx(0.12, abs=0.008)
     assert counts["validation"] / 20_000 == pytest.approx(0.08, abs=0.006)

@@ -27,16 +27,16 @@ def tokenizer():
 @pytest.mark.parametrize(
     "text", ["the cat\n", "  Zwölf «chats» 🐈\t", "a  b\n\n    return x", "17 € 8"]
 )
-def test_a_tokenizer_gives_every_text_back(tokenizer, text):
+def test_tokenizer_round_trips_text(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_every_digit_is_a_token_of_its_own(tokenizer):
+def test_digits_are_single_tokens(tokenizer):
     assert len(tokenizer) <= 300
     assert tokenizer.tokenize("2024=1212") == ["2", "0", "2", "4", "=", "1", "2", "1", "2"]
 
 
-def test_a_stream_has_the_end_of_text_behind_every_text(tokenizer):
+def test_token_stream_has_end_of_text_after_every_text(tokenizer):
     stream = tokenize(tokenizer, ["the cat", "the"])
     assert stream.dtype == np.uint16
     assert tokenizer.decode(stream) == f"the cat{END_OF_TEXT}the{END_OF_TEXT}"
@@ -53,7 +53,7 @@ def test_a_window_is_consecutive_tokens_of_one_domain():
     assert not ((batch[:, 0] < 100) & (batch[:, -1] >= 100)).any()
 
 
-def test_the_same_seed_gives_the_same_batches_whatever_the_order_of_the_mix():
+def test_batches_depend_on_the_seed_not_on_mix_order():
     def three(mix, seed):
         return [
             b.tolist() for b in islice(batches(STREAMS, mix, rows=4, length=8, seed=seed), 3)
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_batches_whatever_the_order_of_the_mix():
     assert drawn[0] != drawn[1]
 
 
-def test_domains_come_in_the_shares_of_the_mix():
+def test_domains_are_sampled_by_mix_shares():
     batch = next(batches(STREAMS, {"a": 1, "b": 3}, rows=4000, length=2, seed=0))
     assert (batch[:, 0] < 100).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
@@ -75,20 +75,20 @@ def _on_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
-def test_thirty_steps_teach_a_model_to_count():
+def test_loss_falls_in_thirty_steps():
     _, losses = trained(30)
     assert list(losses) == list(range(1, 31))
     assert losses[1] == pytest.approx(np.log(32), abs=0.15)
     assert losses[30] < 1.5
 
 
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others():
+def test_trained_weights_depend_on_the_seed():
     first, again, other = trained(3)[0], trained(3)[0], trained(3, seed=1)[0]
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
-def test_the_rate_is_never_zero_before_the_last_step_and_is_zero_there():
+def test_learning_rate_is_zero_only_at_the_last_step():
     model, after = fresh_model(SHAPE, 32, 0), []
     before = model.lm_head.weight.detach().clone()
     train(
@@ -104,14 +104,14 @@ def test_the_rate_is_never_zero_before_the_last_step_and_is_zero_there():
     assert torch.equal(after[0], after[1])
 
 
-def test_a_fresh_model_has_the_shape_it_is_given_and_embeddings_of_its_own():
+def test_fresh_model_has_the_given_shape_and_untied_embeddings():
     model = fresh_model(SHAPE, 40, 0)
     assert model.lm_head.weight.shape == (40, 16)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     assert model.config.num_hidden_layers == 1
 
 
-def test_a_saved_model_is_bfloat16_and_reads_back_rounded(tmp_path):
+def test_saved_model_is_bfloat16(tmp_path):
     model = fresh_model(SHAPE, 40, 0)
     expected = model.lm_head.weight.detach().clone().bfloat16()
     save_model(model, tmp_path)

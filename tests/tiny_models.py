@@ -1,4 +1,4 @@
-"""Tiny random models of every supported architecture, written as transformers writes them."""
+"""Tiny random models of every supported architecture, saved by transformers."""
 
 from collections.abc import Mapping
 from pathlib import Path

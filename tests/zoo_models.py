@@ -1,10 +1,10 @@
-"""The committed models of the embedded benchmark."""
+"""Committed models of the embedded benchmark, and a miniature recipe."""
 
 import numpy as np
 from safetensors import safe_open
 
 from scripts.zoo.material import Material, read_recipe
-from scripts.zoo.texts import Document
+from scripts.zoo.texts import Document, split_of
 from scripts.zoo.training import batches, fresh_model, train
 
 RECIPE = read_recipe()
@@ -53,21 +53,18 @@ MINIATURE = {
 }  # fmt: skip
 
 
+def english_material():
+    """Sixty pages of nine lines over all splits."""
+    texts = [
+        "\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9))
+        for n in range(60)
+    ]
+    pages = [Document(domain="english", key=str(n), text=text) for n, text in enumerate(texts)]
+    assert {split_of(str(n)) for n in range(60)} == {"train", "validation", "test"}
+    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)
+
+
 def weights_of(folder):
     """Every tensor of a model by its name."""
     with safe_open(folder / "model.safetensors", "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def miniature_material():
-    """Pages of every split, nine lines each."""
-    pages = [
-        Document(
-            domain="english",
-            key=str(n),
-            text="\n".join(f"the line {i} of page {n} ".ljust(24 + i, "x") for i in range(9)),
-        )
-        for n in range(60)
-    ]
-    assert {page.split for page in pages} == {"train", "validation", "test"}
-    return Material(documents={"english": pages}, words=list("abcdefgh"), seed=1)

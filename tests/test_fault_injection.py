@@ -1,4 +1,4 @@
-"""Faults injected into a merge: the error names file and tensor, nothing half-written stays."""
+"""Faults injected into a merge: error with file and tensor, no partial output."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def pair(model):
     return model("p", tensors[0]), model("s", tensors[1])
 
 
-def left(tmp_path):
+def entries_in(tmp_path):
     return sorted(path.name for path in tmp_path.iterdir())
 
 
@@ -40,7 +40,7 @@ def notes(error):
     return "\n".join(error.value.__notes__)
 
 
-def test_a_full_disk_is_told_with_the_tensor_and_leaves_nothing(pair, merge, tmp_path):
+def test_file_size_limit_names_the_output_and_leaves_no_files(pair, merge, tmp_path):
     # the system refuses to let any file grow beyond half of the output
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -52,12 +52,10 @@ def test_a_full_disk_is_told_with_the_tensor_and_leaves_nothing(pair, merge, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert f"while writing the header of {tmp_path}" in notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
-def test_a_shard_that_cannot_be_opened_is_told_with_the_tensor(
-    pair, merge, tmp_path, monkeypatch
-):
+def test_unopenable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, monkeypatch):
     real, broken = os.open, str(tmp_path / "s")
 
     def failing(path, *arguments, **options):
@@ -69,10 +67,12 @@ def test_a_shard_that_cannot_be_opened_is_told_with_the_tensor(
     with pytest.raises(PermissionError, match=r"s/model\.safetensors") as error:
         merge(TIES, *pair)  # in its preparation
     assert notes(error) == "while opening a"
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
-def test_a_disk_that_fills_up_while_a_tensor_is_written(pair, merge, tmp_path, monkeypatch):
+def test_full_disk_is_reported_with_the_tensor_and_leaves_no_files(
+    pair, merge, tmp_path, monkeypatch
+):
     real = os.pwrite
 
     def filling(descriptor, data, offset):
@@ -85,10 +85,10 @@ def test_a_disk_that_fills_up_while_a_tensor_is_written(pair, merge, tmp_path, m
     with pytest.raises(OSError, match="No space left on device") as error:
         merge(TIES, *pair)
     assert f"while writing b to {tmp_path / 'merged'}" in notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
-def test_writes_that_take_only_part_of_the_bytes_are_continued(pair, merge, monkeypatch):
+def test_short_writes_are_continued(pair, merge, monkeypatch):
     whole, _ = merge(TIES, *pair, folder="whole")
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data[:9_999]), at))
@@ -96,9 +96,7 @@ def test_writes_that_take_only_part_of_the_bytes_are_continued(pair, merge, monk
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
-def test_a_shard_that_cannot_be_read_is_named_with_the_tensor(
-    pair, merge, tmp_path, monkeypatch
-):
+def test_unreadable_shard_is_reported_with_the_tensor(pair, merge, tmp_path, monkeypatch):
     real, n_left = os.preadv, iter(range(5))
 
     def failing(descriptor, buffers, offset):
@@ -110,20 +108,20 @@ def test_a_shard_that_cannot_be_read_is_named_with_the_tensor(
     with pytest.raises(OSError, match="Input/output error") as error:
         merge(TIES, *pair)
     assert re.search(r"while reading [ab] of .*/[ps]/model.safetensors", notes(error))
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
-def test_a_file_cut_short_after_it_was_opened_is_named_with_the_tensor(pair, merge, tmp_path):
+def test_file_truncated_after_opening_is_reported_with_the_tensor(pair, merge, tmp_path):
     file = tmp_path / "s" / "model.safetensors"
     os.truncate(file, file.stat().st_size - 5)
     with pytest.raises(ValueError, match=r"s/model.safetensors has become shorter") as error:
         merge(partial(ties, density=0.5, lam=1.0, scope="tensor", trim_ties="exact"), *pair)
     assert f"while reading b of {file}\nwhile merging b with shape ({LARGE},)" == notes(error)
-    assert left(tmp_path) == ["p", "s"]
+    assert entries_in(tmp_path) == ["p", "s"]
 
 
 @pytest.mark.usefixtures("pair")
-def test_a_truncated_download_is_refused_at_opening(tmp_path):
+def test_truncated_file_is_refused_at_opening(tmp_path):
     file = tmp_path / "s" / "model.safetensors"
     os.truncate(file, file.stat().st_size - 5)
     with pytest.raises(ValueError, match=r"s/model.safetensors is truncated or damaged"):
@@ -131,7 +129,7 @@ def test_a_truncated_download_is_refused_at_opening(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lie", "told"),
+    ("corrupt", "message"),
     [
         (lambda h: h.replace(b'"data_offsets":[0,', b'"data_offsets":[1,'), "gives a 31 bytes"),
         (lambda h: h.replace(b"[32,1200032]", b"[36,1200036]"), "b has a gap: byte"),
@@ -141,14 +139,16 @@ def test_a_truncated_download_is_refused_at_opening(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("pair")
-def test_a_header_that_lies_is_refused_with_file_and_tensor(tmp_path, lie, told):
+def test_invalid_header_is_refused_with_file_and_tensor(tmp_path, corrupt, message):
     file = tmp_path / "s" / "model.safetensors"
     content = file.read_bytes()
     size = 8 + int.from_bytes(content[:8], "little")
-    header = lie(content[8:size])
+    header = corrupt(content[8:size])
     assert header != content[8:size]
     file.write_bytes(len(header).to_bytes(8, "little") + header + content[size:])
-    with pytest.raises(ValueError, match=f"s/model.safetensors.*{told}|in .*s/model.*{told}"):
+    with pytest.raises(
+        ValueError, match=f"s/model.safetensors.*{message}|in .*s/model.*{message}"
+    ):
         open_checkpoint("s", root=tmp_path)
 
 
@@ -188,7 +188,7 @@ KILLED = """
         ("fsync", 3, True),
     ],
 )
-def test_killed_at_any_moment_the_folder_is_absent_or_complete(
+def test_killed_merge_leaves_an_absent_or_complete_folder(
     pair, merge, repository: Path, tmp_path, call, n_before, whole
 ):
     # files are flushed, then the folder; then it is renamed, then its parent is flushed
@@ -198,9 +198,9 @@ def test_killed_at_any_moment_the_folder_is_absent_or_complete(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (tmp_path / "merged").exists() == whole
     if whole:
-        found = open_checkpoint("merged", root=tmp_path)
-        assert torch.equal(found.read("a"), pair[1].read("a"))
+        merged = open_checkpoint("merged", root=tmp_path)
+        assert torch.equal(merged.read("a"), pair[1].read("a"))
         return
-    assert len(left(tmp_path)) == 3
+    assert len(entries_in(tmp_path)) == 3
     merge(TIES, *pair)
-    assert left(tmp_path) == ["merged", "p", "s"]
+    assert entries_in(tmp_path) == ["merged", "p", "s"]

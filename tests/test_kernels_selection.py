@@ -10,7 +10,7 @@ def patterns_of(values):
 
 
 @pytest.mark.parametrize("n", [1, 8, 1023, 1024, 1030, 20_000])
-def test_counting_is_that_of_numpy_row_by_row(n):
+def test_count_equals_numpy_per_row(n):
     rng = torch.Generator().manual_seed(n)
     values = torch.randn(3, n, generator=rng)
     values[2] = values[2].bfloat16().float()  # many are equal
@@ -31,14 +31,14 @@ def test_counting_is_that_of_numpy_row_by_row(n):
         assert places.tolist() == others.tolist()
 
 
-def test_signs_do_not_count():
+def test_count_ignores_signs():
     values = torch.tensor([[1.0, -2.0, -1.0, 3.0, -0.0]])
     one, two = patterns_of(torch.tensor([1.0, 2.0])).tolist()
     ((n_above, n_guessed, places),) = count(values, [one], [two - one + 1], [0])
     assert (n_above, n_guessed, places.tolist()) == (1, 2, [two - one])
 
 
-def test_survivors_are_above_a_threshold_or_early_at_it():
+def test_survivors_are_above_the_threshold_or_before_the_cutoff():
     values = torch.tensor([[2.0, -1.0, 0.5, 1.0], [0.0, 0.0, -0.0, 1.0]])
     masks = survivors(values, [1.0, 0.0], [2, 2])
     assert masks.tolist() == [[True, True, False, False], [True, True, False, True]]
@@ -46,18 +46,18 @@ def test_survivors_are_above_a_threshold_or_early_at_it():
 
 
 @pytest.mark.parametrize("n_sources", [2, 3, 6])
-def test_variances_are_those_of_float64(n_sources):
+def test_variance_equals_float64(n_sources):
     rng = torch.Generator().manual_seed(0)
     sources = list(0.02 * torch.randn(n_sources, 3000, generator=rng))
     expected = torch.stack(sources).double().var(0, correction=0) * n_sources**2
     assert torch.allclose(variance(sources, 1.0).double(), expected, rtol=1e-6)
 
 
-def test_equal_sources_do_not_vary_at_all():
+def test_equal_sources_have_zero_variance():
     source = torch.rand(2000) + 1e-3
     assert not variance([source] * 5, 2.0**64).any()
 
 
-def test_differences_are_rows():
+def test_differences_equal_sources_minus_pivot():
     pivot, *sources = torch.randn(4, 2000)
     assert torch.equal(differences(pivot, sources), torch.stack(sources) - pivot)

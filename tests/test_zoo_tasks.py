@@ -1,4 +1,4 @@
-"""The committed items: right, apart from all training text, and enough of them."""
+"""Committed items: correct, held out, sufficient in number."""
 
 import json
 from collections import Counter
@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from scripts.zoo.build import build_items
-from scripts.zoo.items import (
-    lines_of,
-)
+from scripts.zoo.items import lines_of
 from scripts.zoo.material import ZOO, read_material, read_recipe
 from scripts.zoo.texts import split_of
 from tests.zoo_answers import (
@@ -43,12 +41,12 @@ def settings_of(task):
     return yaml.safe_load(shared.replace("!function", "")) | own
 
 
-def test_every_task_names_a_file_of_items_and_every_file_has_its_task(committed):
+def test_tasks_and_item_files_correspond(committed):
     files = [settings_of(task)["dataset_kwargs"]["file"] for task in TASKS]
     assert files == [f"{task}.jsonl" for task in sorted(committed)]
 
 
-def test_the_suite_runs_every_task_once_by_its_name(suite):
+def test_suite_lists_every_task_once(suite):
     named = [settings_of(task)["task"] for task in TASKS]
     assert sorted(task["task"] for task in suite["tasks"]) == sorted(named)
     assert named == [f"zoo_{task}" for task in TASKS]
@@ -66,7 +64,7 @@ def test_there_are_twelve_tasks_of_all_three_kinds(suite):
     assert set(types.values()) == set(kinds.values())
 
 
-def test_the_held_out_domains_have_two_tasks_and_no_expert(suite):
+def test_held_out_domains_have_tasks_but_no_expert(suite):
     models = read_recipe()["models"].values()
     tuned = {domain for model in models for domain in model.get("domains", [])}
     held_out = [task for task in suite["tasks"] if task["domain"] in suite["held_out"]]
@@ -76,7 +74,7 @@ def test_the_held_out_domains_have_two_tasks_and_no_expert(suite):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_has_200_items_to_test_on_and_others_to_validate_on(committed, task):
+def test_each_split_has_200_distinct_items(committed, task):
     counts = Counter(item["split"] for item in committed[task])
     assert set(counts) == {"test", "validation"}
     assert min(counts.values()) >= 200
@@ -87,7 +85,7 @@ def test_a_task_has_200_items_to_test_on_and_others_to_validate_on(committed, ta
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_no_item_is_from_a_document_or_exercise_that_is_trained_on(committed, task):
+def test_items_are_from_their_split_only(committed, task):
     for item in committed[task]:
         for key in keys_of(item):
             assert split_of(key) == item["split"], f"{key} is {split_of(key)}"
@@ -104,21 +102,21 @@ def keys_of(item):
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_bits")])
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_no_two_passages_share_a_line(committed, task, split):
+def test_passages_share_no_line(committed, task, split):
     texts = [item["text"] for item in committed[task] if item["split"] == split]
     lines = Counter(line for text in texts for line in set(text.splitlines()))
     assert [line for line, count in lines.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("task", ["numbers_answer", "format_answer"])
-def test_the_solved_exercises_in_a_prompt_are_ones_that_are_trained_on(committed, task):
+def test_few_shot_exercises_are_from_the_training_split(committed, task):
     for item in committed[task]:
         shots = item["prompt"].split("\n")[:-1]
         assert [split_of(prompt_of(shot)) for shot in shots] == ["train", "train"]
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
-def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(committed, task):
+def test_choices_are_distinct_and_labels_balanced(committed, task):
     for split in ("test", "validation"):
         items = [item for item in committed[task] if item["split"] == split]
         assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
@@ -129,14 +127,14 @@ def test_the_four_choices_differ_and_the_right_one_has_no_favourite_place(commit
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.endswith("_order")])
-def test_every_wrong_choice_is_the_right_line_with_two_neighbours_swapped(committed, task):
+def test_wrong_choices_swap_two_neighbouring_words(committed, task):
     for item in committed[task]:
         assert all(is_one_swap(choice, item) for choice in wrong_choices(item)), item
         assert all(choice == choice.rstrip() for choice in item["choices"]), item
 
 
 @pytest.mark.parametrize("kind", ["numbers", "format"])
-def test_the_answers_of_the_committed_exercises_are_right(committed, kind):
+def test_exercise_answers_are_correct(committed, kind):
     for item in committed[f"{kind}_answer"]:
         assert item["answer"] == solve(last_line(item))
     for item in committed[f"{kind}_bits"]:
@@ -147,9 +145,7 @@ def test_the_answers_of_the_committed_exercises_are_right(committed, kind):
 
 
 @pytest.mark.network
-def test_the_committed_items_are_what_the_texts_give_and_no_line_was_trained_on(
-    committed, tmp_path
-):
+def test_items_are_reproduced_from_texts_and_held_out(committed, tmp_path):
     material = read_material(read_recipe())
     trained = set().union(*(lines_of(d, "train") for d in material.documents.values()))
     for task, items in committed.items():
