@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.measures import Standing
 from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
@@ -22,6 +23,7 @@ from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, rec
 from tests.made_up_runs import (
     COST,
     bare_boards,
+    bare_runs,
     model_ref,
 )
 
