@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from eval.leaderboard.board import boards_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.measures import Standing
 from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
@@ -23,7 +22,6 @@ from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, rec
 from tests.made_up_runs import (
     COST,
     bare_boards,
-    bare_runs,
     model_ref,
 )
 
@@ -323,7 +321,7 @@ def test_a_group_is_one_column_that_expands_into_its_subtasks():
     groups = {"exams": {"code": 0.25, "spanish": 0.75}}
     suite = replace(SUITE, more={"groups": groups})
     domains = {"code": "exams", "spanish": "exams"}
-    (board,) = boards_of(bare_runs([replace(SEME, suite=suite, domains=domains)]))
+    (board,) = bare_boards(replace(SEME, suite=suite, domains=domains))
     view = view_of(board, [], {})
     columns = {
         c.label: (c.n_subtasks, c.group) for c in view.columns if c.n_subtasks or c.group
