@@ -321,7 +321,7 @@ def test_a_group_is_one_column_that_expands_into_its_subtasks():
     groups = {"exams": {"code": 0.25, "spanish": 0.75}}
     suite = replace(SUITE, more={"groups": groups})
     domains = {"code": "exams", "spanish": "exams"}
-    (board,) = bare_boards(replace(SEME, suite=suite, domains=domains))
+    (board,) = bare_boards([replace(SEME, suite=suite, domains=domains)])
     view = view_of(board, [], {})
     columns = {
         c.label: (c.n_subtasks, c.group) for c in view.columns if c.n_subtasks or c.group
