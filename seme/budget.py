@@ -19,7 +19,7 @@ _STORED_BYTES = 8
 _FIXED_BYTES = 16_000_000
 """Memory of the writer, the walk and Python objects (measured at 0.5 B, rounded up)."""
 _COUNT_BYTES = 32_000_000
-"""Memory of counting magnitude patterns in :mod:`seme.topk` on all cores, per row of scores: a
+"""Memory of counting magnitude patterns in :mod:`seme.topk_threshold` on all cores, per row of scores: a
 million counts of 8 bytes, as many being added, and twice the numbers pending."""
 _COUNT_BYTES_ON_ONE_THREAD = (16_000_000, 3_000_000)
 """The same for a tensor ranked by one thread, fixed and per row: the numbers between two
@@ -142,7 +142,7 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
 
 def cached_bytes(n_rows: int) -> int:
-    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk`.
+    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk_threshold`.
 
     Scores and masks of all rows, and one row's magnitudes while its threshold is computed.
     """

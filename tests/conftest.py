@@ -53,7 +53,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Compute blocks in torch on the processor too, as on a GPU, once this is called."""
 
     def use() -> None:
-        for module in ("elementwise", "sce", "rounding", "selection"):
+        for module in ("elementwise", "sce", "rounding", "topk_mask"):
             monkeypatch.setattr(f"seme.{module}.use_numba", lambda _device: False)
 
     return use

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seme.streaming import CPU_BLOCK, ThreadPool
-from seme.topk import RankingScores, find_thresholds, map_all
+from seme.topk_threshold import RankingScores, find_thresholds, map_all
 from tests.in_memory import models_of
 
 

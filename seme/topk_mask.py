@@ -1,6 +1,6 @@
 """Top-k masks by magnitude, in a tensor or over a model, with deterministic tie-breaking.
 
-Thresholds come from :mod:`seme.topk`; elements at the threshold are kept by flat index.
+Thresholds come from :mod:`seme.topk_threshold`; elements at the threshold are kept by flat index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from seme.checks import check_share
 from seme.kernels import selection as kernels
 from seme.kernels.jit import use_numba
-from seme.topk import RankingScores, Threshold, find_thresholds, magnitude_bits
+from seme.topk_threshold import RankingScores, Threshold, find_thresholds, magnitude_bits
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold are kept by index. ``keep_all``: all of them are kept."""

@@ -1,6 +1,6 @@
 """Exact k-th largest magnitude (top-k threshold) of per-element ranking scores, streaming.
 
-Scores equal to the threshold are cut by index in :mod:`seme.selection`, which makes the masks.
+Scores equal to the threshold are cut by index in :mod:`seme.topk_mask`, which makes the masks.
 
 Non-negative float32 numbers order like their bit patterns, so thresholds are found on integers.
 Cached scores are partially sorted. Others are counted in linear time: a sample gives a range of
