@@ -1,5 +1,6 @@
 """Data files of a data set in a local folder: splits, layouts of mirrors, content hash."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -86,8 +87,18 @@ def files_of(path: str, config: str | None, kwargs: Mapping[str, Any]) -> Files:
         ValueError: If the folder has no such configuration, files are absent, or not local.
     """
     chosen = {key: kwargs[key] for key in _BUILDER_ENTRIES if key in kwargs}
+    readme = Path(path) / "README.md"
+    state = readme.stat().st_mtime_ns if readme.is_file() else 0
+    return dict(
+        _builder_files(path, config, json.dumps(chosen, sort_keys=True, default=str), state)
+    )
+
+
+@cache
+def _builder_files(path: str, config: str | None, chosen: str, _state: int) -> Files:
+    """List files once per process: README.md of a data set of 57 configurations is long."""
     try:
-        builder = datasets.load_dataset_builder(path, config, **chosen)
+        builder = datasets.load_dataset_builder(path, config, **json.loads(chosen))
         listed = builder.config.data_files or {}
     except (DatasetsError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
