@@ -89,9 +89,10 @@ def files_of(path: str, config: str | None, kwargs: Mapping[str, Any]) -> Files:
     chosen = {key: kwargs[key] for key in _BUILDER_ENTRIES if key in kwargs}
     readme = Path(path) / "README.md"
     state = readme.stat().st_mtime_ns if readme.is_file() else 0
-    return dict(
-        _builder_files(path, config, json.dumps(chosen, sort_keys=True, default=str), state)
-    )
+    key = path, config, json.dumps(chosen, sort_keys=True, default=str), state
+    if not all(file.exists() for files in _builder_files(*key).values() for file in files):
+        _builder_files.cache_clear()  # files were moved meanwhile
+    return dict(_builder_files(*key))
 
 
 @cache
