@@ -175,7 +175,7 @@ def suite_from_config(
         "include_path": None if folder is None else _folder(root, folder),
         "tasks": tuple(map(_task, mapping["tasks"])),
         "held_out": tuple(mapping.get("held_out", ())),
-        "datasets_dir": None if datasets_dir is None else _mirror(root, datasets_dir),
+        "datasets_dir": _mirror(root, datasets_dir) if datasets_dir else None,
     }
     return Suite(**entries)
 

@@ -11,7 +11,7 @@ from eval.datasets_dir import content_hash, data_of, overrides
 from eval.task_manager import leaf_changes, leaves, task_manager
 from tests.tiny_mirror import SUMS, TASKS, write_snapshot, write_sums, write_tasks
 
-REAL = os.environ.get("SEME_DATASETS")
+REAL = os.environ.get("SEME_DATASETS") or None
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ task: [easy, hard]
 aggregate_metric_list: [{{metric: acc, aggregation: mean, weight_by_size: {by_size}}}]
 """
 BASE = Path(__file__).parents[1] / "eval/zoo/models/base"
-MIRROR = os.environ.get("SEME_DATASETS")
+MIRROR = os.environ.get("SEME_DATASETS") or None
 
 
 @pytest.fixture
