@@ -65,7 +65,7 @@ def test_no_tasks_means_no_suite(config, tmp_path):
         ({"tasks": [TASK | {"shots": 3}]}, r"task a: unknown keys \['shots'\]"),
         ({"tasks": [BITS | {"score": "raw"}]}, "byte_likelihood .* bits_per_byte"),
         ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
-        ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
+        ({"batch_size": "auto"}, "x"),
         ({"limit": 1}, "limit must be .* at least 2 .*, got 1"),
         ({"include_path": "nowhere"}, "include_path .*, got .*nowhere"),
     ],
