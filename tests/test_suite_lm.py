@@ -287,7 +287,7 @@ def test_batches_are_halved_until_memory_suffices(
     assert_same(*map(answers, logged))
     assert {r.getMessage()[:17] for r in caplog.records} == {"too little memory"}
     if batch_size == 5:  # the lengths of texts decide nothing
-        assert [r.args[2] for r in caplog.records] == [1]
+        assert len(caplog.records) == 1
 
 
 def test_one_row_that_does_not_fit_is_an_error(model, suite, monkeypatch):
