@@ -191,6 +191,11 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
     check_entries(config)
     suite = _suite(config)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
+    if suite is not None and suite.chat_template:
+        from eval.load import check_chat_template  # noqa: PLC0415 (loads transformers)
+
+        for folder in job.tokenizer_folders:
+            check_chat_template(folder, suite)
     cell = Cell(
         output=ROOT / config["output"],
         seed=job.settings.seed,

@@ -4,7 +4,7 @@ import logging
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,6 @@ go_offline()  # the libraries below read their switches when they are imported
 import torch  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
 from lm_eval.api.group import Group  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
-from lm_eval.models.utils import has_bos_prefix  # noqa: E402
 from rich.progress import (  # noqa: E402
     BarColumn,
     MofNCompleteColumn,
@@ -27,8 +25,6 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
-from eval.load import load_model, load_tokenizer  # noqa: E402
-from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
 from eval.statistics.scores import (  # noqa: E402
     byte_likelihood,
@@ -36,7 +32,8 @@ from eval.statistics.scores import (  # noqa: E402
     raw_score,
 )
 from eval.suite import Suite, SuiteTask  # noqa: E402
-from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
+from eval.suite_lm import SuiteLM  # noqa: E402
+from eval.tasks import build_tasks, code_execution, group_of, resolve  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 _BOOTSTRAP_ITERS = 1
@@ -67,13 +64,14 @@ def evaluate(
     Args:
         model: Folder with weights, configuration and tokenizer.
         suite: The tasks, built once per process. Entries that are None are the task's own.
-        device: A torch device; on the CPU the model runs in float32.
+        device: A torch device; on the CPU the model runs in float32 unless the suite says
+            otherwise.
         seed: Seed of few-shot draws and of sampled generation.
         progress: Show a progress bar.
 
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task or metric is
-            unknown, or a score is not a fraction.
+            unknown, a score is not a fraction, or one row does not fit the memory.
     """
     tasks = build_tasks(suite)
     folder = model.resolve()
@@ -83,14 +81,19 @@ def evaluate(
     random_state = torch.random.fork_rng(devices)
     with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
-        lm = _SuiteLM(folder, device=device, batch_size=suite.batch_size, bar=bar)
-        results = evaluator.evaluate(
-            lm=lm,
-            task_dict={"tasks": tasks},
-            limit=suite.limit,
-            bootstrap_iters=_BOOTSTRAP_ITERS,
-            log_samples=True,
-        )
+        lm = SuiteLM(folder, suite, device=device, bar=bar)
+        with code_execution(suite):
+            results = evaluator.evaluate(
+                lm=lm,
+                task_dict={"tasks": tasks},
+                limit=suite.limit,
+                bootstrap_iters=_BOOTSTRAP_ITERS,
+                log_samples=True,
+                system_instruction=suite.system_instruction,
+                apply_chat_template=suite.chat_template,
+                fewshot_as_multiturn=suite.multiturn,
+                confirm_run_unsafe_code=suite.allow_code_execution,
+            )
     resolved = tuple(resolve(task, tasks[task.task]) for task in suite.tasks)
     samples = {t.task: _samples(t, results["samples"][t.task]) for t in resolved}
     scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
@@ -154,95 +157,6 @@ def _shares(
                 f"{mean}; lm-eval reports {expected}"
             )
     return shares
-
-
-class _SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
-    """lm-eval's Hugging Face model with batched tokenisation, packing and a progress bar."""
-
-    def __init__(self, folder: Path, *, device: str, batch_size: int, bar: Progress) -> None:
-        self.caps: dict[str, int] = {}
-        """Task to the most tokens of an answer, where it is cut short."""
-        self._encoded: dict[str, list[int]] = {}
-        self._bar = bar
-        self._row = bar.add_task("loading", total=None)
-        super().__init__(
-            pretrained=load_model(folder, device=device),
-            tokenizer=load_tokenizer(folder),
-            batch_size=batch_size,
-        )
-
-    def loglikelihood(self, requests: list[Any], **_options: object) -> list[Any]:
-        contexts = {request.args[0].rstrip() for request in requests}
-        with self._tokenised(requests, contexts | {"".join(r.args) for r in requests}):
-            return list(super().loglikelihood(requests, disable_tqdm=True))
-
-    def loglikelihood_rolling(self, requests: list[Any], **_options: object) -> list[Any]:
-        with self._tokenised(requests, {request.args[0] for request in requests}):
-            return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
-
-    def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
-        self._cap_answers(requests)
-        with self._tokenised(requests, {request.args[0] for request in requests}):
-            return list(super().generate_until(requests, disable_tqdm=True))
-
-    def _cap_answers(self, requests: Iterable[Any]) -> None:
-        """Cut answers to half of what the model reads where they would leave no room to ask."""
-        cap = self.max_length // 2
-        for request in requests:
-            prompt, options = request.args
-            if options.get("max_gen_toks", self.max_gen_toks) >= self.max_length:
-                request.arguments = (prompt, {**options, "max_gen_toks": cap})
-                self.caps[request.task_name] = cap
-
-    def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
-        """Return the tokens from the batch where it holds the text."""
-        if not args and not options and string in self._encoded:
-            return self._encoded[string]
-        return list(super().tok_encode(string, *args, **options))
-
-    @contextmanager
-    def _tokenised(self, requests: list[Any], texts: Iterable[str]) -> Iterator[None]:
-        """Cache the tokens of all texts and track the requests on the bar, for the block."""
-        prefix = self.tokenizer.decode(self.prefix_token_id)
-        plain = sorted(t for t in texts if t and not has_bos_prefix(t, prefix))
-        if plain:
-            self._encoded = dict(zip(plain, self.tokenizer(plain)["input_ids"], strict=True))
-        kind = requests[0].request_type.replace("_", " ")
-        self._bar.reset(self._row, total=len(requests), description=kind)
-        yield
-        self._bar.update(self._row, completed=len(requests))
-        self._encoded = {}
-
-    def _loglikelihood_tokens(self, requests: list[Any], **options: object) -> list[Any]:
-        """Score requests of one context in one packed sequence, the others by lm-eval."""
-        packed = self._packed(requests) if can_pack(self.model.config) else {}
-        rest = [request for i, request in enumerate(requests) if i not in packed]
-        options["disable_tqdm"] = True
-        unpacked = iter(super()._loglikelihood_tokens(rest, **options) if rest else ())
-        return [packed[i] if i in packed else next(unpacked) for i in range(len(requests))]
-
-    def _packed(self, requests: list[Any]) -> dict[int, tuple[float, bool]]:
-        """Index to log-likelihood of requests that share a context; rolling ones share none."""
-        shareable = {i: r[1:] for i, r in enumerate(requests) if r[0] is not None}
-        trees = pack(shareable, max_length=self.max_length)
-        size = max(1, self.batch_size // 2)  # a tree is about twice as long as a request
-        return log_likelihoods(self._forward, trees, batch_size=size, device=self.device)
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        self._bar.advance(self._row, len(ids))
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=at, use_cache=False)
-        logits: torch.Tensor = out.logits
-        return logits
-
-    def _model_call(self, inps: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
-        self._bar.advance(self._row, len(inps))
-        logits: torch.Tensor = super()._model_call(inps, *args, **options)
-        return logits
-
-    def _model_generate(self, context: torch.Tensor, **options: object) -> torch.Tensor:
-        self._bar.advance(self._row, len(context))
-        tokens: torch.Tensor = super()._model_generate(context=context, **options)
-        return tokens
 
 
 def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:

@@ -13,16 +13,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from eval.suite import Suite
+
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
-def load_model(folder: Path, *, device: str) -> PreTrainedModel:
+def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTrainedModel:
     """Load a causal language model from a folder, in evaluation mode.
 
     Args:
         folder: Absolute path of a model folder with safetensors weights.
-        device: A torch device. On the CPU weights become float32, elsewhere they keep the
-            checkpoint's dtype.
+        device: A torch device.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is float32 on the CPU, elsewhere
+            the checkpoint's own.
 
     Raises:
         ValueError: If the weights and the configuration do not name the same tensors, if an
@@ -31,7 +34,7 @@ def load_model(folder: Path, *, device: str) -> PreTrainedModel:
     load: Any = AutoModelForCausalLM.from_pretrained  # its types forget the loading info
     model, loading = load(
         folder,
-        dtype=torch.float32 if device == "cpu" else "auto",
+        dtype=dtype or ("float32" if device == "cpu" else "auto"),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
@@ -66,6 +69,64 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_chat_template(folder: Path, suite: Suite) -> None:
+    """Check that a model's tokenizer has the chat template that a suite asks for.
+
+    Raises:
+        ValueError: If it has none, none of that name, or one that refuses the suite's system
+            instruction.
+    """
+    if not suite.chat_template:
+        return
+    tokenizer = load_tokenizer(folder)
+    template = named_chat_template(tokenizer, suite.chat_template, folder=folder)
+    if suite.system_instruction is None:
+        return
+    messages = [
+        {"role": "system", "content": suite.system_instruction},
+        {"role": "user", "content": "?"},
+    ]
+    try:
+        tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    except Exception as error:  # whatever a template raises
+        raise ValueError(
+            f"{folder}: the chat template refuses a system message ({error}); leave "
+            "suite.system_instruction out"
+        ) from error
+
+
+def named_chat_template(
+    tokenizer: PreTrainedTokenizerBase, chosen: bool | str, *, folder: Path
+) -> str | None:
+    """Return the chat template of a tokenizer that a suite names; None is its only one.
+
+    Args:
+        tokenizer: The tokenizer.
+        chosen: False for none, True for the tokenizer's own or the one called default, or a
+            name.
+        folder: Where the tokenizer is from, for messages.
+
+    Raises:
+        ValueError: If there is no such template.
+    """
+    templates: Any = tokenizer.chat_template
+    if not chosen or (chosen is True and isinstance(templates, str)):
+        return None
+    if templates is None:
+        raise ValueError(
+            f"suite.chat_template={str(chosen).lower()}: the tokenizer in {folder} has no chat "
+            "template; set suite.chat_template=false, or add chat_template.jinja to the folder"
+        )
+    named = {"default": templates} if isinstance(templates, str) else templates
+    name = "default" if chosen is True else chosen
+    if name not in named:
+        raise ValueError(
+            f"suite.chat_template must be one of {sorted(named)} in {folder}, got {name!r}"
+        )
+    template: str = named[name]
+    return template
+
+
 def _check_complete(folder: Path, loading: dict[str, Any]) -> None:
     """Refuse a checkpoint that left a parameter at random or was read in part."""
     wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
@@ -92,4 +153,6 @@ def _check_finite(folder: Path, model: PreTrainedModel) -> None:
     """Refuse NaN and infinity: such a model scores like chance."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"{folder}: {name} must be finite, it holds NaN or infinity")
+            raise ValueError(
+                f"{folder}: {name} must be finite, it holds NaN or infinity in {weight.dtype}"
+            )

@@ -99,13 +99,14 @@ class Cell:
         """Add what defines the scores to what defines the weights.
 
         Where nothing is evaluated the device does not count. Off the CPU models are evaluated
-        in another precision, so that their scores are those of another run.
+        in another precision, unless the suite states one, so that their scores are those of
+        another run.
         """
         facts = {
             **identity,
             "suite": None if self.suite is None else self.suite.fingerprint(),
         }
-        if self.suite is not None and self.device != "cpu":
+        if self.suite is not None and self.device != "cpu" and self.suite.dtype is None:
             facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
         return json.loads(json.dumps(facts))  # as a record gives it back
 

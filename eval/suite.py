@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval.suite_options import check_options, frozen, thawed, whole_number
+
 TASK_KINDS = {
     "generate": "generate_until",
     "loglikelihood": "loglikelihood",
@@ -20,6 +22,17 @@ TASK_KINDS = {
     "rolling": "loglikelihood_rolling",
 }
 """Kind of a task in a suite to lm-eval's output type."""
+
+_OPTIONS = {
+    "chat_template": False,
+    "system_instruction": None,
+    "fewshot_as_multiturn": None,
+    "num_fewshot": None,
+    "gen_kwargs": (),
+    "max_length": None,
+    "dtype": None,
+}
+"""Options that change scores, with their defaults: they count where they are set."""
 
 _TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
@@ -74,7 +87,8 @@ class Suite:
     """Split of the data every task is scored on; None leaves each task's own."""
     include_path: Path | None = None
     """Absolute folder of YAML files of tasks; other names are tasks that come with lm-eval."""
-    batch_size: int = 16
+    batch_size: int | str = 16
+    """Rows, or ``"N tokens"``, or ``"auto"``: as many as the memory holds."""
     limit: int | None = None
     """Score only the first so many documents of each task."""
     held_out: tuple[str, ...] = ()
@@ -83,6 +97,22 @@ class Suite:
     """Absolute folder of a mirror of Hub data sets; changes no score."""
     data: tuple[tuple[str, str], ...] = ()
     """Task and hash of its data files, for tasks that read the Hub's data sets."""
+    chat_template: bool | str = False
+    """True: the tokenizer's own; a text: the one of this name of its several."""
+    system_instruction: str | None = None
+    """Put before every prompt; the system's message where there is a chat template."""
+    fewshot_as_multiturn: bool | None = None
+    """Few-shot examples as turns of the conversation; None is True with a chat template."""
+    num_fewshot: int | None = None
+    """Shots of tasks that name none in the suite; 0 in a task's own file stays 0."""
+    gen_kwargs: tuple[tuple[str, Any], ...] = ()
+    """Entries that replace those of the tasks' ``generation_kwargs``."""
+    max_length: int | None = None
+    """Most tokens of prompt and answer together; None: what the model reads."""
+    dtype: str | None = None
+    """Precision of the evaluation; None: float32 on the CPU, elsewhere the checkpoint's own."""
+    allow_code_execution: bool = False
+    """Run the code that models write, where a task scores it by running it."""
 
     def __post_init__(self) -> None:
         names = [task.task for task in self.tasks]
@@ -90,9 +120,9 @@ class Suite:
             raise ValueError(f"suite {self.name} has tasks twice: {twice}")
         if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
             raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
-        _whole_number("batch_size", self.batch_size, at_least=1)
+        check_options({field.name: getattr(self, field.name) for field in fields(self)})
         if self.limit is not None:
-            _whole_number("limit", self.limit, at_least=2, why=" for a standard error")
+            whole_number("limit", self.limit, at_least=2, why=" for a standard error")
 
     @property
     def has_own_data(self) -> bool:
@@ -108,12 +138,28 @@ class Suite:
         """Task name to domain, in order."""
         return {task.task: task.domain for task in self.tasks}
 
+    @property
+    def multiturn(self) -> bool:
+        """True if few-shot examples are turns of a conversation."""
+        default = self.fewshot_as_multiturn is None
+        return bool(self.chat_template) if default else bool(self.fewshot_as_multiturn)
+
+    def options(self) -> dict[str, Any]:
+        """Options that change scores and are not at their defaults, JSON-ready."""
+        values = {key: getattr(self, key) for key in _OPTIONS}
+        if self.multiturn == bool(self.chat_template):
+            values["fewshot_as_multiturn"] = None  # it says what is so anyway
+        changed = {key: value for key, value in values.items() if value != _OPTIONS[key]}
+        if self.gen_kwargs:
+            changed["gen_kwargs"] = thawed(self.gen_kwargs)
+        return changed
+
     def described(self) -> dict[str, Any]:
         """Entries of a record on its suite: the name, and all that its scores depend on.
 
         Everything but ``held_out`` must be equal for two runs to stand in one table. The batch
-        size is left out: it changes speed only. Prompts are the tasks' own and no chat template
-        is applied; the fingerprint stands for the content of the task files.
+        size is left out: it changes speed only. Options at their defaults are left out too; the
+        fingerprint stands for the content of the task files.
         """
         return {
             "name": self.name,
@@ -125,6 +171,7 @@ class Suite:
             "chat_template": None,
             "tasks": {task.task: task.described() for task in self.tasks},
             **({"data": dict(self.data)} if self.data else {}),
+            **self.options(),
         }
 
     def fingerprint(self) -> str:
@@ -135,7 +182,9 @@ class Suite:
         version. Entries that are newer than the first records count where they are set.
         """
         definition = asdict(self) | {"include_path": self.include_path is not None}
-        del definition["batch_size"], definition["datasets_dir"]
+        for key in ("batch_size", "datasets_dir", "allow_code_execution", *_OPTIONS):
+            del definition[key]
+        definition |= self.options()
         if not self.data:
             del definition["data"]
         for task in definition["tasks"]:
@@ -175,6 +224,7 @@ def suite_from_config(
         "include_path": None if folder is None else _folder(root, folder),
         "tasks": tuple(map(_task, mapping["tasks"])),
         "held_out": tuple(mapping.get("held_out", ())),
+        "gen_kwargs": frozen(mapping.get("gen_kwargs") or {}),
         "datasets_dir": _mirror(root, datasets_dir) if datasets_dir else None,
     }
     return Suite(**entries)
@@ -226,16 +276,3 @@ def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> No
 def _one_of(key: str, value: str | None, choices: list[str], task: str) -> None:
     if value is not None and value not in choices:
         raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
-
-
-def _whole_number(
-    key: str,
-    value: Any,  # noqa: ANN401 (any YAML)
-    *,
-    at_least: int,
-    why: str = "",
-) -> None:
-    if type(value) is not int or value < at_least:
-        raise ValueError(
-            f"{key} must be a whole number of at least {at_least}{why}, got {value!r}"
-        )

@@ -82,6 +82,14 @@ class MergeJob:
         """The pivot, the sources and the references: a leaderboard's unmerged models."""
         return (self.pivot, *self.sources, *self.references)
 
+    @property
+    def tokenizer_folders(self) -> list[Path]:
+        """Folder of each model's tokenizer; an adapter's is that of its base."""
+        checkpoints = [model.checkpoint for model in self.models]
+        return [
+            c.base.path if isinstance(c, AdaptedCheckpoint) else c.path for c in checkpoints
+        ]
+
     def hyper_parameters(self) -> dict[str, Any]:
         """The method's own, JSON-ready."""
         return method_settings(self.method)

@@ -18,6 +18,7 @@ SOLE_IMPORTERS = {
     "numba": ("seme/kernels/jit.py",),
     "lm_eval": (
         "eval/harness.py",
+        "eval/suite_lm.py",
         "eval/task_manager.py",
         "eval/tasks.py",
         "scripts/benchmark/packing.py",

@@ -6,6 +6,7 @@ from eval.statistics.comparability import (
     best_setting,
     check_comparable,
     contract,
+    precision,
     tuned_on_test,
 )
 from tests.made_up_runs import COST, DOMAINS, make_record, model_ref, pool_ref, score, suite_ref
@@ -171,6 +172,13 @@ def test_contract_has_suite_tasks_and_precision():
         "tasks.a.domain": "code", "tasks.a.metric": "acc", "tasks.a.documents": 200,
         "precision": "float32",
     }  # fmt: skip
+
+
+def test_precision_is_the_suites_where_it_states_one():
+    stated = replace(ONE, suite=suite("test", dtype="bfloat16"))
+    assert precision(stated) == precision(replace(stated, evaluation_cost=ON_GPU)) == "bfloat16"
+    assert precision(replace(ONE, evaluation_cost=ON_GPU, dtype="float16")) == "float16"
+    assert precision(replace(stated, evaluation_cost=None)) is None
 
 
 def test_extra_suite_facts_are_part_of_the_contract():

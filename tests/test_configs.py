@@ -68,6 +68,23 @@ def test_every_suite_config_is_buildable(file, repository):
     assert suite is None or suite.name == file.name
 
 
+def test_options_of_a_suite_are_set_on_the_command_line(repository):
+    given = {
+        "chat_template": "rag", "system_instruction": "Be brief.", "num_fewshot": 3,
+        "fewshot_as_multiturn": False, "gen_kwargs": "{max_gen_toks: 8, until: [a]}",
+        "max_length": 99, "batch_size": "'512 tokens'", "dtype": "bfloat16",
+        "allow_code_execution": True,
+    }  # fmt: skip
+    config = composed("suite=zoo", *(f"suite.{key}={value}" for key, value in given.items()))
+    suite = suite_from_config(config["suite"], root=repository)
+    assert suite.options() == {
+        "chat_template": "rag", "system_instruction": "Be brief.", "num_fewshot": 3,
+        "fewshot_as_multiturn": False, "gen_kwargs": {"max_gen_toks": 8, "until": ["a"]},
+        "max_length": 99, "dtype": "bfloat16",
+    }  # fmt: skip
+    assert (suite.batch_size, suite.allow_code_execution) == ("512 tokens", True)
+
+
 def test_validation_suite_differs_only_in_name_and_split():
     test, validation = (composed(f"suite={s}")["suite"] for s in ("zoo", "zoo_validation"))
     assert {k for k in test if test[k] != validation[k]} == {"name", "split"}

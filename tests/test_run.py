@@ -79,7 +79,9 @@ def cell(zoo, tmp_path):
         "limit": None, "held_out": [], "tasks": [task | {"score": "raw"}],
     }  # fmt: skip
 
-    def run(*overrides, method="average", sources=("code", "french"), evaluated=True):
+    def run(
+        *overrides, method="average", sources=("code", "french"), evaluated=True, options=()
+    ):
         all_overrides = [
             f"method={method}", "suite=none", "tracker=none", "device=cpu", "models=custom",
             f"models.pivot={zoo}/base",
@@ -88,7 +90,7 @@ def cell(zoo, tmp_path):
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
-        suites = {"suite": suite} if evaluated else {}
+        suites = {"suite": suite | dict(options)} if evaluated else {}
         return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
 
     return run
@@ -216,6 +218,21 @@ def test_model_in_two_pools_is_evaluated_once(cell, tmp_path, monkeypatch):
         ["base", "code", "average"],
         ["base", "french", "average"],
     ]
+
+
+def test_a_chat_template_is_asked_of_every_model_before_a_merge(cell, zoo, tmp_path):
+    for name in ("base", "code"):
+        shutil.copytree(zoo / name, tmp_path / name)
+    template = tmp_path / "base/chat_template.jinja"
+    template.write_text("{{ messages[-1].content }}")
+    pivot, sources = f"models.pivot={tmp_path}/base", f"models.sources=[{tmp_path}/code]"
+    with pytest.raises(ValueError, match=f"tokenizer in {tmp_path}/code has no chat template"):
+        cell(pivot, sources, options={"chat_template": True})
+    assert not (tmp_path / "results").exists()
+    shutil.copy(template, tmp_path / "code")
+    record = cell(pivot, sources, options={"chat_template": True, "dtype": "bfloat16"})
+    assert record.suite.more["chat_template"] is True
+    assert record.suite.more["dtype"] == "bfloat16"
 
 
 def test_failed_merge_is_recorded_and_leaves_no_weights(cell, tmp_path):

@@ -65,6 +65,12 @@ def test_fingerprint_depends_on_the_evaluation_device(cell, tmp_path):
     ]
     assert len(set(fingerprints)) == 3
     assert replace(on_gpu, group="g").draft("x", {}, MODELS).fingerprint == fingerprints[1]
+    stated = replace(suite, dtype="bfloat16")  # then the device changes no precision
+    on_both = {
+        replace(c, suite=stated).draft("x", {}, MODELS).fingerprint for c in (on_cpu, on_gpu)
+    }
+    assert len(on_both) == 1
+    assert not on_both & set(fingerprints)
 
 
 def test_finished_run_is_found_by_fingerprint_under_any_name(cell, draft, tmp_path):

@@ -65,7 +65,21 @@ def test_no_tasks_means_no_suite(config, tmp_path):
         ({"tasks": [TASK | {"shots": 3}]}, r"task a: unknown keys \['shots'\]"),
         ({"tasks": [BITS | {"score": "raw"}]}, "byte_likelihood .* bits_per_byte"),
         ({"held_out": ["latin"]}, r"no task has the held-out domains \['latin'\]"),
-        ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),
+        ({"batch_size": 0}, "batch_size must be .* at least 1, auto or 'N tokens', got 0"),
+        ({"batch_size": "many"}, "batch_size .*, got 'many'"),
+        ({"batch_size": "0 tokens"}, "batch_size .*, got '0 tokens'"),
+        ({"chat_template": 3}, "chat_template must be true, false or the name .*, got 3"),
+        ({"chat_template": None}, "chat_template .*, got None"),
+        ({"system_instruction": ""}, "system_instruction .*, got ''"),
+        ({"fewshot_as_multiturn": True}, "fewshot_as_multiturn .* chat_template=true"),
+        ({"fewshot_as_multiturn": "yes"}, "fewshot_as_multiturn .*, got 'yes'"),
+        ({"num_fewshot": -1}, "num_fewshot .* at least 0, got -1"),
+        ({"gen_kwargs": "temperature=1"}, "gen_kwargs must be a mapping .*, got 'temp"),
+        ({"gen_kwargs": {"a": {"b": 1}}}, r"gen_kwargs must hold no mappings, got {'b': 1}"),
+        ({"gen_kwargs": {"max_new_tokens": 1}}, r"max_gen_toks, got \['max_new_tokens'\]"),
+        ({"max_length": 1}, "max_length .* at least 2 tokens, got 1"),
+        ({"dtype": "int8"}, r"suite.dtype .*'bfloat16'.*, got 'int8'"),
+        ({"allow_code_execution": 1}, "allow_code_execution must be true or false, got 1"),
         ({"limit": 1}, "limit must be .* at least 2 .*, got 1"),
         ({"include_path": "nowhere"}, "include_path .*, got .*nowhere"),
     ],
@@ -79,6 +93,60 @@ def test_a_missing_key_is_named(config, tmp_path):
     del config["tasks"]
     with pytest.raises(ValueError, match=r"suite s: missing keys \['tasks'\]"):
         suite_from_config(config, root=tmp_path)
+
+
+NO_OPTIONS = {
+    "chat_template": False, "system_instruction": None, "fewshot_as_multiturn": None,
+    "num_fewshot": None, "gen_kwargs": None, "max_length": None, "dtype": None,
+    "allow_code_execution": False,
+}  # fmt: skip
+"""As in conf/config.yaml."""
+CHAT = {"chat_template": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "described"),
+    [
+        (CHAT, CHAT),
+        ({"chat_template": "rag"}, {"chat_template": "rag"}),
+        (CHAT | {"fewshot_as_multiturn": False}, CHAT | {"fewshot_as_multiturn": False}),
+        ({"system_instruction": "Be brief."}, {"system_instruction": "Be brief."}),
+        ({"num_fewshot": 0}, {"num_fewshot": 0}),
+        (
+            {"gen_kwargs": {"until": ["a"], "do_sample": True}},
+            {"gen_kwargs": {"do_sample": True, "until": ["a"]}},
+        ),
+        ({"max_length": 9}, {"max_length": 9}),
+        ({"dtype": "float32"}, {"dtype": "float32"}),
+    ],
+)
+def test_options_count_where_they_are_set(config, tmp_path, options, described):
+    plain = suite_from_config(config, root=tmp_path)
+    unset = suite_from_config(config | NO_OPTIONS, root=tmp_path)
+    suite = suite_from_config(config | NO_OPTIONS | options, root=tmp_path)
+    assert unset.fingerprint() == plain.fingerprint() != suite.fingerprint()
+    assert unset.described() == plain.described()
+    expected = plain.described() | described | {"fingerprint": suite.fingerprint()}
+    assert suite.described() == expected
+    assert hash(suite) != hash(plain)
+
+
+@pytest.mark.parametrize(
+    ("before", "options"),
+    [
+        ({}, {"fewshot_as_multiturn": False}),
+        (CHAT, {"fewshot_as_multiturn": True}),
+        ({}, {"allow_code_execution": True}),
+        ({}, {"batch_size": "auto"}),
+        ({}, {"batch_size": "512 tokens"}),
+        ({}, {"gen_kwargs": {}}),
+    ],
+)
+def test_options_that_change_no_score_do_not_count(config, tmp_path, before, options):
+    plain = suite_from_config(config | before, root=tmp_path)
+    suite = suite_from_config(config | before | options, root=tmp_path)
+    assert suite.fingerprint() == plain.fingerprint()
+    assert suite.described() == plain.described()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from eval.harness import evaluate
 from eval.load import load_model, load_tokenizer
 from eval.suite import Suite, SuiteTask, suite_from_config
+from eval.suite_options import frozen
 from eval.task_manager import task_manager
 from eval.tasks import build_tasks, expand
 from tests.tiny_mirror import SUMS, write_sums, write_tasks
@@ -130,6 +131,78 @@ def test_a_suite_of_own_files_and_data_stays_as_it_is(repository):
     suite = suite_from_config(mapping, root=repository)
     assert suite.has_own_data
     assert expand(suite) is suite
+
+
+CODE = """
+task: code
+dataset_path: org/sums
+dataset_name: easy
+test_split: test
+unsafe_code: true
+output_type: generate_until
+doc_to_text: "{{a}}"
+doc_to_target: "{{target}}"
+generation_kwargs: {do_sample: false, max_gen_toks: 4}
+metric_list:
+  - {metric: !function runs.allowed, aggregation: mean, higher_is_better: true}
+"""
+RUNS = """
+import os
+allowed_at_import = os.environ["HF_ALLOW_CODE_EVAL"]
+def allowed(references, predictions):
+    return float(os.environ["HF_ALLOW_CODE_EVAL"])
+"""
+
+
+@pytest.fixture
+def code(sums, tmp_path):
+    """Build a suite with one task that runs code, and asks if it may."""
+    suite = sums("code")
+    (tmp_path / "tasks/code.yaml").write_text(CODE)
+    (tmp_path / "tasks/runs.py").write_text(RUNS)
+    return suite
+
+
+def test_a_task_that_runs_code_is_refused(code, monkeypatch):
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    for refusing in (expand, build_tasks):
+        with pytest.raises(ValueError, match=r"task code runs .*allow_code_execution=true"):
+            refusing(code)
+
+
+def test_code_runs_where_the_suite_allows_it(code, monkeypatch):
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    suite = expand(replace(code, allow_code_execution=True))
+    evaluation = evaluate(BASE, suite, device="cpu", seed=0, progress=False)
+    assert evaluation.scores["code"].raw == 1
+    assert "HF_ALLOW_CODE_EVAL" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("gen_kwargs", "message"),
+    [
+        ({"max_gen_tok": 3}, r"\['max_gen_tok'\] .*did you mean max_gen_toks"),
+        ({"temperature": 0.5}, r"temperature 0.5 .*code.*do_sample: true"),
+    ],
+)
+def test_generation_that_has_no_effect_is_refused(gen_kwargs, message, code):
+    suite = replace(code, allow_code_execution=True, gen_kwargs=frozen(gen_kwargs))
+    with pytest.raises(ValueError, match=message):
+        build_tasks(suite)
+
+
+def test_entries_of_one_suite_do_not_leak_into_the_next(code):
+    plain = replace(code, allow_code_execution=True)
+    changed = replace(plain, gen_kwargs=frozen({"max_gen_toks": 2, "until": ["a"]}))
+    assert build_tasks(changed)["code"].config.generation_kwargs["max_gen_toks"] == 2
+    assert build_tasks(plain)["code"].config.generation_kwargs["max_gen_toks"] == 4
+
+
+def test_shots_of_the_suite_are_for_tasks_that_name_none(sums):
+    suite = sums("easy", "hard")
+    named = replace(suite.tasks[0], num_fewshot=2)
+    built = build_tasks(replace(suite, num_fewshot=1, tasks=(named, suite.tasks[1])))
+    assert [task.config.num_fewshot for task in built.values()] == [2, 1]
 
 
 REAL = (

@@ -99,6 +99,16 @@ def test_tokenizer_and_config_files_are_copied(destination, pivot):
     assert all((destination / name).read_text() == text for name, text in FILES.items())
 
 
+def test_named_chat_templates_are_copied_and_hashed(destination, pivot, tmp_path):
+    before = pivot.content_hash()
+    template = pivot.path / "additional_chat_templates" / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text("{{ tools }}")
+    write(destination, pivot, VALUES)
+    assert (destination / template.relative_to(pivot.path)).read_text() == "{{ tools }}"
+    assert open_checkpoint(pivot.path, root=tmp_path).content_hash() != before
+
+
 @pytest.mark.parametrize(
     "name",
     ["README.md", "modeling.py", "tokenizer.py", "pytorch_model.bin", "adapter.safetensors"],

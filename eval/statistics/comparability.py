@@ -26,7 +26,8 @@ def contract(record: Record) -> dict[str, Any]:
     The entries on the suite: limit, lm-eval's version, and per task shots, metric, filter and
     kind, in records that state them; in every record a fingerprint of these and of the content
     of the task files. Each task's domain, metric and number of documents. The precision of the
-    evaluation: float32 on the CPU, the checkpoint's own elsewhere. Seeds may differ.
+    evaluation: the suite's, else float32 on the CPU, the checkpoint's own elsewhere. Seeds may
+    differ.
 
     Returns:
         Fact to value, flat: ``suite.split``, ``tasks.<task>.documents`` and the like.
@@ -49,10 +50,16 @@ def contract(record: Record) -> dict[str, Any]:
 
 
 def precision(record: Record) -> str | None:
-    """Precision of the evaluation, float32 on the CPU; None for a run without one."""
+    """Precision of the evaluation; None for a run without one.
+
+    It is the suite's where it states one, else float32 on the CPU and the merge's elsewhere.
+    """
     cost = record.evaluation_cost
     if cost is None:
         return None
+    stated = None if record.suite is None else record.suite.more.get("dtype")
+    if stated is not None:
+        return str(stated)
     return CPU_PRECISION if cost.peak_gpu_bytes is None else record.dtype or "the checkpoint's"
 
 

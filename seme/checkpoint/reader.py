@@ -37,6 +37,8 @@ _MODEL_FILES = (
     "*.jinja",
     "*.tiktoken",
 )
+_MORE_TEMPLATES = "additional_chat_templates"
+"""Folder of a tokenizer's named chat templates, as transformers writes them."""
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
 _WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
 _DEQUANTISERS = ("absmax", "codebook", "scale", "zero")
@@ -128,8 +130,9 @@ class Checkpoint:
         return OpenedTensor(stored, self._files[stored.path], name, self._count)
 
     def model_files(self) -> tuple[Path, ...]:
-        """Return config, tokenizer and chat template, sorted: what a merge copies."""
-        return files_like(self.path, _MODEL_FILES)
+        """Return config, tokenizer and chat templates, sorted: what a merge copies."""
+        more = (self.path / _MORE_TEMPLATES).glob("*.jinja")
+        return (*files_like(self.path, _MODEL_FILES), *sorted(more))
 
     def content_hash(self) -> str:
         """Hash the model's content: tensors, config, tokenizer; not their layout in files.

@@ -151,7 +151,9 @@ class CheckpointWriter:
         """Copy the pivot's files, all but a config.json that has changed."""
         licences = files_like(self._pivot.path, _LICENCES)
         for file in (*self._pivot.model_files(), *licences):
-            shutil.copyfile(file, self._temporary / file.name)
+            copy = self._temporary / file.relative_to(self._pivot.path)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
         if self._config != self._pivot.config:
             text = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
             (self._temporary / "config.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,321 @@
+"""Options of a suite, each against lm-eval alone with the same arguments."""
+
+import json
+
+import pytest
+import torch
+from lm_eval import evaluator, simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from eval import suite_lm
+from eval.harness import evaluate
+from eval.load import check_chat_template, load_tokenizer
+from eval.suite import suite_from_config
+from eval.task_manager import task_manager
+
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+LOUD = "{% for m in messages %}[{{ m.role }}!]{{ m.content }}{% endfor %}[assistant!]"
+DATA = """
+from datasets import Dataset, DatasetDict
+def load(**_):
+    texts = ["one fish", "a red fish swims on", "blue", "an old black fish", "new fish"]
+    rows = [dict(text=t, choices=["fish", "blue red"], gold=i % 2) for i, t in enumerate(texts)]
+    return DatasetDict(test=Dataset.from_list(rows), train=Dataset.from_list(rows[::-1]))
+"""
+COMMON = """
+custom_dataset: !function data.load
+test_split: test
+training_split: train
+fewshot_split: train
+doc_to_text: text
+description: "Swim. "
+"""
+ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+PICK = f"output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: gold\n{ACC}"
+SAY = (
+    "output_type: generate_until\ndoc_to_target: text\n"
+    "generation_kwargs: {until: ['zz'], max_gen_toks: 6, do_sample: false}\n"
+) + ACC.replace("acc", "exact_match")
+ROLL = "output_type: loglikelihood_rolling\ndoc_to_target: text\n" + ACC.replace(
+    "acc, aggregation: mean", "bits_per_byte, aggregation: bits_per_byte"
+).replace("true", "false")
+TASKS = {"pick": PICK, "pick0": f"{PICK}num_fewshot: 0\n", "say": SAY, "roll": ROLL}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "data.py").write_text(DATA)
+    for name, text in TASKS.items():
+        (folder / f"{name}.yaml").write_text(f"task: {name}\n{text}{COMMON}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_model(tmp_path_factory):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+
+    def make(chat_template):
+        folder = tmp_path_factory.mktemp("model")
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1,
+            num_attention_heads=2, intermediate_size=24, max_position_embeddings=256,
+            initializer_range=0.5, bos_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder)
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+        )
+        fast.chat_template = chat_template
+        fast.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(PLAIN)
+
+
+@pytest.fixture
+def suite(tasks):
+    def build(*names, **options):
+        entries = {"name": "s", "include_path": str(tasks), "batch_size": 2, **options}
+        return suite_from_config({**entries, "tasks": list(names or TASKS)}, root=tasks)
+
+    return build
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Samples that lm-eval's ``evaluate`` logs, one entry for each call."""
+    calls, original = [], evaluator.evaluate
+
+    def call(*args, **options):
+        results = original(*args, **options)
+        calls.append(results["samples"])
+        return results
+
+    monkeypatch.setattr(evaluator, "evaluate", call)
+    monkeypatch.setattr(evaluator, "add_env_info", lambda _results: None)  # asks pip
+    return calls
+
+
+def answers(samples):
+    """Prompts and answers of each task's documents; generated text or log-likelihoods."""
+    return {
+        task: [([*sample["arguments"]], sample["resps"]) for sample in logged]
+        for task, logged in samples.items()
+    }
+
+
+def assert_same(ours, alone, tolerance=1e-5):
+    assert ours.keys() == alone.keys()
+    for task, logged in ours.items():
+        for (asked, answered), (asked_alone, answered_alone) in zip(
+            logged, alone[task], strict=True
+        ):
+            assert asked == asked_alone
+            for (answer,), (expected,) in zip(answered, answered_alone, strict=True):
+                assert answer == (
+                    expected
+                    if isinstance(expected, str)
+                    else pytest.approx(expected, rel=tolerance)
+                )
+
+
+def run(model, suite):
+    return evaluate(model, suite, device="cpu", seed=0, progress=False)
+
+
+def run_alone(model, suite, *, lm=None, **options):
+    """Evaluate by lm-eval alone."""
+    arguments = {"dtype": "float32", "batch_size": 2, **(lm or {})}
+    manager = task_manager(suite.include_path, list(suite.domains))
+    return simple_evaluate(
+        model=HFLM(pretrained=str(model), device="cpu", **arguments),
+        tasks=list(suite.domains),
+        task_manager=manager,
+        bootstrap_iters=0,
+        fewshot_random_seed=0,
+        **options,
+    )
+
+
+CHAT = {"chat_template": True}
+OPTIONS = [
+    ({}, {}, {}),
+    (CHAT, {}, {"apply_chat_template": True}),
+    (
+        {**CHAT, "num_fewshot": 2},
+        {},
+        {"apply_chat_template": True, "num_fewshot": 2, "fewshot_as_multiturn": True},
+    ),
+    (
+        {**CHAT, "num_fewshot": 2, "fewshot_as_multiturn": False},
+        {},
+        {"apply_chat_template": True, "num_fewshot": 2, "fewshot_as_multiturn": False},
+    ),
+    (
+        {**CHAT, "system_instruction": "Be brief."},
+        {},
+        {"apply_chat_template": True, "system_instruction": "Be brief."},
+    ),
+    ({"system_instruction": "Be brief."}, {}, {"system_instruction": "Be brief."}),
+    ({"num_fewshot": 1}, {}, {"num_fewshot": 1}),
+    (
+        {"gen_kwargs": {"max_gen_toks": 3, "until": ["e"]}},
+        {},
+        {"gen_kwargs": {"max_gen_toks": 3, "until": ["e"]}},
+    ),
+    ({"max_length": 12}, {"max_length": 12}, {}),
+    ({"batch_size": 3}, {"batch_size": 3}, {}),
+    ({"batch_size": "60 tokens"}, {}, {}),
+    ({"batch_size": "auto"}, {}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entries", "lm", "options"), OPTIONS, ids=lambda o: json.dumps(o))
+def test_a_suite_with_options_scores_as_lm_eval_alone(
+    entries, lm, options, model, suite, logged
+):
+    chosen = suite(**entries)
+    scores = run(model, chosen).scores
+    results = run_alone(model, chosen, lm=lm, **options)["results"]
+    assert_same(*map(answers, logged))
+    for task, metric in (("pick", "acc"), ("pick0", "acc"), ("say", "exact_match")):
+        assert scores[task].raw == results[task][f"{metric},none"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_precision_is_that_of_lm_eval_alone(dtype, model, suite, logged):
+    chosen = suite(dtype=dtype)
+    run(model, chosen)
+    run_alone(model, chosen, lm={"dtype": dtype})
+    assert_same(*map(answers, logged), tolerance=0)
+
+
+def test_prompts_change_with_the_options(model, suite, logged):
+    for entries in ({}, CHAT, {"num_fewshot": 1}, {"system_instruction": "x"}):
+        run(model, suite("pick", **entries))
+    prompts = {samples["pick"][0]["arguments"][0][0] for samples in logged}
+    assert len(prompts) == 4
+    assert "<system>Swim. <user>one fish<assistant>" in prompts
+
+
+def test_a_named_template_is_used(make_model, model, suite, logged):
+    several = make_model({"default": PLAIN, "loud": LOUD})
+    run(several, suite("pick", chat_template="loud"))
+    assert logged[0]["pick"][0]["arguments"][0][0].startswith("[system!]")
+    run(several, suite("pick", **CHAT))
+    run(model, suite("pick", **CHAT))
+    assert_same(*map(answers, logged[1:]), tolerance=0)
+
+
+REFUSING = "{{ raise_exception('no system') if messages[0].role == 'system' else 'x' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "entries", "message"),
+    [
+        (None, CHAT, "chat_template=true: the tokenizer in .* has no chat template"),
+        (None, {"chat_template": "x"}, "chat_template=x: .* has no chat template"),
+        (PLAIN, {"chat_template": "x"}, r"one of \['default'\] .*, got 'x'"),
+        ({"a": PLAIN, "b": LOUD}, CHAT, r"one of \['a', 'b'\] .*, got 'default'"),
+        (REFUSING, {**CHAT, "system_instruction": "x"}, "refuses a system message"),
+    ],
+)
+def test_a_chat_template_that_is_not_there_is_refused(
+    template, entries, message, make_model, suite
+):
+    with pytest.raises(ValueError, match=message):
+        check_chat_template(make_model(template), suite(**entries))
+
+
+@pytest.mark.parametrize("template", [PLAIN, {"default": PLAIN, "loud": LOUD}])
+def test_chat_templates_that_are_there_pass(template, make_model, suite):
+    folder = make_model(template)
+    check_chat_template(folder, suite(**CHAT, system_instruction="x"))
+    check_chat_template(folder, suite(chat_template="default"))
+    check_chat_template(folder, suite())
+
+
+def fail_above(monkeypatch, name, most_rows):
+    """Let a method of the model run out of memory with more than so many rows."""
+    original = getattr(suite_lm.SuiteLM, name)
+    tried = []
+
+    def call(self, rows=None, *args, **options):
+        batch = options["context"] if rows is None else rows
+        tried.append(len(batch))
+        if len(batch) > most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return original(self, *([] if rows is None else [rows]), *args, **options)
+
+    monkeypatch.setattr(suite_lm.SuiteLM, name, call)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("pick", "_forward"),
+        ("pick", "_model_call"),
+        ("roll", "_model_call"),
+        ("say", "_model_generate"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [5, "400 tokens"])
+def test_batches_are_halved_until_memory_suffices(
+    task, name, batch_size, model, suite, monkeypatch, caplog, logged
+):
+    if name == "_model_call":
+        monkeypatch.setattr(suite_lm, "can_pack", lambda _config: False)
+    run(model, suite(task, batch_size=1))
+    tried = fail_above(monkeypatch, name, 1)
+    run(model, suite(task, batch_size=batch_size))
+    assert max(tried) > 1
+    assert tried[-1] == 1
+    assert_same(*map(answers, logged))
+    assert {r.getMessage()[:17] for r in caplog.records} == {"too little memory"}
+    if batch_size == 5:  # the lengths of texts decide nothing
+        assert len(caplog.records) == 1
+
+
+def test_one_row_that_does_not_fit_is_an_error(model, suite, monkeypatch):
+    fail_above(monkeypatch, "_model_generate", 0)
+    with pytest.raises(ValueError, match=r"one row of \d+ tokens.*max_length"):
+        run(model, suite("say", batch_size=4))
+
+
+def test_other_errors_of_the_model_are_passed_on(model, suite, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(suite_lm.SuiteLM, "_model_generate", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(model, suite("say"))
+
+
+def test_half_precision_is_not_packed(model, suite, monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("packed")
+
+    monkeypatch.setattr(suite_lm, "log_likelihoods", refuse)
+    run(model, suite("pick", dtype="bfloat16"))
+    with pytest.raises(AssertionError, match="packed"):
+        run(model, suite("pick"))
+
+
+def test_saved_templates_are_found_by_name(make_model):
+    folder = make_model({"default": PLAIN, "loud": LOUD})
+    assert (folder / "additional_chat_templates/loud.jinja").read_text() == LOUD
+    assert load_tokenizer(folder).chat_template == {"default": PLAIN, "loud": LOUD}
