@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval.metric_kinds import METRIC_KINDS, REPORTED
+
 TASK_KINDS = {
     "generate": "generate_until",
     "loglikelihood": "loglikelihood",
@@ -23,10 +25,6 @@ TASK_KINDS = {
 
 _TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
-
-SCORES = ("byte_likelihood", "raw")
-"""Conversions of a metric into a score: ``raw`` is the mean metric itself; ``byte_likelihood``
-is ``2 ** -bits_per_byte``, the geometric mean probability per byte, in (0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class SuiteTask:
     kind: str | None = None
     """One of ``TASK_KINDS``: refuses a task that is of another kind."""
     score: str | None = None
-    """One of ``SCORES``; ``byte_likelihood`` for bits_per_byte, ``raw`` for other metrics."""
+    """One of ``METRIC_KINDS``; None is the one of the metric's aggregation."""
     filter: str | None = None
     """The lm-eval filter whose metric counts."""
     num_fewshot: int | None = None
@@ -49,9 +47,11 @@ class SuiteTask:
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
-        _one_of("score", self.score, list(SCORES), self.task)
-        if None not in (self.score, self.metric) and (
-            (self.score == "byte_likelihood") != (self.metric == "bits_per_byte")
+        _one_of("score", self.score, sorted(METRIC_KINDS), self.task)
+        if (
+            None not in (self.score, self.metric)
+            and self.score != REPORTED
+            and ((self.score == "byte_likelihood") != (self.metric == "bits_per_byte"))
         ):
             raise ValueError(
                 f"score byte_likelihood goes with metric bits_per_byte and with no other, "
@@ -88,7 +88,7 @@ class Suite:
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name} has tasks twice: {twice}")
-        if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
+        if unknown := sorted(set(self.held_out) - set(self.domains.values())):
             raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
         _whole_number("batch_size", self.batch_size, at_least=1)
         if self.limit is not None:
@@ -101,12 +101,14 @@ class Suite:
             return False
         texts = [path.read_text(encoding="utf-8") for path in self.include_path.rglob("*.yaml")]
         own = {name for text in texts for name in _TASK_NAME.findall(text)}
-        return own >= self.domains.keys() and not any(map(_HUB_DATA.search, texts))
+        return own >= {task.task for task in self.tasks} and not any(
+            map(_HUB_DATA.search, texts)
+        )
 
     @property
     def domains(self) -> dict[str, str]:
-        """Task name to domain, in order."""
-        return {task.task: task.domain for task in self.tasks}
+        """Task name to domain, in order, without tasks that are in no mean."""
+        return {task.task: task.domain for task in self.tasks if task.score != REPORTED}
 
     def described(self) -> dict[str, Any]:
         """Entries of a record on its suite: the name, and all that its scores depend on.

@@ -143,7 +143,10 @@ def test_unexpected_errors_have_their_type(error, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tua": 1}, r"unknown entries \['tua'\], expected some of \['datasets_dir', 'device', .*'tau'"),
+        (
+            {"tua": 1},
+            r"unknown entries \['tua'\], expected some of \['datasets_dir', 'device', .*'tau'",
+        ),
         ({"force": "maybe"}, "force must be true or false, got 'maybe'"),
         ({"quiet": 1}, "quiet must be true or false, got 1"),
     ],
