@@ -37,7 +37,10 @@ METRIC_KINDS: Mapping[str, MetricKind] = {
         in_mean="fraction of the parts of all documents, such as instructions followed",
     ),
     REPORTED: MetricKind(
-        aggregations=(),
+        aggregations=(
+            *("f1_score", "matthews_corrcoef", "brier_score", "median", "nanmean"),
+            *("bleu", "chrf", "chrfpp", "ter"),
+        ),
         in_mean="none: a metric of the whole corpus (F1, MCC, BLEU), or one that is better when "
         "lower, or no fraction",
     ),
@@ -96,7 +99,8 @@ def check_score(
         ValueError: If the score does not go with the metric; names those that do.
     """
     fitting = _SCORES.get(aggregation, score)
-    choices = [REPORTED] if fitting == "raw" and not higher_is_better else [fitting, REPORTED]
+    alone = fitting == REPORTED or (fitting == "raw" and not higher_is_better)
+    choices = [REPORTED] if alone else [fitting, REPORTED]
     if score not in choices:
         direction = "higher" if higher_is_better else "lower"
         raise ValueError(

@@ -26,6 +26,8 @@ Aggregation = Callable[[Sequence[Any]], Any]
 
 _N_DRAWS = 100
 """Draws of the bootstrap, as in lm-eval for BLEU: the error is known to about 7 per cent."""
+_N_ORDERS = 3
+"""Orders of the documents in which a metric must be the same to be resampled."""
 _TEXT_METRICS = ("bleu", "chrf", "chrfpp", "ter")
 """lm-eval's aggregations of texts; those of tasks may take seconds a draw (BERTScore)."""
 
@@ -197,13 +199,11 @@ def _standard_error(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of draws in which one class is missing
         try:
-            backwards = float(aggregation(values[::-1]))
-            if not math.isclose(value, backwards, rel_tol=1e-6, abs_tol=1e-9):
+            rng, n = random.Random(0), len(values)  # the generator of lm-eval's bootstrap
+            draws = [float(aggregation(rng.choices(values, k=n))) for _ in range(_N_DRAWS)]
+            mixed = [float(aggregation(rng.sample(values, n))) for _ in range(_N_ORDERS)]
+            if not all(math.isclose(value, x, rel_tol=1e-6, abs_tol=1e-9) for x in mixed):
                 return None
-            rng = random.Random(0)  # lm-eval's
-            draws = [
-                float(aggregation(rng.choices(values, k=len(values)))) for _ in range(_N_DRAWS)
-            ]
         except (ArithmeticError, ValueError):  # not defined for such documents
             return None
     return float(np.std(draws, ddof=1))
