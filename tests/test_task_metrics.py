@@ -39,7 +39,7 @@ def agg_inst_level_acc(items):
     return sum(flat) / len(flat)
 def pass_at_k(references, predictions):
     letters = set(references[0])
-    return {f"pass@{k}": float(len(letters & set(predictions[0])) >= k) for k in (1, 3)}
+    return {f"pass@{k}": float(len(letters & set(predictions[0])) > k) for k in (1, 3)}
 def order(items):
     return sum(i * i * x for i, x in enumerate(items))
 """
@@ -47,7 +47,7 @@ COMMON = "task: {name}\ncustom_dataset: !function code.load\ntest_split: test\n"
 CHOOSE = "output_type: multiple_choice\ndoc_to_text: text\ndoc_to_choice: choices\ndoc_to_target: gold\n"
 SAY = (
     "output_type: generate_until\ndoc_to_text: text\ndoc_to_target: answer\n"
-    "generation_kwargs: {until: ['\\n'], max_gen_toks: 8, do_sample: false}\n"
+    'generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}\n'
 )
 TASKS = {
     "last": "output_type: loglikelihood\ndoc_to_text: text\ndoc_to_target: letters\n"
