@@ -2,7 +2,6 @@
 
 import logging
 import math
-import numbers
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,19 +24,20 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
+from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
-from eval.statistics.scores import (  # noqa: E402
-    byte_likelihood,
-    byte_likelihood_score,
-    raw_score,
-)
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
+from eval.task_metrics import (  # noqa: E402
+    check_metric,
+    metric_names,
+    other_metrics,
+    samples_of,
+    score_of,
+)
 from eval.tasks import build_tasks, code_execution, group_of, resolve  # noqa: E402
 
 _logger = logging.getLogger(__name__)
-_BOOTSTRAP_ITERS = 1
-"""Smallest number for which lm-eval writes no "N/A"; errors come from the samples instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,11 @@ class Evaluation:
     tasks: tuple[SuiteTask, ...]
     """Tasks of the suite; entries that are None in the suite are filled in."""
     scores: dict[str, Score]
+    """Of the tasks in the mean."""
     samples: dict[str, list[Sample]]
+    """Of the tasks in the mean."""
+    metrics: dict[str, dict[str, TaskMetric]]
+    """Task to ``metric,filter`` to its metrics that are in no mean."""
     groups: dict[str, dict[str, float]]
     """Group of tasks to the shares of its tasks in its score; they add up to 1."""
     caps: dict[str, int]
@@ -87,16 +91,32 @@ def evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks},
                 limit=suite.limit,
-                bootstrap_iters=_BOOTSTRAP_ITERS,
+                bootstrap_iters=0,  # errors come from the samples instead
                 log_samples=True,
                 system_instruction=suite.system_instruction,
                 apply_chat_template=suite.chat_template,
                 fewshot_as_multiturn=suite.multiturn,
                 confirm_run_unsafe_code=suite.allow_code_execution,
             )
-    resolved = tuple(resolve(task, tasks[task.task]) for task in suite.tasks)
-    samples = {t.task: _samples(t, results["samples"][t.task]) for t in resolved}
-    scores = {t.task: _score(t, samples[t.task], results) for t in resolved}
+    logged, reported = results["samples"], results["results"]
+    resolved = tuple(
+        resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks
+    )
+    for task in resolved:
+        check_metric(task, logged[task.task])
+    in_mean = [task for task in resolved if task.score != REPORTED]
+    samples = {t.task: samples_of(t, logged[t.task]) for t in in_mean}
+    scores = {t.task: score_of(t, samples[t.task], reported[t.task]) for t in in_mean}
+    metrics = {
+        task.task: other_metrics(
+            task,
+            logged[task.task],
+            reported[task.task],
+            tasks[task.task].aggregation(),
+            tasks[task.task].higher_is_better(),
+        )
+        for task in resolved
+    }
     stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
     versions = {task: None if v == "N/A" else v for task, v in stated.items()}
     for name, cap in lm.caps.items():
@@ -107,17 +127,18 @@ def evaluate(
             lm.max_length,
         )
     members: dict[str, list[SuiteTask]] = defaultdict(list)
-    for task in resolved:
+    for task in in_mean:
         if task.group is not None:
             members[task.group].append(task)
     return Evaluation(
         tasks=resolved,
         scores=scores,
         samples=samples,
+        metrics={task: of_task for task, of_task in metrics.items() if of_task},
         versions=versions,
         caps=lm.caps,
         groups={
-            name: _shares(_group(suite, name, tasks), of_group, scores, results["results"])
+            name: _shares(_group(suite, name, tasks), of_group, scores, reported)
             for name, of_group in members.items()
         },
     )
@@ -157,51 +178,6 @@ def _shares(
                 f"{mean}; lm-eval reports {expected}"
             )
     return shares
-
-
-def _samples(task: SuiteTask, logged: list[dict[str, Any]]) -> list[Sample]:
-    """Convert lm-eval's samples under the task's filter, in document order."""
-    of_filter = [sample for sample in logged if sample["filter"] == task.filter]
-    if not of_filter or task.metric not in of_filter[0]:
-        filters = sorted({sample["filter"] for sample in logged})
-        raise ValueError(
-            f"{task.task} must report {task.metric} under filter {task.filter}; "
-            f"it has filters {filters} and metrics {logged[0]['metrics']}"
-        )
-    return [_sample(task, sample) for sample in sorted(of_filter, key=lambda s: s["doc_id"])]
-
-
-def _sample(task: SuiteTask, logged: Mapping[str, Any]) -> Sample:
-    metric, rolling = logged[str(task.metric)], task.score == "byte_likelihood"
-    if not rolling and not isinstance(metric, numbers.Real):
-        raise ValueError(f"{task.task}: {task.metric} must be a number, got {metric!r}")
-    log, n_bytes = (float(metric[0]), int(metric[1])) if rolling else (None, None)
-    return Sample(
-        doc_id=int(logged["doc_id"]),
-        doc_hash=str(logged["doc_hash"]),
-        value=float(metric)
-        if log is None or n_bytes is None
-        else byte_likelihood(log, n_bytes),
-        loglikelihood=log,
-        n_bytes=n_bytes,
-    )
-
-
-def _score(task: SuiteTask, samples: list[Sample], results: Mapping[str, Any]) -> Score:
-    """Score a task from its samples, and check it against lm-eval's aggregate."""
-    if not results["higher_is_better"][task.task][task.metric] and task.score == "raw":
-        raise ValueError(f"{task.task}: {task.metric} must be better when higher to be a score")
-    if task.score == "raw":
-        score = raw_score(samples, metric=str(task.metric))
-    else:
-        score = byte_likelihood_score(samples)
-    reported = float(results["results"][task.task][f"{task.metric},{task.filter}"])
-    if not math.isclose(score.raw, reported, rel_tol=1e-9, abs_tol=1e-12):
-        raise ValueError(
-            f"{task.task}: {task.metric} must be aggregated over documents by its mean, "
-            f"which is {score.raw}; lm-eval reports {reported}"
-        )
-    return score
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.schema import LISTED_BY, build, to_json
+from eval.metric_kinds import REPORTED, TaskMetric
+from eval.schema import IF_ANY, LISTED_BY, build, to_json
 
 SCHEMA_VERSION = 1
 
@@ -60,9 +61,11 @@ class Sample:
     value: float
     """Score of this document alone, in [0, 1] like the task's."""
     loglikelihood: float | None = None
-    """Natural logarithm, summed over the document; rolling tasks only."""
+    """Natural logarithm, summed over the document; tasks scored by likelihood only."""
     n_bytes: int | None = None
     """UTF-8 bytes of the document; rolling tasks only."""
+    n_units: int | None = None
+    """Units of the document where the score is a mean over them: words, or parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +77,8 @@ class SampleTable:
     loglikelihoods: NDArray[np.float64]
     """NaN where a sample has none."""
     n_bytes: NDArray[np.float64]
+    """0 where a sample has none."""
+    n_units: NDArray[np.float64]
     """0 where a sample has none."""
 
 
@@ -177,7 +182,7 @@ class Record:
     scores: Mapping[str, Score] = field(metadata={LISTED_BY: "task"})
     """Task name to headline score, in the suite's order."""
     domains: Mapping[str, str]
-    """Task name to domain."""
+    """Task name to domain, of the tasks in the mean."""
     merge_cost: StageCost | None
     evaluation_cost: StageCost | None
     merge: Mapping[str, Any]
@@ -187,12 +192,28 @@ class Record:
     started_at: str
     """ISO 8601, UTC."""
     seconds_total: float
+    metrics: Mapping[str, Mapping[str, TaskMetric]] = field(
+        default_factory=dict, metadata={IF_ANY: True}
+    )
+    """Task to ``metric,filter`` to a metric that is in no mean."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, float]]:
         """The suite's groups; empty without a suite."""
         return {} if self.suite is None else self.suite.groups
+
+    @property
+    def reported(self) -> dict[str, tuple[str, TaskMetric]]:
+        """Tasks outside the mean to the ``metric,filter`` they are listed with."""
+        tasks = {} if self.suite is None else self.suite.more.get("tasks", {})
+        keys = {
+            task: f"{entries['metric']},{entries['filter']}"
+            for task, entries in tasks.items()
+            if entries["score"] == REPORTED
+        }
+        metrics = self.metrics
+        return {t: (key, metrics[t][key]) for t, key in keys.items() if t in metrics}
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS or self.status not in _STATUSES:

@@ -140,11 +140,12 @@ def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
     counts = Counter(columns["task"])
     if columns["task"] != list(counts.elements()):  # as no file is written
         return _sample_tables(sorted(rows, key=itemgetter("task")))
-    values, loglikelihoods, n_bytes = (
+    values, loglikelihoods, n_bytes, n_units = (
         np.array(columns[key], dtype=np.float64)  # None becomes NaN
-        for key in ("value", "loglikelihood", "n_bytes")
+        for key in ("value", "loglikelihood", "n_bytes", "n_units")
     )
-    np.nan_to_num(n_bytes, copy=False)
+    for sizes in (n_bytes, n_units):
+        np.nan_to_num(sizes, copy=False)
     tables, stop = {}, 0
     for task, n in counts.items():
         start, stop = stop, stop + n
@@ -153,6 +154,7 @@ def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
             values=values[start:stop],
             loglikelihoods=loglikelihoods[start:stop],
             n_bytes=n_bytes[start:stop],
+            n_units=n_units[start:stop],
         )
     return tables
 

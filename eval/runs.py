@@ -173,8 +173,8 @@ class Cell:
                 )
             samples = evaluation.samples
             suite = {
-                **replace(self.suite, tasks=evaluation.tasks).described(),
-                "fingerprint": self.suite.fingerprint(),
+                **self.suite.described(),
+                "tasks": {task.task: task.described() for task in evaluation.tasks},
                 "task_versions": evaluation.versions,
                 **({"groups": evaluation.groups} if evaluation.groups else {}),
                 **({"caps": evaluation.caps} if evaluation.caps else {}),
@@ -183,6 +183,8 @@ class Cell:
                 draft,
                 suite=build(SuiteRef, suite),
                 scores=evaluation.scores,
+                domains={task: draft.domains[task] for task in evaluation.scores},
+                metrics=evaluation.metrics,
                 evaluation_cost=stage.cost,
             )
         seconds = time.monotonic() - self.started
@@ -206,8 +208,8 @@ def outcome(record: Record) -> str:
 
 
 def mean_of(record: Record) -> str:
-    """Say a finished run's mean over domains in per cent, if it was scored."""
-    if record.suite is None:
+    """Say a finished run's mean over domains in per cent, if it has one."""
+    if record.suite is None or not record.domains:
         return ""
     mean = overall_mean(record.scores, record.domains, record.groups)
     return f"  mean {with_error(mean)}"

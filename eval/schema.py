@@ -12,6 +12,8 @@ MORE = "more"
 """Name of the field that takes the keys an object has besides its other fields."""
 LISTED_BY = "listed_by"
 """Metadata of a field of type ``Mapping[str, X]``: in JSON a list of X, each with this key."""
+IF_ANY = "if_any"
+"""Metadata of a field with a default: left out of the JSON where it is empty."""
 
 _NAMES = {
     str: "a text",
@@ -102,6 +104,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON)
         entries = {
             field.name: _field_json(field, getattr(value, field.name))
             for field in fields(value)
+            if getattr(value, field.name) or not field.metadata.get(IF_ANY)
         }
         more = entries.pop(MORE, {})
         return {**entries, **more}

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval.metric_kinds import METRIC_KINDS, REPORTED
 from eval.suite_options import check_options, frozen, thawed, whole_number
 
 TASK_KINDS = {
@@ -37,10 +38,6 @@ _OPTIONS = {
 _TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
 
-SCORES = ("byte_likelihood", "raw")
-"""Conversions of a metric into a score: ``raw`` is the mean metric itself; ``byte_likelihood``
-is ``2 ** -bits_per_byte``, the geometric mean probability per byte, in (0, 1]."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteTask:
@@ -53,7 +50,7 @@ class SuiteTask:
     kind: str | None = None
     """One of ``TASK_KINDS``: refuses a task that is of another kind."""
     score: str | None = None
-    """One of ``SCORES``; ``byte_likelihood`` for bits_per_byte, ``raw`` for other metrics."""
+    """One of ``METRIC_KINDS``; None is the one of the metric's aggregation."""
     filter: str | None = None
     """The lm-eval filter whose metric counts."""
     num_fewshot: int | None = None
@@ -62,9 +59,11 @@ class SuiteTask:
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
-        _one_of("score", self.score, list(SCORES), self.task)
-        if None not in (self.score, self.metric) and (
-            (self.score == "byte_likelihood") != (self.metric == "bits_per_byte")
+        _one_of("score", self.score, sorted(METRIC_KINDS), self.task)
+        if (
+            None not in (self.score, self.metric)
+            and self.score != REPORTED
+            and ((self.score == "byte_likelihood") != (self.metric == "bits_per_byte"))
         ):
             raise ValueError(
                 f"score byte_likelihood goes with metric bits_per_byte and with no other, "
@@ -118,7 +117,7 @@ class Suite:
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name} has tasks twice: {twice}")
-        if unknown := sorted(set(self.held_out) - {task.domain for task in self.tasks}):
+        if unknown := sorted(set(self.held_out) - set(self.domains.values())):
             raise ValueError(f"suite {self.name}: no task has the held-out domains {unknown}")
         check_options({field.name: getattr(self, field.name) for field in fields(self)})
         if self.limit is not None:
@@ -131,12 +130,14 @@ class Suite:
             return False
         texts = [path.read_text(encoding="utf-8") for path in self.include_path.rglob("*.yaml")]
         own = {name for text in texts for name in _TASK_NAME.findall(text)}
-        return own >= self.domains.keys() and not any(map(_HUB_DATA.search, texts))
+        return own >= {task.task for task in self.tasks} and not any(
+            map(_HUB_DATA.search, texts)
+        )
 
     @property
     def domains(self) -> dict[str, str]:
-        """Task name to domain, in order."""
-        return {task.task: task.domain for task in self.tasks}
+        """Task name to domain, in order, without tasks that are in no mean."""
+        return {task.task: task.domain for task in self.tasks if task.score != REPORTED}
 
     @property
     def multiturn(self) -> bool:

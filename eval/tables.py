@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from eval.metric_kinds import TaskMetric
 from eval.statistics.scores import Estimate
 
 MIB = 2**20
@@ -31,6 +32,14 @@ def with_error(
     if estimate is None:
         return ""
     return f"{show(estimate.value, digits)} ± {percent(estimate.stderr, digits)}"
+
+
+def metric_text(metric: TaskMetric) -> str:
+    """Format a metric in its own unit with one standard error, if known: ``0.231 ± 0.02``."""
+    if metric.value is None:
+        return "not finite"
+    error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
+    return f"{metric.value:.4g}{error}"
 
 
 def seconds(duration: float | None, digits: int = 2) -> str:

@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache, lru_cache, partial
@@ -29,6 +29,7 @@ from transformers import GenerationConfig  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
+from eval.metric_kinds import aggregation_name, check_score, default_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
 from eval.suite_options import thawed  # noqa: E402
 from eval.task_extras import how_to_get, local_metrics  # noqa: E402
@@ -133,10 +134,11 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
     """Build a suite's tasks, once per process and content of their files."""
     manager = _manager_of(suite)
     built = {task.task: _build(task, manager, suite) for task in suite.tasks}
-    metrics: dict[str, dict[str | None, str]] = defaultdict(dict)
+    metrics: dict[str, dict[tuple[str | None, ...], str]] = defaultdict(dict)
     for task in suite.tasks:
+        resolved = resolve(task, built[task.task])
         if task.group is not None:
-            metrics[task.group].setdefault(resolve(task, built[task.task]).metric, task.task)
+            metrics[task.group].setdefault((resolved.metric, resolved.score), task.task)
     for group, by_metric in metrics.items():
         if len(by_metric) > 1:
             raise ValueError(
@@ -283,23 +285,44 @@ def _check_files(folder: Path) -> None:
             raise ValueError(f"{path} is not readable YAML: {error}") from error
 
 
-def resolve(task: SuiteTask, built: Any) -> SuiteTask:  # noqa: ANN401 (an lm-eval task)
+def resolve(
+    task: SuiteTask,
+    built: Any,  # noqa: ANN401 (an lm-eval task)
+    evaluated: Sequence[str] = (),
+) -> SuiteTask:
     """Fill in kind, metric, score and filter where the suite leaves them to the task.
 
     The metric is the first of ``_METRICS`` that the task has, else its first; the filter is the
-    only one, else the one called strict, else the first.
+    only one, else the one called strict, else the first. The score is the one of the metric's
+    aggregation, see ``eval.metric_kinds``.
+
+    Args:
+        task: A task of the suite.
+        built: lm-eval's task.
+        evaluated: Names of the metrics after an evaluation: those of one function are known
+            only then (pass@1 of pass_at_k).
+
+    Raises:
+        ValueError: If the suite's score does not go with the metric.
     """
     kind = next(kind for kind, output in TASK_KINDS.items() if output == built.OUTPUT_TYPE)
-    names = list(built.aggregation())
+    aggregations, directions = built.aggregation(), built.higher_is_better()
+    names = [name for name in aggregations if not evaluated or name in evaluated]
+    names = names or list(evaluated)
     preferred = [name for name in _METRICS if name in names]
     metric = task.metric or (preferred or names)[0]
+    aggregation = aggregation_name(aggregations, metric)
+    facts = {"aggregation": aggregation, "higher_is_better": directions.get(metric)}
+    score = task.score or default_score(metric, **facts)
+    if metric in aggregations:
+        check_score(score, metric, task=task.task, **facts)
     filters = [str(ensemble.name) for ensemble in built._filters] or ["none"]
     strict = [name for name in filters if "strict" in name]
     return replace(
         task,
         kind=task.kind or kind,
         metric=metric,
-        score=task.score or ("byte_likelihood" if metric == "bits_per_byte" else "raw"),
+        score=score,
         filter=task.filter or (strict or filters)[0],
     )
 

@@ -1,5 +1,8 @@
 """Records of one leaderboard board: a base, complete, partial and failed merges."""
 
+from dataclasses import replace
+
+from eval.metric_kinds import TaskMetric
 from tests.made_up_runs import make_record, pool_ref, score, stage_cost, suite_ref
 
 SUITE = suite_ref(fingerprint="s", held_out=("spanish",))
@@ -34,3 +37,11 @@ PARTIAL = record("sce", 0.99)
 FAILED = record("dare", status="failed", error="NaN in a|b\nTraceback", evaluation_cost=None)
 WHOLE = [FAILED, TIES, SEME, BASE]
 ALL = [*WHOLE, PARTIAL]
+
+
+def with_metric(record, value, stderr=0.02, task="cola"):
+    """Add a task that is in no mean, scored by the Matthews correlation."""
+    entries = {"metric": "mcc", "filter": "none", "score": "reported"}
+    suite = replace(record.suite, more={"tasks": {task: entries}})
+    metric = TaskMetric(value=value, stderr=stderr, n=9, higher_is_better=True)
+    return replace(record, suite=suite, metrics={task: {"mcc,none": metric}})

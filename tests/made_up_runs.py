@@ -101,6 +101,7 @@ def sample_table(samples):
             [math.nan if s.loglikelihood is None else s.loglikelihood for s in samples]
         ),
         n_bytes=np.array([s.n_bytes or 0 for s in samples], float),
+        n_units=np.array([s.n_units or 0 for s in samples], float),
     )
 
 

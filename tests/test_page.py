@@ -18,7 +18,7 @@ from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
 from scripts.leaderboard import main
-from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, record
+from tests.board_records import ALL, BASE, FAILED, SEME, SUITE, TIES, WHOLE, record, with_metric
 from tests.made_up_runs import (
     COST,
     bare_boards,
@@ -332,3 +332,19 @@ def test_a_group_is_one_column_that_expands_into_its_subtasks():
     page = to_html([view])
     assert page.count(' data-group="exams" hidden') == 4  # header and cell of each subtask
     assert 'class="unfold" aria-expanded="false" data-group="exams"' in page
+
+
+def test_a_task_outside_the_mean_is_a_column_of_its_own_unit_and_in_no_rank():
+    records = [BASE, with_metric(TIES, -0.125), with_metric(SEME, None, None), FAILED]
+    (view,) = views(records)
+    column = next(c for c in view.columns if c.label == "cola")
+    assert (column.falling, column.hint) == (True, "mcc,none, in no mean; higher is better")
+    plain, cells = table(WHOLE), table(records)
+    assert cells["ties"]["cola"] == "-0.125 ± 0.02"
+    assert cells["seme"]["cola"] == "not finite"
+    assert cells["dare"]["cola"] == "failed"
+    without = {m: {k: v for k, v in row.items() if k != "cola"} for m, row in cells.items()}
+    assert without == plain
+    sections = {s.title: dict(s.entries) for s in details_of(records[1])}
+    expected = "-0.125 ± 0.02, n = 9, higher is better"
+    assert sections["Metrics in no mean"] == {"cola: mcc,none": expected}

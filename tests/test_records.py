@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.metric_kinds import TaskMetric
 from eval.records import (
     Sample,
     Score,
@@ -258,3 +259,10 @@ def test_a_missing_entry_is_named(tmp_path):
     entries = {key: value for key, value in RECORD_JSON.items() if key != "suite"}
     with pytest.raises(ValueError, match=r"unknown keys \[\], missing keys \['suite'\]"):
         build_record(tmp_path, entries)
+
+
+def test_metrics_outside_the_mean_round_trip_and_are_left_out_where_there_are_none(tmp_path):
+    assert "metrics" not in json.loads(record_json(RECORD))
+    metric = TaskMetric(value=0.25, stderr=None, n=3, higher_is_better=False)
+    record = replace(RECORD, metrics={"zebra": {"ter,none": metric}})
+    assert read_record(write_record(tmp_path, record, None)) == record

@@ -7,7 +7,13 @@ import pytest
 from eval.records import Sample
 from eval.statistics.compare import overall
 from eval.statistics.samples import Run, ScoreTable, match
-from eval.statistics.scores import byte_likelihood, byte_likelihood_score, raw_score
+from eval.statistics.scores import (
+    byte_likelihood,
+    byte_likelihood_score,
+    inverse_perplexity_score,
+    parts_score,
+    raw_score,
+)
 from tests.made_up_runs import make_record, run_with
 
 DOMAINS = {"order": "code", "bits": "french"}
@@ -156,3 +162,33 @@ def test_a_domain_s_score_counts_a_group_once():
     )
     assert table.domain("ties", "knowledge") == pytest.approx((0.7 + 0.1) / 2)
     assert overall(table)["ties"] == pytest.approx((0.7 + 0.1) / 2)
+
+
+def test_ratios_over_words_and_parts_are_matched_with_their_sizes():
+    words = [
+        Sample(doc_id=i, doc_hash=h, value=0, loglikelihood=-2.0 * n, n_units=n)
+        for i, (h, n) in enumerate({"x": 1, "y": 3}.items())
+    ]
+    parts = [
+        Sample(doc_id=0, doc_hash="x", value=1.0, n_units=1),
+        Sample(doc_id=1, doc_hash="y", value=1 / 3, n_units=3),
+    ]
+    scores = {
+        "words": inverse_perplexity_score(words, metric="word_perplexity"),
+        "parts": parts_score(parts, metric="inst_level_strict_acc"),
+    }
+    panel = match(
+        {"ties": run_with(make_record("ties", scores), {"words": words, "parts": parts})}
+    )
+    assert panel.tasks["words"].sizes.tolist() == panel.tasks["parts"].sizes.tolist() == [1, 3]
+    assert panel.tasks["parts"].totals.tolist() == [[1, 1]]
+    assert panel.observed().values.tolist() == [pytest.approx([math.exp(-2), 0.5])]
+
+
+def test_a_sample_without_units_beside_others_with_them_is_refused():
+    parts = [
+        Sample(doc_id=i, doc_hash="xy"[i], value=1.0, n_units=n) for i, n in enumerate((1, 2))
+    ]
+    record = make_record("ties", {"parts": parts_score(parts, metric="m")})
+    with pytest.raises(ValueError, match=r"document y .* no n_units"):
+        run_with(record, {"parts": [parts[0], replace(parts[1], n_units=None)]})

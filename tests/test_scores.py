@@ -9,8 +9,10 @@ from eval.statistics.scores import (
     byte_likelihood_score,
     domain_means,
     holm,
+    inverse_perplexity_score,
     mean_score,
     overall_mean,
+    parts_score,
     raw_score,
     task_weights,
 )
@@ -173,3 +175,30 @@ def test_a_group_counts_like_one_task_of_its_domain():
     mean = overall_mean(scores, GROUPED, GROUPS)
     assert mean.value == pytest.approx(0.5)
     assert mean.stderr == pytest.approx(0.0025)
+
+
+def test_inverse_perplexity_is_the_geometric_mean_probability_of_a_unit():
+    # perplexity exp((2 + 4) / (1 + 2)) = exp(2); without units a document is one: exp(3)
+    words = [
+        Sample(doc_id=i, doc_hash=str(i), value=0, loglikelihood=-2.0 * n, n_units=n)
+        for i, n in enumerate((1, 2))
+    ]
+    score = inverse_perplexity_score(words, metric="word_perplexity")
+    assert score.raw == pytest.approx(math.exp(2))
+    assert (score.value, score.stderr) == pytest.approx((math.exp(-2), 0.0))
+    answers = [
+        Sample(doc_id=i, doc_hash=str(i), value=0, loglikelihood=-2.0 * i) for i in (1, 2)
+    ]
+    score = inverse_perplexity_score(answers, metric="perplexity")
+    # the error of the mean log-likelihood is sqrt(2) / sqrt(2) = 1, carried by exp(-3)
+    assert (score.value, score.stderr) == pytest.approx((math.exp(-3), math.exp(-3)))
+
+
+def test_parts_count_alike_whatever_document_they_are_in():
+    # (1 + 1) / (1 + 3) = 0.5; residuals 0.5 and -0.5: sqrt(2 / 1 * 0.5) / 4 = 0.25
+    samples = [
+        Sample(doc_id=0, doc_hash="a", value=1.0, n_units=1),
+        Sample(doc_id=1, doc_hash="b", value=1 / 3, n_units=3),
+    ]
+    score = parts_score(samples, metric="inst_level_strict_acc")
+    assert (score.value, score.stderr, score.raw) == pytest.approx((0.5, 0.25, 0.5))

@@ -193,3 +193,10 @@ def test_described_suite_has_every_entry_but_the_batch_size(config, tmp_path):
     }  # fmt: skip
     faster = suite_from_config(config | {"limit": 5, "batch_size": 1}, root=tmp_path)
     assert faster.described() == suite.described()
+
+
+def test_a_reported_task_is_in_no_mean(config, tmp_path):
+    tasks = [TASK, BITS | {"score": "reported"}]
+    suite = suite_from_config(config | {"tasks": tasks, "held_out": []}, root=tmp_path)
+    assert suite.domains == {"a": "code"}
+    assert suite.described()["tasks"]["b"]["score"] == "reported"

@@ -98,6 +98,8 @@ class Board:
     """Task to domain, in the suite's order."""
     groups: Groups
     """Groups of lm-eval to the shares of their subtasks."""
+    reported: Mapping[str, str]
+    """Task that is in no mean to its ``metric,filter``."""
     references: tuple[Row, ...]
     """Unmerged models: the pivot, the sources in order, the pool's references."""
     merges: tuple[Row, ...]
@@ -138,6 +140,10 @@ class Board:
     def columns(self) -> dict[str, dict[str, float]]:
         """Columns of scores, in the suite's order: a group's subtasks and shares, or a task."""
         return columns_of(self.domains, self.groups)
+
+    @property
+    def evaluated(self) -> bool:
+        return bool(self.domains or self.reported)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -206,6 +212,7 @@ def _board(
     records = [run.record for run in (*merges, *references.values())]
     domains = _domains(records)
     groups = next((record.groups for record in records if record.groups), {})
+    reported = {task: key for r in records for task, (key, _) in r.reported.items()}
     varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
     facts = _identity_facts(merges)
     rows = [
@@ -229,6 +236,7 @@ def _board(
         held_out=() if suite is None else suite.held_out,
         domains=domains,
         groups=groups,
+        reported=dict(sorted(reported.items())),
         references=tuple(
             _row(run, names[content], domains, groups, {})
             for content, run in references.items()

@@ -6,7 +6,15 @@ from eval.leaderboard.board import MARK, Board, Row
 from eval.leaderboard.measures import MEASURES, Measure, Measured, Standing
 from eval.results_folder import Problem
 from eval.statistics.scores import column_score
-from eval.tables import markdown_table, mib, one_line, percent, seconds, with_error
+from eval.tables import (
+    markdown_table,
+    metric_text,
+    mib,
+    one_line,
+    percent,
+    seconds,
+    with_error,
+)
 
 TUNED_ON_TEST = (
     f"{MARK} One of several settings of this method on the test split, and not one chosen on a "
@@ -73,6 +81,8 @@ def mean(row: Row) -> str:
     """Mean score in per cent, or the reason for its absence."""
     if row.mean is None and row.record.suite is None:
         return ""
+    if row.mean is None and row.record.reported and not row.record.domains:
+        return "none"
     if row.mean is None:
         return "incomplete" if row.record.status == "done" else row.absent
     return with_error(row.mean)
@@ -92,16 +102,18 @@ def _heading(board: Board) -> str:
         "Merge memory is the peak above where the merge started. "
         f"Models by content: {board.models}."
     )
-    if not board.tasks:
+    if not board.evaluated:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
     tasks = ", ".join(_described(board, name) for name in board.columns)
     held_out = (
         f" Tuned for by no source: {', '.join(board.held_out)}." if board.held_out else ""
     )
+    others = ", ".join(f"{task} ({key})" for task, key in board.reported.items())
+    outside = f" In no mean, each in its own unit: {others}." if others else ""
     marked = f"{TUNED_ON_TEST} " if any(row.tuned_on_test for row in board.merges) else ""
     return (
         f"{title}\n\n"
-        f"Tasks: {tasks}.{held_out} Scores in per cent; the mean is over domains, each the "
+        f"Tasks: {tasks or 'none'}.{outside}{held_out} Scores in per cent; the mean is over domains, each the "
         "mean of its tasks; ± is one standard error over documents. Ranks follow the mean "
         "alone; merges share a band unless paired permutation tests over the same documents "
         "tell them from the band's first (5 %, step-down maxT over all pairs of the board). "
@@ -110,17 +122,18 @@ def _heading(board: Board) -> str:
 
 
 def _board_table(board: Board, standings: Mapping[str, Standing]) -> str:
-    evaluated = ("mean", *board.columns) if board.tasks else ()
+    evaluated = ("mean", *board.columns, *board.reported) if board.evaluated else ()
     header = ("rank", "band", "method", "settings", *evaluated, "merge s", "merge MiB")
-    header += ("evaluation s", "status") if board.tasks else ("status",)
+    header += ("evaluation s", "status") if board.evaluated else ("status",)
     lines = []
     for row in board.rows:
         scores = (mean(row), *(_cell(row, c) for c in board.columns.values()))
-        cost = costs(row) if board.tasks else costs(row)[:2]
+        scores += tuple(reported_cell(row, task) for task in board.reported)
+        cost = costs(row) if board.evaluated else costs(row)[:2]
         standing = standings.get(row.record.fingerprint)
         band = "" if standing is None else str(standing.band)
         start = (rank(row), band, row.name, row.marked_settings)
-        lines.append((*start, *(scores if board.tasks else ()), *cost, row.status))
+        lines.append((*start, *(scores if board.evaluated else ()), *cost, row.status))
     return markdown_table(header, lines)
 
 
@@ -152,6 +165,12 @@ def column_value(row: Row, shares: Mapping[str, float]) -> float | None:
     """Score of a row in a column; None unless every task of it has one."""
     scores = row.record.scores
     return column_score(shares, scores).value if scores.keys() >= shares.keys() else None
+
+
+def reported_cell(row: Row, task: str) -> str:
+    """Metric of a task that is in no mean, in its own unit."""
+    reported = row.record.reported
+    return metric_text(reported[task][1]) if task in reported else row.absent
 
 
 def _cell(row: Row, shares: Mapping[str, float]) -> str:

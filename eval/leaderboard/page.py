@@ -25,12 +25,13 @@ from eval.leaderboard.markdown import (
     mean,
     measures_on,
     rank,
+    reported_cell,
 )
 from eval.leaderboard.measures import Measure, Measured, Standing
 from eval.records import Record, Score, StageCost, atomic_write
 from eval.results_folder import Problem
 from eval.schema import to_json
-from eval.tables import leaves, mib, percent, seconds, with_error
+from eval.tables import leaves, metric_text, mib, percent, seconds, with_error
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")
@@ -59,6 +60,7 @@ def details_of(record: Record) -> tuple[Section, ...]:
         "Run": _leaves(run),
         "Evaluation": _leaves({} if record.suite is None else to_json(record.suite)),
         "Scores": [(task, _score(score)) for task, score in record.scores.items()],
+        "Metrics in no mean": list(_metrics(record)),
         "Cost of the merge": _cost(record.merge_cost),
         "Cost of the evaluation": _cost(record.evaluation_cost),
         "Diagnostics": _leaves(report.pop("diagnostics", {})),
@@ -72,6 +74,17 @@ def details_of(record: Record) -> tuple[Section, ...]:
 def _score(score: Score) -> str:
     value = f"{percent(score.value)} ± {percent(score.stderr)} %, n = {score.n}"
     return f"{value}; {score.raw_metric} {score.raw:.6g}"
+
+
+def _metrics(record: Record) -> Iterator[tuple[str, str]]:
+    """Metrics of tasks beside the scores, each with its direction where the task says it."""
+    directions = {True: ", higher is better", False: ", lower is better", None: ""}
+    for task, metrics in record.metrics.items():
+        for key, metric in metrics.items():
+            yield (
+                f"{task}: {key}",
+                f"{metric_text(metric)}, n = {metric.n}{directions[metric.higher_is_better]}",
+            )
 
 
 def _cost(cost: StageCost | None) -> list[tuple[str, str]]:
@@ -147,6 +160,8 @@ class BoardView:
     models: str
     tasks: tuple[tuple[str, str, str], ...]
     """Task, domain, number of documents."""
+    reported: Mapping[str, str]
+    """Task that is in no mean to its ``metric,filter``."""
     held_out: tuple[str, ...]
     evaluation: str
     """Sentence on precision, lm-eval version and limit; empty if no model was evaluated."""
@@ -188,6 +203,7 @@ def view_of(
         tasks=tuple(
             (task, board.domains[task], board.n_documents(task)) for task in board.tasks
         ),
+        reported=board.reported,
         held_out=board.held_out,
         evaluation=evaluation(board).strip(),
         shared_settings=board.shared_settings,
@@ -215,7 +231,7 @@ def _columns(
     board: Board, standings: Mapping[str, Standing], measures: Mapping[str, Measured]
 ) -> tuple[Column, ...]:
     """All columns of a board; what no row can have is left out."""
-    evaluated = bool(board.tasks)
+    evaluated = board.evaluated
     mean_column = Column("mean %", _mean, "± is one standard error", falling=True)
     evaluation_seconds = Column(
         "evaluation s",
@@ -229,6 +245,7 @@ def _columns(
         Column("settings", _settings, "in which rows of a method differ", numeric=False),
         *(_measure_column(m, measures) for m in measures_on(board, measures)),
         *_score_columns(board),
+        *_reported_columns(board),
         Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
         Column("merge MiB", _memory, "peak resident memory above where the merge started"),
         *([evaluation_seconds] if evaluated else []),
@@ -280,6 +297,22 @@ def _score_columns(board: Board) -> Iterator[Column]:
             cell = _score_cell(board, {task: 1.0})
             hint = f"{name}, share {percent(share, 1)} %"
             yield Column(task, cell, hint, falling=True, group=name)
+
+
+def _reported_columns(board: Board) -> Iterator[Column]:
+    """A column for every task that is in no mean, its metric in its own unit."""
+    for task, key in board.reported.items():
+        metrics = [
+            row.record.reported[task][1] for row in board.rows if task in row.record.reported
+        ]
+        falling = any(metric.higher_is_better for metric in metrics)
+        hint = f"{key}, in no mean; {'higher' if falling else 'lower'} is better"
+        yield Column(task, partial(_reported_cell, task), hint, falling=falling)
+
+
+def _reported_cell(task: str, row: Row) -> Cell:
+    _, metric = row.record.reported.get(task, (None, None))
+    return Cell(reported_cell(row, task), None if metric is None else metric.value)
 
 
 def _score_cell(board: Board, shares: Mapping[str, float]) -> Callable[[Row], Cell]:

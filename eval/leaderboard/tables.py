@@ -149,4 +149,7 @@ def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:
             cells |= {name: group.value, f"{name}_stderr": group.stderr}
     for task, score in record.scores.items():
         cells |= {task: score.value, f"{task}_stderr": score.stderr}
+    for task, (key, metric) in record.reported.items():
+        name = f"{task}_{key.partition(',')[0]}"
+        cells |= {name: metric.value, f"{name}_stderr": metric.stderr}
     return cells

@@ -171,7 +171,8 @@ def _label(record: Record) -> str:
 
 
 def _is_result(record: Record) -> bool:
-    return record.kind == "merge" and record.status == "done" and record.suite is not None
+    scored = record.status == "done" and record.suite is not None and bool(record.domains)
+    return record.kind == "merge" and scored
 
 
 def _split(record: Record) -> str | None:

@@ -27,7 +27,7 @@ class Documents:
     counts: tuple[int, ...]
     """Copies of each document."""
     sizes: Array
-    """Bytes of a rolling task, else number of copies; shape (n_documents,)."""
+    """Bytes, words or parts of a document, else 1, times its copies; shape (n_documents,)."""
     digest: str
     """Hash of all fields: runs with equal digests can be matched."""
 
@@ -66,7 +66,7 @@ def run_of(record: Record, tables: Mapping[str, SampleTable]) -> Run:
     for task, score in record.scores.items():
         if task not in tables:
             raise ValueError(f"{task} needs at least 2 different documents, got none")
-        samples[task] = _task_samples(tables[task], is_bits=score.raw_metric == _BITS_PER_BYTE)
+        samples[task] = _task_samples(tables[task], in_bytes=score.raw_metric == _BITS_PER_BYTE)
         _check_score(task, score.value, samples[task])
     return Run(record=record, samples=samples)
 
@@ -76,13 +76,13 @@ class MatchedTask:
     """Results of several runs on each document of one task.
 
     A run's score is its total over its size, summed over documents: the mean of a per-document
-    metric, or 2 ** -bits_per_byte. Copies of a document are one document of their joint size.
+    metric or over all parts, or 2 ** -bits per byte, word or answer. Copies of a document are one document of their joint size.
     """
 
     totals: Array
     """Summed metric, or bits; shape (n_runs, n_documents)."""
     sizes: Array
-    """Number of copies, or bytes; shape (n_documents,), all positive."""
+    """Number of copies, bytes, words or parts; shape (n_documents,), all positive."""
     is_bits: bool
 
     def scores(self, totals: Array, sizes: Array) -> Array:
@@ -216,10 +216,11 @@ def _check_score(task: str, expected: float, samples: TaskSamples) -> None:
         )
 
 
-def _task_samples(table: SampleTable, *, is_bits: bool) -> TaskSamples:
+def _task_samples(table: SampleTable, *, in_bytes: bool) -> TaskSamples:
     """Add up the samples of equal documents."""
-    values = _bits(table) if is_bits else table.values
-    sizes = _bytes(table) if is_bits else np.ones(len(table.values))
+    is_bits = in_bytes or not np.isnan(table.loglikelihoods).all()
+    sizes = _bytes(table) if in_bytes else _units(table)
+    values = _bits(table) if is_bits else table.values * sizes
     documents, places = _documents(table.doc_hashes, sizes.tobytes())
     totals = _sums(places, values, len(documents.hashes))
     return TaskSamples(documents=documents, totals=totals, is_bits=is_bits)
@@ -274,7 +275,7 @@ def _check_documents(
             f"only in {first[0]} and {(other - seen).total()} only in {second[0]}"
         )
     raise ValueError(
-        f"{task}: {second[0]} and {first[0]} count other bytes in the same documents"
+        f"{task}: {second[0]} and {first[0]} count other bytes, words or parts in the same documents"
     )
 
 
@@ -284,6 +285,15 @@ def _bits(table: SampleTable) -> Array:
     ]:
         raise ValueError(f"document {lacking[0]} of a rolling task has no loglikelihood")
     return -table.loglikelihoods / math.log(2)
+
+
+def _units(table: SampleTable) -> Array:
+    """Units of each document; 1 where no document states them."""
+    if not table.n_units.any():
+        return np.ones(len(table.values))
+    if lacking := [h for h, n in zip(table.doc_hashes, table.n_units, strict=True) if not n]:
+        raise ValueError(f"document {lacking[0]} of a task with units has no n_units")
+    return table.n_units
 
 
 def _bytes(table: SampleTable) -> Array:

@@ -211,19 +211,76 @@ def byte_likelihood_score(samples: Sequence[Sample]) -> Score:
     logs = np.array([sample.loglikelihood for sample in samples], dtype=np.float64)
     sizes = np.array([sample.n_bytes for sample in samples], dtype=np.float64)
     _check_enough(logs, "bits_per_byte")
-    n, bits = len(logs), -logs / math.log(2)
-    ratio = bits.sum() / sizes.sum()
-    residuals = bits - ratio * sizes
-    ratio_stderr = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / sizes.sum()
-    value = 2.0 ** float(-ratio)
+    ratio, ratio_stderr = _ratio(-logs / math.log(2), sizes)
+    value = 2.0**-ratio
     return Score(
         value=value,
         stderr=float(math.log(2) * value * ratio_stderr),
-        n=n,
-        raw=float(ratio),
+        n=len(logs),
+        raw=ratio,
         raw_metric="bits_per_byte",
         higher_is_better=False,
     )
+
+
+def inverse_perplexity_score(samples: Sequence[Sample], *, metric: str) -> Score:
+    """Score log-likelihoods by 1 / perplexity, the geometric mean probability of a unit.
+
+    Perplexity is exp(R) of the ratio R = -sum(loglikelihood) / sum(units); errors are those of
+    ``byte_likelihood_score``.
+
+    Args:
+        samples: At least two documents with ``loglikelihood``; a document without ``n_units``
+            is one unit.
+        metric: The metric's name.
+    """
+    logs = np.array([sample.loglikelihood for sample in samples], dtype=np.float64)
+    _check_enough(logs, metric)
+    ratio, stderr = _ratio(-logs, _units(samples))
+    value = math.exp(-ratio)
+    return Score(
+        value=value,
+        stderr=value * stderr,
+        n=len(logs),
+        raw=math.exp(ratio),
+        raw_metric=metric,
+        higher_is_better=False,
+    )
+
+
+def parts_score(samples: Sequence[Sample], *, metric: str) -> Score:
+    """Score parts of documents by the mean over all parts, a ratio of sums over documents.
+
+    Args:
+        samples: At least two documents; ``value`` is the mean over ``n_units`` parts.
+        metric: The metric's name.
+    """
+    values = np.array([sample.value for sample in samples], dtype=np.float64)
+    _check_enough(values, metric)
+    units = _units(samples)
+    ratio, stderr = _ratio(values * units, units)
+    return Score(
+        value=min(ratio, 1.0),  # rounding of value * n_units
+        stderr=stderr,
+        n=len(values),
+        raw=ratio,
+        raw_metric=metric,
+        higher_is_better=True,
+    )
+
+
+def _units(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """Units of each document, 1 where a sample states none."""
+    return np.array([sample.n_units or 1 for sample in samples], dtype=np.float64)
+
+
+def _ratio(totals: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[float, float]:
+    """Ratio of sums and its standard error, for at least two documents."""
+    n = len(totals)
+    ratio = totals.sum() / sizes.sum()
+    residuals = totals - ratio * sizes
+    stderr = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / sizes.sum()
+    return float(ratio), float(stderr)
 
 
 def _check_enough(values: NDArray[np.float64], metric: str) -> None:

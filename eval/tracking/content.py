@@ -87,6 +87,12 @@ def _summary(record: Record) -> dict[str, Any]:
     """Scores, runtime and memory: ``score/<task>``, ``merge/seconds``, ``evaluation/...``."""
     summary: dict[str, Any] = {"status": record.status, "seconds_total": record.seconds_total}
     summary |= {f"score/{task}": score.value for task, score in record.scores.items()}
+    summary |= {
+        f"metric/{task}/{key}": metric.value
+        for task, metrics in record.metrics.items()
+        for key, metric in metrics.items()
+        if metric.value is not None
+    }
     if record.scores:
         mean = overall_mean(record.scores, record.domains, record.groups)
         summary |= {"score/mean": mean.value, "score/mean_stderr": mean.stderr}
