@@ -45,7 +45,7 @@ _NAMES_TODAY = {
 }
 """Old name of a data set to where lm-eval 0.4.13 reads the same documents."""
 
-_GATED = frozenset({"Idavidrein/gpqa", "allenai/paloma"})
+GATED = frozenset({"Idavidrein/gpqa", "allenai/paloma"})
 """Data sets whose terms must be accepted on the Hub."""
 
 _LOADERS = frozenset({"arrow", "csv", "json", "parquet", "text"})
@@ -320,7 +320,7 @@ def _on_hub(
     problem = (
         f"task {config['task']} needs the data set {name}, which is neither in {place} nor in "
         "the Hub's cache; fetch it where there is a network, here with SEME_ONLINE=1: "
-        f"`{download_command(name, mirror, data_set.revision)}`{gated if name in _GATED else ''}"
+        f"`{download_command(name, mirror, data_set.revision)}`{gated if name in GATED else ''}"
     )
     return replace(data_set, problem=problem)
 
