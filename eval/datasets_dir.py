@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-
 from eval.dataset_files import (
     Files,
     converted_files,
@@ -268,10 +266,11 @@ def _in_folder(
     """A data set in a folder, with its files and the entries that lead to it."""
     name, path, own_config = str(data_set.name), str(folder), data_set.config
     if script := loading_script(folder):
+        mirror = Path(path.removesuffix(f"/{name}"))
         problem = (
-            f"task {config['task']}: {folder} has a loading script, {script}, and datasets "
-            f"{datasets.__version__} runs none; fetch the files that the Hub converted to "
-            f"another folder: `{download_command(name, None, 'refs/convert/parquet')}`"
+            f"task {config['task']}: {folder} has a loading script, {script}, and datasets runs "
+            "none; remove the folder and fetch the files that the Hub converted: "
+            f"`{download_command(name, mirror, 'refs/convert/parquet')}`"
         )
         return replace(data_set, folder=folder, problem=problem)
     changed: dict[str, Any] = {"dataset_path": path}
