@@ -183,7 +183,7 @@ def _leaf_changes(manager: TaskManager, name: str) -> dict[str, dict[str, Any]]:
         close = difflib.get_close_matches(name, manager.task_index, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         folder = f"{manager.include_path} and " if manager.include_path else ""
-        raise ValueError(f"task {name} is unknown (tasks are from {folder}lm-eval's own){hint}")
+        raise ValueError(f"task {name} is unknown among {folder}lm-eval's own tasks{hint}")
     return leaf_changes(manager, name)
 
 

@@ -84,3 +84,9 @@ def test_tasks_of_lm_eval_are_indexed_when_they_are_asked_for(folder):
     assert leaves(manager, "mmlu")[0] == "mmlu_abstract_algebra"
     assert is_built_in(manager, "gsm8k")
     assert task_manager(folder, ["gsm8k"]) is manager
+
+
+@pytest.mark.slow
+def test_a_group_of_ones_own_may_be_of_tasks_of_lm_eval(tmp_path):
+    (tmp_path / "both.yaml").write_text("group: both\ntask: [gsm8k, xcopa]\n")
+    assert len(leaves(task_manager(tmp_path, ["both"]), "both")) == 12
