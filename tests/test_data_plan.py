@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from eval.data_plan import needs, plan_data
+from eval.data_plan import plan_data
 from eval.suite import Suite, SuiteTask
 from tests.tiny_mirror import SUMS, write_snapshot, write_sums, write_tasks
 
@@ -95,14 +95,3 @@ def test_files_of_ones_own_need_no_download(plan, tmp_path):
     (tmp_path / "own.jsonl").write_text('{"a": 1, "target": 0}\n')
     rows, lines = plan("own", tasks={"own": OWN % (tmp_path / "own.jsonl")})
     assert (rows, lines) == ([["own", "", "own files"]], [])
-
-
-def test_an_unknown_task_is_an_error(tmp_path):
-    write_tasks(tmp_path / "tasks")
-    suite = Suite(
-        name="s",
-        include_path=tmp_path / "tasks",
-        tasks=(SuiteTask(task="eesy", domain="eesy"),),
-    )
-    with pytest.raises(ValueError, match="eesy"):
-        needs(suite, None)

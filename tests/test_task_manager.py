@@ -56,6 +56,7 @@ def test_an_unknown_name_comes_with_the_nearest_names(folder):
         leaves(task_manager(folder, ["all"]), "pairs")
 
 
+@pytest.mark.slow
 def test_a_group_with_a_task_that_has_no_file_is_refused(folder):
     with pytest.raises(ValueError, match=r"group within .* unheard"):
         leaves(task_manager(folder, ["within"]), "within")
