@@ -155,7 +155,7 @@ def _job_number(path: Path) -> int:
 
 
 def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
-    """Print the merge plan under a cell's label; no weights are read, nothing is written."""
+    """Print the plan of the merge and of the data; no weights are read, nothing is written."""
     from seme.plan import (  # noqa: PLC0415 (loads SeMe's alignment)
         open_outline,
         plan_merge,
@@ -163,6 +163,7 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     )
 
     check_entries(config)
+    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
     method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
@@ -171,6 +172,11 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     table = plan_table(plan, memory_budget=config["memory_budget"])
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(label, table, sep="\n", markup=False, highlight=False)
+    if suite is not None and not suite.has_own_data:
+        from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
+
+        table, lines = plan_data(suite)
+        console.print(table, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: str) -> Record:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-
 from eval.dataset_files import (
     Files,
     converted_files,
@@ -45,7 +43,7 @@ _NAMES_TODAY = {
 }
 """Old name of a data set to where lm-eval 0.4.13 reads the same documents."""
 
-_GATED = frozenset({"Idavidrein/gpqa", "allenai/paloma"})
+GATED = frozenset({"Idavidrein/gpqa", "allenai/paloma"})
 """Data sets whose terms must be accepted on the Hub."""
 
 _LOADERS = frozenset({"arrow", "csv", "json", "parquet", "text"})
@@ -268,10 +266,11 @@ def _in_folder(
     """A data set in a folder, with its files and the entries that lead to it."""
     name, path, own_config = str(data_set.name), str(folder), data_set.config
     if script := loading_script(folder):
+        mirror = Path(path.removesuffix(f"/{name}"))
         problem = (
-            f"task {config['task']}: {folder} has a loading script, {script}, and datasets "
-            f"{datasets.__version__} runs none; fetch the files that the Hub converted to "
-            f"another folder: `{download_command(name, None, 'refs/convert/parquet')}`"
+            f"task {config['task']}: {folder} has a loading script, {script}, and datasets runs "
+            "none; remove the folder and fetch the files that the Hub converted: "
+            f"`{download_command(name, mirror, 'refs/convert/parquet')}`"
         )
         return replace(data_set, folder=folder, problem=problem)
     changed: dict[str, Any] = {"dataset_path": path}
@@ -320,7 +319,7 @@ def _on_hub(
     problem = (
         f"task {config['task']} needs the data set {name}, which is neither in {place} nor in "
         "the Hub's cache; fetch it where there is a network, here with SEME_ONLINE=1: "
-        f"`{download_command(name, mirror, data_set.revision)}`{gated if name in _GATED else ''}"
+        f"`{download_command(name, mirror, data_set.revision)}`{gated if name in GATED else ''}"
     )
     return replace(data_set, problem=problem)
 

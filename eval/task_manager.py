@@ -33,9 +33,19 @@ def task_manager(include_path: Path | None, names: Iterable[str]) -> TaskManager
         return _manager(None, with_defaults=True, _state=())
     state = _modified(include_path)
     own = _manager(include_path, with_defaults=False, _state=state)
-    if set(names) <= own.task_index.keys():
+    if _knows(own, names):
         return own
     return _manager(include_path, with_defaults=True, _state=state)
+
+
+def _knows(manager: TaskManager, names: Iterable[str]) -> bool:
+    """True if an index has the names and every task of the groups among them."""
+    try:
+        for name in names:
+            leaf_changes(manager, name)
+    except ValueError:
+        return False
+    return True
 
 
 def leaves(manager: TaskManager, name: str) -> list[str]:

@@ -258,18 +258,19 @@ def _leaf_changes(manager: TaskManager, name: str) -> dict[str, dict[str, Any]]:
     if name not in manager.task_index:
         close = difflib.get_close_matches(name, manager.task_index, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        where = f"{manager.include_path or 'no folder'} and lm-eval's own"
-        raise ValueError(f"task {name} is unknown (tasks are from {where}){hint}")
+        folder = f"{manager.include_path} and " if manager.include_path else ""
+        raise ValueError(f"task {name} is unknown among {folder}lm-eval's own tasks{hint}")
     return leaf_changes(manager, name)
 
 
 def _check_data_set(name: str, data_set: DataSet, datasets_dir: Path | None) -> None:
     """Refuse a task whose data, packages or metrics are not there."""
-    if data_set.problem is not None:
-        raise ValueError(data_set.problem)
+    reasons = [] if data_set.problem is None else [data_set.problem]
     if data_set.extras:
         ways = "; ".join(how_to_get(data_set.extras, datasets_dir))
-        raise ValueError(f"task {name} needs {', '.join(data_set.extras)}: {ways}")
+        reasons.append(f"task {name} needs {', '.join(data_set.extras)}: {ways}")
+    if reasons:
+        raise ValueError("; ".join([*reasons, "plan=true lists all that the suite needs"]))
 
 
 def _message(error: Exception) -> str:

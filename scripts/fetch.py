@@ -11,7 +11,7 @@ prints only the table of what is needed and what is there. The environment varia
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,10 @@ import huggingface_hub
 import yaml
 from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
-from rich.table import Table
 
-from eval.datasets_dir import DataSet, data_of, download_command
+from eval.data_plan import Need, commands, data_table, is_begun, needs, problems
 from eval.suite import Suite, suite_from_config
 from eval.task_extras import METRICS, how_to_get
-from eval.task_manager import leaf_changes, task_manager
 
 ROOT = Path(__file__).resolve().parents[1]
 _KEYS = ("suite", "tasks", "datasets_dir", "plan")
@@ -61,114 +59,53 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}\n{_USAGE}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(table(needed, request.mirror))
+    console.print(data_table(needed, f"Data in {request.mirror}"))
     if request.plan:
         return 0
+    failures = []
     if os.environ.get("SEME_ONLINE") == "1":
-        failures = _fetch(needed.values(), request.mirror)
+        failures = _fetch(needed, request.mirror)
         needed = needs(request.suite, request.mirror)
-    else:
-        failures = []
-    commands = _commands(needed.values(), request.mirror)
-    for line in commands:
+    lines = [
+        *commands(_to_fetch(needed), request.mirror),
+        *how_to_get(_metrics(needed), request.mirror),
+    ]
+    for line in lines:
         print(line)
-    unusable = {d.problem for d in needed.values() if d.problem and not _is_absent(d)}
-    for line in [*failures, *sorted(map(str, unusable))]:
+    unusable = problems(needed)
+    for line in [*failures, *unusable]:
         print(line, file=sys.stderr)
-    packages = {e for d in needed.values() for e in d.extras if not e.startswith(METRICS)}
+    packages = {e for n in needed for e in n.data_set.extras if not e.startswith(METRICS)}
     for line in how_to_get(packages, request.mirror):
         print(f"where the suite is run: {line}")
-    return 1 if commands or unusable else 0
+    return 1 if lines or unusable else 0
 
 
-def needs(suite: Suite, mirror: Path) -> dict[str, DataSet]:
-    """Map the suite's tasks, groups expanded, to their data.
-
-    Args:
-        suite: The suite.
-        mirror: Folder of data sets; it need not exist.
-
-    Raises:
-        ValueError: If a task is unknown.
-    """
-    names = [task.task for task in suite.tasks]
-    manager = task_manager(suite.include_path, names)
-    split = {} if suite.split is None else {"test_split": suite.split}
-    needed = {}
-    for task in suite.tasks:
-        shots = {} if task.num_fewshot is None else {"num_fewshot": task.num_fewshot}
-        for leaf, changes in leaf_changes(manager, task.task).items():
-            existing = mirror if mirror.is_dir() else None
-            needed[leaf] = data_of(manager, leaf, existing, {**changes, **shots, **split})
-    return needed
+def _to_fetch(needed: Iterable[Need]) -> list[Need]:
+    """Needs that a download serves: data not in the mirror, or begun there and not finished."""
+    return [
+        need
+        for need in needed
+        if need.data_set.name is not None
+        and (need.data_set.place != "mirror" or is_begun(need.data_set))
+    ]
 
 
-def table(needed: Mapping[str, DataSet], mirror: Path) -> Table:
-    """One row per data set: where it is, which tasks read it, what their code lacks."""
-    rows = Table(title=f"Data in {mirror}", title_justify="left")
-    for header in ("data set", "is", "tasks", "lacks"):
-        rows.add_column(header, overflow="fold")
-    for name, tasks in _by_name(needed).items():
-        data_sets = [needed[task] for task in tasks]
-        states = dict.fromkeys(map(_state, data_sets))
-        more = f" and {len(tasks) - 2} more" if len(tasks) > 2 else ""
-        extras = dict.fromkeys(e for data_set in data_sets for e in data_set.extras)
-        rows.add_row(name, ", ".join(states), ", ".join(tasks[:2]) + more, ", ".join(extras))
-    return rows
+def _metrics(needed: Iterable[Need]) -> list[str]:
+    return sorted({e for n in needed for e in n.data_set.extras if e.startswith(METRICS)})
 
 
-def _by_name(needed: Mapping[str, DataSet]) -> dict[str, list[str]]:
-    """Data set to the tasks that read it, in order; the tasks' own files come as one."""
-    tasks: dict[str, list[str]] = {}
-    for task, data_set in needed.items():
-        tasks.setdefault(data_set.name or "files of the task", []).append(task)
-    return tasks
-
-
-def _state(data_set: DataSet) -> str:
-    if data_set.problem is not None and not _is_absent(data_set):
-        return "unusable"
-    names = {"mirror": "there", "task": "there", "cache": "in the Hub's cache"}
-    return names.get(str(data_set.place), "absent")
-
-
-def _is_absent(data_set: DataSet) -> bool:
-    """True if a download would help: not in the mirror, or begun there and not finished."""
-    if data_set.name is None:
-        return False
-    if data_set.place != "mirror":
-        return True
-    begun = data_set.folder is not None and (data_set.folder / ".cache/huggingface").is_dir()
-    return data_set.problem is not None and begun
-
-
-def _repositories(needed: Iterable[DataSet]) -> dict[tuple[str, str | None], None]:
-    """Names and revisions of the data sets to download, each once, in order."""
-    return {(str(d.name), d.revision): None for d in needed if _is_absent(d)}
-
-
-def _metrics(needed: Iterable[DataSet]) -> list[str]:
-    return sorted({e for d in needed for e in d.extras if e.startswith(METRICS)})
-
-
-def _commands(needed: Iterable[DataSet], mirror: Path) -> list[str]:
-    """Shell commands that fetch what is absent."""
-    needed = list(needed)
-    data = [download_command(name, mirror, rev) for name, rev in _repositories(needed)]
-    return [*data, *how_to_get(_metrics(needed), mirror)]
-
-
-def _fetch(needed: Iterable[DataSet], mirror: Path) -> list[str]:
+def _fetch(needed: Sequence[Need], mirror: Path) -> list[str]:
     """Download what is absent; return a line for each download that failed."""
-    needed = list(needed)
     mirror.mkdir(parents=True, exist_ok=True)
-    wanted = [(name, rev, "dataset", name) for name, rev in _repositories(needed)]
+    absent = [need.data_set for need in _to_fetch(needed)]
+    wanted = [(str(d.name), d.revision, "dataset", str(d.name)) for d in absent]
     wanted += [
         (f"evaluate-metric/{metric.partition('/')[2]}", None, "space", metric)
         for metric in _metrics(needed)
     ]
     failures = []
-    for name, revision, kind, place in wanted:
+    for name, revision, kind, place in dict.fromkeys(wanted):
         print(f"fetching {name}", flush=True)
         try:
             huggingface_hub.snapshot_download(

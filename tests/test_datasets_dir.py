@@ -154,8 +154,9 @@ def test_a_gated_data_set_says_so(tmp_path):
 
 def test_data_sets_that_need_a_script_are_refused(manager, mirror):
     (mirror / SUMS / "sums.py").touch()
-    assert "sums.py" in data_of(manager, "easy", mirror).problem
-    assert "--revision refs/convert/parquet" in data_of(manager, "easy", mirror).problem
+    problem = data_of(manager, "easy", mirror).problem
+    assert "sums.py" in problem
+    assert f"--revision refs/convert/parquet --local-dir {mirror / SUMS}`" in problem
 
 
 def test_files_that_the_hub_converted_are_read(manager, tmp_path):

@@ -56,6 +56,7 @@ def test_an_unknown_name_comes_with_the_nearest_names(folder):
         leaves(task_manager(folder, ["all"]), "pairs")
 
 
+@pytest.mark.slow
 def test_a_group_with_a_task_that_has_no_file_is_refused(folder):
     with pytest.raises(ValueError, match=r"group within .* unheard"):
         leaves(task_manager(folder, ["within"]), "within")
@@ -84,3 +85,9 @@ def test_tasks_of_lm_eval_are_indexed_when_they_are_asked_for(folder):
     assert leaves(manager, "mmlu")[0] == "mmlu_abstract_algebra"
     assert is_built_in(manager, "gsm8k")
     assert task_manager(folder, ["gsm8k"]) is manager
+
+
+@pytest.mark.slow
+def test_a_group_of_ones_own_may_be_of_tasks_of_lm_eval(tmp_path):
+    (tmp_path / "both.yaml").write_text("group: both\ntask: [gsm8k, xcopa]\n")
+    assert len(leaves(task_manager(tmp_path, ["both"]), "both")) == 12
