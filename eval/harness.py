@@ -33,7 +33,8 @@ from eval.statistics.scores import (  # noqa: E402
 )
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
-from eval.tasks import build_tasks, code_execution, group_of, resolve  # noqa: E402
+from eval.task_options import code_execution  # noqa: E402
+from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 _BOOTSTRAP_ITERS = 1
