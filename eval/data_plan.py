@@ -11,6 +11,7 @@ from eval.datasets_dir import GATED, DataSet, data_of, download_command
 from eval.suite import Suite
 from eval.task_extras import how_to_get
 from eval.task_manager import leaf_changes, task_manager, task_yaml
+from eval.task_options import shots_of
 
 _PLACES = {"mirror": "mirror", "cache": "Hub's cache", "hub": "Hub", "task": "own files"}
 _N_NAMES = 4
@@ -44,8 +45,9 @@ def needs(suite: Suite, mirror: Path | None) -> list[Need]:
     split = {} if suite.split is None else {"test_split": suite.split}
     needed = []
     for task in suite.tasks:
-        shots = {} if task.num_fewshot is None else {"num_fewshot": task.num_fewshot}
         for leaf, changes in leaf_changes(manager, task.task).items():
+            n_shots = shots_of(task, suite, {**task_yaml(manager, leaf), **changes})
+            shots = {} if n_shots is None else {"num_fewshot": n_shots}
             need = Need(
                 name=task.task,
                 task=leaf,

@@ -35,7 +35,8 @@ from eval.task_metrics import (  # noqa: E402
     samples_of,
     score_of,
 )
-from eval.tasks import build_tasks, code_execution, group_of, resolve  # noqa: E402
+from eval.task_options import code_execution  # noqa: E402
+from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import (
+from eval.hf_offline import go_offline
+
+go_offline()  # the libraries below read their switches when they are imported
+
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -13,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eval.suite import Suite
+from eval.suite import Suite  # noqa: E402
 
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 

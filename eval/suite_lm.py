@@ -67,7 +67,8 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
             lengths = [self._length(*request.args) for request in requests]
             generate = super().generate_until
             return self._in_batches(
-                lengths, lambda some: generate([requests[i] for i in some], disable_tqdm=True)
+                lengths,
+                lambda indices: generate([requests[i] for i in indices], disable_tqdm=True),
             )
 
     def _length(self, prompt: str, options: Mapping[str, Any]) -> int:
@@ -111,7 +112,7 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         score = super()._loglikelihood_tokens
         unpacked = iter(
             self._in_batches(
-                lengths, lambda some: score([rest[i] for i in some], disable_tqdm=True)
+                lengths, lambda indices: score([rest[i] for i in indices], disable_tqdm=True)
             )
         )
         return [packed[i] if i in packed else next(unpacked) for i in range(len(requests))]
@@ -121,9 +122,9 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         shareable = {i: r[1:] for i, r in enumerate(requests) if r[0] is not None}
         trees = pack(shareable, max_length=self.max_length)
 
-        def score(some: Sequence[int]) -> list[dict[int, tuple[float, bool]]]:
+        def score(indices: Sequence[int]) -> list[dict[int, tuple[float, bool]]]:
             size = max(1, self.batch_size // 2)  # a tree is about twice as long as a request
-            chosen = [trees[i] for i in some]
+            chosen = [trees[i] for i in indices]
             scored = log_likelihoods(self._forward, chosen, batch_size=size, device=self.device)
             return [{i: scored[i] for i in tree.requests} for tree in chosen]
 
@@ -144,9 +145,11 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
             Results in the order of the requests.
         """
         results: dict[int, Any] = {}
-        for some in self._batch.classes(lengths):
-            longest = max(lengths[i] for i in some)
-            results |= zip(some, self._in_memory(longest, partial(score, some)), strict=True)
+        for indices in self._batch.classes(lengths):
+            longest = max(lengths[i] for i in indices)
+            results |= zip(
+                indices, self._in_memory(longest, partial(score, indices)), strict=True
+            )
         return [results[i] for i in range(len(lengths))]
 
     def _in_memory(self, longest: int, score: Callable[[], list[Any]]) -> list[Any]:

@@ -2,10 +2,8 @@
 
 import difflib
 import logging
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -25,13 +23,11 @@ from lm_eval.api.group import Group  # noqa: E402
 from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
 from lm_eval.config.group import GroupConfig  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
-from transformers import GenerationConfig  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
 from eval.metric_kinds import aggregation_name, check_score, default_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
-from eval.suite_options import thawed  # noqa: E402
 from eval.task_extras import how_to_get, local_metrics  # noqa: E402
 from eval.task_manager import (  # noqa: E402
     TaskManager,
@@ -39,12 +35,15 @@ from eval.task_manager import (  # noqa: E402
     task_manager,
     task_yaml,
 )
+from eval.task_options import (  # noqa: E402
+    check_code,
+    code_execution,
+    generation_entries,
+    shots_of,
+)
 
 _METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
 """Headline metrics in order of preference, for a suite that names none."""
-
-_CODE_EVAL = "HF_ALLOW_CODE_EVAL"
-"""Environment variable that ``evaluate`` asks for before it runs code."""
 
 _NO_TQDM = partial(lm_eval_task.tqdm, disable=True)
 _EXPECTED_WARNINGS = (
@@ -82,7 +81,7 @@ def expand(suite: Suite) -> Suite:
             task = replace(entry, task=name, group=group)
             tasks.append(task)
             file = task_yaml(manager, name)
-            _check_code(name, file, suite)
+            check_code(name, file, suite)
             wanted = changes | _changes(task, suite, {**file, **changes})
             data_set = data_of(manager, name, suite.datasets_dir, wanted)
             _check_data_set(name, data_set, suite.datasets_dir)
@@ -151,7 +150,7 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
 def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
     """Build one lm-eval task with the suite's options; refuse unsupported kinds."""
     _check_entry(task, manager)
-    _check_code(task.task, task_yaml(manager, task.task), suite)
+    check_code(task.task, task_yaml(manager, task.task), suite)
     built = _load(task, manager, suite)
     if built.OUTPUT_TYPE not in TASK_KINDS.values():
         raise ValueError(
@@ -169,66 +168,13 @@ def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa:
             )
         built.set_config("test_split", suite.split)
     entries = {"num_fewshot": built.config.num_fewshot, "output_type": built.OUTPUT_TYPE}
-    shots = _shots(task, suite, entries)
+    shots = shots_of(task, suite, entries)
     if shots is not None:
         built.set_config("num_fewshot", shots)
     if suite.gen_kwargs and built.OUTPUT_TYPE == "generate_until":
         own = built.config.generation_kwargs or {}
-        built.set_config("generation_kwargs", _generation(task.task, own, suite))
+        built.set_config("generation_kwargs", generation_entries(task.task, own, suite))
     return built
-
-
-def _generation(name: str, own: Mapping[str, Any], suite: Suite) -> dict[str, Any]:
-    """Put the suite's entries over a task's own ``generation_kwargs``."""
-    wanted = thawed(suite.gen_kwargs)
-    known = {"max_gen_toks", "until", *vars(GenerationConfig())}
-    if unknown := sorted(wanted.keys() - known):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"gen_kwargs {unknown} are unknown to transformers{hint}")
-    entries = {**own, **wanted}
-    if wanted.get("temperature") and entries.get("do_sample") is False:
-        raise ValueError(
-            f"gen_kwargs: temperature {wanted['temperature']} has no effect on {name}, which "
-            "does not sample; add do_sample: true"
-        )
-    return entries
-
-
-def _shots(task: SuiteTask, suite: Suite, entries: Mapping[str, Any]) -> int | None:
-    """Number of shots that the suite asks for; None leaves the task's own.
-
-    As in lm-eval, a task whose file says 0 keeps it; rolling tasks have no prompt.
-    """
-    if task.num_fewshot is not None or suite.num_fewshot is None:
-        return task.num_fewshot
-    fixed = entries.get("output_type") == "loglikelihood_rolling"
-    return None if fixed or entries.get("num_fewshot") == 0 else suite.num_fewshot
-
-
-@contextmanager
-def code_execution(suite: Suite) -> Iterator[None]:
-    """Set ``HF_ALLOW_CODE_EVAL`` for the block where the suite allows code execution."""
-    before = os.environ.get(_CODE_EVAL)
-    if suite.allow_code_execution:
-        os.environ[_CODE_EVAL] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_CODE_EVAL, None)
-        else:
-            os.environ[_CODE_EVAL] = before
-
-
-def _check_code(name: str, entries: Mapping[str, Any], suite: Suite) -> None:
-    """Refuse a task that runs what a model writes, unless the suite allows it."""
-    if entries.get("unsafe_code") and not suite.allow_code_execution:
-        raise ValueError(
-            f"task {name} runs the code that a model writes, on this machine and with your "
-            "rights: it may delete files or use the network. In a container or a virtual machine "
-            "set suite.allow_code_execution=true; else leave the task out"
-        )
 
 
 def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
@@ -249,7 +195,7 @@ def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: 
 
 def _changes(task: SuiteTask, suite: Suite, entries: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of a task's YAML that decide which splits are read and that the suite changes."""
-    changes = {"num_fewshot": _shots(task, suite, entries), "test_split": suite.split}
+    changes = {"num_fewshot": shots_of(task, suite, entries), "test_split": suite.split}
     return {key: value for key, value in changes.items() if value is not None}
 
 
