@@ -24,7 +24,7 @@ TASK_KINDS = {
 }
 """Kind of a task in a suite to lm-eval's output type."""
 
-_OPTIONS = {
+OPTIONS = {
     "chat_template": False,
     "system_instruction": None,
     "fewshot_as_multiturn": None,
@@ -147,10 +147,10 @@ class Suite:
 
     def options(self) -> dict[str, Any]:
         """Options that change scores and are not at their defaults, JSON-ready."""
-        values = {key: getattr(self, key) for key in _OPTIONS}
+        values = {key: getattr(self, key) for key in OPTIONS}
         if self.multiturn == bool(self.chat_template):
             values["fewshot_as_multiturn"] = None  # it says what is so anyway
-        changed = {key: value for key, value in values.items() if value != _OPTIONS[key]}
+        changed = {key: value for key, value in values.items() if value != OPTIONS[key]}
         if self.gen_kwargs:
             changed["gen_kwargs"] = thawed(self.gen_kwargs)
         return changed
@@ -183,7 +183,7 @@ class Suite:
         version. Entries that are newer than the first records count where they are set.
         """
         definition = asdict(self) | {"include_path": self.include_path is not None}
-        for key in ("batch_size", "datasets_dir", "allow_code_execution", *_OPTIONS):
+        for key in ("batch_size", "datasets_dir", "allow_code_execution", *OPTIONS):
             del definition[key]
         definition |= self.options()
         if not self.data:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.leaderboard.markdown import TUNED_ON_TEST
+from eval.leaderboard.markdown import TUNED_ON_TEST, options_of
 from eval.leaderboard.tables import to_csv, to_markdown
 from tests.made_up_runs import COST, bare_boards, make_record, pool_ref, suite_ref
 
@@ -139,3 +139,10 @@ def test_runs_of_edited_code_show_its_hash():
     )
     assert settings(old, new) == [["code=aaaaaa", "code=bbbbbb"]]
     assert settings(old) == [[""]]
+
+
+def test_options_of_the_evaluation_are_named_with_the_board():
+    suite = replace(TIES.suite, more={"limit": 9, "lm_eval": "1", "num_fewshot": 5})
+    (board,) = bare_boards([replace(TIES, suite=suite)])
+    assert options_of(board) == ", the first 9 documents of each task, num_fewshot=5"
+    assert options_of(bare_boards([TIES])[0]) == ""

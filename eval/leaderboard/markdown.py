@@ -6,6 +6,7 @@ from eval.leaderboard.board import MARK, Board, Row
 from eval.leaderboard.measures import MEASURES, Measure, Measured, Standing
 from eval.results_folder import Problem
 from eval.statistics.scores import column_score
+from eval.suite import OPTIONS
 from eval.tables import (
     markdown_table,
     metric_text,
@@ -62,14 +63,19 @@ def evaluation(board: Board) -> str:
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
-    return f"Evaluated in {board.precision}{harness}{limit_of(board)}. "
+    return f"Evaluated in {board.precision}{harness}{options_of(board)}. "
 
 
-def limit_of(board: Board) -> str:
-    """Say how many documents of each task were scored, if not all; begins with a comma."""
+def options_of(board: Board) -> str:
+    """Say how the evaluation differs from the tasks' own; begins with a comma, or is empty."""
     suites = (row.record.suite for row in board.merges)
-    limit = next((suite.more.get("limit") for suite in suites if suite is not None), None)
-    return "" if limit is None else f", the first {limit} documents of each task"
+    stated = next((suite.more for suite in suites if suite is not None), {})
+    limit = stated.get("limit")
+    first = [] if limit is None else [f"the first {limit} documents of each task"]
+    options = [
+        f"{key}={stated[key]}" for key in OPTIONS if stated.get(key) not in (None, False)
+    ]
+    return "".join(f", {text}" for text in (*first, *options))
 
 
 def rank(row: Row) -> str:

@@ -15,8 +15,8 @@ from eval.leaderboard.markdown import (
     TUNED_ON_TEST,
     board_section,
     costs,
-    limit_of,
     mean,
+    options_of,
     problem_list,
     rank,
 )
@@ -97,7 +97,7 @@ def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        title = f"{board.pool} · {board.title}{limit_of(board)}"
+        title = f"{board.pool} · {board.title}{options_of(board)}"
         table = Table(title=title, title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
