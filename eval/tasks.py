@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -53,7 +54,19 @@ _EXPECTED_WARNINGS = (
     "using default aggregation",
     "using default higher_is_better",
     "No `generation_kwargs` specified",
+    "Token indices sequence length is longer",  # lm-eval cuts it, and says so
 )
+_QUIETED = (
+    "eval.harness",
+    "lm_eval.api.task",
+    "lm_eval.config.task",
+    "lm_eval.models.huggingface",
+    "lm_eval.models.utils",
+    "lm_eval.models.utils_hf",
+    "transformers.tokenization_utils_base",
+)
+"""Loggers whose warnings are shown once each, whatever numbers they name."""
+_shown: set[str] = set()
 
 
 def expand(suite: Suite) -> Suite:
@@ -300,13 +313,17 @@ def prepare_lm_eval() -> None:
     """Silence lm-eval's expected warnings, messages and bars; cache its templates."""
     lm_eval_utils.apply_template = _apply_template
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    for name in ("lm_eval.api.task", "lm_eval.config.task", "lm_eval.models.huggingface"):
-        logger = logging.getLogger(name)
-        logger.addFilter(_is_unexpected)  # added once, however often this is called
+    for name in _QUIETED:
+        logging.getLogger(name).addFilter(_is_news)  # added once, however often this is called
     lm_eval_task.tqdm = _NO_TQDM
     disable_progress_bar()
     disable_progress_bars()
 
 
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in _EXPECTED_WARNINGS)
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for expected warnings, and for those that were shown with other numbers."""
+    text = re.sub(r"\d+", "#", record.getMessage())
+    if text in _shown or any(expected in text for expected in _EXPECTED_WARNINGS):
+        return False
+    _shown.add(text)
+    return True
