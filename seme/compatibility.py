@@ -37,7 +37,7 @@ def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> 
             rest = len(mismatches) - _N_NAMED
             raise CheckpointMismatchError(
                 f"{describe(i, source)} does not fit the pivot ({pivot.path}), and this method "
-                f"needs sources of the pivot's shape:\n{first}"
+                f"needs sources of the pivot's shape (method=seme maps others into it):\n{first}"
                 + (f"\n  and {rest} more" if rest > 0 else "")
             )
 
