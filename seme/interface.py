@@ -298,8 +298,8 @@ def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | Non
 def _check_names(name: str, given: set[str], valid: set[str]) -> None:
     for key in sorted(given - valid):
         close = difflib.get_close_matches(key, sorted(valid), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{name} has no parameter {key}, only {_listed(valid)}{hint}")
+        hint = f"did you mean {close[0]}?" if close else "is it of a variant of another method?"
+        raise ValueError(f"{name} has no parameter {key}, only {_listed(valid)}; {hint}")
     if missing := valid - given:
         raise ValueError(f"{name} needs {_listed(missing)} as well; it takes {_listed(valid)}")
 
