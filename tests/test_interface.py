@@ -101,7 +101,10 @@ def test_merge_and_preparation_get_the_parameters_they_name():
     ("method", "message"),
     [
         (bound(settings, densty=1, lam=1), r"densty.* density, lam; did you mean density\?"),
-        (bound(settings, density=1, lam=1, x=2), "no parameter x, only density, lam; is it of a variant"),
+        (
+            bound(settings, density=1, lam=1, x=2),
+            "no parameter x, only density, lam; is it of a variant",
+        ),
         (bound(settings, lam=1), "needs density as well; it takes density, lam"),
         (bound(mean, lam=1), "no parameter lam, only none"),
         (bound(declared, lam=1.0, weights=[1.0]), "needs rho as well"),
