@@ -249,9 +249,7 @@ def _merge_and_evaluate(
             from eval.tasks import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
             with Console(stderr=True, quiet=not cell.progress).status("loading the tasks"):
-                build_tasks(
-                    cell.suite
-                )  # a mistyped task is no failure of the method: no record
+                build_tasks(cell.suite)  # a mistake in a task fails here and leaves no record
         with (
             cell.record_failure(draft, not_applicable=CheckpointMismatchError),
             cell.scratch(draft) as scratch,

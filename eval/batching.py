@@ -10,7 +10,7 @@ import torch
 from eval.suite_options import tokens_per_batch
 
 _MOST_ROWS = 64
-"""Of a batch whose size is ``auto``, as in lm-eval."""
+"""Most rows of a batch whose size is ``auto``, as in lm-eval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,7 +139,7 @@ def _is_missing(data_set: DataSet) -> bool:
 
 
 def _states(group: Iterable[Need]) -> str:
-    """Where a data set is; with numbers of tasks where they differ, as configurations may."""
+    """Name the place of a data set, or each place with its number of tasks if there are several."""
     counts = Counter(_state(need.data_set) for need in group)
     if len(counts) == 1:
         return next(iter(counts))

@@ -48,9 +48,9 @@ class Evaluation:
     tasks: tuple[SuiteTask, ...]
     """Tasks of the suite; entries that are None in the suite are filled in."""
     scores: dict[str, Score]
-    """Of the tasks in the mean."""
+    """Scores by task, without tasks that are in no mean."""
     samples: dict[str, list[Sample]]
-    """Of the tasks in the mean."""
+    """Samples of the tasks in ``scores``."""
     metrics: dict[str, dict[str, TaskMetric]]
     """Task to ``metric,filter`` to its metrics that are in no mean."""
     groups: dict[str, dict[str, float]]
