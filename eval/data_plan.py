@@ -139,7 +139,7 @@ def _is_missing(data_set: DataSet) -> bool:
 
 
 def _states(group: Iterable[Need]) -> str:
-    """Name the place of a data set, or each place with its number of tasks if there are several."""
+    """Name the place of a data set; of several, each with its number of tasks."""
     counts = Counter(_state(need.data_set) for need in group)
     if len(counts) == 1:
         return next(iter(counts))
