@@ -44,7 +44,6 @@ from eval.report.tables import (
 from eval.report.verdicts import Judgement
 from eval.results_folder import Problem
 
-
 _BESIDE = "Beside:"
 
 

@@ -159,7 +159,7 @@ def _save(adapted: Any, base_name: str, folder: Path) -> None:  # noqa: ANN401 (
     unfinished = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     adapted.peft_config["default"].base_model_name_or_path = base_name
-    adapted.save_pretrained(unfinished)
+    adapted.save_pretrained(unfinished, save_embedding_layers=False)  # else it asks the Hub
     weights = unfinished / "adapter_model.safetensors"
     factors = {k: v.bfloat16().contiguous() for k, v in load_file(weights).items()}
     save_file(factors, weights, metadata={"format": "pt"})
