@@ -37,6 +37,13 @@ def gram_of(tensor: OpenTensor, origin: Origin) -> Gram:
     return gram
 
 
+def cosines_of(gram: Gram) -> Gram:
+    """Compute the cosines between vectors, in [-1, 1]; 0 where one of them is zero."""
+    norms = np.sqrt(np.diag(gram))
+    lengths = np.where(norms > 0, norms, 1.0)
+    return np.clip(gram / lengths / lengths[:, None], -1.0, 1.0)
+
+
 def task_vector_energies(models: Models) -> list[float]:
     """Sum the squares of each source's task vector over the tensors that are merged.
 

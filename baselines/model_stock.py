@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from baselines.gram import Gram, gram_of
+from baselines.gram import Gram, cosines_of, gram_of
 from seme.elementwise import add_weighted
 from seme.interface import Prepared, Site, checked_by, prepared_by, takes
 from seme.streaming import Models, OpenTensor
@@ -70,12 +70,9 @@ def mean_cosine(gram: Gram) -> float:
     A zero task vector counts as orthogonal to all others. mergekit also averages cosines, but
     takes products of norms under 1e-6 for 1e-6.
     """
-    cosines = [
-        min(max(gram[a, b] / norms, -1.0), 1.0) if norms > 0 else 0.0
-        for a, b in itertools.combinations(range(len(gram)), 2)
-        for norms in [math.sqrt(gram[a, a]) * math.sqrt(gram[b, b])]
-    ]
-    return math.fsum(cosines) / len(cosines)
+    cosines = cosines_of(gram)
+    pairs = [float(cosines[pair]) for pair in itertools.combinations(range(len(gram)), 2)]
+    return math.fsum(pairs) / len(pairs)
 
 
 def interpolation_ratio(cosine: float, n_sources: int) -> float:
