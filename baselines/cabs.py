@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.coefficients import check_weights, weights_or_ones
+from baselines.row_keys import among_largest
 from seme.checks import check_finite, check_share, check_whole
 from seme.elementwise import add_weighted, differences
 from seme.interface import Site, checked_by, takes, whole_tensor
@@ -105,8 +106,7 @@ def _choose_in_groups(magnitudes: Tensor, kept: Tensor, size: int, n_kept: int) 
     """Set the flags of the elements that are chosen, group by group of one size."""
     free = torch.ones_like(kept[0])
     for values, flags in zip(magnitudes, kept, strict=True):
-        left = torch.where(free, values, 0.0).view(-1, size)
-        first = left.argsort(dim=1, descending=True, stable=True)[:, :n_kept]
-        chosen = torch.zeros_like(left, dtype=torch.bool).scatter_(1, first, True)
-        flags |= (chosen & (left > 0)).view(-1)
+        left = torch.where(free, values, 0.0)
+        largest = torch.from_numpy(among_largest(left.view(-1, size), n_kept))
+        flags |= largest.view(-1).to(left.device) & (left > 0)
         free &= ~flags

@@ -9,14 +9,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.row_keys import ascending
 from seme.checks import check_between, check_finite, check_share
 from seme.elementwise import add_change, task_vectors
 from seme.interface import Site, checked_by, takes, whole_tensor
 
-_RUN = 1 << 17
+_RUN = 1 << 15
 """Elements, in whole rows, that are ranked at one time."""
+_RANDOM_BITS = 53
+_UNUSED_BITS = np.uint64(64 - _RANDOM_BITS)
 
 
 def check(*, density: float, epsilon: float, lam: float) -> None:
@@ -69,56 +73,65 @@ def merge(
     merged = torch.empty_like(rows[0])
     n_rows = max(_RUN // n_columns, 1)
     streams = [_stream(site, source) for source in range(len(sources))]
+    by_rank = keep_probabilities(n_columns, density, epsilon)
     for start in range(0, len(merged), n_rows):
         piece = slice(start, start + n_rows)
         base, *others = (tensor[piece] for tensor in rows)
-        pruned = []
-        for tv, draws in zip(task_vectors(base, others), streams, strict=True):
-            probability = keep_probability(tv, density, epsilon)
-            kept = _uniform(draws, tv.shape).to(tv.device) < probability
-            pruned.append(torch.where(kept, tv / probability, 0.0))
+        pruned = [
+            tv * prune_factors((other - base).abs(), by_rank, draws)
+            for tv, other, draws in zip(
+                task_vectors(base, others), others, streams, strict=True
+            )
+        ]
         merged[piece] = add_change(base, lam * disjoint_mean(pruned))
     return merged.view(pivot.shape)
 
 
-def keep_probability(tv: Tensor, density: float, epsilon: float) -> Tensor:
-    """Compute the probability of surviving by rank of magnitude within each row.
-
-    It grows linearly with the rank, from ``density - epsilon`` for the smallest magnitude of a
-    row to ``density + epsilon`` for the largest; a row of one element has ``density``. Equal
-    magnitudes are ranked by index.
-
-    Args:
-        tv: Task vector, (n_rows, n_columns).
-        density: See :func:`merge`; likewise ``epsilon``.
-        epsilon: Half the width of the range.
+def keep_probabilities(n: int, density: float, epsilon: float) -> NDArray[np.float64]:
+    """Compute the probability of surviving by rank in a row of n elements.
 
     Returns:
-        float64, of that shape.
+        From ``density - epsilon`` for the smallest magnitude to ``density + epsilon`` for the
+        largest, in even steps; ``density`` for the only one. Float64, (n,).
     """
-    last = tv.shape[1] - 1
-    if last == 0:
-        return torch.full_like(tv, density, dtype=torch.float64)
-    order = tv.abs().argsort(dim=1, stable=True)
-    steps = torch.arange(last + 1, dtype=torch.float64, device=tv.device) / last
-    by_rank = (density - epsilon) + 2 * epsilon * steps
-    return torch.empty_like(tv, dtype=torch.float64).scatter_(1, order, by_rank.expand_as(tv))
+    if n == 1:
+        return np.array([density])
+    return (density - epsilon) + 2 * epsilon * (np.arange(n) / (n - 1))
+
+
+def prune_factors(
+    magnitudes: Tensor, probabilities: NDArray[np.float64], draws: np.random.PCG64
+) -> Tensor:
+    """Draw the factor of each element: zero, or the inverse of its keep probability.
+
+    Args:
+        magnitudes: Of a task vector, float32, (n_rows, n_columns); equal ones of a row are
+            ranked by index.
+        probabilities: By rank, (n_columns,).
+        draws: Of the source; one number is drawn per element, by row and rank.
+
+    Returns:
+        float64, of that shape, on its device.
+    """
+    numbers = draws.random_raw(magnitudes.numel()).reshape(magnitudes.shape) >> _UNUSED_BITS
+    limits = (probabilities * 2.0**_RANDOM_BITS).astype(np.uint64)
+    by_rank = torch.from_numpy(np.where(numbers < limits, 1 / probabilities, 0.0))
+    order = torch.from_numpy(ascending(magnitudes))
+    return torch.empty_like(by_rank).scatter_(1, order, by_rank).to(magnitudes.device)
 
 
 def disjoint_mean(tv: Sequence[Tensor]) -> Tensor:
     """Average, per element, the float64 values that carry the sign of their sum."""
-    values = torch.stack(list(tv))
-    agrees = values * values.sum(dim=0).sign() > 0
-    return torch.where(agrees, values, 0.0).sum(dim=0) / agrees.sum(dim=0).clamp_(min=1)
+    sign = sum(tv[1:], start=tv[0]).sign()
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for values in tv:
+        size = (values * sign).clamp_(min=0)
+        total += size
+        count += size > 0
+    return total / count.clamp_(min=1) * sign
 
 
 def _stream(site: Site, source: int) -> np.random.PCG64:
     """Begin the draws of a source in a tensor: PCG64, whose stream no version changes."""
     key = f"{site.seed}\0{site.name}\0{source}".encode()
     return np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
-
-
-def _uniform(stream: np.random.PCG64, shape: torch.Size) -> Tensor:
-    """Draw float64 numbers in [0, 1), multiples of 2 ** -53."""
-    words = stream.random_raw(shape.numel())
-    return torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).view(shape)

@@ -1,11 +1,13 @@
 """DELLA: keep probabilities by rank, the formula with the same draws, mergekit."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from baselines.della import disjoint_mean, keep_probability, merge
+from baselines.della import disjoint_mean, keep_probabilities, merge
 from tests.in_memory import merge_models, merge_one, random_models
 
 
@@ -15,11 +17,9 @@ def della(pivot, *sources, density=0.5, epsilon=0.1, lam=1.0, **how):
     return merge_one(merge, torch.as_tensor(pivot), tensors, **options, **how)
 
 
-def test_keep_probability_grows_with_the_rank_in_a_row():
-    tv = torch.tensor([[3.0, -1.0, 2.0], [0.0, -9.0, 0.0]])
-    expected = [[0.75, 0.25, 0.5], [0.25, 0.75, 0.5]]
-    assert keep_probability(tv, 0.5, 0.25).tolist() == expected
-    assert keep_probability(torch.tensor([[7.0]]), 0.5, 0.25).tolist() == [[0.5]]
+def test_keep_probability_grows_with_the_rank():
+    assert keep_probabilities(3, 0.5, 0.25).tolist() == [0.25, 0.5, 0.75]
+    assert keep_probabilities(1, 0.5, 0.25).tolist() == [0.5]
 
 
 def test_disjoint_mean_is_of_the_values_with_the_elected_sign():
@@ -30,7 +30,8 @@ def test_disjoint_mean_is_of_the_values_with_the_elected_sign():
 def test_survivors_are_divided_by_their_own_probability():
     pivot, sources = random_models((30, 40), n_sources=1)
     ratio = ((della(pivot, *sources).double() - pivot) / (sources[0].double() - pivot)).numpy()
-    probability = keep_probability(sources[0] - pivot, 0.5, 0.1).numpy()
+    ranks = (sources[0] - pivot).abs().argsort(dim=1).argsort(dim=1)
+    probability = 0.4 + 0.2 * ranks.numpy() / 39
     kept = np.abs(ratio) > 0.5
     assert ratio[kept] == pytest.approx(1 / probability[kept], rel=1e-3)
     assert np.abs(ratio[~kept]).max() == 0
@@ -71,12 +72,30 @@ def test_draws_depend_on_name_seed_and_source():
     assert not torch.equal(della(pivot, source, -source), torch.zeros(4, 50))
 
 
-def test_rows_are_ranked_alike_however_many_there_are():
-    # 700 rows of 300 columns are ranked in two pieces; rows are ranked one by one
-    tv = torch.randn(700, 300, generator=torch.Generator().manual_seed(0))
-    whole = keep_probability(tv, 0.5, 0.1)
-    assert torch.equal(whole[650:], keep_probability(tv[650:], 0.5, 0.1))
-    assert della(torch.zeros(700, 300), tv, density=1.0, epsilon=0.0).equal(tv)
+@pytest.mark.parametrize("shape", [(700, 300), (40_000,), (3, 7, 11)])
+def test_merge_agrees_with_a_loop_over_rows(shape):
+    pivot, sources = random_models(shape)
+    merged = della(pivot, *sources, density=0.3, epsilon=0.2, lam=1.1)
+    base = pivot.reshape(shape[0] if len(shape) > 1 else 1, -1).numpy().astype(np.float64)
+    pruned = []
+    for k, source in enumerate(sources):
+        seed = hashlib.blake2b(f"0\0w\0{k}".encode(), digest_size=16).digest()
+        words = np.random.PCG64(int.from_bytes(seed)).random_raw(base.size)
+        uniform = (words >> np.uint64(11)).reshape(base.shape) * 2.0**-53
+        rows = np.zeros_like(base)
+        for row, tv, u in zip(
+            rows, source.reshape(base.shape).numpy() - base, uniform, strict=True
+        ):
+            order = np.argsort(np.abs(tv.astype(np.float32)), kind="stable")
+            for rank, column in enumerate(order):
+                p = 0.1 + 0.4 * rank / (len(tv) - 1)
+                row[column] = tv[column] / p if u[rank] < p else 0.0
+        pruned.append(rows)
+    values = np.stack(pruned)
+    agrees = values * np.sign(values.sum(axis=0)) > 0
+    mean = (values * agrees).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1)
+    expected = torch.from_numpy(base + 1.1 * mean).view(shape)
+    assert torch.allclose(merged.double(), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
