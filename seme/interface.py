@@ -5,7 +5,7 @@ called with *blocks*: flat runs of at most 2**17 consecutive elements of one ten
 tensor. What it returns for an element may then depend on that element of every model and on the
 site only. A method that needs more declares it with a decorator:
 
-- :func:`whole_tensor`: it is called with whole tensors in their shape;
+- :func:`whole_tensor`: it is called with whole tensors, all or some, in their shape;
 - :func:`prepared_by`: a preparation passes over the models first, and its result reaches the
   method through ``site.prepared``;
 - :func:`takes`: how many sources it merges, and whether their order matters;
@@ -13,7 +13,7 @@ site only. A method that needs more declares it with a decorator:
 
 Hyper-parameters are keyword-only without defaults: the method's YAML holds the values, and its
 keys are exactly the parameters that merge function and preparation name. Each function is
-called with those that it names.
+called with those that it names; so is the choice of whole tensors.
 """
 
 import difflib
@@ -124,6 +124,8 @@ Check = Callable[..., None]
 
 Names the hyper-parameters it checks and, where it needs it, ``n_sources``.
 """
+Choice = Callable[..., bool]
+"""``choice(name, shape, /, *, ...)``: whether a tensor is needed whole."""
 _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
 
 
@@ -138,6 +140,8 @@ class Traits:
     temporaries: int = 0
     """See :func:`whole_tensor`; likewise the next."""
     per_source: int = 0
+    choice: Choice | None = None
+    """Which tensors are needed whole; None: all of them."""
     min_sources: int = 1
     max_sources: int | None = None
     """None for any number."""
@@ -170,10 +174,15 @@ def prepared_by(
 def whole_tensor(merge: _MergeFunction, /) -> _MergeFunction: ...
 @overload
 def whole_tensor(
-    *, temporaries: int, per_source: int = 0
+    *, temporaries: int, per_source: int = 0, choice: Choice | None = None
 ) -> Callable[[_MergeFunction], _MergeFunction]: ...
 def whole_tensor(
-    merge: _MergeFunction | None = None, /, *, temporaries: int = 4, per_source: int = 0
+    merge: _MergeFunction | None = None,
+    /,
+    *,
+    temporaries: int = 4,
+    per_source: int = 0,
+    choice: Choice | None = None,
 ) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
     """Declare that a method is called with whole tensors in their shape instead of blocks.
 
@@ -186,8 +195,12 @@ def whole_tensor(
             besides inputs and result; a float64 copy counts twice, a sort with its indices
             three times. They are taken from the budget.
         per_source: More of them for every source.
+        choice: Called with name and shape of a tensor and the hyper-parameters it names: is the
+            tensor needed whole? The others come in blocks, which are flat. None: all are.
     """
-    declare = _declaring(whole_tensor=True, temporaries=temporaries, per_source=per_source)
+    declare = _declaring(
+        whole_tensor=True, temporaries=temporaries, per_source=per_source, choice=choice
+    )
     return declare if merge is None else declare(merge)
 
 
@@ -264,11 +277,14 @@ def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
 
 
 def hyper_parameter_names(method: Callable[..., Tensor]) -> set[str]:
-    """Return the parameters that a merge function and its preparation name: its YAML's keys."""
+    """Return the parameters that a method names, its YAML's keys.
+
+    Those of the merge function, of its preparation and of its choice of whole tensors.
+    """
     function = method.func if isinstance(method, functools.partial) else method
-    preparation = traits_of(method).preparation
-    prepared = set() if preparation is None else _keyword_only(preparation)
-    return _keyword_only(function) | prepared
+    traits = traits_of(method)
+    named = (function, traits.preparation, traits.choice)
+    return {key for part in named if part is not None for key in _keyword_only(part)}
 
 
 def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
@@ -282,9 +298,16 @@ def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
     return {key: _plain(key, value) for key, value in _dotted(method.keywords)}
 
 
+def named_by(
+    function: Callable[..., object], method: functools.partial[Tensor]
+) -> dict[str, Any]:
+    """Pick a method's hyper-parameters that a function names."""
+    return {key: method.keywords[key] for key in sorted(_keyword_only(function))}
+
+
 def merge_function(method: functools.partial[Tensor]) -> Merge:
     """Return the merge function bound to the hyper-parameters it names."""
-    return functools.partial(method.func, **_named_by(method.func, method))
+    return functools.partial(method.func, **named_by(method.func, method))
 
 
 def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | None:
@@ -292,7 +315,7 @@ def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | Non
     preparation = traits_of(method).preparation
     if preparation is None:
         return None
-    return preparation(models, **_named_by(preparation, method))
+    return preparation(models, **named_by(preparation, method))
 
 
 def _check_names(name: str, given: set[str], valid: set[str]) -> None:
@@ -315,13 +338,6 @@ def _check_arity(name: str, traits: Traits, n_sources: int) -> None:
             f"{name} merges {expected} {noun} into the pivot, got {n_sources}: change "
             "models.sources"
         )
-
-
-def _named_by(
-    function: Callable[..., object], method: functools.partial[Tensor]
-) -> dict[str, Any]:
-    """Pick a method's hyper-parameters that a function names."""
-    return {key: method.keywords[key] for key in sorted(_keyword_only(function))}
 
 
 def _keyword_only(function: Callable[..., object]) -> set[str]:

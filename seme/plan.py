@@ -31,7 +31,7 @@ from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
-from seme.whole_tensor import memory_for_whole, peak_of_whole
+from seme.whole_tensor import memory_for_whole, peak_of_whole, whole_names
 
 _N_NAMED = 5
 """Tensors named per reason in the table."""
@@ -128,11 +128,12 @@ def _peak_bytes(
     traits, budget = traits_of(method), settings.memory_budget
     allocation = allocate(budget, n_sources, settings.n_threads, settings.device)
     peak = allocation.working_bytes
-    if traits.whole_tensor:
+    whole = {n: sizes[n] for n in whole_names(method, {n: pivot.shape(n) for n in sizes})}
+    if whole:
         memory = memory_for_whole(
-            sizes, n_sources, traits, allocation=allocation, budget=budget
+            whole, n_sources, traits, allocation=allocation, budget=budget
         )
-        peak += peak_of_whole(sizes, n_sources, traits, memory=memory, allocation=allocation)
+        peak += peak_of_whole(whole, n_sources, traits, memory=memory, allocation=allocation)
     elif traits.preparation is not None:
         cached = cached_bytes(n_sources) * allocation.n_threads * max(sizes.values(), default=0)
         peak += min(allocation.cache_bytes, cached)

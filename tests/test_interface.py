@@ -23,6 +23,7 @@ from seme.interface import (
     traits_of,
     whole_tensor,
 )
+from seme.whole_tensor import whole_names
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
@@ -86,6 +87,25 @@ def test_whole_tensor_works_with_and_without_arguments():
 
     assert traits_of(plain) == Traits(whole_tensor=True, temporaries=4)
     assert traits_of(lean) == Traits(whole_tensor=True, temporaries=0)
+
+
+def test_choice_of_whole_tensors_gets_the_parameters_it_names():
+    def at_least(_name, shape, /, *, rows):
+        return len(shape) == 2 and shape[0] >= rows
+
+    @whole_tensor(temporaries=0, choice=at_least)
+    def light(pivot, _sources, _site, /, *, lam):
+        return pivot * lam
+
+    method, shapes = bound(light, lam=1.0, rows=3), {"a": (2, 9), "b": (3, 1), "c": (4,)}
+    check_method(method, 1)
+    assert hyper_parameter_names(method) == {"lam", "rows"}
+    assert whole_names(method, shapes) == ("b",)
+    assert whole_names(bound(light, lam=1.0, rows=1), shapes) == ("a", "b")
+    assert whole_names(bound(mean), shapes) == ()
+    assert set(merge_function(method).keywords) == {"lam"}
+    with pytest.raises(ValueError, match="needs rows as well; it takes lam, rows"):
+        check_method(bound(light, lam=1.0), 1)
 
 
 def test_merge_and_preparation_get_the_parameters_they_name():
