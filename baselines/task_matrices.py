@@ -107,14 +107,27 @@ def thin_svd(matrix: Tensor, *, floor: float, rank: int | None = None) -> ThinSv
     if matrix.shape[0] > matrix.shape[1]:
         right, values, left = thin_svd(matrix.T, floor=floor, rank=rank)
         return ThinSvd(left, values, right)
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.T)
-    sizes = squares.clamp(min=0).sqrt().flip(0)
-    least = max(floor, RESOLUTION * float(sizes[0]))
-    n_kept = int(torch.count_nonzero(sizes > least))
-    left = vectors.flip(1)[:, : n_kept if rank is None else min(rank, n_kept)]
+    left = leading_eigenvectors(matrix @ matrix.T, floor=floor)[1][:, :rank]
     scaled = matrix.T @ left
     values = torch.linalg.vector_norm(scaled, dim=0)
     return ThinSvd(left, values, scaled / values)
+
+
+def leading_eigenvectors(gram: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
+    """Decompose a Gram matrix, without what it does not show.
+
+    Args:
+        gram: float64, (k, k), symmetric.
+        floor: Square roots of eigenvalues up to it are left out, as are those up to
+            :data:`RESOLUTION` times the largest.
+
+    Returns:
+        Eigenvalues, positive, descending; eigenvectors in columns.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    least = max(floor**2, RESOLUTION**2 * float(eigenvalues[-1]))
+    n_kept = int(torch.count_nonzero(eigenvalues > least))
+    return eigenvalues.flip(0)[:n_kept], vectors.flip(1)[:, :n_kept]
 
 
 def polar_factor(columns: Tensor) -> Tensor:

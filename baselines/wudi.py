@@ -6,6 +6,7 @@ form is in Wei et al., 2026, https://arxiv.org/abs/2606.07289.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from baselines.task_matrices import (
     add_mean,
     check_vocabulary,
     is_matrix,
+    leading_eigenvectors,
     rounding_norm,
+    sum_of,
     task_matrices,
-    thin_svd,
-    times_gram,
 )
 from seme.checks import check_finite
 from seme.interface import Site, checked_by, whole_tensor
@@ -76,20 +77,55 @@ def least_interference(matrices: Sequence[Tensor], share: Filter, *, floor: floa
     Returns:
         float64, (m, n).
     """
-    total, target = torch.zeros_like(matrices[0]), torch.zeros_like(matrices[0])
-    scaled, largest = [], 0.0
-    for matrix in matrices:
-        norm = float(torch.linalg.vector_norm(matrix))
-        if norm > 0:
-            total += matrix
-            scaled.append(matrix / norm)
-            target += times_gram(matrix, scaled[-1])
-            largest = max(largest, norm)
-    if not scaled:
+    changed = [matrix for matrix in matrices if bool(matrix.any())]
+    total = sum_of(matrices)
+    if not changed:
         return total
-    _, values, right = thin_svd(torch.cat(scaled), floor=floor / largest)
-    eigenvalues = values**2
+    norms = [float(torch.linalg.vector_norm(matrix)) for matrix in changed]
+    scaled = [matrix / norm for matrix, norm in zip(changed, norms, strict=True)]
+    is_wide = sum(matrix.shape[0] for matrix in scaled) < total.shape[1]
+    problem = _by_tasks(scaled, norms) if is_wide else _by_inputs(scaled, norms, total)
+    eigenvalues, vectors = leading_eigenvectors(problem.gram, floor=floor / max(norms))
     shares = share(eigenvalues)
     k = len(shares)
-    shift = (target @ right[:, :k]) / eigenvalues[:k] - total @ right[:, :k]
-    return total + (shift * shares) @ right[:, :k].T
+    leading, values = vectors[:, :k], eigenvalues[:k]
+    shift = ((problem.target @ leading) / values - problem.total @ leading) * shares
+    if is_wide:
+        return total + ((shift / values) @ leading.T) @ torch.cat(scaled)
+    return total + shift @ leading.T
+
+
+class _Problem(NamedTuple):
+    """C, D and S in coordinates of the inputs, or of the rows K of the scaled task matrices."""
+
+    gram: Tensor
+    """C = K^T K; or K K^T."""
+    target: Tensor
+    """D; or D K^T."""
+    total: Tensor
+    """S; or S K^T."""
+
+
+def _by_inputs(scaled: Sequence[Tensor], norms: Sequence[float], total: Tensor) -> _Problem:
+    gram, target = (
+        total.new_zeros(total.shape[1], total.shape[1]),
+        torch.zeros_like(total),
+    )
+    for matrix, norm in zip(scaled, norms, strict=True):
+        of_task = matrix.T @ matrix
+        gram += of_task
+        target += norm * (matrix @ of_task)
+    return _Problem(gram, target, total)
+
+
+def _by_tasks(scaled: list[Tensor], norms: Sequence[float]) -> _Problem:
+    stacked = torch.cat(scaled)
+    gram = stacked @ stacked.T
+    n_rows = len(scaled[0])
+    total = torch.zeros_like(gram[:n_rows])
+    target = torch.zeros_like(total)
+    for index, norm in enumerate(norms):
+        rows = slice(index * n_rows, (index + 1) * n_rows)
+        total += norm * gram[rows]
+        target += norm * (gram[rows, rows] @ gram[rows])
+    return _Problem(gram, target, total)
