@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
     AnyCheckpoint,
     content_hashes,
     open_adapter,
 )
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.opening import open_model
+from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site, check_method, method_settings
 from seme.provenance import NUMBERS_VERSION, code_version
@@ -28,7 +30,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 Opener = Callable[..., Checkpoint]
-"""Opens a model; called as :func:`seme.checkpoint.reader.open_checkpoint` is."""
+"""Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +46,20 @@ class NamedModel:
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
-        """Name, location, revision, commit on the Hub and content hash, for the record."""
+        """Name, location, revision, commit on the Hub and content hash, for the record.
+
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        """
+        base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
+        origin = origin_of((base or self.checkpoint).path)
         return {
             "name": self.name,
             "location": self.location,
             "revision": self.revision,
             "commit": self.checkpoint.commit,
-            "base_commit": self.checkpoint.base.commit
-            if isinstance(self.checkpoint, AdaptedCheckpoint)
-            else None,
+            "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
+            **({} if origin is None else {"dequantised_from": origin}),
         }
 
 
@@ -174,7 +180,7 @@ def job_from_config(
     method: partial[Tensor],
     *,
     root: Path,
-    opener: Opener = open_checkpoint,
+    opener: Opener = open_model,
 ) -> MergeJob:
     """Check a run's configuration and open its models; no weights are read.
 
