@@ -70,7 +70,7 @@ def outline_gguf(model: GgufModel) -> Outline:
 
     check_architecture(model)
     _check_metadata(model)
-    with _alone(model) as folder:
+    with _alone(model) as folder, _naming(model, "configuration"):
         config: Any = AutoConfig.from_pretrained(folder, gguf_file=model.file.name)
     config.tie_word_embeddings = "output.weight" not in model.tensors  # of all parts
     _complete(config, model)
@@ -105,14 +105,8 @@ def write_tokenizer(model: GgufModel, folder: Path) -> None:
     kind = model.metadata.get("tokenizer.ggml.model")
     if kind is None:
         raise ValueError(f"{model.file} has no tokenizer: take the model in safetensors")
-    with _alone(model) as alone:
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(alone, gguf_file=model.file.name)
-        except (ValueError, KeyError, IndexError) as error:
-            raise ValueError(
-                f"the tokenizer of {model.file}, of the kind {kind!r}, cannot be converted by "
-                f"transformers ({error}): take the model in safetensors"
-            ) from error
+    with _alone(model) as alone, _naming(model, f"tokenizer ({kind})"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(alone, gguf_file=model.file.name)
     tokenizer.save_pretrained(folder)
 
 
@@ -122,6 +116,18 @@ def _alone(model: GgufModel) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="seme-gguf-") as folder:
         (Path(folder) / model.file.name).symlink_to(model.file.resolve())
         yield Path(folder)
+
+
+@contextmanager
+def _naming(model: GgufModel, what: str) -> Iterator[None]:
+    """Name the model in an error of transformers."""
+    try:
+        yield
+    except Exception as error:  # whatever its readers raise on odd values
+        raise ValueError(
+            f"transformers cannot read the {what} of {model.file} "
+            f"({type(error).__name__}: {error}): take the model in safetensors"
+        ) from error
 
 
 def _check_metadata(model: GgufModel) -> None:

@@ -65,7 +65,7 @@ def _llama3_scaling(model: GgufModel, head_dim: int, theta: float) -> dict[str, 
             offset=stored.offset,
         )
         found = place.read()
-    factor = float(found.max()) if len(found) else 1.0
+    factor = round(float(found.max()), 3) if len(found) else 1.0
     expected = _llama3_factors(head_dim, theta, factor)
     if len(found) != n_frequencies or not torch.allclose(found, expected, rtol=1e-4):
         raise ValueError(
