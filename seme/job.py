@@ -16,7 +16,7 @@ from seme.checkpoint.lora import (
     content_hashes,
     open_adapter,
 )
-from seme.checkpoint.opening import open_model
+from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site, check_method, method_settings
@@ -199,6 +199,9 @@ def job_from_config(
     settings = settings_from_config(config)
     models = _pool(config["models"])
     check_method(method, len(models["sources"]))
+    for entry in (models["pivot"], *models["sources"], *models["references"]):
+        if entry.get("location") is not None:  # before another is converted
+            check_gguf(entry["location"], revision=entry.get("revision"), root=root)
     pivot = _open(models["pivot"], root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
@@ -219,7 +222,7 @@ def job_from_config(
 
 
 def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pool of models and fill in what it leaves out; no model is opened."""
+    """Check a pool of models and write it out in full; no model is opened."""
     if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
         raise ValueError(
             f"a pool of models has {sorted(_POOL_KEYS)} and may have "
@@ -229,7 +232,8 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("sources", "references"):
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
-    return pool
+        pool[key] = [_entry(model) for model in pool[key]]
+    return {**pool, "pivot": _entry(pool["pivot"])}
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -237,8 +241,8 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
-    """Open a model given as a location, or as a mapping of its entries."""
+def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
@@ -246,9 +250,14 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
+            f"a model is a folder, a GGUF file, a hub id or a mapping of "
+            f"{sorted(_MODEL_KEYS)}, got {model!r}"
         )
+    return entry
+
+
+def _open(entry: Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
+    """Open a model."""
     is_adapter = entry.get("path_to_adapter") is not None
     location = entry["path_to_adapter" if is_adapter else "location"]
     name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)

@@ -9,7 +9,7 @@ from seme.checkpoint.gguf_header import GgufTensor
 from seme.checkpoint.gguf_model import read_gguf
 from seme.checkpoint.gguf_tensors import ConvertedTensor
 from seme.checkpoint.safetensors_file import TensorSpec
-from tests.gguf_files import gguf_model, write_gguf
+from tests.gguf_files import write_gguf
 
 
 def test_neighbours_in_a_head_are_half_a_head_apart(tmp_path):
@@ -62,8 +62,3 @@ def test_missing_tensors_are_named(tmp_path):
 def test_shape_of_another_width_is_named(tmp_path):
     match = r"token_embd\.weight in .* has the shape \[262, 32\], expected \[262, 64\]"
     refused(tmp_path, match, more={"llama.embedding_length": 64})
-
-
-def test_heads_of_an_odd_size_are_named(tmp_path):
-    match = r"attn_q\.weight in .* has 12 rows, which do not divide into 4 heads of an even"
-    refused(tmp_path, match, model=gguf_model(head_dim=3))

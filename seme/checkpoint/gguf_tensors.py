@@ -173,11 +173,6 @@ def _converted(
         )
     convention = CONVENTIONS[model.architecture]
     n_heads = _heads(gguf_name, config) if convention.interleaved_heads else None
-    if n_heads is not None and (n_heads < 1 or shape[0] % (2 * n_heads)):
-        raise ValueError(
-            f"{gguf_name} in {model.file} has {shape[0]} rows, which do not divide into "
-            f"{n_heads} heads of an even size"
-        )
     shift = int(convention.shifted_norms and gguf_name.endswith("norm.weight"))
     own = _DTYPES.get(stored.type_name, torch.float32)
     dtype = torch.float32 if model.is_quantised or shift else own

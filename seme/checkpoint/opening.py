@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from seme.checkpoint.gguf_conversion import converted_folder
-from seme.checkpoint.gguf_model import find_gguf
+from seme.checkpoint.gguf_conversion import converted_folder, place_in_cache
+from seme.checkpoint.gguf_model import find_gguf, read_gguf
+from seme.checkpoint.gguf_tensors import check_architecture
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 
 
@@ -27,6 +28,22 @@ def open_model(location: str | Path, *, revision: str | None = None, root: Path)
     if files:
         return open_checkpoint(converted_folder(files), root=root)
     return open_checkpoint(location, revision=revision, root=root)
+
+
+def check_gguf(location: str | Path, *, revision: str | None = None, root: Path) -> None:
+    """Check a GGUF model that is still to be converted; nothing else is looked at.
+
+    Args:
+        location: As for :func:`open_model`.
+        revision: As for :func:`open_model`.
+        root: As for :func:`open_model`.
+
+    Raises:
+        ValueError: If its files, their headers or its architecture rule out a conversion.
+    """
+    files = gguf_files(location, revision=revision, root=root)
+    if files and not place_in_cache(files).is_dir():
+        check_architecture(read_gguf(files))
 
 
 def gguf_files(
