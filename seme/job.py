@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
     AnyCheckpoint,
     content_hashes,
     open_adapter,
 )
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.opening import check_gguf, open_model
+from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site, check_method, method_settings
 from seme.provenance import NUMBERS_VERSION, code_version
@@ -28,7 +30,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 Opener = Callable[..., Checkpoint]
-"""Opens a model; called as :func:`seme.checkpoint.reader.open_checkpoint` is."""
+"""Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +46,20 @@ class NamedModel:
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
-        """Name, location, revision, commit on the Hub and content hash, for the record."""
+        """Name, location, revision, commit on the Hub and content hash, for the record.
+
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        """
+        base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
+        origin = origin_of((base or self.checkpoint).path)
         return {
             "name": self.name,
             "location": self.location,
             "revision": self.revision,
             "commit": self.checkpoint.commit,
-            "base_commit": self.checkpoint.base.commit
-            if isinstance(self.checkpoint, AdaptedCheckpoint)
-            else None,
+            "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
+            **({} if origin is None else {"dequantised_from": origin}),
         }
 
 
@@ -174,7 +180,7 @@ def job_from_config(
     method: partial[Tensor],
     *,
     root: Path,
-    opener: Opener = open_checkpoint,
+    opener: Opener = open_model,
 ) -> MergeJob:
     """Check a run's configuration and open its models; no weights are read.
 
@@ -193,6 +199,9 @@ def job_from_config(
     settings = settings_from_config(config)
     models = _pool(config["models"])
     check_method(method, len(models["sources"]))
+    for entry in (models["pivot"], *models["sources"], *models["references"]):
+        if entry.get("location") is not None:  # before another is converted
+            check_gguf(entry["location"], revision=entry.get("revision"), root=root)
     pivot = _open(models["pivot"], root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
@@ -213,7 +222,7 @@ def job_from_config(
 
 
 def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pool of models and fill in what it leaves out; no model is opened."""
+    """Check a pool of models and write it out in full; no model is opened."""
     if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
         raise ValueError(
             f"a pool of models has {sorted(_POOL_KEYS)} and may have "
@@ -223,7 +232,8 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("sources", "references"):
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
-    return pool
+        pool[key] = [_entry(model) for model in pool[key]]
+    return {**pool, "pivot": _entry(pool["pivot"])}
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -231,8 +241,8 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
-    """Open a model given as a location, or as a mapping of its entries."""
+def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
@@ -240,9 +250,14 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
+            f"a model is a folder, a GGUF file, a hub id or a mapping of "
+            f"{sorted(_MODEL_KEYS)}, got {model!r}"
         )
+    return entry
+
+
+def _open(entry: Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
+    """Open a model."""
     is_adapter = entry.get("path_to_adapter") is not None
     location = entry["path_to_adapter" if is_adapter else "location"]
     name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)

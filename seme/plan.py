@@ -1,9 +1,10 @@
 """Merge plan: tensors, bytes, memory and disk, from headers alone (no weights loaded).
 
-Shards may be absent: config and index are enough. This is the only module of the package that
-imports transformers, and only for models without shards; a merge never does.
+Shards may be absent: config and index are enough. transformers is imported for models without
+shards only; a merge never does, except to convert a GGUF model.
 """
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from torch import Tensor
 from seme.alignment.head_comparison import comparing_bytes
 from seme.architecture.families import HEADS
 from seme.budget import allocate, cached_bytes, rewritten_bytes
+from seme.checkpoint.gguf_config import outline_gguf
+from seme.checkpoint.gguf_conversion import place_in_cache
+from seme.checkpoint.gguf_model import read_gguf
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
+from seme.checkpoint.opening import gguf_files
 from seme.checkpoint.reader import (
     Checkpoint,
     is_tied,
@@ -33,6 +38,7 @@ from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
+_logger = logging.getLogger(__name__)
 _N_NAMED = 5
 """Tensors named per reason in the table."""
 
@@ -163,6 +169,7 @@ def open_outline(
 ) -> Checkpoint:
     """Open a checkpoint to plan with; its shards may be absent.
 
+    A GGUF model that was not converted yet is not converted: its shapes are in its header.
     Without shards, shapes come from the architecture that ``config.json`` describes, built
     without memory on torch's meta device, and names from the index. Shards of a model on the
     Hub that has an index are not downloaded.
@@ -179,6 +186,9 @@ def open_outline(
         ValueError: If the model cannot be opened, or its index names tensors that its
             architecture, as transformers builds it, has not.
     """
+    files = gguf_files(location, revision=revision, root=root)
+    if files:
+        return _outline_of_gguf(files)
     model = locate(location, revision=revision, root=root, weights=False)
     shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
     if all((model.folder / shard).exists() for shard in shards.values()):
@@ -199,6 +209,21 @@ def open_outline(
         if not (is_tied(config) and name.endswith(HEADS))  # whose bytes cannot be compared
     }
     return Checkpoint(model.folder, config, stored, commit=model.commit)
+
+
+def _outline_of_gguf(files: Sequence[Path]) -> Checkpoint:
+    """Open a GGUF model as it is, or will be, converted."""
+    folder = place_in_cache(files)
+    if folder.is_dir():
+        return open_checkpoint(folder, root=folder)
+    outline = outline_gguf(read_gguf(files))
+    size = _size(outline.nbytes)
+    _logger.info("%s will first be converted to %s in %s", files[0], size, folder)
+    stored = {
+        name: StoredTensor(spec=tensor.spec, path=folder, offset=0)
+        for name, tensor in outline.tensors.items()
+    }
+    return Checkpoint(folder, outline.config, stored)
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:

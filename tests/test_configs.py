@@ -124,7 +124,7 @@ def test_invalid_config_stops_before_a_model_is_opened(override, message, monkey
     def refuse(*_arguments, **_options):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    monkeypatch.setattr(seme.job, "_open", refuse)
     with pytest.raises(ValueError, match=message):
         run_cell(
             composed("method=ties", *CUSTOM, override),

@@ -17,8 +17,9 @@ from seme.checkpoint.hash_cache import cached_hash
 from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
 from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors
 from seme.checkpoint.model_folder import ModelFolder, locate, read_object
+from seme.checkpoint.opening import open_model
 from seme.checkpoint.protocol import Readable
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -196,7 +197,7 @@ def open_adapter(
     if not isinstance(base, str | Path) or not str(base):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
     with _noting(f"while opening the base of the adapter {folder}"):
-        opened = open_checkpoint(base, revision=base_revision, root=root)
+        opened = open_model(base, revision=base_revision, root=root)
     with _noting(f"while reading the adapter {folder} of the base {opened.path}"):
         settings = parse_lora_config(config)
         changes = match_tensors(opened, settings, read_header(file))
