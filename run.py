@@ -46,8 +46,9 @@ from eval.schema import build
 from eval.suite import Suite, suite_from_config
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
+from seme.binding import bind_method
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError, bind_method
+from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect

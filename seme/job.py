@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.binding import check_method, method_settings
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
     AnyCheckpoint,
@@ -17,7 +18,7 @@ from seme.checkpoint.lora import (
 )
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.interface import Site, check_method, method_settings
+from seme.interface import Site
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 

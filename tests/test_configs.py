@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 import seme.job
 from eval.suite import suite_from_config
 from run import check_entries, run_cell
-from seme.interface import check_method, hyper_parameter_names, traits_of
+from seme.binding import check_method, hyper_parameter_names
+from seme.interface import traits_of
 from tests.configurations import CONF, composed
 
 FILES = sorted(
