@@ -202,6 +202,8 @@ def job_from_config(
             "method=average does it), or use it as a source"
         )
     sources = tuple(_open(model, root, opener) for model in models["sources"])
+    references = tuple(_open(model, root, opener) for model in models["references"])
+    _check_names((pivot, *sources, *references))
     return MergeJob(
         method_name=method_name,
         method=method,
@@ -209,7 +211,7 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=tuple(_open(model, root, opener) for model in models["references"]),
+        references=references,
     )
 
 
@@ -224,7 +226,21 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("sources", "references"):
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
+    if not isinstance(pool["name"], str | None):
+        raise ValueError(f"models.name must be a text or null, got {pool['name']!r}")
     return pool
+
+
+def _check_names(models: Sequence[NamedModel]) -> None:
+    """Demand a name of its own for every model: tables and tests tell them apart by it."""
+    first: dict[str, NamedModel] = {}
+    for model in models:
+        other = first.setdefault(model.name, model)
+        if (other.location, other.revision) != (model.location, model.revision):
+            raise ValueError(
+                f"models must have different names, {other.location} and {model.location} are "
+                f"both {model.name}: give {{name: ..., location: {model.location}}}"
+            )
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -241,8 +257,8 @@ def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedMo
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
+            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, each a text, "
+            f"got {model!r}"
         )
     is_adapter = entry.get("path_to_adapter") is not None
     location = entry["path_to_adapter" if is_adapter else "location"]
@@ -271,11 +287,10 @@ def _portable(location: str, root: Path) -> str:
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Return True if an entry has a location, and its locations are strings."""
-    places = [
-        entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
-    ]
-    return len(places) > 0 and all(isinstance(place, str) for place in places)
+    """Return True if an entry has a location, and all that it has are texts or null."""
+    places = [entry.get(key) for key in ("location", "path_to_adapter")]
+    are_texts = all(isinstance(value, str | None) for value in entry.values())
+    return any(places) and are_texts
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

@@ -108,7 +108,7 @@ def test_a_mistyped_override_is_refused(key):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+tua=0.1", r"unknown entries \['tua'\]"),
+        ("+tua=0.1", r"there is no entry tua; did you mean tau\?"),
         ("+method.densty=1", "no parameter densty.*did you mean density?"),
         ("+models.source=[]", "a pool of models has"),
         ("+suite.lmit=1", r"unknown keys \['lmit'\]"),
