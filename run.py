@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -40,22 +41,22 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.meter import metered
+from eval.override_errors import explain, unknown_entry
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, describe_error, mean_of, outcome
+from eval.runs import SWEEP, Cell, cell_label, conclude, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
+from seme.binding import bind_method
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError, bind_method
+from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
 
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
-_SWEEP = "SEME_SWEEP"
-"""Environment variable with the number of cells of the running sweep, and what it varies."""
 _GROUPS = {"method", "models", "suite", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
 _VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
@@ -71,12 +72,14 @@ def main(config: DictConfig) -> None:
     choices = hydra_config.runtime.choices
     overrides = " ".join(hydra_config.overrides.task)
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
-    uses_tau = "${tau}" in OmegaConf.to_yaml(config.method)
-    label = cell_label(hydra_config, uses_tau=uses_tau) if sweeping else str(choices["method"])
+    label = str(choices.get("method"))
+    if sweeping:
+        uses_tau = "${tau}" in OmegaConf.to_yaml(config.get("method", {}))
+        label = cell_label(
+            label, hydra_config.overrides.task, hydra_config.job.num, uses_tau=uses_tau
+        )
     try:
-        values = _plain(config)
-        for group in ("suite", "models"):
-            values[group].setdefault("name", choices[group])
+        values = _values(config, choices)
         if config.plan:
             _plan(values, choices["method"], label)
             return
@@ -93,14 +96,22 @@ def main(config: DictConfig) -> None:
             _log.error("%s  %s: %s", label, kind, cell["error"].splitlines()[0])
     atomic_write(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
+        tasks = OmegaConf.select(config, "suite.tasks")
+        conclude(ROOT, config.output, [cell], merge_only=not tasks)
 
 
 class Sweep(Callback):
     """Count the cells when a sweep starts; when it ends, build the leaderboard."""
 
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """Called by Hydra before it makes a folder, which could be one called None, or in /."""
+        output = OmegaConf.select(config, "output")
+        if not isinstance(output, str) or not output.strip():
+            sys.exit(f"error: output must be a folder, got {output!r}")
+
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Called by Hydra once; the launcher's processes inherit the environment."""
+        self.on_run_start(config)
         params = config.hydra.sweeper.get("params") or {}
         lines = [f"{key}={value}" for key, value in params.items()]
         overrides = OverridesParser.create().parse_overrides(
@@ -109,16 +120,21 @@ class Sweep(Callback):
         swept = [override for override in overrides if override.is_sweep_override()]
         n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
         keys = [override.get_key_element() for override in swept]
-        os.environ[_SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
+        os.environ[SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
         paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
-        cells = [json.loads(path.read_text()) for path in sorted(paths, key=_job_number)]
+        ordered = sorted(paths, key=lambda path: int(path.parent.name))
+        cells = [json.loads(path.read_text()) for path in ordered]
         if config.plan:
             errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
             sys.exit("\n".join(errors) or 0)
-        conclude(ROOT, config.output, cells)
+        try:
+            conclude(ROOT, config.output, cells)
+        except Exception:  # Hydra would warn and end with 0
+            _log.exception("the leaderboard of %s", config.output)
+            sys.exit(1)
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
@@ -130,28 +146,17 @@ def check_entries(config: Mapping[str, Any]) -> None:
     """
     expected = _GROUPS | _VALUES | _SWITCHES
     if unknown := sorted(config.keys() - expected):
-        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+        entries = [*expected, *(f"method.{key}" for key in config.get("method") or ())]
+        raise ValueError(unknown_entry(unknown[0], entries))
     if missing := sorted(expected - config.keys()):
         raise ValueError(f"missing entries {missing}")
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    for key in ("merged_dir", "datasets_dir"):
+        if not isinstance(config[key], str | None):
+            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
     check_tracker(config["tracker"])
-
-
-def cell_label(hydra_config: Any, *, uses_tau: bool) -> str:  # noqa: ANN401 (Hydra's own)
-    """Name a cell of a sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
-    sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
-    keys = set(sweep["keys"]) - {"method"}
-    varied = [line for line in hydra_config.overrides.task if line.partition("=")[0] in keys]
-    if not uses_tau:
-        varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
-    number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
-    return " ".join([number, hydra_config.runtime.choices["method"], *varied])
-
-
-def _job_number(path: Path) -> int:
-    return int(path.parent.name)
 
 
 def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
@@ -169,8 +174,8 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     sources = [source.checkpoint for source in job.sources]
     plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
-    table = plan_table(plan, memory_budget=config["memory_budget"])
     console = Console(width=None if sys.stdout.isatty() else 100)
+    table = plan_table(plan, memory_budget=config["memory_budget"])
     console.print(label, table, sep="\n", markup=False, highlight=False)
     if suite is not None and not suite.has_own_data:
         from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
@@ -288,16 +293,27 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """Resolve a configuration; sums such as 0.1 + 0.2 are rounded before they reach a method."""
-    if isinstance(config.tau, float):
+def _values(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """Resolve and check a configuration; name pool and suite after their files.
+
+    Sums such as 0.1 + 0.2 are rounded before they reach a method.
+    """
+    if isinstance(config.get("tau"), float):
         config.tau = round(config.tau, 12)
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        reason = str(error.msg).splitlines()[0]
-        raise ValueError(f"{error.full_key} cannot be resolved: {reason}") from error
-    return {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
+        key, reason = error.full_key, str(error.msg).splitlines()[0]
+        raise ValueError(f"{key} cannot be resolved: {reason}; set it, {key}=...") from error
+    check_entries(values)
+    for group in ("method", "suite", "models"):
+        if group not in choices:  # group=[A,B]
+            raise ValueError(
+                f"{group} must be one file; -m {group}=A,B is a sweep over several"
+            )
+        if group != "method":
+            values[group].setdefault("name", choices[group])
+    return dict(values)
 
 
 def leave() -> NoReturn:
@@ -312,6 +328,8 @@ def leave() -> NoReturn:
 
 
 if __name__ == "__main__":
+    full_errors = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -321,6 +339,10 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.stderr.write(interrupted)
         sys.exit(130)
+    except (HydraException, OmegaConfBaseException, ValueError) as refused:
+        if full_errors:
+            raise
+        sys.exit(f"error: {explain(refused, sys.argv[1:], ROOT / 'conf')}")
     except SystemExit as end:
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise

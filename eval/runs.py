@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -35,6 +36,8 @@ from eval.tracking.content import record_content
 from eval.tracking.wandb_run import log_run, upload_hint
 
 _logger = logging.getLogger(__name__)
+SWEEP = "SEME_SWEEP"
+"""Environment variable with the number of cells of the running sweep, and what it varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +203,16 @@ class Cell:
             _logger.warning(warning)
 
 
+def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: bool) -> str:
+    """Name a cell of the running sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
+    sweep = json.loads(os.environ.get(SWEEP, '{"n_cells": "?", "keys": []}'))
+    keys = set(sweep["keys"]) - {"method"}
+    varied = [line for line in overrides if line.partition("=")[0] in keys]
+    if not uses_tau:
+        varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
+    return " ".join([f"[{index + 1}/{sweep['n_cells']}]", method, *varied])
+
+
 def outcome(record: Record) -> str:
     """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
     stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
@@ -239,8 +252,11 @@ def conclude(
         merge_only: Nothing was evaluated.
     """
     failed = [cell for cell in cells if cell["error"]]
+    single = len(cells) == 1
+    if single and failed:
+        sys.exit(f"error: {failed[0]['error']}")
     if merge_only:  # nothing new to show, and merges start fast
-        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
+        sys.exit(0)
     from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
         print_summary,
         problem_lines,
@@ -248,7 +264,6 @@ def conclude(
         write_tables,
     )
 
-    single = len(cells) == 1
     if single:
         results = load_results(root / output, samples=False)
         boards: Sequence[Board] = boards_of(results.runs)
@@ -258,8 +273,6 @@ def conclude(
         boards, problems = leaderboard.boards, leaderboard.problems
         write_tables(root / output, leaderboard)
     sys.stderr.write(problem_lines(Path(output), problems))
-    if single and failed:
-        sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
     fingerprints = {cell["fingerprint"] for cell in cells}
     shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]

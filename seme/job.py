@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.binding import check_method, method_settings
 from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
@@ -19,7 +20,7 @@ from seme.checkpoint.lora import (
 from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.interface import Site, check_method, method_settings
+from seme.interface import Site
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
@@ -210,6 +211,8 @@ def job_from_config(
             "method=average does it), or use it as a source"
         )
     sources = tuple(_open(model, root, opener) for model in models["sources"])
+    references = tuple(_open(model, root, opener) for model in models["references"])
+    _check_names((pivot, *sources, *references))
     return MergeJob(
         method_name=method_name,
         method=method,
@@ -217,7 +220,7 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=tuple(_open(model, root, opener) for model in models["references"]),
+        references=references,
     )
 
 
@@ -233,7 +236,21 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
         pool[key] = [_entry(model) for model in pool[key]]
+    if not isinstance(pool["name"], str | None):
+        raise ValueError(f"models.name must be a text or null, got {pool['name']!r}")
     return {**pool, "pivot": _entry(pool["pivot"])}
+
+
+def _check_names(models: Sequence[NamedModel]) -> None:
+    """Demand a name of its own for every model: tables and tests tell them apart by it."""
+    first: dict[str, NamedModel] = {}
+    for model in models:
+        other = first.setdefault(model.name, model)
+        if (other.location, other.revision) != (model.location, model.revision):
+            raise ValueError(
+                f"models must have different names, {other.location} and {model.location} are "
+                f"both {model.name}: give {{name: ..., location: {model.location}}}"
+            )
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -251,7 +268,7 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f"{sorted(_MODEL_KEYS)}, got {model!r}"
+            f"{sorted(_MODEL_KEYS)}, each a text, got {model!r}"
         )
     return entry
 
@@ -285,11 +302,10 @@ def _portable(location: str, root: Path) -> str:
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Return True if an entry has a location, and its locations are strings."""
-    places = [
-        entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
-    ]
-    return len(places) > 0 and all(isinstance(place, str) for place in places)
+    """Return True if an entry has a location, and all that it has are texts or null."""
+    places = [entry.get(key) for key in ("location", "path_to_adapter")]
+    are_texts = all(isinstance(value, str | None) for value in entry.values())
+    return any(places) and are_texts
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

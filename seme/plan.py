@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
 from seme.architecture.families import HEADS
+from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.gguf_config import outline_gguf
 from seme.checkpoint.gguf_conversion import place_in_cache
@@ -34,7 +35,7 @@ from seme.checkpoint.reader import (
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.interface import check_method, traits_of
+from seme.interface import traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 

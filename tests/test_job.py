@@ -140,6 +140,12 @@ def test_model_name_is_sanitised_for_file_names(folder):
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
         ({"pivot": 3}, "a model is a folder, a GGUF file, a hub id or a mapping of .*, got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
+        ({"pivot": {"name": 3, "location": "base"}}, "a model is .*, each a text, got"),
+        ({"name": 3}, "models.name must be a text or null, got 3"),
+        (
+            {"sources": ["code", {"name": "code", "location": "french"}]},
+            "code and french are both code: give .*location: french",
+        ),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
         ({"sources": [{"location": "code", "adapter_revision": "v1"}]}, "use revision"),
         ({"sources": [{"path_to_adapter": "lora", "revision": "v1"}]}, "use adapter_revision"),
