@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from seme.checkpoint.module_patterns import ModulePatterns
-from seme.checkpoint.regular_file import shown
+from seme.checkpoint.regular_file import brief, shown
 
 _T = TypeVar("_T")
 
@@ -143,7 +143,7 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     unknown = sorted(key for key in config.keys() - _READ - _WITHOUT_EFFECT if config[key])
     if unknown:
         raise ValueError(
-            f"{shown(unknown[0])[1:-1]} is {shown(config[unknown[0]])}, which is not supported "
+            f"{brief(unknown[0])} is {shown(config[unknown[0]])}, which is not supported "
             "in adapters: merge it into its base first"
         )
 
@@ -176,7 +176,7 @@ def _patterns(
     if not isinstance(patterns, Mapping):
         raise ValueError(f"{name} must map module names to numbers, got {shown(patterns)}")
     values = {
-        pattern: check(f"{name}[{shown(pattern)[1:-1]}]", value)
+        pattern: check(f"{name}[{brief(pattern)}]", value)
         for pattern, value in patterns.items()
     }
     return ModulePatterns(name, values)

@@ -10,7 +10,7 @@ from typing import Any
 
 import huggingface_hub
 
-from seme.checkpoint.json_text import parse_object
+from seme.checkpoint.json_text import BUDGET, parse_object
 from seme.checkpoint.regular_file import find_file, is_file_name, read_whole, shown
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -124,12 +124,13 @@ def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
     return [target.name for _, target in targets] if are_blobs else None
 
 
-def read_object(path: Path, *, of: str) -> dict[str, Any]:
+def read_object(path: Path, *, of: str, budget: int = BUDGET) -> dict[str, Any]:
     """Read a file that must hold a JSON object.
 
     Args:
         path: The file.
         of: Kind of folder that must have the file, such as "a model folder"; for the error.
+        budget: Most bytes of memory that parsing may take beyond the file's size.
 
     Raises:
         ValueError: If the file is absent, is no regular file of its folder, or holds anything
@@ -138,7 +139,8 @@ def read_object(path: Path, *, of: str) -> dict[str, Any]:
     found = find_file(path.parent, path.name)
     if found is None:
         raise ValueError(f"{path.parent} has no {path.name}: it is not {of}")
-    return parse_object(read_whole(found, most=_MAX_JSON_BYTES), what=str(path))
+    text = read_whole(found, most=_MAX_JSON_BYTES)
+    return parse_object(text, what=str(path), budget=budget)
 
 
 def read_index(folder: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from seme.checkpoint.model_folder import (
     read_index,
     read_object,
 )
-from seme.checkpoint.regular_file import find_file, open_regular, shown
+from seme.checkpoint.regular_file import brief, find_file, open_regular, shown
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -347,8 +347,7 @@ def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
 
 def _listed(names: Iterable[str]) -> str:
     """Return the first three of names that a file gives, and of those the beginning."""
-    first = sorted(names)[:3]
-    return ", ".join(n if n.isprintable() and len(n) <= 100 else shown(n) for n in first)
+    return ", ".join(map(brief, sorted(names)[:3]))
 
 
 def _refuse_missing_head(

@@ -11,7 +11,7 @@ import reprlib
 import stat
 from pathlib import Path
 
-import huggingface_hub
+from huggingface_hub import constants
 
 _SHARED_BLOB = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME_BYTES = 255
@@ -26,6 +26,13 @@ def shown(value: object) -> str:
     short.maxstring = short.maxother = short.maxlong = 80
     text = short.repr(value)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+
+
+def brief(text: str) -> str:
+    """Return a text from a file for a message: as it is, or its beginning as Python writes it."""
+    if text.isprintable() and len(text) <= _MOST_CHARACTERS:
+        return text
+    return shown(text)
 
 
 def is_file_name(name: str) -> bool:
@@ -152,7 +159,7 @@ def _is_blob(target: str, folder: Path) -> bool:
         repository = real.parent.parent
         if path.parent == repository / "blobs" or _is_shared(path, repository.parent):
             return True
-    cache = Path(os.path.realpath(huggingface_hub.constants.HF_HUB_CACHE))
+    cache = Path(os.path.realpath(constants.HF_HUB_CACHE))
     own = path.parent.name == "blobs" and path.parent.parent.parent == cache
     return own or _is_shared(path, cache)
 

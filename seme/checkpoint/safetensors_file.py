@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from seme.checkpoint.json_text import parse_object
-from seme.checkpoint.regular_file import open_regular, read_part, shown
+from seme.checkpoint.regular_file import brief, open_regular, read_part, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -204,7 +204,7 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
             )
     if code not in DTYPES:
         raise ValueError(
-            f"{name} in {path} has dtype {shown(code)[1:-1]}; expected one of {', '.join(sorted(DTYPES))}: "
+            f"{name} in {path} has dtype {brief(code)}; expected one of {', '.join(sorted(DTYPES))}: "
             "use the checkpoint it was quantised from, or convert it to bfloat16 with its "
             "scales applied"
         )
