@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
+from seme.architecture.config_entries import check_config
 from seme.architecture.families import HEADS
 from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
@@ -32,6 +33,7 @@ from seme.checkpoint.reader import (
     open_checkpoint,
     refuse_quantised,
 )
+from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
@@ -191,11 +193,12 @@ def open_outline(
     if files:
         return _outline_of_gguf(files)
     model = locate(location, revision=revision, root=root, weights=False)
-    shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
-    if all((model.folder / shard).exists() for shard in shards.values()):
+    shards = read_index(model.folder) if find_file(model.folder, INDEX_FILE) else {}
+    if all(find_file(model.folder, shard) for shard in sorted(set(shards.values()))):
         return open_checkpoint(location, revision=revision, root=root)
     config = read_object(model.folder / "config.json", of="a model folder")
     refuse_quantised(model.folder, config, {})
+    check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")
     specs = _specs_of_architecture(model.folder)
     unknown = sorted(shards.keys() - specs.keys())
     if unknown:
@@ -231,10 +234,21 @@ def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
     """Build a model on the meta device; return dtype and shape of its tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
 
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    dtype = getattr(config, "dtype", None) or torch.float32
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        config._attn_implementation = config._experts_implementation = None  # no kernels
+        dtype = getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=None, trust_remote_code=False
+            )
+    except Exception as error:  # whatever transformers makes of a damaged file
+        raise ValueError(
+            f"transformers cannot build the model that {folder / 'config.json'} describes "
+            f"({type(error).__name__}: {shown(str(error))}): fetch the shards to plan with it"
+        ) from error
     return {
         name: TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
         for name, tensor in model.state_dict().items()
