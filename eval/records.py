@@ -309,7 +309,7 @@ def atomic_write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it: readers never see half of it.
 
     The temporary file is locked while it is written: one that is not is of a dead process, see
-    ``eval.folders.sweep``.
+    ``eval.folders``.
 
     Raises:
         OSError: If it cannot be written, for instance to a full disk; a note names the file.
@@ -339,6 +339,16 @@ def _locked_file(path: Path) -> tuple[int, str]:
         if os.fstat(handle).st_nlink:
             return handle, temporary
         os.close(handle)  # swept between the two calls
+
+
+def remove_if_abandoned(temporary: Path) -> None:
+    """Remove a temporary file of ``atomic_write`` unless a process is writing it."""
+    try:
+        with temporary.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):  # it is being written, or was renamed
+        return
 
 
 def find_done(root: Path, name: str, fingerprint: str) -> Record | None:

@@ -231,6 +231,8 @@ def bind_method(config: Mapping[str, Any]) -> functools.partial[Tensor]:
         function = getattr(import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"the method's _target_ {target} does not exist: {error}") from error
+    if not inspect.isfunction(function):
+        raise ValueError(f"the method's _target_ {target} must be a function, it is none")
     keywords = {k: v for k, v in config.items() if k not in ("_target_", "_partial_")}
     return functools.partial(function, **keywords)
 
