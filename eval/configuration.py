@@ -165,7 +165,9 @@ def _check_text(path: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{path!a:.100} must be text in Unicode, got half a character in {text!a:.100}"
+            f"{ascii(path)[1:-1]:.100} must be text in Unicode, got half a character in {text!a:.100}"
         ) from None
     if "\0" in text:
-        raise ValueError(f"{path!a:.100} must not hold a zero byte, got {text!a:.100}")
+        raise ValueError(
+            f"{ascii(path)[1:-1]:.100} must not hold a zero byte, got {text!a:.100}"
+        )

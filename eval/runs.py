@@ -160,6 +160,13 @@ class Cell:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
             yield folder
+        except Exception as error:
+            if folder.name in str(error):
+                error.add_note(
+                    f"{folder.name} was made for this run and is gone; its config.json is the "
+                    "pivot's, or an adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
+                )
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
