@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from seme.budget import allocate, keep_freed_memory
+from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
@@ -36,6 +36,7 @@ from seme.interface import (
     Prepared,
     Realigned,
     Site,
+    Traits,
     check_method,
     merge_function,
     prepare,
@@ -123,7 +124,9 @@ def merge_checkpoints(
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged_names = tuple(n for n in pivot.names if n not in copied)
     budget, device = settings.memory_budget, settings.device
-    allocation = allocate(budget, len(sources), settings.n_threads, device)
+    allocation = allocate(
+        budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
+    )
     memory = None
     if traits.whole_tensor:
         sizes = {name: math.prod(pivot.shape(name)) for name in merged_names}
@@ -183,6 +186,19 @@ def merge_checkpoints(
                 diagnostics={} if prepared is None else dict(prepared.diagnostics()),
             )
     return report
+
+
+def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
+    """Return what the pivot's tensors say about the memory of a merge.
+
+    A method with a preparation may rank all elements together; where sources may have any shape,
+    nothing is known of their tensors.
+    """
+    if traits.any_shape:
+        return Sizes()
+    numbers = [math.prod(pivot.shape(name)) for name in pivot.names]
+    n_ranked = 0 if traits.preparation is None else sum(numbers)
+    return Sizes(n_ranked=n_ranked, largest=max(numbers, default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
