@@ -42,7 +42,7 @@ from seme.interface import (
     prepare,
     traits_of,
 )
-from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
+from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
 from seme.whole_tensor import (
@@ -183,7 +183,7 @@ def merge_checkpoints(
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
                 warnings=warnings,
-                diagnostics={} if prepared is None else dict(prepared.diagnostics()),
+                diagnostics={} if prepared is None else certain(prepared.diagnostics()),
             )
     return report
 
