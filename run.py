@@ -13,17 +13,20 @@ import sys
 if __name__ == "__main__":
     gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     interrupted = "\ninterrupted; finished runs are kept; the same command goes on\n"
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        ending.append(signal.SIGHUP)
 
-    def leave_imports(*_: object) -> None:
+    def leave_imports(number: int, _: object) -> None:
         """End at once: an exception in the midst of an import is not always passed on."""
         sys.stderr.write(interrupted)
-        os._exit(130)
+        os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, leave_imports)
+    for ending_signal in ending:
+        signal.signal(ending_signal, leave_imports)
 
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -32,20 +35,21 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from eval.configuration import check_aliases, config_folders, plain_values
+from eval.folders import check_writable
 from eval.meter import metered
 from eval.override_errors import explain, unknown_entry
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import SWEEP, Cell, cell_label, conclude, describe_error, mean_of, outcome
+from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
+from eval.sweep import cell_label
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
@@ -79,7 +83,9 @@ def main(config: DictConfig) -> None:
             label, hydra_config.overrides.task, hydra_config.job.num, uses_tau=uses_tau
         )
     try:
-        values = _values(config, choices)
+        values = plain_values(config)
+        check_entries(values)
+        _name_after_files(values, choices)
         if config.plan:
             _plan(values, choices["method"], label)
             return
@@ -87,7 +93,7 @@ def main(config: DictConfig) -> None:
         record = run_cell(values, method_name=choices["method"], group=group, label=label)
         cell["fingerprint"] = record.fingerprint
     except Exception as caught:
-        if not isinstance(caught, ValueError):  # a fault of the program: show where
+        if not isinstance(caught, ValueError | OSError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
         cell["error"] = describe_error(caught)
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
@@ -98,43 +104,6 @@ def main(config: DictConfig) -> None:
     if not sweeping:
         tasks = OmegaConf.select(config, "suite.tasks")
         conclude(ROOT, config.output, [cell], merge_only=not tasks)
-
-
-class Sweep(Callback):
-    """Count the cells when a sweep starts; when it ends, build the leaderboard."""
-
-    def on_run_start(self, config: DictConfig, **_: object) -> None:
-        """Called by Hydra before it makes a folder, which could be one called None, or in /."""
-        output = OmegaConf.select(config, "output")
-        if not isinstance(output, str) or not output.strip():
-            sys.exit(f"error: output must be a folder, got {output!r}")
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Called by Hydra once; the launcher's processes inherit the environment."""
-        self.on_run_start(config)
-        params = config.hydra.sweeper.get("params") or {}
-        lines = [f"{key}={value}" for key, value in params.items()]
-        overrides = OverridesParser.create().parse_overrides(
-            [*lines, *config.hydra.overrides.task]
-        )
-        swept = [override for override in overrides if override.is_sweep_override()]
-        n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
-        keys = [override.get_key_element() for override in swept]
-        os.environ[SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
-
-    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
-        paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
-        ordered = sorted(paths, key=lambda path: int(path.parent.name))
-        cells = [json.loads(path.read_text()) for path in ordered]
-        if config.plan:
-            errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
-            sys.exit("\n".join(errors) or 0)
-        try:
-            conclude(ROOT, config.output, cells)
-        except Exception:  # Hydra would warn and end with 0
-            _log.exception("the leaderboard of %s", config.output)
-            sys.exit(1)
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
@@ -200,6 +169,8 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
         ValueError: If the configuration or a model cannot be used; says what to do.
     """
     check_entries(config)
+    if (kept := config["merged_dir"]) is not None:
+        check_writable(ROOT / Path(kept).parent, entry=f"merged_dir={kept}")
     suite = _suite(config)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
     if suite is not None and suite.chat_template:
@@ -249,6 +220,7 @@ def _merge_and_evaluate(
     with cell.lock(draft):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", label, mean_of(done))
+            cell.track(done)
             return done
         if cell.suite is not None:
             from eval.tasks import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
@@ -288,24 +260,15 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
     with cell.lock(draft), cell.record_failure(draft), cell.scratch(draft) as scratch:
-        if cell.find_done(draft) is None:
+        if done := cell.find_done(draft):
+            cell.track(done)
+        else:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 
 
-def _values(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
-    """Resolve and check a configuration; name pool and suite after their files.
-
-    Sums such as 0.1 + 0.2 are rounded before they reach a method.
-    """
-    if isinstance(config.get("tau"), float):
-        config.tau = round(config.tau, 12)
-    try:
-        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        key, reason = error.full_key, str(error.msg).splitlines()[0]
-        raise ValueError(f"{key} cannot be resolved: {reason}; set it, {key}=...") from error
-    check_entries(values)
+def _name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
+    """Name pool and suite after their files; several files of a group are refused."""
     for group in ("method", "suite", "models"):
         if group not in choices:  # group=[A,B]
             raise ValueError(
@@ -313,7 +276,6 @@ def _values(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
             )
         if group != "method":
             values[group].setdefault("name", choices[group])
-    return dict(values)
 
 
 def leave() -> NoReturn:
@@ -332,13 +294,22 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    received = [signal.SIGINT]
+
+    def interrupt(number: int, _: object) -> None:
+        """End as by Ctrl-C; what is open is closed and removed on the way."""
+        received[:] = [signal.Signals(number)]
+        raise KeyboardInterrupt
+
+    for ending_signal in ending:
+        signal.signal(ending_signal, interrupt)
     os.chdir(ROOT)
     try:
+        check_aliases(config_folders(sys.argv[1:], ROOT))
         main()
     except KeyboardInterrupt:
         sys.stderr.write(interrupted)
-        sys.exit(130)
+        sys.exit(128 + received[0])
     except (HydraException, OmegaConfBaseException, ValueError) as refused:
         if full_errors:
             raise

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import re
 import shutil
 import sys
 import time
@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from rich.console import Console
 
+from eval.folders import run_lock
 from eval.leaderboard.board import Board, boards_of
 from eval.meter import metered
 from eval.records import (
@@ -24,6 +25,7 @@ from eval.records import (
     SuiteRef,
     find_done,
     fingerprint_of,
+    record_json,
     run_folder,
     write_record,
 )
@@ -32,12 +34,12 @@ from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import Suite
 from eval.tables import with_error
-from eval.tracking.content import record_content
-from eval.tracking.wandb_run import log_run, upload_hint
+from eval.tracking.mirror import mirror
+from eval.tracking.wandb_run import upload_hint
 
 _logger = logging.getLogger(__name__)
-SWEEP = "SEME_SWEEP"
-"""Environment variable with the number of cells of the running sweep, and what it varies."""
+_LONGEST_ERROR = 4000
+"""Characters of an error that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +77,13 @@ class Cell:
             identity: What defines the weights, JSON-ready; with the suite it names the run.
             models: The models merged, or the unmerged model as pivot.
             settings: Hyper-parameters of a merge; None for an unmerged model.
+
+        Raises:
+            ValueError: If the record of the run could not be read again: nothing costly is done
+                for it.
         """
         facts = self._facts(identity)
-        return Record(
+        draft = Record(
             name=name,
             fingerprint=fingerprint_of(facts),
             kind="reference" if settings is None else "merge",
@@ -97,6 +103,8 @@ class Cell:
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_total=0.0,
         )
+        record_json(draft)
+        return draft
 
     def _facts(self, identity: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON)
         """Add what defines the scores to what defines the weights.
@@ -114,14 +122,9 @@ class Cell:
         return json.loads(json.dumps(facts))  # as a record gives it back
 
     def lock(self, draft: Record) -> FileLock:
-        """Lock this run: the same cell of two sweeps runs once.
-
-        The empty file stays: whoever waits for it holds the same lock as the next one.
-        """
+        """Lock this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
-        locks = self.output / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{folder.name}.lock")
+        return run_lock(self.output, folder.name)
 
     def find_done(self, draft: Record) -> Record | None:
         """Find the finished record of this run, also under another name of its model."""
@@ -157,6 +160,13 @@ class Cell:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
             yield folder
+        except Exception as error:
+            if folder.name in str(error):
+                error.add_note(
+                    f"{folder.name} was made for this run and is gone; its config.json is the "
+                    "pivot's, or an adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
+                )
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -192,25 +202,16 @@ class Cell:
             )
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)
-        path = write_record(self.output, record, samples)
-        self._track(record, path)
+        write_record(self.output, record, samples)
+        self.track(record)
         return record
 
-    def _track(self, record: Record, path: Path) -> None:
-        content = record_content(record, path)
-        warning = log_run(content, root=self.output, tracker=self.tracker, group=self.group)
+    def track(self, record: Record) -> None:
+        """Log a finished run to the tracker, from its record alone, unless that was done."""
+        folder = run_folder(self.output, record.name, record.fingerprint)
+        warning = mirror(record, folder, tracker=self.tracker, group=self.group)
         if warning is not None:
             _logger.warning(warning)
-
-
-def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: bool) -> str:
-    """Name a cell of the running sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
-    sweep = json.loads(os.environ.get(SWEEP, '{"n_cells": "?", "keys": []}'))
-    keys = set(sweep["keys"]) - {"method"}
-    varied = [line for line in overrides if line.partition("=")[0] in keys]
-    if not uses_tau:
-        varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
-    return " ".join([f"[{index + 1}/{sweep['n_cells']}]", method, *varied])
 
 
 def outcome(record: Record) -> str:
@@ -229,10 +230,30 @@ def mean_of(record: Record) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """Format an error with its notes; paths are relative to the working folder."""
+    """Format an error with its notes, shortened, as text that a record can hold.
+
+    Paths are relative to the working folder, or to ``~`` in the user's home.
+    """
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
-    return text.replace(f"{Path.cwd()}/", "")
+    text = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+    text = text.encode(errors="backslashreplace").decode()
+    for folder, prefix in ((str(Path.cwd()), ""), (str(Path("~").expanduser()), "~/")):
+        if len(folder) > 1:
+            text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", prefix, text)
+    return text
+
+
+@contextmanager
+def _saying_what_is_lost(output: str) -> Iterator[None]:
+    """Exit where tables cannot be written, such as to a full disk; the records are there."""
+    try:
+        yield
+    except OSError as error:
+        sys.exit(
+            f"error: {describe_error(error)}; the records are complete: "
+            f"python -m scripts.leaderboard output={output} writes the tables again"
+        )
 
 
 def conclude(
@@ -271,7 +292,8 @@ def conclude(
     else:
         leaderboard = read_leaderboard(root / output)
         boards, problems = leaderboard.boards, leaderboard.problems
-        write_tables(root / output, leaderboard)
+        with _saying_what_is_lost(output):
+            write_tables(root / output, leaderboard)
     sys.stderr.write(problem_lines(Path(output), problems))
     console = Console(width=None if sys.stdout.isatty() else 100)
     fingerprints = {cell["fingerprint"] for cell in cells}

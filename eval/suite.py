@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval.configuration import check_name
 from eval.metric_kinds import METRIC_KINDS, REPORTED
 from eval.suite_options import check_options, frozen, thawed, whole_number
 
@@ -58,6 +59,11 @@ class SuiteTask:
     """Group of lm-eval that the task was named by, see ``eval.tasks.expand``."""
 
     def __post_init__(self) -> None:
+        for key in ("task", "domain"):
+            check_name(f"{key} of a task", getattr(self, key))
+        for key in ("metric", "filter"):
+            if getattr(self, key) is not None:
+                check_name(f"{key} of task {self.task}", getattr(self, key))
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
         _one_of("score", self.score, sorted(METRIC_KINDS), self.task)
         if (
@@ -114,6 +120,9 @@ class Suite:
     """Run the code that models write, where a task scores it by running it."""
 
     def __post_init__(self) -> None:
+        check_name("suite.name", self.name)
+        if self.split is not None:
+            check_name("suite.split", self.split)
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name} has tasks twice: {twice}")

@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import utils as lm_eval_utils  # noqa: E402
 from lm_eval.api import task as lm_eval_task  # noqa: E402
 from lm_eval.api.group import Group  # noqa: E402
-from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY  # noqa: E402
 from lm_eval.config.group import GroupConfig  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
@@ -127,11 +127,11 @@ def group_of(suite: Suite, name: str) -> Group:
     manager = _manager_of(suite)
     entries = manager.task_index[name].cfg or {}
     known = {field.name for field in fields(GroupConfig)}
-    return Group.from_config(
-        GroupConfig(
-            **{key: value for key, value in entries.items() if key in known} | {"group": name}
-        )
-    )
+    own = {key: value for key, value in entries.items() if key in known} | {"group": name}
+    try:
+        return Group.from_config(GroupConfig(**own))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"group {name} cannot be read: {_message(error)}") from error
 
 
 def _manager_of(suite: Suite) -> TaskManager:
@@ -152,6 +152,7 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
         if task.group is not None:
             metrics[task.group].setdefault((resolved.metric, resolved.score), task.task)
     for group, by_metric in metrics.items():
+        group_of(suite, group)  # its own aggregations are read here, before a merge
         if len(by_metric) > 1:
             raise ValueError(
                 f"the tasks of group {group} must have one metric, got {dict(by_metric)}: name "
@@ -165,6 +166,7 @@ def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa:
     _check_entry(task, manager)
     check_code(task.task, task_yaml(manager, task.task), suite)
     built = _load(task, manager, suite)
+    _check_aggregations(task.task, built)
     if built.OUTPUT_TYPE not in TASK_KINDS.values():
         raise ValueError(
             f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "
@@ -188,6 +190,15 @@ def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa:
         own = built.config.generation_kwargs or {}
         built.set_config("generation_kwargs", generation_entries(task.task, own, suite))
     return built
+
+
+def _check_aggregations(task: str, built: Any) -> None:  # noqa: ANN401
+    """Refuse aggregations over documents that lm-eval would miss when all is scored."""
+    if unknown := sorted(m for m, a in built.aggregation().items() if not callable(a)):
+        raise ValueError(
+            f"{task}: the aggregation of {', '.join(unknown)} is none that lm-eval knows; "
+            f"expected one of {sorted(map(str, AGGREGATION_REGISTRY))}"
+        )
 
 
 def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401

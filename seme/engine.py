@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from seme.binding import check_method, merge_function, prepare
-from seme.budget import allocate, keep_freed_memory
+from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
@@ -32,8 +32,8 @@ from seme.compatibility import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.interface import Merge, Prepared, Realigned, Site, traits_of
-from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
+from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
+from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
 from seme.whole_tensor import (
@@ -115,7 +115,9 @@ def merge_checkpoints(
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged_names = tuple(n for n in pivot.names if n not in copied)
     budget, device = settings.memory_budget, settings.device
-    allocation = allocate(budget, len(sources), settings.n_threads, device)
+    allocation = allocate(
+        budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
+    )
     memory = None
     if traits.whole_tensor:
         sizes = {name: math.prod(pivot.shape(name)) for name in merged_names}
@@ -172,9 +174,22 @@ def merge_checkpoints(
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
                 warnings=warnings,
-                diagnostics={} if prepared is None else dict(prepared.diagnostics()),
+                diagnostics={} if prepared is None else certain(prepared.diagnostics()),
             )
     return report
+
+
+def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
+    """Return what the pivot's tensors say about the memory of a merge.
+
+    A method with a preparation may rank all elements together; where sources may have any shape,
+    nothing is known of their tensors.
+    """
+    if traits.any_shape:
+        return Sizes()
+    numbers = [math.prod(pivot.shape(name)) for name in pivot.names]
+    n_ranked = 0 if traits.preparation is None else sum(numbers)
+    return Sizes(n_ranked=n_ranked, largest=max(numbers, default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Merge job: a bound method, the opened models of a pool, and their identity."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,13 @@ from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
+from seme.labels import Place, labels_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
 _POOL_KEYS = {"pivot", "sources"}
 _OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 Opener = Callable[..., Checkpoint]
@@ -200,19 +201,19 @@ def job_from_config(
     settings = settings_from_config(config)
     models = _pool(config["models"])
     check_method(method, len(models["sources"]))
-    for entry in (models["pivot"], *models["sources"], *models["references"]):
+    entries = [models["pivot"], *models["sources"], *models["references"]]
+    labels = iter(labels_of([_place(entry, root) for entry in entries]))
+    for entry in entries:
         if entry.get("location") is not None:  # before another is converted
             check_gguf(entry["location"], revision=entry.get("revision"), root=root)
-    pivot = _open(models["pivot"], root, opener)
+    pivot = _open(models["pivot"], next(labels), root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
             "the pivot must be a checkpoint of its own, got an adapter: merge the adapter into "
             "its base first (a merge with the base as pivot, the adapter as only source and "
             "method=average does it), or use it as a source"
         )
-    sources = tuple(_open(model, root, opener) for model in models["sources"])
-    references = tuple(_open(model, root, opener) for model in models["references"])
-    _check_names((pivot, *sources, *references))
+    sources = tuple(_open(model, next(labels), root, opener) for model in models["sources"])
     return MergeJob(
         method_name=method_name,
         method=method,
@@ -220,7 +221,9 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=references,
+        references=tuple(
+            _open(model, next(labels), root, opener) for model in models["references"]
+        ),
     )
 
 
@@ -232,6 +235,10 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
             f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
         )
     pool = {"name": None, "references": [], **models}
+    if not isinstance(pool["name"], str | None) or pool["name"] == "":
+        raise ValueError(
+            f'models.name must be a text, got {pool["name"]!r}: write "..." or null'
+        )
     for key in ("sources", "references"):
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
@@ -239,18 +246,6 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pool["name"], str | None):
         raise ValueError(f"models.name must be a text or null, got {pool['name']!r}")
     return {**pool, "pivot": _entry(pool["pivot"])}
-
-
-def _check_names(models: Sequence[NamedModel]) -> None:
-    """Demand a name of its own for every model: tables and tests tell them apart by it."""
-    first: dict[str, NamedModel] = {}
-    for model in models:
-        other = first.setdefault(model.name, model)
-        if (other.location, other.revision) != (model.location, model.revision):
-            raise ValueError(
-                f"models must have different names, {other.location} and {model.location} are "
-                f"both {model.name}: give {{name: ..., location: {model.location}}}"
-            )
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -273,24 +268,41 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return entry
 
 
-def _open(entry: Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
+def _place(entry: Mapping[str, Any], root: Path) -> Place:
+    """Return where a model is; an adapter's place is its own, not its base's."""
+    own = "adapter_" if entry.get("path_to_adapter") is not None else ""
+    location = entry["path_to_adapter" if own else "location"]
+    revision = entry.get(f"{own}revision")
+    if not isinstance(revision, str | None):
+        raise ValueError(f'a revision must be a text, got {revision!r}: write "{revision}"')
+    return Place(entry.get("name"), _portable(location, root), revision)
+
+
+def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
     """Open a model."""
+    place = _place(entry, root)
     is_adapter = entry.get("path_to_adapter") is not None
-    location = entry["path_to_adapter" if is_adapter else "location"]
-    name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
-    if not _SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            "a model's name holds letters, digits, '.', '_' and '-', and starts with one of "
-            f"the first two; got {name!r}: give {{name: ..., location: {location}}}"
+    with _saying_where(place.location, root):
+        checkpoint = (
+            _open_adapted(entry, root) if is_adapter else _open_whole(entry, root, opener)
         )
     return NamedModel(
-        name=name,
-        location=_portable(location, root),
-        revision=entry.get("adapter_revision" if is_adapter else "revision"),
-        checkpoint=_open_adapted(entry, root)
-        if is_adapter
-        else _open_whole(entry, root, opener),
+        name=label, location=place.location, revision=place.revision, checkpoint=checkpoint
     )
+
+
+@contextmanager
+def _saying_where(location: str, root: Path) -> Iterator[None]:
+    """Say where a relative location is looked for, if there is nothing."""
+    try:
+        yield
+    except ValueError as error:
+        relative = not Path(location).expanduser().is_absolute()
+        if relative and not (root / location).exists():
+            here = Path(os.environ.get("PWD", "")) / location
+            hint = f"; did you mean {here}?" if here.is_dir() else ""
+            error.add_note(f"relative folders are looked for in {root}{hint}")
+        raise
 
 
 def _portable(location: str, root: Path) -> str:

@@ -37,6 +37,7 @@ from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.engine import sizes_of
 from seme.interface import traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
@@ -135,7 +136,9 @@ def _peak_bytes(
 ) -> int:
     """Estimate the peak memory of a merge of tensors with these numbers of elements."""
     traits, budget = traits_of(method), settings.memory_budget
-    allocation = allocate(budget, n_sources, settings.n_threads, settings.device)
+    allocation = allocate(
+        budget, n_sources, settings.n_threads, settings.device, sizes_of(pivot, traits)
+    )
     peak = allocation.working_bytes
     if traits.whole_tensor:
         memory = memory_for_whole(

@@ -24,7 +24,7 @@ SOLE_IMPORTERS = {
         "scripts/benchmark/packing.py",
     ),
     "wandb": ("eval/tracking/wandb_run.py",),
-    "hydra": ("run.py",),
+    "hydra": ("eval/sweep.py", "run.py"),
     "jinja2": ("eval/leaderboard/page.py",),
     "markdown_it": ("eval/report/render.py",),
 }

@@ -125,9 +125,36 @@ def test_model_name_is_sanitised_for_file_names(folder):
     assert make(folder, sources=["my code (v2)"]).sources[0].name == "my-code-v2-"
 
 
+def test_sources_of_one_name_are_told_apart_in_the_record(folder, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(folder / "code", tmp_path / name / "checkpoint-100")
+    sources = [str(tmp_path / name / "checkpoint-100") for name in ("a", "b")]
+    models = make(folder, sources=sources).described_models()
+    assert [source["name"] for source in models["sources"]] == [
+        "a-checkpoint-100", "b-checkpoint-100",
+    ]  # fmt: skip
+
+
+def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
+    folder, tmp_path, monkeypatch
+):
+    shutil.copytree(folder / "code", tmp_path / "mine")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    with pytest.raises(ValueError, match="mine") as error:
+        make(folder, sources=["mine"])
+    assert error.value.__notes__ == [
+        f"relative folders are looked for in {folder}; did you mean {tmp_path}/mine?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
+        ({"name": 5}, "models.name must be a text, got 5"),
+        (
+            {"sources": [{"location": "code", "revision": 1}]},
+            "a revision must be a text, got 1",
+        ),
         ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
         ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
         ({"references": None}, "models.references must be a list"),

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from seme.budget import allocate, mebibytes
+from seme.budget import Sizes, allocate, mebibytes
 from seme.checkpoint.reader import open_checkpoint
 from seme.interface import Traits, prepared_by, traits_of, whole_tensor
 from seme.method import prepare as align
@@ -37,7 +37,8 @@ def columns(_pivot, sources, _site, /):
 
 
 def working_memory(n_sources=1, n_threads=SETTINGS.n_threads):
-    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU).working_bytes
+    sizes = Sizes(n_ranked=0)
+    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU, sizes).working_bytes
 
 
 def test_method_gets_each_whole_tensor_once(model, merge):
