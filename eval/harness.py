@@ -24,6 +24,7 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
+from eval.evaluator import HF  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
@@ -37,6 +38,7 @@ from eval.task_metrics import (  # noqa: E402
 )
 from eval.task_options import code_execution  # noqa: E402
 from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
+from eval.workers import run_in_workers  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 
@@ -77,16 +79,53 @@ def evaluate(
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task or metric is
             unknown, a score is not a fraction, or one row does not fit the memory.
+        RuntimeError: If a process of the evaluator failed.
+    """
+    job: dict[str, Any] = {"suite": suite, "seed": seed, "progress": progress}
+    job["model"] = model.resolve()
+    if suite.evaluator.in_workers:
+        evaluation = run_in_workers(job, device=device, processes=suite.evaluator.processes)
+    else:
+        evaluation = evaluate_here(**job, device=device)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+def evaluate_here(
+    model: Path,
+    suite: Suite,
+    *,
+    device: str,
+    seed: int,
+    progress: bool,
+    accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
+) -> Evaluation | None:
+    """Score a model folder in this process, as ``evaluate`` does.
+
+    Args:
+        model: Absolute folder.
+        suite: The tasks.
+        device: A torch device.
+        seed: Seed of few-shot draws and of sampled generation.
+        progress: Show a progress bar.
+        accelerator: Of a process that scores its share of the documents; None scores all.
+
+    Returns:
+        The evaluation; None in all processes but the first.
     """
     tasks = build_tasks(suite)
-    folder = model.resolve()
     for task in tasks.values():
         task.set_fewshot_seed(seed)
     devices = [] if device == "cpu" else [torch.device(device)]
     random_state = torch.random.fork_rng(devices)
     with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
-        lm = SuiteLM(folder, suite, device=device, bar=bar)
+        if suite.evaluator.name == HF:
+            lm = SuiteLM(model, suite, device=device, bar=bar, accelerator=accelerator)
+        else:
+            from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
+
+            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
         with code_execution(suite):
             results = evaluator.evaluate(
                 lm=lm,
@@ -99,6 +138,16 @@ def evaluate(
                 fewshot_as_multiturn=suite.multiturn,
                 confirm_run_unsafe_code=suite.allow_code_execution,
             )
+    return None if results is None else _evaluation(suite, tasks, results, lm)
+
+
+def _evaluation(
+    suite: Suite,
+    tasks: Mapping[str, Any],
+    results: Mapping[str, Any],
+    lm: Any,  # noqa: ANN401 (SuiteLM or SuiteVLLM)
+) -> Evaluation:
+    """Turn lm-eval's results into scores, samples and metrics."""
     logged, reported = results["samples"], results["results"]
     resolved = tuple(
         resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks

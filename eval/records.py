@@ -196,6 +196,9 @@ class Record:
         default_factory=dict, metadata={IF_ANY: True}
     )
     """Task to ``metric,filter`` to a metric that is in no mean."""
+    evaluator: Mapping[str, Any] = field(default_factory=dict, metadata={IF_ANY: True})
+    """Backend of the evaluation, its version, device and options; empty in old records: lm-eval's
+    Hugging Face model in one process."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

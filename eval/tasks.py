@@ -157,7 +157,19 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
                 f"the tasks of group {group} must have one metric, got {dict(by_metric)}: name "
                 "the tasks instead of the group"
             )
+    _check_shares(built, suite)
     return built
+
+
+def _check_shares(built: Mapping[str, Any], suite: Suite) -> None:
+    """Refuse a task that has no document for one of the evaluator's processes."""
+    for name, task in built.items() if suite.evaluator.processes > 1 else ():
+        n = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
+        if n < suite.evaluator.processes:
+            raise ValueError(
+                f"evaluator.processes must be at most the number of documents of every task, "
+                f"got {suite.evaluator.processes} for the {n} of {name}"
+            )
 
 
 def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401

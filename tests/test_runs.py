@@ -19,6 +19,7 @@ ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "datasets_dir", "memory_budget", "force", "plan", "quiet",
 ]  # fmt: skip
+GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_unexpected_errors_have_their_type(error, text):
     ],
 )
 def test_unknown_entries_are_refused(change, message):
-    config = dict.fromkeys(ENTRIES, False) | {"tracker": {"name": "none"}}
+    config = dict.fromkeys(ENTRIES, False) | GROUPS
     check_entries(config)
     with pytest.raises(ValueError, match=message):
         check_entries(config | change)
@@ -169,7 +170,7 @@ def test_unknown_entries_are_refused(change, message):
 def test_invalid_tracker_is_refused_up_front():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
     with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
-        check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})
+        check_entries(dict.fromkeys(ENTRIES, False) | GROUPS | {"tracker": tracker})
 
 
 def test_error_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
