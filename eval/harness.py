@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
+from eval.task_extras import local_extras  # noqa: E402
 from eval.task_metrics import (  # noqa: E402
     check_metric,
     metric_names,
@@ -54,7 +55,7 @@ class Evaluation:
     samples: dict[str, list[Sample]]
     """Samples of the tasks in ``scores``."""
     metrics: dict[str, dict[str, TaskMetric]]
-    """Task to ``metric,filter`` to its metrics that are in no mean."""
+    """Task to ``metric,filter`` to its metrics that are in no mean; groups of such tasks too."""
     groups: dict[str, dict[str, float]]
     """Group of tasks to the shares of its tasks in its score; they add up to 1."""
     caps: dict[str, int]
@@ -126,7 +127,7 @@ def evaluate_here(
             from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
 
             lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
-        with code_execution(suite):
+        with code_execution(suite), local_extras(suite.datasets_dir):
             results = evaluator.evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks},
@@ -176,10 +177,10 @@ def _evaluation(
             cap,
             lm.max_length,
         )
-    members: dict[str, list[SuiteTask]] = defaultdict(list)
-    for task in in_mean:
-        if task.group is not None:
-            members[task.group].append(task)
+    metrics |= {
+        name: _group_metric(_group(suite, name, tasks), of_group, metrics, reported)
+        for name, of_group in _members(set(resolved) - set(in_mean), resolved).items()
+    }
     return Evaluation(
         tasks=resolved,
         scores=scores,
@@ -189,9 +190,20 @@ def _evaluation(
         caps=lm.caps,
         groups={
             name: _shares(_group(suite, name, tasks), of_group, scores, reported)
-            for name, of_group in members.items()
+            for name, of_group in _members(set(in_mean), resolved).items()
         },
     )
+
+
+def _members(
+    chosen: Set[SuiteTask], ordered: Sequence[SuiteTask]
+) -> dict[str, list[SuiteTask]]:
+    """Group to its tasks among the chosen, in the suite's order."""
+    members: dict[str, list[SuiteTask]] = defaultdict(list)
+    for task in ordered:
+        if task.group is not None and task in chosen:
+            members[task.group].append(task)
+    return dict(members)
 
 
 def _group(suite: Suite, name: str, built: Mapping[str, Any]) -> Group:
@@ -228,6 +240,41 @@ def _shares(
                 f"{mean}; lm-eval reports {expected}"
             )
     return shares
+
+
+def _group_metric(
+    group: Group,
+    tasks: Sequence[SuiteTask],
+    metrics: Mapping[str, Mapping[str, TaskMetric]],
+    reported: Mapping[str, Any],
+) -> dict[str, TaskMetric]:
+    """Metric of a group whose tasks are in no mean, by lm-eval's own rule.
+
+    Its error is by lm-eval's rule too, from those of the tasks. Empty where the group does not
+    aggregate the metric, or a task has it under another filter.
+    """
+    metric, filter_name = tasks[0].metric, tasks[0].filter
+    key = f"{metric},{filter_name}"
+    aggregated = {rule.metric for rule in group.aggregate_metric_list or []}
+    if metric not in aggregated or any(key not in metrics[task.task] for task in tasks):
+        return {}
+    own = {task.task: metrics[task.task][key] for task in tasks}
+    errors = {
+        name: {} if one.stderr is None else {f"{metric}_stderr,{filter_name}": one.stderr}
+        for name, one in own.items()
+    }
+    values = group.aggregate({name: {**reported[name], **errors[name]} for name in own})
+    value, error = values.get(key), values.get(f"{metric}_stderr,{filter_name}")
+    if value is None:
+        return {}
+    return {
+        key: TaskMetric(
+            value=float(value) if math.isfinite(value) else None,
+            stderr=float(error) if isinstance(error, float) and math.isfinite(error) else None,
+            n=sum(one.n for one in own.values()),
+            higher_is_better=own[tasks[0].task].higher_is_better,
+        )
+    }
 
 
 @contextmanager

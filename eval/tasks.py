@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
 from eval.metric_kinds import aggregation_name, check_score, default_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
-from eval.task_extras import how_to_get, local_metrics  # noqa: E402
+from eval.task_extras import how_to_get, local_extras  # noqa: E402
 from eval.task_manager import (  # noqa: E402
     TaskManager,
     leaf_changes,
@@ -210,7 +210,7 @@ def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: 
     entries = {**changes, **overrides(manager, task.task, suite.datasets_dir, wanted)}
     spec = {"group": "suite", "task": [{"task": task.task, **entries}]}
     try:
-        with code_execution(suite), local_metrics(suite.datasets_dir):
+        with code_execution(suite), local_extras(suite.datasets_dir):
             return manager.load(spec)["tasks"][task.task]
     except (ConnectionError, FileNotFoundError, DatasetsError) as error:
         raise ValueError(f"the data of task {task.task} cannot be read: {error}") from error
