@@ -42,6 +42,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.configuration import check_aliases, config_folders, plain_values
+from eval.evaluator import evaluator_from_config
 from eval.folders import check_writable
 from eval.meter import metered
 from eval.override_errors import explain, unknown_entry
@@ -61,7 +62,7 @@ from seme.provenance import collect
 
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
-_GROUPS = {"method", "models", "suite", "tracker"}
+_GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
 _VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
 _SWITCHES = {"force", "plan", "quiet"}
@@ -111,7 +112,7 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
-            off, or the tracker cannot be used.
+            off, or the evaluator or the tracker cannot be used.
     """
     expected = _GROUPS | _VALUES | _SWITCHES
     if unknown := sorted(config.keys() - expected):
@@ -125,6 +126,7 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in ("merged_dir", "datasets_dir"):
         if not isinstance(config[key], str | None):
             raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
 
 
@@ -137,7 +139,7 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     )
 
     check_entries(config)
-    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
+    suite = _suite(config)
     method = bind_method(config["method"])
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
@@ -146,6 +148,8 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = plan_table(plan, memory_budget=config["memory_budget"])
     console.print(label, table, sep="\n", markup=False, highlight=False)
+    if suite is not None and (lacking := suite.evaluator.lacking()):
+        console.print(lacking, markup=False, highlight=False, soft_wrap=True)
     if suite is not None and not suite.has_own_data:
         from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
 
@@ -172,7 +176,12 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
     if (kept := config["merged_dir"]) is not None:
         check_writable(ROOT / Path(kept).parent, entry=f"merged_dir={kept}")
     suite = _suite(config)
+    if suite is not None and (lacking := suite.evaluator.lacking()):
+        raise ValueError(lacking)
+    suite = _expanded(suite)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
+    if suite is not None:
+        suite.evaluator.check_device(str(job.settings.device))
     if suite is not None and suite.chat_template:
         from eval.load import check_chat_template  # noqa: PLC0415 (loads transformers)
 
@@ -198,8 +207,17 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
 
 
 def _suite(config: Mapping[str, Any]) -> Suite | None:
-    """Build the suite, its groups expanded and its data pinned; None if nothing is evaluated."""
-    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
+    """Build the suite; None if nothing is evaluated."""
+    return suite_from_config(
+        config["suite"],
+        root=ROOT,
+        datasets_dir=config["datasets_dir"],
+        evaluator=evaluator_from_config(config["evaluator"]),
+    )
+
+
+def _expanded(suite: Suite | None) -> Suite | None:
+    """Expand the groups of a suite and pin its data; own tasks stay as they are."""
     if suite is None or suite.has_own_data:
         return suite
     from eval.tasks import expand  # noqa: PLC0415 (loads lm-eval)

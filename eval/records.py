@@ -217,7 +217,10 @@ class Record:
     metrics: Mapping[str, Mapping[str, TaskMetric]] = field(
         default_factory=dict, metadata={IF_ANY: True}
     )
-    """Task to ``metric,filter`` to a metric that is in no mean."""
+    """Task, or group of such tasks, to ``metric,filter`` to a metric that is in no mean."""
+    evaluator: Mapping[str, Any] = field(default_factory=dict, metadata={IF_ANY: True})
+    """Backend of the evaluation, its version, device and options; empty in old records: lm-eval's
+    Hugging Face model in one process."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -227,10 +230,13 @@ class Record:
 
     @property
     def reported(self) -> dict[str, tuple[str, TaskMetric]]:
-        """Tasks outside the mean to the ``metric,filter`` they are listed with."""
+        """Tasks outside the mean to the ``metric,filter`` they are listed with.
+
+        A group that has a metric of its own is listed in place of its tasks.
+        """
         tasks = {} if self.suite is None else self.suite.more.get("tasks", {})
         keys = {
-            task: f"{entries.get('metric')},{entries.get('filter')}"
+            self._listed(task, entries): f"{entries.get('metric')},{entries.get('filter')}"
             for task, entries in tasks.items()
             if entries.get("score") == REPORTED
         }
@@ -238,6 +244,11 @@ class Record:
         return {
             t: (key, metrics[t][key]) for t, key in keys.items() if key in metrics.get(t, ())
         }
+
+    def _listed(self, task: str, entries: Mapping[str, Any]) -> str:
+        """Name of a task's group if that has a metric, else its own."""
+        group = entries.get("group")
+        return group if group in self.metrics else task
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS or self.status not in _STATUSES:

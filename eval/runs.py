@@ -198,6 +198,7 @@ class Cell:
                 scores=evaluation.scores,
                 domains={task: draft.domains[task] for task in evaluation.scores},
                 metrics=evaluation.metrics,
+                evaluator=self.suite.evaluator.described(self.device),
                 evaluation_cost=stage.cost,
             )
         seconds = time.monotonic() - self.started

@@ -7,13 +7,14 @@ the task itself when it is built.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from eval.configuration import check_name
+from eval.evaluator import HF, Evaluator
 from eval.metric_kinds import METRIC_KINDS, REPORTED
 from eval.suite_options import check_options, frozen, thawed, whole_number
 
@@ -36,6 +37,8 @@ OPTIONS = {
 }
 """Options that change scores, with their defaults: they count where they are set."""
 
+_OUTSIDE = frozenset({"data", "datasets_dir", "evaluator"})
+"""Fields of a suite that are no entries of its file."""
 _TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
 
@@ -118,6 +121,8 @@ class Suite:
     """Precision of the evaluation; None: float32 on the CPU, elsewhere the checkpoint's own."""
     allow_code_execution: bool = False
     """Run the code that models write, where a task scores it by running it."""
+    evaluator: Evaluator = field(default_factory=Evaluator)
+    """Backend that scores the models; part of the contract where it is not lm-eval's own."""
 
     def __post_init__(self) -> None:
         check_name("suite.name", self.name)
@@ -155,13 +160,18 @@ class Suite:
         return bool(self.chat_template) if default else bool(self.fewshot_as_multiturn)
 
     def options(self) -> dict[str, Any]:
-        """Options that change scores and are not at their defaults, JSON-ready."""
+        """Options that change scores and are not at their defaults, JSON-ready.
+
+        The backend is one of them.
+        """
         values = {key: getattr(self, key) for key in OPTIONS}
         if self.multiturn == bool(self.chat_template):
             values["fewshot_as_multiturn"] = None  # it says what is so anyway
         changed = {key: value for key, value in values.items() if value != OPTIONS[key]}
         if self.gen_kwargs:
             changed["gen_kwargs"] = thawed(self.gen_kwargs)
+        if self.evaluator.name != HF:
+            changed["evaluator"] = self.evaluator.name
         return changed
 
     def described(self) -> dict[str, Any]:
@@ -187,12 +197,14 @@ class Suite:
     def fingerprint(self) -> str:
         """Hash of everything that defines the suite's numbers, as 32 hexadecimal digits.
 
-        That is the definition (but not the batch size, which changes speed only, nor where
-        folders are), the content of every file beside the tasks and of the data, and lm-eval's
-        version. Entries that are newer than the first records count where they are set.
+        That is the definition (but not the batch size or the number of processes, which change
+        speed only, nor where folders are), the content of every file beside the tasks and of the
+        data, and lm-eval's version. Entries that are newer than the first records count where
+        they are set.
         """
         definition = asdict(self) | {"include_path": self.include_path is not None}
-        for key in ("batch_size", "datasets_dir", "allow_code_execution", *OPTIONS):
+        left_out = ("batch_size", "datasets_dir", "allow_code_execution", "evaluator")
+        for key in (*left_out, *OPTIONS):
             del definition[key]
         definition |= self.options()
         if not self.data:
@@ -207,7 +219,11 @@ class Suite:
 
 
 def suite_from_config(
-    mapping: Mapping[str, Any], *, root: Path, datasets_dir: str | None = None
+    mapping: Mapping[str, Any],
+    *,
+    root: Path,
+    datasets_dir: str | None = None,
+    evaluator: Evaluator | None = None,
 ) -> Suite | None:
     """Build a suite from its YAML.
 
@@ -217,6 +233,7 @@ def suite_from_config(
         root: Folder a relative ``include_path`` or ``datasets_dir`` starts from, the
             repository's.
         datasets_dir: Mirror of Hub data sets, or None.
+        evaluator: Backend; None is the default one.
 
     Returns:
         The suite; None if ``tasks`` is empty: merge only.
@@ -226,7 +243,7 @@ def suite_from_config(
             one of the choices.
     """
     where = f"suite {mapping.get('name')}"
-    _check_keys(Suite, mapping, where=where)
+    _check_keys(Suite, mapping, where=where, but=_OUTSIDE)
     for key in ("tasks", "held_out"):
         if not isinstance(mapping.get(key, ()), list | tuple):
             raise ValueError(f"{where}: {key} must be a list, [A,B], got {mapping[key]!r}")
@@ -241,6 +258,7 @@ def suite_from_config(
         "held_out": tuple(mapping.get("held_out", ())),
         "gen_kwargs": frozen(mapping.get("gen_kwargs") or {}),
         "datasets_dir": _mirror(root, datasets_dir) if datasets_dir else None,
+        "evaluator": evaluator or Evaluator(),
     }
     return Suite(**entries)
 
@@ -292,9 +310,11 @@ def _contents(folder: Path) -> list[str]:
     ]
 
 
-def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> None:
-    known = {f.name for f in fields(cls)}
-    required = {f.name for f in fields(cls) if f.default is MISSING}
+def _check_keys(
+    cls: type[Any], mapping: Mapping[str, Any], *, where: str, but: Set[str] = frozenset()
+) -> None:
+    known = {f.name for f in fields(cls)} - but
+    required = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
     if unknown := sorted(set(mapping) - known):
         raise ValueError(f"{where}: unknown keys {unknown}, expected keys from {sorted(known)}")
     if missing := sorted(required - set(mapping)):

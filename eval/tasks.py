@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
 from eval.metric_kinds import aggregation_name, check_score, default_score  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
-from eval.task_extras import how_to_get, local_metrics  # noqa: E402
+from eval.task_extras import how_to_get, local_extras  # noqa: E402
 from eval.task_manager import (  # noqa: E402
     TaskManager,
     leaf_changes,
@@ -158,7 +158,19 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
                 f"the tasks of group {group} must have one metric, got {dict(by_metric)}: name "
                 "the tasks instead of the group"
             )
+    _check_shares(built, suite)
     return built
+
+
+def _check_shares(built: Mapping[str, Any], suite: Suite) -> None:
+    """Refuse a task that has no document for one of the evaluator's processes."""
+    for name, task in built.items() if suite.evaluator.processes > 1 else ():
+        n = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
+        if n < suite.evaluator.processes:
+            raise ValueError(
+                f"evaluator.processes must be at most the number of documents of every task, "
+                f"got {suite.evaluator.processes} for the {n} of {name}"
+            )
 
 
 def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
@@ -209,7 +221,7 @@ def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: 
     entries = {**changes, **overrides(manager, task.task, suite.datasets_dir, wanted)}
     spec = {"group": "suite", "task": [{"task": task.task, **entries}]}
     try:
-        with code_execution(suite), local_metrics(suite.datasets_dir):
+        with code_execution(suite), local_extras(suite.datasets_dir):
             return manager.load(spec)["tasks"][task.task]
     except (ConnectionError, FileNotFoundError, DatasetsError) as error:
         raise ValueError(f"the data of task {task.task} cannot be read: {error}") from error

@@ -34,7 +34,13 @@ def test_every_config_file_composes(file):
 
 def test_config_groups_are_known():
     groups = {path.parts[0] for path in FILES}
-    assert groups - {"experiment", "variant"} == {"method", "models", "suite", "tracker"}
+    assert groups - {"experiment", "variant"} == {
+        "method",
+        "models",
+        "suite",
+        "evaluator",
+        "tracker",
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -91,7 +97,7 @@ def test_validation_suite_differs_only_in_name_and_split():
     assert {k for k in test if test[k] != validation[k]} == {"name", "split"}
 
 
-@pytest.mark.parametrize("group", ["method", "models", "suite", "tracker"])
+@pytest.mark.parametrize("group", ["method", "models", "suite", "evaluator", "tracker"])
 def test_unknown_choice_lists_the_available_ones(group):
     with pytest.raises(MissingConfigException, match=f"'{group}'") as caught:
         composed(f"{group}=averge")

@@ -19,6 +19,7 @@ ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "datasets_dir", "memory_budget", "force", "plan", "quiet",
 ]  # fmt: skip
+GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def statuses(cell):
     return [row.status for row in read_leaderboard(cell.output).boards[0].rows]
 
 
-VALID = dict.fromkeys(ENTRIES, False) | {"merged_dir": None, "datasets_dir": None}
+VALID = dict.fromkeys(ENTRIES, False) | GROUPS | {"merged_dir": None, "datasets_dir": None}
 
 
 def fail(cell, draft, error):
@@ -163,7 +164,7 @@ def test_unexpected_errors_have_their_type(error, text):
     ],
 )
 def test_unknown_entries_are_refused(change, message):
-    config = VALID | {"tracker": {"name": "none"}}
+    config = VALID
     check_entries(config)
     with pytest.raises(ValueError, match=message):
         check_entries(config | change)

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -87,6 +88,32 @@ def test_tasks_of_a_group_are_weighted_as_lm_eval_does(name, shares, sums, tmp_p
     mean = sum(evaluation.scores[t].raw * s for t, s in evaluation.groups[name].items())
     if name != "plain":
         assert mean == pytest.approx(alone[name]["acc,none"], rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["sized", "macro", "plain"])
+def test_a_group_in_no_mean_has_the_metric_that_lm_eval_gives(name, sums, tmp_path):
+    for path in (tmp_path / "tasks").glob("*.yaml"):
+        text = path.read_text().replace("aggregation: mean, ", "")
+        text = text.replace(", higher_is_better: true", "")  # the metric's own
+        path.write_text(text.replace("metric: acc", "metric: brier_score"))
+    evaluation = evaluate(BASE, expand(sums(name)), device="cpu", seed=0, progress=False)
+    for path in (tmp_path / "tasks").glob("*.yaml"):  # lm-eval alone knows no mirror
+        path.write_text(path.read_text().replace(SUMS, str(tmp_path / "mirror" / SUMS)))
+    alone = reported(sums(name), name)
+    assert evaluation.scores == evaluation.groups == {}
+    key = "brier_score,none"
+    for task in ("easy", "hard"):
+        assert evaluation.metrics[task][key].value == alone[task][key]
+    if name == "plain":
+        assert evaluation.metrics.keys() == {"easy", "hard"}
+        return
+    metric = evaluation.metrics[name][key]
+    assert (metric.value, metric.n) == (alone[name][key], 5)
+    assert metric.higher_is_better is False
+    errors = [evaluation.metrics[task][key].stderr for task in ("easy", "hard")]
+    if name == "macro":
+        assert metric.stderr == pytest.approx(np.hypot(*errors) / 2)
+    assert metric.stderr > 0
 
 
 def test_other_data_are_another_suite_wherever_they_are(sums, tmp_path):

@@ -74,7 +74,9 @@ def options_of(board: Board) -> str:
     limit = stated.get("limit")
     first = [] if limit is None else [f"the first {limit} documents of each task"]
     options = [
-        f"{key}={stated[key]}" for key in OPTIONS if stated.get(key) not in (None, False)
+        f"{key}={stated[key]}"
+        for key in ("evaluator", *OPTIONS)
+        if stated.get(key) not in (None, False)
     ]
     return "".join(f", {text}" for text in (*first, *options))
 

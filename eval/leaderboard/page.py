@@ -59,6 +59,7 @@ def details_of(record: Record) -> tuple[Section, ...]:
         "Settings": _leaves(record.settings),
         "Run": _leaves(run),
         "Evaluation": _leaves({} if record.suite is None else to_json(record.suite)),
+        "Evaluator": _leaves(record.evaluator),
         "Scores": [(task, _score(score)) for task, score in record.scores.items()],
         "Metrics in no mean": list(_metrics(record)),
         "Cost of the merge": _cost(record.merge_cost),
