@@ -20,17 +20,20 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from seme.ancestry import ancestry_warnings
 from seme.budget import allocate, keep_freed_memory
-from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
     demand_same_tensors,
+    other_bases,
     reasons_to_copy,
     tolerated_differences,
 )
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.interface import (
     Merge,
     Prepared,
@@ -66,7 +69,8 @@ class MergeReport:
     copied: dict[str, str]
     """Tensors that were not merged, with the reason."""
     bytes_read: int
-    """Bytes of tensors read: to compare a tied LM head, to prepare and to merge."""
+    """Bytes of tensors read: to compare a tied LM head, and a sample of each source with the
+    pivot, to prepare and to merge."""
     bytes_written: int
     """Bytes of tensors written."""
     rounding_loss: float
@@ -76,7 +80,8 @@ class MergeReport:
     0 when nothing changed.
     """
     warnings: list[str]
-    """Differences of the models' configurations that do not stop the merge."""
+    """Differences between the models that do not stop the merge: entries of configurations,
+    embedding rows, bases of adapters, weights that share no ancestor."""
     diagnostics: dict[str, Any]
     """Diagnostics of the method's preparation, JSON-ready."""
 
@@ -115,13 +120,15 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    merged_names = tuple(n for n in pivot.names if n not in copied)
+    fitted: tuple[MergeableSource, ...] = tuple(sources)
     if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
+        fitted = fit_rows(pivot, sources, copied)
+        demand_same_tensors(pivot, fitted)
     warnings = tolerated_differences(pivot, sources)
     for warning in warnings:
         _logger.warning("%s; the merged model computes with the pivot's", warning)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    merged_names = tuple(n for n in pivot.names if n not in copied)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(budget, len(sources), settings.n_threads, device)
     memory = None
@@ -130,11 +137,16 @@ def merge_checkpoints(
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
+    notes = [*row_differences(fitted), *other_bases(sources)]
+    if not traits.any_shape:
+        notes += _unrelated(pivot, fitted, merged_names)
+    for note in notes:
+        _logger.warning("%s", note)
     keep_freed_memory()
     with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
-            sources=tuple(sources),
+            sources=fitted,
             merged_names=merged_names,
             device=device,
             threads=threads,
@@ -179,10 +191,26 @@ def merge_checkpoints(
                 bytes_read=sum(model.bytes_read for model in opened) - read_before,
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
-                warnings=warnings,
+                warnings=[*warnings, *notes],
                 diagnostics={} if prepared is None else dict(prepared.diagnostics()),
             )
     return report
+
+
+def _unrelated(
+    pivot: Checkpoint, sources: Sequence[MergeableSource], merged_names: Sequence[str]
+) -> list[str]:
+    """Describe sources that do not look like fine-tunes; adapters of the pivot are."""
+    on_pivot = [
+        isinstance(source, AdaptedCheckpoint)
+        and source.base.path.resolve() == pivot.path.resolve()
+        for source in sources
+    ]
+    return ancestry_warnings(
+        pivot,
+        {i: source for i, source in enumerate(sources) if not on_pivot[i]},
+        merged_names,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,14 @@ from seme.checkpoint.lora import (
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site, check_method, method_settings
+from seme.licences import check_terms, describe_terms
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
 _POOL_KEYS = {"pivot", "sources"}
 _OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
+_TERMS = {"licence", "gated"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -231,21 +233,50 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
-    """Open a model given as a location, or as a mapping of its entries."""
+def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
+    """Describe licences of a pool's models and access to them; no model is opened.
+
+    Args:
+        models: The pool as in a run's configuration.
+
+    Raises:
+        ValueError: If the pool, or an entry in it, is malformed.
+    """
+    pool = _pool(models)
+    entries = map(_entry, (pool["pivot"], *pool["sources"], *pool["references"]))
+    return describe_terms([(_name_of(entry), entry) for entry in entries])
+
+
+def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entries of a model, which may be given as its location."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS
+        or not entry.keys() <= _MODEL_KEYS | _TERMS
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
+            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)} (and "
+            f"{sorted(_TERMS)}), got {model!r}"
         )
+    check_terms(entry)
+    return entry
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """Return the location of a model, or of its adapter."""
+    return str(entry.get("path_to_adapter") or entry["location"])
+
+
+def _name_of(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(_place(entry)).name))
+
+
+def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
+    """Open a model given as a location, or as a mapping of its entries."""
+    entry = _entry(model)
     is_adapter = entry.get("path_to_adapter") is not None
-    location = entry["path_to_adapter" if is_adapter else "location"]
-    name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
+    location, name = _place(entry), _name_of(entry)
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(
             "a model's name holds letters, digits, '.', '_' and '-', and starts with one of "

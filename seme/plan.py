@@ -21,6 +21,7 @@ from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
 from seme.checkpoint.reader import (
+    SINGLE_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
@@ -28,11 +29,18 @@ from seme.checkpoint.reader import (
 )
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.compatibility import (
+    demand_same_tensors,
+    other_bases,
+    reasons_to_copy,
+    tolerated_differences,
+)
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
+_PICKLE_INDEX = "pytorch_model.bin.index.json"
 _N_NAMED = 5
 """Tensors named per reason in the table."""
 
@@ -63,7 +71,8 @@ class Plan:
     free_bytes: int
     """Free bytes on the destination's disk; ``written_bytes`` are needed."""
     warnings: tuple[str, ...]
-    """Differences between the models' configurations that do not stop the merge."""
+    """Differences between the models that do not stop the merge; the merge also compares a
+    sample of the weights."""
 
     @property
     def fits_the_disk(self) -> bool:
@@ -94,9 +103,11 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
-    if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    fitted: tuple[MergeableSource, ...] = tuple(sources)
+    if not traits.any_shape:
+        fitted = fit_rows(pivot, sources, copied)
+        demand_same_tensors(pivot, fitted)
     merged = tuple(name for name in pivot.names if name not in copied)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
@@ -105,7 +116,7 @@ def plan_merge(
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=bytes_of_walk(pivot, sources, merged, copied),
+        read_bytes=bytes_of_walk(pivot, fitted, merged, copied),
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
@@ -113,7 +124,12 @@ def plan_merge(
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
-        warnings=tuple(tolerated_differences(pivot, sources)),
+        warnings=(
+            *tolerated_differences(pivot, sources),
+            *row_differences(fitted),
+            *other_bases(sources),
+            *pickled_only((pivot, *sources)),
+        ),
     )
 
 
@@ -143,7 +159,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[AnyCheckpoint],
+    sources: Sequence[MergeableSource],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:
@@ -164,8 +180,8 @@ def open_outline(
     """Open a checkpoint to plan with; its shards may be absent.
 
     Without shards, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index. Shards of a model on the
-    Hub that has an index are not downloaded.
+    without memory on torch's meta device, and names from the index; of a model on the Hub that
+    has none, being a single file, from the architecture too. Weights are not downloaded.
 
     Args:
         location: A folder, relative to ``root`` or absolute, or a Hub id.
@@ -181,11 +197,13 @@ def open_outline(
     """
     model = locate(location, revision=revision, root=root, weights=False)
     shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
-    if all((model.folder / shard).exists() for shard in shards.values()):
+    on_the_hub = model.commit is not None and not _has_weights(model.folder)
+    if not on_the_hub and all((model.folder / shard).exists() for shard in shards.values()):
         return open_checkpoint(location, revision=revision, root=root)
     config = read_object(model.folder / "config.json", of="a model folder")
     refuse_quantised(model.folder, config, {})
     specs = _specs_of_architecture(model.folder)
+    shards = shards or dict.fromkeys(specs, SINGLE_FILE)
     unknown = sorted(shards.keys() - specs.keys())
     if unknown:
         raise ValueError(
@@ -199,6 +217,22 @@ def open_outline(
         if not (is_tied(config) and name.endswith(HEADS))  # whose bytes cannot be compared
     }
     return Checkpoint(model.folder, config, stored, commit=model.commit)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def pickled_only(models: Sequence[AnyCheckpoint]) -> list[str]:
+    """Name the models of which the Hub has pickled weights only: a merge refuses them."""
+    return [
+        f"{model.path} has pickled weights only, as far as its files on the Hub show: the merge "
+        "will refuse it; convert it to safetensors first"
+        for model in models
+        if (model.path / _PICKLE_INDEX).is_file()
+        and not (model.path / INDEX_FILE).is_file()
+        and not _has_weights(model.path)
+    ]
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
