@@ -84,7 +84,7 @@ def resemblance(
     names = [name for name in merged_names if _is_layer_matrix(pivot, name)]
     if len(names) > _N_TENSORS:  # spread over layers, and over the kinds within one
         places = (i * len(names) // _N_TENSORS + i for i in range(_N_TENSORS))
-        names = [names[place % len(names)] for place in places]
+        names = list(dict.fromkeys(names[place % len(names)] for place in places))
     spans = {name: _spans(math.prod(pivot.shape(name))) for name in names}
     n_elements = sum(stop - start for places in spans.values() for start, stop in places)
     if n_elements < _MIN_ELEMENTS:
