@@ -56,7 +56,7 @@ from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError
-from seme.job import MergeJob, NamedModel, job_from_config
+from seme.job import MergeJob, NamedModel, job_from_config, terms_of_pool
 from seme.kernels.warmup import load
 from seme.provenance import collect
 
@@ -141,20 +141,23 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     check_entries(config)
     suite = _suite(config)
     method = bind_method(config["method"])
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(
+        label, *terms_of_pool(config["models"]), sep="\n", markup=False, highlight=False
+    )
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     sources = [source.checkpoint for source in job.sources]
     plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
-    console = Console(width=None if sys.stdout.isatty() else 100)
     table = plan_table(plan, memory_budget=config["memory_budget"])
-    console.print(label, table, sep="\n", markup=False, highlight=False)
+    console.print(table, markup=False, highlight=False)
     if suite is not None and (lacking := suite.evaluator.lacking()):
         console.print(lacking, markup=False, highlight=False, soft_wrap=True)
     if suite is not None and not suite.has_own_data:
         from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
 
         table, lines = plan_data(suite)
-        console.print(table, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(table, *lines, sep="\n", soft_wrap=True, markup=False, highlight=False)
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: str) -> Record:

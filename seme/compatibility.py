@@ -7,7 +7,7 @@ from typing import Any
 from seme.architecture.dimensions import DECISIVE, activation, computed_entries
 from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
-from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.interface import CheckpointMismatchError
@@ -24,7 +24,7 @@ _BIASES = (
 )
 
 
-def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> None:
+def demand_same_tensors(pivot: Checkpoint, sources: Sequence[Weights]) -> None:
     """Check that every source has the pivot's tensors, computing the same function.
 
     Raises:
@@ -55,6 +55,15 @@ def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -
         f"{describe(i, source)}: config.json: {line}"
         for i, source in enumerate(sources)
         for line in _config_differences(pivot.config, source.config)[1]
+    ]
+
+
+def other_bases(sources: Sequence[AnyCheckpoint]) -> list[str]:
+    """List the adapters that say they were trained on another base, one line each."""
+    return [
+        f"{describe(i, source)}: {source.other_base}"
+        for i, source in enumerate(sources)
+        if isinstance(source, AdaptedCheckpoint) and source.other_base is not None
     ]
 
 

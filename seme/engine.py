@@ -20,18 +20,21 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from seme.ancestry import ancestry_warnings
 from seme.binding import check_method, merge_function, prepare
 from seme.budget import Sizes, allocate, keep_freed_memory
-from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
     demand_same_tensors,
+    other_bases,
     reasons_to_copy,
     tolerated_differences,
 )
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
@@ -58,7 +61,8 @@ class MergeReport:
     copied: dict[str, str]
     """Tensors that were not merged, with the reason."""
     bytes_read: int
-    """Bytes of tensors read: to compare a tied LM head, to prepare and to merge."""
+    """Bytes of tensors read: to compare a tied LM head, and a sample of each source with the
+    pivot, to prepare and to merge."""
     bytes_written: int
     """Bytes of tensors written."""
     rounding_loss: float
@@ -68,7 +72,8 @@ class MergeReport:
     0 when nothing changed.
     """
     warnings: list[str]
-    """Differences of the models' configurations that do not stop the merge."""
+    """Differences between the models that do not stop the merge: entries of configurations,
+    embedding rows, bases of adapters, weights that share no ancestor."""
     diagnostics: dict[str, Any]
     """Diagnostics of the method's preparation, JSON-ready."""
 
@@ -107,13 +112,15 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    merged_names = tuple(n for n in pivot.names if n not in copied)
+    fitted: tuple[MergeableSource, ...] = tuple(sources)
     if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
+        fitted = fit_rows(pivot, sources, copied)
+        demand_same_tensors(pivot, fitted)
     warnings = tolerated_differences(pivot, sources)
     for warning in warnings:
         _logger.warning("%s; the merged model computes with the pivot's", warning)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    merged_names = tuple(n for n in pivot.names if n not in copied)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(
         budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
@@ -124,11 +131,16 @@ def merge_checkpoints(
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
+    notes = [*row_differences(fitted), *other_bases(sources)]
+    if not traits.any_shape:
+        notes += _unrelated(pivot, fitted, merged_names)
+    for note in notes:
+        _logger.warning("%s", note)
     keep_freed_memory()
     with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
-            sources=tuple(sources),
+            sources=fitted,
             merged_names=merged_names,
             device=device,
             threads=threads,
@@ -173,7 +185,7 @@ def merge_checkpoints(
                 bytes_read=sum(model.bytes_read for model in opened) - read_before,
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
-                warnings=warnings,
+                warnings=[*warnings, *notes],
                 diagnostics={} if prepared is None else certain(prepared.diagnostics()),
             )
     return report
@@ -190,6 +202,22 @@ def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
     numbers = [math.prod(pivot.shape(name)) for name in pivot.names]
     n_ranked = 0 if traits.preparation is None else sum(numbers)
     return Sizes(n_ranked=n_ranked, largest=max(numbers, default=0))
+
+
+def _unrelated(
+    pivot: Checkpoint, sources: Sequence[MergeableSource], merged_names: Sequence[str]
+) -> list[str]:
+    """Describe sources that do not look like fine-tunes; adapters of the pivot are."""
+    on_pivot = [
+        isinstance(source, AdaptedCheckpoint)
+        and source.base.path.resolve() == pivot.path.resolve()
+        for source in sources
+    ]
+    return ancestry_warnings(
+        pivot,
+        {i: source for i, source in enumerate(sources) if not on_pivot[i]},
+        merged_names,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,14 @@ from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.labels import Place, labels_of
+from seme.licences import check_terms, describe_terms
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
 _POOL_KEYS = {"pivot", "sources"}
 _OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
+_TERMS = {"licence", "gated"}
 
 
 Opener = Callable[..., Checkpoint]
@@ -253,18 +255,34 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
+def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
+    """Describe licences of a pool's models and access to them; no model is opened.
+
+    Args:
+        models: The pool as in a run's configuration.
+
+    Raises:
+        ValueError: If the pool, or an entry in it, is malformed.
+    """
+    pool = _pool(models)
+    entries = (pool["pivot"], *pool["sources"], *pool["references"])
+    labels = labels_of([_place(entry, Path()) for entry in entries])
+    return describe_terms(list(zip(labels, entries, strict=True)))
+
+
 def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS
+        or not entry.keys() <= _MODEL_KEYS | _TERMS
         or not _is_placed(entry)
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f"{sorted(_MODEL_KEYS)}, each a text, got {model!r}"
+            f"{sorted(_MODEL_KEYS)}, each a text (and {sorted(_TERMS)}), got {model!r}"
         )
+    check_terms(entry)
     return entry
 
 

@@ -28,6 +28,7 @@ from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
 from seme.checkpoint.opening import gguf_files
 from seme.checkpoint.reader import (
+    SINGLE_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
@@ -36,13 +37,20 @@ from seme.checkpoint.reader import (
 from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.compatibility import (
+    demand_same_tensors,
+    other_bases,
+    reasons_to_copy,
+    tolerated_differences,
+)
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.engine import sizes_of
 from seme.interface import traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _logger = logging.getLogger(__name__)
+_PICKLE_INDEX = "pytorch_model.bin.index.json"
 _N_NAMED = 5
 """Tensors named per reason in the table."""
 
@@ -73,7 +81,8 @@ class Plan:
     free_bytes: int
     """Free bytes on the destination's disk; ``written_bytes`` are needed."""
     warnings: tuple[str, ...]
-    """Differences between the models' configurations that do not stop the merge."""
+    """Differences between the models that do not stop the merge; the merge also compares a
+    sample of the weights."""
 
     @property
     def fits_the_disk(self) -> bool:
@@ -104,9 +113,11 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
-    if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    fitted: tuple[MergeableSource, ...] = tuple(sources)
+    if not traits.any_shape:
+        fitted = fit_rows(pivot, sources, copied)
+        demand_same_tensors(pivot, fitted)
     merged = tuple(name for name in pivot.names if name not in copied)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
@@ -115,7 +126,7 @@ def plan_merge(
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=bytes_of_walk(pivot, sources, merged, copied),
+        read_bytes=bytes_of_walk(pivot, fitted, merged, copied),
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
@@ -123,7 +134,12 @@ def plan_merge(
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
-        warnings=tuple(tolerated_differences(pivot, sources)),
+        warnings=(
+            *tolerated_differences(pivot, sources),
+            *row_differences(fitted),
+            *other_bases(sources),
+            *pickled_only((pivot, *sources)),
+        ),
     )
 
 
@@ -155,7 +171,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[AnyCheckpoint],
+    sources: Sequence[MergeableSource],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:
@@ -177,8 +193,8 @@ def open_outline(
 
     A GGUF model that was not converted yet is not converted: its shapes are in its header.
     Without shards, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index. Shards of a model on the
-    Hub that has an index are not downloaded.
+    without memory on torch's meta device, and names from the index; of a model on the Hub that
+    has none, being a single file, from the architecture too. Weights are not downloaded.
 
     Args:
         location: A folder, relative to ``root`` or absolute, or a Hub id.
@@ -197,12 +213,15 @@ def open_outline(
         return _outline_of_gguf(files)
     model = locate(location, revision=revision, root=root, weights=False)
     shards = read_index(model.folder) if find_file(model.folder, INDEX_FILE) else {}
-    if all(find_file(model.folder, shard) for shard in sorted(set(shards.values()))):
+    on_the_hub = model.commit is not None and not _has_weights(model.folder)
+    held = (find_file(model.folder, shard) for shard in sorted(set(shards.values())))
+    if not on_the_hub and all(held):
         return open_checkpoint(location, revision=revision, root=root)
     config = read_object(model.folder / "config.json", of="a model folder")
     refuse_quantised(model.folder, config, {})
     check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")
     specs = _specs_of_architecture(model.folder)
+    shards = shards or dict.fromkeys(specs, SINGLE_FILE)
     unknown = sorted(shards.keys() - specs.keys())
     if unknown:
         raise ValueError(
@@ -231,6 +250,22 @@ def _outline_of_gguf(files: Sequence[Path]) -> Checkpoint:
         for name, tensor in outline.tensors.items()
     }
     return Checkpoint(folder, outline.config, stored)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def pickled_only(models: Sequence[AnyCheckpoint]) -> list[str]:
+    """Name the models of which the Hub has pickled weights only: a merge refuses them."""
+    return [
+        f"{model.path} has pickled weights only, as far as its files on the Hub show: the merge "
+        "will refuse it; convert it to safetensors first"
+        for model in models
+        if (model.path / _PICKLE_INDEX).is_file()
+        and not (model.path / INDEX_FILE).is_file()
+        and not _has_weights(model.path)
+    ]
 
 
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:

@@ -22,7 +22,12 @@ FILES = sorted(
 )
 METHODS = [path.name for path in FILES if path.parent.name == "method"]
 CUSTOM = ["models=custom", "models.pivot=a", "models.sources=[b]"]
-TO_GIVE = {"models/custom": CUSTOM[1:], "suite/tasks": ["suite.tasks=[gsm8k]"]}
+STUDIES = ("llama_3_1_8b", "llama_3_2_3b", "qwen3_4b", "qwen3_8b")
+TO_GIVE = {
+    "models/custom": CUSTOM[1:],
+    "suite/tasks": ["suite.tasks=[gsm8k]"],
+    **{f"models/systematic_study_{study}": CUSTOM[2:] for study in STUDIES},
+}
 """Overrides that a file demands."""
 
 

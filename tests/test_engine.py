@@ -2,6 +2,8 @@
 
 import functools
 import json
+import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from seme.checkpoint.lora import open_adapter
+from seme.checkpoint.reader import open_checkpoint
 from seme.interface import CheckpointMismatchError, Site, prepared_by
+from seme.method import merge as seme_merge
+from tests.adapters import pair, write_adapter
+from tests.seme_merges import SETTINGS as SEME
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
@@ -328,3 +335,67 @@ def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     taken = [int(line) for line in done.stdout.split()]
     assert len(taken) == 3
     assert max(taken) <= budget
+
+
+WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def wide(make_llama, tmp_path):
+    """Two models from different seeds, large enough for the same-base check."""
+
+    def make(seed, **options):
+        folder = make_llama(tmp_path / str(seed), seed, **WIDE, **options)
+        return open_checkpoint(folder, root=tmp_path)
+
+    return make
+
+
+def test_sources_that_share_no_ancestor_are_warned_of_and_recorded(wide, merge, caplog):
+    pivot, other = wide(0), wide(1)
+    with caplog.at_level(logging.WARNING, "seme"):
+        _, report = merge(bound(mean), pivot, pivot, other)
+    (line,) = report.warnings
+    assert line.startswith(f"source 1 ({other.path}) does not look like a fine-tune")
+    assert line in caplog.messages
+    n_sampled = 7 * 2**10 + 2**9
+    assert report.bytes_read <= 3 * report.bytes_written + 4 * 4 * n_sampled  # counted
+
+
+def test_adapter_of_the_pivot_is_no_stranger(wide, merge):
+    pivot = wide(0)
+    key = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {k: 100 * v for k, v in pair(key, inputs=32, outputs=48).items()}
+    adapter = open_adapter(write_adapter(pivot.path, factors), root=pivot.path)
+    _, report = merge(bound(mean), pivot, adapter)
+    assert report.warnings == []
+
+
+def test_seme_aligns_strangers_without_the_warning(wide, merge):
+    pivot, other = wide(0), wide(1)
+    _, report = merge(bound(seme_merge, **SEME), pivot, other)
+    assert report.warnings == []
+
+
+def test_other_rope_theta_is_merged_with_the_pivots_and_recorded(wide, merge, tmp_path):
+    pivot, other = wide(0), wide(1, rope_theta=123.0)
+    merged, report = merge(bound(step, lam=1.0), pivot, other)
+    assert torch.equal(merged["model.norm.weight"], other.read("model.norm.weight"))
+    assert "rope_theta: 10000.0 expected, 123.0 found" in report.warnings[0]
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 10_000.0
+
+
+def test_adapter_trained_on_another_base_is_warned_of(wide, merge, tmp_path):
+    pivot = wide(0)
+    snapshot = tmp_path / "hub/models--org--base/snapshots/0123"
+    shutil.copytree(pivot.path, snapshot)
+    folder = write_adapter(
+        pivot.path,
+        pair("base_model.model.model.layers.0.mlp.up_proj", inputs=32, outputs=48),
+        base_model_name_or_path="other/base",
+    )
+    adapter = open_adapter(folder, base=snapshot, root=tmp_path)
+    _, report = merge(bound(mean), pivot, adapter)
+    (line,) = report.warnings
+    assert line.startswith(f"source 0 ({folder}): the adapter was trained on other/base")

@@ -14,7 +14,7 @@ from seme.checkpoint.gguf_conversion import (
     ORIGIN_FILE,
     place_in_cache,
 )
-from seme.job import job_from_config
+from seme.job import job_from_config, terms_of_pool
 from tests.adapters import pair, write_adapter
 from tests.gguf_files import gguf_model, write_gguf
 from tests.settings import TOP_LEVEL
@@ -165,6 +165,7 @@ def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
             "a model is a folder, a GGUF file, a hub id or a mapping",
         ),
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
+        ({"pivot": {"location": "base", "gated": 1}}, "gated must be true or false, got 1"),
         ({"pivot": 3}, "a model is a folder, a GGUF file, a hub id or a mapping of .*, got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
         ({"pivot": {"name": 3, "location": "base"}}, "a model is .*, each a text, got"),
@@ -182,6 +183,24 @@ def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
 def test_invalid_pool_is_refused(folder, models, message):
     with pytest.raises(ValueError, match=message):
         make(folder, **models)
+
+
+def test_terms_of_use_are_not_in_the_record(folder):
+    plain, stated = {"location": "code"}, {"location": "code", "licence": "mit", "gated": False}
+    job, same = make(folder, sources=[plain]), make(folder, sources=[stated])
+    assert same.described_models() == job.described_models()
+    assert same.identity() == job.identity()
+
+
+def test_terms_of_a_pool_need_no_model():
+    pool = {"pivot": {"location": "a/b", "gated": True}, "sources": ["c/d"]}
+    assert terms_of_pool(pool) == [
+        "licences: not stated: b, d",
+        "gated: a/b: accept the terms on the model's page of the Hub, and log in with "
+        "`hf auth login`",
+    ]
+    with pytest.raises(ValueError, match="a pool of models has"):
+        terms_of_pool({"pivot": "a"})
 
 
 def test_identity_changes_with_method_seed_dtype_and_models(folder):

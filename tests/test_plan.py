@@ -290,11 +290,40 @@ def test_outline_of_a_sharded_hub_model_fetches_no_shards(folder, tmp_path, monk
     assert ["*.safetensors" in patterns for patterns in requests] == [False]
 
 
-def test_outline_of_a_single_file_hub_model_fetches_the_file(folder, tmp_path, monkeypatch):
+def test_outline_of_a_single_file_hub_model_fetches_no_weights(folder, tmp_path, monkeypatch):
     (folder / "model.safetensors.index.json").unlink()
-    requests = record_hub_requests(monkeypatch, folder, tmp_path / "whole")
-    assert len(open_outline("org/name", root=tmp_path).names) > 2
-    assert ["*.safetensors" in patterns for patterns in requests] == [False, True]
+    requests = record_hub_requests(monkeypatch, folder)
+    whole = open_checkpoint(tmp_path / "whole", root=tmp_path)
+    outline = open_outline("org/name", root=tmp_path)
+    assert {n: outline.spec(n) for n in outline.names} == {
+        n: whole.spec(n) for n in whole.names
+    }
+    assert ["*.safetensors" in patterns for patterns in requests] == [False]
+
+
+def test_local_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match="has no weights"):
+        open_outline(folder, root=folder)
+
+
+def test_pickled_weights_on_the_hub_are_in_the_plan(folder, tmp_path, monkeypatch):
+    names = ["model.norm.weight", "lm_head.weight"]
+    write_index(folder, dict.fromkeys(names, "pytorch_model-1.bin"))
+    (folder / "model.safetensors.index.json").rename(folder / "pytorch_model.bin.index.json")
+    record_hub_requests(monkeypatch, folder)
+    outline = open_outline("org/name", root=tmp_path)
+    plan = planned([outline, outline], destination=tmp_path / "new")
+    assert [line.partition(" has pickled")[0] for line in plan.warnings] == [str(folder)] * 2
+
+
+def test_embedding_rows_are_in_the_plan(models, tmp_path, make_llama):
+    padded = open_checkpoint(make_llama(tmp_path / "p", 5, vocab_size=72), root=tmp_path)
+    with pytest.raises(CheckpointMismatchError, match="tokenizers cannot be compared"):
+        planned([models[0], padded])
+    plan = planned([models[0], padded], exclude=("*embed_tokens*", "lm_head*"))
+    assert len(plan.warnings) == 2
+    assert "72 rows, the pivot 64" in plan.warnings[0]
 
 
 def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):

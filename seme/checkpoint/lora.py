@@ -12,6 +12,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from seme.checkpoint.adapter_base import disagreement
 from seme.checkpoint.hash_cache import cached_hash
 from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
 from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors
@@ -38,7 +39,13 @@ class AdaptedCheckpoint:
     """Base with an adapter merged in; implements :class:`seme.checkpoint.protocol.Weights`."""
 
     def __init__(
-        self, adapter: ModelFolder, base: Checkpoint, settings: LoraSettings, changes: Changes
+        self,
+        adapter: ModelFolder,
+        base: Checkpoint,
+        settings: LoraSettings,
+        changes: Changes,
+        *,
+        other_base: str | None = None,
     ) -> None:
         """Combine the two; :func:`open_adapter` does the checking.
 
@@ -47,12 +54,15 @@ class AdaptedCheckpoint:
             base: Opened for this adapter alone: bytes read from it count as read here.
             settings: What the adapter's configuration says.
             changes: What the adapter's file holds.
+            other_base: See :attr:`other_base`.
         """
         self.path = adapter.folder
         """The adapter's folder."""
         self.commit = adapter.commit
         """Commit of the adapter's Hub repository, not the base's; None for local folders."""
         self.base = base
+        self.other_base = other_base
+        """What says that the adapter was trained on another base; None if nothing does."""
         self.config = base.config
         """The base's parsed ``config.json``."""
         self._settings = settings
@@ -192,7 +202,10 @@ def open_adapter(
             f"{folder} has no {ADAPTER_FILE}: adapters are read from safetensors only; save it "
             "with PEFT's save_pretrained(safe_serialization=True)"
         )
-    if base is None:
+    other_base = None
+    if base is not None:
+        other_base = disagreement(config, base, base_revision, root=root)
+    else:
         base, base_revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str | Path) or not str(base):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
@@ -201,7 +214,7 @@ def open_adapter(
     with _noting(f"while reading the adapter {folder} of the base {opened.path}"):
         settings = parse_lora_config(config)
         changes = match_tensors(opened, settings, read_header(file))
-    return AdaptedCheckpoint(adapter, opened, settings, changes)
+    return AdaptedCheckpoint(adapter, opened, settings, changes, other_base=other_base)
 
 
 def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:
