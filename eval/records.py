@@ -248,7 +248,7 @@ class Record:
     def _listed(self, task: str, entries: Mapping[str, Any]) -> str:
         """Name of a task's group if that has a metric, else its own."""
         group = entries.get("group")
-        return group if group in self.metrics else task
+        return str(group) if group in self.metrics else task
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS or self.status not in _STATUSES:

@@ -118,7 +118,7 @@ class Folder:
             elif kind == "folder":
                 (path / name).mkdir()
             elif kind != "absent":
-                (path / name).symlink_to(name if kind == "loop" else targets[kind])
+                (path / name).symlink_to(name if kind == "loop" else str(targets[kind]))
 
     @property
     def size(self) -> int:
