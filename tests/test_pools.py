@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 import seme.plan
-from seme.interface import CheckpointMismatchError, bind_method
+from seme.binding import bind_method
+from seme.interface import CheckpointMismatchError
 from seme.job import job_from_config, terms_of_pool
 from seme.plan import open_outline, plan_merge
 from tests.configurations import CONF
