@@ -46,7 +46,7 @@ from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
-from eval.sweep import cell_label
+from eval.sweep import cell_label, overrides_of
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.engine import MergeReport
@@ -70,7 +70,7 @@ def main(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     choices = hydra_config.runtime.choices
-    overrides = " ".join(hydra_config.overrides.task)
+    overrides = " ".join(overrides_of(hydra_config))
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
     uses_tau = "${tau}" in OmegaConf.to_yaml(config.method)
     label = cell_label(hydra_config, uses_tau=uses_tau) if sweeping else str(choices["method"])
@@ -157,7 +157,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
     """
     check_entries(config)
     if (kept := config["merged_dir"]) is not None:
-        check_writable(ROOT / Path(kept).parent, entry=f"merged_dir={kept}")
+        check_writable(ROOT / kept, entry=f"merged_dir={str(kept)[:200]}")
     suite = _suite(config)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
     if suite is not None and suite.chat_template:

@@ -41,7 +41,7 @@ class Sweep(Callback):
         params = config.hydra.sweeper.get("params") or {}
         lines = [f"{key}={value}" for key, value in params.items()]
         overrides = OverridesParser.create().parse_overrides(
-            [*lines, *config.hydra.overrides.task]
+            [*lines, *overrides_of(config.hydra)]
         )
         swept = [override for override in overrides if override.is_sweep_override()]
         n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
@@ -88,11 +88,17 @@ def _ended_cell(path: Path) -> dict[str, Any]:
     return {"cell": name, "fingerprint": None, "error": error, "refused": False}
 
 
+def overrides_of(hydra_config: Any) -> list[str]:  # noqa: ANN401 (Hydra's own)
+    """Return a run's overrides as they were written, with ``${...}`` in them."""
+    lines: list[str] = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[assignment]
+    return lines
+
+
 def cell_label(hydra_config: Any, *, uses_tau: bool) -> str:  # noqa: ANN401 (Hydra's own)
     """Name a cell of a sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
     sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
     keys = set(sweep["keys"]) - {"method"}
-    varied = [line for line in hydra_config.overrides.task if line.partition("=")[0] in keys]
+    varied = [line for line in overrides_of(hydra_config) if line.partition("=")[0] in keys]
     if not uses_tau:
         varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
     number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
