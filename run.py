@@ -35,13 +35,16 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from eval.configuration import check_aliases, config_folders, plain_values
 from eval.folders import check_writable
 from eval.meter import metered
+from eval.override_errors import explain, unknown_entry
 from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
@@ -49,8 +52,9 @@ from eval.suite import Suite, suite_from_config
 from eval.sweep import cell_label, overrides_of
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
+from seme.binding import bind_method
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError, bind_method
+from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
@@ -72,12 +76,16 @@ def main(config: DictConfig) -> None:
     choices = hydra_config.runtime.choices
     overrides = " ".join(overrides_of(hydra_config))
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
-    uses_tau = "${tau}" in OmegaConf.to_yaml(config.method)
-    label = cell_label(hydra_config, uses_tau=uses_tau) if sweeping else str(choices["method"])
+    label = str(choices.get("method"))
+    if sweeping:
+        uses_tau = "${tau}" in OmegaConf.to_yaml(config.get("method", {}))
+        label = cell_label(
+            label, overrides_of(hydra_config), hydra_config.job.num, uses_tau=uses_tau
+        )
     try:
         values = plain_values(config)
-        for group in ("suite", "models"):
-            values[group].setdefault("name", choices[group])
+        check_entries(values)
+        _name_after_files(values, choices)
         if config.plan:
             _plan(values, choices["method"], label)
             return
@@ -94,7 +102,8 @@ def main(config: DictConfig) -> None:
             _log.error("%s  %s: %s", label, kind, cell["error"].splitlines()[0])
     atomic_write(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
+        tasks = OmegaConf.select(config, "suite.tasks")
+        conclude(ROOT, config.output, [cell], merge_only=not tasks)
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
@@ -106,12 +115,16 @@ def check_entries(config: Mapping[str, Any]) -> None:
     """
     expected = _GROUPS | _VALUES | _SWITCHES
     if unknown := sorted(config.keys() - expected):
-        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+        entries = [*expected, *(f"method.{key}" for key in config.get("method") or ())]
+        raise ValueError(unknown_entry(unknown[0], entries))
     if missing := sorted(expected - config.keys()):
         raise ValueError(f"missing entries {missing}")
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    for key in ("merged_dir", "datasets_dir"):
+        if not isinstance(config[key], str | None):
+            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
     check_tracker(config["tracker"])
 
 
@@ -130,8 +143,8 @@ def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     sources = [source.checkpoint for source in job.sources]
     plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
-    table = plan_table(plan, memory_budget=config["memory_budget"])
     console = Console(width=None if sys.stdout.isatty() else 100)
+    table = plan_table(plan, memory_budget=config["memory_budget"])
     console.print(label, table, sep="\n", markup=False, highlight=False)
     if suite is not None and not suite.has_own_data:
         from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
@@ -254,6 +267,17 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 
 
+def _name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
+    """Name pool and suite after their files; several files of a group are refused."""
+    for group in ("method", "suite", "models"):
+        if group not in choices:  # group=[A,B]
+            raise ValueError(
+                f"{group} must be one file; -m {group}=A,B is a sweep over several"
+            )
+        if group != "method":
+            values[group].setdefault("name", choices[group])
+
+
 def leave() -> NoReturn:
     """End the process with 0, without taking the interpreter apart module by module.
 
@@ -266,6 +290,8 @@ def leave() -> NoReturn:
 
 
 if __name__ == "__main__":
+    full_errors = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
     received = [signal.SIGINT]
@@ -281,11 +307,13 @@ if __name__ == "__main__":
     try:
         check_aliases(config_folders(sys.argv[1:], ROOT))
         main()
-    except ValueError as refused:
-        sys.exit(f"error: {describe_error(refused)}")
     except KeyboardInterrupt:
         sys.stderr.write(interrupted)
         sys.exit(128 + received[0])
+    except (HydraException, OmegaConfBaseException, ValueError) as refused:
+        if full_errors:
+            raise
+        sys.exit(f"error: {explain(refused, sys.argv[1:], ROOT / 'conf')}")
     except SystemExit as end:
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise

@@ -32,13 +32,15 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
             into the environment, or a text is no Unicode; names the entry.
     """
     refuse_lookups(OmegaConf.to_container(config, resolve=False))
-    if isinstance(config.tau, float):
+    if isinstance(config.get("tau"), float):
         config.tau = round(config.tau, 12)
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = str(error.msg).splitlines()[0]
-        way_out = r"; a literal ${ is written \${" if "nterpolation" in reason else ""
+        way_out = f"; set it, {error.full_key}=..."
+        if "nterpolation" in reason:
+            way_out = r"; a literal ${ is written \${"
         raise ValueError(f"{error.full_key} cannot be resolved: {reason}{way_out}") from error
     resolved = {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
     for path, text in _texts(resolved):

@@ -273,8 +273,11 @@ def conclude(
         merge_only: Nothing was evaluated.
     """
     failed = [cell for cell in cells if cell["error"]]
+    single = len(cells) == 1
+    if single and failed:
+        sys.exit(f"error: {failed[0]['error']}")
     if merge_only:  # nothing new to show, and merges start fast
-        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
+        sys.exit(0)
     from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
         print_summary,
         problem_lines,
@@ -282,7 +285,6 @@ def conclude(
         write_tables,
     )
 
-    single = len(cells) == 1
     if single:
         results = load_results(root / output, samples=False)
         boards: Sequence[Board] = boards_of(results.runs)
@@ -293,8 +295,6 @@ def conclude(
         with _saying_what_is_lost(output):
             write_tables(root / output, leaderboard)
     sys.stderr.write(problem_lines(Path(output), problems))
-    if single and failed:
-        sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
     fingerprints = {cell["fingerprint"] for cell in cells}
     shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]

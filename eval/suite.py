@@ -7,7 +7,7 @@ the task itself when it is built.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -225,7 +225,12 @@ def suite_from_config(
         ValueError: If a key is unknown or missing, a task stands twice, or a value is not
             one of the choices.
     """
-    _check_keys(Suite, mapping, where=f"suite {mapping.get('name')}")
+    where = f"suite {mapping.get('name')}"
+    _check_keys(Suite, mapping, where=where)
+    for key in ("tasks", "held_out"):
+        if not isinstance(mapping.get(key, ()), list | tuple):
+            raise ValueError(f"{where}: {key} must be a list, [A,B], got {mapping[key]!r}")
+    _check_texts(mapping, ("name", "split", "include_path"), where=where)
     if not mapping["tasks"]:
         return None
     folder = mapping.get("include_path")
@@ -244,8 +249,21 @@ def _task(entry: str | Mapping[str, Any]) -> SuiteTask:
     mapping = {"task": entry} if isinstance(entry, str) else entry
     if not isinstance(mapping, Mapping):
         raise ValueError(f"a task is a name or a mapping of entries, got {entry!r}")
-    _check_keys(SuiteTask, mapping, where=f"task {mapping.get('task')}")
+    where = f"task {mapping.get('task')}"
+    _check_keys(SuiteTask, mapping, where=where)
+    _check_texts(mapping, ("task", "metric", "domain", "filter"), where=where)
+    if not (mapping["task"] and mapping.get("domain", "-")):
+        raise ValueError(f"{where}: task and domain must be names, got {dict(mapping)}")
+    if mapping.get("num_fewshot") is not None:
+        whole_number(f"{where}: num_fewshot", mapping["num_fewshot"], at_least=0)
     return SuiteTask(**{"domain": mapping["task"], **mapping})
+
+
+def _check_texts(mapping: Mapping[str, Any], keys: Iterable[str], *, where: str) -> None:
+    """Refuse entries that are neither texts nor null."""
+    for key in keys:
+        if not isinstance(mapping.get(key), str | None):
+            raise ValueError(f"{where}: {key} must be a text, got {mapping[key]!r}")
 
 
 def _folder(root: Path, include_path: str) -> Path:

@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,10 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
-        folder, n_cells = (
-            Path(config.hydra.sweep.dir),
-            json.loads(os.environ[_SWEEP])["n_cells"],
-        )
+        folder = Path(config.hydra.sweep.dir)
         numbers = {int(path.parent.name) for path in folder.glob("*/cell.json")}
-        if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            numbers |= set(range(n_cells))
+        if config.hydra.sweeper._target_.endswith(".BasicSweeper") and not config.plan:
+            numbers |= set(range(json.loads(os.environ[_SWEEP])["n_cells"]))
         cells = [_ended_cell(folder / f"{number}/cell.json") for number in sorted(numbers)]
         if config.plan:
             errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
@@ -70,9 +68,12 @@ class Sweep(Callback):
 
 def _prepare(config: DictConfig) -> None:
     """Sweep the results folder of what dead processes left; exit where nothing can be written."""
-    root = _ROOT / str(config.output)
+    output = OmegaConf.select(config, "output")
+    if not isinstance(output, str) or not output.strip():  # one called None, or in /
+        sys.exit(f"error: output must be a folder, got {output!r}")
+    root = _ROOT / output
     try:
-        check_writable(root, entry=f"output={config.output}")
+        check_writable(root, entry=f"output={output}")
         remove_leftovers(root)
         set_aside_broken(root)
     except (ValueError, OSError) as error:
@@ -90,16 +91,14 @@ def _ended_cell(path: Path) -> dict[str, Any]:
 
 def overrides_of(hydra_config: Any) -> list[str]:  # noqa: ANN401 (Hydra's own)
     """Return a run's overrides as they were written, with ``${...}`` in them."""
-    lines: list[str] = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[assignment]
-    return lines
+    return list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False)))
 
 
-def cell_label(hydra_config: Any, *, uses_tau: bool) -> str:  # noqa: ANN401 (Hydra's own)
-    """Name a cell of a sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
+def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: bool) -> str:
+    """Name a cell of the running sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
     sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
     keys = set(sweep["keys"]) - {"method"}
-    varied = [line for line in overrides_of(hydra_config) if line.partition("=")[0] in keys]
+    varied = [line for line in overrides if line.partition("=")[0] in keys]
     if not uses_tau:
         varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
-    number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
-    return " ".join([number, hydra_config.runtime.choices["method"], *varied])
+    return " ".join([f"[{index + 1}/{sweep['n_cells']}]", method, *varied])

@@ -3,13 +3,15 @@
 python run.py -m experiment=select
 python -m scripts.choose experiment=select
 python -m scripts.choose records=results/published/paper
+python -m scripts.choose experiment=smol_select folder=chosen_smol
 
-Writes ``conf/variant/chosen/<method>.yaml``, the best setting of every method that was run on
+Writes ``conf/variant/chosen/<method>.yaml`` (``folder=NAME``: another folder there), the best setting of every method that was run on
 the validation split, and for a method with a tau or density also ``<method>_<tau>.yaml``, the
 best at that value. The same records give the same bytes. Runs on the test split are not read.
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +30,11 @@ from eval.tables import with_error
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-CHOSEN = CONF / "variant" / "chosen"
-_USAGE = "usage: python -m scripts.choose experiment=NAME | records=RESULTS_FOLDER"
+VARIANTS = CONF / "variant"
+_USAGE = (
+    "usage: python -m scripts.choose experiment=NAME | records=RESULTS_FOLDER "
+    "[folder=FOLDER_IN_CONF_VARIANT]"
+)
 _SHARE = "${tau}"
 """Value of the parameter that follows ``tau`` in a file of ``conf/method``."""
 
@@ -57,19 +62,16 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: ``experiment=NAME``, whose ``output`` holds the records, or
-            ``records=FOLDER``, a results folder.
+            ``records=FOLDER``, a results folder; ``folder=NAME``, default ``chosen``.
 
     Returns:
         0; 1 if the records allow no selection; 2 if the arguments are invalid.
     """
-    match [argument.partition("=") for argument in arguments]:
-        case [("experiment", "=", name)] if (CONF / "experiment" / f"{name}.yaml").is_file():
-            folder = ROOT / str(_read_yaml(CONF / "experiment" / f"{name}.yaml")["output"])
-        case [("records", "=", given)] if Path(given).is_dir():
-            folder = Path(given)
-        case _:
-            print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
-            return 2
+    folders = _folders(arguments)
+    if folders is None:
+        print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
+        return 2
+    folder, chosen = folders
     try:
         choices = choose(_read(folder))
     except ValueError as error:
@@ -79,11 +81,29 @@ def main(arguments: list[str]) -> int:
     console.print(table(choices))
     for line in edges(choices):
         console.print(line, highlight=False)
-    CHOSEN.mkdir(parents=True, exist_ok=True)
+    chosen.mkdir(parents=True, exist_ok=True)
     for choice in choices:
-        atomic_write(CHOSEN / f"{choice.name}.yaml", config_text(choice).encode())
-    print(f"{len(choices)} files in {CHOSEN.relative_to(ROOT)}")
+        atomic_write(chosen / f"{choice.name}.yaml", config_text(choice).encode())
+    print(f"{len(choices)} files in {chosen.relative_to(ROOT)}")
     return 0
+
+
+def _folders(arguments: Sequence[str]) -> tuple[Path, Path] | None:
+    """Results folder to read and folder of variants to write; None if not to be understood."""
+    options = {key: value for key, _, value in (a.partition("=") for a in arguments)}
+    is_twice = len(options) < len(arguments)
+    name = options.pop("folder", "chosen")
+    if is_twice or not re.fullmatch(r"\w+", name):
+        return None
+    match options:
+        case {"experiment": str(experiment), **others} if not others:
+            path = CONF / "experiment" / f"{experiment}.yaml"
+            folder = ROOT / str(_read_yaml(path)["output"]) if path.is_file() else None
+        case {"records": str(records), **others} if not others and Path(records).is_dir():
+            folder = Path(records)
+        case _:
+            return None
+    return None if folder is None else (folder, VARIANTS / name)
 
 
 def choose(records: Iterable[Record]) -> list[Choice]:

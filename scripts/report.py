@@ -1,9 +1,10 @@
 """Write the report of an experiment: ``python -m scripts.report experiment=paper``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from eval.leaderboard.board import boards_of
+from eval.leaderboard.board import Board, boards_of
 from eval.records import atomic_write
 from eval.report.published import read_publications
 from eval.report.render import Block, drawing_files, to_html, to_markdown
@@ -79,7 +80,18 @@ def gather(experiment: Experiment, records: Path) -> ReportInput:
         boards=boards,
         publications=read_publications(_ROOT / "results" / "reference"),
         problems=results.problems,
+        boards_beside=() if experiment.beside is None else _boards_of(experiment.beside),
     )
+
+
+def _boards_of(name: str) -> Sequence[Board]:
+    """Boards of another experiment; none if it was not run.
+
+    Raises:
+        ValueError: If there is no such experiment.
+    """
+    other = read_experiment(_ROOT / "conf/experiment" / f"{name}.yaml")
+    return boards_of(load_results(records_folder(other, _ROOT)).runs)
 
 
 def write_report(folder: Path, name: str, blocks: list[Block]) -> None:

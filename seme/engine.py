@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from seme.binding import check_method, merge_function, prepare
 from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
@@ -31,24 +32,14 @@ from seme.compatibility import (
     reasons_to_copy,
     tolerated_differences,
 )
-from seme.interface import (
-    Merge,
-    Prepared,
-    Realigned,
-    Site,
-    Traits,
-    check_method,
-    merge_function,
-    prepare,
-    traits_of,
-)
+from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
 from seme.whole_tensor import (
     SharedMemory,
     bytes_of_whole,
-    demand_like,
+    call,
     memory_for_whole,
     merge_whole,
 )
@@ -280,8 +271,8 @@ class _Walk:
             return self._merge_whole(merge, tensor, site, self.memory)
 
         def merge_block(block: Block) -> tuple[float, float]:
-            exact = merge(block.pivot, block.sources, replace(site, start=block.start))
-            demand_like(exact, block.pivot, "a block's")
+            here = replace(site, start=block.start)
+            exact = call(merge, block.pivot, block.sources, here, whose="a block's")
             return self._finish(name, block, exact)
 
         return summed(tensor.map(merge_block))

@@ -10,15 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.binding import check_method, method_settings
+from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
     AnyCheckpoint,
     content_hashes,
     open_adapter,
 )
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.opening import check_gguf, open_model
+from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.interface import Site, check_method, method_settings
+from seme.interface import Site
 from seme.labels import Place, labels_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
@@ -29,7 +32,7 @@ _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revis
 
 
 Opener = Callable[..., Checkpoint]
-"""Opens a model; called as :func:`seme.checkpoint.reader.open_checkpoint` is."""
+"""Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +48,20 @@ class NamedModel:
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
-        """Name, location, revision, commit on the Hub and content hash, for the record."""
+        """Name, location, revision, commit on the Hub and content hash, for the record.
+
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        """
+        base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
+        origin = origin_of((base or self.checkpoint).path)
         return {
             "name": self.name,
             "location": self.location,
             "revision": self.revision,
             "commit": self.checkpoint.commit,
-            "base_commit": self.checkpoint.base.commit
-            if isinstance(self.checkpoint, AdaptedCheckpoint)
-            else None,
+            "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
+            **({} if origin is None else {"dequantised_from": origin}),
         }
 
 
@@ -175,7 +182,7 @@ def job_from_config(
     method: partial[Tensor],
     *,
     root: Path,
-    opener: Opener = open_checkpoint,
+    opener: Opener = open_model,
 ) -> MergeJob:
     """Check a run's configuration and open its models; no weights are read.
 
@@ -196,6 +203,9 @@ def job_from_config(
     check_method(method, len(models["sources"]))
     entries = [models["pivot"], *models["sources"], *models["references"]]
     labels = iter(labels_of([_place(entry, root) for entry in entries]))
+    for entry in entries:
+        if entry.get("location") is not None:  # before another is converted
+            check_gguf(entry["location"], revision=entry.get("revision"), root=root)
     pivot = _open(models["pivot"], next(labels), root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
@@ -218,7 +228,7 @@ def job_from_config(
 
 
 def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pool of models and fill in what it leaves out; no model is opened."""
+    """Check a pool of models and write it out in full; no model is opened."""
     if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
         raise ValueError(
             f"a pool of models has {sorted(_POOL_KEYS)} and may have "
@@ -232,7 +242,10 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("sources", "references"):
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
-    return pool
+        pool[key] = [_entry(model) for model in pool[key]]
+    if not isinstance(pool["name"], str | None):
+        raise ValueError(f"models.name must be a text or null, got {pool['name']!r}")
+    return {**pool, "pivot": _entry(pool["pivot"])}
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -241,7 +254,7 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
 
 
 def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entries of a model that is given as a location, or as a mapping."""
+    """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
@@ -249,15 +262,14 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
         or not _is_placed(entry)
     ):
         raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
+            f"a model is a folder, a GGUF file, a hub id or a mapping of "
+            f"{sorted(_MODEL_KEYS)}, each a text, got {model!r}"
         )
     return entry
 
 
-def _place(model: str | Mapping[str, Any], root: Path) -> Place:
+def _place(entry: Mapping[str, Any], root: Path) -> Place:
     """Return where a model is; an adapter's place is its own, not its base's."""
-    entry = _entry(model)
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
     revision = entry.get(f"{own}revision")
@@ -266,8 +278,9 @@ def _place(model: str | Mapping[str, Any], root: Path) -> Place:
     return Place(entry.get("name"), _portable(location, root), revision)
 
 
-def _open(model: str | Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
-    entry, place = _entry(model), _place(model, root)
+def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
+    """Open a model."""
+    place = _place(entry, root)
     is_adapter = entry.get("path_to_adapter") is not None
     with _saying_where(place.location, root):
         checkpoint = (
@@ -301,11 +314,10 @@ def _portable(location: str, root: Path) -> str:
 
 
 def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Return True if an entry has a location, and its locations are strings."""
-    places = [
-        entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
-    ]
-    return len(places) > 0 and all(isinstance(place, str) for place in places)
+    """Return True if an entry has a location, and all that it has are texts or null."""
+    places = [entry.get(key) for key in ("location", "path_to_adapter")]
+    are_texts = all(isinstance(value, str | None) for value in entry.values())
+    return any(places) and are_texts
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

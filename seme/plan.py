@@ -1,9 +1,10 @@
 """Merge plan: tensors, bytes, memory and disk, from headers alone (no weights loaded).
 
-Shards may be absent: config and index are enough. This is the only module of the package that
-imports transformers, and only for models without shards; a merge never does.
+Shards may be absent: config and index are enough. transformers is imported for models without
+shards only; a merge never does, except to convert a GGUF model.
 """
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,24 +17,32 @@ from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
+from seme.architecture.config_entries import check_config
 from seme.architecture.families import HEADS
+from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
+from seme.checkpoint.gguf_config import outline_gguf
+from seme.checkpoint.gguf_conversion import place_in_cache
+from seme.checkpoint.gguf_model import read_gguf
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
+from seme.checkpoint.opening import gguf_files
 from seme.checkpoint.reader import (
     Checkpoint,
     is_tied,
     open_checkpoint,
     refuse_quantised,
 )
+from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
 from seme.engine import sizes_of
-from seme.interface import check_method, traits_of
+from seme.interface import traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
 
+_logger = logging.getLogger(__name__)
 _N_NAMED = 5
 """Tensors named per reason in the table."""
 
@@ -166,6 +175,7 @@ def open_outline(
 ) -> Checkpoint:
     """Open a checkpoint to plan with; its shards may be absent.
 
+    A GGUF model that was not converted yet is not converted: its shapes are in its header.
     Without shards, shapes come from the architecture that ``config.json`` describes, built
     without memory on torch's meta device, and names from the index. Shards of a model on the
     Hub that has an index are not downloaded.
@@ -182,12 +192,16 @@ def open_outline(
         ValueError: If the model cannot be opened, or its index names tensors that its
             architecture, as transformers builds it, has not.
     """
+    files = gguf_files(location, revision=revision, root=root)
+    if files:
+        return _outline_of_gguf(files)
     model = locate(location, revision=revision, root=root, weights=False)
-    shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
-    if all((model.folder / shard).exists() for shard in shards.values()):
+    shards = read_index(model.folder) if find_file(model.folder, INDEX_FILE) else {}
+    if all(find_file(model.folder, shard) for shard in sorted(set(shards.values()))):
         return open_checkpoint(location, revision=revision, root=root)
     config = read_object(model.folder / "config.json", of="a model folder")
     refuse_quantised(model.folder, config, {})
+    check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")
     specs = _specs_of_architecture(model.folder)
     unknown = sorted(shards.keys() - specs.keys())
     if unknown:
@@ -204,14 +218,40 @@ def open_outline(
     return Checkpoint(model.folder, config, stored, commit=model.commit)
 
 
+def _outline_of_gguf(files: Sequence[Path]) -> Checkpoint:
+    """Open a GGUF model as it is, or will be, converted."""
+    folder = place_in_cache(files)
+    if folder.is_dir():
+        return open_checkpoint(folder, root=folder)
+    outline = outline_gguf(read_gguf(files))
+    size = _size(outline.nbytes)
+    _logger.info("%s will first be converted to %s in %s", files[0], size, folder)
+    stored = {
+        name: StoredTensor(spec=tensor.spec, path=folder, offset=0)
+        for name, tensor in outline.tensors.items()
+    }
+    return Checkpoint(folder, outline.config, stored)
+
+
 def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
     """Build a model on the meta device; return dtype and shape of its tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
 
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    dtype = getattr(config, "dtype", None) or torch.float32
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        config._attn_implementation = config._experts_implementation = None  # no kernels
+        dtype = getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=None, trust_remote_code=False
+            )
+    except Exception as error:  # whatever transformers makes of a damaged file
+        raise ValueError(
+            f"transformers cannot build the model that {folder / 'config.json'} describes "
+            f"({type(error).__name__}: {shown(str(error))}): fetch the shards to plan with it"
+        ) from error
     return {
         name: TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
         for name, tensor in model.state_dict().items()

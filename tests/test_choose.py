@@ -121,7 +121,7 @@ def test_chosen_value_at_the_edge_of_the_grid_is_reported():
 def chosen(tmp_path, monkeypatch):
     """Where the files go, in a repository of the test's own."""
     monkeypatch.setattr("scripts.choose.ROOT", tmp_path)
-    monkeypatch.setattr("scripts.choose.CHOSEN", tmp_path / "conf" / "variant" / "chosen")
+    monkeypatch.setattr("scripts.choose.VARIANTS", tmp_path / "conf" / "variant")
     return tmp_path / "conf" / "variant" / "chosen"
 
 
@@ -136,6 +136,14 @@ def test_command_writes_one_file_per_choice(argument, chosen, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "ties_0.1: lam=2 is the largest tried" in printed
     assert "3 files in conf/variant/chosen" in printed
+
+
+def test_folder_names_the_folder_of_variants(chosen, tmp_path):
+    for run in TIES:
+        write_record(tmp_path / "results" / "paper", run, None)
+    assert main([f"records={tmp_path}/results/paper", "folder=chosen_other"]) == 0
+    assert (chosen.parent / "chosen_other" / "ties.yaml").is_file()
+    assert not chosen.exists()
 
 
 def test_damaged_record_stops_the_command_before_writing(chosen, tmp_path, capsys):
@@ -153,7 +161,14 @@ def test_folder_without_validation_runs_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["experiment=slect"], ["records=/absent"], ["a=b", "c=d"]]
+    "arguments",
+    [
+        [],
+        ["experiment=slect"],
+        ["records=/absent"],
+        ["a=b", "c=d"],
+        ["records=.", "folder=../x"],
+    ],
 )
 def test_invalid_arguments_print_the_usage(arguments, capsys):
     assert main(arguments) == 2

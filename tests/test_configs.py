@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 import seme.job
 from eval.suite import suite_from_config
 from run import check_entries, run_cell
-from seme.interface import check_method, hyper_parameter_names, traits_of
+from seme.binding import check_method, hyper_parameter_names
+from seme.interface import traits_of
 from tests.configurations import CONF, composed
 
 FILES = sorted(
@@ -107,7 +108,7 @@ def test_a_mistyped_override_is_refused(key):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+tua=0.1", r"unknown entries \['tua'\]"),
+        ("+tua=0.1", r"there is no entry tua; did you mean tau\?"),
         ("+method.densty=1", "no parameter densty.*did you mean density?"),
         ("+models.source=[]", "a pool of models has"),
         ("+suite.lmit=1", r"unknown keys \['lmit'\]"),
@@ -124,7 +125,7 @@ def test_invalid_config_stops_before_a_model_is_opened(override, message, monkey
     def refuse(*_arguments, **_options):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    monkeypatch.setattr(seme.job, "_open", refuse)
     with pytest.raises(ValueError, match=message):
         run_cell(
             composed("method=ties", *CUSTOM, override),

@@ -245,6 +245,9 @@ def interrupt(_pivot):
         (lambda pivot: pivot[:1], ValueError, r"block.s shape, \(2,\), got \(1,\)"),
         (lambda pivot: pivot.double(), ValueError, r"float32, got torch\.float64"),
         (lambda pivot: pivot / 0 * 0, ValueError, "NaN or inf"),
+        (lambda pivot: pivot.add_(1), ValueError, "must not write to its inputs"),
+        (lambda pivot: pivot.tolist(), ValueError, "must return a tensor, got list"),
+        (lambda pivot: pivot.to("meta"), ValueError, "inputs, cpu, got meta"),
         (interrupt, KeyboardInterrupt, "by the user"),
     ],
 )

@@ -11,13 +11,16 @@ import yaml
 from eval.results_folder import load_results
 from run import check_entries
 from scripts.choose import choose, config_text, share_parameter
-from seme.interface import bind_method, check_method
+from seme.binding import bind_method, check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 FIVE = ("average", "dare", "seme", "task_arithmetic", "ties")
 SECONDS_PER_CELL = 6.5
+SELECTS = {"select": "chosen", "smol_select": "chosen_smol"}
+"""Experiments on the validation split, and the folder of variants of what they choose."""
+ZOO_EXPERIMENTS = [e for e in EXPERIMENTS if not e.startswith("smol_")]
 
 
 def method_of(config):
@@ -29,10 +32,10 @@ def share_of(config):
     return None if share is None else settings_of(config)[share]
 
 
-def made_up_choices():
-    """What would be chosen if every method of experiment=select did best at its second lam."""
+def made_up_choices(experiment):
+    """What would be chosen if every method of an experiment did best at its second lam."""
     runs, seen = [], defaultdict(list)
-    for config in cells_of("select").values():
+    for config in cells_of(experiment).values():
         lam = config["method"]["lam"]
         ranks = seen[method_of(config)]
         ranks += [] if lam in ranks else [lam]
@@ -42,18 +45,26 @@ def made_up_choices():
 
 
 @pytest.fixture(scope="module")
-def choices():
-    return {choice.name: choice for choice in made_up_choices()}
+def choices_of():
+    """Folder of variants to the choices in it, by name."""
+    made_up = {folder: made_up_choices(select) for select, folder in SELECTS.items()}
+    return {folder: {c.name: c for c in made_up[folder]} for folder in made_up}
 
 
 @pytest.fixture(scope="module")
-def cells(choices, tmp_path_factory):
+def choices(choices_of):
+    return choices_of["chosen"]
+
+
+@pytest.fixture(scope="module")
+def cells(choices_of, tmp_path_factory):
     """Experiment to its cells, with made-up choices in place of the committed ones."""
     conf = tmp_path_factory.mktemp("made_up") / "conf"
-    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns("chosen"))
-    (conf / "variant" / "chosen").mkdir()
-    for name, choice in choices.items():
-        (conf / "variant" / "chosen" / f"{name}.yaml").write_text(config_text(choice))
+    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns(*choices_of))
+    for folder, choices in choices_of.items():
+        (conf / "variant" / folder).mkdir()
+        for name, choice in choices.items():
+            (conf / "variant" / folder / f"{name}.yaml").write_text(config_text(choice))
     return functools.cache(lambda experiment: cells_of(experiment, conf))
 
 
@@ -66,7 +77,7 @@ def counts_in_header(experiment):
 
 def counts_of(configs):
     unmerged = {
-        model["location"]
+        model.get("path_to_adapter", model["location"])
         for config in configs
         for key in ("sources", "references")
         for model in (config["models"]["pivot"], *config["models"][key])
@@ -101,7 +112,7 @@ def test_header_has_command_question_and_report_path(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     commands = [line for line in lines if line.startswith("# python ")]
-    assert commands[-1 if experiment == "paper" else 0] == (
+    assert commands[-1 if experiment.endswith("paper") else 0] == (
         f"# python run.py -m experiment={experiment}"
     )
     header = " ".join(line[2:] for line in lines if line.startswith("# "))
@@ -110,20 +121,20 @@ def test_header_has_command_question_and_report_path(experiment):
     assert header.endswith(f"see results/reports/{experiment}.md")
 
 
-def test_experiments_take_under_half_an_hour_in_total():
-    runs = sum(sum(counts_in_header(experiment)[1:]) for experiment in EXPERIMENTS)
+def test_experiments_of_the_zoo_take_under_half_an_hour_in_total():
+    runs = sum(sum(counts_in_header(experiment)[1:]) for experiment in ZOO_EXPERIMENTS)
     assert runs * SECONDS_PER_CELL < 30 * 60
     assert sum(counts_in_header("select")[1:]) * SECONDS_PER_CELL < 6 * 60
 
 
-def test_only_experiment_select_uses_the_validation_split(cells):
+def test_only_selecting_experiments_use_the_validation_split(cells):
     splits = {e: {c["suite"]["split"] for c in cells(e).values()} for e in EXPERIMENTS}
-    assert splits == {e: {"validation" if e == "select" else "test"} for e in EXPERIMENTS}
+    assert splits == {e: {"validation" if e in SELECTS else "test"} for e in EXPERIMENTS}
 
 
 def test_each_experiment_has_its_own_results_folder(cells):
     roots = {e: {c["output"] for c in cells(e).values()} for e in EXPERIMENTS}
-    named = {e: "paper" if e == "select" else e for e in EXPERIMENTS}
+    named = {e: e.replace("select", "paper") for e in EXPERIMENTS}
     assert roots == {e: {f"results/{name}"} for e, name in named.items()}
 
 
@@ -196,17 +207,21 @@ def test_ablation_starts_from_the_default_seme_config(cells):
     assert config["method"] == composed("method=seme")["method"]
 
 
-def test_committed_choices_follow_from_committed_records(repository):
-    committed = {p.stem: p.read_text() for p in (CONF / "variant" / "chosen").glob("*.yaml")}
-    records = load_results(repository / "results" / "published" / "paper").records
-    assert len(committed) > 10
+@pytest.mark.parametrize(("select", "folder"), SELECTS.items())
+def test_committed_choices_follow_from_committed_records(select, folder, repository):
+    committed = {p.stem: p.read_text() for p in (CONF / "variant" / folder).glob("*.yaml")}
+    published = repository / "results" / "published" / select.replace("select", "paper")
+    records = load_results(published).records
+    assert len(committed) >= 10
     assert committed == {choice.name: config_text(choice) for choice in choose(records)}
 
 
-def test_chosen_files_are_exactly_those_used_by_experiments(choices):
+@pytest.mark.parametrize("folder", SELECTS.values())
+def test_experiments_use_chosen_files_that_are_there(folder, choices_of):
     text = "".join((CONF / "experiment" / f"{e}.yaml").read_text() for e in EXPERIMENTS)
-    named = set(re.findall(r"chosen/(\w+(?:\.\d)?)\b", text))
-    assert named == choices.keys()
+    named = set(re.findall(rf"\b{folder}/(\w+(?:\.\d)?)\b", text))
+    assert named <= choices_of[folder].keys()
+    assert folder != "chosen" or named == choices_of[folder].keys()
 
 
 def test_smaller_pools_are_the_first_experts_of_the_zoo():

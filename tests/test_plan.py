@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from baselines.average import merge as average
 from baselines.ties import merge as ties
 from seme.budget import allocate, cached_bytes, compared_bytes, rewritten_bytes
+from seme.checkpoint.opening import open_model
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
@@ -25,6 +27,7 @@ from seme.plan import (
     plan_merge,
     plan_table,
 )
+from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
 
@@ -325,3 +328,18 @@ def test_malformed_index_is_refused(folder):
     (folder / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index\.json cannot be parsed"):
         open_outline(folder, root=folder)
+
+
+def test_gguf_model_is_planned_from_its_header(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
+    path = write_gguf(tmp_path / "model.gguf", kind="Q8_0")
+    with caplog.at_level("INFO", logger="seme"):
+        outline = open_outline(path, root=tmp_path)
+    assert not outline.path.exists()
+    assert f"will first be converted to 0.11 MB in {outline.path}" in caplog.text
+    plan = plan_merge(TIES, outline, [outline], tmp_path / "merged", settings=SETTINGS)
+    converted = open_model(path, root=tmp_path)
+    assert plan_merge(
+        TIES, converted, [converted], tmp_path / "merged", settings=SETTINGS
+    ) == replace(plan, free_bytes=ANY)
+    assert open_outline(path, root=tmp_path).stores("lm_head.weight") is False

@@ -1,5 +1,7 @@
 """Report from a few hand-written records, and the command that writes it."""
 
+from dataclasses import replace
+
 import pytest
 
 from eval.leaderboard.board import boards_of
@@ -53,6 +55,32 @@ def blocks(root, experiment=TOY, problems=()):
     return report_of(
         ReportInput(experiment=experiment, boards=boards, publications=(), problems=problems)
     )
+
+
+def test_verdicts_of_another_experiment_stand_beside(root, tmp_path):
+    other = Results(tmp_path / "other")
+    other.add_unmerged("base", {"a": 6, "b": 6})
+    other.add("average", {"a": 6, "b": 0})
+    boards, beside = (boards_of(load_results(r).runs) for r in (root, other.root))
+    inputs = ReportInput(
+        experiment=replace(TOY, beside="other"),
+        boards=boards,
+        publications=(),
+        problems=(),
+        boards_beside=beside,
+    )
+    rows = section(to_markdown(report_of(inputs)), "### Verdicts on both pools")
+    assert "| claim of the paper | toy | other |" in rows
+    claim = "SeMe has a better average performance than DARE."
+    assert f"| {claim} | not supported | not measured |" in rows
+
+
+def test_header_names_the_experiment_beside(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("# python run.py -m experiment=toy\n# Beside: paper\noutput: results/toy\n")
+    experiment = read_experiment(path)
+    assert experiment.beside == "paper"
+    assert "paper" not in experiment.text
 
 
 def section(text, heading):

@@ -38,6 +38,9 @@ def statuses(cell):
     return [row.status for row in read_leaderboard(cell.output).boards[0].rows]
 
 
+VALID = dict.fromkeys(ENTRIES, False) | {"merged_dir": None, "datasets_dir": None}
+
+
 def fail(cell, draft, error):
     with pytest.raises(type(error)), cell.record_failure(draft):
         raise error
@@ -151,14 +154,16 @@ def test_unexpected_errors_have_their_type(error, text):
     [
         (
             {"tua": 1},
-            r"unknown entries \['tua'\], expected some of \['datasets_dir', 'device', .*'tau'",
+            r"there is no entry tua; did you mean tau\?",
         ),
         ({"force": "maybe"}, "force must be true or false, got 'maybe'"),
         ({"quiet": 1}, "quiet must be true or false, got 1"),
+        ({"merged_dir": 5}, "merged_dir must be a folder or null, got 5"),
+        ({"datasets_dir": 5}, "datasets_dir must be a folder or null, got 5"),
     ],
 )
 def test_unknown_entries_are_refused(change, message):
-    config = dict.fromkeys(ENTRIES, False) | {"tracker": {"name": "none"}}
+    config = VALID | {"tracker": {"name": "none"}}
     check_entries(config)
     with pytest.raises(ValueError, match=message):
         check_entries(config | change)
@@ -169,7 +174,7 @@ def test_unknown_entries_are_refused(change, message):
 def test_invalid_tracker_is_refused_up_front():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
     with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
-        check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})
+        check_entries(VALID | {"tracker": tracker})
 
 
 def test_error_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):

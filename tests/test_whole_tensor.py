@@ -184,6 +184,7 @@ def test_tensor_over_the_budget_is_refused_before_reading(model, merge, tmp_path
     [
         (lambda pivot: pivot.flatten(), r"return the tensor's shape, \(2, 2\), got \(4,\)"),
         (lambda pivot: pivot.double(), r"must return float32, got torch\.float64"),
+        (lambda pivot: pivot.mul_(2), "must not write to its inputs"),
         (lambda pivot: pivot / 0 * 0, "merge method returned NaN"),
         (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],

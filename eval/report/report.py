@@ -44,6 +44,8 @@ from eval.report.tables import (
 from eval.report.verdicts import Judgement
 from eval.results_folder import Problem
 
+_BESIDE = "Beside:"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
@@ -58,13 +60,16 @@ class Experiment:
     """The results folder its runs go to."""
     suite: str | None
     """Name of the suite it sets; None for the default one."""
+    beside: str | None = None
+    """Another experiment, whose verdicts stand beside these."""
 
 
 def read_experiment(path: Path) -> Experiment:
     """Read the header and the results folder of an experiment.
 
     The header is the comment the file begins with. Its lines that start with ``python`` or
-    ``make`` are commands, ``@package`` is Hydra's, the rest is text.
+    ``make`` are commands, ``@package`` is Hydra's, ``Beside:`` names the experiment to compare
+    verdicts with, the rest is text.
 
     Args:
         path: ``conf/experiment/<name>.yaml``.
@@ -79,7 +84,12 @@ def read_experiment(path: Path) -> Experiment:
     content = path.read_text(encoding="utf-8")
     header = _header(content)
     commands = tuple(line for line in header if line.startswith(("python ", "make ")))
-    text = [line for line in header if line not in commands and "@package" not in line]
+    text = [
+        line
+        for line in header
+        if line not in commands and "@package" not in line and not line.startswith(_BESIDE)
+    ]
+    beside = [line.removeprefix(_BESIDE).strip() for line in header if line.startswith(_BESIDE)]
     config: Any = yaml.safe_load(content)
     output = config.get("output") if isinstance(config, dict) else None
     if not commands or not isinstance(output, str):
@@ -94,6 +104,7 @@ def read_experiment(path: Path) -> Experiment:
         commands=commands,
         output=output,
         suite=_suite(config),
+        beside=next(iter(beside), None),
     )
 
 
@@ -135,6 +146,8 @@ class ReportInput:
     publications: Sequence[Publication]
     problems: Sequence[Problem]
     """Problems with files of the results folder."""
+    boards_beside: Sequence[Board] = ()
+    """Every board of the experiment ``experiment.beside``."""
 
     @property
     def reported(self) -> list[Board]:
@@ -166,7 +179,7 @@ def report_of(inputs: ReportInput) -> list[Block]:
         heading(f"Experiment: {inputs.experiment.name}", 1),
         plain(inputs.experiment.text),
         commands(inputs.experiment.commands),
-        *_summary(judgements, answers),
+        *_summary(judgements, answers, inputs),
         *_problems(inputs.problems),
         *_setting(inputs),
         *_results(inputs.experiment.name, inputs.reported),
@@ -192,7 +205,9 @@ def _own_questions(inputs: ReportInput) -> tuple[list[Answer], list[Drawing]]:
     return answers, [] if scaling is None else [scaling[1]]
 
 
-def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list[Block]:
+def _summary(
+    judgements: Sequence[Judgement], answers: Sequence[Answer], inputs: ReportInput
+) -> list[Block]:
     claims = tuple((j.claim, j.verdict.value, j.finding) for j in judgements)
     asked = tuple((answer.question, answer.finding) for answer in answers)
     blocks: list[Block] = [
@@ -201,7 +216,18 @@ def _summary(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> list
     ]
     if asked:
         blocks.append(Table(("question of ours", "finding"), asked))
+    if inputs.boards_beside:
+        blocks += [heading("Verdicts on both pools", 3), _both_verdicts(judgements, inputs)]
     return blocks
+
+
+def _both_verdicts(judgements: Sequence[Judgement], inputs: ReportInput) -> Table:
+    """Verdicts of this experiment and of the one beside it, claim by claim."""
+    others = {j.claim: j.verdict.value for j in claims_of(inputs.boards_beside)}
+    return Table(
+        ("claim of the paper", inputs.experiment.name, str(inputs.experiment.beside)),
+        tuple((j.claim, j.verdict.value, others[j.claim]) for j in judgements),
+    )
 
 
 def _problems(problems: Sequence[Problem]) -> list[Block]:

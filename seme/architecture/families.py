@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seme.architecture.parts import Family, Part, Stored
+from seme.checkpoint.regular_file import shown
 
 
 def _one(part: Part, **layout: Any) -> Stored:  # noqa: ANN401  (Stored's own fields)
@@ -289,9 +290,9 @@ def setting(config: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  (JS
     for name in names:
         if config.get(name) is not None:
             return config[name]
+    kind, listed = config.get("model_type"), " or ".join(names)
     raise ValueError(
-        f"config.json of a {config.get('model_type')} model must say {' or '.join(names)}, got "
-        f"only {sorted(config)}"
+        f"config.json of a {kind} model must say {listed}, got only {shown(sorted(config))}"
     )
 
 
@@ -305,7 +306,7 @@ def count(config: Mapping[str, Any], *names: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(
             f"config.json of a {config.get('model_type')} model must give an integer of at "
-            f"least 1 for {' or '.join(names)}, got {number!r}"
+            f"least 1 for {' or '.join(names)}, got {shown(number)}"
         )
     return number
 
