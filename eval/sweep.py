@@ -91,7 +91,8 @@ def _ended_cell(path: Path) -> dict[str, Any]:
 
 def overrides_of(hydra_config: Any) -> list[str]:  # noqa: ANN401 (Hydra's own)
     """Return a run's overrides as they were written, with ``${...}`` in them."""
-    return list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False)))
+    lines: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    return [str(line) for line in lines]
 
 
 def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: bool) -> str:
