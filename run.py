@@ -50,7 +50,7 @@ from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
-from eval.sweep import cell_label
+from eval.sweep import cell_label, overrides_of
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
@@ -75,13 +75,13 @@ def main(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     choices = hydra_config.runtime.choices
-    overrides = " ".join(hydra_config.overrides.task)
+    overrides = " ".join(overrides_of(hydra_config))
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
     label = str(choices.get("method"))
     if sweeping:
         uses_tau = "${tau}" in OmegaConf.to_yaml(config.get("method", {}))
         label = cell_label(
-            label, hydra_config.overrides.task, hydra_config.job.num, uses_tau=uses_tau
+            label, overrides_of(hydra_config), hydra_config.job.num, uses_tau=uses_tau
         )
     try:
         values = plain_values(config)
@@ -177,7 +177,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
     """
     check_entries(config)
     if (kept := config["merged_dir"]) is not None:
-        check_writable(ROOT / Path(kept).parent, entry=f"merged_dir={kept}")
+        check_writable(ROOT / kept, entry=f"merged_dir={str(kept)[:200]}")
     suite = _suite(config)
     if suite is not None and (lacking := suite.evaluator.lacking()):
         raise ValueError(lacking)

@@ -42,7 +42,7 @@ class Sweep(Callback):
         params = config.hydra.sweeper.get("params") or {}
         lines = [f"{key}={value}" for key, value in params.items()]
         overrides = OverridesParser.create().parse_overrides(
-            [*lines, *config.hydra.overrides.task]
+            [*lines, *overrides_of(config.hydra)]
         )
         swept = [override for override in overrides if override.is_sweep_override()]
         n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
@@ -51,13 +51,10 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
-        folder, n_cells = (
-            Path(config.hydra.sweep.dir),
-            json.loads(os.environ[_SWEEP])["n_cells"],
-        )
+        folder = Path(config.hydra.sweep.dir)
         numbers = {int(path.parent.name) for path in folder.glob("*/cell.json")}
-        if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            numbers |= set(range(n_cells))
+        if config.hydra.sweeper._target_.endswith(".BasicSweeper") and not config.plan:
+            numbers |= set(range(json.loads(os.environ[_SWEEP])["n_cells"]))
         cells = [_ended_cell(folder / f"{number}/cell.json") for number in sorted(numbers)]
         if config.plan:
             errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
@@ -90,6 +87,12 @@ def _ended_cell(path: Path) -> dict[str, Any]:
         return ended
     name, error = f"cell {path.parent.name}", "its process died: run the same command again"
     return {"cell": name, "fingerprint": None, "error": error, "refused": False}
+
+
+def overrides_of(hydra_config: Any) -> list[str]:  # noqa: ANN401 (Hydra's own)
+    """Return a run's overrides as they were written, with ``${...}`` in them."""
+    lines: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    return [str(line) for line in lines]
 
 
 def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: bool) -> str:

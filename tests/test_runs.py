@@ -204,3 +204,26 @@ def test_scratch_folder_is_removed_after_use_or_failure(cell, draft):
     other = replace(draft, fingerprint="0" * 32)
     with cell.scratch(other) as elsewhere:
         assert elsewhere != folder
+
+
+def test_an_error_about_the_scratch_folder_says_what_it_was(cell, draft):
+    def fail(folder):
+        raise ValueError(f"{folder}: config.json says tie_word_embeddings but the head differs")
+
+    with pytest.raises(ValueError, match="tie_word") as error, cell.scratch(draft) as folder:
+        fail(folder)
+    assert error.value.__notes__ == [
+        f"{folder.name} was made for this run and is gone; its config.json is the pivot's, or an "
+        "adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
+    ]
+
+
+def test_errors_are_text_without_the_home_folder_and_not_endless(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert describe_error(ValueError(f"{tmp_path}/m holds \udcff")) == "~/m holds \\udcff"
+    assert len(describe_error(ValueError("x" * 10**6))) < 5000
+
+
+def test_a_record_that_could_not_be_read_is_refused_before_the_run(cell):
+    with pytest.raises(ValueError, match="cannot be written as JSON: models.pool must be"):
+        cell.draft("ties", {}, replace(MODELS, pool=5), settings={})

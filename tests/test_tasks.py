@@ -251,3 +251,19 @@ def test_ten_real_tasks_score_as_in_lm_eval_alone():
         alone = reported(suite, built[task.task], limit=6, **options)
         key = f"{task.metric},{task.filter}"
         assert evaluation.scores[task.task].raw == alone[task.task][key], task.task
+
+
+def test_an_unknown_aggregation_of_a_group_is_refused_before_a_merge(sums, tmp_path):
+    group = GROUP.format(name="median", by_size="true").replace(": mean", ": median")
+    (tmp_path / "tasks/median.yaml").write_text(group)
+    with pytest.raises(ValueError, match=r"group median cannot be read: .*'median'"):
+        build_tasks(expand(sums("median")))
+
+
+def test_an_unknown_aggregation_of_a_task_is_refused_before_a_merge(sums, tmp_path):
+    path = tmp_path / "tasks/easy.yaml"
+    text = path.read_text()
+    assert "aggregation: mean" in text
+    path.write_text(text.replace("aggregation: mean", "aggregation: meen"))
+    with pytest.raises(ValueError, match=r"easy: the aggregation of acc is none .* 'mean'"):
+        build_tasks(expand(sums("easy")))
