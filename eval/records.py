@@ -132,7 +132,7 @@ class ModelRef:
     content_hash: str
     """Hash of its weights: the same model under any name and place."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Commits on the Hub."""
+    """Commits on the Hub; ``dequantised_from`` of a model converted from GGUF."""
 
     @property
     def version(self) -> str:

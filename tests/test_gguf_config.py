@@ -13,7 +13,9 @@ def outlined(tmp_path, model=None, **options):
 
 
 def test_config_names_class_and_dtype_and_no_folder(tmp_path):
-    outline = outlined(tmp_path, kind="Q8_0", more={"general.name": "A name"})
+    outline = outlined(
+        tmp_path, kind="Q8_0", more={"general.name": "A", "general.alignment": 32}
+    )
     config = outline.config
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["dtype"] == "float32"
@@ -44,6 +46,17 @@ def test_queries_of_gemma_27b_are_scaled_by_width_over_heads(tmp_path, monkeypat
 def test_missing_entry_has_no_default(tmp_path, key):
     with pytest.raises(ValueError, match=rf"model\.gguf has llama\.{key} = None, expected one"):
         outlined(tmp_path, more={f"llama.{key}": None})
+
+
+def test_more_layers_than_tensors_are_not_built(tmp_path):
+    with pytest.raises(ValueError, match=r"block_count = 4000000000, and 20 tensors in all"):
+        outlined(tmp_path, more={"llama.block_count": 4_000_000_000})
+
+
+@pytest.mark.parametrize("heads", [0, 3, 2**31])
+def test_impossible_number_of_heads_is_refused(tmp_path, heads):
+    with pytest.raises(ValueError, match=r"model\.gguf"):
+        outlined(tmp_path, more={"llama.attention.head_count": heads})
 
 
 def test_tokenizer_that_cannot_be_converted_is_refused(tmp_path):

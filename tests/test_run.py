@@ -26,6 +26,7 @@ from eval.results_folder import load_results, read_samples
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
+from tests.gguf_files import write_gguf
 from tests.golden_merges import method_of
 
 NAMES = ("base", "code", "french")
@@ -152,6 +153,16 @@ def test_adapter_is_scored_on_the_given_base(cell, zoo, tmp_path):
     assert records["lora"].scores["pick"] == records["whole"].scores["pick"]
     assert records["lora"].status == "done"
     assert not list((tmp_path / "results").glob("scratch*"))
+
+
+def test_gguf_models_are_merged_and_scored(cell, tmp_path):
+    path = write_gguf(tmp_path / "base.gguf", kind="Q8_0")
+    cell(f"models.pivot={path}", f"models.sources=[{path}]")
+    records = {record.name: record for record in load_results(tmp_path / "results").records}
+    merged, unmerged = records["average"], records["base.gguf"]
+    assert merged.scores["pick"] == unmerged.scores["pick"]
+    for model in (merged.models.pivot, merged.models.sources[0], unmerged.models.pivot):
+        assert model.more["dequantised_from"]["types"] == {"F32": 5, "Q8_0": 15}
 
 
 def test_mean_of_samples_is_the_score(cell, tmp_path):

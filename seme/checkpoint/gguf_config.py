@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from seme.architecture.families import HEADS
+from seme.checkpoint.gguf_header import AGAIN
 from seme.checkpoint.gguf_model import GgufModel
 from seme.checkpoint.gguf_rotary import set_rotary
 from seme.checkpoint.gguf_tensors import (
@@ -70,11 +71,12 @@ def outline_gguf(model: GgufModel) -> Outline:
 
     check_architecture(model)
     _check_metadata(model)
-    with _alone(model) as folder, _naming(model, "configuration"):
-        config: Any = AutoConfig.from_pretrained(folder, gguf_file=model.file.name)
+    with _naming(model, "configuration"), tempfile.TemporaryDirectory() as folder:
+        _write_numbers(model, Path(folder) / "model.gguf")
+        config: Any = AutoConfig.from_pretrained(folder, gguf_file="model.gguf")
     config.tie_word_embeddings = "output.weight" not in model.tensors  # of all parts
     _complete(config, model)
-    with torch.device("meta"):
+    with _naming(model, "configuration"), torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     shapes = {
         name: tuple(tensor.shape)
@@ -118,6 +120,23 @@ def _alone(model: GgufModel) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _write_numbers(model: GgufModel, path: Path) -> None:
+    """Write a GGUF file without tensors and vocabulary: transformers reads those slowly."""
+    from gguf import GGUFValueType, GGUFWriter  # noqa: PLC0415 (an extra)
+
+    writer = GGUFWriter(path, model.architecture)
+    kinds = {bool: GGUFValueType.BOOL, int: GGUFValueType.INT64, float: GGUFValueType.FLOAT64}
+    embedding = model.tensors.get("token_embd.weight")
+    vocabulary = {} if embedding is None else {"vocab_size": embedding.shape[0]}
+    sizes = {f"{model.architecture}.{key}": size for key, size in vocabulary.items()}
+    for key, value in {**sizes, **model.metadata}.items():
+        if type(value) in kinds and key.startswith((f"{model.architecture}.", "tokenizer.")):
+            writer.add_key_value(key, value, kinds[type(value)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
 @contextmanager
 def _naming(model: GgufModel, what: str) -> Iterator[None]:
     """Name the model in an error of transformers."""
@@ -140,6 +159,12 @@ def _check_metadata(model: GgufModel) -> None:
                 f"{model.file} has {name} = {value!r}, expected one positive number: take the "
                 "model in safetensors"
             )
+    n_layers = model.metadata[f"{model.architecture}.block_count"]
+    if n_layers > len(model.tensors):
+        raise ValueError(
+            f"{model.file} has {model.architecture}.block_count = {n_layers}, and "
+            f"{len(model.tensors)} tensors in all; {AGAIN}"
+        )
 
 
 def _complete(config: Any, model: GgufModel) -> None:  # noqa: ANN401 (of any architecture)
