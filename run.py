@@ -70,14 +70,12 @@ def main(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     choices = hydra_config.runtime.choices
-    overrides = " ".join(hydra_config.overrides.task)
-    cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task)  # not resolved
+    cell: dict[str, Any] = {"cell": " ".join(overrides), "fingerprint": None, "error": None}
     label = str(choices.get("method"))
     if sweeping:
         uses_tau = "${tau}" in OmegaConf.to_yaml(config.get("method", {}))
-        label = cell_label(
-            label, hydra_config.overrides.task, hydra_config.job.num, uses_tau=uses_tau
-        )
+        label = cell_label(label, overrides, hydra_config.job.num, uses_tau=uses_tau)
     try:
         values = _values(config, choices)
         if config.plan:
