@@ -20,6 +20,7 @@ from eval.records import (
     Record,
     SampleLine,
     SampleTable,
+    fingerprint_of,
     read_record,
     run_folder,
     unreadable,
@@ -185,6 +186,7 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], lis
         samples = path.with_name(SAMPLES_NAME)
         try:
             record = read_record(path)
+            _check_identity(record)
         except ValueError as error:
             problems.append(_problem(path, root, error))
             continue
@@ -197,6 +199,26 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], lis
             continue
         runs.append(_LocatedRun(path=path.relative_to(root), run=run))
     return sorted(runs, key=_preference(root)), problems
+
+
+def _check_identity(record: Record) -> None:
+    """Refuse a record whose entries are not those that its fingerprint was made of."""
+    if (identity := record.provenance.get("identity")) is None:  # of an older record
+        return
+    if not isinstance(identity, dict) or fingerprint_of(identity) != record.fingerprint:
+        raise ValueError(f"provenance.identity must hash to the fingerprint; {_AGAIN}")
+    pivot = record.models.pivot.content_hash
+    stated = {
+        "method": record.name,
+        "hyper_parameters": record.settings,
+        "seed": record.seed,
+        "pivot": pivot,
+        "sources": [source.content_hash for source in record.models.sources],
+        "reference": pivot,
+        "suite": None if record.suite is None else record.suite.fingerprint,
+    }
+    if edited := [key for key, v in identity.items() if stated.get(key, v) != v]:
+        raise ValueError(f"edited: {edited} must be as in provenance.identity; {_AGAIN}")
 
 
 def _problem(path: Path, root: Path, error: ValueError) -> Problem:

@@ -175,7 +175,7 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
 
 def cached_bytes(n_rows: int) -> int:
-    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk_threshold`.
+    """Return the bytes per element of cached ranking scores; see :mod:`seme.ranking_scores`.
 
     Scores and masks of all rows, and one row's magnitudes while its threshold is computed.
     """
