@@ -28,9 +28,15 @@ from seme.checkpoint.reader import (
     refuse_quantised,
 )
 from seme.checkpoint.regular_file import find_file, shown
+from seme.checkpoint.renamed import RenamedSource, in_names_of
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
+from seme.compatibility import (
+    demand_same_tensors,
+    reasons_to_copy,
+    refuse_float64,
+    warnings_before,
+)
 from seme.interface import check_method, traits_of
 from seme.settings import MergeSettings
 from seme.whole_tensor import memory_for_whole, peak_of_whole
@@ -96,10 +102,13 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    copied = reasons_to_copy(pivot, **patterns)
+    renamed = [in_names_of(pivot, source) for source in sources]
     if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+        demand_same_tensors(pivot, renamed, **patterns)
     merged = tuple(name for name in pivot.names if name not in copied)
+    refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
     return Plan(
@@ -107,7 +116,7 @@ def plan_merge(
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=bytes_of_walk(pivot, sources, merged, copied),
+        read_bytes=bytes_of_walk(pivot, renamed, merged, copied),
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
@@ -115,7 +124,7 @@ def plan_merge(
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
-        warnings=tuple(tolerated_differences(pivot, sources)),
+        warnings=tuple(warnings_before(pivot, renamed)),
     )
 
 
@@ -145,7 +154,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[AnyCheckpoint],
+    sources: Sequence[AnyCheckpoint | RenamedSource],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:

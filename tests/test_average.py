@@ -57,3 +57,16 @@ def test_average_agrees_with_mergekit_linear():
 def test_invalid_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         check(weights=weights, n_sources=2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        ([0.1, 0.2, -0.3], "must not cancel, got .0.1, 0.2, -0.3."),
+        ([1e308, 1e308, 1.0], "1e.300"),
+    ],
+)
+def test_weights_that_cancel_or_overflow_are_refused(weights, match):
+    with pytest.raises(ValueError, match=match):
+        check(weights=weights, n_sources=3)
+        average([[1.0], [1.0], [1.0]], weights=weights)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seme.architecture.parts import Family, Part, Stored
+from seme.architecture.tensor_names import advice_on_wrapper
 from seme.checkpoint.regular_file import shown
 
 
@@ -341,10 +342,9 @@ def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
             offset = 1.0 if config.get("model_type") in _OFFSET_GAINS else 0.0
             name = embedding if tied else head
             return Readout(head=name, norm=norm, gain_offset=offset, tied=tied)
-    pairs = [(embedding, norm) for _, embedding, norm in _READOUTS]
+    advice = advice_on_wrapper(names, "it") or "; add it to seme/architecture/families.py"
     raise ValueError(
-        "semantic bases need embedding and final norm: one of the pairs "
-        f"{pairs} was expected in the checkpoint (model_type {config.get('model_type')!r}), "
-        f"whose tensors begin with {sorted(names)[:3]}; add its names to "
-        "seme/architecture/families.py"
+        f"semantic bases need embedding and final norm: one of {[r[1:] for r in _READOUTS]} was "
+        f"expected in the checkpoint (model_type {config.get('model_type')!r}), whose tensors "
+        f"begin with {sorted(names)[:3]}{advice}"
     )
