@@ -59,14 +59,11 @@ def test_invalid_weights_are_refused(weights, message):
         check(weights=weights, n_sources=2)
 
 
-@pytest.mark.parametrize(
-    ("weights", "match"),
-    [
-        ([0.1, 0.2, -0.3], "must not cancel, got .0.1, 0.2, -0.3."),
-        ([1e308, 1e308, 1.0], "1e.300"),
-    ],
-)
-def test_weights_that_cancel_or_overflow_are_refused(weights, match):
-    with pytest.raises(ValueError, match=match):
-        check(weights=weights, n_sources=3)
-        average([[1.0], [1.0], [1.0]], weights=weights)
+def test_weights_that_cancel_are_refused():
+    with pytest.raises(ValueError, match=r"must not cancel, got \[0.1, 0.2, -0.3\]"):
+        average([[1.0], [1.0], [1.0]], weights=[0.1, 0.2, -0.3])
+
+
+def test_weights_whose_sum_could_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"weights\[0\] must be .* at most 1e\+300"):
+        check(weights=[1e308, 1e308], n_sources=2)

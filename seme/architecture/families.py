@@ -149,6 +149,7 @@ _QWEN3_MOE_LAYER = {
     "mlp.experts.*.up_proj.weight": _one(Part.EXPERT_UP, present="sparse"),
     "mlp.experts.*.down_proj.weight": _one(Part.EXPERT_DOWN, present="sparse"),
 }
+_EXPERTS = ("num_local_experts", "num_experts")
 _EXPERTS_UNMATCHED = "the experts of two mixtures cannot be matched with each other yet"
 
 
@@ -271,12 +272,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
         )
     family = _FAMILIES[model_type]
     mixture = any(pattern.count("*") > 1 for pattern in family.stored)
-    experts = ("num_local_experts", "num_experts")
     return replace(
         family,
         model_type=model_type,
         n_layers=count(config, "num_hidden_layers", "n_layer"),
-        n_experts=count(config, *experts) if mixture else 0,
+        n_experts=count(config, *_EXPERTS) if mixture else 0,
         tied=config.get("tie_word_embeddings", family.tied),
         parallel=config.get("use_parallel_residual", family.parallel),
     )
@@ -291,9 +291,9 @@ def setting(config: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  (JS
     for name in names:
         if config.get(name) is not None:
             return config[name]
-    kind, listed = config.get("model_type"), " or ".join(names)
     raise ValueError(
-        f"config.json of a {kind} model must say {listed}, got only {shown(sorted(config))}"
+        f"config.json of a {config.get('model_type')} model must say {' or '.join(names)}, got "
+        f"only {shown(sorted(config))}"
     )
 
 
