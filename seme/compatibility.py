@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from seme.architecture.dimensions import DECISIVE, activation, computed_entries
+from seme.architecture.computed_entries import DECISIVE, activation, computed_entries
 from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
 from seme.architecture.tensor_names import advice_on_wrapper, is_constant
@@ -65,7 +65,7 @@ def _advice_on_names(pivot: Weights, source: Weights) -> str:
 
 
 def tolerated_differences(pivot: Checkpoint, sources: Sequence[Weights]) -> list[str]:
-    """List differing entries of config.json that do not stop a merge: RoPE and activation.
+    """List differing entries of config.json that do not stop a merge: RoPE, norms, factors.
 
     Fine-tunes with a longer context change the rotary embedding. The merged model computes with
     the pivot's entries.

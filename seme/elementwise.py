@@ -62,8 +62,8 @@ def weighted_mean(
     Raises:
         ValueError: If the divisor is the weights' sum, and they cancel to next to nothing.
     """
-    total = math.fsum(map(abs, weights))
-    if divisor == math.fsum(weights) and abs(divisor) < _MIN_SHARE * total:
+    magnitude = math.fsum(map(abs, weights))
+    if divisor == math.fsum(weights) and abs(divisor) < _MIN_SHARE * magnitude:
         raise ValueError(
             f"weights of a mean must not cancel, got {list(weights)}: divided by their sum, "
             f"{divisor:g}, they would be up to {1 / _MIN_SHARE:g} and more"

@@ -21,11 +21,11 @@ from seme.architecture.families import HEADS
 from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
+from seme.checkpoint.quantised import refuse_quantised
 from seme.checkpoint.reader import (
     Checkpoint,
     is_tied,
     open_checkpoint,
-    refuse_quantised,
 )
 from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.renamed import RenamedSource, in_names_of

@@ -266,9 +266,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
         or config.get("scale_attn_weights") is False
     ):
         raise ValueError(
-            f"config.json of a {model_type} model must have scale_attn_weights: true and "
-            "scale_attn_by_inverse_layer_idx: false: attention is scaled by the head's "
-            "dimension"
+            f"config.json of a {model_type} model must have scale_attn_weights: true and scale_"
+            "attn_by_inverse_layer_idx: false: attention is scaled by the head's dimension"
         )
     family = _FAMILIES[model_type]
     mixture = any(pattern.count("*") > 1 for pattern in family.stored)
