@@ -16,9 +16,10 @@ from torch import Tensor
 
 from seme.alignment.tokens import read_vocabulary
 from seme.architecture.families import EMBEDDINGS, HEADS
-from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
+from seme.checkpoint.lora import AdaptedCheckpoint
 from seme.checkpoint.protocol import Readable, describe
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.renamed import NamedSource, RenamedSource
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.interface import CheckpointMismatchError
 
@@ -33,9 +34,7 @@ _WAY_OUT = (
 class FittedSource:
     """A source in the pivot's shape; implements :class:`seme.checkpoint.protocol.Weights`."""
 
-    def __init__(
-        self, pivot: Checkpoint, source: AnyCheckpoint, rows: Mapping[str, int]
-    ) -> None:
+    def __init__(self, pivot: Checkpoint, source: NamedSource, rows: Mapping[str, int]) -> None:
         """Remember both; nothing is read.
 
         Args:
@@ -101,11 +100,11 @@ class _FittedTensor:
         return torch.cat([self._own.read(start, self._n_own).to(self._dtype), kept])
 
 
-MergeableSource = AnyCheckpoint | FittedSource
+MergeableSource = NamedSource | FittedSource
 
 
 def fit_rows(
-    pivot: Checkpoint, sources: Sequence[AnyCheckpoint], copied: Collection[str] = ()
+    pivot: Checkpoint, sources: Sequence[NamedSource], copied: Collection[str] = ()
 ) -> tuple[MergeableSource, ...]:
     """Read sources whose embedding or LM head has other rows in the pivot's shape.
 
@@ -140,7 +139,7 @@ def _the_rest(source: FittedSource, name: str) -> str:
 
 
 def _fitted(
-    pivot: Checkpoint, index: int, source: AnyCheckpoint, copied: Collection[str]
+    pivot: Checkpoint, index: int, source: NamedSource, copied: Collection[str]
 ) -> MergeableSource:
     rows = {
         name: min(pivot.shape(name)[0], source.shape(name)[0])
@@ -162,10 +161,11 @@ def _differ_in_rows(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _demand_same_tokens(
-    pivot: Checkpoint, index: int, source: AnyCheckpoint, n_rows: int
+    pivot: Checkpoint, index: int, source: NamedSource, n_rows: int
 ) -> None:
     """Refuse a source whose tokenizer gives one of the common rows to another token."""
-    folder = source.base.path if isinstance(source, AdaptedCheckpoint) else source.path
+    whole = source.source if isinstance(source, RenamedSource) else source
+    folder = whole.base.path if isinstance(whole, AdaptedCheckpoint) else whole.path
     cause = f"{describe(index, source)} has another number of embedding rows than the pivot"
     try:
         expected, found = (_tokens_by_id(path, n_rows) for path in (pivot.path, folder))

@@ -21,18 +21,21 @@ from rich.progress import Progress
 from torch import Tensor
 
 from seme.ancestry import ancestry_warnings
+from seme.architecture.tensor_names import is_constant
 from seme.binding import check_method, merge_function, prepare
 from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
     demand_same_tensors,
     other_bases,
     reasons_to_copy,
-    tolerated_differences,
+    refuse_float64,
+    warnings_before,
 )
 from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
@@ -72,7 +75,7 @@ class MergeReport:
     0 when nothing changed.
     """
     warnings: list[str]
-    """Differences between the models that do not stop the merge: entries of configurations,
+    """What does not stop the merge: differences of configurations, code that is not copied,
     embedding rows, bases of adapters, weights that share no ancestor."""
     diagnostics: dict[str, Any]
     """Diagnostics of the method's preparation, JSON-ready."""
@@ -112,15 +115,18 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    copied = reasons_to_copy(pivot, **patterns)
     merged_names = tuple(n for n in pivot.names if n not in copied)
-    fitted: tuple[MergeableSource, ...] = tuple(sources)
+    renamed = tuple(in_names_of(pivot, source) for source in sources)
+    fitted: tuple[MergeableSource, ...] = renamed
     if not traits.any_shape:
-        fitted = fit_rows(pivot, sources, copied)
-        demand_same_tensors(pivot, fitted)
-    warnings = tolerated_differences(pivot, sources)
+        fitted = fit_rows(pivot, renamed, copied)
+        demand_same_tensors(pivot, fitted, **patterns)
+    refuse_float64(pivot, merged_names, settings.dtype)
+    warnings = warnings_before(pivot, renamed)
     for warning in warnings:
-        _logger.warning("%s; the merged model computes with the pivot's", warning)
+        _logger.warning("%s", warning)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(
         budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
@@ -273,7 +279,7 @@ class _Walk:
         return error
 
     def _copy(self, models: Models, name: str) -> None:
-        """Copy a tensor of the pivot in the output dtype."""
+        """Copy a tensor of the pivot: its bytes, unchecked, or rounded to the output dtype."""
         spec = self.layout[name]
         size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
         opened = models.pivot.opened(name)
@@ -281,11 +287,9 @@ class _Walk:
         def copy(index: int) -> None:
             start = index * size
             values = opened.read(start, min(start + size, numel))
-            if not is_finite(values):
-                raise ValueError(
-                    f"{name} of the pivot ({models.pivot.path}) holds NaN or an infinity"
-                )
-            self.writer.write(name, round_to(spec.dtype, values), start)
+            is_checked = values.dtype != spec.dtype and is_finite(values)
+            copied = round_to(spec.dtype, values) if is_checked else values.to(spec.dtype)
+            self.writer.write(name, copied, start)
 
         models.threads.map(copy, -(-numel // size))
 
@@ -329,12 +333,10 @@ class _Walk:
 
 
 def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:
-    """Return what a tensor will be on disk; only floating-point tensors change dtype."""
-    own = pivot.dtype(name)
-    return TensorSpec(
-        dtype=dtype if dtype is not None and own.is_floating_point else own,
-        shape=pivot.shape(name),
-    )
+    """Return what a tensor will be on disk; only floating-point weights change dtype."""
+    own, shape = pivot.dtype(name), pivot.shape(name)
+    is_kept = dtype is None or not own.is_floating_point or is_constant(name, shape)
+    return TensorSpec(dtype=own if dtype is None or is_kept else dtype, shape=shape)
 
 
 def _n_parameters(layout: Mapping[str, TensorSpec]) -> int:

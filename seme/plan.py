@@ -27,21 +27,23 @@ from seme.checkpoint.gguf_model import read_gguf
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
 from seme.checkpoint.opening import gguf_files
+from seme.checkpoint.quantised import refuse_quantised
 from seme.checkpoint.reader import (
     SINGLE_FILE,
     Checkpoint,
     is_tied,
     open_checkpoint,
-    refuse_quantised,
 )
 from seme.checkpoint.regular_file import find_file, shown
+from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import (
     demand_same_tensors,
     other_bases,
     reasons_to_copy,
-    tolerated_differences,
+    refuse_float64,
+    warnings_before,
 )
 from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.engine import sizes_of
@@ -113,12 +115,15 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    fitted: tuple[MergeableSource, ...] = tuple(sources)
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    copied = reasons_to_copy(pivot, **patterns)
+    renamed = tuple(in_names_of(pivot, source) for source in sources)
+    fitted: tuple[MergeableSource, ...] = renamed
     if not traits.any_shape:
-        fitted = fit_rows(pivot, sources, copied)
-        demand_same_tensors(pivot, fitted)
+        fitted = fit_rows(pivot, renamed, copied)
+        demand_same_tensors(pivot, fitted, **patterns)
     merged = tuple(name for name in pivot.names if name not in copied)
+    refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
     return Plan(
@@ -135,7 +140,7 @@ def plan_merge(
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
         warnings=(
-            *tolerated_differences(pivot, sources),
+            *warnings_before(pivot, renamed),
             *row_differences(fitted),
             *other_bases(sources),
             *pickled_only((pivot, *sources)),

@@ -236,10 +236,81 @@ def test_non_finite_source_is_refused_and_leaves_no_files(model, merge, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
 
 
-def test_non_finite_copied_pivot_tensor_is_refused(model, merge):
-    pivot = model("p", {"a": [1.0], "b": [float("nan")]})
-    with pytest.raises(ValueError, match=r"b of the pivot \(.*/p\) holds NaN"):
-        merge(bound(mean), pivot, pivot, exclude=["b"])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_excluded_tensors_are_copied_unchecked(model, merge, value):
+    pivot = model("p", {"a": [1.0], "b": [value]})
+    merged, _ = merge(bound(mean), pivot, pivot, exclude=["b"])
+    assert merged["b"].isfinite().item() is False
+
+
+def test_excluded_tensors_need_not_be_in_a_source(model, merge):
+    pivot = model("p", {"a": [1.0], "b": [2.0], "c": [3.0]})
+    source = model("s", {"a": [3.0], "c": [[1.0]], "bb": [1.0]})
+    merged, _ = merge(bound(mean), pivot, source, exclude=["b*", "c"])
+    assert [merged[name].item() for name in "abc"] == [3.0, 2.0, 3.0]
+
+
+CONSTANTS = {
+    "h.0.attn.masked_bias": torch.tensor(-float("inf"), dtype=torch.float16),
+    "h.0.attn.bias": torch.ones(1, 1, 2, 2),
+    "h.0.rotary_emb.inv_freq": torch.tensor([1.0, 0.1]),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("holder", ["pivot", "source", "both"])
+def test_constants_are_the_pivots_bytes_and_may_be_absent(model, merge, dtype, holder):
+    pivot = model("p", {"a": [1.0], **(CONSTANTS if holder != "source" else {})})
+    source = model("s", {"a": [3.0], **(CONSTANTS if holder != "pivot" else {})})
+    merged, report = merge(bound(mean), pivot, source, dtype=dtype)
+    assert merged["a"].item() == 3.0
+    kept = {} if holder == "source" else CONSTANTS
+    assert report.copied == dict.fromkeys(kept, "constant")
+    assert merged.keys() - {"a"} == kept.keys()
+    assert all(
+        merged[n].dtype == v.dtype and torch.equal(merged[n], v) for n, v in kept.items()
+    )
+
+
+def test_names_without_an_optional_prefix_are_the_same_names(model, merge):
+    names = ("h.0.ln_1.weight", "wte.weight")
+    bare = {name: [1.0, 2.0] for name in names}
+    full = {f"transformer.{name}": [3.0, 4.0] for name in names}
+    first, _ = merge(bound(mean), model("bare", bare), model("full", full))
+    assert [first[name].tolist() for name in names] == [[3.0, 4.0]] * 2
+    second, _ = merge(bound(mean), model("p", full), model("s", bare), folder="second")
+    assert [second[name].tolist() for name in full] == [[1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.language_model."])
+def test_prefixes_of_wrappers_are_named_with_how_to_strip_them(model, merge, prefix):
+    plain = {"model.norm.weight": [1.0], "lm_head.weight": [1.0]}
+    pivot = model("p", plain)
+    wrapped = model("s", {f"{prefix}{name}": value for name, value in plain.items()})
+    with pytest.raises(CheckpointMismatchError) as caught:
+        merge(bound(mean), pivot, wrapped)
+    assert f"begin with {prefix}" in str(caught.value)
+    assert f"n.removeprefix('{prefix}')" in str(caught.value)
+
+
+def test_float64_pivots_are_refused_with_the_way_out(model, merge):
+    pivot = model("p", {"a": torch.ones(1, dtype=torch.float64), "b": [1.0]})
+    with pytest.raises(
+        ValueError, match=r"1 tensors of the pivot .*, a for one.*dtype=float32"
+    ):
+        merge(bound(mean), pivot, pivot)
+    assert merge(bound(mean), pivot, pivot, exclude=["a"])[0]["a"].dtype == torch.float64
+    merged, _ = merge(bound(mean), pivot, pivot, folder="32", dtype=torch.float32)
+    assert merged["a"].dtype == torch.float32
+
+
+def test_code_of_the_pivot_is_named_and_not_copied(model, merge, tmp_path):
+    pivot = model("p", {"a": [1.0]})
+    (pivot.path / "modeling_x.py").write_text("")
+    _, report = merge(bound(mean), pivot, pivot)
+    (warning,) = report.warnings
+    assert "holds code (modeling_x.py), which is not copied" in warning
+    assert not (tmp_path / "merged" / "modeling_x.py").exists()
 
 
 def interrupt(_pivot):

@@ -46,8 +46,6 @@ def test_duplicate_names_are_refused_on_request():
 
 def test_texts_that_take_more_memory_than_the_budget_are_refused_unparsed():
     refused(
-        b"[" + b"[]," * 2_000_000 + b"[]]", "is too large: its 6000004 bytes could take 356"
+        b"[" + b"[]," * 2_000_000 + b"[]]", "is too large: its 6000004 bytes could take 362"
     )
-    refused(
-        b'"' + b"a" * 999 + "\U0001f600".encode() + b'"', "4 MB|could take 0 MB", budget=4000
-    )
+    refused(b'"' + b"a" * 999 + "\U0001f600".encode() + b'"', "is too large", budget=4000)

@@ -225,5 +225,5 @@ def test_errors_are_text_without_the_home_folder_and_not_endless(monkeypatch, tm
 
 
 def test_a_record_that_could_not_be_read_is_refused_before_the_run(cell):
-    with pytest.raises(ValueError, match="cannot be written as JSON: models.pool must be"):
+    with pytest.raises(ValueError, match=r"cannot be written as JSON: models\.pool must be"):
         cell.draft("ties", {}, replace(MODELS, pool=5), settings={})

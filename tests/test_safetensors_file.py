@@ -58,6 +58,7 @@ BAD_HEADERS = {
         r"malformed entry for x: \[1, 1, 1, 1, 1, 1, ...\]$",
     ),
     "many values": (b'{"x":[' + b"[]," * 2_000_000 + b"[]]}", b"", "is too large"),
+    "many tensors": ({str(n): 1 for n in range(100_001)}, b"", "100001 tensors, expected at m"),
     "a surrogate": (b'{"\\ud800":1}', b"", "half of a surrogate pair"),
     "UTF-16": ('{"x":1}'.encode("utf-16"), b"", "cannot be parsed"),
     "no name": ({"": entry(0, 4)}, b"1234", "names a tensor ''"),

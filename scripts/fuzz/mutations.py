@@ -110,7 +110,7 @@ class Folder:
         targets = {
             "out": outside / "secret",
             "dangling": Path("nothing"),
-            "inside": "config.json",
+            "inside": Path("config.json"),
         }
         for name, kind in self.kinds.items():
             if kind == "pipe":
@@ -118,7 +118,7 @@ class Folder:
             elif kind == "folder":
                 (path / name).mkdir()
             elif kind != "absent":
-                (path / name).symlink_to(name if kind == "loop" else str(targets[kind]))
+                (path / name).symlink_to(targets.get(kind, Path(name)))
 
     @property
     def size(self) -> int:

@@ -1,8 +1,4 @@
-"""Sizes of a model, shapes of its canonical parts, and what its config says of both.
-
-Tensors of equal shapes may compute different functions: :func:`computed_entries` returns the
-entries of ``config.json`` that decide it.
-"""
+"""Sizes of a model, shapes of its canonical parts, and what its config says of both."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,11 +10,6 @@ from seme.architecture.families import count, setting
 from seme.architecture.parts import Family, Part, Place
 from seme.checkpoint.regular_file import shown
 
-DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
-"""Entries that divide tensors of equal shapes into different heads: models with different
-values cannot be merged."""
-_DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
-_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 _SCALINGS = ("default", "linear", "llama3")
 _Settings = Mapping[str, Any]
@@ -291,41 +282,3 @@ def _frequencies(
         )
     except ValueError as error:
         return str(error)
-
-
-def activation(config: Mapping[str, Any]) -> str:
-    """Return the name of the MLP's activation; ``the default`` if the config has none."""
-    name = next((str(config[key]) for key in _ACTIVATIONS if config.get(key)), "the default")
-    return {"swish": "silu"}.get(name, name)
-
-
-def computed_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config entries that decide what a tensor of a given shape computes.
-
-    Args:
-        config: The parsed ``config.json``; only the text part of a model of text and images is
-            used.
-
-    Returns:
-        Entry to value, None if it is missing; names are the same for transformers 4 and 5.
-    """
-    text = {**config, **(config.get("text_config") or {})}  # a model of text and images
-    heads = text.get("num_attention_heads", text.get("n_head"))
-    width = text.get("hidden_size")
-    return {
-        "model_type": text.get("model_type"),
-        "hidden_act": text.get("hidden_act"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or (width // heads if width and heads else None),
-        **_rope(text),
-    }
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary embedding's entries, under the same names for transformers 4 and 5."""
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    if "type" in rope:  # the older name
-        rope.setdefault("rope_type", rope.pop("type"))
-    top_level = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
-    return _DEFAULT_ROPE | rope | top_level

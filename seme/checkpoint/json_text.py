@@ -59,7 +59,7 @@ def _check_size(text: bytes, what: str, budget: int) -> None:
     """Refuse text whose values would take more memory than the budget; an upper bound."""
     width = 1 if text.isascii() else 4 if _FOUR_BYTES.search(text) else 2
     taken = (
-        width * len(text)
+        2 * width * len(text)  # as one text, and again if it is one long string
         + _OBJECT_BYTES * text.count(b"{")
         + _LIST_BYTES * text.count(b"[")
         + _VALUE_BYTES * (text.count(b",") + text.count(b":"))

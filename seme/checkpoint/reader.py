@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -25,7 +24,8 @@ from seme.checkpoint.model_folder import (
     read_index,
     read_object,
 )
-from seme.checkpoint.regular_file import brief, find_file, open_regular, shown
+from seme.checkpoint.quantised import refuse_quantised
+from seme.checkpoint.regular_file import brief, find_file, open_regular
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -38,9 +38,6 @@ SINGLE_FILE = "model.safetensors"
 _BLOCK_BYTES = 1 << 20
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
-_WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
-_DEQUANTISERS = ("absmax", "codebook", "scale", "zero")
-"""Parts of the names of tensors that dequantise a weight."""
 
 
 class Checkpoint:
@@ -254,45 +251,6 @@ def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
         and not any(fnmatchcase(name, pattern) for pattern in _NEVER)
     ]
     return tuple(filter(None, (find_file(folder, name) for name in names)))
-
-
-def refuse_quantised(
-    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
-) -> None:
-    """Refuse a quantised checkpoint, which would merge into nonsense without an error.
-
-    A checkpoint is quantised if an integer tensor is named like a weight or has a sibling that
-    dequantises it (scales, zero points, codebooks), or if its configuration says so. Other
-    integers (positions, masks, counters) are copied by a merge. Float8, float4 and complex
-    dtypes are refused when the header is read.
-
-    Args:
-        folder: The model's folder.
-        config: The parsed ``config.json``.
-        stored: The tensors by name, from the headers.
-
-    Raises:
-        ValueError: If it is quantised; names the first such tensor and its file, or the entry.
-    """
-    split = {name: name.rpartition(".") for name in sorted(stored)}
-    quantised_modules = {
-        module for module, _, leaf in split.values() if any(d in leaf for d in _DEQUANTISERS)
-    }
-    for name, (module, _, _) in split.items():
-        dtype = stored[name].spec.dtype
-        if dtype.is_floating_point or dtype == torch.bool:
-            continue
-        if _WEIGHT.search(name) or module in quantised_modules:
-            raise ValueError(
-                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a "
-                "part of packed weights; use the checkpoint it was quantised from"
-            )
-    stated = config.get("quantization_config")
-    if stated:
-        raise ValueError(
-            f"{folder} is quantised: its config.json has quantization_config {shown(stated)}; "
-            "use the checkpoint it was quantised from, or remove the entry if it is wrong"
-        )
 
 
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:

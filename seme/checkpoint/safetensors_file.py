@@ -36,6 +36,8 @@ DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_TENSORS = 100_000
+"""Of one file; the largest models have fewer in all files together."""
 _MAX_NAME_CHARACTERS = 256
 _MAX_DIMENSIONS = 32
 _MAX_BYTES = 2**63 - 1
@@ -176,6 +178,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         )
     text, size = read_part(path, 8, 8 + n_header)
     header = parse_object(text, what=f"the header of {path}", unique=True)
+    if len(header) > _MAX_TENSORS:
+        raise ValueError(
+            f"the header of {path} names {len(header)} tensors, expected at most {_MAX_TENSORS}"
+        )
     begin = 8 + n_header
     tensors = {
         name: _stored(path, name, entry, begin)
