@@ -25,6 +25,7 @@ from rich.progress import (  # noqa: E402
 )
 
 from eval.evaluator import HF  # noqa: E402
+from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
@@ -38,7 +39,7 @@ from eval.task_metrics import (  # noqa: E402
     score_of,
 )
 from eval.task_options import code_execution  # noqa: E402
-from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
+from eval.tasks import build_tasks, group_of  # noqa: E402
 from eval.workers import run_in_workers  # noqa: E402
 
 _logger = logging.getLogger(__name__)

@@ -19,6 +19,11 @@ NLTK = "nltk_data"
 """Folder of a mirror with data of ``nltk``, and the first part of such an extra."""
 _SPACY = "spacy"
 """First part of an extra that is a model of ``spacy``, a package."""
+_TINY = "tinyBenchmarks.pkl"
+"""Parameters that the package tinyBenchmarks reads from the current folder, or downloads there."""
+_TINY_PLACE = (
+    "https://raw.githubusercontent.com/felipemaiapolo/tinyBenchmarks/main/tinyBenchmarks"
+)
 _KINDS = ("tokenizers", "corpora", "taggers", "models", "stemmers", "chunkers", "misc")
 """Folders of ``nltk``'s data; the name of a download does not say in which one it is."""
 
@@ -52,7 +57,8 @@ def missing_extras(
 
     Returns:
         Requirements for pip (``langdetect``, ``antlr4-python3-runtime==4.11``),
-        ``metrics/NAME`` for metrics of ``evaluate``, ``nltk_data/NAME`` and ``spacy/NAME``; sorted.
+        ``metrics/NAME`` for metrics of ``evaluate``, ``nltk_data/NAME``, ``spacy/NAME`` and
+        ``tinyBenchmarks.pkl``; sorted.
 
     Raises:
         ValueError: If there is no such task.
@@ -74,6 +80,7 @@ def missing_extras(
         missing = (missing - {"antlr4"}) | {f"{_ANTLR}=={_ANTLR_VERSION}"}
     absent = {f"{METRICS}/{name}" for name in metrics if not _has_metric(name, datasets_dir)}
     absent |= {f"{NLTK}/{name}" for name in downloads if not _has_download(name, datasets_dir)}
+    absent |= {_TINY} if "tinyBenchmarks" in tops and not Path(_TINY).is_file() else set()
     absent |= {f"{_SPACY}/{name}" for name in models if find_spec(name) is None}
     return sorted(missing | absent)
 
@@ -85,7 +92,8 @@ def is_data(extra: str) -> bool:
 
 def how_to_get(extras: Iterable[str], datasets_dir: Path | None) -> list[str]:
     """Return a line for each way to get missing extras, most of them shell commands."""
-    extras = sorted(extras)
+    parameters = _TINY in (extras := sorted(extras))
+    extras = [extra for extra in extras if extra != _TINY]
     metrics, downloads, models = (
         [e.partition("/")[2] for e in extras if e.startswith(f"{kind}/")]
         for kind in (METRICS, NLTK, _SPACY)
@@ -102,6 +110,8 @@ def how_to_get(extras: Iterable[str], datasets_dir: Path | None) -> list[str]:
         words = ["python", "-m", "nltk.downloader", "-d", str(mirror / NLTK), *downloads]
         lines.append(f"{shlex.join(words)}  # or into a folder that NLTK_DATA names")
     lines += [shlex.join(["python", "-m", "spacy", "download", name]) for name in models]
+    if parameters:
+        lines.append(f"curl -LO {_TINY_PLACE}/{_TINY}  # a pickle, which may run code")
     return lines
 
 

@@ -142,7 +142,14 @@ def test_chat_templates_that_are_there_pass(template, make_model, suite):
     check_chat_template(folder, suite())
 
 
-def fail_above(monkeypatch, name, most_rows):
+ON_CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"
+)
+ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+
+def fail_above(monkeypatch, name, most_rows, error=ON_GPU):
     """Let a method of the model run out of memory with more than so many rows."""
     original = getattr(suite_lm.SuiteLM, name)
     tried = []
@@ -151,7 +158,7 @@ def fail_above(monkeypatch, name, most_rows):
         batch = options["context"] if rows is None else rows
         tried.append(len(batch))
         if len(batch) > most_rows:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+            raise error
         return original(self, *([] if rows is None else [rows]), *args, **options)
 
     monkeypatch.setattr(suite_lm.SuiteLM, name, call)
@@ -184,8 +191,16 @@ def test_batches_are_halved_until_memory_suffices(
         assert len(caplog.records) == 1
 
 
-def test_one_row_that_does_not_fit_is_an_error(model, suite, monkeypatch):
-    fail_above(monkeypatch, "_model_generate", 0)
+def test_batches_are_halved_on_a_processor_too(model, suite, monkeypatch, caplog):
+    tried = fail_above(monkeypatch, "_forward", 2, ON_CPU)
+    run(model, suite("pick", batch_size=8))
+    assert tried[:2] == [4, 2]  # trees of two requests
+    assert [r.getMessage()[:17] for r in caplog.records] == ["too little memory"]
+
+
+@pytest.mark.parametrize("error", [ON_CPU, ON_GPU])
+def test_one_row_that_does_not_fit_is_an_error(error, model, suite, monkeypatch):
+    fail_above(monkeypatch, "_model_generate", 0, error)
     with pytest.raises(ValueError, match=r"one row of \d+ tokens.*max_length"):
         run(model, suite("say", batch_size=4))
 
@@ -207,6 +222,17 @@ def test_half_precision_is_not_packed(model, suite, monkeypatch):
     run(model, suite("pick", dtype="bfloat16"))
     with pytest.raises(AssertionError, match="packed"):
         run(model, suite("pick"))
+
+
+def test_templates_listed_in_the_tokenizer_s_configuration_are_found_by_name(make_model, suite):
+    folder = make_model(None)
+    path = folder / "tokenizer_config.json"
+    templates = [{"name": n, "template": t} for n, t in (("default", PLAIN), ("loud", LOUD))]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": templates}))
+    assert load_tokenizer(folder).chat_template == {"default": PLAIN, "loud": LOUD}
+    check_chat_template(folder, suite(chat_template="loud"))
+    with pytest.raises(ValueError, match=r"one of \['default', 'loud'\] .*, got 'x'"):
+        check_chat_template(folder, suite(chat_template="x"))
 
 
 def test_saved_templates_are_found_by_name(make_model):

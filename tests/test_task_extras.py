@@ -44,7 +44,10 @@ def missing(tmp_path, code, *, task=TASK, mirror=None, **files):
             ["nltk_data/x"],
         ),
         ("import spacy\nspacy.load('xx_sm')", ["spacy", "spacy/xx_sm"]),
-        ("import tinyBenchmarks", ["git+https://github.com/felipemaiapolo/tinyBenchmarks"]),
+        (
+            "import tinyBenchmarks",
+            ["git+https://github.com/felipemaiapolo/tinyBenchmarks", "tinyBenchmarks.pkl"],
+        ),
         ("import evaluate\nm = evaluate.load('pass_x')", ["metrics/pass_x"]),
     ],
 )
@@ -156,6 +159,8 @@ def test_how_to_get_extras_is_a_command_each(tmp_path):
     command = f"python -m nltk.downloader -d {tmp_path}/nltk_data punkt_tab"
     assert nltk_line.startswith(command)
     assert "NLTK_DATA" in nltk_line
+    (curl,) = how_to_get(["tinyBenchmarks.pkl"], None)
+    assert curl.startswith("curl -LO https://raw.githubusercontent.com/")
     assert how_to_get(["spacy/xx_sm"], None) == ["python -m spacy download xx_sm"]
     assert "Hydra" in how_to_get(["antlr4-python3-runtime==4.11"], None)[0]
     assert how_to_get([], None) == []

@@ -143,8 +143,22 @@ def test_an_unknown_or_repeated_name_is_an_error(names, message, sums):
 def test_a_group_of_several_metrics_is_refused(sums, tmp_path):
     path = tmp_path / "tasks/hard.yaml"
     path.write_text(path.read_text().replace("metric: acc", "metric: acc_norm"))
-    with pytest.raises(ValueError, match=r"group plain.*'acc'.*'acc_norm'"):
+    with pytest.raises(
+        ValueError, match=r"group plain.*acc \(raw\) of easy, acc_norm \(raw\) of hard"
+    ):
         build_tasks(expand(sums("plain")))
+
+
+def test_a_group_of_several_metrics_is_refused_before_its_data_are_looked_for(sums, tmp_path):
+    suite = replace(sums("plain"), datasets_dir=tmp_path / "tasks")  # no data there
+    path = tmp_path / "tasks/hard.yaml"
+    path.write_text(path.read_text().replace("acc, aggregation: mean", "f1"))
+    with pytest.raises(
+        ValueError, match=r"group plain.*acc \(raw\) of easy, f1 \(reported\) of hard"
+    ):
+        expand(suite)
+    with pytest.raises(ValueError, match="needs the data set"):
+        expand(replace(suite, tasks=(replace(suite.tasks[0], metric="acc"),)))
 
 
 def test_data_that_are_nowhere_are_an_error_with_the_command_that_fetches_them(sums, tmp_path):
