@@ -15,7 +15,8 @@ from seme.checkpoint import gguf_conversion, gguf_tensors
 from seme.checkpoint.gguf_conversion import convert, converted_folder, origin_of
 from tests.gguf_files import ARCHITECTURES, TEMPLATE, gguf_model, loaded, write_gguf
 
-REAL = sorted(Path(os.environ.get("SEME_GGUF", "/nowhere")).glob("*.gguf"))
+_FOLDER = Path(os.environ.get("SEME_GGUF", "/nowhere"))
+REAL = [path for path in sorted(_FOLDER.glob("*.gguf")) if path.is_file()]
 """Files of real models, where the environment names a folder of them."""
 
 
