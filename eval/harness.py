@@ -86,7 +86,9 @@ def evaluate(
     job: dict[str, Any] = {"suite": suite, "seed": seed, "progress": progress}
     job["model"] = model.resolve()
     if suite.evaluator.in_workers:
-        evaluation = run_in_workers(job, device=device, processes=suite.evaluator.processes)
+        evaluation = run_in_workers(
+            evaluate_here, job, device=device, processes=suite.evaluator.processes
+        )
     else:
         evaluation = evaluate_here(**job, device=device)
     assert isinstance(evaluation, Evaluation)

@@ -62,10 +62,9 @@ class SuiteTask:
     """Group of lm-eval that the task was named by, see ``eval.tasks.expand``."""
 
     def __post_init__(self) -> None:
-        for key in ("task", "domain"):
-            check_name(f"{key} of a task", getattr(self, key))
-        for key in ("metric", "filter"):
-            if getattr(self, key) is not None:
+        check_name("name of a task", self.task)
+        for key in ("domain", "metric", "filter"):
+            if getattr(self, key):
                 check_name(f"{key} of task {self.task}", getattr(self, key))
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
         _one_of("score", self.score, sorted(METRIC_KINDS), self.task)

@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -24,10 +24,13 @@ _WAIT = timedelta(weeks=52)
 _NONE = object()
 
 
-def run_in_workers(job: Mapping[str, Any], *, device: str, processes: int) -> Any:  # noqa: ANN401
-    """Call ``eval.harness.evaluate_here`` in new processes and return the first one's result.
+def run_in_workers(
+    evaluate: Callable[..., Any], job: Mapping[str, Any], *, device: str, processes: int
+) -> Any:  # noqa: ANN401
+    """Evaluate in new processes and return the first one's result.
 
     Args:
+        evaluate: ``eval.harness.evaluate_here``.
         job: Its arguments but ``device`` and ``accelerator``; they can be pickled.
         device: ``cpu`` or ``cuda``; a process has the GPU of its number.
         processes: Their number; of several, each has its share of the documents.
@@ -37,7 +40,7 @@ def run_in_workers(job: Mapping[str, Any], *, device: str, processes: int) -> An
         RuntimeError: If a process failed otherwise, or was killed.
     """
     with tempfile.TemporaryDirectory() as name:
-        arguments = (dict(job), device, processes, _free_port(), Path(name))
+        arguments = (evaluate, dict(job), device, processes, _free_port(), Path(name))
         try:
             start_processes(  # type: ignore[no-untyped-call]
                 _work, args=arguments, nprocs=processes, start_method="spawn"
@@ -56,19 +59,23 @@ def in_order(ranks: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _work(
-    rank: int, job: dict[str, Any], device: str, processes: int, port: int, folder: Path
+    rank: int,
+    evaluate: Callable[..., Any],
+    job: dict[str, Any],
+    device: str,
+    processes: int,
+    port: int,
+    folder: Path,
 ) -> None:
     """Evaluate in this process; leave the result, or the error, in the folder."""
     if rank > 0:
         logging.disable(logging.WARNING)  # the first one says it
     shown = job["progress"] and rank == 0
     try:
-        from eval.harness import evaluate_here  # noqa: PLC0415 (loads lm-eval, here alone)
-
         accelerator = _joined(rank, device, processes, port) if processes > 1 else None
         own = f"cuda:{rank}" if device == "cuda" and processes > 1 else device
         job |= {"device": own, "accelerator": accelerator, "progress": shown}
-        result = evaluate_here(**job)
+        result = evaluate(**job)
         if rank == 0:
             (folder / "result").write_bytes(pickle.dumps(result))
         if accelerator is not None:

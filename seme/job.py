@@ -245,8 +245,6 @@ def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
         pool[key] = [_entry(model) for model in pool[key]]
-    if not isinstance(pool["name"], str | None):
-        raise ValueError(f"models.name must be a text or null, got {pool['name']!r}")
     return {**pool, "pivot": _entry(pool["pivot"])}
 
 
@@ -280,7 +278,8 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f"{sorted(_MODEL_KEYS)}, each a text (and {sorted(_TERMS)}), got {model!r}"
+            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)}; got '
+            f"{model!r}"
         )
     check_terms(entry)
     return entry
@@ -290,10 +289,7 @@ def _place(entry: Mapping[str, Any], root: Path) -> Place:
     """Return where a model is; an adapter's place is its own, not its base's."""
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
-    revision = entry.get(f"{own}revision")
-    if not isinstance(revision, str | None):
-        raise ValueError(f'a revision must be a text, got {revision!r}: write "{revision}"')
-    return Place(entry.get("name"), _portable(location, root), revision)
+    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
 
 
 def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
@@ -334,7 +330,8 @@ def _portable(location: str, root: Path) -> str:
 def _is_placed(entry: Mapping[str, Any]) -> bool:
     """Return True if an entry has a location, and all that it has are texts or null."""
     places = [entry.get(key) for key in ("location", "path_to_adapter")]
-    are_texts = all(isinstance(value, str | None) for value in entry.values())
+    texts = (value for key, value in entry.items() if key not in _TERMS)
+    are_texts = all(isinstance(value, str | None) for value in texts)
     return any(places) and are_texts
 
 

@@ -224,7 +224,8 @@ def open_outline(
         return open_checkpoint(location, revision=revision, root=root)
     config = read_object(model.folder / "config.json", of="a model folder")
     refuse_quantised(model.folder, config, {})
-    check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")
+    if shards:
+        check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")
     specs = _specs_of_architecture(model.folder)
     shards = shards or dict.fromkeys(specs, SINGLE_FILE)
     unknown = sorted(shards.keys() - specs.keys())

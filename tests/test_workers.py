@@ -38,12 +38,13 @@ def test_gathered_samples_and_metrics_are_in_the_order_of_the_documents(monkeypa
 
 def test_the_first_process_says_warnings_and_bars(monkeypatch, tmp_path):
     jobs = []
-    monkeypatch.setattr("eval.harness.evaluate_here", lambda **job: jobs.append(job))
     monkeypatch.setattr(workers, "_joined", lambda *_: None)
     silenced = []
     monkeypatch.setattr("logging.disable", silenced.append)
     for rank in (0, 1):
-        workers._work(rank, {"progress": True}, "cuda", 2, 0, tmp_path)
+        workers._work(
+            rank, lambda **job: jobs.append(job), {"progress": True}, "cuda", 2, 0, tmp_path
+        )
     assert [job["progress"] for job in jobs] == [True, False]
     assert [job["device"] for job in jobs] == ["cuda:0", "cuda:1"]
     assert len(silenced) == 1
@@ -70,9 +71,8 @@ def test_an_error_of_a_process_is_passed_on(error, kind, message, monkeypatch):
         raise error
 
     monkeypatch.setattr(workers, "start_processes", in_this_process)
-    monkeypatch.setattr("eval.harness.evaluate_here", fail)
     with pytest.raises(kind, match=message):
-        run_in_workers({"progress": False}, device="cpu", processes=1)
+        run_in_workers(fail, {"progress": False}, device="cpu", processes=1)
 
 
 def test_a_process_that_is_killed_is_an_error(monkeypatch):
@@ -81,7 +81,7 @@ def test_a_process_that_is_killed_is_an_error(monkeypatch):
 
     monkeypatch.setattr(workers, "start_processes", kill)
     with pytest.raises(RuntimeError, match=r"ended early: .*SIGKILL"):
-        run_in_workers({"progress": False}, device="cpu", processes=2)
+        run_in_workers(print, {"progress": False}, device="cpu", processes=2)
 
 
 def test_more_processes_than_documents_are_refused_before_a_merge(suite):
