@@ -192,7 +192,7 @@ def merge_checkpoints(
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
                 warnings=[*warnings, *notes],
-                diagnostics={} if prepared is None else certain(prepared.diagnostics()),
+                diagnostics={} if prepared is None else certain(dict(prepared.diagnostics())),
             )
     return report
 
