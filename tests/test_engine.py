@@ -461,11 +461,9 @@ def test_adapter_trained_on_another_base_is_warned_of(wide, merge, tmp_path):
     pivot = wide(0)
     snapshot = tmp_path / "hub/models--org--base/snapshots/0123"
     shutil.copytree(pivot.path, snapshot)
-    folder = write_adapter(
-        pivot.path,
-        pair("base_model.model.model.layers.0.mlp.up_proj", inputs=32, outputs=48),
-        base_model_name_or_path="other/base",
-    )
+    key = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {k: v / 100 for k, v in pair(key, inputs=32, outputs=48).items()}
+    folder = write_adapter(pivot.path, factors, base_model_name_or_path="other/base")
     adapter = open_adapter(folder, base=snapshot, root=tmp_path)
     _, report = merge(bound(mean), pivot, adapter)
     (line,) = [line for line in report.warnings if "other/base" in line]
