@@ -96,8 +96,8 @@ def round_merged(dtype: torch.dtype, *, exact: Tensor, pivot: Tensor) -> Rounded
         values, lost, changed = reductions.round_merged(exact, pivot)
     else:
         values = exact.to(dtype)
-        changed = _squared_distance(exact, pivot)
-        lost = _squared_distance(values.float(), exact) if values is not exact else 0.0
+        changed = squared_distance(exact, pivot)
+        lost = squared_distance(values.float(), exact) if values is not exact else 0.0
     if not math.isfinite(changed):  # float64 holds the squares of all that float32 holds
         raise ValueError("the merge method returned NaN or inf")
     if not math.isfinite(lost):
@@ -112,8 +112,8 @@ def _too_large(values: Tensor, dtype: torch.dtype) -> ValueError:
     )
 
 
-def _squared_distance(values: Tensor, others: Tensor) -> float:
-    """Squared norm of a difference, in float64."""
+def squared_distance(values: Tensor, others: Tensor) -> float:
+    """Sum the squared differences of two float32 tensors of one shape, in float64."""
     if use_numba(values.device):
         return reductions.squared_distance(values, others)
     return float((values.double() - others.double()).square_().sum())
