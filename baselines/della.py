@@ -68,7 +68,7 @@ def merge(
     rows = [tensor.reshape(-1, n_columns) for tensor in (pivot, *sources)]
     merged = torch.empty_like(rows[0])
     n_rows = max(_RUN // n_columns, 1)
-    pieces = zip(*(tensor.split(n_rows) for tensor in (merged, *rows)), strict=True)
+    pieces = zip(*(torch.split(tensor, n_rows) for tensor in (merged, *rows)), strict=True)
     streams = [_stream(site, source) for source in range(len(sources))]
     for place, base, *others in pieces:
         pruned = []

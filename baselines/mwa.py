@@ -25,7 +25,7 @@ def check(
     """Demand a known metric, one positive number per source, and a penalty factor."""
     check_choice("metric", metric, get_args(Metric))
     check_finite("penalty", penalty, least=0)
-    if values is None or isinstance(values, str) or not isinstance(values, Sequence):
+    if not isinstance(values, list | tuple):
         raise ValueError(
             f"values must be a list of one positive {metric} per source, in the order of the "
             f"sources, got {values!r}: give method.values=[...] and method.metric=loss or step"

@@ -103,11 +103,14 @@ def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
 
 
 def hyper_parameter_names(method: Callable[..., Tensor]) -> set[str]:
-    """Return the parameters that a merge function and its preparation name: its YAML's keys."""
+    """Return the parameters that a method names, its YAML's keys.
+
+    Those of the merge function, of its preparation and of its choice of whole tensors.
+    """
     function = method.func if isinstance(method, functools.partial) else method
-    preparation = traits_of(method).preparation
-    prepared = set() if preparation is None else _keyword_only(preparation)
-    return _keyword_only(function) | prepared
+    traits = traits_of(method)
+    named = (function, traits.preparation, traits.choice)
+    return {key for part in named if part is not None for key in _keyword_only(part)}
 
 
 def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
@@ -121,9 +124,16 @@ def method_settings(method: functools.partial[Tensor]) -> dict[str, Any]:
     return {key: _plain(key, value) for key, value in _dotted(method.keywords)}
 
 
+def named_by(
+    function: Callable[..., object], method: functools.partial[Tensor]
+) -> dict[str, Any]:
+    """Pick a method's hyper-parameters that a function names."""
+    return {key: method.keywords[key] for key in sorted(_keyword_only(function))}
+
+
 def merge_function(method: functools.partial[Tensor]) -> Merge:
     """Return the merge function bound to the hyper-parameters it names."""
-    return functools.partial(method.func, **_named_by(method.func, method))
+    return functools.partial(method.func, **named_by(method.func, method))
 
 
 def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | None:
@@ -131,7 +141,7 @@ def prepare(method: functools.partial[Tensor], models: Models) -> Prepared | Non
     preparation = traits_of(method).preparation
     if preparation is None:
         return None
-    prepared = preparation(models, **_named_by(preparation, method))
+    prepared = preparation(models, **named_by(preparation, method))
     if not (hasattr(prepared, "at") and hasattr(prepared, "diagnostics")):
         raise ValueError(
             f"the preparation of {method.func.__module__} must return an object with "
@@ -176,13 +186,6 @@ def _check_arity(name: str, traits: Traits, n_sources: int) -> None:
             f"{name} merges {expected} {noun} into the pivot, got {n_sources}: change "
             "models.sources"
         )
-
-
-def _named_by(
-    function: Callable[..., object], method: functools.partial[Tensor]
-) -> dict[str, Any]:
-    """Pick a method's hyper-parameters that a function names."""
-    return {key: method.keywords[key] for key in sorted(_keyword_only(function))}
 
 
 def _keyword_only(function: Callable[..., object]) -> set[str]:

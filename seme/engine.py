@@ -48,6 +48,7 @@ from seme.whole_tensor import (
     call,
     memory_for_whole,
     merge_whole,
+    whole_names,
 )
 
 _logger = logging.getLogger(__name__)
@@ -132,8 +133,9 @@ def merge_checkpoints(
         budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
     )
     memory = None
-    if traits.whole_tensor:
-        sizes = {name: math.prod(pivot.shape(name)) for name in merged_names}
+    whole = whole_names(method, {name: pivot.shape(name) for name in merged_names})
+    if whole:
+        sizes = {name: math.prod(pivot.shape(name)) for name in whole}
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
@@ -177,6 +179,7 @@ def merge_checkpoints(
                 seed=settings.seed,
                 layout=layout,
                 copied=copied,
+                whole=frozenset(whole),
                 memory=memory,
                 writer=writer,
                 advance=lambda n: bar.advance(task, n),
@@ -235,8 +238,10 @@ class _Walk:
     seed: int
     layout: Mapping[str, TensorSpec]
     copied: Mapping[str, str]
+    whole: frozenset[str]
+    """Tensors that the method is called with whole."""
     memory: SharedMemory | None
-    """For whole tensors; None where the method takes blocks."""
+    """For whole tensors; None where the method takes blocks only."""
     writer: CheckpointWriter
     advance: Callable[[int], None]
     """Called with the number of elements written."""
@@ -299,7 +304,7 @@ class _Walk:
         prepared = None if self.prepared is None else self.prepared.at(tensor)
         site = Site(name=name, seed=self.seed, prepared=prepared)
         merge = merge_function(self.method)
-        if self.memory is not None:
+        if self.memory is not None and name in self.whole:
             return self._merge_whole(merge, tensor, site, self.memory)
 
         def merge_block(block: Block) -> tuple[float, float]:

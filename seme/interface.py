@@ -5,7 +5,7 @@ called with *blocks*: flat runs of at most 2**17 consecutive elements of one ten
 tensor. What it returns for an element may then depend on that element of every model and on the
 site only. A method that needs more declares it with a decorator:
 
-- :func:`whole_tensor`: it is called with whole tensors in their shape;
+- :func:`whole_tensor`: it is called with whole tensors, all or some, in their shape;
 - :func:`prepared_by`: a preparation passes over the models first, and its result reaches the
   method through ``site.prepared``;
 - :func:`takes`: how many sources it merges, and whether their order matters;
@@ -13,7 +13,7 @@ site only. A method that needs more declares it with a decorator:
 
 Hyper-parameters are keyword-only without defaults: the method's YAML holds the values, and its
 keys are exactly the parameters that merge function and preparation name. Each function is
-called with those that it names.
+called with those that it names; so is the choice of whole tensors.
 """
 
 import functools
@@ -117,6 +117,8 @@ Check = Callable[..., None]
 
 Names the hyper-parameters it checks and, where it needs it, ``n_sources``.
 """
+Choice = Callable[..., bool]
+"""``choice(name, shape, /, *, ...)``: whether a tensor is needed whole."""
 _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
 
 
@@ -131,6 +133,8 @@ class Traits:
     temporaries: int = 0
     """See :func:`whole_tensor`; likewise the next."""
     per_source: int = 0
+    choice: Choice | None = None
+    """Which tensors are needed whole; None: all of them."""
     min_sources: int = 1
     max_sources: int | None = None
     """None for any number."""
@@ -163,10 +167,15 @@ def prepared_by(
 def whole_tensor(merge: _MergeFunction, /) -> _MergeFunction: ...
 @overload
 def whole_tensor(
-    *, temporaries: int, per_source: int = 0
+    *, temporaries: int, per_source: int = 0, choice: Choice | None = None
 ) -> Callable[[_MergeFunction], _MergeFunction]: ...
 def whole_tensor(
-    merge: _MergeFunction | None = None, /, *, temporaries: int = 4, per_source: int = 0
+    merge: _MergeFunction | None = None,
+    /,
+    *,
+    temporaries: int = 4,
+    per_source: int = 0,
+    choice: Choice | None = None,
 ) -> _MergeFunction | Callable[[_MergeFunction], _MergeFunction]:
     """Declare that a method is called with whole tensors in their shape instead of blocks.
 
@@ -179,8 +188,12 @@ def whole_tensor(
             besides inputs and result; a float64 copy counts twice, a sort with its indices
             three times. They are taken from the budget.
         per_source: More of them for every source.
+        choice: Called with name and shape of a tensor and the hyper-parameters it names: is the
+            tensor needed whole? The others come in blocks, which are flat. None: all are.
     """
-    declare = _declaring(whole_tensor=True, temporaries=temporaries, per_source=per_source)
+    declare = _declaring(
+        whole_tensor=True, temporaries=temporaries, per_source=per_source, choice=choice
+    )
     return declare if merge is None else declare(merge)
 
 

@@ -49,7 +49,7 @@ from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.engine import sizes_of
 from seme.interface import traits_of
 from seme.settings import MergeSettings
-from seme.whole_tensor import memory_for_whole, peak_of_whole
+from seme.whole_tensor import memory_for_whole, peak_of_whole, whole_names
 
 _logger = logging.getLogger(__name__)
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -161,11 +161,12 @@ def _peak_bytes(
         budget, n_sources, settings.n_threads, settings.device, sizes_of(pivot, traits)
     )
     peak = allocation.working_bytes
-    if traits.whole_tensor:
+    whole = {n: sizes[n] for n in whole_names(method, {n: pivot.shape(n) for n in sizes})}
+    if whole:
         memory = memory_for_whole(
-            sizes, n_sources, traits, allocation=allocation, budget=budget
+            whole, n_sources, traits, allocation=allocation, budget=budget
         )
-        peak += peak_of_whole(sizes, n_sources, traits, memory=memory, allocation=allocation)
+        peak += peak_of_whole(whole, n_sources, traits, memory=memory, allocation=allocation)
     elif traits.preparation is not None:
         cached = cached_bytes(n_sources) * allocation.n_threads * max(sizes.values(), default=0)
         peak += min(allocation.cache_bytes, cached)

@@ -1,8 +1,9 @@
-"""Whole-tensor merging: reserve memory, gather blocks, merge, write the result in blocks.
+"""Whole-tensor merging: choose tensors, reserve memory, gather blocks, merge, write in blocks.
 
 On a GPU the tensors are in its memory; they are counted against the budget all the same.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from seme.binding import named_by
 from seme.budget import Allocation, mebibytes
-from seme.interface import Merge, Site, Traits
+from seme.interface import Merge, Site, Traits, traits_of
 from seme.streaming import Block, OpenTensor
 
 _T = TypeVar("_T")
@@ -39,6 +41,24 @@ class SharedMemory:
             with self._changed:
                 self._free += n_bytes
                 self._changed.notify_all()
+
+
+def whole_names(
+    method: functools.partial[Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """Select the tensors that a method is called with whole; the others come in blocks.
+
+    Args:
+        method: The merge function, its hyper-parameters bound.
+        shapes: Of the tensors to be merged, by name.
+    """
+    traits = traits_of(method)
+    if not traits.whole_tensor:
+        return ()
+    if traits.choice is None:
+        return tuple(shapes)
+    choice = functools.partial(traits.choice, **named_by(traits.choice, method))
+    return tuple(name for name, shape in shapes.items() if choice(name, shape))
 
 
 def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:

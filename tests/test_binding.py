@@ -18,7 +18,8 @@ from seme.binding import (
     prepare,
 )
 from seme.checks import check_finite
-from seme.interface import Site, checked_by, prepared_by, takes
+from seme.interface import Site, checked_by, prepared_by, takes, whole_tensor
+from seme.whole_tensor import whole_names
 
 
 class Prepared:
@@ -213,3 +214,22 @@ def mine(tmp_path, monkeypatch):
 def test_module_that_cannot_be_used_is_named(mine, text, message):
     with pytest.raises(ValueError, match=message):
         mine(text)
+
+
+def test_choice_of_whole_tensors_gets_the_parameters_it_names():
+    def at_least(_name, shape, /, *, rows):
+        return len(shape) == 2 and shape[0] >= rows
+
+    @whole_tensor(temporaries=0, choice=at_least)
+    def light(pivot, _sources, _site, /, *, lam):
+        return pivot * lam
+
+    method, shapes = bound(light, lam=1.0, rows=3), {"a": (2, 9), "b": (3, 1), "c": (4,)}
+    check_method(method, 1)
+    assert hyper_parameter_names(method) == {"lam", "rows"}
+    assert whole_names(method, shapes) == ("b",)
+    assert whole_names(bound(light, lam=1.0, rows=1), shapes) == ("a", "b")
+    assert whole_names(bound(mean), shapes) == ()
+    assert set(merge_function(method).keywords) == {"lam"}
+    with pytest.raises(ValueError, match="needs rows as well; it takes lam, rows"):
+        check_method(bound(light, lam=1.0), 1)

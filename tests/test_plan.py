@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from baselines.average import merge as average
 from baselines.ties import merge as ties
+from baselines.tsv_m import merge as tsv_m
 from seme.budget import allocate, cached_bytes, compared_bytes, rewritten_bytes
 from seme.checkpoint.opening import open_model
 from seme.checkpoint.reader import open_checkpoint
@@ -180,6 +181,23 @@ def test_ranking_method_plans_a_score_cache_per_thread(models, llama_8b):
     allocation = allocate(SETTINGS.memory_budget, 2, SETTINGS.n_threads, torch.device("cpu"))
     large_plan = planned([large] * 3, TIES)
     assert large_plan.peak_bytes == allocation.working_bytes + allocation.cache_bytes
+
+
+def test_only_tensors_needed_whole_are_planned_whole(llama_8b):
+    large = open_outline(llama_8b, root=llama_8b)
+    mean, matrix = (
+        functools.partial(tsv_m, lam=1.0, vocabulary=vocabulary)
+        for vocabulary in ("mean", "matrix")
+    )
+    mlp, head = 14336 * 4096, 128256 * 4096
+    of_mlp = planned([large] * 3, mean, n_threads=1, memory_budget=100 * 2**30).peak_bytes
+    of_head = planned([large] * 3, matrix, n_threads=1, memory_budget=100 * 2**30).peak_bytes
+    per_element = (of_head - of_mlp) / (head - mlp)
+    assert per_element == 4 * (2 + 2 + 24 + 2 * 2)
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.down_proj\.weight takes"):
+        planned([large] * 3, mean, memory_budget=2**30)
+    with pytest.raises(ValueError, match=r"lm_head\.weight takes"):
+        planned([large] * 3, matrix, memory_budget=2**30)
 
 
 def test_too_small_budget_is_refused_with_the_bytes_needed(models):

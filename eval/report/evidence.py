@@ -37,6 +37,13 @@ _TITLES = {
     "dare": "DARE",
     "dare_ties": "DARE + TIES",
     "sce": "SCE",
+    "tsv_m": "TSV-M",
+    "iso_c": "Iso-C",
+    "iso_cts": "Iso-CTS",
+    "wudi": "WUDI",
+    "swudi": "SWUDI",
+    "ace": "ACE",
+    "knots": "KnOTS",
 }
 
 
