@@ -19,7 +19,7 @@ SAMPLES = {
     for task, values in {"a": (1, 0), "b": (1, 1)}.items()
 }
 SCORES = {task: raw_score(samples, metric="acc") for task, samples in SAMPLES.items()}
-RECORD = make_record("ties", SCORES, merge_cost=COST, provenance={})
+RECORD = make_record("ties", SCORES, merge_cost=COST)
 
 
 def nested(depth):
