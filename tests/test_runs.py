@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
-from run import check_entries
+from run import Sweep, _values, check_entries
 from tests.made_up_runs import pool_ref
 
 MODELS = pool_ref("p", sources=("base",))
@@ -170,6 +171,21 @@ def test_unknown_entries_are_refused(change, message):
         check_entries(config | change)
     with pytest.raises(ValueError, match=r"missing entries \['seed'\]"):
         check_entries({k: v for k, v in config.items() if k != "seed"})
+
+
+@pytest.mark.parametrize("output", [None, "", " ", 5])
+def test_output_that_is_no_folder_ends_the_run_before_it_makes_one(output):
+    with pytest.raises(SystemExit, match="error: output must be a folder, got"):
+        Sweep().on_run_start(OmegaConf.create({"output": output}))
+
+
+def test_several_files_of_a_group_and_missing_values_are_refused():
+    config = OmegaConf.create(VALID | {"tracker": {"name": "none"}, "tau": 0.1})
+    with pytest.raises(ValueError, match="method must be one file; -m method=A,B is a sweep"):
+        _values(config, {"suite": "zoo", "models": "zoo"})
+    config.suite = {"tasks": "???"}
+    with pytest.raises(ValueError, match=r"suite\.tasks cannot be resolved: .*suite\.tasks="):
+        _values(config, {})
 
 
 def test_invalid_tracker_is_refused_up_front():
