@@ -56,8 +56,9 @@ from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError
-from seme.job import MergeJob, NamedModel, job_from_config, terms_of_pool
+from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
+from seme.pool import terms_of_pool
 from seme.provenance import collect
 
 ROOT = Path(__file__).resolve().parent
@@ -132,11 +133,8 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
 def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     """Print the plan of the merge and of the data; no weights are read, nothing is written."""
-    from seme.plan import (  # noqa: PLC0415 (loads SeMe's alignment)
-        open_outline,
-        plan_merge,
-        plan_table,
-    )
+    from seme.outline import open_outline  # noqa: PLC0415 (loads the conversion of GGUF)
+    from seme.plan import plan_merge, plan_table  # noqa: PLC0415 (loads SeMe's alignment)
 
     check_entries(config)
     suite = _suite(config)

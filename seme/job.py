@@ -22,16 +22,10 @@ from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
-from seme.labels import Place, labels_of
-from seme.licences import check_terms, describe_terms
+from seme.labels import labels_of
+from seme.pool import check_pool, place_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
-
-_POOL_KEYS = {"pivot", "sources"}
-_OPTIONAL_POOL_KEYS = {"name", "references"}
-_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
-_TERMS = {"licence", "gated"}
-
 
 Opener = Callable[..., Checkpoint]
 """Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
@@ -193,7 +187,7 @@ def job_from_config(
         method_name: Stem of the method's configuration file.
         method: The merge function with its hyper-parameters bound.
         root: Folder that relative locations start from, the repository's.
-        opener: Opens the checkpoints; :func:`seme.plan.open_outline` where weights may be
+        opener: Opens the checkpoints; :func:`seme.outline.open_outline` where weights may be
             absent.
 
     Raises:
@@ -201,10 +195,10 @@ def job_from_config(
             used; says which. All but the models is checked before one is opened.
     """
     settings = settings_from_config(config)
-    models = _pool(config["models"])
+    models = check_pool(config["models"])
     check_method(method, len(models["sources"]))
     entries = [models["pivot"], *models["sources"], *models["references"]]
-    labels = iter(labels_of([_place(entry, root) for entry in entries]))
+    labels = iter(labels_of([place_of(entry, root) for entry in entries]))
     for entry in entries:
         if entry.get("location") is not None:  # before another is converted
             check_gguf(entry["location"], revision=entry.get("revision"), root=root)
@@ -229,72 +223,14 @@ def job_from_config(
     )
 
 
-def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pool of models and write it out in full; no model is opened."""
-    if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
-        raise ValueError(
-            f"a pool of models has {sorted(_POOL_KEYS)} and may have "
-            f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
-        )
-    pool = {"name": None, "references": [], **models}
-    if not isinstance(pool["name"], str | None) or pool["name"] == "":
-        raise ValueError(
-            f'models.name must be a text, got {pool["name"]!r}: write "..." or null'
-        )
-    for key in ("sources", "references"):
-        if not isinstance(pool[key], list | tuple):
-            raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
-        pool[key] = [_entry(model) for model in pool[key]]
-    return {**pool, "pivot": _entry(pool["pivot"])}
-
-
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     """Name a pool that has no name after its models."""
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
-    """Describe licences of a pool's models and access to them; no model is opened.
-
-    Args:
-        models: The pool as in a run's configuration.
-
-    Raises:
-        ValueError: If the pool, or an entry in it, is malformed.
-    """
-    pool = _pool(models)
-    entries = (pool["pivot"], *pool["sources"], *pool["references"])
-    labels = labels_of([_place(entry, Path()) for entry in entries])
-    return describe_terms(list(zip(labels, entries, strict=True)))
-
-
-def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Check a model given as a location, or as a mapping of its entries; return the mapping."""
-    entry = {"location": model} if isinstance(model, str) else model
-    if (
-        not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS | _TERMS
-        or not _is_placed(entry)
-    ):
-        raise ValueError(
-            f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)}; got '
-            f"{model!r}"
-        )
-    check_terms(entry)
-    return entry
-
-
-def _place(entry: Mapping[str, Any], root: Path) -> Place:
-    """Return where a model is; an adapter's place is its own, not its base's."""
-    own = "adapter_" if entry.get("path_to_adapter") is not None else ""
-    location = entry["path_to_adapter" if own else "location"]
-    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
-
-
 def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
     """Open a model."""
-    place = _place(entry, root)
+    place = place_of(entry, root)
     is_adapter = entry.get("path_to_adapter") is not None
     with _saying_where(place.location, root):
         checkpoint = (
@@ -317,22 +253,6 @@ def _saying_where(location: str, root: Path) -> Iterator[None]:
             hint = f"; did you mean {here}?" if here.is_dir() else ""
             error.add_note(f"relative folders are looked for in {root}{hint}")
         raise
-
-
-def _portable(location: str, root: Path) -> str:
-    """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
-    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
-        if Path(location).is_relative_to(folder):
-            return (prefix / Path(location).relative_to(folder)).as_posix()
-    return location
-
-
-def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Return True if an entry has a location, and all that it has are texts or null."""
-    places = [entry.get(key) for key in ("location", "path_to_adapter")]
-    texts = (value for key, value in entry.items() if key not in _TERMS)
-    are_texts = all(isinstance(value, str | None) for value in texts)
-    return any(places) and are_texts
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

@@ -14,7 +14,8 @@ from seme.checkpoint.gguf_conversion import (
     ORIGIN_FILE,
     place_in_cache,
 )
-from seme.job import job_from_config, terms_of_pool
+from seme.job import job_from_config
+from seme.pool import terms_of_pool
 from tests.adapters import pair, write_adapter
 from tests.gguf_files import gguf_model, write_gguf
 from tests.settings import TOP_LEVEL

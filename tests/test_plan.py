@@ -21,13 +21,8 @@ from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
-from seme.plan import (
-    _specs_of_architecture,
-    bytes_of_walk,
-    open_outline,
-    plan_merge,
-    plan_table,
-)
+from seme.outline import _specs_of_architecture, open_outline
+from seme.plan import bytes_of_walk, plan_merge, plan_table
 from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
@@ -94,7 +89,7 @@ def test_eight_billion_parameter_model_is_planned_without_shards(llama_8b):
 
 
 def test_outline_of_a_folder_with_shards_is_the_checkpoint(models, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: pytest.fail("called"))
     outline = open_outline(models[0].path, root=models[0].path)
     assert [outline.spec(n) for n in outline.names] == [
         models[0].spec(n) for n in outline.names
@@ -353,13 +348,13 @@ def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
     (folder / "config.json").write_text(text)
     assert "lm_head.weight" in open_outline(folder, root=folder).names  # a llama says no
     known = _specs_of_architecture(folder)
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: known)
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: known)
     rewrite(folder, model_type="gemma")
     assert open_outline(folder, root=folder).names == tuple(sorted(names)[1:])
 
 
 def test_quantised_model_is_refused_before_shapes_are_computed(folder, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: pytest.fail("called"))
     rewrite(folder, quantization_config={"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"is quantised: its config\.json .*mxfp4"):
         open_outline(folder, root=folder)

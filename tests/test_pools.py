@@ -3,11 +3,13 @@
 import pytest
 import yaml
 
-import seme.plan
+import seme.outline
 from seme.binding import bind_method
 from seme.interface import CheckpointMismatchError
-from seme.job import job_from_config, terms_of_pool
-from seme.plan import open_outline, plan_merge
+from seme.job import job_from_config
+from seme.outline import open_outline
+from seme.plan import plan_merge
+from seme.pool import terms_of_pool
 from tests.configurations import CONF
 from tests.hub_fixtures import config_of, write_snapshot
 from tests.settings import SETTINGS, TOP_LEVEL
@@ -43,7 +45,7 @@ def planned(cache, monkeypatch):
     """Plan a pool without a network: ``planned(pool, "ties")``."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("seme.plan._specs_of_architecture", _specs_of_architecture)
+    monkeypatch.setattr("seme.outline._specs_of_architecture", _specs_of_architecture)
 
     def plan(pool, method_name):
         for model in (pool["pivot"], *pool["sources"]):
@@ -60,7 +62,7 @@ def planned(cache, monkeypatch):
     return plan
 
 
-_build = seme.plan._specs_of_architecture
+_build = seme.outline._specs_of_architecture
 _built = {}
 
 
