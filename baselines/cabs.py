@@ -69,9 +69,11 @@ def merge(
     flat = [tensor.reshape(-1) for tensor in (pivot, *sources)]
     n = max(_RUN // group, 1) * group
     merged = torch.empty_like(flat[0])
-    for place, base, *others in zip(*(torch.split(t, n) for t in (merged, *flat)), strict=True):
+    for start in range(0, merged.numel(), n):
+        piece = slice(start, start + n)
+        base, *others = (tensor[piece] for tensor in flat)
         kept = choose(differences(base, others).abs(), density, group)
-        place.copy_(add_weighted(base, others, weights=scales, scale=lam, kept=kept))
+        merged[piece] = add_weighted(base, others, weights=scales, scale=lam, kept=kept)
     return merged.view(pivot.shape)
 
 

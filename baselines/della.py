@@ -68,15 +68,16 @@ def merge(
     rows = [tensor.reshape(-1, n_columns) for tensor in (pivot, *sources)]
     merged = torch.empty_like(rows[0])
     n_rows = max(_RUN // n_columns, 1)
-    pieces = zip(*(torch.split(tensor, n_rows) for tensor in (merged, *rows)), strict=True)
     streams = [_stream(site, source) for source in range(len(sources))]
-    for place, base, *others in pieces:
+    for start in range(0, len(merged), n_rows):
+        piece = slice(start, start + n_rows)
+        base, *others = (tensor[piece] for tensor in rows)
         pruned = []
         for tv, draws in zip(task_vectors(base, others), streams, strict=True):
             probability = keep_probability(tv, density, epsilon)
             kept = _uniform(draws, tv.shape).to(tv.device) < probability
             pruned.append(torch.where(kept, tv / probability, 0.0))
-        place.copy_(add_change(base, lam * disjoint_mean(pruned)))
+        merged[piece] = add_change(base, lam * disjoint_mean(pruned))
     return merged.view(pivot.shape)
 
 

@@ -19,13 +19,11 @@ Metric = Literal["loss", "step"]
 """``loss``: lower values weigh more. ``step``: higher values weigh more."""
 
 
-def check(
-    *, metric: Metric, values: Sequence[float] | None, penalty: float, n_sources: int
-) -> None:
+def check(*, metric: Metric, values: object, penalty: float, n_sources: int) -> None:
     """Demand a known metric, one positive number per source, and a penalty factor."""
     check_choice("metric", metric, get_args(Metric))
     check_finite("penalty", penalty, least=0)
-    if not isinstance(values, list | tuple):
+    if not isinstance(values, Sequence) or isinstance(values, str):
         raise ValueError(
             f"values must be a list of one positive {metric} per source, in the order of the "
             f"sources, got {values!r}: give method.values=[...] and method.metric=loss or step"
