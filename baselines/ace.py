@@ -10,6 +10,7 @@ one singular value.
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from baselines.task_matrices import (
     sum_of,
     task_matrices,
     thin_svd,
+    times_gram,
     with_equal_values,
 )
 from seme.checks import check_finite, check_share
@@ -31,6 +33,17 @@ from seme.interface import Site, checked_by, whole_tensor
 
 _TINY = 1e-12
 """Added to denominators and under logarithms (authors' code)."""
+
+
+class Covariances(NamedTuple):
+    """Estimated covariances of the inputs, Sigma_t = R_t^T R_t, one entry per task."""
+
+    roots: list[Tensor]
+    """R_t, float64, (m, n): centred task matrices over the square root of the scale."""
+    scales: list[float]
+    """Traces that the covariances were divided by; 1 where they were not."""
+    ridges: list[float]
+    """Added to the diagonals, e_t."""
 
 
 def check(
@@ -85,17 +98,11 @@ def merge(
     if not matrices:
         return pivot
     differ = spread_of(matrices) > spread
-    centred = [matrix - matrix.mean(dim=0, keepdim=True) for matrix in matrices]
-    traces = [float(matrix.square().sum()) + _TINY if differ else 1.0 for matrix in centred]
-    covariances = [
-        (matrix.T @ matrix) / trace for matrix, trace in zip(centred, traces, strict=True)
-    ]
-    ridges = [ridge / trace for trace in traces]
-    solution = solve(
-        centred, covariances, ridges, prior=1 / _mean_square(matrices) if differ else 1.0
-    )
+    covariances = estimate(matrices, ridge, normalised=differ)
+    prior = 1 / (_mean_square(matrices) + _TINY) if differ else 1.0
+    solution = solve(matrices, covariances, prior)
     if differ:
-        residual = _residual(matrices, covariances, ridges)
+        residual = unexplained(matrices, covariances)
         rank = int(min(pivot.shape) * refined)
         leading = thin_svd(residual + solution, floor=rounding_norm(pivot, sources), rank=rank)
         solution = solution + with_equal_values(leading)
@@ -114,44 +121,78 @@ def spread_of(matrices: Sequence[Tensor]) -> float:
     return statistics.variance(logs) / (statistics.fmean(logs) ** 2 + _TINY)
 
 
-def solve(
-    centred: Sequence[Tensor],
-    covariances: Sequence[Tensor],
-    ridges: Sequence[float],
-    *,
-    prior: float,
-) -> Tensor:
-    """Return (sum X_t (Sigma_t + e_t I)) (sum (Sigma_t + e_t I) + prior 1 c^T)^-1.
+def estimate(matrices: Sequence[Tensor], ridge: float, *, normalised: bool) -> Covariances:
+    """Estimate each task's covariance of the inputs by its centred task matrix.
 
     Args:
-        centred: X_t, float64, (m, n) each.
-        covariances: Sigma_t, float64, (n, n) each; c is the mean row of their sum.
-        ridges: e_t, above 0.
-        prior: Weight of the mean row, added to every row (the paper's structural prior).
+        matrices: Task matrices X_t, float64, (m, n) each, none of them zero.
+        ridge: Added to each diagonal, over the trace where ``normalised``.
+        normalised: Divide each covariance by its trace.
     """
-    total = sum_of(covariances)
-    total = total + prior * total.mean(dim=0, keepdim=True)
-    total.diagonal().add_(sum(ridges))
-    weighted = [
-        matrix @ covariance + matrix * e
-        for matrix, covariance, e in zip(centred, covariances, ridges, strict=True)
-    ]
-    solution: Tensor = torch.linalg.solve(total, sum_of(weighted), left=False)
-    return solution
+    roots, scales = [], []
+    for matrix in matrices:
+        centred = matrix - matrix.mean(dim=0, keepdim=True)
+        scales.append(float(centred.square().sum()) + _TINY if normalised else 1.0)
+        roots.append(centred / math.sqrt(scales[-1]))
+    return Covariances(roots, scales, [ridge / scale for scale in scales])
 
 
-def _residual(
-    matrices: Sequence[Tensor], covariances: Sequence[Tensor], ridges: Sequence[float]
-) -> Tensor:
-    """Sum the task matrices times what their covariances have over the mean, ridges included."""
-    n_tasks = len(matrices)
-    mean = sum_of(covariances) / n_tasks
-    mean.diagonal().add_(sum(ridges) / n_tasks)
-    return sum_of(
-        [m @ (covariance - mean) for m, covariance in zip(matrices, covariances, strict=True)]
-    )
+def solve(matrices: Sequence[Tensor], covariances: Covariances, prior: float) -> Tensor:
+    """Return (sum X_t (Sigma_t + e_t I)) (sum (Sigma_t + e_t I) + prior 1 c^T)^-1.
+
+    X_t are the centred task matrices here, c^T is the mean row of sum Sigma_t (the paper's
+    structural prior).
+
+    Args:
+        matrices: Task matrices, float64, (m, n) each.
+        covariances: Theirs.
+        prior: Weight of the mean row.
+    """
+    stacked = torch.cat(covariances.roots)
+    weighted = torch.zeros_like(matrices[0])
+    for root, scale, e in zip(*covariances, strict=True):
+        weighted += math.sqrt(scale) * (times_gram(root, root) + e * root)
+    mean_row = (stacked.sum(dim=1, keepdim=True).T @ stacked) / stacked.shape[1]
+    solved = times_inverse(torch.cat([weighted, mean_row]), stacked, sum(covariances.ridges))
+    without_prior, row = solved[:-1], prior * solved[-1:]
+    return without_prior - without_prior.sum(dim=1, keepdim=True) * row / (1 + row.sum())
+
+
+def times_inverse(rows: Tensor, stacked: Tensor, ridge: float) -> Tensor:
+    """Return rows (K^T K + ridge I)^-1, by the smaller Gram matrix of K (Woodbury's identity).
+
+    Args:
+        rows: float64, (r, n).
+        stacked: K, float64, (s, n).
+        ridge: Above 0.
+
+    Returns:
+        float64, (r, n).
+    """
+    is_tall = stacked.shape[0] >= stacked.shape[1]
+    gram = stacked.T @ stacked if is_tall else stacked @ stacked.T
+    gram.diagonal().add_(ridge)
+    right = rows if is_tall else rows @ stacked.T
+    solved: Tensor = torch.linalg.solve(gram, right, left=False)
+    return solved if is_tall else (rows - solved @ stacked) / ridge
+
+
+def unexplained(matrices: Sequence[Tensor], covariances: Covariances) -> Tensor:
+    """Sum the task matrices times what their covariances have over the mean.
+
+    As in the authors' code, the mean has the ridges and the covariances have not.
+
+    Args:
+        matrices: Task matrices, not centred, float64, (m, n) each.
+        covariances: Theirs.
+    """
+    total, n_tasks = sum_of(matrices), len(matrices)
+    residual = -(sum(covariances.ridges) / n_tasks) * total
+    for matrix, root in zip(matrices, covariances.roots, strict=True):
+        residual += times_gram(matrix - total / n_tasks, root)
+    return residual
 
 
 def _mean_square(matrices: Sequence[Tensor]) -> float:
     """Average the squared norms."""
-    return statistics.fmean(float(matrix.square().sum()) for matrix in matrices) + _TINY
+    return statistics.fmean(float(matrix.square().sum()) for matrix in matrices)

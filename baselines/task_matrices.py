@@ -151,6 +151,20 @@ def with_equal_values(svd: ThinSvd) -> Tensor:
     return (svd.left * mean) @ svd.right.T
 
 
+def times_gram(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Return rows (matrix^T matrix), multiplied in the order that takes less time and memory.
+
+    Args:
+        rows: float64, (r, n).
+        matrix: float64, (m, n).
+
+    Returns:
+        float64, (r, n).
+    """
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    return rows @ (matrix.T @ matrix) if is_tall else (rows @ matrix.T) @ matrix
+
+
 def add_change(pivot: Tensor, change: Tensor, *, lam: float) -> Tensor:
     """Add ``lam`` times a merged task matrix to the pivot.
 

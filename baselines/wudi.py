@@ -19,6 +19,7 @@ from baselines.task_matrices import (
     rounding_norm,
     task_matrices,
     thin_svd,
+    times_gram,
 )
 from seme.checks import check_finite
 from seme.interface import Site, checked_by, whole_tensor
@@ -82,7 +83,7 @@ def least_interference(matrices: Sequence[Tensor], share: Filter, *, floor: floa
         if norm > 0:
             total += matrix
             scaled.append(matrix / norm)
-            target += (matrix @ scaled[-1].T) @ scaled[-1]
+            target += times_gram(matrix, scaled[-1])
             largest = max(largest, norm)
     if not scaled:
         return total

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from baselines.ace import check, merge, spread_of
+from baselines.ace import check, merge, spread_of, times_inverse
 from tests.in_memory import merge_one, random_models
 
 GIVEN = {"ridge": 0.01, "spread": 0.3, "refined": 0.3, "lam": 1.0, "vocabulary": "mean"}
@@ -54,7 +54,7 @@ def test_task_matrices_are_weighted_by_covariances_and_the_mean_row():
     assert torch.allclose(merged, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (31, 20), (24, 24)])
+@pytest.mark.parametrize("shape", [(20, 30), (31, 20), (5, 60)])
 @pytest.mark.parametrize("n_sources", [1, 3])
 def test_merge_of_like_sizes_follows_the_formula(shape, n_sources):
     pivot, sources = random_models(shape, n_sources)
@@ -64,7 +64,7 @@ def test_merge_of_like_sizes_follows_the_formula(shape, n_sources):
     assert torch.allclose(merged, pivot + 0.7 * expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (31, 20)])
+@pytest.mark.parametrize("shape", [(20, 30), (31, 20), (5, 60)])
 def test_merge_of_unlike_sizes_follows_the_formula(shape):
     pivot, sources = random_models(shape, 3)
     sources = [
@@ -78,6 +78,15 @@ def test_merge_of_unlike_sizes_follows_the_formula(shape):
     assert torch.allclose(alike, pivot + formula(task_matrices(pivot, sources), spread=1e3)[0],
                           atol=1e-4)  # fmt: skip
     assert not torch.allclose(alike, merged, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 6)])
+def test_inverse_comes_from_the_smaller_gram_matrix(shape):
+    rng = torch.Generator().manual_seed(0)
+    stacked = torch.randn(shape, generator=rng, dtype=torch.float64)
+    rows = torch.randn(3, shape[1], generator=rng, dtype=torch.float64)
+    whole = stacked.T @ stacked + 0.1 * torch.eye(shape[1], dtype=torch.float64)
+    assert torch.allclose(times_inverse(rows, stacked, 0.1) @ whole, rows, atol=1e-10)
 
 
 def test_large_ridge_gives_the_mean_of_the_centred_task_matrices():

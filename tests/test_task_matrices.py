@@ -11,6 +11,7 @@ from baselines.task_matrices import (
     rounding_norm,
     task_matrices,
     thin_svd,
+    times_gram,
 )
 from tests.in_memory import random_models
 
@@ -88,6 +89,13 @@ def test_polar_factor_leaves_out_missing_directions():
     columns = torch.tensor([[3.0, 3.0], [4.0, 4.0]], dtype=torch.float64)
     expected = torch.tensor([[0.6, 0.6], [0.8, 0.8]], dtype=torch.float64) / 2**0.5
     assert torch.allclose(polar_factor(columns), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_times_gram_matrix(shape):
+    matrix, rows = random_matrix(*shape), random_matrix(4, shape[1], seed=1)
+    expected = torch.einsum("rn,mn,mk->rk", rows, matrix, matrix)
+    assert torch.allclose(times_gram(rows, matrix), expected, atol=1e-10)
 
 
 def test_task_matrices_come_in_the_same_order_for_any_order_of_sources():
