@@ -27,7 +27,7 @@ from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
 from tests.gguf_files import write_gguf
-from tests.golden_merges import method_of
+from tests.golden_merges import GIVEN, method_of
 
 NAMES = ("base", "code", "french")
 TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
@@ -260,7 +260,8 @@ def test_failed_merge_is_recorded_and_leaves_no_weights(cell, tmp_path):
 def test_every_method_merges_from_its_configuration(cell, method):
     most = traits_of(method_of(method)).max_sources
     sources = ("code", "french")[:most]
-    record = cell(method=method, sources=sources, evaluated=False)
+    given = [f"method.{key}={value}" for key, value in GIVEN.get(method, {}).items()]
+    record = cell(*given, method=method, sources=sources, evaluated=False)
     assert (record.status, record.merge["n_merged"]) == ("done", 21)
 
 

@@ -133,6 +133,8 @@ class PassX(evaluate.Metric):
 def test_metrics_of_the_mirror_are_loaded_and_the_folder_stays(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another folder
     script = tmp_path / "mirror/metrics/pass_x/pass_x.py"
     script.parent.mkdir(parents=True)
     script.write_text(METRIC)

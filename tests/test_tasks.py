@@ -103,12 +103,14 @@ def test_a_group_in_no_mean_has_the_metric_that_lm_eval_gives(name, sums, tmp_pa
     assert evaluation.scores == evaluation.groups == {}
     key = "brier_score,none"
     for task in ("easy", "hard"):
-        assert evaluation.metrics[task][key].value == alone[task][key]
+        # of probabilities, which batches change in their last bits
+        assert evaluation.metrics[task][key].value == pytest.approx(alone[task][key], rel=1e-4)
     if name == "plain":
         assert evaluation.metrics.keys() == {"easy", "hard"}
         return
     metric = evaluation.metrics[name][key]
-    assert (metric.value, metric.n) == (alone[name][key], 5)
+    assert metric.value == pytest.approx(alone[name][key], rel=1e-4)
+    assert metric.n == 5
     assert metric.higher_is_better is False
     errors = [evaluation.metrics[task][key].stderr for task in ("easy", "hard")]
     if name == "macro":
