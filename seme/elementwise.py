@@ -6,6 +6,7 @@ sources does not matter after the one rounding to float32 at the end. On the CPU
 call the compiled loops of :mod:`seme.kernels`; for a GPU the same steps follow in torch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from seme.kernels import arithmetic, selection
 from seme.kernels.jit import use_numba
+
+_MIN_SHARE = 1e-6
+"""Least magnitude of a mean's divisor, of the sum of the weights' magnitudes."""
 
 
 class Signed(NamedTuple):
@@ -54,7 +58,16 @@ def weighted_mean(
 
     Returns:
         float32 of that shape, rounded once.
+
+    Raises:
+        ValueError: If the divisor is the weights' sum, and they cancel to next to nothing.
     """
+    magnitude = math.fsum(map(abs, weights))
+    if divisor == math.fsum(weights) and abs(divisor) < _MIN_SHARE * magnitude:
+        raise ValueError(
+            f"weights of a mean must not cancel, got {list(weights)}: divided by their sum, "
+            f"{divisor:g}, they would be up to {1 / _MIN_SHARE:g} and more"
+        )
     if use_numba(sources[0].device):
         return arithmetic.mean(sources, weights, divisor)
     total = torch.zeros_like(sources[0], dtype=torch.float64)
@@ -87,9 +100,9 @@ def add_weighted(
     if use_numba(pivot.device):
         return arithmetic.add_weighted(pivot, sources, weights, scale, kept)
     change = torch.zeros_like(pivot, dtype=torch.float64)
-    for values, weight in zip(_task_vectors(pivot, sources, kept), weights, strict=True):
+    for values, weight in zip(task_vectors(pivot, sources, kept), weights, strict=True):
         change += values * weight
-    return _add_to_pivot(pivot, change * scale)
+    return add_change(pivot, change * scale)
 
 
 def add_signed(
@@ -119,7 +132,7 @@ def add_signed(
     """
     if use_numba(pivot.device):
         return Signed(*arithmetic.add_signed(pivot, sources, weights, scale, kept, divide))
-    tv = _task_vectors(pivot, sources, kept)
+    tv = task_vectors(pivot, sources, kept)
     total = torch.zeros_like(tv[0])
     for values in tv:
         total += values
@@ -134,13 +147,22 @@ def add_signed(
     if divide:
         change = torch.where(share > 0, change / share, 0.0)
     n_values = sum(int(torch.count_nonzero(values)) for values in tv)
-    return Signed(_add_to_pivot(pivot, change * sign * scale), n_values, n_survivors)
+    return Signed(add_change(pivot, change * sign * scale), n_values, n_survivors)
 
 
-def _task_vectors(
-    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor | None
+def task_vectors(
+    pivot: Tensor, sources: Sequence[Tensor], kept: Tensor | None = None
 ) -> list[Tensor]:
-    """Compute masked task vectors in float64."""
+    """Compute task vectors in float64, zero where they are not kept.
+
+    Args:
+        pivot: float32 weights, any shape. Never written to.
+        sources: float32 weights of the pivot's shape. Never written to.
+        kept: As in :func:`add_weighted`.
+
+    Returns:
+        One tensor of the pivot's shape per source.
+    """
     tv = [source.double() - pivot.double() for source in sources]
     if kept is None:
         return tv
@@ -150,6 +172,6 @@ def _task_vectors(
     ]
 
 
-def _add_to_pivot(pivot: Tensor, change: Tensor) -> Tensor:
-    """Add a change to the pivot; if it is 0 the pivot's bits stay, the sign of 0 included."""
+def add_change(pivot: Tensor, change: Tensor) -> Tensor:
+    """Add a float64 change to the pivot and round once; where it is 0 the pivot's bits stay."""
     return torch.where(change == 0, pivot, (pivot.double() + change).float())

@@ -50,6 +50,8 @@ selected or erased differently changes every projection of its tensor by more th
 scale that is off by a thousandth changes the largest tensors' by 2e-4.
 """
 
+GIVEN: Mapping[str, Mapping[str, Any]] = {"mwa": {"values": [2.0, 1.0]}}
+"""Method to what a run must give it; a list is of two sources."""
 Entry = str | list[float]
 """A tensor's hash or, in a turned pool, its projections."""
 Merges = dict[str, dict[str, dict[str, Entry]]]
@@ -62,15 +64,21 @@ def method_names(conf: Path = CONF) -> list[str]:
 
 
 def method_of(name: str, conf: Path = CONF) -> partial[Tensor]:
-    """Bind a method to the hyper-parameters that a run without overrides gives it."""
+    """Bind a method to the hyper-parameters of its file, and to those a run must give it."""
     method: partial[Tensor] = instantiate(composed(f"method={name}", conf=conf)["method"])
-    return method
+    return partial(method.func, **method.keywords | GIVEN.get(name, {}))
+
+
+def most_sources(method: partial[Tensor]) -> float:
+    """Return how many sources a method merges at most, as it is bound."""
+    values = method.keywords.get("values")
+    return traits_of(method).max_sources or math.inf if values is None else len(values)
 
 
 def pools_for(method: partial[Tensor]) -> list[str]:
     """List the pools that a method merges, by its shapes and its number of sources."""
     traits = traits_of(method)
-    most = traits.max_sources or math.inf
+    most = most_sources(method)
     return [
         name
         for name, pool in POOLS.items()

@@ -5,8 +5,9 @@ from functools import partial
 
 import torch
 
+from seme.binding import check_method, merge_function, prepare
 from seme.checkpoint.protocol import Held
-from seme.interface import Site, check_method, merge_function, prepare
+from seme.interface import Site
 from seme.streaming import Models
 from seme.whole_tensor import merge_whole, whole_names
 

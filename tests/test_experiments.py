@@ -11,7 +11,7 @@ import yaml
 from eval.results_folder import load_results
 from run import check_entries
 from scripts.choose import choose, config_text, share_parameter
-from seme.interface import bind_method, check_method
+from seme.binding import bind_method, check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seme import engine
+from seme.binding import check_method, hyper_parameter_names
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
-from seme.interface import check_method, hyper_parameter_names, traits_of, whole_tensor
-from tests.golden_merges import digest_of, method_names, method_of
+from seme.interface import traits_of, whole_tensor
+from tests.golden_merges import digest_of, method_names, method_of, most_sources
 from tests.golden_pools import write_pool
 from tests.in_memory import merge_one, random_models
 from tests.settings import SETTINGS
@@ -51,7 +52,7 @@ def merged(tmp_path):
 
 def models_for(method, folders, most=math.inf):
     """As many models of a pool as a method merges, the pivot first."""
-    n_sources = min(len(folders) - 1, traits_of(method).max_sources or math.inf, most)
+    n_sources = min(len(folders) - 1, most_sources(method), most)
     return folders[: 1 + int(n_sources)]
 
 
@@ -166,8 +167,7 @@ BLOCKWISE = [name for name in METHODS if not traits_of(method_of(name)).any_shap
 
 
 def random_inputs(method, shape, n_sources):
-    most = traits_of(method).max_sources or n_sources
-    return random_models(shape, min(n_sources, most))
+    return random_models(shape, int(min(n_sources, most_sources(method))))
 
 
 @pytest.mark.parametrize("name", BLOCKWISE)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from seme.budget import allocate, mebibytes
+from seme.budget import Sizes, allocate, mebibytes
 from seme.checkpoint.reader import open_checkpoint
 from seme.interface import Traits, prepared_by, traits_of, whole_tensor
 from seme.method import prepare as align
@@ -46,7 +46,8 @@ def doubled_squares(pivot, _sources, _site, /):
 
 
 def working_memory(n_sources=1, n_threads=SETTINGS.n_threads):
-    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU).working_bytes
+    sizes = Sizes(n_ranked=0)
+    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU, sizes).working_bytes
 
 
 def test_method_gets_each_whole_tensor_once(model, merge):
@@ -213,6 +214,7 @@ def test_tensor_over_the_budget_is_refused_before_reading(model, merge, tmp_path
     [
         (lambda pivot: pivot.flatten(), r"return the tensor's shape, \(2, 2\), got \(4,\)"),
         (lambda pivot: pivot.double(), r"must return float32, got torch\.float64"),
+        (lambda pivot: pivot.mul_(2), "must not write to its inputs"),
         (lambda pivot: pivot / 0 * 0, "merge method returned NaN"),
         (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],
