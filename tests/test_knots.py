@@ -5,10 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from baselines.knots import common_basis, largest, merge
+from baselines.knots import common_basis, largest
+from baselines.knots import merge as merge_knots
+from seme.checkpoint.reader import open_checkpoint
+from tests.adapters import KEY, opened, write_adapter
 from tests.in_memory import merge_one, random_models
 
-knots = partial(merge_one, merge, density=1.0, lam=1.0, vocabulary="mean")
+knots = partial(merge_one, merge_knots, density=1.0, lam=1.0, vocabulary="mean")
 
 
 def adapters(shape=(20, 30), rank=2, n_sources=3):
@@ -96,3 +99,25 @@ def test_trim_keeps_the_largest_of_each_row_and_ties_by_index():
 def test_density_outside_the_unit_interval_is_refused(density):
     with pytest.raises(ValueError, match=rf"density must be in \(0, 1\], got {density!r}"):
         knots(torch.ones(1, 1), [torch.ones(1, 1)], density=density)
+
+
+def test_lora_adapters_are_merged_and_other_weights_stay(make_llama, merge, tmp_path):
+    base = open_checkpoint(make_llama(tmp_path / "base", 0), root=tmp_path)
+    rng = torch.Generator().manual_seed(0)
+    width = base.config["hidden_size"]
+    sources = []
+    for name in ("first", "second"):
+        factors = {
+            f"{KEY}.lora_A.weight": torch.randn(2, width, generator=rng),
+            f"{KEY}.lora_B.weight": 0.1 * torch.randn(width, 2, generator=rng),
+        }
+        write_adapter(base.path, factors).rename(tmp_path / name)
+        sources.append(opened(tmp_path / name))
+    method = partial(merge_knots, density=1.0, lam=1.0, vocabulary="mean")
+    merged, _ = merge(method, base, *sources)
+    q_proj = "model.layers.0.self_attn.q_proj.weight"
+    change = (merged[q_proj] - base.read(q_proj)).double()
+    assert torch.linalg.matrix_rank(change, tol=1e-4) == 4  # 2 + 2
+    expected = formula(base.read(q_proj), [source.read(q_proj) for source in sources], 1.0)
+    assert torch.allclose(merged[q_proj].double(), expected, atol=1e-5)
+    assert all(torch.equal(merged[n], base.read(n)) for n in base.names if n != q_proj)
