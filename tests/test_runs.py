@@ -7,12 +7,14 @@ import pytest
 import wandb
 from omegaconf import OmegaConf
 
+from eval.configuration import plain_values
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
-from run import Sweep, _values, check_entries
+from eval.sweep import Sweep
+from run import _name_after_files, check_entries
 from tests.made_up_runs import pool_ref
 
 MODELS = pool_ref("p", sources=("base",))
@@ -179,13 +181,15 @@ def test_output_that_is_no_folder_ends_the_run_before_it_makes_one(output):
         Sweep().on_run_start(OmegaConf.create({"output": output}))
 
 
-def test_several_files_of_a_group_and_missing_values_are_refused():
-    config = OmegaConf.create(VALID | {"tracker": {"name": "none"}, "tau": 0.1})
+def test_several_files_of_a_group_are_refused():
     with pytest.raises(ValueError, match="method must be one file; -m method=A,B is a sweep"):
-        _values(config, {"suite": "zoo", "models": "zoo"})
-    config.suite = {"tasks": "???"}
-    with pytest.raises(ValueError, match=r"suite\.tasks cannot be resolved: .*suite\.tasks="):
-        _values(config, {})
+        _name_after_files({"suite": {}, "models": {}}, {"suite": "zoo", "models": "zoo"})
+
+
+def test_missing_values_are_named_with_how_to_set_them():
+    config = OmegaConf.create({"method": {}, "suite": {"tasks": "???"}, "models": {}})
+    with pytest.raises(ValueError, match=r"suite\.tasks cannot be resolved: .*; set it, suite"):
+        plain_values(config)
 
 
 def test_invalid_tracker_is_refused_up_front():
