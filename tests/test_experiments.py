@@ -211,8 +211,10 @@ def test_ablation_starts_from_the_default_seme_config(cells):
 def test_committed_choices_follow_from_committed_records(select, folder, repository):
     committed = {p.stem: p.read_text() for p in (CONF / "variant" / folder).glob("*.yaml")}
     published = repository / "results" / "published" / select.replace("select", "paper")
+    assert (len(committed) >= 10) == published.is_dir()
     records = load_results(published).records
-    assert len(committed) >= 10
+    if not records:
+        pytest.skip(f"experiment={select} has not been run yet")
     assert committed == {choice.name: config_text(choice) for choice in choose(records)}
 
 
