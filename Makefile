@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo smol test test-all test-browser check lint types zoo clean
+.PHONY: demo smol test test-all test-browser check fuzz fuzz-short lint types zoo clean
 
 demo: $(VENV)/.ready  ## merge, evaluate and rank five methods on the embedded benchmark
 	$(RUN) run.py -m method=average,task_arithmetic,ties,dare,seme tau=0.1,0.2
@@ -27,6 +27,12 @@ lint: $(VENV)/.ready
 
 types: $(VENV)/.ready
 	$(RUN) -m mypy
+
+fuzz: $(VENV)/.ready  ## readers of untrusted files: 100 000 mutated folders, at most half an hour
+	$(RUN) -m scripts.fuzz --cases 100000 --seconds 1800
+
+fuzz-short: $(VENV)/.ready  ## the same for 20 seconds
+	$(RUN) -m scripts.fuzz --seconds 20
 
 zoo: $(VENV)/.ready  ## does the embedded benchmark tell methods apart?
 	$(RUN) -m scripts.zoo.build --check

@@ -13,17 +13,20 @@ import sys
 if __name__ == "__main__":
     gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     interrupted = "\ninterrupted; finished runs are kept; the same command goes on\n"
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        ending.append(signal.SIGHUP)
 
-    def leave_imports(*_: object) -> None:
+    def leave_imports(number: int, _: object) -> None:
         """End at once: an exception in the midst of an import is not always passed on."""
         sys.stderr.write(interrupted)
-        os._exit(130)
+        os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, leave_imports)
+    for ending_signal in ending:
+        signal.signal(ending_signal, leave_imports)
 
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -32,31 +35,35 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from eval.configuration import check_aliases, config_folders, plain_values
+from eval.evaluator import evaluator_from_config
+from eval.folders import check_writable
 from eval.meter import metered
+from eval.override_errors import explain, unknown_entry
 from eval.records import ModelRef, PoolRef, Record, atomic_write
 from eval.runs import Cell, conclude, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
+from eval.sweep import cell_label, overrides_of
 from eval.tracking.wandb_run import check_tracker
 from seme.alignment.diagnosis import source_table
+from seme.binding import bind_method
 from seme.engine import MergeReport
-from seme.interface import CheckpointMismatchError, bind_method
+from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
+from seme.pool import terms_of_pool
 from seme.provenance import collect
 
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
-_SWEEP = "SEME_SWEEP"
-"""Environment variable with the number of cells of the running sweep, and what it varies."""
-_GROUPS = {"method", "models", "suite", "tracker"}
+_GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
 _VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
 _SWITCHES = {"force", "plan", "quiet"}
@@ -69,14 +76,18 @@ def main(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     choices = hydra_config.runtime.choices
-    overrides = " ".join(hydra_config.overrides.task)
+    overrides = " ".join(overrides_of(hydra_config))
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}
-    uses_tau = "${tau}" in OmegaConf.to_yaml(config.method)
-    label = cell_label(hydra_config, uses_tau=uses_tau) if sweeping else str(choices["method"])
+    label = str(choices.get("method"))
+    if sweeping:
+        uses_tau = "${tau}" in OmegaConf.to_yaml(config.get("method", {}))
+        label = cell_label(
+            label, overrides_of(hydra_config), hydra_config.job.num, uses_tau=uses_tau
+        )
     try:
-        values = _plain(config)
-        for group in ("suite", "models"):
-            values[group].setdefault("name", choices[group])
+        values = plain_values(config)
+        check_entries(values)
+        _name_after_files(values, choices)
         if config.plan:
             _plan(values, choices["method"], label)
             return
@@ -84,7 +95,7 @@ def main(config: DictConfig) -> None:
         record = run_cell(values, method_name=choices["method"], group=group, label=label)
         cell["fingerprint"] = record.fingerprint
     except Exception as caught:
-        if not isinstance(caught, ValueError):  # a fault of the program: show where
+        if not isinstance(caught, ValueError | OSError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
         cell["error"] = describe_error(caught)
         cell["refused"] = isinstance(caught, CheckpointMismatchError)
@@ -93,32 +104,8 @@ def main(config: DictConfig) -> None:
             _log.error("%s  %s: %s", label, kind, cell["error"].splitlines()[0])
     atomic_write(folder / "cell.json", json.dumps(cell).encode())
     if not sweeping:
-        conclude(ROOT, config.output, [cell], merge_only=not config.suite.tasks)
-
-
-class Sweep(Callback):
-    """Count the cells when a sweep starts; when it ends, build the leaderboard."""
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Called by Hydra once; the launcher's processes inherit the environment."""
-        params = config.hydra.sweeper.get("params") or {}
-        lines = [f"{key}={value}" for key, value in params.items()]
-        overrides = OverridesParser.create().parse_overrides(
-            [*lines, *config.hydra.overrides.task]
-        )
-        swept = [override for override in overrides if override.is_sweep_override()]
-        n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
-        keys = [override.get_key_element() for override in swept]
-        os.environ[_SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
-
-    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
-        paths = Path(config.hydra.sweep.dir).glob("*/cell.json")
-        cells = [json.loads(path.read_text()) for path in sorted(paths, key=_job_number)]
-        if config.plan:
-            errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
-            sys.exit("\n".join(errors) or 0)
-        conclude(ROOT, config.output, cells)
+        tasks = OmegaConf.select(config, "suite.tasks")
+        conclude(ROOT, config.output, [cell], merge_only=not tasks)
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
@@ -126,57 +113,49 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
-            off, or the tracker cannot be used.
+            off, or the evaluator or the tracker cannot be used.
     """
     expected = _GROUPS | _VALUES | _SWITCHES
     if unknown := sorted(config.keys() - expected):
-        raise ValueError(f"unknown entries {unknown}, expected some of {sorted(expected)}")
+        entries = [*expected, *(f"method.{key}" for key in config.get("method") or ())]
+        raise ValueError(unknown_entry(unknown[0], entries))
     if missing := sorted(expected - config.keys()):
         raise ValueError(f"missing entries {missing}")
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    for key in ("merged_dir", "datasets_dir"):
+        if not isinstance(config[key], str | None):
+            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
-
-
-def cell_label(hydra_config: Any, *, uses_tau: bool) -> str:  # noqa: ANN401 (Hydra's own)
-    """Name a cell of a sweep: ``[3/10] ties tau=0.2``, ``[4/10] average (no tau)``."""
-    sweep = json.loads(os.environ.get(_SWEEP, '{"n_cells": "?", "keys": []}'))
-    keys = set(sweep["keys"]) - {"method"}
-    varied = [line for line in hydra_config.overrides.task if line.partition("=")[0] in keys]
-    if not uses_tau:
-        varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
-    number = f"[{hydra_config.job.num + 1}/{sweep['n_cells']}]"
-    return " ".join([number, hydra_config.runtime.choices["method"], *varied])
-
-
-def _job_number(path: Path) -> int:
-    return int(path.parent.name)
 
 
 def _plan(config: Mapping[str, Any], method_name: str, label: str) -> None:
     """Print the plan of the merge and of the data; no weights are read, nothing is written."""
-    from seme.plan import (  # noqa: PLC0415 (loads SeMe's alignment)
-        open_outline,
-        plan_merge,
-        plan_table,
-    )
+    from seme.outline import open_outline  # noqa: PLC0415 (loads the conversion of GGUF)
+    from seme.plan import plan_merge, plan_table  # noqa: PLC0415 (loads SeMe's alignment)
 
     check_entries(config)
-    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
+    suite = _suite(config)
     method = bind_method(config["method"])
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(
+        label, *terms_of_pool(config["models"]), sep="\n", markup=False, highlight=False
+    )
     job = job_from_config(config, method_name, method, root=ROOT, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     sources = [source.checkpoint for source in job.sources]
     plan = plan_merge(job.method, job.base, sources, ROOT / kept, settings=job.settings)
     table = plan_table(plan, memory_budget=config["memory_budget"])
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(label, table, sep="\n", markup=False, highlight=False)
+    console.print(table, markup=False, highlight=False)
+    if suite is not None and (lacking := suite.evaluator.lacking()):
+        console.print(lacking, markup=False, highlight=False, soft_wrap=True)
     if suite is not None and not suite.has_own_data:
         from eval.data_plan import plan_data  # noqa: PLC0415 (loads lm-eval)
 
         table, lines = plan_data(suite)
-        console.print(table, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(table, *lines, sep="\n", soft_wrap=True, markup=False, highlight=False)
 
 
 def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: str) -> Record:
@@ -195,8 +174,15 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
         ValueError: If the configuration or a model cannot be used; says what to do.
     """
     check_entries(config)
+    if (kept := config["merged_dir"]) is not None:
+        check_writable(ROOT / kept, entry=f"merged_dir={str(kept)[:200]}")
     suite = _suite(config)
+    if suite is not None and (lacking := suite.evaluator.lacking()):
+        raise ValueError(lacking)
+    suite = _expanded(suite)
     job = job_from_config(config, method_name, bind_method(config["method"]), root=ROOT)
+    if suite is not None:
+        suite.evaluator.check_device(str(job.settings.device))
     if suite is not None and suite.chat_template:
         from eval.load import check_chat_template  # noqa: PLC0415 (loads transformers)
 
@@ -222,8 +208,17 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
 
 
 def _suite(config: Mapping[str, Any]) -> Suite | None:
-    """Build the suite, its groups expanded and its data pinned; None if nothing is evaluated."""
-    suite = suite_from_config(config["suite"], root=ROOT, datasets_dir=config["datasets_dir"])
+    """Build the suite; None if nothing is evaluated."""
+    return suite_from_config(
+        config["suite"],
+        root=ROOT,
+        datasets_dir=config["datasets_dir"],
+        evaluator=evaluator_from_config(config["evaluator"]),
+    )
+
+
+def _expanded(suite: Suite | None) -> Suite | None:
+    """Expand the groups of a suite and pin its data; own tasks stay as they are."""
     if suite is None or suite.has_own_data:
         return suite
     from eval.tasks import expand  # noqa: PLC0415 (loads lm-eval)
@@ -244,6 +239,7 @@ def _merge_and_evaluate(
     with cell.lock(draft):
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", label, mean_of(done))
+            cell.track(done)
             return done
         if cell.suite is not None:
             from eval.tasks import build_tasks  # noqa: PLC0415 (a merge alone loads no lm-eval)
@@ -283,21 +279,22 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
     models = PoolRef(pool=job.pool, pivot=pivot, sources=(), references=())
     draft = cell.draft(model.name, job.identity_of(model), models)
     with cell.lock(draft), cell.record_failure(draft), cell.scratch(draft) as scratch:
-        if cell.find_done(draft) is None:
+        if done := cell.find_done(draft):
+            cell.track(done)
+        else:
             record = cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """Resolve a configuration; sums such as 0.1 + 0.2 are rounded before they reach a method."""
-    if isinstance(config.tau, float):
-        config.tau = round(config.tau, 12)
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        reason = str(error.msg).splitlines()[0]
-        raise ValueError(f"{error.full_key} cannot be resolved: {reason}") from error
-    return {str(key): value for key, value in values.items()}  # type: ignore[union-attr]
+def _name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
+    """Name pool and suite after their files; several files of a group are refused."""
+    for group in ("method", "suite", "models"):
+        if group not in choices:  # group=[A,B]
+            raise ValueError(
+                f"{group} must be one file; -m {group}=A,B is a sweep over several"
+            )
+        if group != "method":
+            values[group].setdefault("name", choices[group])
 
 
 def leave() -> NoReturn:
@@ -312,15 +309,30 @@ def leave() -> NoReturn:
 
 
 if __name__ == "__main__":
+    full_errors = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    received = [signal.SIGINT]
+
+    def interrupt(number: int, _: object) -> None:
+        """End as by Ctrl-C; what is open is closed and removed on the way."""
+        received[:] = [signal.Signals(number)]
+        raise KeyboardInterrupt
+
+    for ending_signal in ending:
+        signal.signal(ending_signal, interrupt)
     os.chdir(ROOT)
     try:
+        check_aliases(config_folders(sys.argv[1:], ROOT))
         main()
     except KeyboardInterrupt:
         sys.stderr.write(interrupted)
-        sys.exit(130)
+        sys.exit(128 + received[0])
+    except (HydraException, OmegaConfBaseException, ValueError) as refused:
+        if full_errors:
+            raise
+        sys.exit(f"error: {explain(refused, sys.argv[1:], ROOT / 'conf')}")
     except SystemExit as end:
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise

@@ -14,9 +14,9 @@ from torch import Tensor
 from seme.checks import check_between, check_finite, check_share
 from seme.elementwise import add_weighted, differences
 from seme.interface import Prepared, Site, checked_by, prepared_by
+from seme.ranking_scores import RankingScores
 from seme.streaming import Models, OpenTensor
 from seme.topk_mask import TopKMask, select_largest
-from seme.topk_threshold import RankingScores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

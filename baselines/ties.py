@@ -13,9 +13,9 @@ from torch import Tensor
 from seme.checks import check_choice, check_finite, check_share
 from seme.elementwise import add_signed, differences
 from seme.interface import Prepared, Site, checked_by, prepared_by
+from seme.ranking_scores import RankingScores
 from seme.streaming import Models, OpenTensor
 from seme.topk_mask import Selection, TopKMask, TrimTies, select_largest
-from seme.topk_threshold import RankingScores
 
 Scope = Literal["model", "tensor"]
 """The trim ranks magnitudes over the whole task vector (paper), or in each tensor."""

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,13 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
+from eval.evaluator import HF  # noqa: E402
+from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
+from eval.task_extras import local_extras  # noqa: E402
 from eval.task_metrics import (  # noqa: E402
     check_metric,
     metric_names,
@@ -36,7 +39,8 @@ from eval.task_metrics import (  # noqa: E402
     score_of,
 )
 from eval.task_options import code_execution  # noqa: E402
-from eval.tasks import build_tasks, group_of, resolve  # noqa: E402
+from eval.tasks import build_tasks, group_of  # noqa: E402
+from eval.workers import run_in_workers  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Evaluation:
     samples: dict[str, list[Sample]]
     """Samples of the tasks in ``scores``."""
     metrics: dict[str, dict[str, TaskMetric]]
-    """Task to ``metric,filter`` to its metrics that are in no mean."""
+    """Task to ``metric,filter`` to its metrics that are in no mean; groups of such tasks too."""
     groups: dict[str, dict[str, float]]
     """Group of tasks to the shares of its tasks in its score; they add up to 1."""
     caps: dict[str, int]
@@ -77,17 +81,56 @@ def evaluate(
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task or metric is
             unknown, a score is not a fraction, or one row does not fit the memory.
+        RuntimeError: If a process of the evaluator failed.
+    """
+    job: dict[str, Any] = {"suite": suite, "seed": seed, "progress": progress}
+    job["model"] = model.resolve()
+    if suite.evaluator.in_workers:
+        evaluation = run_in_workers(
+            evaluate_here, job, device=device, processes=suite.evaluator.processes
+        )
+    else:
+        evaluation = evaluate_here(**job, device=device)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+def evaluate_here(
+    model: Path,
+    suite: Suite,
+    *,
+    device: str,
+    seed: int,
+    progress: bool,
+    accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
+) -> Evaluation | None:
+    """Score a model folder in this process, as ``evaluate`` does.
+
+    Args:
+        model: Absolute folder.
+        suite: The tasks.
+        device: A torch device.
+        seed: Seed of few-shot draws and of sampled generation.
+        progress: Show a progress bar.
+        accelerator: Of a process that scores its share of the documents; None scores all.
+
+    Returns:
+        The evaluation; None in all processes but the first.
     """
     tasks = build_tasks(suite)
-    folder = model.resolve()
     for task in tasks.values():
         task.set_fewshot_seed(seed)
     devices = [] if device == "cpu" else [torch.device(device)]
     random_state = torch.random.fork_rng(devices)
     with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
-        lm = SuiteLM(folder, suite, device=device, bar=bar)
-        with code_execution(suite):
+        if suite.evaluator.name == HF:
+            lm = SuiteLM(model, suite, device=device, bar=bar, accelerator=accelerator)
+        else:
+            from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
+
+            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
+        with code_execution(suite), local_extras(suite.datasets_dir):
             results = evaluator.evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks},
@@ -99,6 +142,16 @@ def evaluate(
                 fewshot_as_multiturn=suite.multiturn,
                 confirm_run_unsafe_code=suite.allow_code_execution,
             )
+    return None if results is None else _evaluation(suite, tasks, results, lm)
+
+
+def _evaluation(
+    suite: Suite,
+    tasks: Mapping[str, Any],
+    results: Mapping[str, Any],
+    lm: Any,  # noqa: ANN401 (SuiteLM or SuiteVLLM)
+) -> Evaluation:
+    """Turn lm-eval's results into scores, samples and metrics."""
     logged, reported = results["samples"], results["results"]
     resolved = tuple(
         resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks
@@ -127,10 +180,10 @@ def evaluate(
             cap,
             lm.max_length,
         )
-    members: dict[str, list[SuiteTask]] = defaultdict(list)
-    for task in in_mean:
-        if task.group is not None:
-            members[task.group].append(task)
+    metrics |= {
+        name: _group_metric(_group(suite, name, tasks), of_group, metrics, reported)
+        for name, of_group in _members(set(resolved) - set(in_mean), resolved).items()
+    }
     return Evaluation(
         tasks=resolved,
         scores=scores,
@@ -140,9 +193,20 @@ def evaluate(
         caps=lm.caps,
         groups={
             name: _shares(_group(suite, name, tasks), of_group, scores, reported)
-            for name, of_group in members.items()
+            for name, of_group in _members(set(in_mean), resolved).items()
         },
     )
+
+
+def _members(
+    chosen: Set[SuiteTask], ordered: Sequence[SuiteTask]
+) -> dict[str, list[SuiteTask]]:
+    """Group to its tasks among the chosen, in the suite's order."""
+    members: dict[str, list[SuiteTask]] = defaultdict(list)
+    for task in ordered:
+        if task.group is not None and task in chosen:
+            members[task.group].append(task)
+    return dict(members)
 
 
 def _group(suite: Suite, name: str, built: Mapping[str, Any]) -> Group:
@@ -179,6 +243,41 @@ def _shares(
                 f"{mean}; lm-eval reports {expected}"
             )
     return shares
+
+
+def _group_metric(
+    group: Group,
+    tasks: Sequence[SuiteTask],
+    metrics: Mapping[str, Mapping[str, TaskMetric]],
+    reported: Mapping[str, Any],
+) -> dict[str, TaskMetric]:
+    """Metric of a group whose tasks are in no mean, by lm-eval's own rule.
+
+    Its error is by lm-eval's rule too, from those of the tasks. Empty where the group does not
+    aggregate the metric, or a task has it under another filter.
+    """
+    metric, filter_name = tasks[0].metric, tasks[0].filter
+    key = f"{metric},{filter_name}"
+    aggregated = {rule.metric for rule in group.aggregate_metric_list or []}
+    if metric not in aggregated or any(key not in metrics[task.task] for task in tasks):
+        return {}
+    own = {task.task: metrics[task.task][key] for task in tasks}
+    errors = {
+        name: {} if one.stderr is None else {f"{metric}_stderr,{filter_name}": one.stderr}
+        for name, one in own.items()
+    }
+    values = group.aggregate({name: {**reported[name], **errors[name]} for name in own})
+    value, error = values.get(key), values.get(f"{metric}_stderr,{filter_name}")
+    if value is None:
+        return {}
+    return {
+        key: TaskMetric(
+            value=float(value) if math.isfinite(value) else None,
+            stderr=float(error) if isinstance(error, float) and math.isfinite(error) else None,
+            n=sum(one.n for one in own.values()),
+            higher_is_better=own[tasks[0].task].higher_is_better,
+        )
+    }
 
 
 @contextmanager

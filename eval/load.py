@@ -10,6 +10,7 @@ go_offline()  # the libraries below read their switches when they are imported
 
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -19,6 +20,11 @@ from transformers import (  # noqa: E402
 
 from eval.suite import Suite  # noqa: E402
 
+_LOADING_ENTRIES = ("transformers_weights", "fusion_config")
+"""Entries of config.json by which transformers would load other files or modules."""
+_ADAPTER = "adapter_config.json"
+_MOST_CHARACTERS = 300
+"""Of another library's error."""
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
@@ -31,13 +37,28 @@ def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTra
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is float32 on the CPU, elsewhere
             the checkpoint's own.
 
+    The implementation of attention is transformers' own for the architecture, torch's fused one
+    or else the plain one: a configuration could name one on the Hub, which would be fetched and
+    run. Nor does a configuration choose other files, modules or kernels.
+
     Raises:
-        ValueError: If the weights and the configuration do not name the same tensors, if an
-            output head that should be tied is not, or if a weight is not finite.
+        ValueError: If transformers cannot read the configuration or build its model, if that
+            model is larger than the weights, if the weights and the configuration do not name
+            the same tensors, if an output head that should be tied is not, or if a weight is
+            not finite.
     """
+    if (folder / _ADAPTER).exists():
+        raise ValueError(
+            f"{folder} holds {_ADAPTER}, an adapter that transformers would add to the model: "
+            "move it to a folder of its own"
+        )
+    config = _read_config(folder)
+    outline = _outline(folder, config)
     load: Any = AutoModelForCausalLM.from_pretrained  # its types forget the loading info
     model, loading = load(
         folder,
+        config=config,
+        attn_implementation=outline.config._attn_implementation,  # "sdpa" or "eager"
         dtype=dtype or ("float32" if device == "cpu" else "auto"),
         local_files_only=True,
         trust_remote_code=False,
@@ -51,6 +72,52 @@ def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTra
     return loaded
 
 
+def _read_config(folder: Path) -> Any:  # noqa: ANN401 (a class for each architecture)
+    """Read a configuration, without what it says of how to load the model."""
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers makes of a damaged file
+        raise ValueError(
+            f"{folder / 'config.json'} cannot be read by transformers "
+            f"({type(error).__name__}): {_brief(error)}"
+        ) from error
+    config._attn_implementation = config._experts_implementation = None  # of sub-models too
+    for name in _LOADING_ENTRIES:
+        if hasattr(config, name):
+            delattr(config, name)
+    return config
+
+
+def _outline(folder: Path, config: Any) -> PreTrainedModel:  # noqa: ANN401
+    """Build the model without memory, and check that its weights are there."""
+    try:
+        with torch.device("meta"):
+            outline: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, attn_implementation=None, trust_remote_code=False
+            )
+    except Exception as error:  # whatever transformers makes of impossible sizes
+        raise ValueError(
+            f"{folder}: transformers cannot build the model that config.json describes "
+            f"({type(error).__name__}): {_brief(error)}"
+        ) from error
+    n_parameters = sum(parameter.numel() for parameter in outline.parameters())
+    n_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if n_parameters > n_bytes:
+        raise ValueError(
+            f"{folder}: config.json describes a model of {n_parameters:,} parameters, but all "
+            f"weights together have {n_bytes:,} bytes: the two are not of one model"
+        )
+    return outline
+
+
+def _brief(error: Exception) -> str:
+    """Return the beginning of a message of transformers, in one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder exactly as its files describe it.
 
@@ -58,18 +125,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     so a folder that names the generic class gets the generic class.
 
     Raises:
-        ValueError: If the folder has no ``tokenizer_config.json``.
+        ValueError: If the folder has no ``tokenizer_config.json``, or transformers cannot read
+            the tokenizer.
     """
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} must hold tokenizer_config.json to be evaluated; it is absent"
         )
-    named = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
-    cls = PreTrainedTokenizerFast if named in _GENERIC_CLASSES else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = cls.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    try:
+        named = dict(json.loads(path.read_text(encoding="utf-8"))).get("tokenizer_class")
+        cls = PreTrainedTokenizerFast if named in _GENERIC_CLASSES else AutoTokenizer
+        tokenizer: PreTrainedTokenizerBase = cls.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers makes of a damaged file
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read by transformers "
+            f"({type(error).__name__}): {_brief(error)}"
+        ) from error
     return tokenizer
 
 

@@ -1,5 +1,6 @@
 """Record and samples of a run: their fields, reading records, atomic writing of both."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -16,16 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metric_kinds import REPORTED, TaskMetric
-from eval.schema import IF_ANY, LISTED_BY, build, to_json
+from eval.record_checks import (
+    check_cost,
+    check_metric,
+    check_provenance,
+    check_suite_entries,
+)
+from eval.schema import IF_ANY, LISTED_BY, build, build_columns, check_json, to_json
 
 SCHEMA_VERSION = 1
 
 RECORD_NAME = "record.json"
 SAMPLES_NAME = "samples.jsonl.gz"
 _KINDS = ("merge", "reference")
+_LARGEST_ERROR = 1e9
+"""Standard errors of fractions are far below it; its square is still finite."""
 _STATUSES = ("done", "failed", "not applicable")
 _REMEDY = "delete its folder to run it again, or restore the file"
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +56,10 @@ class Score:
     def __post_init__(self) -> None:
         if not 0 <= self.value <= 1:
             raise ValueError(f"a score must be in [0, 1], got {self.value} ({self.raw_metric})")
-        if not (math.isfinite(self.stderr) and self.stderr >= 0 and math.isfinite(self.raw)):
+        if not (0 <= self.stderr <= _LARGEST_ERROR and math.isfinite(self.raw)):
             raise ValueError(f"a score's stderr and raw value must be finite, got {self}")
+        if self.n < 1:
+            raise ValueError(f"a score must have samples behind it, got n = {self.n}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +77,13 @@ class Sample:
     """UTF-8 bytes of the document; rolling tasks only."""
     n_units: int | None = None
     """Units of the document where the score is a mean over them: words, or parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleLine(Sample):
+    """One line of a sample file."""
+
+    task: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,6 +115,10 @@ class StageCost:
     source: str
     """``VmHWM`` (the kernel's own peak) or ``sampled``."""
 
+    def __post_init__(self) -> None:
+        sizes = {k: v for k, v in asdict(self).items() if k.endswith("_bytes")}
+        check_cost(self.seconds, sizes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
@@ -110,7 +132,7 @@ class ModelRef:
     content_hash: str
     """Hash of its weights: the same model under any name and place."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Commits on the Hub."""
+    """Commits on the Hub; ``dequantised_from`` of a model converted from GGUF."""
 
     @property
     def version(self) -> str:
@@ -195,7 +217,10 @@ class Record:
     metrics: Mapping[str, Mapping[str, TaskMetric]] = field(
         default_factory=dict, metadata={IF_ANY: True}
     )
-    """Task to ``metric,filter`` to a metric that is in no mean."""
+    """Task, or group of such tasks, to ``metric,filter`` to a metric that is in no mean."""
+    evaluator: Mapping[str, Any] = field(default_factory=dict, metadata={IF_ANY: True})
+    """Backend of the evaluation, its version, device and options; empty in old records: lm-eval's
+    Hugging Face model in one process."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -205,15 +230,25 @@ class Record:
 
     @property
     def reported(self) -> dict[str, tuple[str, TaskMetric]]:
-        """Tasks outside the mean to the ``metric,filter`` they are listed with."""
+        """Tasks outside the mean to the ``metric,filter`` they are listed with.
+
+        A group that has a metric of its own is listed in place of its tasks.
+        """
         tasks = {} if self.suite is None else self.suite.more.get("tasks", {})
         keys = {
-            task: f"{entries['metric']},{entries['filter']}"
+            self._listed(task, entries): f"{entries.get('metric')},{entries.get('filter')}"
             for task, entries in tasks.items()
-            if entries["score"] == REPORTED
+            if entries.get("score") == REPORTED
         }
         metrics = self.metrics
-        return {t: (key, metrics[t][key]) for t, key in keys.items() if t in metrics}
+        return {
+            t: (key, metrics[t][key]) for t, key in keys.items() if key in metrics.get(t, ())
+        }
+
+    def _listed(self, task: str, entries: Mapping[str, Any]) -> str:
+        """Name of a task's group if that has a metric, else its own."""
+        group = entries.get("group")
+        return str(group) if group in self.metrics else task
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS or self.status not in _STATUSES:
@@ -226,7 +261,12 @@ class Record:
                 f"a record that is not done, and no other, has an error, got {self.error!r}"
             )
         if not _SAFE_NAME.fullmatch(self.name):
-            raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
+            raise ValueError(f"name must be usable as a folder's name, got {self.name!r:.120}")
+        check_provenance(self.provenance)
+        if self.suite is not None:
+            check_suite_entries(self.suite.more)
+        for metric in (m for of_task in self.metrics.values() for m in of_task.values()):
+            check_metric(metric.value, metric.stderr)
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
@@ -261,7 +301,8 @@ def write_record(
         Path of the record.
 
     Raises:
-        ValueError: If the record or a sample holds NaN or something JSON cannot express.
+        ValueError: If the record or a sample could not be read again: it holds NaN, something
+            JSON cannot express, or an entry of another type.
     """
     folder = run_folder(root, record.name, record.fingerprint)
     text = record_json(record)
@@ -276,18 +317,49 @@ def write_record(
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers never see half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file under a temporary name and rename it: readers never see half of it.
+
+    The temporary file is locked while it is written: one that is not is of a dead process, see
+    ``eval.folders``.
+
+    Raises:
+        OSError: If it cannot be written, for instance to a full disk; a note names the file.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        handle, temporary = _locked_file(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(temporary).chmod(0o644)
+                Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.add_note(f"while writing {path}")
         raise
+
+
+def _locked_file(path: Path) -> tuple[int, str]:
+    """Create a temporary file beside ``path``, locked by this process; handle and name."""
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # swept between the two calls
+
+
+def remove_if_abandoned(temporary: Path) -> None:
+    """Remove a temporary file of ``atomic_write`` unless a process is writing it."""
+    try:
+        with temporary.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):  # it is being written, or was renamed
+        return
 
 
 def find_done(root: Path, name: str, fingerprint: str) -> Record | None:
@@ -323,13 +395,19 @@ def unreadable(path: Path, problem: str, error: Exception) -> ValueError:
 
 
 def record_json(record: Record) -> str:
-    """JSON text of a record; scores are a list, as sorted keys would lose their order."""
+    """JSON text of a record; scores are a list, as sorted keys would lose their order.
+
+    Raises:
+        ValueError: If the text could not be read again as this record; says what is wrong.
+    """
     try:
-        return json.dumps(to_json(record), sort_keys=True, indent=1, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
+        text = json.dumps(to_json(record), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        _record_from(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"the record of {record.name} cannot be written as JSON: {error}"
         ) from error
+    return text
 
 
 def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
@@ -338,6 +416,7 @@ def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
         raise ValueError(
             f"schema_version must be {SCHEMA_VERSION}, got {value.get('schema_version')!r}"
         )
+    check_json(value)
     record = build(Record, value)
     if unknown := sorted(record.scores.keys() - record.domains.keys()):
         raise ValueError(f"domains must name the tasks of all scores, they lack {unknown}")
@@ -346,11 +425,13 @@ def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
 
 def _pack(samples: Mapping[str, Iterable[Sample]]) -> bytes:
     """Compress samples, one JSON object a line; the same samples give the same bytes."""
-    lines = [
-        json.dumps({"task": task, **_without_none(sample)}, sort_keys=True, allow_nan=False)
+    rows = [
+        {"task": task, **_without_none(sample)}
         for task, of_task in samples.items()
         for sample in of_task
     ]
+    build_columns(SampleLine, rows)
+    lines = [json.dumps(row, sort_keys=True, allow_nan=False) for row in rows]
     return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 

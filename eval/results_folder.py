@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.records import (
     RECORD_NAME,
     SAMPLES_NAME,
     Record,
-    Sample,
+    SampleLine,
     SampleTable,
+    fingerprint_of,
     read_record,
     run_folder,
     unreadable,
@@ -27,6 +29,9 @@ from eval.schema import build_columns
 from eval.statistics.comparability import PRECISION, contract
 from eval.statistics.samples import Run, run_of
 
+_TOO_LARGE = (OverflowError, RecursionError, MemoryError)
+_MOST_SAMPLE_BYTES = 2**31
+"""Bytes of unpacked samples; a million documents take a tenth of it."""
 _AGAIN = "run it again with force=true, or delete its folder"
 
 
@@ -69,13 +74,6 @@ class _LocatedRun:
     @property
     def scored(self) -> bool:
         return is_scored(self.record)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SampleLine(Sample):
-    """One line of a sample file."""
-
-    task: str
 
 
 def is_scored(record: Record) -> bool:
@@ -123,20 +121,41 @@ def read_samples(path: Path) -> dict[str, SampleTable]:
 
     path = path / SAMPLES_NAME if path.is_dir() else path
     try:
-        lines = gzip.decompress(path.read_bytes()).splitlines()
+        lines = _unpacked(path).splitlines()
         rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="all")
         if len(rows) != len(lines):
             raise ValueError(
                 f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
             )
         return _sample_tables(rows)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, *_TOO_LARGE) as error:
         raise unreadable(path, "does not hold readable samples", error) from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """Read a gzip file; one that unpacks to more than any run writes is refused in time."""
+    with gzip.open(path) as file:
+        content = file.read(_MOST_SAMPLE_BYTES + 1)
+    if len(content) > _MOST_SAMPLE_BYTES:
+        raise ValueError(f"expected at most {_MOST_SAMPLE_BYTES} bytes, got more")
+    return content
+
+
+def _check_numbers(
+    values: NDArray[np.float64],
+    loglikelihoods: NDArray[np.float64],
+    *sizes: NDArray[np.float64],
+) -> None:
+    """Refuse samples that no run writes: what is not finite, and negative sizes."""
+    if not np.isfinite(values).all() or np.isinf(loglikelihoods).any():
+        raise ValueError("value and loglikelihood must be finite numbers")
+    if any((of_kind < 0).any() for of_kind in sizes):
+        raise ValueError("n_bytes and n_units must not be negative")
 
 
 def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
     """Turn the parsed lines of a sample file into one table a task."""
-    columns = build_columns(_SampleLine, rows)
+    columns = build_columns(SampleLine, rows)
     counts = Counter(columns["task"])
     if columns["task"] != list(counts.elements()):  # as no file is written
         return _sample_tables(sorted(rows, key=itemgetter("task")))
@@ -144,6 +163,7 @@ def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
         np.array(columns[key], dtype=np.float64)  # None becomes NaN
         for key in ("value", "loglikelihood", "n_bytes", "n_units")
     )
+    _check_numbers(values, loglikelihoods, n_bytes, n_units)
     for sizes in (n_bytes, n_units):
         np.nan_to_num(sizes, copy=False)
     tables, stop = {}, 0
@@ -166,6 +186,7 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], lis
         samples = path.with_name(SAMPLES_NAME)
         try:
             record = read_record(path)
+            _check_identity(record)
         except ValueError as error:
             problems.append(_problem(path, root, error))
             continue
@@ -178,6 +199,26 @@ def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], lis
             continue
         runs.append(_LocatedRun(path=path.relative_to(root), run=run))
     return sorted(runs, key=_preference(root)), problems
+
+
+def _check_identity(record: Record) -> None:
+    """Refuse a record whose entries are not those that its fingerprint was made of."""
+    if (identity := record.provenance.get("identity")) is None:  # of an older record
+        return
+    if not isinstance(identity, dict) or fingerprint_of(identity) != record.fingerprint:
+        raise ValueError(f"provenance.identity must hash to the fingerprint; {_AGAIN}")
+    pivot = record.models.pivot.content_hash
+    stated = {
+        "method": record.name,
+        "hyper_parameters": record.settings,
+        "seed": record.seed,
+        "pivot": pivot,
+        "sources": [source.content_hash for source in record.models.sources],
+        "reference": pivot,
+        "suite": None if record.suite is None else record.suite.fingerprint,
+    }
+    if edited := [key for key, v in identity.items() if stated.get(key, v) != v]:
+        raise ValueError(f"edited: {edited} must be as in provenance.identity; {_AGAIN}")
 
 
 def _problem(path: Path, root: Path, error: ValueError) -> Problem:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from rich.console import Console
 
+from eval.folders import run_lock
 from eval.leaderboard.board import Board, boards_of
 from eval.meter import metered
 from eval.records import (
@@ -23,6 +25,7 @@ from eval.records import (
     SuiteRef,
     find_done,
     fingerprint_of,
+    record_json,
     run_folder,
     write_record,
 )
@@ -31,10 +34,12 @@ from eval.schema import build
 from eval.statistics.scores import overall_mean
 from eval.suite import Suite
 from eval.tables import with_error
-from eval.tracking.content import record_content
-from eval.tracking.wandb_run import log_run, upload_hint
+from eval.tracking.mirror import mirror
+from eval.tracking.wandb_run import upload_hint
 
 _logger = logging.getLogger(__name__)
+_LONGEST_ERROR = 4000
+"""Characters of an error that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,13 @@ class Cell:
             identity: What defines the weights, JSON-ready; with the suite it names the run.
             models: The models merged, or the unmerged model as pivot.
             settings: Hyper-parameters of a merge; None for an unmerged model.
+
+        Raises:
+            ValueError: If the record of the run could not be read again: nothing costly is done
+                for it.
         """
         facts = self._facts(identity)
-        return Record(
+        draft = Record(
             name=name,
             fingerprint=fingerprint_of(facts),
             kind="reference" if settings is None else "merge",
@@ -94,6 +103,8 @@ class Cell:
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_total=0.0,
         )
+        record_json(draft)
+        return draft
 
     def _facts(self, identity: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON)
         """Add what defines the scores to what defines the weights.
@@ -111,14 +122,9 @@ class Cell:
         return json.loads(json.dumps(facts))  # as a record gives it back
 
     def lock(self, draft: Record) -> FileLock:
-        """Lock this run: the same cell of two sweeps runs once.
-
-        The empty file stays: whoever waits for it holds the same lock as the next one.
-        """
+        """Lock this run: the same cell of two sweeps runs once."""
         folder = run_folder(self.output, draft.name, draft.fingerprint)
-        locks = self.output / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{folder.name}.lock")
+        return run_lock(self.output, folder.name)
 
     def find_done(self, draft: Record) -> Record | None:
         """Find the finished record of this run, also under another name of its model."""
@@ -154,6 +160,13 @@ class Cell:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
             yield folder
+        except Exception as error:
+            if folder.name in str(error):
+                error.add_note(
+                    f"{folder.name} was made for this run and is gone; its config.json is the "
+                    "pivot's, or an adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
+                )
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -185,17 +198,19 @@ class Cell:
                 scores=evaluation.scores,
                 domains={task: draft.domains[task] for task in evaluation.scores},
                 metrics=evaluation.metrics,
+                evaluator=self.suite.evaluator.described(self.device),
                 evaluation_cost=stage.cost,
             )
         seconds = time.monotonic() - self.started
         record = replace(draft, status="done", error=None, seconds_total=seconds)
-        path = write_record(self.output, record, samples)
-        self._track(record, path)
+        write_record(self.output, record, samples)
+        self.track(record)
         return record
 
-    def _track(self, record: Record, path: Path) -> None:
-        content = record_content(record, path)
-        warning = log_run(content, root=self.output, tracker=self.tracker, group=self.group)
+    def track(self, record: Record) -> None:
+        """Log a finished run to the tracker, from its record alone, unless that was done."""
+        folder = run_folder(self.output, record.name, record.fingerprint)
+        warning = mirror(record, folder, tracker=self.tracker, group=self.group)
         if warning is not None:
             _logger.warning(warning)
 
@@ -216,10 +231,30 @@ def mean_of(record: Record) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """Format an error with its notes; paths are relative to the working folder."""
+    """Format an error with its notes, shortened, as text that a record can hold.
+
+    Paths are relative to the working folder, or to ``~`` in the user's home.
+    """
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
-    return text.replace(f"{Path.cwd()}/", "")
+    text = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+    text = text.encode(errors="backslashreplace").decode()
+    for folder, prefix in ((str(Path.cwd()), ""), (str(Path("~").expanduser()), "~/")):
+        if len(folder) > 1:
+            text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", prefix, text)
+    return text
+
+
+@contextmanager
+def _saying_what_is_lost(output: str) -> Iterator[None]:
+    """Exit where tables cannot be written, such as to a full disk; the records are there."""
+    try:
+        yield
+    except OSError as error:
+        sys.exit(
+            f"error: {describe_error(error)}; the records are complete: "
+            f"python -m scripts.leaderboard output={output} writes the tables again"
+        )
 
 
 def conclude(
@@ -239,8 +274,11 @@ def conclude(
         merge_only: Nothing was evaluated.
     """
     failed = [cell for cell in cells if cell["error"]]
+    single = len(cells) == 1
+    if single and failed:
+        sys.exit(f"error: {failed[0]['error']}")
     if merge_only:  # nothing new to show, and merges start fast
-        sys.exit(f"error: {failed[0]['error']}" if failed else 0)
+        sys.exit(0)
     from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
         print_summary,
         problem_lines,
@@ -248,7 +286,6 @@ def conclude(
         write_tables,
     )
 
-    single = len(cells) == 1
     if single:
         results = load_results(root / output, samples=False)
         boards: Sequence[Board] = boards_of(results.runs)
@@ -256,10 +293,9 @@ def conclude(
     else:
         leaderboard = read_leaderboard(root / output)
         boards, problems = leaderboard.boards, leaderboard.problems
-        write_tables(root / output, leaderboard)
+        with _saying_what_is_lost(output):
+            write_tables(root / output, leaderboard)
     sys.stderr.write(problem_lines(Path(output), problems))
-    if single and failed:
-        sys.exit(f"error: {failed[0]['error']}")
     console = Console(width=None if sys.stdout.isatty() else 100)
     fingerprints = {cell["fingerprint"] for cell in cells}
     shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]

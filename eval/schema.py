@@ -1,5 +1,6 @@
 """Dataclasses from parsed JSON and back; errors name the entry by its dotted path."""
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -15,6 +16,13 @@ LISTED_BY = "listed_by"
 IF_ANY = "if_any"
 """Metadata of a field with a default: left out of the JSON where it is empty."""
 
+_LARGEST = 2**63
+"""Bound of whole numbers: larger ones fit neither an array nor most other programs."""
+_DEEPEST = 64
+"""Most objects and lists within one another."""
+_LONGEST = 1_000_000
+"""Most characters of one text."""
+
 _NAMES = {
     str: "a text",
     int: "a whole number",
@@ -24,6 +32,47 @@ _NAMES = {
     bool: "true or false",
     type(None): "null",
 }
+
+
+def check_json(value: Any) -> None:  # noqa: ANN401 (any JSON)
+    """Check that parsed JSON can be computed with, shown, and written again.
+
+    Raises:
+        ValueError: If a number is not finite or too large for 64 bits, a text is too long or holds
+            half of a character (a lone surrogate), or objects and lists are nested too deep;
+            names the entry.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", value, 0)]
+    while waiting:
+        path, entry, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError(
+                f"{path:.60}... is nested too deep: at most {_DEEPEST} objects and lists"
+            )
+        if isinstance(entry, dict):
+            waiting += [("the names of its keys", key, depth) for key in entry]
+            waiting += [(f"{path}.{key:.60}", part, depth + 1) for key, part in entry.items()]
+        elif isinstance(entry, list):
+            waiting += [(f"{path}.{i}", part, depth + 1) for i, part in enumerate(entry)]
+        elif problem := _leaf_problem(entry):
+            name = ascii(path.removeprefix("."))[1:-1]
+            raise ValueError(f"{name:.200} {problem}")
+
+
+def _leaf_problem(leaf: Any) -> str | None:  # noqa: ANN401 (any JSON)
+    """Say what is wrong with a text or number; None if nothing is."""
+    if isinstance(leaf, float) and not math.isfinite(leaf):
+        return f"must be a finite number, got {leaf}"
+    if isinstance(leaf, int) and not -_LARGEST <= leaf < _LARGEST:
+        return f"must fit 64 bits, got a number of {leaf.bit_length()} bits"
+    if isinstance(leaf, str):
+        if len(leaf) > _LONGEST:
+            return f"must have at most {_LONGEST} characters, got {len(leaf)}"
+        try:
+            leaf.encode()
+        except UnicodeEncodeError:
+            return f"must be text in Unicode, got half a character in {leaf!a:.60}"
+    return None
 
 
 def build(cls: type[T], value: Any, path: str = "") -> T:  # noqa: ANN401 (any JSON)

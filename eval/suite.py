@@ -7,12 +7,14 @@ the task itself when it is built.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval.configuration import check_name
+from eval.evaluator import HF, Evaluator
 from eval.metric_kinds import METRIC_KINDS, REPORTED
 from eval.suite_options import check_options, frozen, thawed, whole_number
 
@@ -35,6 +37,8 @@ OPTIONS = {
 }
 """Options that change scores, with their defaults: they count where they are set."""
 
+_OUTSIDE = frozenset({"data", "datasets_dir", "evaluator"})
+"""Fields of a suite that are no entries of its file."""
 _TASK_NAME = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _HUB_DATA = re.compile(r"^dataset_path:\s*[\w.-]+/[\w.-]+\s*$|hf://", re.MULTILINE)
 
@@ -58,6 +62,10 @@ class SuiteTask:
     """Group of lm-eval that the task was named by, see ``eval.tasks.expand``."""
 
     def __post_init__(self) -> None:
+        check_name("name of a task", self.task)
+        for key in ("domain", "metric", "filter"):
+            if getattr(self, key):
+                check_name(f"{key} of task {self.task}", getattr(self, key))
         _one_of("kind", self.kind, sorted(TASK_KINDS), self.task)
         _one_of("score", self.score, sorted(METRIC_KINDS), self.task)
         if (
@@ -112,8 +120,13 @@ class Suite:
     """Precision of the evaluation; None: float32 on the CPU, elsewhere the checkpoint's own."""
     allow_code_execution: bool = False
     """Run the code that models write, where a task scores it by running it."""
+    evaluator: Evaluator = field(default_factory=Evaluator)
+    """Backend that scores the models; part of the contract where it is not lm-eval's own."""
 
     def __post_init__(self) -> None:
+        check_name("suite.name", self.name)
+        if self.split is not None:
+            check_name("suite.split", self.split)
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name} has tasks twice: {twice}")
@@ -146,13 +159,18 @@ class Suite:
         return bool(self.chat_template) if default else bool(self.fewshot_as_multiturn)
 
     def options(self) -> dict[str, Any]:
-        """Options that change scores and are not at their defaults, JSON-ready."""
+        """Options that change scores and are not at their defaults, JSON-ready.
+
+        The backend is one of them.
+        """
         values = {key: getattr(self, key) for key in OPTIONS}
         if self.multiturn == bool(self.chat_template):
             values["fewshot_as_multiturn"] = None  # it says what is so anyway
         changed = {key: value for key, value in values.items() if value != OPTIONS[key]}
         if self.gen_kwargs:
             changed["gen_kwargs"] = thawed(self.gen_kwargs)
+        if self.evaluator.name != HF:
+            changed["evaluator"] = self.evaluator.name
         return changed
 
     def described(self) -> dict[str, Any]:
@@ -178,12 +196,14 @@ class Suite:
     def fingerprint(self) -> str:
         """Hash of everything that defines the suite's numbers, as 32 hexadecimal digits.
 
-        That is the definition (but not the batch size, which changes speed only, nor where
-        folders are), the content of every file beside the tasks and of the data, and lm-eval's
-        version. Entries that are newer than the first records count where they are set.
+        That is the definition (but not the batch size or the number of processes, which change
+        speed only, nor where folders are), the content of every file beside the tasks and of the
+        data, and lm-eval's version. Entries that are newer than the first records count where
+        they are set.
         """
         definition = asdict(self) | {"include_path": self.include_path is not None}
-        for key in ("batch_size", "datasets_dir", "allow_code_execution", *OPTIONS):
+        left_out = ("batch_size", "datasets_dir", "allow_code_execution", "evaluator")
+        for key in (*left_out, *OPTIONS):
             del definition[key]
         definition |= self.options()
         if not self.data:
@@ -198,7 +218,11 @@ class Suite:
 
 
 def suite_from_config(
-    mapping: Mapping[str, Any], *, root: Path, datasets_dir: str | None = None
+    mapping: Mapping[str, Any],
+    *,
+    root: Path,
+    datasets_dir: str | None = None,
+    evaluator: Evaluator | None = None,
 ) -> Suite | None:
     """Build a suite from its YAML.
 
@@ -208,6 +232,7 @@ def suite_from_config(
         root: Folder a relative ``include_path`` or ``datasets_dir`` starts from, the
             repository's.
         datasets_dir: Mirror of Hub data sets, or None.
+        evaluator: Backend; None is the default one.
 
     Returns:
         The suite; None if ``tasks`` is empty: merge only.
@@ -216,7 +241,12 @@ def suite_from_config(
         ValueError: If a key is unknown or missing, a task stands twice, or a value is not
             one of the choices.
     """
-    _check_keys(Suite, mapping, where=f"suite {mapping.get('name')}")
+    where = f"suite {mapping.get('name')}"
+    _check_keys(Suite, mapping, where=where, but=_OUTSIDE)
+    for key in ("tasks", "held_out"):
+        if not isinstance(mapping.get(key, ()), list | tuple):
+            raise ValueError(f"{where}: {key} must be a list, [A,B], got {mapping[key]!r}")
+    _check_texts(mapping, ("name", "split", "include_path"), where=where)
     if not mapping["tasks"]:
         return None
     folder = mapping.get("include_path")
@@ -227,6 +257,7 @@ def suite_from_config(
         "held_out": tuple(mapping.get("held_out", ())),
         "gen_kwargs": frozen(mapping.get("gen_kwargs") or {}),
         "datasets_dir": _mirror(root, datasets_dir) if datasets_dir else None,
+        "evaluator": evaluator or Evaluator(),
     }
     return Suite(**entries)
 
@@ -235,8 +266,21 @@ def _task(entry: str | Mapping[str, Any]) -> SuiteTask:
     mapping = {"task": entry} if isinstance(entry, str) else entry
     if not isinstance(mapping, Mapping):
         raise ValueError(f"a task is a name or a mapping of entries, got {entry!r}")
-    _check_keys(SuiteTask, mapping, where=f"task {mapping.get('task')}")
+    where = f"task {mapping.get('task')}"
+    _check_keys(SuiteTask, mapping, where=where)
+    _check_texts(mapping, ("task", "metric", "domain", "filter"), where=where)
+    if not (mapping["task"] and mapping.get("domain", "-")):
+        raise ValueError(f"{where}: task and domain must be names, got {dict(mapping)}")
+    if mapping.get("num_fewshot") is not None:
+        whole_number(f"{where}: num_fewshot", mapping["num_fewshot"], at_least=0)
     return SuiteTask(**{"domain": mapping["task"], **mapping})
+
+
+def _check_texts(mapping: Mapping[str, Any], keys: Iterable[str], *, where: str) -> None:
+    """Refuse entries that are neither texts nor null."""
+    for key in keys:
+        if not isinstance(mapping.get(key), str | None):
+            raise ValueError(f"{where}: {key} must be a text, got {mapping[key]!r}")
 
 
 def _folder(root: Path, include_path: str) -> Path:
@@ -265,9 +309,11 @@ def _contents(folder: Path) -> list[str]:
     ]
 
 
-def _check_keys(cls: type[Any], mapping: Mapping[str, Any], *, where: str) -> None:
-    known = {f.name for f in fields(cls)}
-    required = {f.name for f in fields(cls) if f.default is MISSING}
+def _check_keys(
+    cls: type[Any], mapping: Mapping[str, Any], *, where: str, but: Set[str] = frozenset()
+) -> None:
+    known = {f.name for f in fields(cls)} - but
+    required = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
     if unknown := sorted(set(mapping) - known):
         raise ValueError(f"{where}: unknown keys {unknown}, expected keys from {sorted(known)}")
     if missing := sorted(required - set(mapping)):

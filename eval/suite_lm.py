@@ -23,6 +23,7 @@ from eval.batching import batch_size_of  # noqa: E402
 from eval.load import load_model, load_tokenizer, named_chat_template  # noqa: E402
 from eval.packing import can_pack, log_likelihoods, pack  # noqa: E402
 from eval.suite import Suite  # noqa: E402
+from eval.workers import in_order  # noqa: E402
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +34,15 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
     Where the memory does not hold a batch, batches are halved until it does.
     """
 
-    def __init__(self, folder: Path, suite: Suite, *, device: str, bar: Progress) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        suite: Suite,
+        *,
+        device: str,
+        bar: Progress,
+        accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
+    ) -> None:
         self.caps: dict[str, int] = {}
         """Task to the most tokens of an answer, where it is cut short."""
         self._encoded: dict[str, list[int]] = {}
@@ -49,6 +58,19 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         )
         self._batch = batch_size_of(suite.batch_size, self.model)
         self._packs = can_pack(self.model.config) and self.model.dtype == torch.float32
+        if accelerator is not None:  # lm-eval sets it only for models that it loads itself
+            self.accelerator = accelerator
+            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+
+    def gather_object(self, obj: Mapping[str, Any], dst: int = 0) -> list[Any]:
+        """Gather the values of all processes, in the order of the documents.
+
+        lm-eval chains process after process; some metrics depend on the order.
+        """
+        gathered = super().gather_object(obj, dst)
+        if self.world_size == 1 or self.rank != dst:
+            return list(gathered or ())
+        return [{task: _joined([of_rank[task] for of_rank in gathered]) for task in obj}]
 
     def loglikelihood(self, requests: list[Any], **_options: object) -> list[Any]:
         contexts = {request.args[0].rstrip() for request in requests}
@@ -62,7 +84,7 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
             return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
 
     def generate_until(self, requests: list[Any], **_options: object) -> list[Any]:
-        self._cap_answers(requests)
+        self.caps |= cap_answers(requests, int(self.max_length), int(self.max_gen_toks))
         with self._tokenised(requests, {request.args[0] for request in requests}):
             lengths = [self._length(*request.args) for request in requests]
             generate = super().generate_until
@@ -75,15 +97,6 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         """Tokens of a prompt and the longest answer together, as far as the model reads."""
         answer = options.get("max_gen_toks", self.max_gen_toks)
         return min(int(self.max_length), len(self.tok_encode(prompt)) + int(answer))
-
-    def _cap_answers(self, requests: Iterable[Any]) -> None:
-        """Cut answers to half of what the model reads where they would leave no room to ask."""
-        cap = self.max_length // 2
-        for request in requests:
-            prompt, options = request.args
-            if options.get("max_gen_toks", self.max_gen_toks) >= self.max_length:
-                request.arguments = (prompt, {**options, "max_gen_toks": cap})
-                self.caps[request.task_name] = cap
 
     def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
         """Return the tokens from the batch where it holds the text."""
@@ -195,3 +208,35 @@ class SuiteLM(HFLM):  # type: ignore[misc]  # lm_eval's types are not followed
         self._bar.advance(self._row, len(context))
         tokens: torch.Tensor = super()._model_generate(context=context, **options)
         return tokens
+
+
+def cap_answers(requests: Iterable[Any], max_length: int, max_gen_toks: int) -> dict[str, int]:
+    """Cut answers to half of what a model reads where they would leave no room to ask.
+
+    Args:
+        requests: lm-eval's instances of ``generate_until``; changed in place.
+        max_length: Most tokens of prompt and answer together.
+        max_gen_toks: Most tokens of an answer whose task names none.
+
+    Returns:
+        Task to the most tokens of an answer, for tasks that are cut.
+    """
+    cap, cut = max_length // 2, {}
+    for request in requests:
+        prompt, options = request.args
+        if options.get("max_gen_toks", max_gen_toks) >= max_length:
+            request.arguments = (prompt, {**options, "max_gen_toks": cap})
+            cut[request.task_name] = cap
+    return cut
+
+
+def _joined(ranks: Sequence[Any]) -> Any:  # noqa: ANN401 (lm-eval's samples, or its metrics)
+    """Put a task's samples, or the values of its metrics, in the order of the documents."""
+    if isinstance(ranks[0], Mapping):
+        return {key: in_order([of_rank[key] for of_rank in ranks]) for key in ranks[0]}
+    filters = dict.fromkeys(sample["filter"] for sample in ranks[0])
+    return [
+        sample
+        for name in filters
+        for sample in in_order([[s for s in r if s["filter"] == name] for r in ranks])
+    ]

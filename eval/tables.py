@@ -1,5 +1,10 @@
-"""Cells and tables as text, shared by leaderboard, page, report and terminal."""
+"""Cells and tables as text, shared by leaderboard, page, report and terminal.
 
+Names, settings and messages of records are foreign text: what would be markup, a line or a
+formula in the place where they stand is escaped here.
+"""
+
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +12,14 @@ from eval.metric_kinds import TaskMetric
 from eval.statistics.scores import Estimate
 
 MIB = 2**20
+_BREAKS = re.compile(r"\r\n|[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]")
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, marks that turn the direction of writing, halves of characters."""
+_MARKUP = re.compile(r"[\\<*`\[]")
+_FORMULA = re.compile(r"\s*[=+@\uff0b\uff0d\uff1d\uff20-]")
+"""Beginnings that spreadsheets compute: OWASP, CSV injection."""
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -75,16 +88,35 @@ def leaves(value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any JSON)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table; pipes are escaped and newlines become spaces."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)
+    """Format a Markdown table of plain texts, each escaped."""
+    lines = ([*map(escape_cell, header)], ["---"] * len(header))
+    cells = [[*map(escape_cell, row)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
 
 
 def escape_cell(text: str) -> str:
     """Fit a text into one cell of a Markdown table."""
-    return one_line(text).replace("|", "\\|")
+    return plain(text).replace("|", "\\|")
+
+
+def plain(text: str) -> str:
+    """Escape a text for Markdown: one line that starts no tag, link, code or emphasis."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def code(text: str) -> str:
+    """Set a text as code in Markdown; backquotes become apostrophes."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
+
+
+def csv_cell(value: Any) -> Any:  # noqa: ANN401 (numbers and None stay as they are)
+    """Fit a text into a cell of a CSV file: a spreadsheet shows it and computes nothing."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def one_line(text: str) -> str:
-    """Replace newlines by spaces."""
-    return " ".join(text.split("\n"))
+    """Replace breaks of a line by spaces, and what cannot be shown by a replacement character."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))

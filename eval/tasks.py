@@ -4,7 +4,7 @@ import difflib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -21,15 +21,15 @@ from datasets.exceptions import DatasetsError  # noqa: E402
 from lm_eval import utils as lm_eval_utils  # noqa: E402
 from lm_eval.api import task as lm_eval_task  # noqa: E402
 from lm_eval.api.group import Group  # noqa: E402
-from lm_eval.api.registry import METRIC_REGISTRY  # noqa: E402
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY  # noqa: E402
 from lm_eval.config.group import GroupConfig  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from eval.datasets_dir import DataSet, content_hash, data_of, overrides  # noqa: E402
-from eval.metric_kinds import aggregation_name, check_score, default_score  # noqa: E402
+from eval.headline_metric import resolve, stated_metric  # noqa: E402
 from eval.suite import TASK_KINDS, Suite, SuiteTask  # noqa: E402
-from eval.task_extras import how_to_get, local_metrics  # noqa: E402
+from eval.task_extras import how_to_get, local_extras  # noqa: E402
 from eval.task_manager import (  # noqa: E402
     TaskManager,
     leaf_changes,
@@ -42,9 +42,6 @@ from eval.task_options import (  # noqa: E402
     generation_entries,
     shots_of,
 )
-
-_METRICS = ("bits_per_byte", "acc_norm", "acc", "exact_match")
-"""Headline metrics in order of preference, for a suite that names none."""
 
 _NO_TQDM = partial(lm_eval_task.tqdm, disable=True)
 _EXPECTED_WARNINGS = (
@@ -68,6 +65,9 @@ _QUIETED = (
 """Loggers whose warnings are shown once each, whatever numbers they name."""
 _shown: set[str] = set()
 
+_Metric = tuple[str | None, str | None]
+"""Metric and score of a task."""
+
 
 def expand(suite: Suite) -> Suite:
     """Replace groups by their tasks, and pin the data that tasks read from the Hub.
@@ -80,29 +80,41 @@ def expand(suite: Suite) -> Suite:
         and their data are one's own.
 
     Raises:
-        ValueError: If a name is unknown, data cannot be found, a package or metric is missing, a
-            task is named twice, or one runs code and the suite does not allow it.
+        ValueError: If a name is unknown, the tasks of a group state several metrics, data cannot be
+            found, a package or metric is missing, a task is named twice, or one runs code and the
+            suite does not allow it.
     """
     if suite.has_own_data:
         return suite
     prepare_lm_eval()
     manager = _manager_of(suite)
-    tasks, data = [], []
-    for entry in suite.tasks:
-        for name, changes in _leaf_changes(manager, entry.task).items():
-            group = None if name == entry.task else entry.task
-            task = replace(entry, task=name, group=group)
-            tasks.append(task)
-            file = task_yaml(manager, name)
-            check_code(name, file, suite)
-            wanted = changes | _changes(task, suite, {**file, **changes})
-            data_set = data_of(manager, name, suite.datasets_dir, wanted)
-            _check_data_set(name, data_set, suite.datasets_dir)
-            if data_set.place == "hub":
-                _build(task, manager, suite)  # downloads it
-            if data_set.place != "task":
-                data.append((name, content_hash(data_set)))
-    return replace(suite, tasks=tuple(tasks), data=tuple(data))
+    tasks = [
+        (replace(entry, task=name, group=None if name == entry.task else entry.task), changes)
+        for entry in suite.tasks
+        for name, changes in _leaf_changes(manager, entry.task).items()
+    ]
+    _check_groups((t, _stated(t, manager, changes)) for t, changes in tasks)
+    data = []
+    for task, changes in tasks:
+        name, file = task.task, task_yaml(manager, task.task)
+        check_code(name, file, suite)
+        wanted = changes | _changes(task, suite, {**file, **changes})
+        data_set = data_of(manager, name, suite.datasets_dir, wanted)
+        _check_data_set(task, data_set, suite.datasets_dir)
+        if data_set.place == "hub":
+            _build(task, manager, suite)  # downloads it
+        if data_set.place != "task":
+            data.append((name, content_hash(data_set)))
+    return replace(suite, tasks=tuple(task for task, _ in tasks), data=tuple(data))
+
+
+def _stated(
+    task: SuiteTask, manager: TaskManager, changes: Mapping[str, Any]
+) -> _Metric | None:
+    """Metric and score that a task's YAML states; a task of no group is not asked."""
+    if task.group is None:
+        return None
+    return stated_metric(task, {**task_yaml(manager, task.task), **changes})
 
 
 def build_tasks(suite: Suite) -> dict[str, Any]:
@@ -127,11 +139,11 @@ def group_of(suite: Suite, name: str) -> Group:
     manager = _manager_of(suite)
     entries = manager.task_index[name].cfg or {}
     known = {field.name for field in fields(GroupConfig)}
-    return Group.from_config(
-        GroupConfig(
-            **{key: value for key, value in entries.items() if key in known} | {"group": name}
-        )
-    )
+    own = {key: value for key, value in entries.items() if key in known} | {"group": name}
+    try:
+        return Group.from_config(GroupConfig(**own))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"group {name} cannot be read: {_message(error)}") from error
 
 
 def _manager_of(suite: Suite) -> TaskManager:
@@ -146,18 +158,43 @@ def _tasks(suite: Suite, _fingerprint: str) -> dict[str, Any]:
     """Build a suite's tasks, once per process and content of their files."""
     manager = _manager_of(suite)
     built = {task.task: _build(task, manager, suite) for task in suite.tasks}
-    metrics: dict[str, dict[tuple[str | None, ...], str]] = defaultdict(dict)
-    for task in suite.tasks:
-        resolved = resolve(task, built[task.task])
-        if task.group is not None:
-            metrics[task.group].setdefault((resolved.metric, resolved.score), task.task)
-    for group, by_metric in metrics.items():
-        if len(by_metric) > 1:
-            raise ValueError(
-                f"the tasks of group {group} must have one metric, got {dict(by_metric)}: name "
-                "the tasks instead of the group"
-            )
+    _check_groups((task, _headline(resolve(task, built[task.task]))) for task in suite.tasks)
+    for group in sorted({task.group for task in suite.tasks if task.group is not None}):
+        group_of(suite, group)  # its own aggregations are read here, before a merge
+    _check_shares(built, suite)
     return built
+
+
+def _headline(task: SuiteTask) -> _Metric:
+    return task.metric, task.score
+
+
+def _check_groups(metrics: Iterable[tuple[SuiteTask, _Metric | None]]) -> None:
+    """Refuse a group whose tasks have several metrics; None is one that is not known yet."""
+    of_groups: dict[str, dict[_Metric, str]] = defaultdict(dict)
+    for task, metric in metrics:
+        if task.group is not None and metric is not None:
+            of_groups[task.group].setdefault(metric, task.task)
+    for group, by_metric in of_groups.items():
+        if len(by_metric) > 1:
+            got = ", ".join(
+                f"{m} ({score}) of {task}" for (m, score), task in by_metric.items()
+            )
+            raise ValueError(
+                f"the tasks of group {group} must have one metric, got {got}: name the tasks "
+                "instead of the group"
+            )
+
+
+def _check_shares(built: Mapping[str, Any], suite: Suite) -> None:
+    """Refuse a task that has no document for one of the evaluator's processes."""
+    for name, task in built.items() if suite.evaluator.processes > 1 else ():
+        n = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
+        if n < suite.evaluator.processes:
+            raise ValueError(
+                f"evaluator.processes must be at most the number of documents of every task, "
+                f"got {suite.evaluator.processes} for the {n} of {name}"
+            )
 
 
 def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
@@ -165,6 +202,7 @@ def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa:
     _check_entry(task, manager)
     check_code(task.task, task_yaml(manager, task.task), suite)
     built = _load(task, manager, suite)
+    _check_aggregations(task.task, built)
     if built.OUTPUT_TYPE not in TASK_KINDS.values():
         raise ValueError(
             f"a task must be one of {sorted(TASK_KINDS.values())}, {task.task} is "
@@ -190,6 +228,15 @@ def _build(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa:
     return built
 
 
+def _check_aggregations(task: str, built: Any) -> None:  # noqa: ANN401
+    """Refuse aggregations over documents that lm-eval would miss when all is scored."""
+    if unknown := sorted(m for m, a in built.aggregation().items() if not callable(a)):
+        raise ValueError(
+            f"{task}: the aggregation of {', '.join(unknown)} is none that lm-eval knows; "
+            f"expected one of {sorted(map(str, AGGREGATION_REGISTRY))}"
+        )
+
+
 def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: ANN401
     """Let lm-eval build a task from its file and its group's, and read its data."""
     changes = {} if task.group is None else _leaf_changes(manager, task.group)[task.task]
@@ -198,7 +245,7 @@ def _load(task: SuiteTask, manager: TaskManager, suite: Suite) -> Any:  # noqa: 
     entries = {**changes, **overrides(manager, task.task, suite.datasets_dir, wanted)}
     spec = {"group": "suite", "task": [{"task": task.task, **entries}]}
     try:
-        with code_execution(suite), local_metrics(suite.datasets_dir):
+        with code_execution(suite), local_extras(suite.datasets_dir):
             return manager.load(spec)["tasks"][task.task]
     except (ConnectionError, FileNotFoundError, DatasetsError) as error:
         raise ValueError(f"the data of task {task.task} cannot be read: {error}") from error
@@ -222,12 +269,14 @@ def _leaf_changes(manager: TaskManager, name: str) -> dict[str, dict[str, Any]]:
     return leaf_changes(manager, name)
 
 
-def _check_data_set(name: str, data_set: DataSet, datasets_dir: Path | None) -> None:
+def _check_data_set(task: SuiteTask, data_set: DataSet, datasets_dir: Path | None) -> None:
     """Refuse a task whose data, packages or metrics are not there."""
     reasons = [] if data_set.problem is None else [data_set.problem]
     if data_set.extras:
         ways = "; ".join(how_to_get(data_set.extras, datasets_dir))
-        reasons.append(f"task {name} needs {', '.join(data_set.extras)}: {ways}")
+        reasons.append(f"task {task.task} needs {', '.join(data_set.extras)}: {ways}")
+    if reasons and task.group is not None:
+        reasons.append(f"to do without it, name the other tasks of {task.group}")
     if reasons:
         raise ValueError("; ".join([*reasons, "plan=true lists all that the suite needs"]))
 
@@ -243,48 +292,6 @@ def _check_files(folder: Path) -> None:
             load_yaml(path, resolve_func=False)
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not readable YAML: {error}") from error
-
-
-def resolve(
-    task: SuiteTask,
-    built: Any,  # noqa: ANN401 (an lm-eval task)
-    evaluated: Sequence[str] = (),
-) -> SuiteTask:
-    """Fill in kind, metric, score and filter where the suite leaves them to the task.
-
-    The metric is the first of ``_METRICS`` that the task has, else its first; the filter is the
-    only one, else the one called strict, else the first. The score is the one of the metric's
-    aggregation, see ``eval.metric_kinds``.
-
-    Args:
-        task: A task of the suite.
-        built: lm-eval's task.
-        evaluated: Names of the metrics after an evaluation: those of one function are known
-            only then (pass@1 of pass_at_k).
-
-    Raises:
-        ValueError: If the suite's score does not go with the metric.
-    """
-    kind = next(kind for kind, output in TASK_KINDS.items() if output == built.OUTPUT_TYPE)
-    aggregations, directions = built.aggregation(), built.higher_is_better()
-    names = [name for name in aggregations if not evaluated or name in evaluated]
-    names = names or list(evaluated)
-    preferred = [name for name in _METRICS if name in names]
-    metric = task.metric or (preferred or names)[0]
-    aggregation = aggregation_name(aggregations, metric)
-    facts = {"aggregation": aggregation, "higher_is_better": directions.get(metric)}
-    score = task.score or default_score(metric, **facts)
-    if metric in aggregations:
-        check_score(score, metric, task=task.task, **facts)
-    filters = [str(ensemble.name) for ensemble in built._filters] or ["none"]
-    strict = [name for name in filters if "strict" in name]
-    return replace(
-        task,
-        kind=task.kind or kind,
-        metric=metric,
-        score=score,
-        filter=task.filter or (strict or filters)[0],
-    )
 
 
 def _check_entry(task: SuiteTask, manager: TaskManager) -> None:

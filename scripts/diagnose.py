@@ -32,7 +32,7 @@ from eval.records import atomic_write
 from seme.alignment.diagnosis import source_table, two_decimals
 from seme.alignment.head_comparison import head_bases
 from seme.architecture.families import readout_of
-from seme.interface import bind_method, prepare
+from seme.binding import bind_method, prepare
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.streaming import Models
 

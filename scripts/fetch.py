@@ -23,7 +23,7 @@ from rich.console import Console
 
 from eval.data_plan import Need, commands, data_table, is_begun, needs, problems
 from eval.suite import Suite, suite_from_config
-from eval.task_extras import METRICS, how_to_get
+from eval.task_extras import METRICS, NLTK, how_to_get, is_data
 
 ROOT = Path(__file__).resolve().parents[1]
 _KEYS = ("suite", "tasks", "datasets_dir", "plan")
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str]) -> int:
         needed = needs(request.suite, request.mirror)
     lines = [
         *commands(_to_fetch(needed), request.mirror),
-        *how_to_get(_metrics(needed), request.mirror),
+        *how_to_get(_data_of_code(needed), request.mirror),
     ]
     for line in lines:
         print(line)
     unusable = problems(needed)
     for line in [*failures, *unusable]:
         print(line, file=sys.stderr)
-    packages = {e for n in needed for e in n.data_set.extras if not e.startswith(METRICS)}
+    packages = {e for n in needed for e in n.data_set.extras if not is_data(e)}
     for line in how_to_get(packages, request.mirror):
         print(f"where the suite is run: {line}")
     return 1 if lines or unusable else 0
@@ -91,8 +91,9 @@ def _to_fetch(needed: Iterable[Need]) -> list[Need]:
     ]
 
 
-def _metrics(needed: Iterable[Need]) -> list[str]:
-    return sorted({e for n in needed for e in n.data_set.extras if e.startswith(METRICS)})
+def _data_of_code(needed: Iterable[Need]) -> list[str]:
+    """Metrics and data of nltk that the tasks' code lacks: ``metrics/NAME``, ``nltk_data/NAME``."""
+    return sorted({e for n in needed for e in n.data_set.extras if is_data(e)})
 
 
 def _fetch(needed: Sequence[Need], mirror: Path) -> list[str]:
@@ -101,8 +102,9 @@ def _fetch(needed: Sequence[Need], mirror: Path) -> list[str]:
     absent = [need.data_set for need in _to_fetch(needed)]
     wanted = [(str(d.name), d.revision, "dataset", str(d.name)) for d in absent]
     wanted += [
-        (f"evaluate-metric/{metric.partition('/')[2]}", None, "space", metric)
-        for metric in _metrics(needed)
+        (f"evaluate-metric/{extra.partition('/')[2]}", None, "space", extra)
+        for extra in _data_of_code(needed)
+        if extra.startswith(f"{METRICS}/")
     ]
     failures = []
     for name, revision, kind, place in dict.fromkeys(wanted):
@@ -113,7 +115,24 @@ def _fetch(needed: Sequence[Need], mirror: Path) -> list[str]:
             )
         except (HfHubHTTPError, OSError, ValueError) as error:
             failures.append(f"{name} was not fetched: {type(error).__name__}: {error}")
+    for extra in _data_of_code(needed):
+        kind, _, name = extra.partition("/")
+        if kind == NLTK:
+            print(f"fetching {name} of nltk", flush=True)
+            failures += _fetch_nltk(name, mirror / NLTK)
     return failures
+
+
+def _fetch_nltk(name: str, folder: Path) -> list[str]:
+    """Download data of nltk into a folder that only its owner may write to, as nltk demands."""
+    import nltk  # noqa: PLC0415 (slow to load, and few suites need it)
+
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        nltk.download(name, download_dir=str(folder), quiet=True, raise_on_error=True)
+    except (OSError, ValueError) as error:
+        return [f"{name} of nltk was not fetched: {type(error).__name__}: {error}"]
+    return []
 
 
 def _parse(arguments: Sequence[str]) -> Request:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eval.leaderboard.page import write_page
 from eval.leaderboard.tables import problem_lines, read_leaderboard, write_tables
+from eval.runs import describe_error
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
@@ -16,8 +17,8 @@ def main(arguments: list[str]) -> int:
         arguments: Nothing, or ``output=FOLDER`` (default ``results``).
 
     Returns:
-        0; 1 if there is no such folder or a record in it cannot be trusted, which does not stop
-        the others; 2 if the arguments cannot be read.
+        0; 1 if there is no such folder, a file cannot be written, or a record cannot be trusted,
+        which does not stop the others; 2 if the arguments cannot be read.
     """
     match [argument.partition("=") for argument in arguments]:
         case []:
@@ -31,14 +32,18 @@ def main(arguments: list[str]) -> int:
         print(f"output must be a results folder, {root} is absent", file=sys.stderr)
         return 1
     leaderboard = read_leaderboard(root)
-    write_tables(root, leaderboard)
-    write_page(
-        root,
-        leaderboard.boards,
-        leaderboard.standings,
-        leaderboard.measures,
-        leaderboard.problems,
-    )
+    try:
+        write_tables(root, leaderboard)
+        write_page(
+            root,
+            leaderboard.boards,
+            leaderboard.standings,
+            leaderboard.measures,
+            leaderboard.problems,
+        )
+    except OSError as error:
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        return 1
     n_rows = sum(len(board.rows) for board in leaderboard.boards)
     print(
         f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"

@@ -24,7 +24,7 @@ from eval.records import (
     record_json,
     run_folder,
 )
-from seme.interface import bind_method
+from seme.binding import bind_method
 from seme.provenance import NUMBERS_VERSION, code_version
 
 _ROOT = Path(__file__).resolve().parents[1]

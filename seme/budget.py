@@ -21,6 +21,9 @@ _FIXED_BYTES = 16_000_000
 _COUNT_BYTES = 32_000_000
 """Memory of counting magnitude patterns in :mod:`seme.topk_threshold` on all cores, per row of scores: a
 million counts of 8 bytes, as many being added, and twice the numbers pending."""
+_COUNT_BYTES_AN_ELEMENT = 16
+"""The same for models of few elements, per element and row of scores: the number that is pending, and
+its count (counted in the code, rounded up)."""
 _COUNT_BYTES_ON_ONE_THREAD = (16_000_000, 3_000_000)
 """The same for a tensor ranked by one thread, fixed and per row: the numbers between two
 patterns, about a fiftieth of at most ``SMALL``, and sorting them (rounded up)."""
@@ -32,6 +35,19 @@ _COMPARED_BYTES = 80_000_000
 _REWRITTEN_COPIES = 6
 """Float32 copies of the largest tensor while a source is rewritten, besides those of pivot and
 sources: the source's own, a product, its rows in the pivot's order (counted in the code)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What of the models' sizes bounds the memory of a merge; None where it may be any."""
+
+    n_ranked: int | None = None
+    """Elements that are ranked together at most, 0 where the method ranks none."""
+    largest: int | None = None
+    """Elements of the largest tensor."""
+
+
+_ANY = Sizes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +66,9 @@ class Allocation:
     """Each thread may rank a tensor of its own in its share of the cache."""
 
 
-def allocate(budget: int, n_sources: int, n_threads: int, device: torch.device) -> Allocation:
+def allocate(
+    budget: int, n_sources: int, n_threads: int, device: torch.device, sizes: Sizes = _ANY
+) -> Allocation:
     """Divide a budget: first threads, then blocks per read, then cache.
 
     Args:
@@ -58,13 +76,14 @@ def allocate(budget: int, n_sources: int, n_threads: int, device: torch.device) 
         n_sources: Number of sources.
         n_threads: The most threads.
         device: Device of the blocks.
+        sizes: Of the models.
 
     Raises:
         ValueError: If the budget is too small even for one thread and block.
     """
-    n_threads = threads_that_fit(budget, n_sources, n_threads, device)
-    n_blocks = blocks_per_read(budget, n_sources, n_threads, device)
-    working = working_bytes(n_sources, n_threads, n_blocks, device)
+    n_threads = threads_that_fit(budget, n_sources, n_threads, device, sizes)
+    n_blocks = blocks_per_read(budget, n_sources, n_threads, device, sizes)
+    working = working_bytes(n_sources, n_threads, n_blocks, device, sizes)
     cache = min(budget - working, n_threads * _MOST_CACHE_BYTES) if device.type == "cpu" else 0
     fixed, per_row = _COUNT_BYTES_ON_ONE_THREAD
     return Allocation(
@@ -76,14 +95,18 @@ def allocate(budget: int, n_sources: int, n_threads: int, device: torch.device) 
     )
 
 
-def threads_that_fit(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
+def threads_that_fit(
+    budget: int, n_sources: int, n_threads: int, device: torch.device, sizes: Sizes = _ANY
+) -> int:
     """Choose how many threads run in parallel, at most ``n_threads`` and at least one."""
-    while n_threads > 1 and working_bytes(n_sources, n_threads, 1, device) > budget:
+    while n_threads > 1 and working_bytes(n_sources, n_threads, 1, device, sizes) > budget:
         n_threads -= 1
     return n_threads
 
 
-def blocks_per_read(budget: int, n_sources: int, n_threads: int, device: torch.device) -> int:
+def blocks_per_read(
+    budget: int, n_sources: int, n_threads: int, device: torch.device, sizes: Sizes = _ANY
+) -> int:
     """Choose how many blocks are read at once, from 1 to 4.
 
     Args:
@@ -91,11 +114,12 @@ def blocks_per_read(budget: int, n_sources: int, n_threads: int, device: torch.d
         n_sources: Number of sources.
         n_threads: Threads that each hold what they read; see :func:`threads_that_fit`.
         device: Device of the blocks.
+        sizes: Of the models.
 
     Raises:
         ValueError: If the budget is too small even for one block per thread.
     """
-    need = working_bytes(n_sources, n_threads, 1, device)
+    need = working_bytes(n_sources, n_threads, 1, device, sizes)
     if need > budget:
         raise ValueError(
             f"memory_budget must be at least {mebibytes(need)} for {n_sources} sources on "
@@ -103,11 +127,15 @@ def blocks_per_read(budget: int, n_sources: int, n_threads: int, device: torch.d
         )
     if device.type != "cpu":
         return 1
-    more = working_bytes(n_sources, n_threads, 2, device) - need
+    more = working_bytes(n_sources, n_threads, 2, device, sizes) - need
+    if more == 0:  # no tensor has elements
+        return _MOST_BLOCKS_PER_READ
     return min(1 + (budget - need) // more, _MOST_BLOCKS_PER_READ)
 
 
-def working_bytes(n_sources: int, n_threads: int, n_blocks: int, device: torch.device) -> int:
+def working_bytes(
+    n_sources: int, n_threads: int, n_blocks: int, device: torch.device, sizes: Sizes = _ANY
+) -> int:
     """Estimate the memory of all passes and the walk over models on disk.
 
     Per thread and element: the stored values of all models, for all ``n_blocks`` read at once;
@@ -116,13 +144,18 @@ def working_bytes(n_sources: int, n_threads: int, n_blocks: int, device: torch.d
     twice, once in pinned memory, and the GPU the rest.
 
     Returns:
-        Bytes on the host, independent of the models' size.
+        Bytes on the host; they grow with the models to a bound that no size exceeds.
     """
     on_cpu = device.type == "cpu"
     stored = n_blocks * _STORED_BYTES * (n_sources + 1)
     float32 = 4 * (n_sources + 1) + 9 * n_sources + 16 if on_cpu else stored + 8
     block = CPU_BLOCK if on_cpu else GPU_BLOCK
-    return _FIXED_BYTES + n_sources * _COUNT_BYTES + n_threads * block * (stored + float32)
+    if sizes.largest is not None:
+        block = min(block, sizes.largest)
+    counts = _COUNT_BYTES
+    if sizes.n_ranked is not None:
+        counts = min(counts, _COUNT_BYTES_AN_ELEMENT * sizes.n_ranked)
+    return _FIXED_BYTES + n_sources * counts + n_threads * block * (stored + float32)
 
 
 def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
@@ -142,7 +175,7 @@ def rewritten_bytes(n_elements: Mapping[str, int], n_sources: int) -> int:
 
 
 def cached_bytes(n_rows: int) -> int:
-    """Return the bytes per element of cached ranking scores; see :mod:`seme.topk_threshold`.
+    """Return the bytes per element of cached ranking scores; see :mod:`seme.ranking_scores`.
 
     Scores and masks of all rows, and one row's magnitudes while its threshold is computed.
     """

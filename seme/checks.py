@@ -4,6 +4,9 @@ import sys
 from collections.abc import Iterable
 from typing import TypeGuard
 
+_MOST = 1e300
+"""Largest magnitude of a number: sums of as many as there are sources are finite."""
+
 
 def check_share(name: str, value: object) -> None:
     """Demand a share kept, a number in (0, 1].
@@ -34,11 +37,14 @@ def check_finite(name: str, value: object, *, least: float | None = None) -> Non
         least: The smallest that is allowed; None for any.
 
     Raises:
-        ValueError: If ``value`` is smaller, infinite, NaN or not a number.
+        ValueError: If ``value`` is smaller, infinite, NaN or not a number, or so large that a
+            sum of such numbers could be infinite.
     """
-    is_finite = _is_number(value) and abs(value) <= sys.float_info.max
+    is_finite = _is_number(value) and abs(value) <= _MOST
     if not is_finite or (least is not None and value < least):  # type: ignore[operator]
         bound = "" if least is None else f" of at least {least:g}"
+        if _is_number(value) and _MOST < abs(value) <= sys.float_info.max:
+            bound = f" of at most {_MOST:g} in magnitude"
         raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
 
 

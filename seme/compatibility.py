@@ -1,15 +1,19 @@
 """Compatibility checks between pivot and sources; include/exclude patterns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from seme.architecture.dimensions import DECISIVE, activation, computed_entries
+import torch
+
+from seme.architecture.computed_entries import DECISIVE, activation, computed_entries
 from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
-from seme.checkpoint.lora import AnyCheckpoint
+from seme.architecture.tensor_names import advice_on_wrapper, is_constant
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights, describe
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.regular_file import brief
 from seme.interface import CheckpointMismatchError
 
 _N_NAMED = 5
@@ -24,14 +28,26 @@ _BIASES = (
 )
 
 
-def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> None:
+def demand_same_tensors(
+    pivot: Checkpoint,
+    sources: Sequence[Weights],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> None:
     """Check that every source has the pivot's tensors, computing the same function.
+
+    Args:
+        pivot: The model merged into.
+        sources: Models merged from.
+        include: As for :func:`reasons_to_copy`; what is copied need not be in a source.
+        exclude: Likewise.
 
     Raises:
         CheckpointMismatchError: If a source has :func:`differences`; the first five are listed.
     """
     for i, source in enumerate(sources):
-        mismatches = differences(pivot, source)
+        mismatches = differences(pivot, source, include=include, exclude=exclude)
         if mismatches:
             first = "\n".join(f"  {line}" for line in mismatches[:_N_NAMED])
             rest = len(mismatches) - _N_NAMED
@@ -39,11 +55,18 @@ def demand_same_tensors(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> 
                 f"{describe(i, source)} does not fit the pivot ({pivot.path}), and this method "
                 f"needs sources of the pivot's shape (method=seme maps others into it):\n{first}"
                 + (f"\n  and {rest} more" if rest > 0 else "")
+                + _advice_on_names(pivot, source)
             )
 
 
-def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -> list[str]:
-    """List differing entries of config.json that do not stop a merge: RoPE and activation.
+def _advice_on_names(pivot: Weights, source: Weights) -> str:
+    """Say how to strip the prefix of a wrapper that only one of two models has."""
+    advice = [advice_on_wrapper(model.names, model.path) for model in (source, pivot)]
+    return "" if all(advice) else "".join(advice)
+
+
+def tolerated_differences(pivot: Checkpoint, sources: Sequence[Weights]) -> list[str]:
+    """List differing entries of config.json that do not stop a merge: RoPE, norms, factors.
 
     Fine-tunes with a longer context change the rotary embedding. The merged model computes with
     the pivot's entries.
@@ -58,8 +81,47 @@ def tolerated_differences(pivot: Checkpoint, sources: Sequence[AnyCheckpoint]) -
     ]
 
 
-def differences(pivot: Weights, source: Weights) -> list[str]:
+def other_bases(sources: Sequence[AnyCheckpoint]) -> list[str]:
+    """List the adapters that say they were trained on another base, one line each."""
+    return [
+        f"{describe(i, source)}: {source.other_base}"
+        for i, source in enumerate(sources)
+        if isinstance(source, AdaptedCheckpoint) and source.other_base is not None
+    ]
+
+
+def warnings_before(pivot: Checkpoint, sources: Sequence[Weights]) -> list[str]:
+    """List what does not stop a merge but its user should know.
+
+    Returns:
+        One line for each of :func:`tolerated_differences`, and one for code of the pivot, which
+        is never copied.
+    """
+    code = pivot.code_files()
+    return [
+        *(
+            f"{line}; the merged model computes with the pivot's"
+            for line in tolerated_differences(pivot, sources)
+        ),
+        *(
+            f"{pivot.path} holds code ({', '.join(map(brief, code[:3]))}), which is not copied: "
+            "if the model cannot be loaded without it and you trust it, copy it to the merged "
+            "folder and load that with trust_remote_code"
+            for _ in code[:1]
+        ),
+    ]
+
+
+def differences(
+    pivot: Weights,
+    source: Weights,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[str]:
     """List the differences that make a source's tensors incompatible with the pivot's.
+
+    Constants, and tensors that ``include`` and ``exclude`` leave out, are the pivot's anyway.
 
     Returns:
         One line for each tensor that one of the two lacks, or that has another shape or kind of
@@ -67,28 +129,33 @@ def differences(pivot: Weights, source: Weights) -> list[str]:
         its tensors into other heads; empty if the two are compatible. Dtypes may differ.
     """
     decisive, _ = _config_differences(pivot.config, source.config)
-    return [f"config.json: {line}" for line in decisive] + _tensor_differences(pivot, source)
-
-
-def _tensor_differences(pivot: Weights, source: Weights) -> list[str]:
-    mismatches: list[str] = []
+    lines = [f"config.json: {line}" for line in decisive]
     pivot_names, source_names = set(pivot.names), set(source.names)
     for name in sorted(pivot_names | source_names):
-        if name not in source_names:
-            mismatches.append(
-                f"{name}: shape {pivot.shape(name)} expected, missing in the source"
+        shape = (pivot if name in pivot_names else source).shape(name)
+        if _left_out(name, shape, include, exclude) is None:
+            lines += _tensor_differences(
+                name,
+                pivot if name in pivot_names else None,
+                source if name in source_names else None,
             )
-        elif name not in pivot_names:
-            mismatches.append(f"{name}: shape {source.shape(name)} found, missing in the pivot")
-        elif pivot.shape(name) != source.shape(name):
-            mismatches.append(
-                f"{name}: shape {pivot.shape(name)} expected, {source.shape(name)} found"
-            )
-        elif pivot.dtype(name).is_floating_point != source.dtype(name).is_floating_point:
-            mismatches.append(
-                f"{name}: {pivot.dtype(name)} expected, {source.dtype(name)} found"
-            )
-    return mismatches
+    return lines
+
+
+def _tensor_differences(
+    name: str, pivot: Weights | None, source: Weights | None
+) -> Iterator[str]:
+    """Yield what distinguishes a tensor of two models; None for one that lacks it."""
+    if source is None and pivot is not None:
+        yield f"{name}: shape {pivot.shape(name)} expected, missing in the source"
+    elif pivot is None and source is not None:
+        yield f"{name}: shape {source.shape(name)} found, missing in the pivot"
+    elif pivot is not None and source is not None:
+        expected, found = pivot.dtype(name), source.dtype(name)
+        if pivot.shape(name) != source.shape(name):
+            yield f"{name}: shape {pivot.shape(name)} expected, {source.shape(name)} found"
+        elif expected.is_floating_point != found.is_floating_point:
+            yield f"{name}: {expected} expected, {found} found"
 
 
 def _config_differences(
@@ -218,9 +285,30 @@ def _reason(
     """Return the reason why a tensor is copied; None if it is merged."""
     if not pivot.dtype(name).is_floating_point:
         return f"not floating point ({str(pivot.dtype(name)).removeprefix('torch.')})"
+    return _left_out(name, pivot.shape(name), include, exclude)
+
+
+def _left_out(
+    name: str, shape: Sequence[int], include: Sequence[str], exclude: Sequence[str]
+) -> str | None:
+    """Return the reason why a tensor is the pivot's whatever the sources hold; None without."""
     for pattern in exclude:
         if fnmatchcase(name, pattern):
             return f"excluded by {pattern}"
     if include and not any(fnmatchcase(name, pattern) for pattern in include):
         return "not matched by include"
-    return None
+    return "constant" if is_constant(name, shape) else None
+
+
+def refuse_float64(pivot: Checkpoint, merged: Sequence[str], dtype: torch.dtype | None) -> None:
+    """Refuse to merge into float64: merges compute in float32, which would not show.
+
+    Raises:
+        ValueError: If a tensor to be merged is float64 in the pivot, and so in the output.
+    """
+    wide = [name for name in merged if pivot.dtype(name) == torch.float64]
+    if wide and dtype is None:
+        raise ValueError(
+            f"{len(wide)} tensors of the pivot {pivot.path} are float64, {wide[0]} for one, but "
+            "merges compute in float32: set dtype=float32, or exclude these tensors"
+        )

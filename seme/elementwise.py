@@ -6,6 +6,7 @@ sources does not matter after the one rounding to float32 at the end. On the CPU
 call the compiled loops of :mod:`seme.kernels`; for a GPU the same steps follow in torch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from seme.kernels import arithmetic, selection
 from seme.kernels.jit import use_numba
+
+_MIN_SHARE = 1e-6
+"""Least magnitude of a mean's divisor, of the sum of the weights' magnitudes."""
 
 
 class Signed(NamedTuple):
@@ -54,7 +58,16 @@ def weighted_mean(
 
     Returns:
         float32 of that shape, rounded once.
+
+    Raises:
+        ValueError: If the divisor is the weights' sum, and they cancel to next to nothing.
     """
+    magnitude = math.fsum(map(abs, weights))
+    if divisor == math.fsum(weights) and abs(divisor) < _MIN_SHARE * magnitude:
+        raise ValueError(
+            f"weights of a mean must not cancel, got {list(weights)}: divided by their sum, "
+            f"{divisor:g}, they would be up to {1 / _MIN_SHARE:g} and more"
+        )
     if use_numba(sources[0].device):
         return arithmetic.mean(sources, weights, divisor)
     total = torch.zeros_like(sources[0], dtype=torch.float64)

@@ -20,36 +20,35 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from seme.budget import allocate, keep_freed_memory
-from seme.checkpoint.lora import AnyCheckpoint
+from seme.ancestry import ancestry_warnings
+from seme.architecture.tensor_names import is_constant
+from seme.binding import check_method, merge_function, prepare
+from seme.budget import Sizes, allocate, keep_freed_memory
+from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
     demand_same_tensors,
+    other_bases,
     reasons_to_copy,
-    tolerated_differences,
+    refuse_float64,
+    warnings_before,
 )
-from seme.interface import (
-    Merge,
-    Prepared,
-    Realigned,
-    Site,
-    check_method,
-    merge_function,
-    prepare,
-    traits_of,
-)
-from seme.rounding import is_finite, round_merged, round_to, share_lost, summed
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
+from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
+from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
 from seme.whole_tensor import (
     SharedMemory,
     bytes_of_whole,
-    demand_like,
+    call,
     memory_for_whole,
     merge_whole,
+    whole_names,
 )
 
 _logger = logging.getLogger(__name__)
@@ -66,7 +65,8 @@ class MergeReport:
     copied: dict[str, str]
     """Tensors that were not merged, with the reason."""
     bytes_read: int
-    """Bytes of tensors read: to compare a tied LM head, to prepare and to merge."""
+    """Bytes of tensors read: to compare a tied LM head, and a sample of each source with the
+    pivot, to prepare and to merge."""
     bytes_written: int
     """Bytes of tensors written."""
     rounding_loss: float
@@ -76,7 +76,8 @@ class MergeReport:
     0 when nothing changed.
     """
     warnings: list[str]
-    """Differences of the models' configurations that do not stop the merge."""
+    """What does not stop the merge: differences of configurations, code that is not copied,
+    embedding rows, bases of adapters, weights that share no ancestor."""
     diagnostics: dict[str, Any]
     """Diagnostics of the method's preparation, JSON-ready."""
 
@@ -115,26 +116,39 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
-    if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
-    warnings = tolerated_differences(pivot, sources)
-    for warning in warnings:
-        _logger.warning("%s; the merged model computes with the pivot's", warning)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    copied = reasons_to_copy(pivot, **patterns)
     merged_names = tuple(n for n in pivot.names if n not in copied)
+    renamed = tuple(in_names_of(pivot, source) for source in sources)
+    fitted: tuple[MergeableSource, ...] = renamed
+    if not traits.any_shape:
+        fitted = fit_rows(pivot, renamed, copied)
+        demand_same_tensors(pivot, fitted, **patterns)
+    refuse_float64(pivot, merged_names, settings.dtype)
+    warnings = warnings_before(pivot, renamed)
+    for warning in warnings:
+        _logger.warning("%s", warning)
     budget, device = settings.memory_budget, settings.device
-    allocation = allocate(budget, len(sources), settings.n_threads, device)
+    allocation = allocate(
+        budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
+    )
     memory = None
-    if traits.whole_tensor:
-        sizes = {name: math.prod(pivot.shape(name)) for name in merged_names}
+    whole = whole_names(method, {name: pivot.shape(name) for name in merged_names})
+    if whole:
+        sizes = {name: math.prod(pivot.shape(name)) for name in whole}
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
+    notes = [*row_differences(fitted), *other_bases(sources)]
+    if not traits.any_shape:
+        notes += _unrelated(pivot, fitted, merged_names)
+    for note in notes:
+        _logger.warning("%s", note)
     keep_freed_memory()
     with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
-            sources=tuple(sources),
+            sources=fitted,
             merged_names=merged_names,
             device=device,
             threads=threads,
@@ -165,6 +179,7 @@ def merge_checkpoints(
                 seed=settings.seed,
                 layout=layout,
                 copied=copied,
+                whole=frozenset(whole),
                 memory=memory,
                 writer=writer,
                 advance=lambda n: bar.advance(task, n),
@@ -179,10 +194,39 @@ def merge_checkpoints(
                 bytes_read=sum(model.bytes_read for model in opened) - read_before,
                 bytes_written=writer.bytes_written,
                 rounding_loss=share_lost(errors),
-                warnings=warnings,
-                diagnostics={} if prepared is None else dict(prepared.diagnostics()),
+                warnings=[*warnings, *notes],
+                diagnostics={} if prepared is None else certain(dict(prepared.diagnostics())),
             )
     return report
+
+
+def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
+    """Return what the pivot's tensors say about the memory of a merge.
+
+    A method with a preparation may rank all elements together; where sources may have any shape,
+    nothing is known of their tensors.
+    """
+    if traits.any_shape:
+        return Sizes()
+    numbers = [math.prod(pivot.shape(name)) for name in pivot.names]
+    n_ranked = 0 if traits.preparation is None else sum(numbers)
+    return Sizes(n_ranked=n_ranked, largest=max(numbers, default=0))
+
+
+def _unrelated(
+    pivot: Checkpoint, sources: Sequence[MergeableSource], merged_names: Sequence[str]
+) -> list[str]:
+    """Describe sources that do not look like fine-tunes; adapters of the pivot are."""
+    on_pivot = [
+        isinstance(source, AdaptedCheckpoint)
+        and source.base.path.resolve() == pivot.path.resolve()
+        for source in sources
+    ]
+    return ancestry_warnings(
+        pivot,
+        {i: source for i, source in enumerate(sources) if not on_pivot[i]},
+        merged_names,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +238,10 @@ class _Walk:
     seed: int
     layout: Mapping[str, TensorSpec]
     copied: Mapping[str, str]
+    whole: frozenset[str]
+    """Tensors that the method is called with whole."""
     memory: SharedMemory | None
-    """For whole tensors; None where the method takes blocks."""
+    """For whole tensors; None where the method takes blocks only."""
     writer: CheckpointWriter
     advance: Callable[[int], None]
     """Called with the number of elements written."""
@@ -238,7 +284,7 @@ class _Walk:
         return error
 
     def _copy(self, models: Models, name: str) -> None:
-        """Copy a tensor of the pivot in the output dtype."""
+        """Copy a tensor of the pivot: its bytes, unchecked, or rounded to the output dtype."""
         spec = self.layout[name]
         size, numel = CPU_BLOCK * models.blocks_per_read, math.prod(spec.shape)
         opened = models.pivot.opened(name)
@@ -246,11 +292,9 @@ class _Walk:
         def copy(index: int) -> None:
             start = index * size
             values = opened.read(start, min(start + size, numel))
-            if not is_finite(values):
-                raise ValueError(
-                    f"{name} of the pivot ({models.pivot.path}) holds NaN or an infinity"
-                )
-            self.writer.write(name, round_to(spec.dtype, values), start)
+            is_checked = values.dtype != spec.dtype and is_finite(values)
+            copied = round_to(spec.dtype, values) if is_checked else values.to(spec.dtype)
+            self.writer.write(name, copied, start)
 
         models.threads.map(copy, -(-numel // size))
 
@@ -260,12 +304,12 @@ class _Walk:
         prepared = None if self.prepared is None else self.prepared.at(tensor)
         site = Site(name=name, seed=self.seed, prepared=prepared)
         merge = merge_function(self.method)
-        if self.memory is not None:
+        if self.memory is not None and name in self.whole:
             return self._merge_whole(merge, tensor, site, self.memory)
 
         def merge_block(block: Block) -> tuple[float, float]:
-            exact = merge(block.pivot, block.sources, replace(site, start=block.start))
-            demand_like(exact, block.pivot, "a block's")
+            here = replace(site, start=block.start)
+            exact = call(merge, block.pivot, block.sources, here, whose="a block's")
             return self._finish(name, block, exact)
 
         return summed(tensor.map(merge_block))
@@ -294,12 +338,10 @@ class _Walk:
 
 
 def _output_spec(pivot: Weights, name: str, dtype: torch.dtype | None) -> TensorSpec:
-    """Return what a tensor will be on disk; only floating-point tensors change dtype."""
-    own = pivot.dtype(name)
-    return TensorSpec(
-        dtype=dtype if dtype is not None and own.is_floating_point else own,
-        shape=pivot.shape(name),
-    )
+    """Return what a tensor will be on disk; only floating-point weights change dtype."""
+    own, shape = pivot.dtype(name), pivot.shape(name)
+    is_kept = dtype is None or not own.is_floating_point or is_constant(name, shape)
+    return TensorSpec(dtype=own if dtype is None or is_kept else dtype, shape=shape)
 
 
 def _n_parameters(layout: Mapping[str, TensorSpec]) -> int:

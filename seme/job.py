@@ -1,7 +1,8 @@
 """Merge job: a bound method, the opened models of a pool, and their identity."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,26 +10,25 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.binding import check_method, method_settings
+from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
     AdaptedCheckpoint,
     AnyCheckpoint,
     content_hashes,
     open_adapter,
 )
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.opening import check_gguf, open_model
+from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
-from seme.interface import Site, check_method, method_settings
+from seme.interface import Site
+from seme.labels import labels_of
+from seme.pool import check_pool, place_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 
-_POOL_KEYS = {"pivot", "sources"}
-_OPTIONAL_POOL_KEYS = {"name", "references"}
-_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
 Opener = Callable[..., Checkpoint]
-"""Opens a model; called as :func:`seme.checkpoint.reader.open_checkpoint` is."""
+"""Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,20 @@ class NamedModel:
     checkpoint: AnyCheckpoint
 
     def described(self) -> dict[str, Any]:
-        """Name, location, revision, commit on the Hub and content hash, for the record."""
+        """Name, location, revision, commit on the Hub and content hash, for the record.
+
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        """
+        base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
+        origin = origin_of((base or self.checkpoint).path)
         return {
             "name": self.name,
             "location": self.location,
             "revision": self.revision,
             "commit": self.checkpoint.commit,
-            "base_commit": self.checkpoint.base.commit
-            if isinstance(self.checkpoint, AdaptedCheckpoint)
-            else None,
+            "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
+            **({} if origin is None else {"dequantised_from": origin}),
         }
 
 
@@ -174,7 +178,7 @@ def job_from_config(
     method: partial[Tensor],
     *,
     root: Path,
-    opener: Opener = open_checkpoint,
+    opener: Opener = open_model,
 ) -> MergeJob:
     """Check a run's configuration and open its models; no weights are read.
 
@@ -183,7 +187,7 @@ def job_from_config(
         method_name: Stem of the method's configuration file.
         method: The merge function with its hyper-parameters bound.
         root: Folder that relative locations start from, the repository's.
-        opener: Opens the checkpoints; :func:`seme.plan.open_outline` where weights may be
+        opener: Opens the checkpoints; :func:`seme.outline.open_outline` where weights may be
             absent.
 
     Raises:
@@ -191,16 +195,21 @@ def job_from_config(
             used; says which. All but the models is checked before one is opened.
     """
     settings = settings_from_config(config)
-    models = _pool(config["models"])
+    models = check_pool(config["models"])
     check_method(method, len(models["sources"]))
-    pivot = _open(models["pivot"], root, opener)
+    entries = [models["pivot"], *models["sources"], *models["references"]]
+    labels = iter(labels_of([place_of(entry, root) for entry in entries]))
+    for entry in entries:
+        if entry.get("location") is not None:  # before another is converted
+            check_gguf(entry["location"], revision=entry.get("revision"), root=root)
+    pivot = _open(models["pivot"], next(labels), root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
             "the pivot must be a checkpoint of its own, got an adapter: merge the adapter into "
             "its base first (a merge with the base as pivot, the adapter as only source and "
             "method=average does it), or use it as a source"
         )
-    sources = tuple(_open(model, root, opener) for model in models["sources"])
+    sources = tuple(_open(model, next(labels), root, opener) for model in models["sources"])
     return MergeJob(
         method_name=method_name,
         method=method,
@@ -208,22 +217,10 @@ def job_from_config(
         pool=models["name"] or _pool_name(pivot, sources),
         pivot=pivot,
         sources=sources,
-        references=tuple(_open(model, root, opener) for model in models["references"]),
+        references=tuple(
+            _open(model, next(labels), root, opener) for model in models["references"]
+        ),
     )
-
-
-def _pool(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pool of models and fill in what it leaves out; no model is opened."""
-    if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
-        raise ValueError(
-            f"a pool of models has {sorted(_POOL_KEYS)} and may have "
-            f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
-        )
-    pool = {"name": None, "references": [], **models}
-    for key in ("sources", "references"):
-        if not isinstance(pool[key], list | tuple):
-            raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
-    return pool
 
 
 def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
@@ -231,50 +228,31 @@ def _pool_name(pivot: NamedModel, sources: tuple[NamedModel, ...]) -> str:
     return f"custom: {pivot.name} + {', '.join(source.name for source in sources)}"
 
 
-def _open(model: str | Mapping[str, Any], root: Path, opener: Opener) -> NamedModel:
-    """Open a model given as a location, or as a mapping of its entries."""
-    entry = {"location": model} if isinstance(model, str) else model
-    if (
-        not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS
-        or not _is_placed(entry)
-    ):
-        raise ValueError(
-            f"a model is a folder, a hub id or a mapping of {sorted(_MODEL_KEYS)}, got "
-            f"{model!r}"
-        )
+def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
+    """Open a model."""
+    place = place_of(entry, root)
     is_adapter = entry.get("path_to_adapter") is not None
-    location = entry["path_to_adapter" if is_adapter else "location"]
-    name = entry.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(location).name)
-    if not _SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            "a model's name holds letters, digits, '.', '_' and '-', and starts with one of "
-            f"the first two; got {name!r}: give {{name: ..., location: {location}}}"
+    with _saying_where(place.location, root):
+        checkpoint = (
+            _open_adapted(entry, root) if is_adapter else _open_whole(entry, root, opener)
         )
     return NamedModel(
-        name=name,
-        location=_portable(location, root),
-        revision=entry.get("adapter_revision" if is_adapter else "revision"),
-        checkpoint=_open_adapted(entry, root)
-        if is_adapter
-        else _open_whole(entry, root, opener),
+        name=label, location=place.location, revision=place.revision, checkpoint=checkpoint
     )
 
 
-def _portable(location: str, root: Path) -> str:
-    """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
-    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
-        if Path(location).is_relative_to(folder):
-            return (prefix / Path(location).relative_to(folder)).as_posix()
-    return location
-
-
-def _is_placed(entry: Mapping[str, Any]) -> bool:
-    """Return True if an entry has a location, and its locations are strings."""
-    places = [
-        entry[key] for key in ("location", "path_to_adapter") if entry.get(key) is not None
-    ]
-    return len(places) > 0 and all(isinstance(place, str) for place in places)
+@contextmanager
+def _saying_where(location: str, root: Path) -> Iterator[None]:
+    """Say where a relative location is looked for, if there is nothing."""
+    try:
+        yield
+    except ValueError as error:
+        relative = not Path(location).expanduser().is_absolute()
+        if relative and not (root / location).exists():
+            here = Path(os.environ.get("PWD", "")) / location
+            hint = f"; did you mean {here}?" if here.is_dir() else ""
+            error.add_note(f"relative folders are looked for in {root}{hint}")
+        raise
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

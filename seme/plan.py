@@ -1,7 +1,6 @@
 """Merge plan: tensors, bytes, memory and disk, from headers alone (no weights loaded).
 
-Shards may be absent: config and index are enough. This is the only module of the package that
-imports transformers, and only for models without shards; a merge never does.
+Shards may be absent: config and index are enough; see :mod:`seme.outline`.
 """
 
 import shutil
@@ -9,29 +8,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.head_comparison import comparing_bytes
-from seme.architecture.families import HEADS
+from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
-from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
-from seme.checkpoint.reader import (
-    Checkpoint,
-    is_tied,
-    open_checkpoint,
-    refuse_quantised,
-)
-from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.renamed import in_names_of
+from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import refuse_existing
-from seme.compatibility import demand_same_tensors, reasons_to_copy, tolerated_differences
-from seme.interface import check_method, traits_of
+from seme.compatibility import (
+    demand_same_tensors,
+    other_bases,
+    reasons_to_copy,
+    refuse_float64,
+    warnings_before,
+)
+from seme.embedding_rows import MergeableSource, fit_rows, row_differences
+from seme.engine import sizes_of
+from seme.interface import traits_of
+from seme.outline import gigabytes, pickled_only
 from seme.settings import MergeSettings
-from seme.whole_tensor import memory_for_whole, peak_of_whole
+from seme.whole_tensor import memory_for_whole, peak_of_whole, whole_names
 
 _N_NAMED = 5
 """Tensors named per reason in the table."""
@@ -63,7 +65,8 @@ class Plan:
     free_bytes: int
     """Free bytes on the destination's disk; ``written_bytes`` are needed."""
     warnings: tuple[str, ...]
-    """Differences between the models' configurations that do not stop the merge."""
+    """Differences between the models that do not stop the merge; the merge also compares a
+    sample of the weights."""
 
     @property
     def fits_the_disk(self) -> bool:
@@ -94,10 +97,15 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    copied = reasons_to_copy(pivot, **patterns)
+    renamed = tuple(in_names_of(pivot, source) for source in sources)
+    fitted: tuple[MergeableSource, ...] = renamed
     if not traits.any_shape:
-        demand_same_tensors(pivot, sources)
-    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+        fitted = fit_rows(pivot, renamed, copied)
+        demand_same_tensors(pivot, fitted, **patterns)
     merged = tuple(name for name in pivot.names if name not in copied)
+    refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
     return Plan(
@@ -105,7 +113,7 @@ def plan_merge(
         copied=copied,
         dropped=pivot.dropped,
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=bytes_of_walk(pivot, sources, merged, copied),
+        read_bytes=bytes_of_walk(pivot, fitted, merged, copied),
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
@@ -113,7 +121,12 @@ def plan_merge(
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
-        warnings=tuple(tolerated_differences(pivot, sources)),
+        warnings=(
+            *warnings_before(pivot, renamed),
+            *row_differences(fitted),
+            *other_bases(sources),
+            *pickled_only((pivot, *sources)),
+        ),
     )
 
 
@@ -126,13 +139,16 @@ def _peak_bytes(
 ) -> int:
     """Estimate the peak memory of a merge of tensors with these numbers of elements."""
     traits, budget = traits_of(method), settings.memory_budget
-    allocation = allocate(budget, n_sources, settings.n_threads, settings.device)
+    allocation = allocate(
+        budget, n_sources, settings.n_threads, settings.device, sizes_of(pivot, traits)
+    )
     peak = allocation.working_bytes
-    if traits.whole_tensor:
+    whole = {n: sizes[n] for n in whole_names(method, {n: pivot.shape(n) for n in sizes})}
+    if whole:
         memory = memory_for_whole(
-            sizes, n_sources, traits, allocation=allocation, budget=budget
+            whole, n_sources, traits, allocation=allocation, budget=budget
         )
-        peak += peak_of_whole(sizes, n_sources, traits, memory=memory, allocation=allocation)
+        peak += peak_of_whole(whole, n_sources, traits, memory=memory, allocation=allocation)
     elif traits.preparation is not None:
         cached = cached_bytes(n_sources) * allocation.n_threads * max(sizes.values(), default=0)
         peak += min(allocation.cache_bytes, cached)
@@ -143,7 +159,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[AnyCheckpoint],
+    sources: Sequence[MergeableSource],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:
@@ -156,63 +172,6 @@ def bytes_of_walk(
         names = merged if set(merged) <= set(source.names) else source.names
         total += sum(source.spec(name).nbytes for name in names)
     return total
-
-
-def open_outline(
-    location: str | Path, *, revision: str | None = None, root: Path
-) -> Checkpoint:
-    """Open a checkpoint to plan with; its shards may be absent.
-
-    Without shards, shapes come from the architecture that ``config.json`` describes, built
-    without memory on torch's meta device, and names from the index. Shards of a model on the
-    Hub that has an index are not downloaded.
-
-    Args:
-        location: A folder, relative to ``root`` or absolute, or a Hub id.
-        revision: Branch, tag or commit; for Hub ids only.
-        root: Folder that relative paths start from: the repository's root.
-
-    Returns:
-        The checkpoint; reading a tensor whose shard is absent fails.
-
-    Raises:
-        ValueError: If the model cannot be opened, or its index names tensors that its
-            architecture, as transformers builds it, has not.
-    """
-    model = locate(location, revision=revision, root=root, weights=False)
-    shards = read_index(model.folder) if (model.folder / INDEX_FILE).is_file() else {}
-    if all((model.folder / shard).exists() for shard in shards.values()):
-        return open_checkpoint(location, revision=revision, root=root)
-    config = read_object(model.folder / "config.json", of="a model folder")
-    refuse_quantised(model.folder, config, {})
-    specs = _specs_of_architecture(model.folder)
-    unknown = sorted(shards.keys() - specs.keys())
-    if unknown:
-        raise ValueError(
-            f"{model.folder} has no shards, and the shapes of {len(unknown)} tensors do not "
-            f"follow from its config.json, {unknown[0]} for one: fetch the shards to plan with "
-            "this model"
-        )
-    stored = {
-        name: StoredTensor(spec=specs[name], path=model.folder / shard, offset=0)
-        for name, shard in shards.items()
-        if not (is_tied(config) and name.endswith(HEADS))  # whose bytes cannot be compared
-    }
-    return Checkpoint(model.folder, config, stored, commit=model.commit)
-
-
-def _specs_of_architecture(folder: Path) -> dict[str, TensorSpec]:
-    """Build a model on the meta device; return dtype and shape of its tensors."""
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 (see the module)
-
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    dtype = getattr(config, "dtype", None) or torch.float32
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return {
-        name: TensorSpec(dtype=tensor.dtype, shape=tuple(tensor.shape))
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def plan_table(plan: Plan, *, memory_budget: str) -> Table:
@@ -233,10 +192,10 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
     table.add_row("copied", _with_reasons(plan.copied))
     table.add_row("dropped", _with_reasons(plan.dropped))
     more = " per pass; the method's preparation adds passes" if plan.is_prepared else ""
-    table.add_row("to read", f"{_size(plan.read_bytes)}{more}")
-    table.add_row("to write", _size(plan.written_bytes))
+    table.add_row("to read", f"{gigabytes(plan.read_bytes)}{more}")
+    table.add_row("to write", gigabytes(plan.written_bytes))
     verdict = "" if plan.fits_the_disk else ": NOT ENOUGH"
-    table.add_row("disk free", f"{_size(plan.free_bytes)}{verdict}")
+    table.add_row("disk free", f"{gigabytes(plan.free_bytes)}{verdict}")
     table.add_row("peak memory", _memory(plan, memory_budget))
     for warning in plan.warnings:
         table.add_row("warning", warning)
@@ -244,10 +203,10 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
 
 
 def _memory(plan: Plan, memory_budget: str) -> str:
-    peak = f"+{_size(plan.peak_bytes)} over the Python process (budget {memory_budget})"
+    peak = f"+{gigabytes(plan.peak_bytes)} over the Python process (budget {memory_budget})"
     if plan.rewritten_bytes is None:
         return peak
-    return f"{peak}; +{_size(plan.rewritten_bytes)} if sources must be rewritten"
+    return f"{peak}; +{gigabytes(plan.rewritten_bytes)} if sources must be rewritten"
 
 
 def _written(spec: TensorSpec, dtype: torch.dtype | None) -> int:
@@ -277,7 +236,3 @@ def _with_reasons(reasons: Mapping[str, str]) -> str:
         + (", ..." if len(names) > _N_NAMED else "")
         for reason, names in grouped.items()
     )
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 10_000_000 else f"{n_bytes / 1e6:.2f} MB"

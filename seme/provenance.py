@@ -8,13 +8,15 @@ import importlib.util
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_SHARED = "seme"
+_SHARED, _METHODS = "seme", "baselines"
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -43,9 +45,9 @@ def code_version(method: Callable[..., Any]) -> str:
         method: The merge function, or a ``functools.partial`` of it.
 
     Returns:
-        16 hexadecimal digits over the module that defines the method and the modules of
-        ``baselines`` and of the method's own package that it imports, transitively; not
-        ``seme``.
+        16 hexadecimal digits over the module that defines the method and the modules that it
+        imports, transitively: all but ``seme`` and installed libraries. What is imported by a
+        name made at run time, and data files, do not count.
 
     Raises:
         ValueError: If the source of the method's module cannot be read.
@@ -125,67 +127,144 @@ def _version(library: str) -> str | None:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Module:
+    """Code of one module, parsed: own imports apart from the rest."""
+
+    imports: tuple[tuple[str, str, str | None], ...]
+    """Names imported from own modules: origin, name, alias."""
+    imported: tuple[str, ...]
+    """Names of all that it imports, modules and their members."""
+    defined: frozenset[str]
+    """Names that it defines at top level."""
+    skeleton: object
+    """Its syntax tree without docstrings and own imports, see :func:`_skeleton`."""
+
+    def hash(self, tags: Sequence[object]) -> str:
+        """Hash the code; own imports count by name and tag, in any order."""
+        names = {
+            (name, alias) if tag is None else (name, alias, tag)
+            for (_, name, alias), tag in zip(self.imports, tags, strict=True)
+        }
+        code = repr((sorted(names, key=repr), self.skeleton))
+        return hashlib.blake2b(code.encode(), digest_size=16).hexdigest()
+
+
 def _codes(module: str) -> list[str]:
-    """Hashes of the code of a module and of the methods' modules it imports, transitively."""
-    packages = {"baselines", module.partition(".")[0]} - {_SHARED}
-    codes: dict[str, str] = {}
+    """Hashes of the code of a module and of the own modules it imports, transitively."""
+    modules: dict[str, _Module] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        source = None if name in codes else _source(name)
-        if source is None:
-            continue
-        tree = ast.parse(source)
-        waiting += [m for m in _imports(tree, name) if m.partition(".")[0] in packages]
-        codes[name] = _code_hash(tree, packages | {_SHARED})
-    return list(codes.values())
+        parsed = None if name in modules else _parsed(name)
+        if parsed is not None:
+            modules[name] = parsed
+            waiting += [m for m in parsed.imported if _is_own(m) and not _is_shared(m)]
+    return [parsed.hash(_tags(parsed, modules)) for parsed in modules.values()]
 
 
-def _code_hash(tree: ast.Module, packages: set[str]) -> str:
-    """Hash a module's code without docstrings, and without the modules of its imports.
+def _tags(module: _Module, modules: Mapping[str, _Module]) -> list[object]:
+    """Tag imported names that could come from several modules; None for the others.
 
-    What it imports from ``packages`` counts by its names only, in any order.
+    The tag is the code of the module that the name is imported from and its place among the
+    imports: an import that is moved to a function of the same name is an edit.
     """
-    lines = [node for node in ast.walk(tree) if _is_import_from(node, packages)]
-    imported = {(a.name, a.asname) for line in lines for a in getattr(line, "names", [])}
+    tags: list[object] = []
+    for place, (origin, name, _) in enumerate(module.imports):
+        origins = {o for m in modules.values() for o, n, _ in m.imports if n == name}
+        origins |= {other for other, m in modules.items() if name in m.defined}
+        source = modules.get(origin)
+        code = origin if source is None else source.hash([None] * len(source.imports))
+        tags.append((code, place) if len(origins) > 1 else None)
+    return tags
+
+
+def _parsed(module: str) -> _Module | None:
+    """Read and parse a module; None where the name is no module or has no source."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # a name within a module; or no module at all
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    is_package = spec.submodule_search_locations is not None
+    package = module if is_package else module.rpartition(".")[0]
+    defined = frozenset(_defined(tree))
+    imported = tuple(_imported(tree, package))
+    own = [line for line in ast.walk(tree) if _is_own_import(line)]
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            kept = [line for line in body if not _is_text(line) and line not in lines]
+            kept = [line for line in body if not _is_text(line) and line not in own]
             node.body = kept  # type: ignore[attr-defined]
-    code = repr((sorted(imported, key=repr), _skeleton(tree)))
-    return hashlib.blake2b(code.encode(), digest_size=16).hexdigest()
+    imports = [
+        (_origin(line, package), alias.name, alias.asname)
+        for line in own
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    ]
+    return _Module(
+        imports=tuple(imports), imported=imported, defined=defined, skeleton=_skeleton(tree)
+    )
 
 
-def _imports(tree: ast.Module, module: str) -> Iterator[str]:
-    """Yield the names of all that a module imports, modules and their members."""
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of functions, classes and variables of a module."""
+    for line in tree.body:
+        if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield line.name
+        elif isinstance(line, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            yield from (n.id for n in ast.walk(line) if isinstance(n, ast.Name))
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield the names of all that a module imports: modules, packages around them, members."""
     for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            origin = "." * node.level + (node.module or "")
-            package = module.rpartition(".")[0]
-            parent = importlib.util.resolve_name(origin, package) if node.level else origin
-            yield parent
-            yield from (f"{parent}.{alias.name}" for alias in node.names)
+            origin = _origin(node, package)
+            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield name
+            yield from (".".join(parts[:n]) for n in range(2, len(parts)))
 
 
-def _source(module: str) -> str | None:
-    """Return a module's source; None where the name is no module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # the parent is a module, not a package: a name within it
-        return None
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).read_text(encoding="utf-8")
+def _origin(line: ast.ImportFrom, package: str) -> str:
+    """Return the absolute name of the module that a line imports from."""
+    origin = "." * line.level + (line.module or "")
+    return importlib.util.resolve_name(origin, package) if line.level else origin
 
 
-def _is_import_from(line: ast.AST, packages: set[str]) -> bool:
-    """Return True if a line imports names from one of the packages or from its own."""
-    if not isinstance(line, ast.ImportFrom):
+def _is_own_import(line: ast.AST) -> bool:
+    """Return True if a line imports names from a module that is no library."""
+    return isinstance(line, ast.ImportFrom) and (line.level > 0 or _is_own(line.module or ""))
+
+
+def _is_shared(module: str) -> bool:
+    return module.partition(".")[0] == _SHARED
+
+
+@functools.cache
+def _is_own(module: str) -> bool:
+    """Return True for modules of this project or of the user, False for installed libraries."""
+    top = module.partition(".")[0]
+    if top != module:
+        return _is_own(top)
+    if top in (_SHARED, _METHODS):
+        return True
+    if top in sys.stdlib_module_names:
         return False
-    return line.level > 0 or (line.module or "").partition(".")[0] in packages
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        return False
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    parts = {part for place in places if place for part in Path(place).parts}
+    return bool(parts) and not parts & {"site-packages", "dist-packages"}
 
 
 def _is_text(line: ast.AST) -> bool:

@@ -27,9 +27,9 @@ from seme.elementwise import add_signed
 from seme.interface import Site
 from seme.kernels import reductions, selection
 from seme.kernels.jit import use_numba
+from seme.ranking_scores import RankingScores
 from seme.streaming import Block, OpenTensor
 from seme.topk_mask import TopKMask, select_largest
-from seme.topk_threshold import RankingScores
 
 Select = Literal["coefficients", "deltas"]
 """Operand of the selection mask: deltas (paper), or coefficients only (FuseChat's code)."""

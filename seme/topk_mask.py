@@ -14,7 +14,8 @@ from torch import Tensor
 from seme.checks import check_share
 from seme.kernels import selection as kernels
 from seme.kernels.jit import use_numba
-from seme.topk_threshold import RankingScores, Threshold, find_thresholds, magnitude_bits
+from seme.ranking_scores import RankingScores
+from seme.topk_threshold import Threshold, find_thresholds, magnitude_bits
 
 TrimTies = Literal["exact", "keep_all"]
 """``exact``: ties at the threshold are kept by index. ``keep_all``: all of them are kept."""

@@ -1,18 +1,20 @@
-"""Whole-tensor merging: reserve memory, gather blocks, merge, write the result in blocks.
+"""Whole-tensor merging: choose tensors, reserve memory, gather blocks, merge, write in blocks.
 
 On a GPU the tensors are in its memory; they are counted against the budget all the same.
 """
 
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from seme.binding import named_by
 from seme.budget import Allocation, mebibytes
-from seme.interface import Merge, Site, Traits
+from seme.interface import Merge, Site, Traits, traits_of
 from seme.streaming import Block, OpenTensor
 
 _T = TypeVar("_T")
@@ -39,6 +41,24 @@ class SharedMemory:
             with self._changed:
                 self._free += n_bytes
                 self._changed.notify_all()
+
+
+def whole_names(
+    method: functools.partial[Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """Select the tensors that a method is called with whole; the others come in blocks.
+
+    Args:
+        method: The merge function, its hyper-parameters bound.
+        shapes: Of the tensors to be merged, by name.
+    """
+    traits = traits_of(method)
+    if not traits.whole_tensor:
+        return ()
+    if traits.choice is None:
+        return tuple(shapes)
+    choice = functools.partial(traits.choice, **named_by(traits.choice, method))
+    return tuple(name for name, shape in shapes.items() if choice(name, shape))
 
 
 def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:
@@ -113,14 +133,13 @@ def merge_whole(
         elements, for which the method is not called.
 
     Raises:
-        ValueError: If the method returns another shape or dtype.
+        ValueError: As :func:`call`.
     """
     if tensor.numel == 0:
         return []
     pivot, *sources = _gathered(tensor)
     with _one_torch_thread():
-        exact = merge(pivot, sources, site)
-    demand_like(exact, pivot, "the tensor's")
+        exact = call(merge, pivot, sources, site, whose="the tensor's")
     merged, values = exact.reshape(-1), pivot.view(-1)
 
     def finish_block(index: int) -> _T:
@@ -131,15 +150,46 @@ def merge_whole(
     return tensor.models.map(finish_block, -(-tensor.numel // tensor.block))
 
 
-def demand_like(exact: Tensor, pivot: Tensor, whose: str) -> None:
-    """Refuse a method's result that has not the shape of its inputs, or is not float32."""
+def call(
+    merge: Merge, pivot: Tensor, sources: Sequence[Tensor], site: Site, *, whose: str
+) -> Tensor:
+    """Call a merge function and check what it returns and leaves.
+
+    Args:
+        merge: The merge function, its hyper-parameters bound.
+        pivot: A block, or a whole tensor, of the pivot.
+        sources: Of every source.
+        site: Its place.
+        whose: Owner of the shape in errors.
+
+    Raises:
+        ValueError: If the result is no float32 tensor of the inputs' shape and device, or an
+            input was written to.
+    """
+    versions = [tensor._version for tensor in (pivot, *sources)]
+    exact = merge(pivot, sources, site)
+    if [tensor._version for tensor in (pivot, *sources)] != versions:
+        raise ValueError(
+            "the method must not write to its inputs: use pivot + x in place of pivot += x, "
+            "or write to a clone()"
+        )
+    if not isinstance(exact, Tensor):
+        raise ValueError(f"the method must return a tensor, got {type(exact).__name__}")
     if exact.shape != pivot.shape:
         raise ValueError(
             f"the method must return {whose} shape, {tuple(pivot.shape)}, got "
             f"{tuple(exact.shape)}"
         )
     if exact.dtype != torch.float32:
-        raise ValueError(f"the method must return float32, got {exact.dtype}")
+        raise ValueError(
+            f"the method must return float32, got {exact.dtype}: end with .float()"
+        )
+    if exact.device != pivot.device:
+        raise ValueError(
+            f"the method must return a tensor on the device of its inputs, {pivot.device}, got "
+            f"{exact.device}"
+        )
+    return exact.detach()
 
 
 def _gathered(tensor: OpenTensor) -> list[Tensor]:

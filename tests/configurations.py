@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from seme.interface import bind_method, method_settings
+from seme.binding import bind_method, method_settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -8,8 +8,9 @@ Where one method's own file or settings are changed on purpose, and nothing that
 remove its entry and renew: the version stays, and with it the records of the other methods.
 
 In the pools of one frame every bit of the result is certain, and hashes are compared. A source
-in another frame is brought back by linear algebra, whose last bits depend on the processor:
-projections of the merged tensors are compared within TOLERANCE.
+in another frame is brought back by linear algebra, whose last bits depend on the processor, and
+spectral methods decompose matrices: projections of the merged tensors are compared within
+TOLERANCE.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from torch import Tensor
 
+from baselines.task_matrices import is_matrix
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import traits_of
@@ -85,6 +87,11 @@ def pools_for(method: partial[Tensor]) -> list[str]:
     ]
 
 
+def is_spectral(method: partial[Tensor]) -> bool:
+    """Return True if a method decomposes matrices."""
+    return traits_of(method).choice is is_matrix
+
+
 def entries(
     name: str, method: partial[Tensor], folders: Sequence[Path], *, n_threads: int = 2
 ) -> dict[str, Entry]:
@@ -100,7 +107,7 @@ def entries(
             progress=False,
         )
         merged = load_file(Path(place) / "merged" / "model.safetensors")
-    if POOLS[name].turned:
+    if POOLS[name].turned or is_spectral(method):
         return {key: projections(key, merged[key]) for key in sorted(merged)}
     return {key: digest_of(merged[key]) for key in sorted(merged)}
 

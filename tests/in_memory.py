@@ -5,10 +5,11 @@ from functools import partial
 
 import torch
 
+from seme.binding import check_method, merge_function, prepare
 from seme.checkpoint.protocol import Held
-from seme.interface import Site, check_method, merge_function, prepare, traits_of
+from seme.interface import Site
 from seme.streaming import Models
-from seme.whole_tensor import merge_whole
+from seme.whole_tensor import merge_whole, whole_names
 
 
 def random_models(shape=(20, 30), n_sources=3, seed=0):
@@ -77,7 +78,7 @@ def merge_models(method, pivot, *sources, seed=0, how=None, **parameters):
 def _pieces(method, tensor, site):
     """The merged tensor, flat, in blocks."""
     merge = merge_function(method)
-    if traits_of(method).whole_tensor:
+    if whole_names(method, {tensor.name: tuple(tensor.shape)}):
         return merge_whole(merge, tensor, site, lambda _block, merged: merged)
 
     def merge_block(block):

@@ -57,3 +57,13 @@ def test_average_agrees_with_mergekit_linear():
 def test_invalid_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         check(weights=weights, n_sources=2)
+
+
+def test_weights_that_cancel_are_refused():
+    with pytest.raises(ValueError, match=r"must not cancel, got \[0.1, 0.2, -0.3\]"):
+        average([[1.0], [1.0], [1.0]], weights=[0.1, 0.2, -0.3])
+
+
+def test_weights_whose_sum_could_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"weights\[0\] must be .* at most 1e\+300"):
+        check(weights=[1e308, 1e308], n_sources=2)

@@ -228,3 +228,20 @@ def test_family_wise_error_is_controlled_and_power_exceeds_holm(scenario):
     assert bands.false_band <= bands.false_pair <= max_error_rate(500)
     if not math.isnan(holm.power):
         assert bands.power > holm.power
+
+
+def test_bands_close_to_the_level_are_drawn_with_more_sign_patterns(monkeypatch):
+    drawn = []
+
+    def p_values(_panel, runs, *, n_resamples, **_):
+        drawn.append(n_resamples)
+        p = 0.049 if n_resamples == 10_000 else 0.051
+        return np.where(np.eye(len(runs)), 1.0, p)
+
+    monkeypatch.setattr("eval.statistics.bands.pair_p_values", p_values)
+    assert rank_bands(None, "ab", n_resamples=10_000, seed=0) == {"a": 1, "b": 1}
+    assert drawn == [10_000, 100_000]
+    monkeypatch.setattr(
+        "eval.statistics.bands.pair_p_values", lambda *_, **__: np.where(np.eye(2), 1.0, 0.01)
+    )
+    assert rank_bands(None, "ab", n_resamples=10_000, seed=0) == {"a": 1, "b": 2}

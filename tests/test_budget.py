@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from seme.budget import (
+    Sizes,
     allocate,
     blocks_per_read,
     compared_bytes,
@@ -83,3 +84,19 @@ def test_tensors_are_ranked_per_thread_only_if_every_thread_has_room():
     assert [allocation.rank_per_thread for allocation in allocations] == [True, True, False]
     has_room = [a.cache_bytes // a.n_threads > 40 * MIB for a in allocations]
     assert has_room == [True, True, False]
+
+
+def test_many_small_sources_fit_the_default_budget():
+    small = Sizes(n_ranked=800_000, largest=100_000)  # 3 MB in float32
+    assert working_bytes(64, 2, 1, CPU, small) < 1200 * MIB < 2 * 2**30
+    assert allocate(2 * 2**30, 64, 2, CPU, small).n_threads == 2
+    with pytest.raises(ValueError, match="memory_budget must be at least 2140MiB for 64 sour"):
+        allocate(2 * 2**30, 64, 1, CPU)
+
+
+def test_sizes_lower_the_memory_of_small_models_only():
+    large = Sizes(n_ranked=10**9, largest=10**8)
+    assert working_bytes(3, 2, 4, CPU, large) == working_bytes(3, 2, 4, CPU)
+    unranked = working_bytes(3, 2, 4, CPU, Sizes(n_ranked=0, largest=10**8))
+    assert working_bytes(3, 2, 4, CPU) - unranked == 3 * 32_000_000
+    assert allocate(2**31, 2, 2, CPU, Sizes(n_ranked=0, largest=0)).blocks_per_read == 4

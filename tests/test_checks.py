@@ -44,3 +44,11 @@ def test_values_out_of_range_are_refused_with_the_range_and_the_value(
             ValueError, match=rf"^x must be {message}, got {re.escape(repr(value))}"
         ):
             check(value)
+
+
+def test_numbers_whose_sum_could_be_infinite_are_refused():
+    check_finite("x", -1e300)
+    with pytest.raises(
+        ValueError, match=r"a finite number of at most 1e\+300 in magnitude, got"
+    ):
+        check_finite("x", 1e308)

@@ -169,7 +169,8 @@ def test_contract_has_suite_tasks_and_precision():
     facts = contract(replace(ONE, domains={"a": "code"}, scores={"a": score(0.5)}))
     assert facts == {
         "suite.name": "zoo", "suite.split": "test", "suite.fingerprint": "f-test",
-        "tasks.a.domain": "code", "tasks.a.metric": "acc", "tasks.a.documents": 200,
+        "suite.evaluator": "hf", "tasks.a.domain": "code", "tasks.a.metric": "acc",
+        "tasks.a.documents": 200,
         "precision": "float32",
     }  # fmt: skip
 
@@ -196,6 +197,7 @@ def test_runs_of_one_contract_are_comparable():
     ("changes", "difference"),
     [
         ({"suite": suite("validation")}, "suite.split is 'test' and 'validation'; suite.fing"),
+        ({"suite": suite("test", evaluator="vllm")}, "suite.evaluator is 'hf' and 'vllm'"),
         ({"suite": suite("test", fingerprint="g")}, "suite.fingerprint is 'f-test' and 'g'"),
         ({"scores": {"a": score(0.5, n=20)}}, "tasks.a.documents is 200 and 20"),
         ({"scores": {"a": score(0.5, metric="acc_norm")}}, "metric is 'acc' and 'acc_norm'"),

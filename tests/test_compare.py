@@ -10,6 +10,7 @@ from eval.statistics.compare import (
     best_of,
     compare,
     correct,
+    is_close,
     overall,
     resamples_for,
     win_probabilities,
@@ -201,3 +202,20 @@ def test_corrected_p_value_must_be_below_the_level():
 def test_differences_below_display_precision_do_not_differ(sign):
     assert not comparison("a", "b", 0.0001, difference=4e-5 * sign).differs
     assert comparison("a", "b", 0.0001, difference=6e-5 * sign).differs
+
+
+@pytest.mark.parametrize(
+    ("p_value", "corrected", "n_resamples", "close"),
+    [
+        (0.01, 0.042, 10_000, True),  # 0.001 is one standard error, times 4.2
+        (0.01, 0.042, 10_000_000, False),
+        (0.047, 0.047, 10_000, True),
+        (0.03, 0.03, 10_000, False),
+        (0.2, 0.2, 10_000, False),
+        (1.0, 1.0, 10_000, False),
+    ],
+)
+def test_a_p_value_is_close_if_another_draw_could_cross_the_level(
+    p_value, corrected, n_resamples, close
+):
+    assert is_close(p_value, corrected, n_resamples) == close

@@ -65,7 +65,7 @@ def test_missing_head_entries_are_derived(open_pair):
         ({"rope_theta": 5e5}, "rope_theta: 10000.0 expected, 500000.0 found"),
         ({"rope_parameters": {"rope_theta": 2}}, "rope_theta: 10000.0 expected, 2 found"),
         ({"rope_scaling": {"factor": 8.0}}, "factor: nothing expected, 8.0 found"),
-        ({"rope_scaling": {"type": "yarn"}}, "rope_type: default expected, yarn found"),
+        ({"rope_scaling": {"type": "dynamic"}}, "rope_type: default expected, dynamic found"),
         ({"hidden_act": "gelu"}, "hidden_act: silu expected, gelu found"),
         ({"model_type": None}, "model_type: llama expected, nothing found"),
     ],

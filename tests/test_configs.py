@@ -10,7 +10,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 import seme.job
 from eval.suite import suite_from_config
 from run import check_entries, run_cell
-from seme.interface import check_method, hyper_parameter_names, traits_of
+from seme.binding import check_method, hyper_parameter_names
+from seme.interface import traits_of
 from tests.configurations import CONF, composed
 from tests.golden_merges import method_of
 
@@ -21,7 +22,12 @@ FILES = sorted(
 )
 METHODS = [path.name for path in FILES if path.parent.name == "method"]
 CUSTOM = ["models=custom", "models.pivot=a", "models.sources=[b]"]
-TO_GIVE = {"models/custom": CUSTOM[1:], "suite/tasks": ["suite.tasks=[gsm8k]"]}
+STUDIES = ("llama_3_1_8b", "llama_3_2_3b", "qwen3_4b", "qwen3_8b")
+TO_GIVE = {
+    "models/custom": CUSTOM[1:],
+    "suite/tasks": ["suite.tasks=[gsm8k]"],
+    **{f"models/systematic_study_{study}": CUSTOM[2:] for study in STUDIES},
+}
 """Overrides that a file demands."""
 
 
@@ -33,7 +39,13 @@ def test_every_config_file_composes(file):
 
 def test_config_groups_are_known():
     groups = {path.parts[0] for path in FILES}
-    assert groups - {"experiment", "variant"} == {"method", "models", "suite", "tracker"}
+    assert groups - {"experiment", "variant"} == {
+        "method",
+        "models",
+        "suite",
+        "evaluator",
+        "tracker",
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -91,7 +103,7 @@ def test_validation_suite_differs_only_in_name_and_split():
     assert {k for k in test if test[k] != validation[k]} == {"name", "split"}
 
 
-@pytest.mark.parametrize("group", ["method", "models", "suite", "tracker"])
+@pytest.mark.parametrize("group", ["method", "models", "suite", "evaluator", "tracker"])
 def test_unknown_choice_lists_the_available_ones(group):
     with pytest.raises(MissingConfigException, match=f"'{group}'") as caught:
         composed(f"{group}=averge")
@@ -108,7 +120,7 @@ def test_a_mistyped_override_is_refused(key):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+tua=0.1", r"unknown entries \['tua'\]"),
+        ("+tua=0.1", r"there is no entry tua; did you mean tau\?"),
         ("+method.densty=1", "no parameter densty.*did you mean density?"),
         ("+models.source=[]", "a pool of models has"),
         ("+suite.lmit=1", r"unknown keys \['lmit'\]"),
@@ -125,7 +137,7 @@ def test_invalid_config_stops_before_a_model_is_opened(override, message, monkey
     def refuse(*_arguments, **_options):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    monkeypatch.setattr(seme.job, "_open", refuse)
     with pytest.raises(ValueError, match=message):
         run_cell(
             composed("method=ties", *CUSTOM, override),

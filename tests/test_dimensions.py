@@ -202,3 +202,28 @@ def test_incomplete_rope_scaling_names_the_missing_entry(kind, left_out):
     config = {"model_type": "llama", "num_hidden_layers": 1, "rope_scaling": scaling}
     with pytest.raises(ValueError, match=rf"llama model must say {left_out}, got only \[.*"):
         frequencies(config)
+
+
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        ({"rope_theta": 0}, "for rope_theta, got 0"),
+        ({"rope_theta": "1e4"}, "for rope_theta, got '1e4'"),
+        ({"rope_scaling": {"rope_theta": []}}, r"for rope_theta, got \[\]"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "for factor, got 0"),
+        ({"rope_scaling": {"type": []}}, r"got \[\] in this"),
+        (
+            {"rope_scaling": {**LLAMA3, "rope_type": "llama3", "low_freq_factor": 9}},
+            "got 9 and",
+        ),
+        (
+            {"model_type": "phi3", "partial_rotary_factor": 10**9},
+            "in .0, 1. for partial_rotary_factor",
+        ),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 0}, "for sliding_window_patt"),
+        ({"model_type": "gemma3_text", "layer_types": []}, "must say sliding_window_pattern"),
+    ],
+)
+def test_rotary_entries_out_of_range_are_named(entries, match):
+    with pytest.raises(ValueError, match=match):
+        frequencies({"model_type": "llama", "num_hidden_layers": 1, **entries})

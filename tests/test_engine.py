@@ -2,6 +2,8 @@
 
 import functools
 import json
+import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from seme.checkpoint.lora import open_adapter
+from seme.checkpoint.reader import open_checkpoint
 from seme.interface import CheckpointMismatchError, Site, prepared_by
+from seme.method import merge as seme_merge
+from tests.adapters import pair, write_adapter
+from tests.seme_merges import SETTINGS as SEME
 
 
 def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
@@ -229,10 +236,81 @@ def test_non_finite_source_is_refused_and_leaves_no_files(model, merge, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "s"]
 
 
-def test_non_finite_copied_pivot_tensor_is_refused(model, merge):
-    pivot = model("p", {"a": [1.0], "b": [float("nan")]})
-    with pytest.raises(ValueError, match=r"b of the pivot \(.*/p\) holds NaN"):
-        merge(bound(mean), pivot, pivot, exclude=["b"])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_excluded_tensors_are_copied_unchecked(model, merge, value):
+    pivot = model("p", {"a": [1.0], "b": [value]})
+    merged, _ = merge(bound(mean), pivot, pivot, exclude=["b"])
+    assert merged["b"].isfinite().item() is False
+
+
+def test_excluded_tensors_need_not_be_in_a_source(model, merge):
+    pivot = model("p", {"a": [1.0], "b": [2.0], "c": [3.0]})
+    source = model("s", {"a": [3.0], "c": [[1.0]], "bb": [1.0]})
+    merged, _ = merge(bound(mean), pivot, source, exclude=["b*", "c"])
+    assert [merged[name].item() for name in "abc"] == [3.0, 2.0, 3.0]
+
+
+CONSTANTS = {
+    "h.0.attn.masked_bias": torch.tensor(-float("inf"), dtype=torch.float16),
+    "h.0.attn.bias": torch.ones(1, 1, 2, 2),
+    "h.0.rotary_emb.inv_freq": torch.tensor([1.0, 0.1]),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("holder", ["pivot", "source", "both"])
+def test_constants_are_the_pivots_bytes_and_may_be_absent(model, merge, dtype, holder):
+    pivot = model("p", {"a": [1.0], **(CONSTANTS if holder != "source" else {})})
+    source = model("s", {"a": [3.0], **(CONSTANTS if holder != "pivot" else {})})
+    merged, report = merge(bound(mean), pivot, source, dtype=dtype)
+    assert merged["a"].item() == 3.0
+    kept = {} if holder == "source" else CONSTANTS
+    assert report.copied == dict.fromkeys(kept, "constant")
+    assert merged.keys() - {"a"} == kept.keys()
+    assert all(
+        merged[n].dtype == v.dtype and torch.equal(merged[n], v) for n, v in kept.items()
+    )
+
+
+def test_names_without_an_optional_prefix_are_the_same_names(model, merge):
+    names = ("h.0.ln_1.weight", "wte.weight")
+    bare = {name: [1.0, 2.0] for name in names}
+    full = {f"transformer.{name}": [3.0, 4.0] for name in names}
+    first, _ = merge(bound(mean), model("bare", bare), model("full", full))
+    assert [first[name].tolist() for name in names] == [[3.0, 4.0]] * 2
+    second, _ = merge(bound(mean), model("p", full), model("s", bare), folder="second")
+    assert [second[name].tolist() for name in full] == [[1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.language_model."])
+def test_prefixes_of_wrappers_are_named_with_how_to_strip_them(model, merge, prefix):
+    plain = {"model.norm.weight": [1.0], "lm_head.weight": [1.0]}
+    pivot = model("p", plain)
+    wrapped = model("s", {f"{prefix}{name}": value for name, value in plain.items()})
+    with pytest.raises(CheckpointMismatchError) as caught:
+        merge(bound(mean), pivot, wrapped)
+    assert f"begin with {prefix}" in str(caught.value)
+    assert f"n.removeprefix('{prefix}')" in str(caught.value)
+
+
+def test_float64_pivots_are_refused_with_the_way_out(model, merge):
+    pivot = model("p", {"a": torch.ones(1, dtype=torch.float64), "b": [1.0]})
+    with pytest.raises(
+        ValueError, match=r"1 tensors of the pivot .*, a for one.*dtype=float32"
+    ):
+        merge(bound(mean), pivot, pivot)
+    assert merge(bound(mean), pivot, pivot, exclude=["a"])[0]["a"].dtype == torch.float64
+    merged, _ = merge(bound(mean), pivot, pivot, folder="32", dtype=torch.float32)
+    assert merged["a"].dtype == torch.float32
+
+
+def test_code_of_the_pivot_is_named_and_not_copied(model, merge, tmp_path):
+    pivot = model("p", {"a": [1.0]})
+    (pivot.path / "modeling_x.py").write_text("")
+    _, report = merge(bound(mean), pivot, pivot)
+    (warning,) = report.warnings
+    assert "holds code (modeling_x.py), which is not copied" in warning
+    assert not (tmp_path / "merged" / "modeling_x.py").exists()
 
 
 def interrupt(_pivot):
@@ -245,6 +323,9 @@ def interrupt(_pivot):
         (lambda pivot: pivot[:1], ValueError, r"block.s shape, \(2,\), got \(1,\)"),
         (lambda pivot: pivot.double(), ValueError, r"float32, got torch\.float64"),
         (lambda pivot: pivot / 0 * 0, ValueError, "NaN or inf"),
+        (lambda pivot: pivot.add_(1), ValueError, "must not write to its inputs"),
+        (lambda pivot: pivot.tolist(), ValueError, "must return a tensor, got list"),
+        (lambda pivot: pivot.to("meta"), ValueError, "inputs, cpu, got meta"),
         (interrupt, KeyboardInterrupt, "by the user"),
     ],
 )
@@ -325,3 +406,65 @@ def test_peak_memory_stays_within_the_budget(model, tmp_path, repository):
     taken = [int(line) for line in done.stdout.split()]
     assert len(taken) == 3
     assert max(taken) <= budget
+
+
+WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def wide(make_llama, tmp_path):
+    """Two models from different seeds, large enough for the same-base check."""
+
+    def make(seed, **options):
+        folder = make_llama(tmp_path / str(seed), seed, **WIDE, **options)
+        return open_checkpoint(folder, root=tmp_path)
+
+    return make
+
+
+def test_sources_that_share_no_ancestor_are_warned_of_and_recorded(wide, merge, caplog):
+    pivot, other = wide(0), wide(1)
+    with caplog.at_level(logging.WARNING, "seme"):
+        _, report = merge(bound(mean), pivot, pivot, other)
+    (line,) = report.warnings
+    assert line.startswith(f"source 1 ({other.path}) does not look like a fine-tune")
+    assert line in caplog.messages
+    n_sampled = 7 * 2**10 + 2**9
+    assert report.bytes_read <= 3 * report.bytes_written + 4 * 4 * n_sampled  # counted
+
+
+def test_adapter_of_the_pivot_is_no_stranger(wide, merge):
+    pivot = wide(0)
+    key = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {k: 100 * v for k, v in pair(key, inputs=32, outputs=48).items()}
+    adapter = open_adapter(write_adapter(pivot.path, factors), root=pivot.path)
+    _, report = merge(bound(mean), pivot, adapter)
+    assert report.warnings == []
+
+
+def test_seme_aligns_strangers_without_the_warning(wide, merge):
+    pivot, other = wide(0), wide(1)
+    _, report = merge(bound(seme_merge, **SEME), pivot, other)
+    assert report.warnings == []
+
+
+def test_other_rope_theta_is_merged_with_the_pivots_and_recorded(wide, merge, tmp_path):
+    pivot, other = wide(0), wide(1, rope_theta=123.0)
+    merged, report = merge(bound(step, lam=1.0), pivot, other)
+    assert torch.equal(merged["model.norm.weight"], other.read("model.norm.weight"))
+    assert "rope_theta: 10000.0 expected, 123.0 found" in report.warnings[0]
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 10_000.0
+
+
+def test_adapter_trained_on_another_base_is_warned_of(wide, merge, tmp_path):
+    pivot = wide(0)
+    snapshot = tmp_path / "hub/models--org--base/snapshots/0123"
+    shutil.copytree(pivot.path, snapshot)
+    key = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {k: v / 100 for k, v in pair(key, inputs=32, outputs=48).items()}
+    folder = write_adapter(pivot.path, factors, base_model_name_or_path="other/base")
+    adapter = open_adapter(folder, base=snapshot, root=tmp_path)
+    _, report = merge(bound(mean), pivot, adapter)
+    (line,) = [line for line in report.warnings if "other/base" in line]
+    assert line.startswith(f"source 0 ({folder}): the adapter was trained on other/base")

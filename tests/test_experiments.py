@@ -11,7 +11,7 @@ import yaml
 from eval.results_folder import load_results
 from run import check_entries
 from scripts.choose import choose, config_text, share_parameter
-from seme.interface import bind_method, check_method
+from seme.binding import bind_method, check_method
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
@@ -211,8 +211,10 @@ def test_ablation_starts_from_the_default_seme_config(cells):
 def test_committed_choices_follow_from_committed_records(select, folder, repository):
     committed = {p.stem: p.read_text() for p in (CONF / "variant" / folder).glob("*.yaml")}
     published = repository / "results" / "published" / select.replace("select", "paper")
+    assert (len(committed) >= 10) == published.is_dir()
     records = load_results(published).records
-    assert len(committed) >= 10
+    if not records:
+        pytest.skip(f"experiment={select} has not been run yet")
     assert committed == {choice.name: config_text(choice) for choice in choose(records)}
 
 

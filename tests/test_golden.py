@@ -114,7 +114,8 @@ def test_golden_test_detects_a_changed_kernel(golden, pools, monkeypatch):
     monkeypatch.setattr(seme.elementwise.arithmetic, "add_signed", erase_nothing)
     faults = changed(golden["merges"], all_entries({"float16": pools["float16"]}))
     methods = [fault.partition(" on float16: ")[0] for fault in faults]
-    assert methods == ["dare_ties", "sce", "seme", "ties"]
+    assert {"dare_ties", "sce", "seme", "ties"} <= set(methods)
+    assert not {"average", "task_arithmetic", "dare", "slerp"} & set(methods)
 
 
 def test_method_without_golden_entry_is_reported(golden, tmp_path):

@@ -151,7 +151,10 @@ def test_generation_scores_the_greedy_continuation(make_model, tmp_path):
     assert sum(values) < 5
 
 
-def test_answers_longer_than_the_model_reads_are_cut_and_noted(make_model, tmp_path, caplog):
+def test_answers_longer_than_the_model_reads_are_cut_and_noted(
+    make_model, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("eval.tasks._shown", set())  # each warning is shown once per process
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "say.yaml").write_text(TASKS["say"].replace("toks: 4", "toks: 64"))
     assert run(make_model(1), tmp_path, SAY).caps == {"say": 32}

@@ -44,7 +44,10 @@ def test_hash_of_a_recently_modified_file_is_not_cached(files, cache):
     assert not list(cache.rglob("*.json"))
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 1}', "\x00"])
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", '{"files": 1}', "\x00", "[" * 10**5, '{"hash": ' + "9" * 5000 + "}"],
+)
 def test_damaged_cache_entry_is_replaced(files, cache, damage):
     cached_hash(files, lambda: HASH)
     (entry,) = cache.rglob("*.json")
@@ -58,3 +61,18 @@ def test_unwritable_cache_is_logged_once(files, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "file"))
     assert [cached_hash(files, lambda: HASH) for _ in range(2)] == [HASH, HASH]
     assert [str(tmp_path / "file") in line for line in caplog.messages] == [True]
+
+
+def test_a_pipe_in_the_cache_is_replaced(files, cache):
+    cached_hash(files, lambda: HASH)
+    (entry,) = cache.rglob("*.json")
+    entry.unlink()
+    os.mkfifo(entry)
+    assert cached_hash(files, lambda: OTHER) == OTHER
+    assert json.loads(entry.read_text())["hash"] == OTHER
+
+
+@pytest.mark.usefixtures("cache")
+def test_files_whose_names_are_not_text_are_hashed(files):
+    strange = files[0].rename(files[0].with_name(os.fsdecode(b"x\xff")))
+    assert [cached_hash([strange], lambda: HASH) for _ in range(2)] == [HASH, HASH]

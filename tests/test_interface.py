@@ -1,77 +1,31 @@
-"""Traits of methods, and checks of their hyper-parameters."""
+"""Traits of methods, made by decorators."""
 
 import functools
-from collections.abc import Sequence
 
-import pytest
-import torch
-from torch import Tensor
-
-from seme.checks import check_finite
-from seme.interface import (
-    Site,
-    Traits,
-    bind_method,
-    check_method,
-    checked_by,
-    hyper_parameter_names,
-    merge_function,
-    method_settings,
-    prepare,
-    prepared_by,
-    takes,
-    traits_of,
-    whole_tensor,
-)
+from seme.interface import Traits, checked_by, prepared_by, takes, traits_of, whole_tensor
 
 
-def mean(_pivot: Tensor, sources: Sequence[Tensor], _site: Site, /) -> Tensor:
-    return torch.stack(tuple(sources)).mean(dim=0)
+def prepare(models, /, *, rho):
+    return models, rho
 
 
-def step(pivot: Tensor, sources: Sequence[Tensor], _site: Site, /, *, lam: float) -> Tensor:
-    return pivot + lam * (sources[0] - pivot)
-
-
-def double(models, /, *, rho, lam):
-    return models, 2 * rho + lam
-
-
-def check(*, lam, weights, n_sources):
-    check_finite("lam", lam)
-    if len(weights) != n_sources:
-        raise ValueError(f"expected {n_sources} weights, got {len(weights)}")
-
-
-@prepared_by(double)
-@checked_by(check)
-@takes(min_sources=1, max_sources=2)
-def declared(
-    pivot: Tensor, _sources: Sequence[Tensor], _site: Site, /, *, lam: float, weights
-) -> Tensor:
-    return pivot * lam * sum(weights)
-
-
-GOOD = {"lam": 1.0, "weights": [1.0], "rho": 3.0}
-
-
-def settings(*, density: float, lam: float) -> None: ...
-
-
-def bound(function, **settings):
-    return functools.partial(function, **settings)
+def check(*, lam):
+    assert lam
 
 
 def test_undecorated_method_takes_blocks_and_any_number_of_sources():
-    assert traits_of(mean) == Traits()
-    check_method(bound(mean), 100)
-    with pytest.raises(ValueError, match=r"mean merges at least 1 source into .*, got 0"):
-        check_method(bound(mean), 0)
+    assert traits_of(lambda pivot, _sources, _site, /: pivot) == Traits()
 
 
-def test_decorators_combine_into_traits():
-    assert traits_of(bound(declared, **GOOD)) == Traits(
-        preparation=double, check=check, min_sources=1, max_sources=2
+def test_decorators_combine_into_traits_of_the_function_and_its_partials():
+    @prepared_by(prepare)
+    @checked_by(check)
+    @takes(min_sources=1, max_sources=2)
+    def declared(pivot, _sources, _site, /, *, lam):
+        return pivot * lam
+
+    assert traits_of(functools.partial(declared, lam=1.0)) == Traits(
+        preparation=prepare, check=check, min_sources=1, max_sources=2
     )
 
 
@@ -86,83 +40,3 @@ def test_whole_tensor_works_with_and_without_arguments():
 
     assert traits_of(plain) == Traits(whole_tensor=True, temporaries=4)
     assert traits_of(lean) == Traits(whole_tensor=True, temporaries=0)
-
-
-def test_merge_and_preparation_get_the_parameters_they_name():
-    method = bound(declared, **GOOD)
-    assert hyper_parameter_names(method) == {"lam", "rho", "weights"}
-    assert prepare(method, "models") == ("models", 7.0)
-    merged = merge_function(method)(torch.ones(2), [], Site(name="a"))
-    assert merged.tolist() == [1.0, 1.0]
-    assert prepare(bound(mean), "models") is None
-
-
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (bound(settings, densty=1, lam=1), r"densty.* density, lam; did you mean density\?"),
-        (
-            bound(settings, density=1, lam=1, x=2),
-            "no parameter x, only density, lam; is it of a variant",
-        ),
-        (bound(settings, lam=1), "needs density as well; it takes density, lam"),
-        (bound(mean, lam=1), "no parameter lam, only none"),
-        (bound(declared, lam=1.0, weights=[1.0]), "needs rho as well"),
-        (functools.partial(step, torch.ones(1), lam=1.0), "only keyword parameters"),
-    ],
-)
-def test_unknown_or_missing_parameters_are_refused(method, message):
-    with pytest.raises(ValueError, match=message):
-        check_method(method, 1)
-
-
-@pytest.mark.parametrize(
-    ("changed", "n_sources", "message"),
-    [
-        ({"lam": float("inf")}, 1, "lam must be a finite number, got inf"),
-        ({"weights": [1.0, 2.0]}, 1, "expected 1 weights, got 2"),
-        ({}, 2, "expected 2 weights, got 1"),
-        ({}, 3, r"declared merges 1 to 2 sources into the pivot, got 3"),
-        ({"rho": float("nan")}, 1, "rho must be finite, got nan"),
-        ({"rho": [1.0, float("-inf")]}, 1, "rho must be finite, got -inf"),
-        ({"rho": {"a": float("inf")}}, 1, "rho.a must be finite, got inf"),
-    ],
-)
-def test_out_of_range_values_and_source_counts_are_refused(changed, n_sources, message):
-    check_method(bound(declared, **GOOD), 1)
-    with pytest.raises(ValueError, match=message):
-        check_method(bound(declared, **GOOD | changed), n_sources)
-
-
-def test_check_of_an_unknown_parameter_is_refused():
-    @checked_by(check)
-    def light(pivot, _sources, _site, /, *, lam):
-        return pivot * lam
-
-    with pytest.raises(ValueError, match=r"the check of .*light names weights, which"):
-        check_method(bound(light, lam=1.0), 1)
-
-
-def test_exact_source_count_is_in_the_error():
-    pair = takes(min_sources=2, max_sources=2)(lambda pivot, _sources, _site, /: pivot)
-    with pytest.raises(ValueError, match="exactly 2 sources into the pivot, got 1"):
-        check_method(bound(pair), 1)
-
-
-def test_method_settings_flattens_nested_settings():
-    method = bound(settings, lam=(1, 2.5), density={"a": None})
-    check_method(method, 1)
-    assert method_settings(method) == {"density.a": None, "lam": [1, 2.5]}
-
-
-def test_setting_not_representable_in_json_is_refused():
-    with pytest.raises(ValueError, match="lam must be a number, text, list or mapping, got"):
-        method_settings(bound(step, lam=torch.ones(1)))
-
-
-def test_only_methods_of_seme_and_baselines_are_bound():
-    method = bind_method({"_target_": "baselines.slerp.merge", "_partial_": True, "t": 0.5})
-    assert (method.func.__name__, method.keywords) == ("merge", {"t": 0.5})
-    for target in ("os.system", "baselines.slerp.marge", "baselines.slurp.merge"):
-        with pytest.raises(ValueError, match=target):
-            bind_method({"_target_": target})

@@ -9,8 +9,15 @@ from safetensors.torch import load_file
 
 import seme.job
 from baselines import average, slerp, task_arithmetic
+from seme.checkpoint.gguf_conversion import (
+    CONVERTER_VERSION,
+    ORIGIN_FILE,
+    place_in_cache,
+)
 from seme.job import job_from_config
+from seme.pool import terms_of_pool
 from tests.adapters import pair, write_adapter
+from tests.gguf_files import gguf_model, write_gguf
 from tests.settings import TOP_LEVEL
 
 AVERAGE = partial(average.merge, weights=None)
@@ -35,7 +42,7 @@ def refuse(*_arguments, **_options):
 
 
 def test_wrong_source_count_stops_before_a_model_is_opened(folder, monkeypatch):
-    monkeypatch.setattr(seme.job, "open_checkpoint", refuse)
+    monkeypatch.setattr(seme.job, "_open", refuse)
     message = r"slerp\.merge merges exactly 1 source into the pivot, got 2"
     with pytest.raises(ValueError, match=message):
         make(folder, partial(slerp.merge, t=0.5), sources=["code", "french"])
@@ -119,18 +126,50 @@ def test_model_name_is_sanitised_for_file_names(folder):
     assert make(folder, sources=["my code (v2)"]).sources[0].name == "my-code-v2-"
 
 
+def test_sources_of_one_name_are_told_apart_in_the_record(folder, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(folder / "code", tmp_path / name / "checkpoint-100")
+    sources = [str(tmp_path / name / "checkpoint-100") for name in ("a", "b")]
+    models = make(folder, sources=sources).described_models()
+    assert [source["name"] for source in models["sources"]] == [
+        "a-checkpoint-100", "b-checkpoint-100",
+    ]  # fmt: skip
+
+
+def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
+    folder, tmp_path, monkeypatch
+):
+    shutil.copytree(folder / "code", tmp_path / "mine")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    with pytest.raises(ValueError, match="mine") as error:
+        make(folder, sources=["mine"])
+    assert error.value.__notes__ == [
+        f"relative folders are looked for in {folder}; did you mean {tmp_path}/mine?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
+        ({"name": 5}, "models.name must be a text, got 5"),
+        (
+            {"sources": [{"location": "code", "revision": 1}]},
+            r"a model is .*, each a text \(revision: \"1\"\), .*'revision': 1",
+        ),
         ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
         ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
         ({"references": None}, "models.references must be a list"),
         ({"source": ["code"]}, r"'sources'\] .*, got .*'source'"),
         ({"pivot": {"path": "base"}}, r"a model is .*'location'.*got \{'path': 'base'\}"),
-        ({"pivot": {"name": "base"}}, "a model is a folder, a hub id or a mapping"),
+        (
+            {"pivot": {"name": "base"}},
+            "a model is a folder, a GGUF file, a hub id or a mapping",
+        ),
         ({"sources": [{"path_to_adapter": "a", "location": 3}]}, "a model is a folder, .*: 3"),
-        ({"pivot": 3}, "a model is a folder, a hub id or a mapping of .*, got 3"),
+        ({"pivot": {"location": "base", "gated": 1}}, "gated must be true or false, got 1"),
+        ({"pivot": 3}, "a model is a folder, a GGUF file, a hub id or a mapping of .*; got 3"),
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
+        ({"pivot": {"name": 3, "location": "base"}}, "a model is .*, each a text .*'name': 3"),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
         ({"sources": [{"location": "code", "adapter_revision": "v1"}]}, "use revision"),
         ({"sources": [{"path_to_adapter": "lora", "revision": "v1"}]}, "use adapter_revision"),
@@ -140,6 +179,24 @@ def test_model_name_is_sanitised_for_file_names(folder):
 def test_invalid_pool_is_refused(folder, models, message):
     with pytest.raises(ValueError, match=message):
         make(folder, **models)
+
+
+def test_terms_of_use_are_not_in_the_record(folder):
+    plain, stated = {"location": "code"}, {"location": "code", "licence": "mit", "gated": False}
+    job, same = make(folder, sources=[plain]), make(folder, sources=[stated])
+    assert same.described_models() == job.described_models()
+    assert same.identity() == job.identity()
+
+
+def test_terms_of_a_pool_need_no_model():
+    pool = {"pivot": {"location": "a/b", "gated": True}, "sources": ["c/d"]}
+    assert terms_of_pool(pool) == [
+        "licences: not stated: b, d",
+        "gated: a/b: accept the terms on the model's page of the Hub, and log in with "
+        "`hf auth login`",
+    ]
+    with pytest.raises(ValueError, match="a pool of models has"):
+        terms_of_pool({"pivot": "a"})
 
 
 def test_identity_changes_with_method_seed_dtype_and_models(folder):
@@ -171,3 +228,37 @@ def test_identity_changes_with_numbers_version(folder, monkeypatch):
     before = make(folder).identity()
     monkeypatch.setattr(seme.job, "NUMBERS_VERSION", 10_000)
     assert {k for k, v in make(folder).identity().items() if v != before[k]} == {"numbers"}
+
+
+def test_gguf_model_is_named_as_dequantised_and_is_pivot_and_source(folder, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", kind="Q8_0")
+    job = make(folder, pivot=str(path), sources=[str(path.parent)])
+    models = job.described_models()
+    for model in (models["pivot"], models["sources"][0]):
+        assert model["dequantised_from"]["types"] == {"F32": 5, "Q8_0": 15}
+        assert model["dequantised_from"]["converter"] == CONVERTER_VERSION
+    assert models["pivot"]["location"] == str(path)
+    assert "dequantised_from" not in make(folder).described_models()["pivot"]
+    job.run(tmp_path / "merged", progress=False)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    pivot = load_file(job.base.path / "model.safetensors")
+    assert all(torch.equal(merged[name], pivot[name]) for name in pivot)
+    assert not (tmp_path / "merged" / ORIGIN_FILE).exists()
+    assert job.folder_of(job.pivot, tmp_path / "unused") == job.base.path
+
+
+def test_fault_of_a_gguf_source_is_found_before_the_pivot_is_converted(folder, tmp_path):
+    pivot = write_gguf(tmp_path / "pivot.gguf", gguf_model(initializer_range=0.5), kind="Q4_0")
+    source = tmp_path / "source.gguf"
+    source.write_bytes(pivot.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"source\.gguf is cut short or damaged"):
+        make(folder, pivot=str(pivot), sources=[str(source)])
+    assert not place_in_cache((pivot,)).exists()
+
+
+def test_adapter_on_a_gguf_base_names_the_type_of_its_base(folder, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", kind="Q8_0")
+    adapter = write_adapter(path, pair(inputs=32, outputs=32))
+    source = {"path_to_adapter": str(adapter)}
+    (described,) = make(folder, pivot=str(path), sources=[source]).described_models()["sources"]
+    assert described["dequantised_from"]["types"] == {"F32": 5, "Q8_0": 15}

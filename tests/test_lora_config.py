@@ -1,5 +1,6 @@
 """LoRA configurations: scalings as PEFT computes them, unsupported entries refused."""
 
+import json
 import math
 
 import pytest
@@ -40,6 +41,9 @@ def test_scaling_is_alpha_over_rank_per_module(config, module, scaling):
         ({"r": 0}, "r must be a whole number of at least 1, got 0"),
         ({"lora_alpha": math.inf}, "lora_alpha must be a finite number, got inf"),
         ({"rank_pattern": {"q": True}}, r"rank_pattern\[q\] must be a whole number"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+        ({"use_dora": 1}, "use_dora must be true or false, got 1"),
+        ({"alpha_pattern": {"a{99999999999}": 1}}, "alpha_pattern has .* repeats too often"),
         ({"alpha_pattern": {"(": 1}}, r"alpha_pattern has .* '\('"),
         ({"alpha_pattern": [1]}, "alpha_pattern must map module names to numbers"),
     ],
@@ -47,3 +51,11 @@ def test_scaling_is_alpha_over_rank_per_module(config, module, scaling):
 def test_unsupported_entries_are_refused_by_name(config, match):
     with pytest.raises(ValueError, match=match):
         parse_lora_config({**PLAIN, **config})
+
+
+def test_settings_as_json_keep_the_order_of_patterns():
+    settings = parse_lora_config({**PLAIN, "rank_pattern": {"b": 1, "a": 2}})
+    assert json.dumps(settings.as_json()) == (
+        '{"rank": 2, "alpha": 6, "rank_pattern": {"b": 1, "a": 2}, "alpha_pattern": {}, '
+        '"rank_stabilised": false, "decomposed": false, "transposed": false}'
+    )

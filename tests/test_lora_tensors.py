@@ -211,3 +211,9 @@ def test_square_embedding_update_is_oriented_as_in_peft(tmp_path, make_llama):
         "model.embed_tokens.weight"
     )
     assert torch.allclose(change, tokens.view(16, 1).expand(16, 16), atol=1e-5)
+
+
+def test_two_changes_of_one_weight_are_refused(tmp_path, make_llama):
+    base = make_llama(tmp_path / "base", 0)
+    folder = write_adapter(base, pair() | pair(KEY.replace(".model.model.", ".model.x.model.")))
+    refused(folder, r"changes model\.layers\.0\.self_attn\.q_proj\.weight .* a second time")

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from baselines.sce import merge as sce
+from seme.binding import check_method
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
-from seme.interface import check_method
 from seme.method import merge, prepare
 from seme.streaming import Models
 from tests.disguise import assert_same_logits, disguised, logits_at, save_turnable

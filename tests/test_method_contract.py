@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seme import engine
+from seme.binding import check_method, hyper_parameter_names
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
-from seme.interface import check_method, hyper_parameter_names, traits_of, whole_tensor
+from seme.interface import traits_of, whole_tensor
 from tests.golden_merges import digest_of, method_names, method_of, most_sources
 from tests.golden_pools import write_pool
 from tests.in_memory import merge_one, random_models

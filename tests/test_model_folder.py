@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save
 
 from seme.checkpoint.lora import open_adapter
@@ -140,8 +141,14 @@ def test_download_excludes_code_and_pickles(tmp_path, monkeypatch):
     model = locate("org/name", revision="v1", root=tmp_path)
     assert (model.folder.name, model.commit) == (COMMIT, COMMIT)
     assert (arguments["hub_id"], arguments["revision"]) == ("org/name", "v1")
-    assert "*.safetensors" in arguments["allow_patterns"]
-    assert {"*.py", "*.bin"} <= set(arguments["ignore_patterns"])
+    names = ["m.safetensors", "config.json", "additional_chat_templates/a.jinja"]
+    others = ["x.py", "x.bin", "onnx/config.json", "a/b.safetensors", "b/c.jinja"]
+    fetched = filter_repo_objects(
+        names + others,
+        allow_patterns=arguments["allow_patterns"],
+        ignore_patterns=arguments["ignore_patterns"],
+    )
+    assert list(fetched) == names
 
 
 def test_download_can_exclude_weights(tmp_path, monkeypatch):
@@ -169,6 +176,21 @@ def test_a_missing_folder_is_named(tmp_path):
         locate(tmp_path / "absent", revision=None, root=tmp_path)
     with pytest.raises(ValueError, match=r"no model folder at .*eval/zoo/models/absent"):
         locate("eval/zoo/models/absent", revision=None, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "location", ["a" * 300, "~nouser/x", "a\0b", "\ud800", "a/" * 5000, "a/b/c"]
+)
+def test_a_location_that_no_folder_can_have_is_refused_briefly(tmp_path, location):
+    with pytest.raises(ValueError, match="no model folder at") as caught:
+        locate(location, revision=None, root=tmp_path)
+    assert len(str(caught.value)) < 1500
+    str(caught.value).encode()
+
+
+def test_a_revision_of_another_type_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="revision of org/name must be text, got 5"):
+        locate("org/name", revision=5, root=tmp_path)
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.leaderboard.details import details_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.measures import Standing
-from eval.leaderboard.page import Cell, details_of, to_html, view_of, write_page
+from eval.leaderboard.page import Cell, to_html, view_of, write_page
 from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -13,18 +14,16 @@ from safetensors.torch import load_file
 
 from baselines.average import merge as average
 from baselines.ties import merge as ties
+from baselines.tsv_m import merge as tsv_m
 from seme.budget import allocate, cached_bytes, compared_bytes, rewritten_bytes
+from seme.checkpoint.opening import open_model
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
-from seme.plan import (
-    _specs_of_architecture,
-    bytes_of_walk,
-    open_outline,
-    plan_merge,
-    plan_table,
-)
+from seme.outline import _specs_of_architecture, open_outline
+from seme.plan import bytes_of_walk, plan_merge, plan_table
+from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
 
@@ -90,7 +89,7 @@ def test_eight_billion_parameter_model_is_planned_without_shards(llama_8b):
 
 
 def test_outline_of_a_folder_with_shards_is_the_checkpoint(models, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: pytest.fail("called"))
     outline = open_outline(models[0].path, root=models[0].path)
     assert [outline.spec(n) for n in outline.names] == [
         models[0].spec(n) for n in outline.names
@@ -159,22 +158,41 @@ def test_realigned_source_is_counted_in_full(models, tmp_path, make_llama):
 
 def test_planned_memory_depends_on_sources_threads_and_budget(models, llama_8b):
     large = open_outline(llama_8b, root=llama_8b)
-    assert planned([large] * 3).peak_bytes == planned(models).peak_bytes
-    assert planned([large] * 4).peak_bytes > planned([large] * 3).peak_bytes
-    assert planned(models, n_threads=4).peak_bytes > planned(models).peak_bytes
-    small = planned(models, memory_budget=100 * 2**20)
-    assert small.peak_bytes <= 100 * 2**20 < planned(models).peak_bytes
+    whole = planned([large] * 3)
+    assert planned(models).peak_bytes < whole.peak_bytes
+    assert planned([large] * 4).peak_bytes > whole.peak_bytes
+    assert planned([large] * 3, n_threads=4).peak_bytes > whole.peak_bytes
+    small = planned([large] * 3, memory_budget=40 * 2**20)
+    assert small.peak_bytes <= 40 * 2**20 < whole.peak_bytes
 
 
 def test_ranking_method_plans_a_score_cache_per_thread(models, llama_8b):
     large = open_outline(llama_8b, root=llama_8b)
     average_plan, ties_plan = planned(models), planned(models, TIES)
     cached = SETTINGS.n_threads * 64 * 16 * cached_bytes(2)
-    assert ties_plan.peak_bytes == average_plan.peak_bytes + cached
+    counted = 2 * 16 * sum(math.prod(models[0].shape(name)) for name in models[0].names)
+    assert ties_plan.peak_bytes == average_plan.peak_bytes + cached + counted
     assert (average_plan.is_prepared, ties_plan.is_prepared) == (False, True)
     allocation = allocate(SETTINGS.memory_budget, 2, SETTINGS.n_threads, torch.device("cpu"))
     large_plan = planned([large] * 3, TIES)
     assert large_plan.peak_bytes == allocation.working_bytes + allocation.cache_bytes
+
+
+def test_only_tensors_needed_whole_are_planned_whole(llama_8b):
+    large = open_outline(llama_8b, root=llama_8b)
+    mean, matrix = (
+        functools.partial(tsv_m, lam=1.0, vocabulary=vocabulary)
+        for vocabulary in ("mean", "matrix")
+    )
+    mlp, head = 14336 * 4096, 128256 * 4096
+    of_mlp = planned([large] * 3, mean, n_threads=1, memory_budget=100 * 2**30).peak_bytes
+    of_head = planned([large] * 3, matrix, n_threads=1, memory_budget=100 * 2**30).peak_bytes
+    per_element = (of_head - of_mlp) / (head - mlp)
+    assert per_element == 4 * (2 + 2 + 24 + 2 * 2)
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.down_proj\.weight takes"):
+        planned([large] * 3, mean, memory_budget=2**30)
+    with pytest.raises(ValueError, match=r"lm_head\.weight takes"):
+        planned([large] * 3, matrix, memory_budget=2**30)
 
 
 def test_too_small_budget_is_refused_with_the_bytes_needed(models):
@@ -285,11 +303,40 @@ def test_outline_of_a_sharded_hub_model_fetches_no_shards(folder, tmp_path, monk
     assert ["*.safetensors" in patterns for patterns in requests] == [False]
 
 
-def test_outline_of_a_single_file_hub_model_fetches_the_file(folder, tmp_path, monkeypatch):
+def test_outline_of_a_single_file_hub_model_fetches_no_weights(folder, tmp_path, monkeypatch):
     (folder / "model.safetensors.index.json").unlink()
-    requests = record_hub_requests(monkeypatch, folder, tmp_path / "whole")
-    assert len(open_outline("org/name", root=tmp_path).names) > 2
-    assert ["*.safetensors" in patterns for patterns in requests] == [False, True]
+    requests = record_hub_requests(monkeypatch, folder)
+    whole = open_checkpoint(tmp_path / "whole", root=tmp_path)
+    outline = open_outline("org/name", root=tmp_path)
+    assert {n: outline.spec(n) for n in outline.names} == {
+        n: whole.spec(n) for n in whole.names
+    }
+    assert ["*.safetensors" in patterns for patterns in requests] == [False]
+
+
+def test_local_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match="has no weights"):
+        open_outline(folder, root=folder)
+
+
+def test_pickled_weights_on_the_hub_are_in_the_plan(folder, tmp_path, monkeypatch):
+    names = ["model.norm.weight", "lm_head.weight"]
+    write_index(folder, dict.fromkeys(names, "pytorch_model-1.bin"))
+    (folder / "model.safetensors.index.json").rename(folder / "pytorch_model.bin.index.json")
+    record_hub_requests(monkeypatch, folder)
+    outline = open_outline("org/name", root=tmp_path)
+    plan = planned([outline, outline], destination=tmp_path / "new")
+    assert [line.partition(" has pickled")[0] for line in plan.warnings] == [str(folder)] * 2
+
+
+def test_embedding_rows_are_in_the_plan(models, tmp_path, make_llama):
+    padded = open_checkpoint(make_llama(tmp_path / "p", 5, vocab_size=72), root=tmp_path)
+    with pytest.raises(CheckpointMismatchError, match="tokenizers cannot be compared"):
+        planned([models[0], padded])
+    plan = planned([models[0], padded], exclude=("*embed_tokens*", "lm_head*"))
+    assert len(plan.warnings) == 2
+    assert "72 rows, the pivot 64" in plan.warnings[0]
 
 
 def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
@@ -301,13 +348,13 @@ def test_head_tied_by_default_is_not_in_the_outline(folder, monkeypatch):
     (folder / "config.json").write_text(text)
     assert "lm_head.weight" in open_outline(folder, root=folder).names  # a llama says no
     known = _specs_of_architecture(folder)
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: known)
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: known)
     rewrite(folder, model_type="gemma")
     assert open_outline(folder, root=folder).names == tuple(sorted(names)[1:])
 
 
 def test_quantised_model_is_refused_before_shapes_are_computed(folder, monkeypatch):
-    monkeypatch.setattr("seme.plan._specs_of_architecture", lambda _: pytest.fail("called"))
+    monkeypatch.setattr("seme.outline._specs_of_architecture", lambda _: pytest.fail("called"))
     rewrite(folder, quantization_config={"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"is quantised: its config\.json .*mxfp4"):
         open_outline(folder, root=folder)
@@ -323,3 +370,18 @@ def test_malformed_index_is_refused(folder):
     (folder / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index\.json cannot be parsed"):
         open_outline(folder, root=folder)
+
+
+def test_gguf_model_is_planned_from_its_header(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("SEME_CACHE_DIR", str(tmp_path / "cache"))
+    path = write_gguf(tmp_path / "model.gguf", kind="Q8_0")
+    with caplog.at_level("INFO", logger="seme"):
+        outline = open_outline(path, root=tmp_path)
+    assert not outline.path.exists()
+    assert f"will first be converted to 0.11 MB in {outline.path}" in caplog.text
+    plan = plan_merge(TIES, outline, [outline], tmp_path / "merged", settings=SETTINGS)
+    converted = open_model(path, root=tmp_path)
+    assert plan_merge(
+        TIES, converted, [converted], tmp_path / "merged", settings=SETTINGS
+    ) == replace(plan, free_bytes=ANY)
+    assert open_outline(path, root=tmp_path).stores("lm_head.weight") is False

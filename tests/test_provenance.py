@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from seme import provenance
 from seme.provenance import code_version, collect, git_state
 
 METHOD = '''"""A method."""
@@ -96,6 +97,49 @@ def test_split_and_sorted_imports_keep_the_version(toy, tmp_path):
     lines = "from toy.steps import SHIFT\nfrom toy.steps import SCALE"
     assert toy("method", "from toy.steps import SCALE, SHIFT", lines) == both
     assert toy("method", "import SHIFT", "import SHIFT as SHIFTED") != both
+
+
+def test_code_of_a_package_and_its_relative_imports_counts(toy, tmp_path):
+    folder = tmp_path / "toy/parts"
+    folder.mkdir()
+    (folder / "number.py").write_text("SCALE = 2\n")
+    (folder / "__init__.py").write_text("from .number import SCALE\n")
+    before = toy("method", "toy.steps", "toy.parts")
+    (folder / "number.py").write_text("SCALE = 3\n")
+    after = toy()
+    assert after != before
+    (folder / "__init__.py").write_text("from .number import SCALE\nSCALE += 1\n")
+    assert toy() != after
+
+
+def test_modules_outside_the_package_count_but_libraries_do_not(toy, tmp_path):
+    (tmp_path / "toy_helper.py").write_text("SHIFT = 1\n")
+    with_helper = toy(
+        "method", "from toy", "import json\nfrom toy_helper import SHIFT\nfrom toy"
+    )
+    (tmp_path / "toy_helper.py").write_text("SHIFT = 2\n")
+    assert toy() != with_helper
+    code = "import numpy\nimport torch\n"
+    assert len(provenance._codes("toy.method")) == 3
+    toy("method", "import json\n", code)
+    assert len(provenance._codes("toy.method")) == 3
+
+
+@pytest.mark.parametrize("alias", ["", " as OTHER"])
+def test_name_imported_from_another_module_changes_the_version(toy, tmp_path, alias):
+    (tmp_path / "toy/other.py").write_text("SCALE = 9\nSHIFT = 1\n")
+    lines = f"from toy.other import SCALE{alias}\nfrom toy.steps import SCALE\n"
+    before = toy("method", "from toy.steps import SCALE\n", lines)
+    swapped = f"from toy.steps import SCALE{alias}\nfrom toy.other import SCALE\n"
+    assert toy("method", lines, swapped) != before
+
+
+def test_name_taken_from_another_imported_module_changes_the_version(toy, tmp_path):
+    (tmp_path / "toy/other.py").write_text("SCALE = 9\nSHIFT = 1\n")
+    shifts = "from toy.other import SHIFT\nfrom toy.steps import SCALE\nSTEP = SCALE\n"
+    (tmp_path / "toy/user.py").write_text(shifts)
+    before = toy("method", "from toy.steps", "from toy.user import STEP\nfrom toy.steps")
+    assert toy("method", "from toy.steps import SCALE", "from toy.other import SCALE") != before
 
 
 def test_shared_code_is_versioned_by_numbers_version(toy):

@@ -1,6 +1,7 @@
 """Reading checkpoints: tensors and bytes read, refused folders, content hashes."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -318,15 +319,40 @@ def test_blob_without_a_sha256_name_is_hashed_by_content(tmp_path, folder, blob)
     assert model.bytes_read == model.nbytes
 
 
-def test_link_outside_the_hub_cache_is_hashed_by_content(tmp_path, folder):
-    elsewhere = folder.rename(tmp_path / BLOB) / "model.safetensors"
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / "config.json").write_text('{"model_type": "toy"}')
-    (linked / "model.safetensors").symlink_to(elsewhere.rename(elsewhere.with_name(BLOB)))
-    model = opened(linked)
-    model.content_hash()
-    assert model.bytes_read == model.nbytes
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, folder, name):
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / name).rename(tmp_path / "secret")
+    (folder / name).symlink_to(tmp_path / "secret")
+    refused(folder, rf"{name} is a link to .*/secret, outside the model's folder")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_pipes_and_folders_are_refused(folder, name, make):
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    refused(folder, rf"{name} must be a regular file, it is a (named pipe|folder)")
+
+
+def test_files_that_no_format_needs_are_not_copied(folder):
+    (folder / "vocab_x.txt").symlink_to("/etc/passwd")
+    (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "modeling_x.py").write_text("")
+    model = opened(folder)
+    assert [file.name for file in model.model_files()] == [
+        "config.json",
+        "preprocessor_config.json",
+    ]
+    assert model.code_files() == ("modeling_x.py",)
+
+
+@pytest.mark.parametrize("embeddings", ["rwkv.embeddings.weight", "embed_tokens.weight"])
+def test_a_head_of_any_name_is_a_head(tmp_path, embeddings):
+    config = {"architectures": ["RwkvForCausalLM"], "tie_word_embeddings": False}
+    weights = {embeddings: torch.ones(4, 2), "head.weight": torch.ones(4, 2)}
+    config |= {"vocab_size": 4}
+    assert opened(model_folder(tmp_path / "m", weights, config)).names == (*sorted(weights),)
 
 
 def test_transformers_shards_can_be_opened(make_llama, tmp_path):

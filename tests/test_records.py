@@ -35,6 +35,25 @@ SAMPLES = {
 }
 
 
+def test_a_group_with_a_metric_is_listed_in_place_of_its_tasks():
+    f1 = TaskMetric(value=0.5, stderr=None, n=3, higher_is_better=True)
+    entries = {"metric": "f1", "filter": "none", "score": "reported"}
+    tasks = {"a": entries | {"group": "g"}, "b": entries | {"group": "g"}, "c": entries}
+    suite = replace(RECORD.suite, more={"tasks": tasks})
+    record = replace(
+        RECORD, suite=suite, metrics={name: {"f1,none": f1} for name in ("a", "b", "c")}
+    )
+    assert list(record.reported) == ["a", "b", "c"]
+    with_group = replace(record, metrics={**record.metrics, "g": {"f1,none": f1}})
+    assert with_group.reported == {"g": ("f1,none", f1), "c": ("f1,none", f1)}
+
+
+def test_the_evaluator_is_in_a_record_that_has_one(tmp_path):
+    assert "evaluator" not in json.loads(record_json(RECORD))
+    ran = replace(RECORD, evaluator={"backend": "hf", "device": "cpu", "processes": 2})
+    assert read_record(write_record(tmp_path, ran, None)) == ran
+
+
 def test_record_round_trips_with_task_order(tmp_path):
     path = write_record(tmp_path, RECORD, None)
     assert path == tmp_path / "runs" / "ties-0123456789ab" / "record.json"

@@ -9,7 +9,7 @@ def test_models_and_suites_have_content_hashes(tmp_path):
     boards = results.boards([results.add("ties", 6)])
     assert models_table(boards).rows == (
         ("zoo", "pivot", "base", "zoo/base", "", "base"),
-        ("zoo", "source 1", "expert", "zoo/expert", "", "expert"),
+        ("zoo", "source", "expert", "zoo/expert", "", "expert"),
     )
     assert suites(boards) == [
         "Suite toy_test, split test, fingerprint test: d_task (d, n = 24)."

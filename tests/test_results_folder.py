@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.records import Sample, write_record
+from eval.records import Sample, fingerprint_of, write_record
 from eval.results_folder import load_results
 from eval.statistics.scores import raw_score
 from tests.made_up_runs import COST, make_record
@@ -204,6 +204,26 @@ def test_facts_absent_in_older_records_are_not_compared(root):
     )
     assert names(root) == ["new", "sce", "seme", "ties"]
     assert faults(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"settings": {"lam": 2.0}}, r"\['hyper_parameters'\] must be as in"),
+        ({"seed": 5}, r"\['seed'\] must be as in provenance"),
+        ({"fingerprint": "0" * 32}, "identity must hash to the fingerprint"),
+    ],
+)
+def test_edited_record_is_excluded(tmp_path, change, part):
+    identity = {"method": "ties", "hyper_parameters": {"lam": 1.0}, "seed": 0, "suite": "test"}
+    facts = {"fingerprint": fingerprint_of(identity), "provenance": {"identity": identity}}
+    whole = record(settings={"lam": 1.0}, **facts)
+    (path,) = write(tmp_path, whole)
+    assert (names(tmp_path), faults(tmp_path)) == (["ties"], {})
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert names(tmp_path) == []
+    (message,) = faults(tmp_path).values()
+    assert re.search(part, message)
 
 
 def test_published_records_are_valid(repository):

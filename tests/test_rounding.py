@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seme.rounding import Raw, is_finite, round_merged, round_to, share_lost, summed
+from seme.rounding import Raw, certain, is_finite, round_merged, round_to, share_lost, summed
 
 
 def test_round_to_rounds_to_the_nearest_value():
@@ -89,3 +89,9 @@ def test_values_beyond_float32_are_flagged():
 def test_large_values_with_an_infinite_sum_are_finite():
     assert is_finite(torch.full((10,), 3e38))
     assert not is_finite(torch.tensor([3e38, 3e38, float("inf")]))
+
+
+def test_certain_digits_are_nine_in_all_nested_numbers():
+    exact = {"a": [0.1 + 0.2, {"b": (1e-30 / 3, 5, None, "x", True)}]}
+    assert certain(exact) == {"a": [0.3, {"b": [3.33333333e-31, 5, None, "x", True]}]}
+    assert certain(38.945143152682164) == certain(38.94514315268212)

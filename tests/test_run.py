@@ -26,7 +26,8 @@ from eval.results_folder import load_results, read_samples
 from run import ROOT, run_cell
 from seme.interface import traits_of
 from tests.adapters import pair, write_adapter
-from tests.golden_merges import method_of
+from tests.gguf_files import write_gguf
+from tests.golden_merges import GIVEN, method_of
 
 NAMES = ("base", "code", "french")
 TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost")
@@ -154,6 +155,16 @@ def test_adapter_is_scored_on_the_given_base(cell, zoo, tmp_path):
     assert not list((tmp_path / "results").glob("scratch*"))
 
 
+def test_gguf_models_are_merged_and_scored(cell, tmp_path):
+    path = write_gguf(tmp_path / "base.gguf", kind="Q8_0")
+    cell(f"models.pivot={path}", f"models.sources=[{path}]")
+    records = {record.name: record for record in load_results(tmp_path / "results").records}
+    merged, unmerged = records["average"], records["base.gguf"]
+    assert merged.scores["pick"] == unmerged.scores["pick"]
+    for model in (merged.models.pivot, merged.models.sources[0], unmerged.models.pivot):
+        assert model.more["dequantised_from"]["types"] == {"F32": 5, "Q8_0": 15}
+
+
 def test_mean_of_samples_is_the_score(cell, tmp_path):
     record = cell()
     samples = read_samples(record_paths(tmp_path)["average"].parent)["pick"]
@@ -249,7 +260,8 @@ def test_failed_merge_is_recorded_and_leaves_no_weights(cell, tmp_path):
 def test_every_method_merges_from_its_configuration(cell, method):
     most = traits_of(method_of(method)).max_sources
     sources = ("code", "french")[:most]
-    record = cell(method=method, sources=sources, evaluated=False)
+    given = [f"method.{key}={value}" for key, value in GIVEN.get(method, {}).items()]
+    record = cell(*given, method=method, sources=sources, evaluated=False)
     assert (record.status, record.merge["n_merged"]) == ("done", 21)
 
 
@@ -357,16 +369,60 @@ def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
     assert re.fullmatch(rf"error: {zoo}/tasks .*config\.json.*\n", done.stderr)
 
 
-def test_interrupted_command_exits_with_130(tmp_path):
-    command = [sys.executable, ROOT / "run.py", "tracker=none", f"output={tmp_path / 'out'}"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path, number, code):
+    models = [f"models.pivot={zoo}/base", f"models.sources=[{zoo}/code]"]
+    command = [
+        sys.executable, ROOT / "run.py", "-m", "method=average", "seed=0,1,2,3,4,5,6,7,8,9",
+        "models=custom", *models, "suite=none", "tracker=none", f"output={tmp_path / 'out'}",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
         assert child.poll() is None
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    child.send_signal(number)
     _, error = child.communicate()
-    assert child.returncode == 130
+    assert child.returncode == code
     assert [line[:11] for line in error.splitlines() if line] == ["interrupted"]
+    assert not list(tmp_path.glob("out/*scratch*"))
+
+
+def test_leftovers_of_a_killed_run_are_removed_by_any_next_one(zoo, tmp_path):
+    scratch = tmp_path / "out/scratch-ties-0123456789ab"
+    scratch.mkdir(parents=True)
+    (tmp_path / "out/runs/ties-0123456789ab").mkdir(parents=True)
+    file = tmp_path / "out/runs/ties-0123456789ab/.samples.jsonl.gz.abcd1234"
+    file.touch()
+    pool = ["models=custom", f"models.pivot={zoo}/base", "models.sources=[/data/${x}]"]
+    done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
+    assert done.stderr == (
+        "error: models.sources[0] cannot be resolved: Interpolation key 'x' not found; a "
+        "literal ${ is written \\${\n"
+    )
+    assert not scratch.exists()
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("output=/proc/x", "nothing can be written in /proc"),
+        ("method._target_=seme.method", "must be a function|does not exist"),
+    ],
+)
+def test_what_cannot_be_recorded_or_written_is_refused_in_one_line(
+    override, message, zoo, tmp_path
+):
+    pool = ["models=custom", f"models.pivot={zoo}/base", f"models.sources=[{zoo}/code]"]
+    arguments = [*pool, "method=average", "suite=none", "tracker=none"]
+    output = [] if override.startswith("output") else [f"output={tmp_path / 'out'}"]
+    command = [sys.executable, str(ROOT / "run.py"), *arguments, *output, override]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert re.search(f"^error: .*({message})", done.stderr)
+    assert not list(tmp_path.glob("out/runs/*"))
 
 
 def test_sweep_over_the_embedded_benchmark_writes_its_leaderboard(tmp_path):

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 
+from eval.configuration import plain_values
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
 from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
-from run import check_entries
+from eval.sweep import Sweep
+from run import _name_after_files, check_entries
 from tests.made_up_runs import pool_ref
 
 MODELS = pool_ref("p", sources=("base",))
@@ -19,6 +22,7 @@ ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "output", "merged_dir", "datasets_dir", "memory_budget", "force", "plan", "quiet",
 ]  # fmt: skip
+GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
 
 
 @pytest.fixture
@@ -36,6 +40,9 @@ def draft(cell):
 
 def statuses(cell):
     return [row.status for row in read_leaderboard(cell.output).boards[0].rows]
+
+
+VALID = dict.fromkeys(ENTRIES, False) | GROUPS | {"merged_dir": None, "datasets_dir": None}
 
 
 def fail(cell, draft, error):
@@ -151,14 +158,16 @@ def test_unexpected_errors_have_their_type(error, text):
     [
         (
             {"tua": 1},
-            r"unknown entries \['tua'\], expected some of \['datasets_dir', 'device', .*'tau'",
+            r"there is no entry tua; did you mean tau\?",
         ),
         ({"force": "maybe"}, "force must be true or false, got 'maybe'"),
         ({"quiet": 1}, "quiet must be true or false, got 1"),
+        ({"merged_dir": 5}, "merged_dir must be a folder or null, got 5"),
+        ({"datasets_dir": 5}, "datasets_dir must be a folder or null, got 5"),
     ],
 )
 def test_unknown_entries_are_refused(change, message):
-    config = dict.fromkeys(ENTRIES, False) | {"tracker": {"name": "none"}}
+    config = VALID
     check_entries(config)
     with pytest.raises(ValueError, match=message):
         check_entries(config | change)
@@ -166,10 +175,27 @@ def test_unknown_entries_are_refused(change, message):
         check_entries({k: v for k, v in config.items() if k != "seed"})
 
 
+@pytest.mark.parametrize("output", [None, "", " ", 5])
+def test_output_that_is_no_folder_ends_the_run_before_it_makes_one(output):
+    with pytest.raises(SystemExit, match="error: output must be a folder, got"):
+        Sweep().on_run_start(OmegaConf.create({"output": output}))
+
+
+def test_several_files_of_a_group_are_refused():
+    with pytest.raises(ValueError, match="method must be one file; -m method=A,B is a sweep"):
+        _name_after_files({"suite": {}, "models": {}}, {"suite": "zoo", "models": "zoo"})
+
+
+def test_missing_values_are_named_with_how_to_set_them():
+    config = OmegaConf.create({"method": {}, "suite": {"tasks": "???"}, "models": {}})
+    with pytest.raises(ValueError, match=r"suite\.tasks cannot be resolved: .*; set it, suite"):
+        plain_values(config)
+
+
 def test_invalid_tracker_is_refused_up_front():
     tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
     with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
-        check_entries(dict.fromkeys(ENTRIES, False) | {"tracker": tracker})
+        check_entries(VALID | {"tracker": tracker})
 
 
 def test_error_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
@@ -198,3 +224,26 @@ def test_scratch_folder_is_removed_after_use_or_failure(cell, draft):
     other = replace(draft, fingerprint="0" * 32)
     with cell.scratch(other) as elsewhere:
         assert elsewhere != folder
+
+
+def test_an_error_about_the_scratch_folder_says_what_it_was(cell, draft):
+    def fail(folder):
+        raise ValueError(f"{folder}: config.json says tie_word_embeddings but the head differs")
+
+    with pytest.raises(ValueError, match="tie_word") as error, cell.scratch(draft) as folder:
+        fail(folder)
+    assert error.value.__notes__ == [
+        f"{folder.name} was made for this run and is gone; its config.json is the pivot's, or an "
+        "adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
+    ]
+
+
+def test_errors_are_text_without_the_home_folder_and_not_endless(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert describe_error(ValueError(f"{tmp_path}/m holds \udcff")) == "~/m holds \\udcff"
+    assert len(describe_error(ValueError("x" * 10**6))) < 5000
+
+
+def test_a_record_that_could_not_be_read_is_refused_before_the_run(cell):
+    with pytest.raises(ValueError, match=r"cannot be written as JSON: models\.pool must be"):
+        cell.draft("ties", {}, replace(MODELS, pool=5), settings={})

@@ -1,6 +1,7 @@
 """Safetensors headers: checked against the file before anything is read by offset."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_every_dtype_round_trips(path, dtype):
 BAD_HEADERS = {
     "not JSON": (b"nonsense", b"", "cannot be parsed"),
     "deeply nested": (b"[" * 100_000, b"", "cannot be parsed"),
-    "a list": (b"[]", b"", "must be a JSON object"),
+    "a list": (b"[]", b"", "must hold a JSON object"),
     "a name twice": (b'{"x":1,"x":2}', b"", "duplicate name 'x'"),
     "no offsets": ({"x": {"dtype": "F32", "shape": [1]}}, b"", "malformed entry for x"),
     "a negative shape": ({"x": entry(0, 4, (-1,))}, b"1234", "malformed entry for x"),
@@ -47,6 +48,22 @@ BAD_HEADERS = {
     "an overlap": ({"x": entry(0, 4), "y": entry(2, 6)}, b"123456", "y overlaps"),
     "a gap": ({"x": entry(0, 4), "y": entry(6, 10)}, b"1234567890", "y has a gap"),
     "bytes at the end": ({"x": entry(0, 4)}, b"12345", "truncated or damaged"),
+    "long numbers": (b'{"x":{"shape":[' + b"9" * 4200 + b"]}}", b"", "a number of 4200 digits"),
+    "huge and empty": ({"x": entry(0, 0, (10**30, 0))}, b"", "malformed entry for x"),
+    "more than 64 bits": ({"x": entry(0, 0, (2**62, 2**62, 0))}, b"", "at most 32 dimensions"),
+    "33 dimensions": ({"x": entry(0, 4, (1,) * 33)}, b"1234", "at most 32 dimensions"),
+    "a long entry": (
+        {"x": [1] * 10**5},
+        b"",
+        r"malformed entry for x: \[1, 1, 1, 1, 1, 1, ...\]$",
+    ),
+    "many values": (b'{"x":[' + b"[]," * 2_000_000 + b"[]]}", b"", "is too large"),
+    "many tensors": ({str(n): 1 for n in range(100_001)}, b"", "100001 tensors, expected at m"),
+    "a surrogate": (b'{"\\ud800":1}', b"", "half of a surrogate pair"),
+    "UTF-16": ('{"x":1}'.encode("utf-16"), b"", "cannot be parsed"),
+    "no name": ({"": entry(0, 4)}, b"1234", "names a tensor ''"),
+    "a long name": ({"x" * 257: entry(0, 4)}, b"1234", "expected 1 to 256 printable"),
+    "a line in a name": ({"x\ny": entry(0, 4)}, b"1234", r"names a tensor 'x\\ny'"),
     "beyond the end": ({"x": entry(0, 400, (100,))}, b"1234", "truncated or damaged"),
 }
 
@@ -56,6 +73,12 @@ def test_an_invalid_header_is_refused(path, fault):
     header, body, message = BAD_HEADERS[fault]
     write_header(path, header, body)
     with pytest.raises(ValueError, match=message):
+        read_header(path)
+
+
+def test_a_pipe_is_refused_without_waiting(path):
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="must be a regular file, it is a named pipe"):
         read_header(path)
 
 

@@ -5,10 +5,10 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from baselines.sce import merge
+from seme.ranking_scores import RankingScores
 from seme.sce import compute_coefficients, select_elements, variation
 from seme.streaming import ThreadPool
 from seme.topk_mask import KeepRule, TopKMask
-from seme.topk_threshold import RankingScores
 from tests.in_memory import merge_one, models_of, random_models
 
 OPTIONS = {"tau": 1.0, "lam": 1.0, "renormalize": False, "select": "deltas"}

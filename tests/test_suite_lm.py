@@ -4,132 +4,26 @@ import json
 
 import pytest
 import torch
-from lm_eval import evaluator, simple_evaluate
+from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval import suite_lm
 from eval.harness import evaluate
 from eval.load import check_chat_template, load_tokenizer
-from eval.suite import suite_from_config
 from eval.task_manager import task_manager
+from tests.tiny_suite import (
+    LOUD,
+    PLAIN,
+    answers,
+    assert_same,
+    logged,
+    make_model,
+    model,
+    suite,
+    tasks,
+)
 
-PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-LOUD = "{% for m in messages %}[{{ m.role }}!]{{ m.content }}{% endfor %}[assistant!]"
-DATA = """
-from datasets import Dataset, DatasetDict
-def load(**_):
-    texts = ["one fish", "a red fish swims on", "blue", "an old black fish", "new fish"]
-    rows = [dict(text=t, choices=["fish", "blue red"], gold=i % 2) for i, t in enumerate(texts)]
-    return DatasetDict(test=Dataset.from_list(rows), train=Dataset.from_list(rows[::-1]))
-"""
-COMMON = """
-custom_dataset: !function data.load
-test_split: test
-training_split: train
-fewshot_split: train
-doc_to_text: text
-description: "Swim. "
-"""
-ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
-PICK = f"output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: gold\n{ACC}"
-SAY = (
-    "output_type: generate_until\ndoc_to_target: text\n"
-    "generation_kwargs: {until: ['zz'], max_gen_toks: 6, do_sample: false}\n"
-) + ACC.replace("acc", "exact_match")
-ROLL = "output_type: loglikelihood_rolling\ndoc_to_target: text\n" + ACC.replace(
-    "acc, aggregation: mean", "bits_per_byte, aggregation: bits_per_byte"
-).replace("true", "false")
-TASKS = {"pick": PICK, "pick0": f"{PICK}num_fewshot: 0\n", "say": SAY, "roll": ROLL}
-
-
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tasks")
-    (folder / "data.py").write_text(DATA)
-    for name, text in TASKS.items():
-        (folder / f"{name}.yaml").write_text(f"task: {name}\n{text}{COMMON}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def make_model(tmp_path_factory):
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-
-    def make(chat_template):
-        folder = tmp_path_factory.mktemp("model")
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1,
-            num_attention_heads=2, intermediate_size=24, max_position_embeddings=256,
-            initializer_range=0.5, bos_token_id=0, eos_token_id=1,
-        )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(folder)
-        fast = PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
-        )
-        fast.chat_template = chat_template
-        fast.save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(make_model):
-    return make_model(PLAIN)
-
-
-@pytest.fixture
-def suite(tasks):
-    def build(*names, **options):
-        entries = {"name": "s", "include_path": str(tasks), "batch_size": 2, **options}
-        return suite_from_config({**entries, "tasks": list(names or TASKS)}, root=tasks)
-
-    return build
-
-
-@pytest.fixture
-def logged(monkeypatch):
-    """Samples that lm-eval's ``evaluate`` logs, one entry for each call."""
-    calls, original = [], evaluator.evaluate
-
-    def call(*args, **options):
-        results = original(*args, **options)
-        calls.append(results["samples"])
-        return results
-
-    monkeypatch.setattr(evaluator, "evaluate", call)
-    monkeypatch.setattr(evaluator, "add_env_info", lambda _results: None)  # asks pip
-    return calls
-
-
-def answers(samples):
-    """Prompts and answers of each task's documents; generated text or log-likelihoods."""
-    return {
-        task: [([*sample["arguments"]], sample["resps"]) for sample in logged]
-        for task, logged in samples.items()
-    }
-
-
-def assert_same(ours, alone, tolerance=1e-5):
-    assert ours.keys() == alone.keys()
-    for task, logged in ours.items():
-        for (asked, answered), (asked_alone, answered_alone) in zip(
-            logged, alone[task], strict=True
-        ):
-            assert asked == asked_alone
-            for (answer,), (expected,) in zip(answered, answered_alone, strict=True):
-                assert answer == (
-                    expected
-                    if isinstance(expected, str)
-                    else pytest.approx(expected, rel=tolerance)
-                )
+__all__ = ["logged", "make_model", "model", "suite", "tasks"]  # fixtures
 
 
 def run(model, suite):
@@ -248,7 +142,14 @@ def test_chat_templates_that_are_there_pass(template, make_model, suite):
     check_chat_template(folder, suite())
 
 
-def fail_above(monkeypatch, name, most_rows):
+ON_CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"
+)
+ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+
+def fail_above(monkeypatch, name, most_rows, error=ON_GPU):
     """Let a method of the model run out of memory with more than so many rows."""
     original = getattr(suite_lm.SuiteLM, name)
     tried = []
@@ -257,7 +158,7 @@ def fail_above(monkeypatch, name, most_rows):
         batch = options["context"] if rows is None else rows
         tried.append(len(batch))
         if len(batch) > most_rows:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+            raise error
         return original(self, *([] if rows is None else [rows]), *args, **options)
 
     monkeypatch.setattr(suite_lm.SuiteLM, name, call)
@@ -290,8 +191,16 @@ def test_batches_are_halved_until_memory_suffices(
         assert len(caplog.records) == 1
 
 
-def test_one_row_that_does_not_fit_is_an_error(model, suite, monkeypatch):
-    fail_above(monkeypatch, "_model_generate", 0)
+def test_batches_are_halved_on_a_processor_too(model, suite, monkeypatch, caplog):
+    tried = fail_above(monkeypatch, "_forward", 2, ON_CPU)
+    run(model, suite("pick", batch_size=8))
+    assert tried[:2] == [4, 2]  # trees of two requests
+    assert [r.getMessage()[:17] for r in caplog.records] == ["too little memory"]
+
+
+@pytest.mark.parametrize("error", [ON_CPU, ON_GPU])
+def test_one_row_that_does_not_fit_is_an_error(error, model, suite, monkeypatch):
+    fail_above(monkeypatch, "_model_generate", 0, error)
     with pytest.raises(ValueError, match=r"one row of \d+ tokens.*max_length"):
         run(model, suite("say", batch_size=4))
 
@@ -313,6 +222,17 @@ def test_half_precision_is_not_packed(model, suite, monkeypatch):
     run(model, suite("pick", dtype="bfloat16"))
     with pytest.raises(AssertionError, match="packed"):
         run(model, suite("pick"))
+
+
+def test_templates_listed_in_the_tokenizer_s_configuration_are_found_by_name(make_model, suite):
+    folder = make_model(None)
+    path = folder / "tokenizer_config.json"
+    templates = [{"name": n, "template": t} for n, t in (("default", PLAIN), ("loud", LOUD))]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": templates}))
+    assert load_tokenizer(folder).chat_template == {"default": PLAIN, "loud": LOUD}
+    check_chat_template(folder, suite(chat_template="loud"))
+    with pytest.raises(ValueError, match=r"one of \['default', 'loud'\] .*, got 'x'"):
+        check_chat_template(folder, suite(chat_template="x"))
 
 
 def test_saved_templates_are_found_by_name(make_model):

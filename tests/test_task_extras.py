@@ -1,10 +1,13 @@
-"""Packages and metrics that a task's code needs."""
+"""Packages, metrics and data that a task's code needs."""
 
+import sys
 from pathlib import Path
 
+import evaluate
+import nltk
 import pytest
 
-from eval.task_extras import how_to_get, local_metrics, missing_extras
+from eval.task_extras import how_to_get, local_extras, missing_extras
 from eval.task_manager import task_manager
 from tests.tiny_mirror import write_tasks
 
@@ -29,12 +32,29 @@ def missing(tmp_path, code, *, task=TASK, mirror=None, **files):
         ("def another(docs):\n    import absent", []),
         ("from .beside import x", ["gone"]),
         ("from . import beside", ["gone"]),
-        ("from lm_eval.tasks.ifeval import instructions", ["immutabledict", "langdetect"]),
-        ("import tinyBenchmarks", ["git+https://github.com/felipemaiapolo/tinyBenchmarks"]),
+        (
+            "from lm_eval.tasks.ifeval import instructions",
+            ["immutabledict", "langdetect", "nltk_data/punkt_tab"],
+        ),
+        ("def fetch():\n    import absent\nfetch()", ["absent"]),
+        ("def process(docs):\n    fetch()\ndef fetch():\n    import absent", ["absent"]),
+        ("def fetch():\n    import absent\ndef another(docs):\n    fetch()", []),
+        (
+            "import nltk\ntry:\n    nltk.data.find('x')\nexcept LookupError:\n    nltk.download('x')",
+            ["nltk_data/x"],
+        ),
+        ("import spacy\nspacy.load('xx_sm')", ["spacy", "spacy/xx_sm"]),
+        (
+            "import tinyBenchmarks",
+            ["git+https://github.com/felipemaiapolo/tinyBenchmarks", "tinyBenchmarks.pkl"],
+        ),
         ("import evaluate\nm = evaluate.load('pass_x')", ["metrics/pass_x"]),
     ],
 )
-def test_what_runs_is_needed_and_what_the_code_does_without_is_not(tmp_path, code, extras):
+def test_what_runs_is_needed_and_what_the_code_does_without_is_not(
+    tmp_path, code, extras, monkeypatch
+):
+    monkeypatch.setattr("nltk.data.path", [])
     found = missing(tmp_path, code, beside__py="import gone")
     assert [e for e in extras if not importable(e)] == found
 
@@ -85,13 +105,50 @@ def test_a_metric_may_be_named_in_the_task_s_file(tmp_path):
     assert missing_extras(manager, "u") == []  # scored by its own function
 
 
-def test_metrics_of_the_mirror_are_found_from_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mirror" / "metrics").mkdir(parents=True)
-    with local_metrics(tmp_path / "mirror"):
-        assert Path.cwd() == tmp_path / "mirror" / "metrics"
-    with local_metrics(tmp_path), local_metrics(None):
-        assert Path.cwd() == tmp_path
+def test_data_of_nltk_may_be_in_the_mirror(tmp_path, monkeypatch):
+    monkeypatch.setattr("nltk.data.path", [])
+    code = "import nltk\nnltk.download('punkt_x')"
+    assert missing(tmp_path, code) == ["nltk_data/punkt_x"]
+    folder = tmp_path / "mirror/nltk_data/tokenizers/punkt_x"
+    folder.mkdir(parents=True, mode=0o755)
+    assert missing(tmp_path, code, mirror=tmp_path / "mirror") == []
+    with local_extras(tmp_path / "mirror"):
+        assert nltk.data.path == [str(tmp_path / "mirror/nltk_data")]
+        assert missing(tmp_path, code) == []
+    assert nltk.data.path == []
+
+
+METRIC = """
+import datasets
+import evaluate
+class PassX(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+    def _compute(self, references):
+        return {"pass_x": sum(references)}
+"""
+
+
+def test_metrics_of_the_mirror_are_loaded_and_the_folder_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another folder
+    script = tmp_path / "mirror/metrics/pass_x/pass_x.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(METRIC)
+    before, load = Path.cwd(), evaluate.load
+    with local_extras(tmp_path / "mirror"):
+        assert Path.cwd() == before
+        metric = evaluate.load("pass_x", cache_dir=str(tmp_path / "cache"))
+        assert metric.compute(references=[1, 2]) == {"pass_x": 3}
+    assert evaluate.load is load
+    with pytest.raises(KeyError), local_extras(tmp_path / "mirror"):
+        raise KeyError
+    assert evaluate.load is load
+    with local_extras(tmp_path), local_extras(None):
+        assert evaluate.load is load
 
 
 def test_how_to_get_extras_is_a_command_each(tmp_path):
@@ -100,5 +157,12 @@ def test_how_to_get_extras_is_a_command_each(tmp_path):
         f"hf download evaluate-metric/code_eval --repo-type space --local-dir "
         f"{tmp_path}/metrics/code_eval",
     ]
+    (nltk_line,) = how_to_get(["nltk_data/punkt_tab"], tmp_path)
+    command = f"python -m nltk.downloader -d {tmp_path}/nltk_data punkt_tab"
+    assert nltk_line.startswith(command)
+    assert "NLTK_DATA" in nltk_line
+    (curl,) = how_to_get(["tinyBenchmarks.pkl"], None)
+    assert curl.startswith("curl -LO https://raw.githubusercontent.com/")
+    assert how_to_get(["spacy/xx_sm"], None) == ["python -m spacy download xx_sm"]
     assert "Hydra" in how_to_get(["antlr4-python3-runtime==4.11"], None)[0]
     assert how_to_get([], None) == []

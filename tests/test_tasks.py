@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -89,6 +90,34 @@ def test_tasks_of_a_group_are_weighted_as_lm_eval_does(name, shares, sums, tmp_p
         assert mean == pytest.approx(alone[name]["acc,none"], rel=1e-15)
 
 
+@pytest.mark.parametrize("name", ["sized", "macro", "plain"])
+def test_a_group_in_no_mean_has_the_metric_that_lm_eval_gives(name, sums, tmp_path):
+    for path in (tmp_path / "tasks").glob("*.yaml"):
+        text = path.read_text().replace("aggregation: mean, ", "")
+        text = text.replace(", higher_is_better: true", "")  # the metric's own
+        path.write_text(text.replace("metric: acc", "metric: brier_score"))
+    evaluation = evaluate(BASE, expand(sums(name)), device="cpu", seed=0, progress=False)
+    for path in (tmp_path / "tasks").glob("*.yaml"):  # lm-eval alone knows no mirror
+        path.write_text(path.read_text().replace(SUMS, str(tmp_path / "mirror" / SUMS)))
+    alone = reported(sums(name), name)
+    assert evaluation.scores == evaluation.groups == {}
+    key = "brier_score,none"
+    for task in ("easy", "hard"):
+        # of probabilities, which batches change in their last bits
+        assert evaluation.metrics[task][key].value == pytest.approx(alone[task][key], rel=1e-4)
+    if name == "plain":
+        assert evaluation.metrics.keys() == {"easy", "hard"}
+        return
+    metric = evaluation.metrics[name][key]
+    assert metric.value == pytest.approx(alone[name][key], rel=1e-4)
+    assert metric.n == 5
+    assert metric.higher_is_better is False
+    errors = [evaluation.metrics[task][key].stderr for task in ("easy", "hard")]
+    if name == "macro":
+        assert metric.stderr == pytest.approx(np.hypot(*errors) / 2)
+    assert metric.stderr > 0
+
+
 def test_other_data_are_another_suite_wherever_they_are(sums, tmp_path):
     suite = sums("sized")
     first = expand(suite).fingerprint()
@@ -116,8 +145,22 @@ def test_an_unknown_or_repeated_name_is_an_error(names, message, sums):
 def test_a_group_of_several_metrics_is_refused(sums, tmp_path):
     path = tmp_path / "tasks/hard.yaml"
     path.write_text(path.read_text().replace("metric: acc", "metric: acc_norm"))
-    with pytest.raises(ValueError, match=r"group plain.*'acc'.*'acc_norm'"):
+    with pytest.raises(
+        ValueError, match=r"group plain.*acc \(raw\) of easy, acc_norm \(raw\) of hard"
+    ):
         build_tasks(expand(sums("plain")))
+
+
+def test_a_group_of_several_metrics_is_refused_before_its_data_are_looked_for(sums, tmp_path):
+    suite = replace(sums("plain"), datasets_dir=tmp_path / "tasks")  # no data there
+    path = tmp_path / "tasks/hard.yaml"
+    path.write_text(path.read_text().replace("acc, aggregation: mean", "f1"))
+    with pytest.raises(
+        ValueError, match=r"group plain.*acc \(raw\) of easy, f1 \(reported\) of hard"
+    ):
+        expand(suite)
+    with pytest.raises(ValueError, match="needs the data set"):
+        expand(replace(suite, tasks=(replace(suite.tasks[0], metric="acc"),)))
 
 
 def test_data_that_are_nowhere_are_an_error_with_the_command_that_fetches_them(sums, tmp_path):
@@ -224,3 +267,19 @@ def test_ten_real_tasks_score_as_in_lm_eval_alone():
         alone = reported(suite, built[task.task], limit=6, **options)
         key = f"{task.metric},{task.filter}"
         assert evaluation.scores[task.task].raw == alone[task.task][key], task.task
+
+
+def test_an_unknown_aggregation_of_a_group_is_refused_before_a_merge(sums, tmp_path):
+    group = GROUP.format(name="median", by_size="true").replace(": mean", ": median")
+    (tmp_path / "tasks/median.yaml").write_text(group)
+    with pytest.raises(ValueError, match=r"group median cannot be read: .*'median'"):
+        build_tasks(expand(sums("median")))
+
+
+def test_an_unknown_aggregation_of_a_task_is_refused_before_a_merge(sums, tmp_path):
+    path = tmp_path / "tasks/easy.yaml"
+    text = path.read_text()
+    assert "aggregation: mean" in text
+    path.write_text(text.replace("aggregation: mean", "aggregation: meen"))
+    with pytest.raises(ValueError, match=r"easy: the aggregation of acc is none .* 'mean'"):
+        build_tasks(expand(sums("easy")))

@@ -1,22 +1,18 @@
 """Vocabularies by token text, and the tokens two models share."""
 
 import base64
+import itertools
 import json
+import os
+import time
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from seme.alignment.tokens import (
-    MIN_OVERLAP,
-    Spelling,
-    Vocabulary,
-    is_byte_token,
-    read_vocabulary,
-    shared_tokens,
-    spelling_of,
-)
+from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
+from seme.alignment.tokens import MIN_OVERLAP, Vocabulary, read_vocabulary, shared_tokens
 
 TEXT = ["the cat sat on the mat, and the dog — a naïve one — sat on the cat in the hut"] * 20
 SPECIAL = "<|end|>"
@@ -244,8 +240,13 @@ def test_unsupported_tokenizer_models_are_refused(model, named, tmp_path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("{", "damaged or incomplete: JSONDecodeError"),
-        ("[]", "damaged or incomplete"),
+        ("{", "cannot be parsed: Expecting property name"),
+        ("[]", r"must hold a JSON object, got \[\]"),
+        ({"model": {"type": "Unigram", "vocab": [[]]}}, "damaged or incomplete: IndexError"),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 10**30}}},
+            "must be a whole number, got 1000",
+        ),
         ({"model": {"type": "BPE"}}, "damaged or incomplete: KeyError"),
         ({"model": {"type": "BPE", "vocab": {"a": "0"}}}, "must be a whole number, got '0'"),
         ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "must be a whole number, got -1"),
@@ -370,3 +371,28 @@ def test_contradicting_spellings_are_refused():
         spelling(pre_tokenizer=BYTE_LEVEL, decoder=METASPACE)
     with pytest.raises(ValueError, match="got spaces as '_', spaces as '▁'"):
         spelling(pre_tokenizer=METASPACE | {"replacement": "_"}, decoder=METASPACE)
+
+
+def test_many_tokens_of_one_text_take_linear_time(tmp_path):
+    twins = {"".join(s): i for i, s in enumerate(itertools.product(" \u2581", repeat=14))}
+    tokenizer = {
+        "model": {"type": "BPE", "vocab": twins},
+        "decoder": {"type": "Metaspace", "replacement": "\u2581"},
+    }
+    started = time.process_time()
+    vocabulary = read_vocabulary(write(tmp_path, tokenizer__json=tokenizer))
+    assert vocabulary.ids == {b" " * 14: tuple(range(2**14))}
+    assert time.process_time() - started < 0.5  # 2 s where every id copies those before it
+
+
+@pytest.mark.parametrize("line", [b"YWI= 9999999999", b"YWI 1", b"YQ== 1\n\xff"])
+def test_damaged_tiktoken_lines_are_named(tmp_path, line):
+    (tmp_path / "x.tiktoken").write_bytes(line)
+    with pytest.raises(ValueError, match=r"line [12] (is another|of .* is not in base64)"):
+        read_vocabulary(tmp_path)
+
+
+def test_a_pipe_is_no_tokenizer(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match="it is a named pipe"):
+        read_vocabulary(tmp_path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from seme.budget import cached_bytes
+from seme.ranking_scores import RankingScores
 from seme.streaming import CPU_BLOCK, ThreadPool
 from seme.topk_mask import KeepRule, TopKMask, select_largest, survivors
-from seme.topk_threshold import RankingScores
 from tests.in_memory import models_of
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from seme.ranking_scores import RankingScores, map_all
 from seme.streaming import CPU_BLOCK, ThreadPool
-from seme.topk_threshold import RankingScores, find_thresholds, map_all
+from seme.topk_threshold import find_thresholds
 from tests.in_memory import models_of
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from seme.budget import allocate, mebibytes
+from seme.budget import Sizes, allocate, mebibytes
 from seme.checkpoint.reader import open_checkpoint
 from seme.interface import Traits, prepared_by, traits_of, whole_tensor
 from seme.method import prepare as align
@@ -36,8 +36,18 @@ def columns(_pivot, sources, _site, /):
     return sources[0] / torch.linalg.vector_norm(sources[0], dim=0)
 
 
+def is_square(_name, shape, /):
+    return shape[:1] == shape[1:]
+
+
+@whole_tensor(temporaries=0, choice=is_square)
+def doubled_squares(pivot, _sources, _site, /):
+    return 2 * pivot if pivot.dim() == 2 else -pivot
+
+
 def working_memory(n_sources=1, n_threads=SETTINGS.n_threads):
-    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU).working_bytes
+    sizes = Sizes(n_ranked=0)
+    return allocate(SETTINGS.memory_budget, n_sources, n_threads, CPU, sizes).working_bytes
 
 
 def test_method_gets_each_whole_tensor_once(model, merge):
@@ -60,6 +70,27 @@ def test_method_gets_each_whole_tensor_once(model, merge):
         assert sorted(calls) == [(name, 0, 1) for name in "abce"]  # d has no elements
         assert all(torch.equal(merged[n], tensors[n].float()) for n in shapes)
         calls.clear()
+
+
+def test_chosen_tensors_come_whole_and_the_others_in_blocks(model, merge):
+    pivot = model("p", {"square": torch.ones(3, 3), "wide": torch.ones(WIDE), "flat": [1.0]})
+    merged, report = merge(partial(doubled_squares), pivot, pivot)
+    assert {n: t.unique().tolist() for n, t in merged.items()} == {
+        "square": [2.0], "wide": [-1.0], "flat": [-1.0],
+    }  # fmt: skip
+    assert report.n_merged == 3
+
+
+def test_only_chosen_tensors_take_memory(model, merge):
+    sizes = {"square": torch.ones(3, 3), "wide": torch.ones(3000, 4000, dtype=torch.float16)}
+    pivot, budget = model("p", sizes), working_memory() + 4 * 9 * 3
+    merge(partial(doubled_squares), pivot, pivot, memory_budget=budget)
+    with pytest.raises(ValueError, match="square takes 1MiB"):
+        merge(partial(doubled_squares), pivot, pivot, memory_budget=budget - 1, folder="b")
+    with pytest.raises(ValueError, match="wide takes"):
+        merge(partial(halfway), pivot, pivot, memory_budget=budget, folder="c")
+    merge(partial(doubled_squares), pivot, pivot, memory_budget=budget - 1,
+          exclude=["square"], folder="d")  # fmt: skip
 
 
 def test_whole_tensor_result_and_report_equal_blockwise(model, merge):
@@ -183,6 +214,7 @@ def test_tensor_over_the_budget_is_refused_before_reading(model, merge, tmp_path
     [
         (lambda pivot: pivot.flatten(), r"return the tensor's shape, \(2, 2\), got \(4,\)"),
         (lambda pivot: pivot.double(), r"must return float32, got torch\.float64"),
+        (lambda pivot: pivot.mul_(2), "must not write to its inputs"),
         (lambda pivot: pivot / 0 * 0, "merge method returned NaN"),
         (lambda pivot: pivot[9], "index 9 is out of bounds"),
     ],

@@ -1,1 +1,1 @@
-"""The leaderboard as one HTML page, and its figures."""
+"""Boards of runs as Markdown, CSV, terminal tables, one HTML page and figures."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from eval.leaderboard.settings import identity_facts, in_common, settings_text, varies
 from eval.records import Record
-from eval.schema import to_json
 from eval.statistics.comparability import CPU_PRECISION, precision, tuned_on_test
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, Groups, columns_of, overall_mean
@@ -132,7 +132,7 @@ class Board:
     def shared_settings(self) -> dict[str, str]:
         """Method to the settings that all its rows have in common, for those that have any."""
         shared = {
-            row.name: _settings_text(_in_common(self.merges, row.name)) for row in self.merges
+            row.name: settings_text(_shared(self.merges, row.name)) for row in self.merges
         }
         return {name: settings for name, settings in sorted(shared.items()) if settings}
 
@@ -213,8 +213,10 @@ def _board(
     domains = _domains(records)
     groups = next((record.groups for record in records if record.groups), {})
     reported = {task: key for r in records for task, (key, _) in r.reported.items()}
-    varying = [name for name in ("seed", "dtype") if _varies(merges, name)]
-    facts = _identity_facts(merges)
+    varying = [
+        name for name in ("seed", "dtype") if varies([run.record for run in merges], name)
+    ]
+    facts = identity_facts([run.record for run in merges])
     rows = [
         _row(
             run,
@@ -279,38 +281,6 @@ def _domains(records: Sequence[Record]) -> dict[str, str]:
     return {task: domains[task] for task in dict.fromkeys([*scored, *domains])}
 
 
-_IDENTITY = ("include", "exclude", "code", "numbers")
-"""Facts of a run's identity that are named only where rows could not be told apart without."""
-
-
-def _identity_facts(merges: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Collect what tells apart runs of equal settings, such as two versions of edited code.
-
-    Returns:
-        Fingerprint of every run to the entries of ``_IDENTITY`` in which it differs from another
-        run of its method, settings, seed and dtype.
-    """
-    alike: dict[str, list[Run]] = defaultdict(list)
-    for run in merges:
-        record = run.record
-        setting = [record.name, to_json(record.settings), record.seed, record.dtype]
-        alike[json.dumps(setting)].append(run)
-    facts = {}
-    for group in alike.values():
-        identities = [run.record.provenance.get("identity", {}) for run in group]
-        for run, identity in zip(group, identities, strict=True):
-            facts[run.record.fingerprint] = {
-                key: str(value)[:6] if key == "code" else value
-                for key, value in identity.items()
-                if key in _IDENTITY and any(other.get(key) != value for other in identities)
-            }
-    return facts
-
-
-def _varies(merges: Sequence[Run], key: str) -> bool:
-    return len({getattr(merge.record, key) for merge in merges}) > 1
-
-
 def _row(
     run: Run, name: str, domains: Mapping[str, str], groups: Groups, extra: Mapping[str, Any]
 ) -> Row:
@@ -323,7 +293,7 @@ def _row(
         name=name,
         rank=None,
         run=run,
-        settings=_settings_text(settings),
+        settings=settings_text(settings),
         own_settings="",
         mean=overall_mean(record.scores, domains, groups) if usable else None,
         tuned_on_test=False,
@@ -335,27 +305,13 @@ def _with_own_settings(rows: list[Row]) -> list[Row]:
     return [
         replace(row, own_settings=" ".join(t for t in row.settings.split(" ") if t not in same))
         for row in rows
-        for same in [_settings_text(_in_common(rows, row.name)).split(" ")]
+        for same in [settings_text(_shared(rows, row.name)).split(" ")]
     ]
 
 
-def _in_common(rows: Sequence[Row], method: str) -> dict[str, Any]:
+def _shared(rows: Sequence[Row], method: str) -> dict[str, Any]:
     """Settings that have one value in all rows of a method."""
-    first, *others = [row.record.settings for row in rows if row.name == method]
-    return {
-        key: value
-        for key, value in first.items()
-        if all(key in other and other[key] == value for other in others)
-    }
-
-
-def _settings_text(settings: Mapping[str, Any]) -> str:
-    """Write settings as ``tau=0.1 lam=1``: last parts of dotted names, none that are null."""
-    return " ".join(
-        f"{key.rpartition('.')[2]}={_setting(value)}"
-        for key, value in settings.items()
-        if value is not None
-    )
+    return in_common([row.record.settings for row in rows if row.name == method])
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
@@ -372,9 +328,3 @@ def _ranked(rows: list[Row]) -> tuple[Row, ...]:
         )
         for row in sorted(rows, key=place)
     )
-
-
-def _setting(value: Any) -> str:  # noqa: ANN401 (any JSON)
-    if isinstance(value, list):
-        return ",".join(map(_setting, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,11 +8,12 @@ from eval.results_folder import Problem
 from eval.statistics.scores import column_score
 from eval.suite import OPTIONS
 from eval.tables import (
+    code,
     markdown_table,
     metric_text,
     mib,
-    one_line,
     percent,
+    plain,
     seconds,
     with_error,
 )
@@ -45,7 +46,7 @@ def board_section(
 def problem_list(problems: Sequence[Problem]) -> str:
     """The problems of a results folder, one line each."""
     lines = (
-        f"- `{problem.path.as_posix()}` {one_line(problem.message)}" for problem in problems
+        f"- {code(problem.path.as_posix())} {plain(problem.message)}" for problem in problems
     )
     return "\n".join(["## Not shown", "", NOT_TRUSTED, "", *lines])
 
@@ -73,7 +74,9 @@ def options_of(board: Board) -> str:
     limit = stated.get("limit")
     first = [] if limit is None else [f"the first {limit} documents of each task"]
     options = [
-        f"{key}={stated[key]}" for key in OPTIONS if stated.get(key) not in (None, False)
+        f"{key}={stated[key]}"
+        for key in ("evaluator", *OPTIONS)
+        if stated.get(key) not in (None, False)
     ]
     return "".join(f", {text}" for text in (*first, *options))
 
@@ -101,8 +104,8 @@ def costs(row: Row) -> tuple[str, str, str]:
 
 def _heading(board: Board) -> str:
     """Heading and notes of a board."""
-    title = f"## {board.pool} on {board.title}"
-    shared = "; ".join(f"{m}: {settings}" for m, settings in board.shared_settings.items())
+    title = f"## {plain(board.pool)} on {plain(board.title)}"
+    shared = plain("; ".join(f"{m}: {text}" for m, text in board.shared_settings.items()))
     cost = (
         f"{f'Settings of all rows: {shared}. ' if shared else ''}"
         "Merge memory is the peak above where the merge started. "
@@ -110,11 +113,13 @@ def _heading(board: Board) -> str:
     )
     if not board.evaluated:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
-    tasks = ", ".join(_described(board, name) for name in board.columns)
+    tasks = plain(", ".join(_described(board, name) for name in board.columns))
     held_out = (
-        f" Tuned for by no source: {', '.join(board.held_out)}." if board.held_out else ""
+        f" Tuned for by no source: {plain(', '.join(board.held_out))}."
+        if board.held_out
+        else ""
     )
-    others = ", ".join(f"{task} ({key})" for task, key in board.reported.items())
+    others = plain(", ".join(f"{task} ({key})" for task, key in board.reported.items()))
     outside = f" In no mean, each in its own unit: {others}." if others else ""
     marked = f"{TUNED_ON_TEST} " if any(row.tuned_on_test for row in board.merges) else ""
     return (
@@ -123,7 +128,7 @@ def _heading(board: Board) -> str:
         "mean of its tasks; ± is one standard error over documents. Ranks follow the mean "
         "alone; merges share a band unless paired permutation tests over the same documents "
         "tell them from the band's first (5 %, step-down maxT over all pairs of the board). "
-        f"{evaluation(board)}{marked}{cost}"
+        f"{plain(evaluation(board))}{marked}{cost}"
     )
 
 

@@ -24,6 +24,7 @@ from eval.leaderboard.measures import MEASURES, Measured, Standing, measures_of,
 from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
 from eval.statistics.scores import column_score
+from eval.tables import csv_cell, one_line
 
 Standings = Mapping[str, Standing]
 """Standings by run fingerprint."""
@@ -60,14 +61,15 @@ def write_tables(root: Path, leaderboard: Leaderboard) -> None:
         leaderboard.boards, leaderboard.standings, leaderboard.measures, leaderboard.problems
     )
     root.mkdir(parents=True, exist_ok=True)
-    atomic_write(root / "leaderboard.md", text.encode())
+    atomic_write(root / "leaderboard.md", text.encode(errors="replace"))
     csv = to_csv(leaderboard.boards, leaderboard.measures)
-    atomic_write(root / "leaderboard.csv", csv.encode())
+    atomic_write(root / "leaderboard.csv", csv.encode(errors="replace"))
 
 
 def problem_lines(root: Path, problems: Sequence[Problem]) -> str:
     """The problems as lines for a terminal, each with the path of its file."""
-    return "".join(f"fault: {root / problem.path} {problem.message}\n" for problem in problems)
+    lines = (one_line(f"{root / problem.path} {problem.message}") for problem in problems)
+    return "".join(f"fault: {line}\n" for line in lines)
 
 
 def to_markdown(
@@ -86,18 +88,19 @@ def to_markdown(
 def to_csv(boards: Sequence[Board], measures: Measures | None = None) -> str:
     """Boards as one table: fractions, seconds and bytes, in full precision."""
     measures = measures or {}
-    rows = [
+    cells = (
         _csv_row(board, row, measures.get(row.record.fingerprint, {}))
         for board in boards
         for row in board.rows
-    ]
+    )
+    rows = [{csv_cell(key): csv_cell(cell) for key, cell in row.items()} for row in cells]
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else "\n"
 
 
 def print_summary(boards: Sequence[Board], console: Console) -> None:
     """Print each board without its tasks, for a terminal of 100 columns."""
     for board in boards:
-        title = f"{board.pool} · {board.title}{options_of(board)}"
+        title = escape(one_line(f"{board.pool} · {board.title}{options_of(board)}"))
         table = Table(title=title, title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("method", overflow="fold")
@@ -108,12 +111,12 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
             cells = (rank(row), row.name, row.marked_settings, mean(row), *costs(row)[:2])
-            table.add_row(*map(escape, (*cells, row.status)))
+            table.add_row(*(escape(one_line(cell)) for cell in (*cells, row.status)))
         console.print(table)
         if any(row.tuned_on_test for row in board.merges):
             console.print(TUNED_ON_TEST, highlight=False)
         for method, settings in board.shared_settings.items():
-            console.print(f"[bold]{method}[/]: {escape(settings)}", highlight=False)
+            console.print(f"[bold]{method}[/]: {escape(one_line(settings))}", highlight=False)
 
 
 def _csv_row(board: Board, row: Row, measured: Measured) -> dict[str, Any]:

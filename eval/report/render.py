@@ -11,6 +11,8 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 from eval.leaderboard.drawing import INK
+from eval.tables import escape_cell
+from eval.tables import plain as escaped
 
 _STYLE = (
     Path(__file__).parent.parent / "leaderboard" / "page.css",
@@ -113,7 +115,7 @@ def commands(lines: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """Escape a text to one line that starts no tag, link, code or emphasis."""
-    return re.sub(r"([\\<*`\[])", r"\\\1", " ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -148,7 +150,7 @@ def to_html(blocks: Sequence[Block]) -> str:
 
 
 def _cell(text: str) -> str:
-    return plain(text).replace("|", "\\|")
+    return escape_cell(" ".join(text.split()))
 
 
 def _style_tables(tokens: Sequence[Token]) -> None:

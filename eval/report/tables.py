@@ -124,13 +124,13 @@ _ALL_METHODS = "all"
 def models_table(boards: Sequence[Board]) -> Table:
     """List every model by pool and part, with the hash of its weights."""
     lines = {
-        (board.pool, part, model.name, model.location, model.version, model.content_hash)
+        (board.pool, part, i, model.name, model.location, model.version, model.content_hash)
         for board in boards
         for row in board.merges
-        for part, model in _parts(row.record.models)
+        for i, (part, model) in enumerate(_parts(row.record.models))
     }
     header = ("pool", "part", "model", "location", "revision", "content")
-    return Table(header, tuple(sorted(lines)))
+    return Table(header, tuple((*line[:2], *line[3:]) for line in sorted(lines)))
 
 
 def suites(boards: Sequence[Board]) -> list[str]:
@@ -192,7 +192,7 @@ def _cells(line: str) -> tuple[str, ...]:
 
 def _parts(models: PoolRef) -> list[tuple[str, ModelRef]]:
     parts = [("pivot", models.pivot)]
-    parts += [(f"source {i}", model) for i, model in enumerate(models.sources, start=1)]
+    parts += [("source", model) for model in models.sources]
     return parts + [("unmerged", model) for model in models.references]
 
 

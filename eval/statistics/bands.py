@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.statistics.compare import LEVEL, NEGLIGIBLE
+from eval.statistics.compare import CLOSE_RESAMPLES, LEVEL, NEGLIGIBLE, is_close
 from eval.statistics.resampling import flip_signs
 from eval.statistics.samples import Array, MatchedTask, Panel
 from eval.statistics.scores import task_weights
@@ -34,7 +34,8 @@ def rank_bands(
     Args:
         panel: The runs and their documents; may hold further runs.
         ranked: Labels of the runs, best mean first.
-        n_resamples: Number of sign patterns, whatever the number of runs.
+        n_resamples: Number of sign patterns, whatever the number of runs; ``CLOSE_RESAMPLES``
+            where a p-value is close to the level.
         seed: Same seed, same bands.
 
     Returns:
@@ -44,6 +45,9 @@ def rank_bands(
         ValueError: If ``n_resamples`` is below 1 or a run is not on the panel.
     """
     p_values = pair_p_values(panel, ranked, n_resamples=n_resamples, seed=seed)
+    if any(is_close(p, p, n_resamples) for p in p_values[np.triu_indices(len(ranked), 1)]):
+        n_drawn = max(n_resamples, CLOSE_RESAMPLES)
+        p_values = pair_p_values(panel, ranked, n_resamples=n_drawn, seed=seed)
     bands = group_by_leader(p_values < LEVEL)
     return dict(zip(ranked, bands, strict=True))
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from eval.evaluator import HF
 from eval.records import Record
 from eval.schema import to_json
 from eval.statistics.scores import overall_mean
@@ -25,9 +26,9 @@ def contract(record: Record) -> dict[str, Any]:
 
     The entries on the suite: limit, lm-eval's version, and per task shots, metric, filter and
     kind, in records that state them; in every record a fingerprint of these and of the content
-    of the task files. Each task's domain, metric and number of documents. The precision of the
-    evaluation: the suite's, else float32 on the CPU, the checkpoint's own elsewhere. Seeds may
-    differ.
+    of the task files. The backend, lm-eval's Hugging Face model where none is stated. Each task's
+    domain, metric and number of documents. The precision of the evaluation: the suite's, else
+    float32 on the CPU, the checkpoint's own elsewhere. Seeds may differ.
 
     Returns:
         Fact to value, flat: ``suite.split``, ``tasks.<task>.documents`` and the like.
@@ -39,6 +40,7 @@ def contract(record: Record) -> dict[str, Any]:
         raise ValueError(f"{_label(record)} was not evaluated: it has no score to compare")
     suite = dict(leaves(to_json(record.suite)))
     facts = {f"suite.{path}": value for path, value in suite.items() if path != "held_out"}
+    facts.setdefault("suite.evaluator", HF)
     facts |= {f"tasks.{task}.domain": domain for task, domain in record.domains.items()}
     for task, score in record.scores.items():
         facts |= {

@@ -4,6 +4,7 @@ Errors and tests generalise over documents of the same kind, for these models as
 variation of a method over seeds needs runs at several seeds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -19,6 +20,12 @@ from eval.statistics.scores import Estimate, holm, task_weights
 
 LEVEL = 0.05
 """Significance level: 95 % intervals, and Holm-corrected p-values below this."""
+
+CLOSE_RESAMPLES = 100_000
+"""Sign patterns behind a p-value that is close to ``LEVEL``: fewer would leave it to chance."""
+
+_CLOSE_ERRORS = 5.0
+"""Standard errors of a p-value from ``LEVEL`` within which it is close."""
 
 NEGLIGIBLE = 5e-5
 """Smallest difference that counts; tables round those below it to 0.00 points. Rounding of
@@ -111,6 +118,19 @@ def correct(comparisons: Sequence[Comparison]) -> list[CorrectedComparison]:
 def resamples_for(n_tests: int) -> int:
     """Number of sign patterns at which one of ``n_tests`` can be significant when corrected."""
     return max(RESAMPLES, round(n_tests / LEVEL) + 1)
+
+
+def is_close(p_value: float, corrected: float, n_resamples: int) -> bool:
+    """Return True if another draw of sign patterns could put a p-value across ``LEVEL``.
+
+    Args:
+        p_value: Of a test with drawn sign patterns.
+        corrected: The p-value after the correction for its family; the same one where the test
+            corrects itself.
+        n_resamples: Sign patterns drawn.
+    """
+    error = math.sqrt(p_value * (1 - p_value) / n_resamples)
+    return abs(corrected - LEVEL) <= _CLOSE_ERRORS * error * corrected / p_value
 
 
 def overall(table: ScoreTable) -> dict[str, Array]:

@@ -79,6 +79,7 @@ def _config(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "dtype": record.dtype,
         "fingerprint": record.fingerprint,
+        "evaluator": dict(record.evaluator),
         "provenance": dict(record.provenance),
     }
 

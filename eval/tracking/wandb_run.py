@@ -5,6 +5,7 @@ the end of a run's file a moment after ``finish()``, at the latest when this pro
 """
 
 import os
+import re
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ _NO_TELEMETRY = {"WANDB_ERROR_REPORTING": "false"}
 """Without this wandb calls its server at exit, in offline mode too (wandb 0.31)."""
 _INIT_SECONDS, _FINISH_SECONDS = 60.0, 600.0
 """Longest waits for a server, ``mode: online`` only."""
+_REFUSED = re.compile(r"[/\\#?%:]")
+"""Characters that wandb refuses in the names of projects."""
 _LONGEST_TAG = 64
 """Characters; wandb refuses a run with a longer tag."""
 
@@ -42,20 +45,35 @@ def check_tracker(tracker: Mapping[str, Any]) -> None:
         raise ValueError(
             f"a tracker is `name: none` or wandb with keys {sorted(_KEYS)}, got {dict(tracker)}"
         )
+    for key in ("project", "entity"):
+        if not isinstance(tracker[key], str | None) or _REFUSED.search(tracker[key] or ""):
+            raise ValueError(
+                f"tracker.{key} must be a text without / \\ # ? % :, or null, got {tracker[key]!r}"
+            )
+    if not isinstance(tracker["tags"], list) or not all(
+        isinstance(tag, str) for tag in tracker["tags"]
+    ):
+        raise ValueError(f"tracker.tags must be a list of texts, got {tracker['tags']!r}")
     if tracker["mode"] not in _MODES:
         raise ValueError(f"tracker.mode must be one of {_MODES}, got {tracker['mode']!r}")
 
 
 def log_run(
-    content: RunContent, *, root: Path, tracker: Mapping[str, Any], group: str
+    content: RunContent,
+    *,
+    root: Path,
+    tracker: Mapping[str, Any],
+    group: str,
+    run_id: str | None = None,
 ) -> str | None:
-    """Write one W&B run with an id of its own.
+    """Write one W&B run.
 
     Args:
         content: What the run holds; the files of its artifact are on disk.
         root: The results folder; the run is written to ``wandb`` in it.
         tracker: The parsed file of ``conf/tracker``, checked; ``name: none`` logs nothing.
         group: Name of the sweep.
+        run_id: Id of the run; None gives it one of its own.
 
     Returns:
         None, or a warning to print.
@@ -64,7 +82,7 @@ def log_run(
         return None
     try:
         with _wandb_environment((root / "wandb").absolute()):
-            _write(content, root, tracker, group)
+            _write(content, root, tracker, group, run_id or uuid.uuid4().hex)
     except Exception as error:  # anything a foreign service raises; the results are on disk
         return (
             f"not logged to W&B: {type(error).__name__}: {error} "
@@ -91,7 +109,9 @@ def upload_hint(root: Path) -> str | None:
     return f"W&B: {runs}; upload with: {command}"
 
 
-def _write(content: RunContent, root: Path, tracker: Mapping[str, Any], group: str) -> None:
+def _write(
+    content: RunContent, root: Path, tracker: Mapping[str, Any], group: str, run_id: str
+) -> None:
     import wandb  # noqa: PLC0415 (takes a second to load)
 
     tags = [str(tag)[:_LONGEST_TAG] for tag in (*tracker["tags"], *content.tags)]
@@ -99,7 +119,7 @@ def _write(content: RunContent, root: Path, tracker: Mapping[str, Any], group: s
         project=tracker["project"],
         entity=tracker["entity"],
         mode=tracker["mode"],
-        id=uuid.uuid4().hex,  # else WANDB_RUN_ID makes one run of all
+        id=run_id,  # else WANDB_RUN_ID makes one run of all
         name=content.name,
         group=group,
         job_type=content.job_type,

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seme.checkpoint.gguf_conversion import convert
-
 from scripts.smol.material import SMOL, read_recipe
 from scripts.zoo.material import ZOO
 from scripts.zoo.texts import fetch
+from seme.checkpoint.gguf_conversion import convert
 
 BASE = SMOL / "base"
 

@@ -31,6 +31,7 @@ from seme.alignment.tokens import (
 from seme.architecture.families import family_of, readout_of
 from seme.budget import compared_bytes
 from seme.checkpoint.protocol import Weights
+from seme.checkpoint.regular_file import find_file
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "*.tiktoken")
 _BLOCK_ROWS = 2048
@@ -123,7 +124,8 @@ def head_shape(model: Weights) -> tuple[int, int]:
 
 
 def _vocabulary_files(folder: Path) -> list[Path]:
-    return sorted(file for pattern in _VOCABULARIES for file in folder.glob(pattern))
+    names = sorted(file.name for pattern in _VOCABULARIES for file in folder.glob(pattern))
+    return [file for name in names if (file := find_file(folder, name)) is not None]
 
 
 def _are_alike(files: list[Path], others: list[Path]) -> bool:

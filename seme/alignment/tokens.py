@@ -1,16 +1,12 @@
 """Match the tokens of two vocabularies that encode the same bytes.
 
-A token is identified by its bytes, however its tokenizer spells them. Byte-level BPE writes the
-token " the" as "Ġthe", and each byte as one printable character (the table of GPT-2's encoder);
-sentencepiece writes "▁the", and a lone byte as "<0xAB>"; others write the text itself. The
-spelling is read from the sections of tokenizer.json, never guessed from tokens. Reads
-tokenizer.json, vocab.json with merges.txt, and tiktoken files, as data; no tokenizer library is
-loaded.
+A token is identified by its bytes, however its tokenizer spells them (see
+:mod:`seme.alignment.spelling`). Reads tokenizer.json, vocab.json with merges.txt, and tiktoken
+files, as data; no tokenizer library is loaded.
 """
 
 import base64
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
+from seme.checkpoint.model_folder import read_object
+from seme.checkpoint.regular_file import brief, find_file, read_whole, shown
 
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
@@ -30,7 +30,12 @@ _CONVERSION = (
     "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 )
 
-_TIKTOKEN_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]+)")
+_MAX_TIKTOKEN_BYTES = 20_000_000
+"""Several times the largest known."""
+_BUDGET = 480_000_000
+"""Bytes of memory for a tokenizer.json: Gemma's, the largest known, has 33 MB."""
+_MAX_ID = 2**31
+_TIKTOKEN_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,20 +139,24 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     path, read = _tokenizer_file(folder)
     try:
         return read(path)
-    except (AttributeError, KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or incomplete: {error!r}") from error
+    except (AttributeError, IndexError, KeyError, TypeError, UnicodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or incomplete: {type(error).__name__}: {brief(str(error))}"
+        ) from error
     except ValueError as error:
         error.add_note(f"while reading {path}")
         raise
 
 
 def _tokenizer_file(folder: Path) -> tuple[Path, Callable[[Path], Vocabulary]]:
-    if (path := folder / "tokenizer.json").is_file():
+    if (path := find_file(folder, "tokenizer.json")) is not None:
         return path, _read_tokenizer_json
-    if (path := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    path = find_file(folder, "vocab.json")
+    if path is not None and find_file(folder, "merges.txt") is not None:
         return path, _read_vocab_json
-    for path in (*sorted(folder.glob("*.tiktoken")), folder / "tokenizer.model"):
-        if path.is_file():
+    tiktoken = sorted(file.name for file in folder.glob("*.tiktoken"))
+    for name in (*tiktoken, "tokenizer.model"):
+        if (path := find_file(folder, name)) is not None:
             return path, _read_tiktoken
     raise ValueError(
         f"no tokenizer in {folder}: looked for tokenizer.json, vocab.json with merges.txt, "
@@ -163,11 +172,12 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
     if kind not in ("BPE", "Unigram", "WordLevel") or affix:
         raise ValueError(
             f"{path} must hold a model whose tokens are text (BPE without affixes, Unigram, "
-            f"WordLevel) to be matched with another, got {kind} with the affix {affix!r}"
+            f"WordLevel) to be matched with another, got {brief(str(kind))} with the affix "
+            f"{shown(affix)}"
         )
     tokens = model["vocab"]
     if kind == "Unigram":
-        tokens = {token: token_id for token_id, (token, _) in enumerate(tokens)}
+        tokens = {entry[0]: token_id for token_id, entry in enumerate(tokens)}
     added = tokenizer.get("added_tokens") or ()
     return _vocabulary(
         ((spelling.text(token), tokens[token]) for token in sorted(tokens, key=is_byte_token)),
@@ -184,14 +194,22 @@ def _read_vocab_json(path: Path) -> Vocabulary:
 
 def _read_tiktoken(path: Path) -> Vocabulary:
     texts = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    content = read_whole(path, most=_MAX_TIKTOKEN_BYTES)
+    for number, line in enumerate(content.splitlines(), start=1):
         if not (entry := _TIKTOKEN_LINE.fullmatch(line)):
             raise ValueError(
                 f"{path} must hold a token in base64 and its id in each line, line {number} is "
                 f"another; if it is a sentencepiece model, {_CONVERSION}"
             )
-        texts.append((base64.b64decode(entry[1]), int(entry[2])))
+        texts.append((_decoded(path, number, entry[1]), int(entry[2])))
     return _vocabulary(texts, [], _specials_in_folder(path, {}))
+
+
+def _decoded(path: Path, number: int, token: bytes) -> bytes:
+    try:
+        return base64.b64decode(token)
+    except ValueError as error:
+        raise ValueError(f"line {number} of {path} is not in base64: {error}") from error
 
 
 def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]:
@@ -223,124 +241,23 @@ def _vocabulary(
 ) -> Vocabulary:
     """Gather ids by text; an added or special token overrides the model's of the same id."""
     overridden = {*specials.values(), *(token_id for _, token_id in added)}
-    ids: dict[bytes, tuple[int, ...]] = {}
+    ids: dict[bytes, list[int]] = {}
     for text, token_id in texts:
         if token_id not in overridden:
-            ids[text] = (*ids.get(text, ()), token_id)
+            ids.setdefault(text, []).append(token_id)
     for text, token_id in added:
-        ids[text] = (*ids.get(text, ()), token_id)
+        ids.setdefault(text, []).append(token_id)
     for token_id in (*specials.values(), *itertools.chain.from_iterable(ids.values())):
-        if not isinstance(token_id, int) or token_id < 0:
-            raise ValueError(f"a token's id must be a whole number, got {token_id!r}")
-    return Vocabulary(ids=ids, specials=specials)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _read_json_if_any(path: Path) -> dict[str, Any]:
-    return _read_json(path) if path.is_file() else {}
-
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-_OUTSIDE = "\uffff"
-"""Translation of a character outside the byte-level alphabet: not a byte."""
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """Map GPT-2's characters to their bytes, as characters of Latin-1.
-
-    Printable bytes map to themselves; the others, in order, are moved up from U+0100.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    moved = (byte for byte in range(0x100) if byte not in printable)
-    alphabet = {byte: chr(byte) if byte in printable else _OUTSIDE for byte in range(0x100)}
-    return alphabet | {0x100 + place: chr(byte) for place, byte in enumerate(moved)}
-
-
-_BYTE_ALPHABET = _byte_alphabet()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spelling:
-    """Spelling of text in the token strings of one tokenizer."""
-
-    byte_level: bool
-    space: str = " "
-    """Text of a space, unless byte-level."""
-    byte_tokens: bool = False
-    """Read "<0xAB>" as the byte AB."""
-
-    def text(self, token: str) -> bytes:
-        """Decode a token; one with a character outside the byte alphabet is literal."""
-        if self.byte_level:
-            try:
-                return token.translate(_BYTE_ALPHABET).encode("latin-1")
-            except UnicodeEncodeError:
-                return token.encode()
-        if self.byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
-            return bytes.fromhex(byte[1])
-        return self.added_text(token)
-
-    def added_text(self, content: str) -> bytes:
-        """Decode a token added to the model: its text, with the mark of a space replaced."""
-        return content.replace(self.space, " ").encode()
-
-
-def is_byte_token(token: str) -> bool:
-    """Return True if a token is a byte as written by sentencepiece's byte fallback."""
-    return _BYTE_TOKEN.fullmatch(token) is not None
-
-
-def spelling_of(tokenizer: Mapping[str, Any]) -> Spelling:
-    """Read the spelling of a parsed tokenizer.json from its sections.
-
-    Raises:
-        ValueError: If its sections are those of several spellings.
-    """
-    steps = [
-        step
-        for section in ("normalizer", "pre_tokenizer", "decoder")
-        for step in _flat(tokenizer.get(section))
-    ]
-    spaces = {space for step in steps if (space := _space_mark(step)) is not None}
-    byte_level = any(step["type"] == "ByteLevel" for step in steps)
-    if byte_level + len(spaces) > 1:
-        spellings = [
-            *sorted(f"spaces as {space!r}" for space in spaces),
-            *["byte-level"] * byte_level,
-        ]
-        raise ValueError(f"a tokenizer must spell text in one way, got {', '.join(spellings)}")
-    byte_fallback = any(step["type"] == "ByteFallback" for step in steps)
-    return Spelling(
-        byte_level=byte_level,
-        space=spaces.pop() if spaces else " ",
-        byte_tokens=byte_fallback or bool(tokenizer["model"].get("byte_fallback")),
+        if not isinstance(token_id, int) or not 0 <= token_id < _MAX_ID:
+            raise ValueError(f"a token's id must be a whole number, got {shown(token_id)}")
+    return Vocabulary(
+        ids={text: tuple(of_text) for text, of_text in ids.items()}, specials=specials
     )
 
 
-def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield a section's steps, those inside sequences one by one."""
-    if step is None:
-        return
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for key in ("normalizers", "pretokenizers", "decoders"):
-        for inner in step.get(key, ()):
-            yield from _flat(inner)
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_object(path, of="a tokenizer", budget=_BUDGET)
 
 
-def _space_mark(step: Mapping[str, Any]) -> str | None:
-    """Return the character that a step encodes or decodes as a space; None if none."""
-    if step["type"] == "Metaspace":
-        return str(step["replacement"])
-    if step["type"] == "Replace":
-        pattern: str | None = step["pattern"].get("String")
-        if pattern == " ":
-            return str(step["content"])
-        if step["content"] == " ":
-            return pattern
-    return None
+def _read_json_if_any(path: Path) -> dict[str, Any]:
+    return _read_json(path) if find_file(path.parent, path.name) is not None else {}

@@ -1,22 +1,16 @@
-"""Sizes of a model, shapes of its canonical parts, and what its config says of both.
-
-Tensors of equal shapes may compute different functions: :func:`computed_entries` returns the
-entries of ``config.json`` that decide it.
-"""
+"""Sizes of a model, shapes of its canonical parts, and what its config says of both."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seme.architecture.config_entries import number
 from seme.architecture.families import count, setting
 from seme.architecture.parts import Family, Part, Place
+from seme.checkpoint.regular_file import shown
 
-DECISIVE = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim")
-"""Entries that divide tensors of equal shapes into different heads: models with different
-values cannot be merged."""
-_DEFAULT_ROPE = {"rope_theta": 10_000.0, "rope_type": "default"}
-_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 _SCALINGS = ("default", "linear", "llama3")
 _Settings = Mapping[str, Any]
 
@@ -37,7 +31,8 @@ def rotary_frequencies(
         2 n_pairs on are not rotated. Empty for learned positions.
 
     Raises:
-        ValueError: If the frequencies are scaled, but neither ``linear`` nor ``llama3``.
+        ValueError: If the frequencies are scaled, but neither ``linear`` nor ``llama3``, or an
+            entry they follow from is missing or out of range.
     """
     if family.positions == "learned":
         return ()
@@ -45,7 +40,7 @@ def rotary_frequencies(
     scaling = settings.get("rope_type", settings.get("type", "default"))
     if scaling not in _SCALINGS:
         raise ValueError(
-            f"rotary frequencies are known for rope_type {sorted(_SCALINGS)}, got {scaling!r} "
+            f"rotary frequencies are known for rope_type {sorted(_SCALINGS)}, got {shown(scaling)} "
             f"in this {family.model_type} model: its heads cannot be matched with those of "
             "another; merge it with models in the same frame only"
         )
@@ -53,7 +48,8 @@ def rotary_frequencies(
     theta = _theta(config, family, settings)
     plain = tuple(theta ** (-2 * pair / rotated) for pair in range(rotated // 2))
     if scaling == "linear":
-        return tuple(frequency / setting(settings, "factor") for frequency in plain)
+        factor = _positive(settings, "factor", setting(settings, "factor"))
+        return tuple(frequency / factor for frequency in plain)
     if scaling == "llama3":
         return _llama3(plain, settings, _trained_positions(config, settings))
     return plain
@@ -68,7 +64,8 @@ def _settings(config: Mapping[str, Any], family: Family, layer: int) -> _Setting
     kind = _attention_type(config, layer)
     local = kind == "sliding_attention" and family.local_rope_theta is not None
     if nested:
-        settings = settings.get(kind) or {}
+        inner = settings.get(kind)
+        settings = inner if isinstance(inner, Mapping) else {}
     elif local:
         settings = {}
     local_theta = config.get("rope_local_base_freq", family.local_rope_theta)
@@ -76,40 +73,61 @@ def _settings(config: Mapping[str, Any], family: Family, layer: int) -> _Setting
 
 
 def _attention_type(config: Mapping[str, Any], layer: int) -> str:
-    if config.get("layer_types"):
-        return str(config["layer_types"][layer])
-    pattern = setting(config, "sliding_window_pattern", "_sliding_window_pattern")
+    types = config.get("layer_types")
+    if types:
+        if layer >= len(types):
+            raise ValueError(
+                f"config.json of a {config.get('model_type')} model must give a type for every "
+                f"layer in layer_types, got {len(types)} and layer {layer}"
+            )
+        return str(types[layer])
+    pattern = count(config, "sliding_window_pattern", "_sliding_window_pattern")
     return "sliding_attention" if (layer + 1) % pattern else "full_attention"
 
 
 def _theta(config: Mapping[str, Any], family: Family, settings: _Settings) -> float:
-    for theta in (settings.get("rope_theta"), config.get("rope_theta")):
-        if theta is not None:
-            return float(theta)
-    return float(config.get("rotary_emb_base", family.rope_theta))
+    given = (
+        settings.get("rope_theta"),
+        config.get("rope_theta"),
+        config.get("rotary_emb_base"),
+    )
+    theta = next((value for value in given if value is not None), family.rope_theta)
+    return _positive(config, "rope_theta", theta)
 
 
 def _share(config: Mapping[str, Any], family: Family, settings: _Settings) -> float:
     if family.rotary_share is None:
         return 1.0
-    for entries in (settings, config):
-        if entries.get("partial_rotary_factor") is not None:
-            return float(entries["partial_rotary_factor"])
-    return float(config.get("rotary_pct", family.rotary_share))
+    name = "partial_rotary_factor"
+    given = (settings.get(name), config.get(name), config.get("rotary_pct"))
+    share = next((value for value in given if value is not None), family.rotary_share)
+    return number(config, name, share, least=0, most=1)
 
 
 def _trained_positions(config: Mapping[str, Any], settings: _Settings) -> float:
     """Return the context length before the frequencies were scaled."""
     name = "original_max_position_embeddings"
-    return float(settings.get(name) or setting(config, name, "max_position_embeddings"))
+    given = settings.get(name) or setting(config, name, "max_position_embeddings")
+    return _positive(config, name, given)
+
+
+def _positive(config: Mapping[str, Any], name: str, value: object) -> float:
+    return number(config, name, value, least=1e-30, most=1e30)
 
 
 def _llama3(
     plain: tuple[float, ...], settings: _Settings, trained_positions: float
 ) -> tuple[float, ...]:
     """Divide low frequencies by a factor, keep high ones, interpolate in between."""
-    low, high = (setting(settings, f"{end}_freq_factor") for end in ("low", "high"))
-    factor = setting(settings, "factor")
+    low, high, factor = (
+        _positive(settings, name, setting(settings, name))
+        for name in ("low_freq_factor", "high_freq_factor", "factor")
+    )
+    if low >= high:
+        raise ValueError(
+            f"low_freq_factor of llama3's rotary scaling must be below high_freq_factor, got "
+            f"{low:g} and {high:g}"
+        )
     scaled = []
     for frequency in plain:
         turns = trained_positions * frequency / (2 * math.pi)
@@ -175,12 +193,19 @@ def measure(
         shape_of: Returns the canonical shape of a part that is stored alone.
 
     Raises:
-        ValueError: If the configuration lacks a size.
+        ValueError: If the configuration lacks a size or it is out of range, or one of the
+            tensors it is compared with is no matrix.
     """
-    n_tokens, width = shape_of(Place(Part.EMBEDDING))
+    n_tokens, width = _matrix(shape_of, Place(Part.EMBEDDING))
     heads = ("num_attention_heads", "n_head")
     n_heads = count(config, *heads)
-    head_dim = shape_of(Place(Part.O, 0))[1] // n_heads
+    n_columns = _matrix(shape_of, Place(Part.O, 0))[1]
+    head_dim = n_columns // n_heads
+    if head_dim < 1:
+        raise ValueError(
+            f"config.json gives {n_heads} attention heads, but attention's output has only "
+            f"{n_columns} columns to divide into heads"
+        )
     return Dimensions(
         n_tokens=n_tokens,
         width=width,
@@ -191,12 +216,21 @@ def measure(
         n_neurons=(
             count(config, "intermediate_size")
             if family.n_experts
-            else shape_of(Place(Part.DOWN, 0))[1]
+            else _matrix(shape_of, Place(Part.DOWN, 0))[1]
         ),
-        norm_eps=setting(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+        norm_eps=number(config, "the norms' epsilon", setting(config, *_EPSILONS), least=0),
         attention_scale=_attention_scale(config, family, head_dim),
         rotary_by_layer=_frequencies(config, family, head_dim),
     )
+
+
+def _matrix(shape_of: Callable[[Place], tuple[int, ...]], place: Place) -> tuple[int, int]:
+    """Return the shape of a part that must be a matrix."""
+    match shape_of(place):
+        case (int(rows), int(columns)):
+            return rows, columns
+        case shape:
+            raise ValueError(f"{place} must be a matrix, got the shape {shape}")
 
 
 def canonical_shapes(family: Family, sizes: Dimensions) -> dict[Part, tuple[int, ...]]:
@@ -233,8 +267,8 @@ def canonical_shapes(family: Family, sizes: Dimensions) -> dict[Part, tuple[int,
 
 
 def _attention_scale(config: Mapping[str, Any], family: Family, head_dim: int) -> float:
-    scalar = setting(config, family.query_scalar) if family.query_scalar else head_dim
-    return 1 / math.sqrt(scalar)
+    name = family.query_scalar
+    return 1 / math.sqrt(_positive(config, name, setting(config, name)) if name else head_dim)
 
 
 def _frequencies(
@@ -248,41 +282,3 @@ def _frequencies(
         )
     except ValueError as error:
         return str(error)
-
-
-def activation(config: Mapping[str, Any]) -> str:
-    """Return the name of the MLP's activation; ``the default`` if the config has none."""
-    name = next((str(config[key]) for key in _ACTIVATIONS if config.get(key)), "the default")
-    return {"swish": "silu"}.get(name, name)
-
-
-def computed_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config entries that decide what a tensor of a given shape computes.
-
-    Args:
-        config: The parsed ``config.json``; only the text part of a model of text and images is
-            used.
-
-    Returns:
-        Entry to value, None if it is missing; names are the same for transformers 4 and 5.
-    """
-    text = {**config, **(config.get("text_config") or {})}  # a model of text and images
-    heads = text.get("num_attention_heads", text.get("n_head"))
-    width = text.get("hidden_size")
-    return {
-        "model_type": text.get("model_type"),
-        "hidden_act": text.get("hidden_act"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or (width // heads if width and heads else None),
-        **_rope(text),
-    }
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary embedding's entries, under the same names for transformers 4 and 5."""
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    if "type" in rope:  # the older name
-        rope.setdefault("rope_type", rope.pop("type"))
-    top_level = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
-    return _DEFAULT_ROPE | rope | top_level

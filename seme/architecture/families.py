@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seme.architecture.parts import Family, Part, Stored
+from seme.architecture.tensor_names import advice_on_wrapper
+from seme.checkpoint.regular_file import shown
 
 
 def _one(part: Part, **layout: Any) -> Stored:  # noqa: ANN401  (Stored's own fields)
@@ -147,6 +149,7 @@ _QWEN3_MOE_LAYER = {
     "mlp.experts.*.up_proj.weight": _one(Part.EXPERT_UP, present="sparse"),
     "mlp.experts.*.down_proj.weight": _one(Part.EXPERT_DOWN, present="sparse"),
 }
+_EXPERTS = ("num_local_experts", "num_experts")
 _EXPERTS_UNMATCHED = "the experts of two mixtures cannot be matched with each other yet"
 
 
@@ -263,18 +266,16 @@ def family_of(config: Mapping[str, Any]) -> Family:
         or config.get("scale_attn_weights") is False
     ):
         raise ValueError(
-            f"config.json of a {model_type} model must have scale_attn_weights: true and "
-            "scale_attn_by_inverse_layer_idx: false: attention is scaled by the head's "
-            "dimension"
+            f"config.json of a {model_type} model must have scale_attn_weights: true and scale_"
+            "attn_by_inverse_layer_idx: false: attention is scaled by the head's dimension"
         )
     family = _FAMILIES[model_type]
     mixture = any(pattern.count("*") > 1 for pattern in family.stored)
-    experts = ("num_local_experts", "num_experts")
     return replace(
         family,
         model_type=model_type,
         n_layers=count(config, "num_hidden_layers", "n_layer"),
-        n_experts=count(config, *experts) if mixture else 0,
+        n_experts=count(config, *_EXPERTS) if mixture else 0,
         tied=config.get("tie_word_embeddings", family.tied),
         parallel=config.get("use_parallel_residual", family.parallel),
     )
@@ -291,7 +292,7 @@ def setting(config: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  (JS
             return config[name]
     raise ValueError(
         f"config.json of a {config.get('model_type')} model must say {' or '.join(names)}, got "
-        f"only {sorted(config)}"
+        f"only {shown(sorted(config))}"
     )
 
 
@@ -305,7 +306,7 @@ def count(config: Mapping[str, Any], *names: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(
             f"config.json of a {config.get('model_type')} model must give an integer of at "
-            f"least 1 for {' or '.join(names)}, got {number!r}"
+            f"least 1 for {' or '.join(names)}, got {shown(number)}"
         )
     return number
 
@@ -340,10 +341,9 @@ def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
             offset = 1.0 if config.get("model_type") in _OFFSET_GAINS else 0.0
             name = embedding if tied else head
             return Readout(head=name, norm=norm, gain_offset=offset, tied=tied)
-    pairs = [(embedding, norm) for _, embedding, norm in _READOUTS]
+    advice = advice_on_wrapper(names, "it") or "; add it to seme/architecture/families.py"
     raise ValueError(
-        "semantic bases need embedding and final norm: one of the pairs "
-        f"{pairs} was expected in the checkpoint (model_type {config.get('model_type')!r}), "
-        f"whose tensors begin with {sorted(names)[:3]}; add its names to "
-        "seme/architecture/families.py"
+        f"semantic bases need embedding and final norm: one of {[r[1:] for r in _READOUTS]} was "
+        f"expected in the checkpoint (model_type {config.get('model_type')!r}), whose tensors "
+        f"begin with {sorted(names)[:3]}{advice}"
     )

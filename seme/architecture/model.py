@@ -170,6 +170,8 @@ class CanonicalModel:
         """Return the canonical shape of a part that is stored alone."""
         name = self._names[place]
         shape = self.weights.shape(name)
+        if not shape:
+            raise ValueError(f"{name} must hold {place}, got a single number")
         return shape[::-1] if self._layout(name).transposed else shape
 
     def _listed(self, name: str) -> str:
@@ -208,6 +210,12 @@ def places_in(family: Family, names: Sequence[str]) -> dict[str, tuple[Place, ..
         ValueError: If a tensor is not in the table, its layer or expert is beyond those of the
             configuration, two tensors hold one part, or a tensor is missing.
     """
+    most = max(family.n_layers, family.n_experts)
+    if most > len(names):
+        raise ValueError(
+            f"config.json gives this {family.model_type} model {most} layers or experts, the "
+            f"checkpoint has {len(names)} tensors"
+        )
     layouts = {name: layout_of(family, name) for name in names}
     unknown = [name for name, stored in layouts.items() if stored is None]
     _refuse(

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import xxhash
 
+from seme.checkpoint.json_text import parse_object
+from seme.checkpoint.regular_file import read_whole
+
+_MAX_ENTRY_BYTES = 1_000_000
 _TICK_NS = 2_000_000_000
 """Coarsest resolution of a modification time: 2 s on FAT, 10 ms or less elsewhere."""
 
@@ -38,7 +42,7 @@ def cached_hash(files: Sequence[Path], compute: Callable[[], str]) -> str:
     states = [_state(file) for file in files]
     if any(modified > settled_before for *_, modified in states):
         return compute()
-    key = xxhash.xxh3_128_hexdigest("\0".join(path for path, *_ in states).encode())
+    key = xxhash.xxh3_128_hexdigest(os.fsencode("\0".join(path for path, *_ in states)))
     entry = cache_folder() / "content" / f"{key}.json"
     state: dict[str, object] = {"files": [list(state) for state in states]}
     cached = _read(entry)
@@ -68,10 +72,9 @@ def _state(file: Path) -> tuple[str, int, int]:
 def _read(entry: Path) -> dict[str, object]:
     """Read an entry; empty if absent or damaged."""
     try:
-        parsed = json.loads(entry.read_text())
-    except (OSError, ValueError):
+        return parse_object(read_whole(entry, most=_MAX_ENTRY_BYTES), what=str(entry))
+    except ValueError:  # absent included; it is written anew
         return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _write(entry: Path, text: str) -> None:

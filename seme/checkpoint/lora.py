@@ -6,19 +6,21 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import xxhash
 from torch import Tensor
 
+from seme.checkpoint.adapter_base import disagreement
 from seme.checkpoint.hash_cache import cached_hash
 from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
 from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors
 from seme.checkpoint.model_folder import ModelFolder, locate, read_object
+from seme.checkpoint.opening import open_model
 from seme.checkpoint.protocol import Readable
-from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.regular_file import find_file
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -37,7 +39,13 @@ class AdaptedCheckpoint:
     """Base with an adapter merged in; implements :class:`seme.checkpoint.protocol.Weights`."""
 
     def __init__(
-        self, adapter: ModelFolder, base: Checkpoint, settings: LoraSettings, changes: Changes
+        self,
+        adapter: ModelFolder,
+        base: Checkpoint,
+        settings: LoraSettings,
+        changes: Changes,
+        *,
+        other_base: str | None = None,
     ) -> None:
         """Combine the two; :func:`open_adapter` does the checking.
 
@@ -46,12 +54,15 @@ class AdaptedCheckpoint:
             base: Opened for this adapter alone: bytes read from it count as read here.
             settings: What the adapter's configuration says.
             changes: What the adapter's file holds.
+            other_base: See :attr:`other_base`.
         """
         self.path = adapter.folder
         """The adapter's folder."""
         self.commit = adapter.commit
         """Commit of the adapter's Hub repository, not the base's; None for local folders."""
         self.base = base
+        self.other_base = other_base
+        """What says that the adapter was trained on another base; None if nothing does."""
         self.config = base.config
         """The base's parsed ``config.json``."""
         self._settings = settings
@@ -143,7 +154,7 @@ class AdaptedCheckpoint:
         return xxhash.xxh3_128_hexdigest(f"{base}\0{adapter}".encode())
 
     def _compute_hash(self) -> str:
-        settings = json.dumps(asdict(self._settings))  # patterns in order: the first match wins
+        settings = json.dumps(self._settings.as_json())
         digest = xxhash.xxh3_128(settings.encode())
         for name, stored in sorted(read_header(self.path / ADAPTER_FILE).items()):
             digest.update(f"{name}\0{stored.spec.dtype}\0{stored.spec.shape}\0".encode())
@@ -185,22 +196,25 @@ def open_adapter(
     adapter = locate(location, revision=revision, root=root)
     folder = adapter.folder
     config = read_object(folder / ADAPTER_CONFIG, of="a PEFT adapter")
-    file = folder / ADAPTER_FILE
-    if not file.is_file():
+    file = find_file(folder, ADAPTER_FILE)
+    if file is None:
         raise ValueError(
             f"{folder} has no {ADAPTER_FILE}: adapters are read from safetensors only; save it "
             "with PEFT's save_pretrained(safe_serialization=True)"
         )
-    if base is None:
+    other_base = None
+    if base is not None:
+        other_base = disagreement(config, base, base_revision, root=root)
+    else:
         base, base_revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str | Path) or not str(base):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
     with _noting(f"while opening the base of the adapter {folder}"):
-        opened = open_checkpoint(base, revision=base_revision, root=root)
+        opened = open_model(base, revision=base_revision, root=root)
     with _noting(f"while reading the adapter {folder} of the base {opened.path}"):
         settings = parse_lora_config(config)
         changes = match_tensors(opened, settings, read_header(file))
-    return AdaptedCheckpoint(adapter, opened, settings, changes)
+    return AdaptedCheckpoint(adapter, opened, settings, changes, other_base=other_base)
 
 
 def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:

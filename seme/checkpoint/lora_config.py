@@ -6,10 +6,13 @@ The names are those of PEFT's ``adapter_config.json``.
 """
 
 import math
-import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from seme.checkpoint.module_patterns import ModulePatterns
+from seme.checkpoint.regular_file import brief, shown
 
 _T = TypeVar("_T")
 
@@ -61,9 +64,9 @@ class LoraSettings:
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
+    rank_pattern: ModulePatterns[int]
     """Regular expression of the end of a module's name to its rank; the first match wins."""
-    alpha_pattern: Mapping[str, float]
+    alpha_pattern: ModulePatterns[float]
     rank_stabilised: bool
     """rsLoRA."""
     decomposed: bool
@@ -73,12 +76,24 @@ class LoraSettings:
 
     def rank_of(self, module: str) -> int:
         """Return the rank of the factors of a module, given its name in the base model."""
-        return _first_match(self.rank_pattern, module, self.rank)
+        return self.rank_pattern.value_of(module, self.rank)
 
     def scaling_of(self, module: str) -> float:
         """Return the factor s of s B A in a module."""
-        rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank_of(module), self.alpha_pattern.value_of(module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all settings as JSON holds them; patterns in their order."""
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "rank_pattern": dict(self.rank_pattern.values),
+            "alpha_pattern": dict(self.alpha_pattern.values),
+            "rank_stabilised": self.rank_stabilised,
+            "decomposed": self.decomposed,
+            "transposed": self.transposed,
+        }
 
 
 def parse_lora_config(config: Mapping[str, Any]) -> LoraSettings:
@@ -96,25 +111,27 @@ def parse_lora_config(config: Mapping[str, Any]) -> LoraSettings:
         alpha=_number("lora_alpha", config.get("lora_alpha")),
         rank_pattern=_patterns("rank_pattern", config, _positive_rank),
         alpha_pattern=_patterns("alpha_pattern", config, _number),
-        rank_stabilised=bool(config.get("use_rslora")),
-        decomposed=bool(config.get("use_dora")),
-        transposed=bool(config.get("fan_in_fan_out")),
+        rank_stabilised=_switch("use_rslora", config),
+        decomposed=_switch("use_dora", config),
+        transposed=_switch("fan_in_fan_out", config),
     )
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ValueError(f"peft_type must be LORA, got {kind!r}: merge it into its base first")
+        raise ValueError(
+            f"peft_type must be LORA, got {shown(kind)}: merge it into its base first"
+        )
     if config.get("bias", "none") != "none":
         raise ValueError(
-            f"bias must be 'none', got {config['bias']!r}: such an adapter changes its base "
+            f"bias must be 'none', got {shown(config['bias'])}: such an adapter changes its base "
             "even when it is switched off; merge it into its base first"
         )
     initial = config.get("init_lora_weights", True)
     if initial not in _BASE_UNTOUCHED:
         raise ValueError(
-            f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {initial!r}: that "
+            f"init_lora_weights must be one of {_BASE_UNTOUCHED}, got {shown(initial)}: that "
             "changes the adapter's base; save it converted to a plain LoRA first (PEFT: "
             "save_pretrained(path_initial_model_for_weight_conversion=...))"
         )
@@ -126,42 +143,40 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     unknown = sorted(key for key in config.keys() - _READ - _WITHOUT_EFFECT if config[key])
     if unknown:
         raise ValueError(
-            f"{unknown[0]} is {config[unknown[0]]!r}, which is not supported in adapters: "
-            "merge it into its base first"
+            f"{brief(unknown[0])} is {shown(config[unknown[0]])}, which is not supported "
+            "in adapters: merge it into its base first"
         )
+
+
+def _switch(name: str, config: Mapping[str, Any]) -> bool:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {shown(value)}")
+    return bool(value)
 
 
 def _positive_rank(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least 1, got {shown(value)}")
     return value
 
 
 def _number(name: str, value: object) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if not is_number or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be a finite number, got {shown(value)}")
     return value  # type: ignore[return-value]
 
 
-def _patterns(name: str, config: Mapping[str, Any], check: Any) -> dict[str, Any]:  # noqa: ANN401
+def _patterns(
+    name: str, config: Mapping[str, Any], check: Callable[[str, object], _T]
+) -> ModulePatterns[_T]:
     """Read a mapping of regular expressions to numbers; absent is empty."""
     patterns = config.get(name) or {}
     if not isinstance(patterns, Mapping):
-        raise ValueError(f"{name} must map module names to numbers, got {patterns!r:.80}")
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"{name} has the invalid regular expression {pattern!r}"
-            ) from error
-    return {pattern: check(f"{name}[{pattern}]", value) for pattern, value in patterns.items()}
-
-
-def _first_match(patterns: Mapping[str, _T], module: str, default: _T) -> _T:
-    """Return the value of the first pattern that a module's name, or its ending, matches."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+        raise ValueError(f"{name} must map module names to numbers, got {shown(patterns)}")
+    values = {
+        pattern: check(f"{name}[{brief(pattern)}]", value)
+        for pattern, value in patterns.items()
+    }
+    return ModulePatterns(name, values)

@@ -171,15 +171,23 @@ def match_tensors(
                     f"{key} has shape {tensor.spec.shape}, but {name} of the base has "
                     f"{base.shape(name)}: resize the base as for the adapter's training"
                 )
+            _demand_new(name, replaced, key)
             replaced[name] = tensor
         else:
             parts.setdefault(module, {})[part] = tensor
     adapted: dict[str, StoredFactors] = {}
     for module, module_parts in parts.items():
         name = _name_in(base, f"{module}.weight", module)
+        _demand_new(name, adapted, module)
         adapted[name] = _factors(settings, module, module_parts, base.shape(name))
     _refuse_tied(base, (*replaced, *adapted))
     return Changes(replaced=replaced, adapted=adapted)
+
+
+def _demand_new(name: str, changed: Mapping[str, object], key: str) -> None:
+    """Refuse a second change of one weight, of which only one could be kept."""
+    if name in changed:
+        raise ValueError(f"{key} of the adapter changes {name} of the base a second time")
 
 
 def _place_of(key: str) -> tuple[str, str | None]:

@@ -1,30 +1,43 @@
 """Model folders: local ones and snapshots in the Hugging Face Hub's cache; their JSON files."""
 
-import json
 import os
 import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 
+from seme.checkpoint.json_text import BUDGET, parse_object
+from seme.checkpoint.regular_file import find_file, is_file_name, read_whole, shown
+
 INDEX_FILE = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_MAX_JSON_BYTES = 50_000_000
+"""More than twice the index of the largest models."""
+_MAX_LOCATION = 1000
+"""Characters of a location that an error repeats."""
 _WEIGHTS = "*.safetensors"
-_FILES = [
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.tiktoken",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "LICENSE*",
+MODEL_FILES = (
+    *("config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken"),
+    *("tokenizer.model.v*", "tekken.json", "bpe.codes", "dict.txt", "emoji.json"),
+    *("entity_vocab.json", "vocab-src.json", "vocab-tgt.json", "normalizer.json"),
+    *("*.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json"),
+    *("video_preprocessor_config.json", "audio_tokenizer_config.json"),
+)
+"""Files of a model beside its weights that transformers reads: what a merge copies."""
+TEMPLATES = "additional_chat_templates"
+"""Folder of a tokenizer's named chat templates, as transformers writes them."""
+_FETCHED = ["*.json", "LICENSE*", f"{TEMPLATES}/*.jinja", *MODEL_FILES]
+_NEVER_FETCHED = [
+    *("*.py", "consolidated*", "*.bin", "*.pt", "*.pth"),
+    *("*/*.json", "*/*.safetensors", "*/*.model", "*/*.tiktoken", "*/*.txt", "*/*.codes"),
+    *("LICENSE*/*", "tokenizer.model.v*/*", "[!a]*/*.jinja"),
 ]
-_NEVER_FETCHED = ["*/*", "*.py", "consolidated*", "*.bin", "*.pt", "*.pth"]
 _TRUE = {"1", "true", "yes", "on"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -55,23 +68,41 @@ def locate(
     Raises:
         ValueError: If there is no such folder, or the Hub does not deliver the model.
     """
-    folder = root / Path(location).expanduser()
-    if folder.is_dir():
+    folder = _expanded(location, root)
+    if folder is not None and folder.is_dir():
         if revision is not None:
             raise ValueError(
                 f"revision is for Hub ids only, got {revision!r} for the folder {folder}: "
                 "remove it from the configuration"
             )
         return ModelFolder(folder=folder, commit=None)
-    if isinstance(location, Path) or not _HUB_ID.fullmatch(location):
+    if folder is None or isinstance(location, Path) or not _HUB_ID.fullmatch(location):
         raise ValueError(
-            f"no model folder at {folder}: give an existing folder (relative to {root}) or a "
-            "Hugging Face Hub id such as org/name"
+            f"no model folder at {_bare(folder or location)}: give an existing folder (relative "
+            f"to {root}) or a Hugging Face Hub id such as org/name"
         )
+    if revision is not None and not isinstance(revision, str):
+        raise ValueError(f"the revision of {location} must be text, got {shown(revision)}")
     snapshot = _fetch(location, revision, folder, weights)
     return ModelFolder(
         folder=snapshot, commit=snapshot.name
     )  # the cache names snapshots by commit
+
+
+def _expanded(location: str | Path, root: Path) -> Path | None:
+    """Return the path of a folder, ``~`` replaced; None if no folder can have it."""
+    try:
+        folder = root / Path(location).expanduser()
+        folder.is_dir()  # fails for names that are too long
+    except (OSError, RuntimeError, ValueError):  # the second: ~ of an unknown user
+        return None
+    return folder
+
+
+def _bare(location: str | Path) -> str:
+    """Return a location for a message: as it is, or briefly if it is long or not printable."""
+    text = str(location)
+    return text if text.isprintable() and len(text) <= _MAX_LOCATION else shown(text)
 
 
 def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
@@ -93,25 +124,23 @@ def lfs_blobs(files: Iterable[Path]) -> list[str] | None:
     return [target.name for _, target in targets] if are_blobs else None
 
 
-def read_object(path: Path, *, of: str) -> dict[str, Any]:
+def read_object(path: Path, *, of: str, budget: int = BUDGET) -> dict[str, Any]:
     """Read a file that must hold a JSON object.
 
     Args:
         path: The file.
         of: Kind of folder that must have the file, such as "a model folder"; for the error.
+        budget: Most bytes of memory that parsing may take beyond the file's size.
 
     Raises:
-        ValueError: If the file is absent or holds anything but a JSON object.
+        ValueError: If the file is absent, is no regular file of its folder, or holds anything
+            but a JSON object; see :func:`seme.checkpoint.json_text.parse_object`.
     """
-    if not path.is_file():
+    found = find_file(path.parent, path.name)
+    if found is None:
         raise ValueError(f"{path.parent} has no {path.name}: it is not {of}")
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be parsed: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {parsed!r:.40}")
-    return parsed
+    text = read_whole(found, most=_MAX_JSON_BYTES)
+    return parse_object(text, what=str(path), budget=budget)
 
 
 def read_index(folder: Path) -> dict[str, str]:
@@ -124,14 +153,14 @@ def read_index(folder: Path) -> dict[str, str]:
         ValueError: If there is no index, or it is malformed or points out of the folder.
     """
     placed = read_object(folder / INDEX_FILE, of="a sharded model").get("weight_map")
+    path = folder / INDEX_FILE
     if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
-        raise ValueError(f"{folder / INDEX_FILE} must map tensor names to files in weight_map")
+        raise ValueError(f"{path} must map tensor names to files in weight_map")
     for shard in sorted(set(placed.values())):
-        parts = PurePosixPath(shard.replace("\\", "/"))
-        if parts.is_absolute() or len(parts.parts) != 1 or ".." in parts.parts:
+        if not is_file_name(shard):
             raise ValueError(
-                f"{INDEX_FILE} in {folder} names the shard {shard!r}: index paths are confined "
-                "to the model folder"
+                f"{path} names the shard {shown(shard)}: index paths are confined to the model "
+                "folder, and are names of files"
             )
     return placed
 
@@ -144,7 +173,7 @@ def _fetch(hub_id: str, revision: str | None, folder: Path, weights: bool) -> Pa
             huggingface_hub.snapshot_download(
                 hub_id,
                 revision=revision,
-                allow_patterns=[_WEIGHTS, *_FILES] if weights else _FILES,
+                allow_patterns=[_WEIGHTS, *_FETCHED] if weights else _FETCHED,
                 ignore_patterns=_NEVER_FETCHED,
                 local_files_only=offline,
             )

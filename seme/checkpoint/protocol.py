@@ -50,7 +50,7 @@ class Weights(Protocol):
 
 
 def describe(index: int, source: Weights) -> str:
-    """Name a source in a message: its index in the configuration and its folder."""
+    """Name a source in a message: its index in ``models.sources``, from 0, and its folder."""
     return f"source {index} ({source.path})"
 
 

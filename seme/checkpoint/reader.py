@@ -1,7 +1,7 @@
 """Read checkpoints: open them from their headers, read one tensor at a time."""
 
 import math
-import re
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -12,9 +12,20 @@ import torch
 import xxhash
 from torch import Tensor
 
+from seme.architecture.config_entries import check_config
 from seme.architecture.families import EMBEDDINGS, HEADS, UNTIED_BY_DEFAULT
 from seme.checkpoint.hash_cache import cached_hash
-from seme.checkpoint.model_folder import INDEX_FILE, lfs_blobs, locate, read_index, read_object
+from seme.checkpoint.model_folder import (
+    INDEX_FILE,
+    MODEL_FILES,
+    TEMPLATES,
+    lfs_blobs,
+    locate,
+    read_index,
+    read_object,
+)
+from seme.checkpoint.quantised import refuse_quantised
+from seme.checkpoint.regular_file import brief, find_file, open_regular
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -24,25 +35,9 @@ from seme.checkpoint.safetensors_file import (
 )
 
 SINGLE_FILE = "model.safetensors"
+_BLOCK_BYTES = 1 << 20
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-)
-_MORE_TEMPLATES = "additional_chat_templates"
-"""Folder of a tokenizer's named chat templates, as transformers writes them."""
 _NEVER = (*_PICKLES, "*.py", "*.safetensors", "*.index.json", "*.md")
-_WEIGHT = re.compile(r"(^|[._])q?weight([._:]|$)")
-_DEQUANTISERS = ("absmax", "codebook", "scale", "zero")
-"""Parts of the names of tensors that dequantise a weight."""
 
 
 class Checkpoint:
@@ -130,9 +125,18 @@ class Checkpoint:
         return OpenedTensor(stored, self._files[stored.path], name, self._count)
 
     def model_files(self) -> tuple[Path, ...]:
-        """Return config, tokenizer and chat templates, sorted: what a merge copies."""
-        more = (self.path / _MORE_TEMPLATES).glob("*.jinja")
-        return (*files_like(self.path, _MODEL_FILES), *sorted(more))
+        """Return config, tokenizer, processors and chat templates, sorted: what a merge copies.
+
+        Raises:
+            ValueError: If one is no regular file, or a link out of the folder.
+        """
+        more = sorted(path.name for path in (self.path / TEMPLATES).glob("*.jinja"))
+        found = (find_file(self.path, f"{TEMPLATES}/{name}") for name in more)
+        return (*files_like(self.path, MODEL_FILES), *filter(None, found))
+
+    def code_files(self) -> tuple[str, ...]:
+        """Return names of Python files of the folder, sorted: never copied, never run."""
+        return tuple(sorted(path.name for path in self.path.glob("*.py")))
 
     def content_hash(self) -> str:
         """Hash the model's content: tensors, config, tokenizer; not their layout in files.
@@ -174,9 +178,11 @@ class Checkpoint:
     def _with_model_files(self, digest: xxhash.xxh3_128) -> str:
         """Add the model files to a digest and return it in hexadecimal."""
         for file in self.model_files():
-            content = file.read_bytes()
-            digest.update(f"{file.name}\0{len(content)}\0".encode())
-            digest.update(content)
+            with open(open_regular(file), "rb") as opened:  # noqa: PTH123 (a descriptor)
+                size = os.fstat(opened.fileno()).st_size
+                digest.update(os.fsencode(f"{file.name}\0{size}\0"))
+                while block := opened.read(_BLOCK_BYTES):
+                    digest.update(block)
         return digest.hexdigest()
 
     def _are_equal(self, name: str, other: str) -> bool:
@@ -218,8 +224,12 @@ def open_checkpoint(
     config = read_object(model.folder / "config.json", of="a model folder")
     stored = _read_headers(model.folder)
     refuse_quantised(model.folder, config, stored)
+    shapes = {name: tensor.spec.shape for name, tensor in stored.items()}
+    check_config(config, shapes, path=model.folder / "config.json")
     _refuse_missing_head(model.folder, config, stored)
-    return Checkpoint(model.folder, config, stored, commit=model.commit)
+    checkpoint = Checkpoint(model.folder, config, stored, commit=model.commit)
+    checkpoint.model_files()  # refused now rather than when they are hashed or copied
+    return checkpoint
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -229,66 +239,31 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
 
 def files_like(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
-    """Return a folder's own files matching a pattern, sorted; never weights, code or cards."""
-    return tuple(
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and any(fnmatchcase(file.name, pattern) for pattern in patterns)
-        and not any(fnmatchcase(file.name, pattern) for pattern in _NEVER)
-    )
-
-
-def refuse_quantised(
-    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
-) -> None:
-    """Refuse a quantised checkpoint, which would merge into nonsense without an error.
-
-    A checkpoint is quantised if an integer tensor is named like a weight or has a sibling that
-    dequantises it (scales, zero points, codebooks), or if its configuration says so. Other
-    integers (positions, masks, counters) are copied by a merge. Float8, float4 and complex
-    dtypes are refused when the header is read.
-
-    Args:
-        folder: The model's folder.
-        config: The parsed ``config.json``.
-        stored: The tensors by name, from the headers.
+    """Return a folder's own files matching a pattern, sorted; never weights, code or cards.
 
     Raises:
-        ValueError: If it is quantised; names the first such tensor and its file, or the entry.
+        ValueError: If one is no regular file, or a link out of the folder.
     """
-    split = {name: name.rpartition(".") for name in sorted(stored)}
-    quantised_modules = {
-        module for module, _, leaf in split.values() if any(d in leaf for d in _DEQUANTISERS)
-    }
-    for name, (module, _, _) in split.items():
-        dtype = stored[name].spec.dtype
-        if dtype.is_floating_point or dtype == torch.bool:
-            continue
-        if _WEIGHT.search(name) or module in quantised_modules:
-            raise ValueError(
-                f"{folder} is quantised: {name} ({dtype}) in {stored[name].path.name} is a "
-                "part of packed weights; use the checkpoint it was quantised from"
-            )
-    stated = config.get("quantization_config")
-    if stated:
-        raise ValueError(
-            f"{folder} is quantised: its config.json has quantization_config {stated!r:.80}; "
-            "use the checkpoint it was quantised from, or remove the entry if it is wrong"
-        )
+    names = [
+        name
+        for name in sorted(os.listdir(folder))  # noqa: PTH208 (names)
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+        and not any(fnmatchcase(name, pattern) for pattern in _NEVER)
+    ]
+    return tuple(filter(None, (find_file(folder, name) for name in names)))
 
 
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Read the headers of all the weights of a folder."""
-    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-    if single.exists() and index.exists():
+    single, index = find_file(folder, SINGLE_FILE), find_file(folder, INDEX_FILE)
+    if single is not None and index is not None:
         raise ValueError(
             f"{folder} holds both {SINGLE_FILE} and {INDEX_FILE}; one of them is stale: delete "
             "the one that is not the model"
         )
-    if single.exists():
+    if single is not None:
         return read_header(single)
-    if index.exists():
+    if index is not None:
         return _read_sharded(folder)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles:
@@ -299,7 +274,7 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
 def _how_to_convert(folder: Path, pickles: list[str]) -> str:
     """Return the error message for pickled weights, with the command that converts them."""
     return (
-        f"{folder} holds pickled weights ({', '.join(pickles[:3])}), which can run code when "
+        f"{folder} holds pickled weights ({_listed(pickles)}), which can run code when "
         "read. If you trust them, convert them and use the new folder:\n"
         '  python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
         f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}-safetensors', "
@@ -310,20 +285,27 @@ def _how_to_convert(folder: Path, pickles: list[str]) -> str:
 
 def _read_sharded(folder: Path) -> dict[str, StoredTensor]:
     """Read the headers of the shards an index names, and check them against it."""
-    placed = read_index(folder)
+    expected: dict[str, set[str]] = {}
+    for name, shard in read_index(folder).items():
+        expected.setdefault(shard, set()).add(name)
     stored: dict[str, StoredTensor] = {}
-    for shard in sorted(set(placed.values())):
-        if not (folder / shard).is_file():
+    for shard, names in sorted(expected.items()):
+        path = find_file(folder, shard)
+        if path is None:
             raise ValueError(f"{INDEX_FILE} in {folder} names {shard}, which is absent")
-        tensors = read_header(folder / shard)
-        expected = {name for name, place in placed.items() if place == shard}
-        if expected != set(tensors):
-            differing = ", ".join(sorted(expected ^ set(tensors))[:3])
+        tensors = read_header(path)
+        if names != set(tensors):
             raise ValueError(
-                f"{INDEX_FILE} and the header of {shard} in {folder} disagree about {differing}"
+                f"{INDEX_FILE} and the header of {shard} in {folder} disagree about "
+                f"{_listed(names ^ set(tensors))}"
             )
         stored |= tensors
     return stored
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first three of names that a file gives, and of those the beginning."""
+    return ", ".join(map(brief, sorted(names)[:3]))
 
 
 def _refuse_missing_head(
@@ -331,9 +313,22 @@ def _refuse_missing_head(
 ) -> None:
     """Refuse an untied language model without an LM head: it would load with a random one."""
     classes = config.get("architectures") or ()
-    generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    if generates and not is_tied(config) and not any(name.endswith(HEADS) for name in stored):
+    generates = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
+    if generates and not is_tied(config) and not _has_head(config, stored):
         raise ValueError(
             f"{folder} has no {HEADS[0]} though its embeddings are not tied: the checkpoint is "
             "incomplete; set tie_word_embeddings to true in config.json only if they are"
         )
+
+
+def _has_head(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> bool:
+    """Return True if an LM head is stored, whatever its name, or none can be told.
+
+    An untied model has two matrices with a row per token, embedding and head.
+    """
+    if any(name.endswith(HEADS) for name in stored):
+        return True
+    rows = {stored[name].spec.shape[:1] for name in stored if name.endswith(EMBEDDINGS)}
+    n_tokens = rows.pop() if rows else (config.get("vocab_size"),)
+    matrices = [t for t in stored.values() if len(t.spec.shape) == 2]
+    return n_tokens == (None,) or sum(t.spec.shape[:1] == n_tokens for t in matrices) > 1

@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seme.checkpoint.json_text import parse_object
+from seme.checkpoint.regular_file import brief, open_regular, read_part, shown
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,6 +36,12 @@ DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_TENSORS = 100_000
+"""Of one file; the largest models have fewer in all files together."""
+_MAX_NAME_CHARACTERS = 256
+_MAX_DIMENSIONS = 32
+_MAX_BYTES = 2**63 - 1
+"""Most bytes of a tensor: torch counts them in 64 bits."""
 _BLOCK_BYTES = 1 << 20
 
 
@@ -85,7 +94,7 @@ class OpenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = open_regular(path)
         weakref.finalize(self, os.close, self._descriptor)
         if hasattr(os, "posix_fadvise"):  # read ahead in long strides
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -160,67 +169,68 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         ValueError: If the header is malformed, names a dtype that cannot be merged, or
             describes ranges that overlap, leave gaps or do not fit the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        n_header = int.from_bytes(file.read(8), "little")
-        if size < 8 or n_header > min(size - 8, _MAX_HEADER_BYTES):
-            raise ValueError(
-                f"{path} is not a whole safetensors file: its header should take {n_header} "
-                f"bytes, the file has {size} bytes; download or copy it again"
-            )
-        header = _parse(path, file.read(n_header))
-    start = 8 + n_header
+    prefix, size = read_part(path, 0, 8)
+    n_header = int.from_bytes(prefix, "little")
+    if size < 8 or n_header > min(size - 8, _MAX_HEADER_BYTES):
+        raise ValueError(
+            f"{path} is not a whole safetensors file: its header should take {n_header} "
+            f"bytes, the file has {size} bytes; download or copy it again"
+        )
+    text, size = read_part(path, 8, 8 + n_header)
+    header = parse_object(text, what=f"the header of {path}", unique=True)
+    if len(header) > _MAX_TENSORS:
+        raise ValueError(
+            f"the header of {path} names {len(header)} tensors, expected at most {_MAX_TENSORS}"
+        )
+    begin = 8 + n_header
     tensors = {
-        name: _stored(path, name, entry, start)
+        name: _stored(path, name, entry, begin)
         for name, entry in header.items()
         if name != "__metadata__"
     }
-    _check_ranges(path, tensors, start, size)
+    _check_ranges(path, tensors, begin, size)
     return tensors
-
-
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    """Parse a header, refusing duplicate names, of which JSON would keep the last."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries: dict[str, Any] = {}
-        for name, entry in pairs:
-            if name in entries:
-                raise ValueError(f"duplicate name {name!r:.80}")
-            entries[name] = entry
-        return entries
-
-    try:
-        header = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the header of {path} cannot be parsed: {error}") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"the header of {path} must be a JSON object, got {header!r:.40}")
-    return header
 
 
 def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
     """Parse one entry of a header; its range must have the size of its shape and dtype."""
+    if not name.isprintable() or not 0 < len(name) <= _MAX_NAME_CHARACTERS:
+        raise ValueError(
+            f"the header of {path} names a tensor {shown(name)}: expected 1 to "
+            f"{_MAX_NAME_CHARACTERS} printable characters"
+        )
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [begin, end]} if all(
-            type(number) is int and number >= 0 for number in (*shape, begin, end)
+            type(number) is int and 0 <= number <= _MAX_BYTES for number in (*shape, begin, end)
         ):
             pass
         case _:
-            raise ValueError(f"the header of {path} has a malformed entry for {name}: {entry}")
+            raise ValueError(
+                f"the header of {path} has a malformed entry for {name}: {shown(entry)}"
+            )
     if code not in DTYPES:
         raise ValueError(
-            f"{name} in {path} has dtype {code}; expected one of {', '.join(sorted(DTYPES))}: "
+            f"{name} in {path} has dtype {brief(code)}; expected one of {', '.join(sorted(DTYPES))}: "
             "use the checkpoint it was quantised from, or convert it to bfloat16 with its "
             "scales applied"
         )
     spec = TensorSpec(dtype=DTYPES[code], shape=tuple(shape))
+    if len(shape) > _MAX_DIMENSIONS or _most_bytes(spec) > _MAX_BYTES:
+        raise ValueError(
+            f"the header of {path} gives {name} the shape {shown(shape)}: expected at most "
+            f"{_MAX_DIMENSIONS} dimensions and {_MAX_BYTES} bytes"
+        )
     if end - begin != spec.nbytes:
         raise ValueError(
-            f"the header of {path} gives {name} {end - begin} bytes, but shape {list(shape)} "
+            f"the header of {path} gives {name} {end - begin} bytes, but shape {shown(shape)} "
             f"in {code} takes {spec.nbytes}"
         )
     return StoredTensor(spec=spec, path=path, offset=start + begin)
+
+
+def _most_bytes(spec: TensorSpec) -> int:
+    """Return the bytes of a shape without its zeros: torch multiplies the sizes in turn."""
+    return math.prod(size for size in spec.shape if size) * spec.dtype.itemsize
 
 
 def _check_ranges(

@@ -100,6 +100,10 @@ class CheckpointWriter:
             raise
         return self
 
+    def add(self, name: str, text: str) -> None:
+        """Write a further small file, UTF-8, into the folder."""
+        (self._temporary / name).write_text(text, encoding="utf-8")
+
     def write(self, name: str, values: Tensor, start: int = 0) -> None:
         """Write consecutive elements of one tensor; from any thread.
 

@@ -1,0 +1,95 @@
+"""Folders of a run: checked before costly work, and swept of what dead processes left."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from eval.records import remove_if_abandoned
+
+_LOCKS = ".locks"
+_SCRATCH = re.compile(
+    r"(?:\.[a-z-]+-)?scratch-(.+-[0-9a-f]{12})(?:-[0-9a-f]{8}-\d+-[0-9a-f]{8})?"
+)
+"""A run's scratch folder, and the temporary folder that it is written as."""
+_TEMPORARY = re.compile(
+    r"\.(?:record\.json|samples\.jsonl\.gz|cell\.json|wandb\.json|leaderboard\.\w+|.+\.svg)"
+    r"\.[a-z0-9_]{8}"
+)
+"""Names under which ``eval.records.atomic_write`` writes the files of a results folder."""
+_PLACES = ("", "figures/", "runs/*/", "sweeps/*/", "sweeps/*/*/")
+
+
+def run_lock(root: Path, run: str) -> FileLock:
+    """Return the lock of a run: the same cell of two sweeps runs once.
+
+    The empty file stays: whoever waits for it holds the same lock as the next one.
+
+    Args:
+        root: The results folder.
+        run: Name of the run's folder.
+    """
+    locks = root / _LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{run}.lock")
+
+
+@contextmanager
+def if_idle(root: Path, run: str) -> Iterator[bool]:
+    """Hold a run's lock for the block, and yield True, unless a process runs it."""
+    lock = run_lock(root, run)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def check_writable(folder: Path, *, entry: str) -> None:
+    """Check that files can be written in a folder, or in the one it would be created in.
+
+    Args:
+        folder: Absolute; may be absent, and is not created.
+        entry: The entry of the configuration that names it.
+
+    Raises:
+        ValueError: If nothing can be written there; names the entry, the folder and the cause.
+    """
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise ValueError(
+            f"{entry}: nothing can be written in {str(folder)[:200]} ({error.strerror}): give "
+            "another folder"
+        ) from error
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove scratch folders and temporary files that dead processes left.
+
+    Those of live processes stay: a run's scratch folder is under the run's lock, a temporary
+    file is locked itself.
+
+    Args:
+        root: The results folder; may be absent.
+    """
+    for folder in [*root.glob("scratch-*"), *root.glob(".*-scratch-*")]:
+        if name := _SCRATCH.fullmatch(folder.name):
+            with if_idle(root, name[1]) as idle:
+                if idle:
+                    shutil.rmtree(folder, ignore_errors=True)
+    for place in _PLACES:
+        for file in root.glob(f"{place}.*"):
+            if _TEMPORARY.fullmatch(file.name):
+                remove_if_abandoned(file)

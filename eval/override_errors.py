@@ -1,0 +1,147 @@
+"""Errors of the command line's overrides in one line, with the nearest entry or choice."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_ENTRY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
+_CHOICE = re.compile(r"Could not find '(\w+)/([^']*)'")
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
+_NOISE = ("See ", "^", "Error parsing override")
+"""Beginnings of lines of Hydra's message that say nothing more."""
+_QUOTES = (
+    "quote values with spaces, commas, brackets or other letters within the shell's quotes: "
+    "'models.pivot=\"my models/base\"'"
+)
+
+
+def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
+    """Say in one line which override cannot be used, and what was probably meant.
+
+    Args:
+        error: Raised by Hydra when it composed the configuration.
+        words: The command line, such as ``["method=ties", "lam=2"]``.
+        conf: Folder of configuration files; ``--config-dir`` names another one.
+
+    Returns:
+        The message, without ``error:``.
+    """
+    text = str(error)
+    overrides = [word for word in words if not word.startswith("-")]
+    folders = [*_further_folders(words), conf]
+    if match := _ENTRY.search(text):
+        return unknown_entry(match[1], known_entries(overrides, folders))
+    if match := _CHOICE.search(text):
+        return _unknown_choice(match[1], match[2], _choices_of(match[1], folders))
+    if match := _SEVERAL.search(text):
+        key = match[1].partition("=")[0]
+        return f"{match[1]} has several values: add -m for a sweep, or write {key}=[A,B] for a list"
+    if "group override must be a string" in text:
+        groups = _groups(folders)
+        empty = [o for o in overrides if o.partition("=")[0] in groups and o.endswith("=null")]
+        return f"{', '.join(empty)}: a group must be a file's name, or be left out"
+    if (override := getattr(error, "override", None)) is not None:
+        lines = [line.strip() for line in text.splitlines()]
+        reason = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+        return f"{override} cannot be read: {reason}; {_QUOTES}"
+    cause = "" if error.__cause__ is None else f" ({str(error.__cause__).splitlines()[0]})"
+    return " ".join(text.split()) + cause
+
+
+def _further_folders(words: Sequence[str]) -> list[Path]:
+    """Folders that the command line adds to the search path."""
+    folders = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    folders += [value for word, value in pairwise(words) if word in ("--config-dir", "-cd")]
+    return [Path(folder) for folder in folders]
+
+
+def unknown_entry(key: str, known: Iterable[str]) -> str:
+    """Say that an entry is unknown, with the nearest one, else those beside it."""
+    names = sorted(known)
+    if near := nearest(key, names):
+        return f"there is no entry {key}; did you mean {near}?"
+    group = key.rpartition(".")[0]
+    beside = [name for name in names if name.rpartition(".")[0] == group] or names
+    return f"there is no entry {key}, only {', '.join(beside)}"
+
+
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """Find the entry that was probably meant: its last part is the same, or spelt most alike."""
+    group = key.rpartition(".")[0]
+    by_last: dict[str, str] = {}
+    for name in sorted(known, key=lambda n: (n.rpartition(".")[0] != group, n.count("."), n)):
+        by_last.setdefault(_last(name), name)
+    close = difflib.get_close_matches(_last(key), by_last, n=1)
+    return by_last[close[0]] if close else None
+
+
+def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]:
+    """Dotted names of all entries of a configuration, those of the chosen files among them."""
+    config = _read("config", folders)
+    choices: dict[str, Any] = {}
+    for line in config.pop("defaults", []):
+        choices |= line if isinstance(line, Mapping) else {}
+    groups = _groups(folders)
+    given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    choices |= {group: given[group] for group in groups & given.keys()}
+    for group in ("experiment", "variant"):
+        for line in _read(f"{group}/{choices.get(group)}", folders).get("defaults", []):
+            choices |= {key.rpartition("/")[2]: value for key, value in line.items()}
+    choices |= {group: given[group] for group in groups & given.keys()}
+    config.pop("hydra", None)
+    entries = {*groups, *_dotted(config)}
+    for group in groups - {"experiment", "variant"}:
+        entries |= set(_dotted(_read(f"{group}/{choices.get(group)}", folders), f"{group}."))
+    return {entry for entry in entries if not _last(entry).startswith("_")}
+
+
+def _unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(choice, known, n=1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"there is no {group} {choice!r}, only {', '.join(known)}{hint}"
+
+
+def _choices_of(group: str, folders: Sequence[Path]) -> list[str]:
+    files = {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return sorted(files)
+
+
+def _groups(folders: Sequence[Path]) -> set[str]:
+    return {
+        path.name for folder in folders if folder.is_dir() for path in folder.iterdir()
+        if path.is_dir()
+    }  # fmt: skip
+
+
+def _read(name: str, folders: Sequence[Path]) -> dict[str, Any]:
+    """Read the first file of this name; empty if there is none, or it holds no mapping."""
+    for folder in folders:
+        file = folder / f"{name}.yaml"
+        if file.is_file():
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except yaml.YAMLError:  # Hydra names it
+                content = None
+            return content if isinstance(content, dict) else {}
+    return {}
+
+
+def _dotted(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all entries of nested mappings."""
+    for key, value in mapping.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -1,0 +1,124 @@
+"""Runs of the fuzzer: ``python -m scripts.fuzz [options]``.
+
+A bounded number of cases, or of seconds, in as many processes as there are cores; prints counts
+by reader, and for a violation of the property in :mod:`scripts.fuzz.readers` the shortest case
+found. Exit code 1 if there is one.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from scripts.fuzz.mutations import mutated
+from scripts.fuzz.readers import Bench, Counts, ViolationError
+
+_CHUNK = 250
+"""Cases of one run of hypothesis, which keeps what it has seen in memory."""
+
+
+def fuzz(root: Path, *, first_seed: int, n_cases: int, seconds: float) -> tuple[Counts, str]:
+    """Read mutated folders until a number of cases or of seconds is reached.
+
+    Args:
+        root: An empty scratch folder; ``SEME_CACHE_DIR`` should be in it, and
+            ``HF_HUB_OFFLINE`` set.
+        first_seed: Seed of the first chunk of cases; one more for each other.
+        n_cases: The most cases.
+        seconds: The most seconds, on the clock.
+
+    Returns:
+        Counts, and a violation with its case; empty if there is none.
+    """
+    bench, started = Bench(root), time.monotonic()
+    while bench.counts.n_cases < n_cases and time.monotonic() - started < seconds:
+        n_chunk = min(_CHUNK, n_cases - bench.counts.n_cases)
+        violation = _fuzz_chunk(bench, first_seed, n_chunk, until=started + seconds)
+        if violation:
+            return bench.counts, violation
+        first_seed += 1
+    return bench.counts, ""
+
+
+def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float) -> str:
+    """Read the mutated folders of one seed; return a violation with its case, or nothing."""
+    done: list[str] = []
+    targets = bench.targets
+
+    @seed(chunk_seed)
+    @settings(
+        max_examples=n_cases,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        target = data.draw(st.sampled_from(sorted(targets)))
+        folder, mutations = data.draw(mutated(targets[target]))
+        done[:] = [f"seed {chunk_seed}, {target}:", *mutations]
+        if time.monotonic() < until:
+            bench.check(target, folder)
+
+    try:
+        check()
+    except ViolationError as violation:
+        return "\n  ".join([*done, str(violation)])
+    return ""
+
+
+def _in_process(arguments: tuple[int, int, float]) -> tuple[Counts, str]:
+    first_seed, n_cases, seconds = arguments
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="seme-fuzz-") as folder:
+        os.environ.update(SEME_CACHE_DIR=f"{folder}/cache", HF_HUB_OFFLINE="1")
+        return fuzz(Path(folder), first_seed=first_seed, n_cases=n_cases, seconds=seconds)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fuzz in several processes; return 1 if a violation was found, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    n, started = options.processes, time.monotonic()
+    jobs = [
+        (options.seed + 1_000_000 * i, options.cases // n, options.seconds) for i in range(n)
+    ]
+    with multiprocessing.get_context("spawn").Pool(n) as pool:
+        outcomes = pool.map(_in_process, jobs)
+    counts = Counts()
+    for count, _ in outcomes:
+        counts.add(count)
+    print(report(counts, time.monotonic() - started))
+    violations = [violation for _, violation in outcomes if violation]
+    print(*violations, sep="\n", file=sys.stderr, end="\n" if violations else "")
+    return 1 if violations else 0
+
+
+def report(counts: Counts, seconds: float) -> str:
+    """Lay out counts: a line for each reader, then the sums."""
+    lines = [
+        f"{target:20} {counts.results.get(target, 0):7} read {counts.refusals.get(target, 0):7}"
+        " refused"
+        for target in sorted(counts.results.keys() | counts.refusals.keys())
+    ]
+    lines.append(
+        f"{counts.n_cases} cases in {seconds:.0f} s, {len(counts.messages)} kinds of errors; at "
+        f"most {counts.most_seconds:.2f} s of the processor and "
+        f"{counts.most_bytes / 1e6:.0f} MB beyond the files' size"
+    )
+    return "\n".join(lines)

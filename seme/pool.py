@@ -1,0 +1,87 @@
+"""Pool of models as configured: entries checked, places named; no model is opened."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seme.labels import Place, labels_of
+from seme.licences import check_terms, describe_terms
+
+_POOL_KEYS = {"pivot", "sources"}
+_OPTIONAL_POOL_KEYS = {"name", "references"}
+_MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
+_TERMS = {"licence", "gated"}
+
+
+def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a pool of models and write it out in full; no model is opened."""
+    if not _POOL_KEYS <= models.keys() <= _POOL_KEYS | _OPTIONAL_POOL_KEYS:
+        raise ValueError(
+            f"a pool of models has {sorted(_POOL_KEYS)} and may have "
+            f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
+        )
+    pool = {"name": None, "references": [], **models}
+    if not isinstance(pool["name"], str | None) or pool["name"] == "":
+        raise ValueError(
+            f'models.name must be a text, got {pool["name"]!r}: write "..." or null'
+        )
+    for key in ("sources", "references"):
+        if not isinstance(pool[key], list | tuple):
+            raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
+        pool[key] = [_entry(model) for model in pool[key]]
+    return {**pool, "pivot": _entry(pool["pivot"])}
+
+
+def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
+    """Describe licences of a pool's models and access to them; no model is opened.
+
+    Args:
+        models: The pool as in a run's configuration.
+
+    Raises:
+        ValueError: If the pool, or an entry in it, is malformed.
+    """
+    pool = check_pool(models)
+    entries = (pool["pivot"], *pool["sources"], *pool["references"])
+    labels = labels_of([place_of(entry, Path()) for entry in entries])
+    return describe_terms(list(zip(labels, entries, strict=True)))
+
+
+def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check a model given as a location, or as a mapping of its entries; return the mapping."""
+    entry = {"location": model} if isinstance(model, str) else model
+    if (
+        not isinstance(entry, Mapping)
+        or not entry.keys() <= _MODEL_KEYS | _TERMS
+        or not _is_placed(entry)
+    ):
+        raise ValueError(
+            f"a model is a folder, a GGUF file, a hub id or a mapping of "
+            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)}; got '
+            f"{model!r}"
+        )
+    check_terms(entry)
+    return entry
+
+
+def place_of(entry: Mapping[str, Any], root: Path) -> Place:
+    """Return where a model is; an adapter's place is its own, not its base's."""
+    own = "adapter_" if entry.get("path_to_adapter") is not None else ""
+    location = entry["path_to_adapter" if own else "location"]
+    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
+
+
+def _portable(location: str, root: Path) -> str:
+    """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
+    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
+        if Path(location).is_relative_to(folder):
+            return (prefix / Path(location).relative_to(folder)).as_posix()
+    return location
+
+
+def _is_placed(entry: Mapping[str, Any]) -> bool:
+    """Return True if an entry has a location, and all that it has are texts or null."""
+    places = [entry.get(key) for key in ("location", "path_to_adapter")]
+    texts = (value for key, value in entry.items() if key not in _TERMS)
+    are_texts = all(isinstance(value, str | None) for value in texts)
+    return any(places) and are_texts

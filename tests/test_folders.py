@@ -1,0 +1,87 @@
+"""Writable folders, and leftovers of dead and of live processes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from eval.folders import check_writable, if_idle, remove_leftovers, run_lock
+from eval.records import atomic_write
+
+RUN = "Qwen2.5-0.5B-0123456789ab"
+
+
+def leftovers(root):
+    """Everything that a killed process may leave, by name."""
+    folders = [f"scratch-{RUN}", f".seme-writing-scratch-{RUN}-0a1b2c3d-17-0a1b2c3d"]
+    files = [
+        "runs/x-1/.record.json.abc_d123",
+        "runs/x-1/.samples.jsonl.gz.abcd1234",
+        ".leaderboard.md.abcd1234",
+        "sweeps/s/0/.cell.json.abcd1234",
+        "figures/.zoo.heat-map.svg.abcd1234",
+    ]
+    for name in folders:
+        (root / name).mkdir(parents=True)
+        (root / name / "model.safetensors").touch()
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return [*folders, *files]
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
+    names = leftovers(tmp_path)
+    kept = ["runs/x-1/record.json", "scratch-mine/a", "runs/.notes.abcd1234", ".env"]
+    for name in kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert [name for name in names if (tmp_path / name).exists()] == []
+    assert all((tmp_path / name).exists() for name in kept)
+    remove_leftovers(tmp_path / "absent")
+
+
+def test_a_scratch_folder_of_a_running_process_stays(tmp_path):
+    leftovers(tmp_path)
+    with run_lock(tmp_path, RUN):
+        command = f"from eval.folders import *; remove_leftovers(Path({str(tmp_path)!r}))"
+        subprocess.run([sys.executable, "-c", command], check=True)
+        assert (tmp_path / f"scratch-{RUN}/model.safetensors").exists()
+    with if_idle(tmp_path, RUN) as idle:
+        assert idle
+
+
+def test_a_file_that_is_being_written_stays(tmp_path, monkeypatch):
+    real = type(tmp_path).chmod
+
+    def swept_meanwhile(path, mode):
+        remove_leftovers(tmp_path)
+        real(path, mode)
+
+    monkeypatch.setattr(type(tmp_path), "chmod", swept_meanwhile)
+    atomic_write(tmp_path / "leaderboard.md", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["leaderboard.md"]
+
+
+def test_an_absent_folder_is_not_created_by_the_check(tmp_path):
+    check_writable(tmp_path / "a/b", entry="output=a/b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file/inside", "x" * 300, "/proc/x"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_entry(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^merged_dir=m: nothing can be written in .*\("):
+        check_writable(tmp_path / name, entry="merged_dir=m")
+
+
+def test_a_failed_write_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        atomic_write(tmp_path / "leaderboard.md", b"x")
+    assert error.value.__notes__ == [f"while writing {tmp_path}/leaderboard.md"]
+    assert list(tmp_path.iterdir()) == []
