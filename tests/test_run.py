@@ -378,7 +378,9 @@ def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path,
         sys.executable, ROOT / "run.py", "-m", "method=average", "seed=0,1,2,3,4,5,6,7,8,9",
         "models=custom", *models, "suite=none", "tracker=none", f"output={tmp_path / 'out'}",
     ]  # fmt: skip
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup a child would ignore SIGHUP
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(number, before)
     while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
         assert child.poll() is None
         time.sleep(0.01)

@@ -137,7 +137,10 @@ def test_every_kind_is_there(both):
 def test_scores_equal_those_of_lm_eval_alone(task, both):
     ours, alone = both
     resolved = next(t for t in ours.tasks if t.task == task)
-    assert ours.scores[task].raw == alone[task][f"{resolved.metric},{resolved.filter}"]
+    expected = alone[task][f"{resolved.metric},{resolved.filter}"]
+    # log-likelihoods differ in their last bits between batches, fractions do not
+    exact = resolved.kind in ("multiple_choice", "generate")
+    assert ours.scores[task].raw == pytest.approx(expected, rel=0 if exact else 1e-5)
 
 
 @pytest.mark.parametrize(

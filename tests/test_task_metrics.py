@@ -172,7 +172,7 @@ def test_scores_in_the_mean_are_those_of_lm_eval_alone(name, metric, defaults, o
     )
     assert resolved.score == IN_MEAN[name, metric]
     reported = alone[name][f"{metric},{resolved.filter}"]
-    assert score.raw == pytest.approx(reported, rel=1e-6)
+    assert score.raw == pytest.approx(reported, rel=1e-5)
     in_mean = {"byte_likelihood": lambda x: 2**-x, "inverse_perplexity": lambda x: 1 / x}
     expected = in_mean.get(resolved.score, lambda x: x)(reported)
     assert score.value == pytest.approx(expected, rel=1e-6)
