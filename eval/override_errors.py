@@ -103,7 +103,7 @@ def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]
 def _unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(choice, known, n=1)
     hint = f"; did you mean {group}={near[0]}?" if near else ""
-    return f"there is no {group} {choice!r}, only {', '.join(known)}{hint}"
+    return f"there is no {group}={choice}, only {', '.join(known)}{hint}"
 
 
 def _choices_of(group: str, folders: Sequence[Path]) -> list[str]:

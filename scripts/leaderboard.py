@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         return 1
-    n_rows = sum(len(board.rows) for board in leaderboard.boards)
+    records = {row.record.fingerprint for board in leaderboard.boards for row in board.rows}
     print(
-        f"{n_rows} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
+        f"{len(records)} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
     sys.stderr.write(problem_lines(root, leaderboard.problems))
     return 1 if leaderboard.problems else 0

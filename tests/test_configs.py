@@ -76,6 +76,7 @@ def test_tau_sets_the_density_of_every_sparsifying_method():
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "suite"], ids=str)
 def test_every_suite_config_is_buildable(file, repository):
     config = composed(f"suite={file.name}", *TO_GIVE.get(file.as_posix(), []))
+    config["suite"].setdefault("name", file.name)  # as run.py does
     suite = suite_from_config(config["suite"], root=repository)
     assert (suite is None) == (file.name == "none")
     assert suite is None or suite.name == file.name

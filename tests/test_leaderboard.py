@@ -30,6 +30,7 @@ from tests.made_up_runs import (
     MIB,
     bare_boards,
     pool_ref,
+    score,
 )
 
 
@@ -76,9 +77,16 @@ def test_header_has_tasks_held_out_domains_and_rank_meaning():
     text = to_markdown(bare_boards(ALL))
     assert "## zoo on suite zoo, split test" in text
     assert "code (code, n = 200), spanish (spanish, n = 200)" in text
-    assert "Tuned for by no source: spanish." in text
+    assert "Domains that no source was tuned for: spanish." in text
     assert "± is one standard error" in text
     assert "merges share a band unless paired permutation tests" in text
+
+
+def test_header_says_what_bits_are_shown_as():
+    in_bits = replace(TIES, scores={t: score(0.5, metric="bits_per_byte") for t in TIES.scores})
+    note = "shown as probabilities: 2 \\*\\* -bits_per_byte."
+    assert note in to_markdown(bare_boards([in_bits]))
+    assert "probabilities" not in to_markdown(bare_boards([TIES]))
 
 
 def test_tables_do_not_depend_on_record_order():

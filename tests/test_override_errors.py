@@ -28,7 +28,7 @@ def explained(*words):
         (["model=zoo"], "there is no entry model; did you mean models?"),
         (["~method.lamb"], "method.lamb; did you mean method.lam?"),
         (["method.xyzzy=1", "method=average"], "method.xyzzy, only method.weights"),
-        (["method=tiess"], "there is no method 'tiess', only ace, average, "),
+        (["method=tiess"], "there is no method=tiess, only ace, average, "),
         (["method=tiess"], "did you mean method=ties?"),
         (["suite=zo"], "did you mean suite=zoo?"),
         (["variant=chosen/tie"], "did you mean variant=chosen/ties?"),

@@ -15,6 +15,7 @@ from eval.leaderboard.details import details_of
 from eval.leaderboard.figures import plots_of
 from eval.leaderboard.measures import Standing
 from eval.leaderboard.page import Cell, to_html, view_of, write_page
+from eval.leaderboard.tables import read_leaderboard
 from eval.records import write_record
 from eval.results_folder import Problem
 from eval.statistics.scores import Estimate
@@ -286,6 +287,16 @@ def test_page_and_figures_are_reproducible(tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     assert len(list((tmp_path / "figures").iterdir())) == 4
     assert printed.startswith("4 records in ")
+
+
+def test_a_model_on_two_boards_is_counted_once(tmp_path, capsys):
+    models = replace(TIES.models, pool="alps", sources=())
+    elsewhere = replace(TIES, models=models, fingerprint="y-0123456789")
+    for run in (*WHOLE, elsewhere):
+        write_record(tmp_path, run, None)
+    assert main([f"output={tmp_path}"]) == 0
+    assert sum(len(board.rows) for board in read_leaderboard(tmp_path).boards) == 6
+    assert capsys.readouterr().out.startswith("5 records in ")
 
 
 def test_new_record_leaves_other_boards_unchanged():

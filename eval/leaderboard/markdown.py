@@ -25,11 +25,16 @@ TUNED_ON_TEST = (
 """Note on the mark of settings that were not chosen on a validation split."""
 MEASURED = (
     "The base is the pivot; a source is the expert of the domain of its name, or else of the "
-    "one it gains most on over the pivot; the ceiling is the pool's reference model. Averages "
+    "one it gains most on over the pivot. Averages "
     "are within a domain first; ± is one standard error by a paired bootstrap over documents. "
     "Empty where there is no such model or no gap beyond the noise."
 )
 """Note on the baselines of the measures."""
+_PROBABILITIES = {
+    "bits_per_byte": "2 ** -bits_per_byte",
+    **{n: f"1 / {n}" for n in ("perplexity", "word_perplexity", "byte_perplexity")},
+}
+"""Metric to the score that is shown in its place."""
 NOT_TRUSTED = "Invalid records are excluded from all tables, except runs that only miss a task."
 
 
@@ -58,13 +63,22 @@ def measures_on(board: Board, measures: Mapping[str, Measured]) -> list[Measure]
 
 
 def evaluation(board: Board) -> str:
-    """Sentence on precision, lm-eval version and limit of the evaluation, then a space."""
+    """Sentences on converted metrics, precision, lm-eval version and limit, then a space."""
     if board.precision is None:
         return ""
     suites = [row.record.suite.more for row in board.merges if row.record.suite is not None]
     stated = next((suite for suite in suites if "lm_eval" in suite), None)
     harness = "" if stated is None else f" by lm-eval {stated['lm_eval']}"
-    return f"Evaluated in {board.precision}{harness}{options_of(board)}. "
+    return f"{_conversions(board)}Evaluated in {board.precision}{harness}{options_of(board)}. "
+
+
+def _conversions(board: Board) -> str:
+    """Say what the scores of tasks in bits or perplexity are, then a space; empty without any."""
+    metrics = {score.raw_metric for row in board.rows for score in row.record.scores.values()}
+    formulas = ", ".join(
+        _PROBABILITIES[name] for name in sorted(metrics & _PROBABILITIES.keys())
+    )
+    return f"Bits and perplexities are shown as probabilities: {formulas}. " if formulas else ""
 
 
 def options_of(board: Board) -> str:
@@ -109,13 +123,13 @@ def _heading(board: Board) -> str:
     cost = (
         f"{f'Settings of all rows: {shared}. ' if shared else ''}"
         "Merge memory is the peak above where the merge started. "
-        f"Models by content: {board.models}."
+        f"Hash of the models' content: {board.models}."
     )
     if not board.evaluated:
         return f"{title}\n\nMerged only, not evaluated. {cost}"
     tasks = plain(", ".join(_described(board, name) for name in board.columns))
     held_out = (
-        f" Tuned for by no source: {plain(', '.join(board.held_out))}."
+        f" Domains that no source was tuned for: {plain(', '.join(board.held_out))}."
         if board.held_out
         else ""
     )

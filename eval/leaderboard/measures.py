@@ -125,13 +125,13 @@ MEASURES = (
     Measure(
         key="of_ceiling",
         label="of ceiling",
-        definition="gain on the base over the gain of the model trained on all of it, "
-        "on these domains",
+        definition="gain on the base over that of the ceiling, the pool's reference model "
+        "(trained on all domains), on these domains",
     ),
     Measure(
         key="forgetting",
         label="forgetting",
-        definition="points lost against the base where no source was tuned; negative is a gain",
+        definition="points lost against the base where no source was tuned (negative is a gain)",
         is_loss=True,
     ),
     Measure(

@@ -107,7 +107,7 @@ def print_summary(boards: Sequence[Board], console: Console) -> None:
         table.add_column("settings", overflow="fold")
         table.add_column("mean %", justify="right", no_wrap=True)
         table.add_column("merge s", justify="right")
-        table.add_column("MiB", justify="right")
+        table.add_column("merge MiB", justify="right")
         table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=28)
         for row in board.rows:
             cells = (rank(row), row.name, row.marked_settings, mean(row), *costs(row)[:2])
