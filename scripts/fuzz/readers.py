@@ -185,12 +185,13 @@ class Bench:
             self._opened.append(os.fsdecode(arguments[0]))  # type: ignore[arg-type]
 
     def _check_opened(self, path: Path) -> None:
-        allowed = (path, self.base, Path(os.environ["SEME_CACHE_DIR"]))
+        libraries = (sys.prefix, sys.base_prefix)  # modules imported late
+        allowed = (path, self.base, Path(os.environ["SEME_CACHE_DIR"]), *libraries)
         for name in self._recorded:
             place = Path(os.path.realpath(name))
             if any(place.is_relative_to(os.path.realpath(folder)) for folder in allowed):
                 continue
-            if place.suffix not in (".py", ".pyc", ".so"):  # a module imported late
+            if place.suffix not in (".py", ".pyc"):  # of this repository
                 raise ViolationError(f"opened {place}, outside the folder")
 
 
