@@ -141,6 +141,16 @@ def test_missing_base_names_the_adapter(base):
     assert error.__notes__ == [f"while opening the base of the adapter {folder}"]
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("base_model_name_or_path", "x" * 10_000), ("revision", [[]] * 10_000)],
+)
+def test_a_hostile_base_is_refused_in_a_short_message(base, entry, value):
+    folder = write_adapter(base, pair(), **{entry: value})
+    error = refused(folder, r"no model folder at|Hub ids only")
+    assert len(str(error)) < 600
+
+
 def test_content_hash_depends_on_base_factors_and_scaling_only(base):
     def hashed(tensors=None, **config):
         return opened(write_adapter(base, tensors or pair(), **config)).content_hash()

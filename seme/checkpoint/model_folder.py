@@ -68,11 +68,11 @@ def locate(
     Raises:
         ValueError: If there is no such folder, or the Hub does not deliver the model.
     """
-    folder = _expanded(location, root)
+    folder = expanded(location, root)
     if folder is not None and folder.is_dir():
         if revision is not None:
             raise ValueError(
-                f"revision is for Hub ids only, got {revision!r} for the folder {folder}: "
+                f"revision is for Hub ids only, got {shown(revision)} for the folder {folder}: "
                 "remove it from the configuration"
             )
         return ModelFolder(folder=folder, commit=None)
@@ -89,7 +89,7 @@ def locate(
     )  # the cache names snapshots by commit
 
 
-def _expanded(location: str | Path, root: Path) -> Path | None:
+def expanded(location: str | Path, root: Path) -> Path | None:
     """Return the path of a folder, ``~`` replaced; None if no folder can have it."""
     try:
         folder = root / Path(location).expanduser()

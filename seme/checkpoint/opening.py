@@ -5,7 +5,9 @@ from pathlib import Path
 from seme.checkpoint.gguf_conversion import converted_folder, place_in_cache
 from seme.checkpoint.gguf_model import find_gguf, read_gguf
 from seme.checkpoint.gguf_tensors import check_architecture
+from seme.checkpoint.model_folder import expanded
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
+from seme.checkpoint.regular_file import shown
 
 
 def open_model(location: str | Path, *, revision: str | None = None, root: Path) -> Checkpoint:
@@ -58,13 +60,15 @@ def gguf_files(
         ValueError: If a part is absent, a folder holds several models, a file with the ending
             ``.gguf`` does not exist, or a revision is given.
     """
-    place = root / Path(location).expanduser()
+    place = expanded(location, root)
+    if place is None:  # of no file: locating the model says so
+        return ()
     files = find_gguf(place)
     if not files and place.suffix == ".gguf":
         raise ValueError(f"no GGUF file at {place}: give an existing file (relative to {root})")
     if files and revision is not None:
         raise ValueError(
-            f"revision is for Hub ids only, got {revision!r} for {files[0]}: remove it from the "
+            f"revision is for Hub ids only, got {shown(revision)} for {files[0]}: remove it from the "
             "configuration"
         )
     return files
