@@ -95,8 +95,8 @@ def merge(_pivot: Tensor, sources: Sequence[Tensor], site: Site, /) -> Tensor:
 
 def layer_of(name: str) -> int | None:
     """Return the number of the layer that a tensor belongs to; None outside the layers."""
-    found = _LAYER.search(name)
-    return None if found is None else int(found[1])
+    match = _LAYER.search(name)
+    return None if match is None else int(match[1])
 
 
 def shares_of_first(

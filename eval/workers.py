@@ -82,8 +82,8 @@ def _work(
             accelerator.end_training()
     except Exception as error:
         known = isinstance(error, ValueError)
-        told = error if known else RuntimeError(f"{type(error).__name__}: {error}")
-        (folder / f"error-{rank}").write_bytes(pickle.dumps(told))
+        passed_on = error if known else RuntimeError(f"{type(error).__name__}: {error}")
+        (folder / f"error-{rank}").write_bytes(pickle.dumps(passed_on))
         raise
 
 

@@ -109,11 +109,11 @@ def results_of(root: Path) -> Results:
 
 def differences(root: Path, expected: Results) -> Iterator[str]:
     """Say in what a results folder differs from the undisturbed one, and what is left over."""
-    found = results_of(root)
-    for name in sorted(expected.records.keys() | found.records.keys()):
-        if found.records.get(name) != expected.records.get(name):
+    results = results_of(root)
+    for name in sorted(expected.records.keys() | results.records.keys()):
+        if results.records.get(name) != expected.records.get(name):
             yield f"the record of {name} differs"
-        if found.samples.get(name) != expected.samples.get(name):
+        if results.samples.get(name) != expected.samples.get(name):
             yield f"the samples of {name} differ"
     left = sorted({path for pattern in _LEFT_OVER for path in root.glob(pattern)})
     yield from (f"{path.relative_to(root)} is left over" for path in left)

@@ -56,12 +56,12 @@ def ancestry_warnings(
     """
     lines = []
     for i, source in sources.items():
-        found = resemblance(pivot, source, merged_names)
-        if found is not None and found.cosine < MIN_COSINE:
+        likeness = resemblance(pivot, source, merged_names)
+        if likeness is not None and likeness.cosine < MIN_COSINE:
             lines.append(
                 f"{describe(i, source)} does not look like a fine-tune of the pivot: the cosine "
-                f"of their weights is {found.cosine:.2f}, their relative distance "
-                f"{found.distance:.2f} ({found.n_elements} elements of {found.n_tensors} "
+                f"of their weights is {likeness.cosine:.2f}, their relative distance "
+                f"{likeness.distance:.2f} ({likeness.n_elements} elements of {likeness.n_tensors} "
                 f"matrices; fine-tunes have a cosine near 1, expected is at least {MIN_COSINE}). "
                 "Merging element by element needs models of one base, in one order of neurons: "
                 "check the pivot, or use method=seme"

@@ -168,16 +168,16 @@ def _demand_same_tokens(
     folder = whole.base.path if isinstance(whole, AdaptedCheckpoint) else whole.path
     cause = f"{describe(index, source)} has another number of embedding rows than the pivot"
     try:
-        expected, found = (_tokens_by_id(path, n_rows) for path in (pivot.path, folder))
+        expected, other = (_tokens_by_id(path, n_rows) for path in (pivot.path, folder))
     except ValueError as error:
         raise CheckpointMismatchError(
             f"{cause}, and their tokenizers cannot be compared: {error}; put the tokenizer's "
             f"files into the folder, {_WAY_OUT}"
         ) from error
-    differing = [i for i in sorted(expected.keys() & found.keys()) if expected[i] != found[i]]
+    differing = [i for i in sorted(expected.keys() & other.keys()) if expected[i] != other[i]]
     if differing:
         first = ", ".join(
-            f"{i} is {_shown(expected[i])} in the pivot and {_shown(found[i])} in the source"
+            f"{i} is {_shown(expected[i])} in the pivot and {_shown(other[i])} in the source"
             for i in differing[:_N_NAMED]
         )
         raise CheckpointMismatchError(

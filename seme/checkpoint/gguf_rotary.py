@@ -57,17 +57,17 @@ def _llama3_scaling(model: GgufModel, head_dim: int, theta: float) -> dict[str, 
     """
     stored = model.tensors[FACTORS]
     n_frequencies = head_dim // 2
-    found = torch.empty(0)
+    factors = torch.empty(0)
     if stored.type_name == "F32" and stored.shape == (n_frequencies,):
         place = StoredTensor(
             spec=TensorSpec(dtype=torch.float32, shape=stored.shape),
             path=stored.path,
             offset=stored.offset,
         )
-        found = place.read()
-    factor = round(float(found.max()), 3) if len(found) else 1.0
+        factors = place.read()
+    factor = round(float(factors.max()), 3) if len(factors) else 1.0
     expected = _llama3_factors(head_dim, theta, factor)
-    if len(found) != n_frequencies or not torch.allclose(found, expected, rtol=1e-4):
+    if len(factors) != n_frequencies or not torch.allclose(factors, expected, rtol=1e-4):
         raise ValueError(
             f"{FACTORS} in {model.file} are not the factors of Llama 3 for any scale: "
             "take the model in safetensors"

@@ -136,10 +136,10 @@ def read_object(path: Path, *, of: str, budget: int = BUDGET) -> dict[str, Any]:
         ValueError: If the file is absent, is no regular file of its folder, or holds anything
             but a JSON object; see :func:`seme.checkpoint.json_text.parse_object`.
     """
-    found = find_file(path.parent, path.name)
-    if found is None:
+    file = find_file(path.parent, path.name)
+    if file is None:
         raise ValueError(f"{path.parent} has no {path.name}: it is not {of}")
-    text = read_whole(found, most=_MAX_JSON_BYTES)
+    text = read_whole(file, most=_MAX_JSON_BYTES)
     return parse_object(text, what=str(path), budget=budget)
 
 

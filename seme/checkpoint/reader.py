@@ -131,8 +131,8 @@ class Checkpoint:
             ValueError: If one is no regular file, or a link out of the folder.
         """
         more = sorted(path.name for path in (self.path / TEMPLATES).glob("*.jinja"))
-        found = (find_file(self.path, f"{TEMPLATES}/{name}") for name in more)
-        return (*files_like(self.path, MODEL_FILES), *filter(None, found))
+        templates = (find_file(self.path, f"{TEMPLATES}/{name}") for name in more)
+        return (*files_like(self.path, MODEL_FILES), *filter(None, templates))
 
     def code_files(self) -> tuple[str, ...]:
         """Return names of Python files of the folder, sorted: never copied, never run."""
