@@ -125,8 +125,8 @@ def differences(root: Path, expected: Results) -> Iterator[str]:
         its_own = [name for name in runs if name.endswith(f"-{entries['run']}")]
         if entries["complete"] is not True or len(its_own) != 1:
             yield f"{marker.parent.name} has {len(its_own)} W&B runs, marked {entries}"
-    if len(runs) != len(found.records):
-        yield f"{len(runs)} W&B runs of {len(found.records)} records"
+    if len(runs) != len(results.records):
+        yield f"{len(runs)} W&B runs of {len(results.records)} records"
 
 
 def _report(name: str, faults: Iterator[str], folder: Path, expected: Results) -> int:

@@ -149,13 +149,13 @@ def _tensor_differences(
     if source is None and pivot is not None:
         yield f"{name}: shape {pivot.shape(name)} expected, missing in the source"
     elif pivot is None and source is not None:
-        yield f"{name}: shape {source.shape(name)} stored, missing in the pivot"
+        yield f"{name}: shape {source.shape(name)} found, missing in the pivot"
     elif pivot is not None and source is not None:
         expected, stored = pivot.dtype(name), source.dtype(name)
         if pivot.shape(name) != source.shape(name):
-            yield f"{name}: shape {pivot.shape(name)} expected, {source.shape(name)} stored"
+            yield f"{name}: shape {pivot.shape(name)} expected, {source.shape(name)} found"
         elif expected.is_floating_point != stored.is_floating_point:
-            yield f"{name}: {expected} expected, {stored} stored"
+            yield f"{name}: {expected} expected, {stored} found"
 
 
 def _config_differences(
