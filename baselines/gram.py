@@ -21,7 +21,7 @@ from seme.streaming import Block, Models, OpenTensor
 Gram = NDArray[np.float64]
 """Inner products of the sources' vectors, (n_sources, n_sources)."""
 Origin = Literal["pivot", "zero"]
-"""Where the sources' vectors begin: at the pivot (task vectors), or at zero (weights)."""
+"""Origin of the sources' vectors: the pivot (task vectors), or zero (weights)."""
 
 
 def gram_of(tensor: OpenTensor, origin: Origin) -> Gram:

@@ -24,7 +24,7 @@ _LOADING_ENTRIES = ("transformers_weights", "fusion_config")
 """Entries of config.json by which transformers would load other files or modules."""
 _ADAPTER = "adapter_config.json"
 _MOST_CHARACTERS = 300
-"""Of another library's error."""
+"""Characters kept of another library's error."""
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 

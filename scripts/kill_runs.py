@@ -42,7 +42,7 @@ _EVENTS = (
     ".leaderboard.*",
     "leaderboard.md",
 )
-"""What a sweep makes on its way; the moment one appears is the moment it is killed."""
+"""Files that a sweep makes on its way; it is killed the moment one of them appears."""
 _LEFT_OVER = ("*scratch-*", ".seme-writing-*", "**/.*.????????", ".leaderboard*")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LINE = "interrupted; finished runs are kept; the same command goes on"
@@ -54,7 +54,7 @@ _USAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a sweep leaves that must not depend on how it came to its end."""
+    """Records and samples of a sweep, which must not depend on how it ended."""
 
     records: dict[str, Any]
     """Folder of a run to its record without times."""

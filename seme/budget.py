@@ -39,7 +39,7 @@ sources: the source's own, a product, its rows in the pivot's order (counted in 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What of the models' sizes bounds the memory of a merge; None where it may be any."""
+    """Sizes of the models that bound the memory of a merge; None where they may be any."""
 
     n_ranked: int | None = None
     """Elements that are ranked together at most, 0 where the method ranks none."""

@@ -212,10 +212,8 @@ def test_committed_choices_follow_from_committed_records(select, folder, reposit
     committed = {p.stem: p.read_text() for p in (CONF / "variant" / folder).glob("*.yaml")}
     published = repository / "results" / "published" / select.replace("select", "paper")
     assert (len(committed) >= 10) == published.is_dir()
-    records = load_results(published).records
-    if not records:
-        pytest.skip(f"experiment={select} has not been run yet")
-    assert committed == {choice.name: config_text(choice) for choice in choose(records)}
+    choices = choose(load_results(published).records) if published.is_dir() else []
+    assert committed == {choice.name: config_text(choice) for choice in choices}
 
 
 @pytest.mark.parametrize("folder", SELECTS.values())

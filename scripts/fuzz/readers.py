@@ -30,9 +30,9 @@ from seme.compatibility import differences, tolerated_differences
 from seme.interface import CheckpointMismatchError
 
 MAX_SECONDS = 2.0
-"""Of the processor, for one case."""
+"""Most processor seconds for one case."""
 MAX_BYTES = 200_000_000
-"""Of memory beyond the files' size, for one case."""
+"""Most bytes of memory for one case, beyond the files' size."""
 _MAX_MESSAGE = 1500
 """Characters of an error without the paths in it."""
 _MAX_WAIT_SECONDS = 120

@@ -44,7 +44,7 @@ _BLOCKS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """What a GGUF model becomes: its configuration and tensors, none of them read."""
+    """Configuration and tensors that a GGUF model becomes, none of them read."""
 
     config: Mapping[str, Any]
     """Content of ``config.json``."""
