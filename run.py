@@ -64,7 +64,7 @@ from seme.provenance import collect
 ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
-_LIMITS = {"include", "exclude", "memory_budget"}
+_LIMITS = {"include", "exclude", "overrides", "memory_budget"}
 _VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
 _SWITCHES = {"force", "plan", "quiet"}
 

@@ -10,7 +10,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-_KEPT = {"method", "models", "suite", "tau", "seed", "dtype", "include", "exclude"}
+_KEPT = {
+    "method", "models", "suite", "tau", "seed", "dtype", "include", "exclude", "overrides",
+}  # fmt: skip
 """Entries that a record keeps, whole or as the locations and names in them."""
 _NOT_KEPT = {"include_path"}
 """Entries of a suite that no record keeps."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from seme.ancestry import ancestry_warnings
 from seme.architecture.tensor_names import is_constant
-from seme.binding import check_method, merge_function, prepare
+from seme.binding import check_method, merge_function
 from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
@@ -42,13 +42,13 @@ from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
+from seme.tensor_methods import TensorMethods, bind_overrides
 from seme.whole_tensor import (
     SharedMemory,
     bytes_of_whole,
     call,
     memory_for_whole,
     merge_whole,
-    whole_names,
 )
 
 _logger = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ def merge_checkpoints(
         fitted = fit_rows(pivot, renamed, copied)
         demand_same_tensors(pivot, fitted, **patterns)
     refuse_float64(pivot, merged_names, settings.dtype)
+    methods = bind_overrides(method, settings.overrides, merged_names, len(sources))
     warnings = warnings_before(pivot, renamed)
     for warning in warnings:
         _logger.warning("%s", warning)
@@ -133,7 +134,7 @@ def merge_checkpoints(
         budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
     )
     memory = None
-    whole = whole_names(method, {name: pivot.shape(name) for name in merged_names})
+    whole = methods.whole_names({name: pivot.shape(name) for name in merged_names})
     if whole:
         sizes = {name: math.prod(pivot.shape(name)) for name in whole}
         memory = memory_for_whole(
@@ -156,7 +157,7 @@ def merge_checkpoints(
             cache_bytes=allocation.cache_bytes if memory is None else 0,
             memory_budget=budget,
         )
-        prepared = prepare(method, models)
+        prepared = methods.prepare(models)
         walked = prepared.models if isinstance(prepared, Realigned) else models
         layout = {
             name: _output_spec(walked.pivot, name, settings.dtype)
@@ -174,7 +175,7 @@ def merge_checkpoints(
         ):
             task = bar.add_task("merging", total=_n_parameters(layout))
             walk = _Walk(
-                method=method,
+                methods=methods,
                 prepared=prepared,
                 seed=settings.seed,
                 layout=layout,
@@ -233,7 +234,7 @@ def _unrelated(
 class _Walk:
     """Visits every tensor of the merged model once: merge or copy it, round it, write it."""
 
-    method: functools.partial[Tensor]
+    methods: TensorMethods
     prepared: Prepared | None
     seed: int
     layout: Mapping[str, TensorSpec]
@@ -303,7 +304,7 @@ class _Walk:
         tensor = models.open(name)
         prepared = None if self.prepared is None else self.prepared.at(tensor)
         site = Site(name=name, seed=self.seed, prepared=prepared)
-        merge = merge_function(self.method)
+        merge = merge_function(self.methods.at(name))
         if self.memory is not None and name in self.whole:
             return self._merge_whole(merge, tensor, site, self.memory)
 
@@ -318,7 +319,7 @@ class _Walk:
         self, merge: Merge, tensor: OpenTensor, site: Site, memory: SharedMemory
     ) -> tuple[float, float]:
         n_bytes = bytes_of_whole(
-            tensor.numel, len(tensor.models.sources), traits_of(self.method)
+            tensor.numel, len(tensor.models.sources), traits_of(self.methods.method)
         )
         with memory.taken(n_bytes):
             return summed(

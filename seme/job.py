@@ -23,9 +23,11 @@ from seme.checkpoint.reader import Checkpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.labels import labels_of
+from seme.overrides import text_of
 from seme.pool import check_pool, place_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
+from seme.tensor_methods import check_parameters
 
 Opener = Callable[..., Checkpoint]
 """Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
@@ -95,8 +97,10 @@ class MergeJob:
         ]
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """The method's own, JSON-ready."""
-        return method_settings(self.method)
+        """The method's own, JSON-ready, and ``overrides`` as text where there are any."""
+        overrides = self.settings.overrides
+        by_tensor = {"overrides": text_of(overrides)} if overrides else {}
+        return {**method_settings(self.method), **by_tensor}
 
     def described_models(self) -> dict[str, Any]:
         """The pool, the pivot, the sources and the references, for the record."""
@@ -155,7 +159,7 @@ class MergeJob:
         checkpoint = model.checkpoint
         if not isinstance(checkpoint, AdaptedCheckpoint):
             return checkpoint.path
-        settings = replace(self.settings, include=(), exclude=())
+        settings = replace(self.settings, include=(), exclude=(), overrides=())
         merge_checkpoints(
             partial(_the_source),
             checkpoint.base,
@@ -197,6 +201,7 @@ def job_from_config(
     settings = settings_from_config(config)
     models = check_pool(config["models"])
     check_method(method, len(models["sources"]))
+    check_parameters(method, settings.overrides)
     entries = [models["pivot"], *models["sources"], *models["references"]]
     labels = iter(labels_of([place_of(entry, root) for entry in entries]))
     for entry in entries:
