@@ -16,9 +16,10 @@ from torch import Tensor
 
 from baselines.coefficients import check_weights, weights_or_ones
 from baselines.della import keep_probabilities, prune_factors
+from baselines.gram import Origin
 from seme.checks import check_between, check_choice, check_finite, check_switch
 from seme.elementwise import add_change
-from seme.interface import Site, checked_by, takes, whole_tensor
+from seme.interface import Site, checked_by, whole_tensor
 
 Trim = Literal["none", "magnitude", "outliers", "random", "rank"]
 """What is left out of a task vector: nothing, the smallest elements (TIES), the smallest and the
@@ -34,6 +35,7 @@ _RUN = 1 << 17
 
 def check(
     *,
+    origin: Origin,
     trim: Trim,
     densities: Sequence[float] | None,
     gamma: float,
@@ -46,12 +48,13 @@ def check(
     n_sources: int,
 ) -> None:
     """Demand known steps, one density in [0, 1] and one weight per source, or None."""
+    check_choice("origin", origin, get_args(Origin))
     check_choice("trim", trim, get_args(Trim))
     if densities is not None and (
         not isinstance(densities, Sequence) or len(densities) != n_sources
     ):
         raise ValueError(
-            f"densities must hold one share per source, {n_sources}, or be null, "
+            f"densities must be null or one share per source, {n_sources} of them, "
             f"got {densities!r}"
         )
     for i, density in enumerate(densities or ()):
@@ -70,7 +73,6 @@ def check(
 
 
 @whole_tensor(temporaries=12, per_source=4)
-@takes(order_matters=True)
 @checked_by(check)
 def merge(
     pivot: Tensor,
@@ -78,6 +80,7 @@ def merge(
     site: Site,
     /,
     *,
+    origin: Origin,
     trim: Trim,
     densities: Sequence[float] | None,
     gamma: float,
@@ -90,14 +93,16 @@ def merge(
 ) -> Tensor:
     """Add the weighted, trimmed task vectors to the pivot.
 
-    Scope of the trim: the tensor. Magnitudes are ranked and signs elected in float32 as there,
-    ties by index; sums run in float64 and are rounded once. The random steps draw from the
+    Scope of the trim: the tensor. Magnitudes are ranked in float32 as there, ties by index; sums
+    run in float64 and are rounded once. The random steps draw from the
     numbers of this project: the same law, other draws.
 
     Args:
         pivot: Pre-trained float32 weights of a whole tensor, any shape. Never written to.
-        sources: Fine-tuned float32 weights, each shaped like ``pivot``.
+        sources: Fine-tuned float32 weights, each shaped like ``pivot``. Their order matters to
+            the random steps only.
         site: Seeds the random steps by run seed, tensor name and source index.
+        origin: ``pivot``, or ``zero``: weights in place of task vectors, added to nothing.
         trim: See :data:`Trim`.
         densities: Share kept of each task vector, in [0, 1]; None keeps all.
         gamma: Share of largest magnitudes left out by ``outliers``, less where the density
@@ -113,12 +118,13 @@ def merge(
     Returns:
         float32 weights of the pivot's shape.
     """
+    start = pivot if origin == "pivot" else torch.zeros_like(pivot)
     shares = [1.0] * len(sources) if densities is None else densities
     coefficients = torch.tensor(weights_or_ones(weights, len(sources)))
     weighted = []
     for index, (source, density) in enumerate(zip(sources, shares, strict=True)):
-        kept = _kept(source - pivot, trim, density, site, index, gamma=gamma, epsilon=epsilon)
-        tv = source.double() - pivot.double()
+        kept = _kept(source - start, trim, density, site, index, gamma=gamma, epsilon=epsilon)
+        tv = source.double() - start.double()
         if kept is not None:
             tv = _masked(tv, kept, rescale=rescale)
         weighted.append(tv * float(coefficients[index].double()))
@@ -138,7 +144,7 @@ def merge(
         divisor = torch.where(divisor.abs() < _SMALL_SUM, 1.0, divisor)
     if normalize:
         change = change / divisor.double().to(change.device)
-    return add_change(pivot, change * lam)
+    return add_change(start, change * lam)
 
 
 def _kept(
@@ -202,9 +208,7 @@ def _l1_norm(tensor: Tensor) -> float:
 
 
 def _agreeing(weighted: Sequence[Tensor]) -> list[Tensor]:
-    """Mask, for each weighted task vector, the values that carry the sign of the float32 sum."""
-    total = torch.zeros_like(weighted[0], dtype=torch.float32)
-    for values in weighted:
-        total += values.float()
+    """Mask, for each weighted task vector, the values that carry the sign of the sum."""
+    total = sum(weighted[1:], start=weighted[0])
     elected = torch.where(total >= 0, 1.0, -1.0)
     return [values.sign() == elected for values in weighted]

@@ -118,10 +118,11 @@ def check_aliases(folders: Iterable[Path]) -> None:
         for path in sorted(folder.rglob("*.yaml")):
             text = path.read_text(encoding="utf-8", errors="replace")
             if "&" in text and _ALIAS.search(text):
-                _check_growth(path, text)
+                check_growth(path, text)
 
 
-def _check_growth(path: Path, text: str) -> None:
+def check_growth(path: Path, text: str) -> None:
+    """Refuse the text of a YAML file that grows without bound; see :func:`check_aliases`."""
     try:
         size = _written_out(yaml.compose(text), {}, set())
     except yaml.YAMLError:

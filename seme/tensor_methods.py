@@ -132,7 +132,7 @@ class PreparedByTensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class Place:
     """Place of a tensor among the layers of its stack."""
 
     layer: int
@@ -221,7 +221,7 @@ def bind_overrides(
     if not overrides:
         return TensorMethods(method=method, by_name={})
     check_parameters(method, overrides)
-    places = _places(names)
+    places = places_of(names)
     for override in overrides:
         _check_matches(override, names, places)
     shared: dict[str, partial[Tensor]] = {}
@@ -244,7 +244,7 @@ def bind_overrides(
     return TensorMethods(method=method, by_name=by_name)
 
 
-def _places(names: Iterable[str]) -> dict[str, _Place]:
+def places_of(names: Iterable[str]) -> dict[str, Place]:
     """Find the layer of every tensor that is in one; stacks are told apart by their prefix."""
     found = {name: match for name in names if (match := _LAYER.search(name))}
     counts: dict[str, int] = defaultdict(int)
@@ -252,12 +252,12 @@ def _places(names: Iterable[str]) -> dict[str, _Place]:
         stack = name[: match.start()]
         counts[stack] = max(counts[stack], int(match[1]) + 1)
     return {
-        name: _Place(layer=int(match[1]), n_layers=counts[name[: match.start()]])
+        name: Place(layer=int(match[1]), n_layers=counts[name[: match.start()]])
         for name, match in found.items()
     }
 
 
-def _matches(override: Override, name: str, places: Mapping[str, _Place]) -> bool:
+def _matches(override: Override, name: str, places: Mapping[str, Place]) -> bool:
     if not fnmatchcase(name, override.match):
         return False
     if override.layers is None:
@@ -267,7 +267,7 @@ def _matches(override: Override, name: str, places: Mapping[str, _Place]) -> boo
 
 
 def _check_matches(
-    override: Override, names: Sequence[str], places: Mapping[str, _Place]
+    override: Override, names: Sequence[str], places: Mapping[str, Place]
 ) -> None:
     most = max((place.n_layers for place in places.values()), default=0)
     if override.layers is not None and override.layers[1] > most:
@@ -287,7 +287,7 @@ def _check_matches(
         )
 
 
-def _apply(values: dict[str, Any], override: Override, place: _Place | None) -> None:
+def _apply(values: dict[str, Any], override: Override, place: Place | None) -> None:
     """Replace the values that an override gives to a tensor."""
     for key, value in override.values.items():
         if has_gradient(value):
@@ -303,7 +303,7 @@ def _apply(values: dict[str, Any], override: Override, place: _Place | None) -> 
             values[name] = items
 
 
-def _depth(place: _Place, layers: tuple[int, int] | None) -> float:
+def _depth(place: Place, layers: tuple[int, int] | None) -> float:
     """Return where a layer is between the first, 0, and the last, 1; 1 for the only one."""
     first, end = layers or (0, place.n_layers)
     return 1.0 if end - first == 1 else (place.layer - first) / (end - first - 1)

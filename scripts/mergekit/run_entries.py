@@ -1,0 +1,291 @@
+"""A translated recipe as the entries of a run: method values, overrides, the pool, the dtype."""
+
+import glob
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from scripts.mergekit.parameters import Setting
+from scripts.mergekit.recipe import ModelName, Recipe
+from scripts.mergekit.setting import Condition, value_at
+from scripts.mergekit.translation import Translation
+from seme.binding import bind_method, check_method
+from seme.overrides import parse_overrides
+from seme.tensor_methods import Place, bind_overrides, places_of
+
+_CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+_FIRST = re.compile(r"embed|wte|wpe")
+"""Names of tensors before the layers."""
+
+Names = Callable[[ModelName], Sequence[str]]
+"""Returns the names of a model's tensors; called where settings differ by tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEntries:
+    """Entries of a run's configuration that a recipe stands for."""
+
+    method: str
+    values: Mapping[str, Any]
+    """Of the method, all tensors'."""
+    overrides: tuple[Mapping[str, Any], ...]
+    pivot: Mapping[str, str]
+    sources: tuple[Mapping[str, str], ...]
+    dtype: str | None
+
+    def arguments(self) -> list[str]:
+        """Return the run as arguments of ``run.py``."""
+        lines = {f"method.{key}": value for key, value in self.values.items()}
+        pool = {"models.pivot": self.pivot, "models.sources": list(self.sources)}
+        entries = {**lines, **pool, "dtype": self.dtype, "overrides": list(self.overrides)}
+        return [
+            f"method={self.method}",
+            "models=custom",
+            *(f"{key}={_written(value)}" for key, value in entries.items()
+              if value is not None and value != []),
+        ]  # fmt: skip
+
+
+def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEntries:
+    """Turn a translated recipe into the entries of a run.
+
+    Args:
+        recipe: As read.
+        translation: Of it.
+        names: Returns the names of the pivot's tensors.
+
+    Raises:
+        ValueError: If layers are not left in their places, all of them, or a value is out of
+            range; one line for each.
+    """
+    settings = dict(_settings(translation.values))
+    layout = _Layout.of(recipe, translation, names, settings)
+    fixed = {key: value for key, value in translation.values.items() if not _varies(value)}
+    values = {**_defaults(translation.method), **fixed}
+    overrides: list[dict[str, Any]] = []
+    for key, setting in settings.items():
+        parameter, _, index = key.partition(".")
+        base, entries = layout.entries(key, setting)
+        if index:
+            values[parameter] = [*(values[parameter] if index != "0" else []), base]
+        else:
+            values[parameter] = base
+        _join(overrides, entries)
+    overrides = _without_repeats(values, overrides)
+    method = bind_method({"_target_": f"baselines.{translation.method}.merge", **values})
+    check_method(method, len(translation.sources))
+    if layout.names:
+        overrides += _corrections(method, len(translation.sources), layout, settings, overrides)
+    return RunEntries(
+        method=translation.method,
+        values=values,
+        overrides=tuple(overrides),
+        pivot=translation.pivot.entry(),
+        sources=tuple(source.entry() for source in translation.sources),
+        dtype=recipe.dtype,
+    )
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    """Return the values of a method's file; those that follow tau are always given."""
+    content = yaml.safe_load((_CONF / f"{method}.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if not key.startswith("_")}
+
+
+def _varies(value: object) -> bool:
+    return isinstance(value, Setting) or (isinstance(value, list) and len(value) > 0)
+
+
+def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Setting]]:
+    """Yield the settings of a translation, those of a list one by one."""
+    for key, value in values.items():
+        if isinstance(value, Setting):
+            yield key, value
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                yield f"{key}.{i}", item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Slices of the result, and its tensors where they are needed."""
+
+    ranges: tuple[tuple[int, int] | None, ...]
+    names: tuple[str, ...]
+    places: Mapping[str, Place]
+    """Of the tensors in layers."""
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        translation: Translation,
+        names: Names,
+        settings: Mapping[str, Setting],
+    ) -> "_Layout":
+        ranges = tuple(one.inputs[0].layers for one in recipe.slices)
+        in_slices = ranges != (None,)
+        if not in_slices and all(setting.constant is not None for setting in settings.values()):
+            return cls(ranges=(None,), names=(), places={})
+        known = tuple(names(translation.pivot))
+        places = places_of(known)
+        if in_slices:
+            n_layers = max((place.n_layers for place in places.values()), default=0)
+            _check_ranges(recipe, n_layers)
+        return cls(ranges=ranges if len(ranges) > 1 else (None,), names=known, places=places)
+
+    def entries(self, key: str, setting: Setting) -> tuple[Any, list[dict[str, Any]]]:
+        """Return the value of all tensors, and overrides for those that have others."""
+        first = setting.by_slice[0][0].value
+        entries = []
+        for layers, conditions in zip(self.ranges, setting.by_slice, strict=True):
+            for condition in conditions:
+                if self._applies(condition):
+                    part = {} if layers is None else {"layers": list(layers)}
+                    value = _override_value(condition)
+                    entries.append({"match": condition.pattern, **part, key: value})
+        if self.ranges == (None,) and not isinstance(first, tuple):
+            entries = entries[1:]
+        return first[0] if isinstance(first, tuple) else first, entries
+
+    def _applies(self, condition: Condition) -> bool:
+        is_gradient = isinstance(condition.value, tuple) or self.ranges != (None,)
+        return not self.names or any(
+            condition.holds(name) and (name in self.places or not is_gradient)
+            for name in self.names
+        )
+
+    def expected(self, setting: Setting, name: str) -> Any:  # noqa: ANN401
+        """Return mergekit's value for a tensor."""
+        place = self.places.get(name)
+        if place is None:
+            index = 0 if _FIRST.search(name) else -1
+            return value_at(setting.by_slice[index], name, 0.0)
+        for layers, conditions in zip(self.ranges, setting.by_slice, strict=True):
+            first, end = layers or (0, place.n_layers)
+            if first <= place.layer < end:
+                depth = 1.0 if end - first == 1 else (place.layer - first) / (end - first - 1)
+                return value_at(conditions, name, depth)
+        raise AssertionError(f"the slices hold no layer of {name}")
+
+
+def _check_ranges(recipe: Recipe, n_layers: int) -> None:
+    """Demand that slices take all layers, each once, in their places.
+
+    Raises:
+        ValueError: If not; names every slice at fault.
+    """
+    faults, following = [], 0
+    for one in recipe.slices:
+        for source in one.inputs:
+            layers = source.layers or (0, n_layers)
+            if layers == (following, (one.inputs[0].layers or layers)[1]):
+                continue
+            what = "layers stay in their places here"
+            if layers[0] > following:
+                what = f"there is a hole, layers {following} to {layers[0] - 1} are missing"
+            elif layers[0] < following:
+                what = f"it overlaps the slices before, which end at {following}"
+            faults.append(
+                f"{source.path}.layer_range: [{layers[0]}, {layers[1]}] cannot be expressed: "
+                f"{what} (stacking layers makes a model of another depth)"
+            )
+        following = (one.inputs[0].layers or (0, n_layers))[1]
+    if following != n_layers:
+        faults.append(
+            f"slices: end at layer {following}, the model merged into has {n_layers} layers"
+        )
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _override_value(condition: Condition) -> Any:  # noqa: ANN401
+    if isinstance(condition.value, tuple):
+        return {"gradient": list(condition.value)}
+    return condition.value
+
+
+def _join(overrides: list[dict[str, Any]], entries: Sequence[dict[str, Any]]) -> None:
+    """Add the entries of one parameter, to those of others for the same tensors if possible."""
+    least = 0
+    for entry in entries:
+        where = {key: entry.get(key) for key in ("match", "layers")}
+        for i in range(least, len(overrides)):
+            if {key: overrides[i].get(key) for key in where} == where:
+                overrides[i] |= entry
+                least = i + 1
+                break
+        else:
+            overrides.append(dict(entry))
+            least = len(overrides)
+
+
+def _without_repeats(
+    values: Mapping[str, Any], overrides: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Leave out values for a range of all tensors' own, where no other entry has them."""
+    kept = []
+    for entry in overrides:
+        given = {}
+        for key, value in entry.items():
+            if key in ("match", "layers"):
+                continue
+            others = sum(key in other for other in overrides)
+            if others > 1 or value != _own(values, key):
+                given[key] = value
+        if given:
+            kept.append(
+                {**{k: v for k, v in entry.items() if k in ("match", "layers")}, **given}
+            )
+    return kept
+
+
+def _own(values: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+    parameter, _, index = key.partition(".")
+    return values[parameter][int(index)] if index else values[parameter]
+
+
+def _corrections(
+    method: partial[Tensor],
+    n_sources: int,
+    layout: _Layout,
+    settings: Mapping[str, Setting],
+    overrides: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Give tensors outside of layers the value that mergekit gives them.
+
+    There mergekit takes the first point of a gradient, and the settings of the first slice before
+    the layers, of the last one after them.
+    """
+    bound = bind_overrides(method, parse_overrides(list(overrides)), layout.names, n_sources)
+    corrections = []
+    for name in layout.names:
+        found = bound.at(name).keywords
+        wrong = {
+            key: wanted
+            for key, setting in settings.items()
+            if (wanted := layout.expected(setting, name)) != _own(found, key)
+        }
+        if name not in layout.places:
+            corrections += [{"match": glob.escape(name), **wrong}] if wrong else []
+        elif any(abs(wanted - _own(found, key)) > 1e-9 for key, wanted in wrong.items()):
+            raise AssertionError(f"overrides give {name} {found}, expected {wrong}")
+    return corrections
+
+
+def _written(value: Any) -> str:  # noqa: ANN401 (plain values)
+    """Write a value in Hydra's grammar of overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(value)
