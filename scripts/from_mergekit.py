@@ -122,6 +122,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"differs from mergekit: {line}")
     for line in converted.notes:
         print(f"ignored: {line}")
+    if converted.entries.n_layers is not None:
+        print(f"stacked: the result has {converted.entries.n_layers} layers")
     print(f"python {shlex.join(command)}", flush=True)
     if "--show" in switches:
         return 0

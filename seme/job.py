@@ -20,6 +20,7 @@ from seme.checkpoint.lora import (
 )
 from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.stacked import StackedCheckpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.labels import labels_of
@@ -48,10 +49,12 @@ class NamedModel:
     def described(self) -> dict[str, Any]:
         """Name, location, revision, commit on the Hub and content hash, for the record.
 
-        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well, one
+        of stacked layers ``layers``.
         """
         base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
         origin = origin_of((base or self.checkpoint).path)
+        layers = getattr(self.checkpoint, "layers", None)
         return {
             "name": self.name,
             "location": self.location,
@@ -60,6 +63,7 @@ class NamedModel:
             "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
             **({} if origin is None else {"dequantised_from": origin}),
+            **({} if layers is None else {"layers": [list(part) for part in layers]}),
         }
 
 
@@ -133,7 +137,7 @@ class MergeJob:
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
         """Everything that determines the weights of a model that is not merged, JSON-ready."""
         content = {"reference": model.checkpoint.content_hash()}
-        if isinstance(model.checkpoint, AdaptedCheckpoint):
+        if isinstance(model.checkpoint, AdaptedCheckpoint | StackedCheckpoint):
             return {**content, "dtype": str(self.settings.dtype)}  # see folder_of
         return content
 
@@ -153,16 +157,17 @@ class MergeJob:
 
         Args:
             model: One of :attr:`models`.
-            scratch: A new folder, made for an adapter only: its base with the adapter merged
-                in, in the dtype of the merges.
+            scratch: A new folder, made for an adapter and for stacked layers only: its base
+                with the adapter merged in, or the model, in the dtype of the merges.
         """
         checkpoint = model.checkpoint
-        if not isinstance(checkpoint, AdaptedCheckpoint):
+        if not isinstance(checkpoint, AdaptedCheckpoint | StackedCheckpoint):
             return checkpoint.path
+        base = checkpoint if isinstance(checkpoint, StackedCheckpoint) else checkpoint.base
         settings = replace(self.settings, include=(), exclude=(), overrides=())
         merge_checkpoints(
             partial(_the_source),
-            checkpoint.base,
+            base,
             [checkpoint],
             scratch,
             settings=settings,
@@ -266,7 +271,10 @@ def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpo
             f"adapter_revision needs path_to_adapter, got {entry}; for a model that is no "
             "adapter use revision"
         )
-    return opener(entry["location"], revision=entry.get("revision"), root=root)
+    opened = opener(entry["location"], revision=entry.get("revision"), root=root)
+    if (layers := entry.get("layers")) is None:
+        return opened
+    return StackedCheckpoint(opened, [(first, end) for first, end in layers])
 
 
 def _open_adapted(entry: Mapping[str, Any], root: Path) -> AdaptedCheckpoint:

@@ -11,6 +11,8 @@ _POOL_KEYS = {"pivot", "sources"}
 _OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
 _TERMS = {"licence", "gated"}
+_LAYERS = "layers"
+"""Entry of a model: ranges of its layers, stacked."""
 
 
 def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,16 +54,42 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS | _TERMS
+        or not entry.keys() <= _MODEL_KEYS | _TERMS | {_LAYERS}
         or not _is_placed(entry)
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)}; got '
-            f"{model!r}"
+            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)} and '
+            f"layers; got {model!r}"
         )
     check_terms(entry)
+    _check_layers(entry)
     return entry
+
+
+def _check_layers(entry: Mapping[str, Any]) -> None:
+    ranges = entry.get(_LAYERS)
+    if ranges is None:
+        return
+    if not isinstance(ranges, list | tuple) or not ranges or not all(map(_is_range, ranges)):
+        raise ValueError(
+            "layers of a model must be ranges [first, last + 1] such as [[0, 24], [8, 32]], "
+            f"got {ranges!r:.100}"
+        )
+    if entry.get("path_to_adapter") is not None:
+        raise ValueError(
+            f"layers are of models that are no adapters, got {entry}: merge the adapter into "
+            "its base first"
+        )
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        and 0 <= value[0] < value[1]
+    )
 
 
 def place_of(entry: Mapping[str, Any], root: Path) -> Place:
@@ -82,6 +110,6 @@ def _portable(location: str, root: Path) -> str:
 def _is_placed(entry: Mapping[str, Any]) -> bool:
     """Return True if an entry has a location, and all that it has are texts or null."""
     places = [entry.get(key) for key in ("location", "path_to_adapter")]
-    texts = (value for key, value in entry.items() if key not in _TERMS)
+    texts = (value for key, value in entry.items() if key not in _TERMS | {_LAYERS})
     are_texts = all(isinstance(value, str | None) for value in texts)
     return any(places) and are_texts

@@ -2,9 +2,8 @@
 
 import difflib
 import json
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from seme.architecture.tensor_names import LayerPlace, layer_places
 from seme.binding import check_method, hyper_parameter_names, named_by, prepare
 from seme.interface import Prepared, Traits, traits_of
 from seme.overrides import Override, has_gradient, is_gradient, parameter_of
 from seme.streaming import Models, OpenTensor
 from seme.whole_tensor import whole_names
-
-_LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
-"""The first number in a tensor's name, as in ``model.layers.3.mlp.up_proj.weight``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +128,6 @@ class PreparedByTensor:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Place of a tensor among the layers of its stack."""
-
-    layer: int
-    n_layers: int
-
-
 def check_parameters(method: partial[Tensor], overrides: Sequence[Override]) -> None:
     """Check the names of what overrides give values to, and their kinds; no model is needed.
 
@@ -221,7 +210,7 @@ def bind_overrides(
     if not overrides:
         return TensorMethods(method=method, by_name={})
     check_parameters(method, overrides)
-    places = places_of(names)
+    places = layer_places(names)
     for override in overrides:
         _check_matches(override, names, places)
     shared: dict[str, partial[Tensor]] = {}
@@ -244,20 +233,7 @@ def bind_overrides(
     return TensorMethods(method=method, by_name=by_name)
 
 
-def places_of(names: Iterable[str]) -> dict[str, Place]:
-    """Find the layer of every tensor that is in one; stacks are told apart by their prefix."""
-    found = {name: match for name in names if (match := _LAYER.search(name))}
-    counts: dict[str, int] = defaultdict(int)
-    for name, match in found.items():
-        stack = name[: match.start()]
-        counts[stack] = max(counts[stack], int(match[1]) + 1)
-    return {
-        name: Place(layer=int(match[1]), n_layers=counts[name[: match.start()]])
-        for name, match in found.items()
-    }
-
-
-def _matches(override: Override, name: str, places: Mapping[str, Place]) -> bool:
+def _matches(override: Override, name: str, places: Mapping[str, LayerPlace]) -> bool:
     if not fnmatchcase(name, override.match):
         return False
     if override.layers is None:
@@ -267,7 +243,7 @@ def _matches(override: Override, name: str, places: Mapping[str, Place]) -> bool
 
 
 def _check_matches(
-    override: Override, names: Sequence[str], places: Mapping[str, Place]
+    override: Override, names: Sequence[str], places: Mapping[str, LayerPlace]
 ) -> None:
     most = max((place.n_layers for place in places.values()), default=0)
     if override.layers is not None and override.layers[1] > most:
@@ -287,7 +263,7 @@ def _check_matches(
         )
 
 
-def _apply(values: dict[str, Any], override: Override, place: Place | None) -> None:
+def _apply(values: dict[str, Any], override: Override, place: LayerPlace | None) -> None:
     """Replace the values that an override gives to a tensor."""
     for key, value in override.values.items():
         if has_gradient(value):
@@ -303,7 +279,7 @@ def _apply(values: dict[str, Any], override: Override, place: Place | None) -> N
             values[name] = items
 
 
-def _depth(place: Place, layers: tuple[int, int] | None) -> float:
+def _depth(place: LayerPlace, layers: tuple[int, int] | None) -> float:
     """Return where a layer is between the first, 0, and the last, 1; 1 for the only one."""
     first, end = layers or (0, place.n_layers)
     return 1.0 if end - first == 1 else (place.layer - first) / (end - first - 1)

@@ -380,6 +380,49 @@ slices:
   - sources: [{model: B, layer_range: [2, 3]}]
   - sources: [{model: A, layer_range: [3, 4]}]
 """),
+    "passthrough_stacked": RecipeText("""
+merge_method: passthrough
+slices:
+  - sources: [{model: A, layer_range: [0, 3]}]
+  - sources: [{model: B, layer_range: [1, 4]}]
+dtype: float32
+"""),
+    "passthrough_of_one_model_grown": RecipeText("""
+merge_method: passthrough
+slices:
+  - sources: [{model: A, layer_range: [0, 3]}]
+  - sources: [{model: A, layer_range: [1, 3]}]
+  - sources: [{model: A, layer_range: [2, 4]}]
+"""),
+    "passthrough_pruned_and_scaled": RecipeText("""
+merge_method: passthrough
+slices:
+  - sources: [{model: C, layer_range: [0, 1]}]
+  - sources:
+      - model: C
+        layer_range: [3, 4]
+        parameters:
+          scale: [{filter: o_proj, value: 0.0}, {value: 1.0}]
+""", as_mergekit=True),
+    "slerp_of_other_layers": RecipeText("""
+merge_method: slerp
+base_model: A
+slices:
+  - sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [1, 3]}]
+  - sources: [{model: A, layer_range: [1, 4]}, {model: B, layer_range: [0, 3]}]
+parameters:
+  t: [{filter: mlp, value: [0, 1]}, {value: 0.4}]
+"""),
+    "linear_of_stacked_slices": RecipeText("""
+merge_method: linear
+slices:
+  - sources:
+      - {model: A, layer_range: [0, 3], parameters: {weight: 0.3}}
+      - {model: B, layer_range: [0, 3], parameters: {weight: 0.7}}
+  - sources:
+      - {model: A, layer_range: [2, 4], parameters: {weight: 0.9}}
+      - {model: B, layer_range: [2, 4], parameters: {weight: 0.1}}
+"""),
     "passthrough_scaled": RecipeText("""
 merge_method: passthrough
 models:

@@ -16,9 +16,10 @@ from scripts.mergekit.parameters import Setting
 from scripts.mergekit.recipe import ModelName, Recipe
 from scripts.mergekit.setting import Condition, value_at
 from scripts.mergekit.translation import Translation
+from seme.architecture.tensor_names import LayerPlace, layer_places, stacked_names
 from seme.binding import bind_method, check_method
 from seme.overrides import parse_overrides
-from seme.tensor_methods import Place, bind_overrides, places_of
+from seme.tensor_methods import bind_overrides
 
 _CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 _FIRST = re.compile(r"embed|wte|wpe")
@@ -36,9 +37,11 @@ class RunEntries:
     values: Mapping[str, Any]
     """Of the method, all tensors'."""
     overrides: tuple[Mapping[str, Any], ...]
-    pivot: Mapping[str, str]
-    sources: tuple[Mapping[str, str], ...]
+    pivot: Mapping[str, Any]
+    sources: tuple[Mapping[str, Any], ...]
     dtype: str | None
+    n_layers: int | None
+    """Layers of the result, where they are stacked anew."""
 
     def arguments(self) -> list[str]:
         """Return the run as arguments of ``run.py``."""
@@ -62,7 +65,7 @@ def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEn
         names: Returns the names of the pivot's tensors.
 
     Raises:
-        ValueError: If layers are not left in their places, all of them, or a value is out of
+        ValueError: If models of a slice have other numbers of layers, or a value is out of
             range; one line for each.
     """
     settings = dict(_settings(translation.values))
@@ -87,8 +90,9 @@ def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEn
         method=translation.method,
         values=values,
         overrides=tuple(overrides),
-        pivot=translation.pivot.entry(),
-        sources=tuple(source.entry() for source in translation.sources),
+        pivot=layout.entry(translation.pivot),
+        sources=tuple(map(layout.entry, translation.sources)),
+        n_layers=layout.n_layers,
         dtype=recipe.dtype,
     )
 
@@ -119,8 +123,11 @@ class _Layout:
 
     ranges: tuple[tuple[int, int] | None, ...]
     names: tuple[str, ...]
-    places: Mapping[str, Place]
+    places: Mapping[str, LayerPlace]
     """Of the tensors in layers."""
+
+    stacks: Mapping[ModelName, list[tuple[int, int]]]
+    """Ranges of layers of the models whose layers are stacked anew."""
 
     @classmethod
     def of(
@@ -130,16 +137,44 @@ class _Layout:
         names: Names,
         settings: Mapping[str, Setting],
     ) -> "_Layout":
-        ranges = tuple(one.inputs[0].layers for one in recipe.slices)
-        in_slices = ranges != (None,)
+        in_slices = recipe.slices[0].inputs[0].layers is not None
         if not in_slices and all(setting.constant is not None for setting in settings.values()):
-            return cls(ranges=(None,), names=(), places={})
+            return cls(ranges=(None,), names=(), places={}, stacks={})
         known = tuple(names(translation.pivot))
-        places = places_of(known)
-        if in_slices:
-            n_layers = max((place.n_layers for place in places.values()), default=0)
-            _check_ranges(recipe, n_layers)
-        return cls(ranges=ranges if len(ranges) > 1 else (None,), names=known, places=places)
+        places = layer_places(known)
+        if not in_slices:
+            return cls(ranges=(None,), names=known, places=places, stacks={})
+        n_layers = max((place.n_layers for place in places.values()), default=0)
+        ranges = _ranges_of(recipe)
+        stacks = {
+            model: stack
+            for model in (translation.pivot, *translation.sources)
+            if (stack := _stack_of(recipe, model)) != [(0, n_layers)]
+        }
+        if stacks:
+            _refuse_numbered_filters(settings)
+        if (own := stacks.get(translation.pivot)) is not None:
+            chosen = [layer for first, end in own for layer in range(first, end)]
+            known = tuple(sorted(stacked_names(known, n_layers, chosen)))
+            places = layer_places(known)
+        return cls(
+            ranges=ranges if len(ranges) > 1 else (None,),
+            names=known,
+            places=places,
+            stacks=stacks,
+        )
+
+    @property
+    def n_layers(self) -> int | None:
+        """Layers of the result where they are stacked anew."""
+        counts = [place.n_layers for place in self.places.values()]
+        return max(counts) if self.stacks else None
+
+    def entry(self, model: ModelName) -> dict[str, Any]:
+        """Return a model's entry in the pool."""
+        stack = self.stacks.get(model)
+        layers = {} if stack is None else {"layers": [list(part) for part in stack]}
+        return {**model.entry(), **layers}
 
     def entries(self, key: str, setting: Setting) -> tuple[Any, list[dict[str, Any]]]:
         """Return the value of all tensors, and overrides for those that have others."""
@@ -176,34 +211,54 @@ class _Layout:
         raise AssertionError(f"the slices hold no layer of {name}")
 
 
-def _check_ranges(recipe: Recipe, n_layers: int) -> None:
-    """Demand that slices take all layers, each once, in their places.
+def _stack_of(recipe: Recipe, model: ModelName) -> list[tuple[int, int]]:
+    """Return the ranges of a model's layers that the slices take, joined where they follow.
+
+    In a slice without the model it is given the layers of the one that is there, at weight 0.
+    """
+    stack: list[tuple[int, int]] = []
+    for one in recipe.slices:
+        taken = [source.layers for source in one.inputs if source.model == model]
+        first, end = (taken or [one.inputs[0].layers])[0] or (0, 0)
+        if stack and stack[-1][1] == first:
+            first = stack.pop()[0]
+        stack.append((first, end))
+    return stack
+
+
+def _ranges_of(recipe: Recipe) -> tuple[tuple[int, int], ...]:
+    """Return the layers of the result that each slice makes.
 
     Raises:
-        ValueError: If not; names every slice at fault.
+        ValueError: If models of a slice have other numbers of layers; names each.
     """
-    faults, following = [], 0
+    faults, ranges, start = [], [], 0
     for one in recipe.slices:
-        for source in one.inputs:
-            layers = source.layers or (0, n_layers)
-            if layers == (following, (one.inputs[0].layers or layers)[1]):
-                continue
-            what = "layers stay in their places here"
-            if layers[0] > following:
-                what = f"there is a hole, layers {following} to {layers[0] - 1} are missing"
-            elif layers[0] < following:
-                what = f"it overlaps the slices before, which end at {following}"
-            faults.append(
-                f"{source.path}.layer_range: [{layers[0]}, {layers[1]}] cannot be expressed: "
-                f"{what} (stacking layers makes a model of another depth)"
-            )
-        following = (one.inputs[0].layers or (0, n_layers))[1]
-    if following != n_layers:
-        faults.append(
-            f"slices: end at layer {following}, the model merged into has {n_layers} layers"
-        )
+        lengths = [
+            end - first for first, end in (source.layers or (0, 0) for source in one.inputs)
+        ]
+        faults += [
+            f"{source.path}.layer_range: must have as many layers as the slice's first, "
+            f"{lengths[0]}, got {length}"
+            for source, length in zip(one.inputs, lengths, strict=True)
+            if length != lengths[0]
+        ]
+        ranges.append((start, start + lengths[0]))
+        start += lengths[0]
     if faults:
         raise ValueError("\n".join(faults))
+    return tuple(ranges)
+
+
+def _refuse_numbered_filters(settings: Mapping[str, Setting]) -> None:
+    """Refuse filters that may name layers of a model whose layers are moved."""
+    for key, setting in settings.items():
+        for condition in (c for conditions in setting.by_slice for c in conditions):
+            if condition.filter is not None and re.search(r"\d", condition.filter):
+                raise ValueError(
+                    f"parameters, {key}: the filter {condition.filter!r} cannot be expressed: it "
+                    "has a number, and layers are stacked anew"
+                )
 
 
 def _override_value(condition: Condition) -> Any:  # noqa: ANN401

@@ -193,7 +193,7 @@ def _sce(work: _Work) -> Translation:
         "sum to less than 1e-6",
         "a zero sum elects nobody; mergekit elects plus",
     ]
-    values = {"tau": tau, "lam": 1.0, "renormalize": True, "select": "deltas"}
+    values: Values = {"tau": tau, "lam": 1.0, "renormalize": True, "select": "deltas"}
     return work.done("sce", values)
 
 
