@@ -81,7 +81,6 @@ def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEn
         else:
             values[parameter] = base
         _join(overrides, entries)
-    overrides = _without_repeats(values, overrides)
     method = bind_method({"_target_": f"baselines.{translation.method}.merge", **values})
     check_method(method, len(translation.sources))
     if layout.names:
@@ -178,6 +177,8 @@ class _Layout:
 
     def entries(self, key: str, setting: Setting) -> tuple[Any, list[dict[str, Any]]]:
         """Return the value of all tensors, and overrides for those that have others."""
+        if setting.constant is not None:
+            return setting.constant, []
         first = setting.by_slice[0][0].value
         entries = []
         for layers, conditions in zip(self.ranges, setting.by_slice, strict=True):
@@ -280,26 +281,6 @@ def _join(overrides: list[dict[str, Any]], entries: Sequence[dict[str, Any]]) ->
         else:
             overrides.append(dict(entry))
             least = len(overrides)
-
-
-def _without_repeats(
-    values: Mapping[str, Any], overrides: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Leave out values for a range of all tensors' own, where no other entry has them."""
-    kept = []
-    for entry in overrides:
-        given = {}
-        for key, value in entry.items():
-            if key in ("match", "layers"):
-                continue
-            others = sum(key in other for other in overrides)
-            if others > 1 or value != _own(values, key):
-                given[key] = value
-        if given:
-            kept.append(
-                {**{k: v for k, v in entry.items() if k in ("match", "layers")}, **given}
-            )
-    return kept
 
 
 def _own(values: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
