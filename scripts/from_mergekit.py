@@ -60,6 +60,11 @@ def convert(path: Path, *, as_mergekit: bool) -> Converted:
         problems = [*problems, *more]
     if recipe is None or translation is None or problems:
         raise ValueError("\n".join(problems))
+    if translation.pivot.adapter is not None:
+        raise ValueError(
+            f"base_model: must be no adapter, got {translation.pivot.label}: merge it into its "
+            "base first"
+        )
     entries = run_entries(recipe, translation, _names)
     return Converted(
         entries=entries,
@@ -69,11 +74,7 @@ def convert(path: Path, *, as_mergekit: bool) -> Converted:
 
 
 def _names(model: ModelName) -> Sequence[str]:
-    if model.adapter is not None:
-        raise ValueError(
-            f"base_model: the model merged into must be no adapter, got {model.label}: merge it "
-            "into its base first"
-        )
+    """Return the names of a model's tensors; an adapter has its base's."""
     return open_outline(model.location, revision=model.revision, root=ROOT).names
 
 
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
         converted = convert(path, as_mergekit="--as-mergekit" in switches)
     except ValueError as error:
         lines = [*str(error).splitlines(), *getattr(error, "__notes__", [])]
-        print(f"error: {path} cannot be expressed as a run:", file=sys.stderr)
+        print(f"error: {path} cannot be turned into a run:", file=sys.stderr)
         print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
         return 1
     further = [a for a in arguments if "=" in a]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seme.labels import Place, labels_of
+from seme.labels import Place, labels_of, stacked_label
 from seme.licences import check_terms, describe_terms
 
 _POOL_KEYS = {"pivot", "sources"}
@@ -93,10 +93,17 @@ def _is_range(value: object) -> bool:
 
 
 def place_of(entry: Mapping[str, Any], root: Path) -> Place:
-    """Return where a model is; an adapter's place is its own, not its base's."""
+    """Return where a model is; an adapter's place is its own, not its base's.
+
+    A model of stacked layers without a name gets one that tells it from the whole model.
+    """
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
-    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
+    portable = _portable(location, root)
+    name = entry.get("name")
+    if name is None and entry.get(_LAYERS) is not None:
+        name = stacked_label(portable, entry[_LAYERS])
+    return Place(name, portable, entry.get(f"{own}revision"))
 
 
 def _portable(location: str, root: Path) -> str:

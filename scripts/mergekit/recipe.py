@@ -108,19 +108,17 @@ def read_recipe(path: Path) -> tuple[Recipe | None, list[str]]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            raise ValueError(f"{path} must be a YAML file, there is none")
+            raise ValueError("must be a YAML file, there is none")
         if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path} must have at most {_MOST_BYTES} bytes")
+            raise ValueError(f"must have at most {_MOST_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         check_growth(path, text)
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as YAML: {reason:.300}") from error
+        raise ValueError(f"cannot be read as YAML: {reason:.300}") from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} must be a mapping with merge_method and models, got {content!r:.60}"
-        )
+        raise ValueError(f"must be a mapping with merge_method and models, got {content!r:.60}")
     return content
 
 

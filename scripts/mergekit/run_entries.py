@@ -45,8 +45,14 @@ class RunEntries:
 
     def arguments(self) -> list[str]:
         """Return the run as arguments of ``run.py``."""
-        lines = {f"method.{key}": value for key, value in self.values.items()}
-        pool = {"models.pivot": self.pivot, "models.sources": list(self.sources)}
+        usual = _defaults(self.method)
+        lines = {
+            f"method.{key}": value for key, value in self.values.items() if value != usual[key]
+        }
+        pool = {
+            "models.pivot": _short(self.pivot),
+            "models.sources": [*map(_short, self.sources)],
+        }
         entries = {**lines, **pool, "dtype": self.dtype, "overrides": list(self.overrides)}
         return [
             f"method={self.method}",
@@ -143,18 +149,20 @@ class _Layout:
         places = layer_places(known)
         if not in_slices:
             return cls(ranges=(None,), names=known, places=places, stacks={})
-        n_layers = max((place.n_layers for place in places.values()), default=0)
         ranges = _ranges_of(recipe)
+        models = dict.fromkeys((translation.pivot, *translation.sources))
+        depths = {model: _depth_of(names(model)) for model in models}
+        _check_depths(recipe, depths)
         stacks = {
             model: stack
-            for model in (translation.pivot, *translation.sources)
-            if (stack := _stack_of(recipe, model)) != [(0, n_layers)]
+            for model, depth in depths.items()
+            if (stack := _stack_of(recipe, model, depth)) != [(0, depth)]
         }
         if stacks:
             _refuse_numbered_filters(settings)
         if (own := stacks.get(translation.pivot)) is not None:
             chosen = [layer for first, end in own for layer in range(first, end)]
-            known = tuple(sorted(stacked_names(known, n_layers, chosen)))
+            known = tuple(sorted(stacked_names(known, depths[translation.pivot], chosen)))
             places = layer_places(known)
         return cls(
             ranges=ranges if len(ranges) > 1 else (None,),
@@ -212,15 +220,22 @@ class _Layout:
         raise AssertionError(f"the slices hold no layer of {name}")
 
 
-def _stack_of(recipe: Recipe, model: ModelName) -> list[tuple[int, int]]:
+def _depth_of(names: Sequence[str]) -> int:
+    """Return the number of a model's layers, by the names of its tensors."""
+    return max((place.n_layers for place in layer_places(names).values()), default=0)
+
+
+def _stack_of(recipe: Recipe, model: ModelName, depth: int) -> list[tuple[int, int]]:
     """Return the ranges of a model's layers that the slices take, joined where they follow.
 
-    In a slice without the model it is given the layers of the one that is there, at weight 0.
+    In a slice without the model it is given layers of those numbers, or its last, at weight 0.
     """
     stack: list[tuple[int, int]] = []
     for one in recipe.slices:
         taken = [source.layers for source in one.inputs if source.model == model]
-        first, end = (taken or [one.inputs[0].layers])[0] or (0, 0)
+        first, end = (taken or [one.inputs[0].layers])[0] or (0, depth)
+        if end > depth:
+            first, end = depth - (end - first), depth
         if stack and stack[-1][1] == first:
             first = stack.pop()[0]
         stack.append((first, end))
@@ -249,6 +264,32 @@ def _ranges_of(recipe: Recipe) -> tuple[tuple[int, int], ...]:
     if faults:
         raise ValueError("\n".join(faults))
     return tuple(ranges)
+
+
+def _check_depths(recipe: Recipe, depths: Mapping[ModelName, int]) -> None:
+    """Demand that every model has the layers that the slices take.
+
+    Raises:
+        ValueError: If one has not, or has fewer layers than a slice without it; names each.
+    """
+    faults = []
+    for one in recipe.slices:
+        for source in one.inputs:
+            depth = depths.get(source.model, 0)
+            if source.layers is not None and source.layers[1] > depth:
+                faults.append(
+                    f"{source.path}.layer_range: must be within the {depth} layers of "
+                    f"{source.model.label}, got {list(source.layers)}"
+                )
+        first, end = one.inputs[0].layers or (0, 0)
+        shallow = [model.label for model, depth in depths.items() if depth < end - first]
+        if shallow and not faults:
+            faults.append(
+                f"{one.path}: {end - first} layers at once cannot be expressed with "
+                f"{', '.join(shallow)}, which has fewer: divide the slice"
+            )
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def _refuse_numbered_filters(settings: Mapping[str, Setting]) -> None:
@@ -314,6 +355,11 @@ def _corrections(
         elif any(abs(wanted - _own(found, key)) > 1e-9 for key, wanted in wrong.items()):
             raise AssertionError(f"overrides give {name} {found}, expected {wrong}")
     return corrections
+
+
+def _short(entry: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return a model's entry as its location where it has nothing else."""
+    return entry["location"] if entry.keys() == {"location"} else entry
 
 
 def _written(value: Any) -> str:  # noqa: ANN401 (plain values)

@@ -66,7 +66,11 @@ class StackedCheckpoint(Checkpoint):
 
     def content_hash(self) -> str:
         """Hash the base's content and the ranges."""
-        text = f"{self.base.content_hash()} layers {[list(r) for r in self.layers]}"
+        return self.content_hash_on(self.base.content_hash())
+
+    def content_hash_on(self, base_hash: str) -> str:
+        """Hash the ranges and a known hash of the base's content."""
+        text = f"{base_hash} layers {[list(r) for r in self.layers]}"
         return xxhash.xxh3_128_hexdigest(text.encode())
 
 
