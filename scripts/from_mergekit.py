@@ -19,7 +19,8 @@ from pathlib import Path
 
 from scripts.mergekit.recipe import ModelName, Recipe, read_recipe
 from scripts.mergekit.run_entries import RunEntries, run_entries
-from scripts.mergekit.translation import Translation, translate
+from scripts.mergekit.translation import translate
+from scripts.mergekit.work import Translation
 from seme.outline import open_outline
 
 ROOT = Path(__file__).resolve().parents[1]

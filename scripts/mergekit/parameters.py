@@ -128,15 +128,17 @@ class RecipeParameters:
     def _setting(self, name: str, model: ModelName | None, default: float | None) -> Setting:
         by_slice = []
         for one in self._recipe.slices:
-            levels = [one.parameters.get(name, ()), self._recipe.parameters.get(name, ())]
-            where = f"{one.path}.parameters.{name}"
-            for source in one.inputs if model is not None else ():
-                if source.model == model:
-                    levels.insert(0, source.parameters.get(name, ()))
-                    where = f"{source.path}.parameters.{name}"
+            levels = [
+                (one.path, one.parameters.get(name, ())),
+                ("", self._recipe.parameters.get(name, ())),
+            ]
+            own = [source for source in one.inputs if source.model == model]
+            levels = [(source.path, source.parameters.get(name, ())) for source in own] + levels
             if default is not None:
-                levels.append((Condition(None, default),))
-            by_slice.append(self._conditions(in_order(levels), where))
+                levels.append(("", (Condition(None, default),)))
+            path = next((path for path, conditions in levels if conditions), levels[0][0])
+            where = f"{path}.parameters.{name}".lstrip(".")
+            by_slice.append(self._conditions(in_order([level for _, level in levels]), where))
         return Setting(tuple(by_slice))
 
     def _conditions(self, conditions: Sequence[Condition], where: str) -> tuple[Condition, ...]:
