@@ -65,7 +65,16 @@ ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
-_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
+_VALUES = _LIMITS | {
+    "tokens",
+    "tau",
+    "seed",
+    "device",
+    "dtype",
+    "output",
+    "merged_dir",
+    "datasets_dir",
+}
 _SWITCHES = {"force", "plan", "quiet"}
 
 
