@@ -28,7 +28,7 @@ from eval.evaluator import HF  # noqa: E402
 from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
-from eval.scored import Scored, scored_from  # noqa: E402
+from eval.scored import Scored, aggregated, postponed_errors, scored_from  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
 from eval.task_extras import local_extras  # noqa: E402
@@ -137,7 +137,11 @@ def score_here(
             from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
 
             lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
-        with code_execution(suite), local_extras(suite.datasets_dir):
+        with (
+            code_execution(suite),
+            local_extras(suite.datasets_dir),
+            postponed_errors(tasks.values()),
+        ):
             results = evaluator.evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks},
@@ -161,7 +165,7 @@ def evaluation_of(suite: Suite, scored: Scored) -> Evaluation:
         ValueError: If a metric is unknown, or a score is not a fraction.
     """
     tasks = build_tasks(suite)
-    logged, reported = scored.samples, scored.results
+    logged, reported = scored.samples, aggregated(scored, tasks)
     resolved = tuple(
         resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks
     )

@@ -6,7 +6,8 @@ the run's record, and the same command goes on from them.
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from eval.records import atomic_write
 
 SCORED_NAME = "scored.json.gz"
+_FAILED = "failed: "
+"""Begins what stands in place of a metric whose aggregation raised an error."""
 _FIELDS = ("doc_id", "doc_hash", "filter", "metrics")
 _MOST_BYTES = 2**31
 """Of the unpacked file."""
@@ -55,6 +58,68 @@ def scored_from(
         caps=dict(caps),
         max_length=max_length,
     )
+
+
+@contextmanager
+def postponed_errors(tasks: Iterable[Any]) -> Iterator[None]:
+    """Let lm-eval finish where a task's aggregation over documents raises an error.
+
+    The metric is then what :func:`aggregated` computes again, so that the error comes after all
+    tasks are scored.
+
+    Args:
+        tasks: lm-eval's tasks.
+    """
+    changed = list(tasks)
+    for task in changed:
+        task.aggregation = _postponing(task.aggregation)
+    try:
+        yield
+    finally:
+        for task in changed:
+            del task.aggregation  # the class's own again
+
+
+def _postponing(
+    aggregation: Callable[[], Mapping[str, Callable[..., Any]]],
+) -> Callable[[], dict[str, Callable[..., Any]]]:
+    def postponed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def aggregate(values: Sequence[Any]) -> Any:  # noqa: ANN401
+            try:
+                return function(values)
+            except Exception as error:  # raised again by aggregated
+                return f"{_FAILED}{type(error).__name__}"
+
+        return aggregate
+
+    return lambda: {metric: postponed(function) for metric, function in aggregation().items()}
+
+
+def aggregated(scored: Scored, tasks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the results with metrics aggregated whose aggregation failed before.
+
+    Raises:
+        Exception: Whatever the task's function raises; a note names task and metric.
+    """
+    return {
+        task: {
+            key: _aggregated(scored.samples[task], key, tasks[task])
+            if isinstance(value, str) and value.startswith(_FAILED)
+            else value
+            for key, value in results.items()
+        }
+        for task, results in scored.results.items()
+    }
+
+
+def _aggregated(samples: Sequence[Mapping[str, Any]], key: str, task: Any) -> Any:  # noqa: ANN401
+    metric, _, filter_name = key.partition(",")
+    of_filter = [sample for sample in samples if sample["filter"] == filter_name]
+    try:
+        return task.aggregation()[metric]([s[metric] for s in of_filter if metric in s])
+    except Exception as error:
+        error.add_note(f"while aggregating {metric} of {task.config.task} over its documents")
+        raise
 
 
 def write_scored(path: Path, scored: Scored) -> None:

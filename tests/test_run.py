@@ -270,6 +270,24 @@ def test_scores_survive_an_error_after_scoring(cell, tmp_path, monkeypatch, work
     ]
 
 
+def test_scores_survive_an_error_of_a_tasks_own_aggregation(cell, tmp_path, work):
+    data = f"{DATA}\ndef worst(values):\n    return min(values) / 0\n"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/data.py").write_text(data)
+    other = "{metric: acc_norm, aggregation: !function data.worst, higher_is_better: true}"
+    acc = "{metric: acc, aggregation: mean, higher_is_better: true}"
+    text = PICK.replace(f"[{acc}]", f"[{acc}, {other}]")
+    (tmp_path / "tasks/pick.yaml").write_text(text)
+    options = {"include_path": str(tmp_path / "tasks")}
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError) as caught:
+            cell(options=options)
+        assert "while aggregating acc_norm of pick over its documents" in caught.value.__notes__
+    assert work == ["merge", "score scratch"]
+    (path,) = record_paths(tmp_path).values()
+    assert path.with_name("scored.json.gz").exists()
+
+
 def test_scores_of_an_unmerged_model_survive_too(cell, tmp_path, monkeypatch, work):
     calls, real = [], harness.score_of
 
