@@ -284,7 +284,9 @@ def _board(board: Board, inputs: ReportInput) -> list[Block]:
         *([plain(f"Settings of all rows: {shared}.")] if shared else []),
         ranked_table(board, inputs.boards) if has_many_methods(board) else paper_table(board),
         *(
-            Drawing(f"{inputs.experiment.name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption)
+            Drawing(
+                f"{inputs.experiment.name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption
+            )
             for plot in plots
         ),
     ]
