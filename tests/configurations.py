@@ -25,7 +25,7 @@ def cells_of(experiment, conf=CONF):
     """Overrides to configuration, for every cell of an experiment's sweep.
 
     Composing is slow: each variant and each pool is composed once, and tau is but a number.
-    Cells of further commands in the header follow, each composed as it is.
+    Cells of further commands in the header follow: their files are composed once, too.
     """
     compose_once = cache(partial(_composed, conf=conf))
     configs = {}
@@ -38,7 +38,13 @@ def cells_of(experiment, conf=CONF):
             config[key] = alone[key]
         configs[overrides] = _plain(config)
     for overrides in _commanded(experiment, conf):
-        configs[overrides] = composed(f"experiment={experiment}", *overrides, conf=conf)
+        chosen = [override.split("=", 1) for override in overrides]
+        files = tuple(f"{k}={v}" for k, v in chosen if k in ("method", "models", "variant"))
+        config = compose_once((f"experiment={experiment}", *files)).copy()
+        for key, value in chosen:
+            if f"{key}={value}" not in files:
+                OmegaConf.update(config, key, yaml.safe_load(value))
+        configs[overrides] = _plain(config)
     return configs
 
 
