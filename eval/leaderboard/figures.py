@@ -254,8 +254,8 @@ def _unmerged_lines(axes: Axes, board: Board, *, inside: bool = False) -> None:
             axes.axhline(_mean(row), color=FAINT, lw=1.0, ls="--", zorder=0)
             place = axes.get_yaxis_transform()
             name = printable(row.name, 16)
-            text = axes.text(x, _mean(row), name, transform=place, va=height, fontsize=SMALL)
-            text.set_horizontalalignment(side)
+            style: dict[str, Any] = {"ha": side, "va": height, "fontsize": SMALL}
+            axes.text(x, _mean(row), name, transform=place, **style)
 
 
 def _add(axes: Axes, runs: Sequence[tuple[float, Row]], style: Style) -> None:

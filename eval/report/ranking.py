@@ -35,9 +35,9 @@ def ranked_table(board: Board, boards: Sequence[Board]) -> Table:
     """
     standings, measures = standings_of([board]), measures_of([board])
     domains = tuple(dict.fromkeys(board.domains.values()))
-    header = ("rank", "band", "method", "settings", "performance, %", "of gap, %")
-    header += (*domains, "merge s", "merge MiB")
-    rows = [
+    start = ("rank", "band", "method", "settings", "performance, %", "of gap, %")
+    header = (*start, *domains, "merge s", "merge MiB")
+    rows: list[tuple[str, ...]] = [
         ("", "", row.name, "unmerged", mean, "", *scores, "", "")
         for row in board.references
         for mean, *scores in [score_cells(row, board, domains)]
@@ -99,7 +99,7 @@ def _band_lines(board: Board) -> list[tuple[str, ...]]:
     standings = standings_of([board])
     rows = [row for row in board.merges if row.record.fingerprint in standings]
     rows.sort(key=lambda row: standings[row.record.fingerprint].band)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for band, group in groupby(rows, key=lambda row: _band(row, standings)):
         of_band = list(group)
         names = ", ".join(title(row.name) for row in of_band)
