@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from seme.architecture.families import readout_of
-from seme.checkpoint.protocol import Readable, Weights
+from seme.architecture.model import CanonicalModel
+from seme.checkpoint.protocol import Readable, Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.renamed import NamedSource
 from seme.checkpoint.safetensors_file import TensorSpec
-from seme.compatibility import demand_same_tensors, differences
+from seme.compatibility import check_comparable, demand_same_tensors, differences
 from seme.embedding_rows import MergeableSource, fit_rows
+from seme.interface import CheckpointMismatchError
 from seme.settings import MergeSettings
 from seme.token_rows import TokenizerComparison
 
@@ -95,7 +97,12 @@ def fit_sources(
     if any_shape:
         for i, source in enumerate(sources):
             comparison.refuse_by_id(i, source)
-        return tuple(_completed(pivot, source, copied, **patterns) for source in sources), []
+        whole = tuple(_completed(pivot, source, copied, **patterns) for source in sources)
+        for i, source in enumerate(whole):
+            is_other = pivot.config.get("model_type") != source.config.get("model_type")
+            if is_other and differences(pivot, source):
+                _demand_one_kind(pivot, i, source)
+        return whole, []
     fitted = tuple(fit_rows(pivot, source) for source in sources)
     demand_same_tensors(pivot, fitted, **patterns)
     settled = [comparison.settle(i, source) for i, source in enumerate(fitted)]
@@ -123,6 +130,15 @@ def _completed(
     if not _readout(pivot) <= own:
         return source  # compared by it: the method says that it is lacking
     return CompletedSource(pivot, source, own)
+
+
+def _demand_one_kind(pivot: Checkpoint, index: int, source: FittingSource) -> None:
+    """Refuse a source of another architecture that the pivot's cannot express."""
+    models = [CanonicalModel(model, device=torch.device("cpu")) for model in (pivot, source)]
+    try:
+        check_comparable(*models)
+    except ValueError as error:
+        raise CheckpointMismatchError(f"{describe(index, source)}: {error}") from error
 
 
 def _are_alike(name: str, pivot: Weights, source: Weights) -> bool:
