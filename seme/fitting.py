@@ -98,10 +98,10 @@ def fit_sources(
         for i, source in enumerate(sources):
             comparison.refuse_by_id(i, source)
         whole = tuple(_completed(pivot, source, copied, **patterns) for source in sources)
-        for i, source in enumerate(whole):
-            is_other = pivot.config.get("model_type") != source.config.get("model_type")
-            if is_other and differences(pivot, source):
-                _demand_one_kind(pivot, i, source)
+        for i, model in enumerate(whole):
+            is_other = pivot.config.get("model_type") != model.config.get("model_type")
+            if is_other and differences(pivot, model):
+                _demand_one_kind(pivot, i, model)
         return whole, []
     fitted = tuple(fit_rows(pivot, source) for source in sources)
     demand_same_tensors(pivot, fitted, **patterns)
