@@ -41,13 +41,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from eval.conclusion import conclude
 from eval.configuration import check_aliases, config_folders, plain_values
 from eval.evaluator import evaluator_from_config
 from eval.folders import check_writable
 from eval.meter import metered
 from eval.override_errors import explain, unknown_entry
 from eval.records import ModelRef, PoolRef, Record, atomic_write
-from eval.runs import Cell, conclude, describe_error, mean_of, outcome
+from eval.runs import Cell, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
 from eval.sweep import cell_label, overrides_of
@@ -65,7 +66,16 @@ ROOT = Path(__file__).resolve().parent
 _log = logging.getLogger("run")
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}
-_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
+_VALUES = _LIMITS | {
+    "tokens",
+    "tau",
+    "seed",
+    "device",
+    "dtype",
+    "output",
+    "merged_dir",
+    "datasets_dir",
+}
 _SWITCHES = {"force", "plan", "quiet"}
 
 
@@ -250,6 +260,9 @@ def _merge_and_evaluate(
             cell.record_failure(draft, not_applicable=CheckpointMismatchError),
             cell.scratch(draft) as scratch,
         ):
+            if merged_dir is None and (taken_up := cell.finish_scored(draft)):
+                _log.info("%s%s", label, outcome(taken_up))
+                return taken_up
             merged = scratch if merged_dir is None else ROOT / merged_dir
             load(len(job.sources))
             with metered(cell.device) as merging:
@@ -282,7 +295,8 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel) -> None:
         if done := cell.find_done(draft):
             cell.track(done)
         else:
-            record = cell.finish(draft, job.folder_of(model, scratch))
+            record = cell.finish_scored(draft)
+            record = record or cell.finish(draft, job.folder_of(model, scratch))
             _log.info("%s (unmerged)%s", model.name, outcome(record))
 
 

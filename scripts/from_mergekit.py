@@ -87,8 +87,8 @@ def _differences(recipe: Recipe, translation: Translation) -> list[str]:
         )
     if recipe.tokenizer is not None:
         found.append(
-            "rows of embeddings are merged by their number; mergekit orders them by token, which "
-            "is the same for models of one tokenizer"
+            "rows of embeddings follow the tokens of the model merged into (tokens=by_text); "
+            "for tokens that a model lacks mergekit has rules of its own"
         )
     return found
 

@@ -132,6 +132,7 @@ class MergeJob:
             "dtype": str(self.settings.dtype),
             "include": self.settings.include,
             "exclude": self.settings.exclude,
+            **({} if self.settings.tokens == "same" else {"tokens": self.settings.tokens}),
         }
 
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class MergeJob:
         if not isinstance(checkpoint, AdaptedCheckpoint | StackedCheckpoint):
             return checkpoint.path
         base = checkpoint if isinstance(checkpoint, StackedCheckpoint) else checkpoint.base
-        settings = replace(self.settings, include=(), exclude=(), overrides=())
+        settings = replace(self.settings, include=(), exclude=(), overrides=(), tokens="by_id")
         merge_checkpoints(
             partial(_the_source),
             base,

@@ -27,6 +27,7 @@ from seme.plan import bytes_of_walk, plan_merge, plan_table
 from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
+from tests.tiny_models import save_tiny
 
 AVERAGE = functools.partial(average, weights=None)
 TIES = functools.partial(ties, density=0.2, lam=1.0, scope="model", trim_ties="exact")
@@ -396,3 +397,13 @@ def test_plan_says_which_values_overrides_give_and_checks_them(models):
     assert planned(models, TIES).overridden == ()
     with pytest.raises(ValueError, match="another value: density must be in"):
         planned(models, TIES, overrides=parse_overrides([{"density": 4}]))
+
+
+def test_seme_source_of_another_kind_is_refused(tmp_path):
+    pivot, source = (
+        open_checkpoint(save_tiny(tmp_path / kind, kind), root=tmp_path)
+        for kind in ("llama", "olmo2")
+    )
+    method = functools.partial(seme_merge, **SEME)
+    with pytest.raises(CheckpointMismatchError, match=r"^source 0 .*norms per block"):
+        plan_merge(method, pivot, [source], tmp_path / "merged", settings=SETTINGS)

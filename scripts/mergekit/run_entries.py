@@ -33,6 +33,8 @@ class RunEntries:
     pivot: Mapping[str, Any]
     sources: tuple[Mapping[str, Any], ...]
     dtype: str | None
+    tokens: str | None
+    """What becomes of sources of another tokenizer; None leaves it to the run."""
     n_layers: int | None
     """Layers of the result, where they are stacked anew."""
 
@@ -46,7 +48,8 @@ class RunEntries:
             "models.pivot": _short(self.pivot),
             "models.sources": [*map(_short, self.sources)],
         }
-        entries = {**lines, **pool, "dtype": self.dtype, "overrides": list(self.overrides)}
+        entries = {**lines, **pool, "dtype": self.dtype, "tokens": self.tokens}
+        entries["overrides"] = list(self.overrides)
         return [
             f"method={self.method}",
             "models=custom",
@@ -92,6 +95,7 @@ def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEn
         sources=tuple(map(layout.entry, translation.sources)),
         n_layers=layout.n_layers,
         dtype=recipe.dtype,
+        tokens=None if recipe.tokenizer is None else "by_text",
     )
 
 
