@@ -16,7 +16,7 @@ from seme.checks import check_finite, check_whole
 _ITEM = re.compile(r"(\w+)\.(\d+)")
 """One item of a list, such as ``weights.0``."""
 _GRADIENT = {"gradient"}
-_OWN = ("match", "layers")
+OWN_KEYS = ("match", "layers")
 """Entries of an override that are no hyper-parameters."""
 
 
@@ -77,7 +77,7 @@ def _parse(entry: object, where: str) -> Override:
     match, layers = entry.get("match", "*"), entry.get("layers")
     if not isinstance(match, str) or not match:
         raise ValueError(f"{where}.match must be a glob pattern, got {match!r:.100}")
-    values = {key: value for key, value in entry.items() if key not in _OWN}
+    values = {key: value for key, value in entry.items() if key not in OWN_KEYS}
     if not values:
         raise ValueError(f"{where} must give a parameter a value, got {dict(entry)!r:.100}")
     for key, value in values.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from seme.architecture.tensor_names import LayerPlace, layer_places
 from seme.binding import check_method, hyper_parameter_names, named_by, prepare
 from seme.interface import Prepared, Traits, traits_of
-from seme.overrides import Override, has_gradient, is_gradient, parameter_of
+from seme.overrides import OWN_KEYS, Override, has_gradient, is_gradient, parameter_of
 from seme.streaming import Models, OpenTensor
 from seme.whole_tensor import whole_names
 
@@ -146,7 +146,7 @@ def check_parameters(method: partial[Tensor], overrides: Sequence[Override]) -> 
         for key, value in override.values.items():
             name, index = parameter_of(key)
             if name not in known:
-                close = difflib.get_close_matches(name, sorted(known), n=1)
+                close = difflib.get_close_matches(name, [*sorted(known), *OWN_KEYS], n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(
                     f"{override.label}: the method has no parameter {key}, only "

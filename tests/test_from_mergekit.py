@@ -83,6 +83,15 @@ def test_command_line_gives_the_entries_back(name, root):
             assert values[f"method.{key}"] == entries.values[key]
 
 
+@pytest.mark.parametrize("name", ["a b", 'a"b', r"a\b", "a\\", "a,b]", "a:{b}", "ä", "a'b"])
+def test_odd_names_of_models_survive_the_command_line(name, root):
+    text = f"merge_method: karcher\nmodels: [{{model: A}}, {{model: {json.dumps(name)}}}]"
+    entries = converted(text, root).entries
+    parsed = OverridesParser.create().parse_overrides(entries.arguments())
+    values = {override.key_or_group: override.value() for override in parsed}
+    assert values["models.sources"] == [entries.pivot["location"], name]
+
+
 @pytest.mark.parametrize("name", ["slerp_slices_with_filters", "ties_gradients", "sce_topk"])
 def test_composed_configuration_has_the_methods_values(name, root):
     entries = converted(EQUAL[name].text, root, as_mergekit=EQUAL[name].as_mergekit).entries

@@ -176,6 +176,7 @@ def test_every_layers_value_is_checked():
     ("method", "override", "message"),
     [
         (ADD, {"lamb": 1}, "no parameter lamb, only lam, weights; did you mean lam"),
+        (ADD, {"mach": "*", "lam": 1}, "no parameter mach, only lam, weights; did you mean match"),
         (ADD, {"weights.2": 1}, r"weights\.2 needs a list with an item 2 .*got \[1\.0, 1\.0\]"),
         (ADD, {"lam.0": 1}, r"lam\.0 needs a list"),
         (ADD, {"weights": {"gradient": [0, 1]}}, "a gradient is of a parameter that is a number"),

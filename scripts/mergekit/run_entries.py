@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
 from torch import Tensor
 
 from scripts.mergekit.layout import Layout, Names
@@ -179,5 +180,5 @@ def _written(value: Any) -> str:  # noqa: ANN401 (plain values)
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_written, value)) + "]"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return QuotedString(text=value, quote=Quote.double).with_quotes()
     return json.dumps(value)
