@@ -16,6 +16,7 @@ go_offline()  # the libraries below read their switches when they are imported
 import torch  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
 from lm_eval.api.group import Group  # noqa: E402
+from rich.markup import escape  # noqa: E402
 from rich.progress import (  # noqa: E402
     BarColumn,
     MofNCompleteColumn,
@@ -66,7 +67,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Path, suite: Suite, *, device: str, seed: int, progress: bool
+    model: Path, suite: Suite, *, device: str, seed: int, progress: bool | str
 ) -> Evaluation:
     """Score a model folder on every task of a suite.
 
@@ -76,7 +77,7 @@ def evaluate(
         device: A torch device; on the CPU the model runs in float32 unless the suite says
             otherwise.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar.
+        progress: Show a progress bar; a text is put before it.
 
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task or metric is
@@ -101,7 +102,7 @@ def evaluate_here(
     *,
     device: str,
     seed: int,
-    progress: bool,
+    progress: bool | str,
     accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
 ) -> Evaluation | None:
     """Score a model folder in this process, as ``evaluate`` does.
@@ -111,7 +112,7 @@ def evaluate_here(
         suite: The tasks.
         device: A torch device.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar.
+        progress: Show a progress bar; a text is put before it.
         accelerator: Of a process that scores its share of the documents; None scores all.
 
     Returns:
@@ -122,14 +123,14 @@ def evaluate_here(
         task.set_fewshot_seed(seed)
     devices = [] if device == "cpu" else [torch.device(device)]
     random_state = torch.random.fork_rng(devices)
-    with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
+    with _bar(progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
         if suite.evaluator.name == HF:
             lm = SuiteLM(model, suite, device=device, bar=bar, accelerator=accelerator)
         else:
             from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
 
-            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
+            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=bool(progress))
         with code_execution(suite), local_extras(suite.datasets_dir):
             results = evaluator.evaluate(
                 lm=lm,
@@ -281,7 +282,9 @@ def _group_metric(
 
 
 @contextmanager
-def _bar(*, enabled: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled) as bar:
+def _bar(wanted: bool | str) -> Iterator[Progress]:
+    before = f"{escape(wanted)} " if isinstance(wanted, str) else ""
+    texts = TextColumn(f"{before}{{task.description}}")
+    columns = (texts, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not wanted) as bar:
         yield bar

@@ -38,8 +38,18 @@ from eval.tracking.mirror import mirror
 from eval.tracking.wandb_run import upload_hint
 
 _logger = logging.getLogger(__name__)
+ON_CONSOLE = "on_console"
+"""Attribute of a line of the log, see :class:`OnConsole`."""
 _LONGEST_ERROR = 4000
 """Characters of an error that are kept."""
+
+
+class OnConsole(logging.Filter):
+    """Keep lines off the console that are for the log file alone, or that a bar shows."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for a line whose attribute ``on_console`` is false."""
+        return bool(getattr(record, ON_CONSOLE, True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +70,22 @@ class Cell:
     force: bool
     """Repeat a finished run."""
     progress: bool
+    """Show progress bars."""
     started: float = field(default_factory=time.monotonic)
+    label: str = ""
+    """What steps and progress bars call the run."""
+    quiet: bool = False
+    """Steps go to the log file alone."""
+
+    @property
+    def bar(self) -> str:
+        """Description of the run's progress bars; empty for none."""
+        return self.label or "a run" if self.progress else ""
+
+    def say(self, step: str) -> None:
+        """Say what is begun: in the log file, and on a terminal where no bar shows it."""
+        on_console = not (self.progress or self.quiet)
+        _logger.info("%s  %s", self.label, step, extra={ON_CONSOLE: on_console})
 
     def draft(
         self,
@@ -170,10 +195,19 @@ class Cell:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, draft: Record, model: Path) -> Record:
-        """Evaluate a model folder, write the record, then log it to the tracker."""
+    def finish(self, draft: Record, model: Path, time_left: str = "") -> Record:
+        """Evaluate a model folder, write the record, then log it to the tracker.
+
+        Args:
+            draft: The record so far.
+            model: The folder.
+            time_left: Said with the step, such as ``, about 3 min left``.
+        """
         samples = None
         if self.suite is not None:
+            n_tasks = len(self.suite.tasks)
+            of_tasks = f"{n_tasks} task{'s' * (n_tasks > 1)}"
+            self.say(f"scoring on {self.suite.name}, {of_tasks}{time_left}")
             from eval.harness import evaluate  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
             with metered(self.device) as stage:
@@ -182,7 +216,7 @@ class Cell:
                     self.suite,
                     device=self.device,
                     seed=self.seed,
-                    progress=self.progress,
+                    progress=self.bar,
                 )
             samples = evaluation.samples
             suite = {

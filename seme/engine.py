@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
@@ -89,7 +90,7 @@ def merge_checkpoints(
     destination: Path,
     *,
     settings: MergeSettings,
-    progress: bool,
+    progress: bool | str,
 ) -> MergeReport:
     """Merge the sources into the pivot and write the result to a new folder.
 
@@ -100,7 +101,8 @@ def merge_checkpoints(
             preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
         settings: Common to all methods.
-        progress: Show a progress bar where standard error is a terminal.
+        progress: Show a progress bar where standard error is a terminal; a text is put before
+            it.
 
     Returns:
         Counts, costs and diagnostics.
@@ -170,9 +172,12 @@ def merge_checkpoints(
                 config=walked.pivot.config,
                 dtype=settings.dtype,
             ) as writer,
-            _progress_bar(progress) as bar,
+            _progress_bar(bool(progress)) as bar,
         ):
-            task = bar.add_task("merging", total=_n_parameters(layout))
+            task = bar.add_task(
+                f"{escape(progress)} merging" if isinstance(progress, str) else "merging",
+                total=_n_parameters(layout),
+            )
             walk = _Walk(
                 method=method,
                 prepared=prepared,

@@ -23,8 +23,9 @@ import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.results_folder import load_results, read_samples
-from run import ROOT, run_cell
 from seme.interface import traits_of
+from seme_bench.cell import run_cell
+from seme_bench.folders import HOME as ROOT
 from tests.adapters import pair, write_adapter
 from tests.gguf_files import write_gguf
 from tests.golden_merges import GIVEN, method_of
@@ -92,7 +93,9 @@ def cell(zoo, tmp_path):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
         suites = {"suite": suite | dict(options)} if evaluated else {}
-        return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
+        return run_cell(
+            {**config, **suites}, method_name=method, group="sweep-7", label=method, root=ROOT
+        )
 
     return run
 

@@ -50,9 +50,9 @@ def test_the_first_process_says_warnings_and_bars(monkeypatch, tmp_path):
     assert len(silenced) == 1
 
 
-def in_this_process(function, *, args, nprocs, start_method):
+def in_this_process(function, *, args, nprocs, start_method, join):
     """Run the first of the processes here, as a launcher."""
-    assert (nprocs, start_method) == (1, "spawn")
+    assert (nprocs, start_method, join) == (1, "spawn", False)
     try:
         function(0, *args)
     except Exception as error:
