@@ -55,7 +55,7 @@ def main() -> int:
 
 def _help() -> str:
     texts = {name: text for name, (text, _) in RUNS.items()} | SCRIPTS
-    lines = [f"  {name:<12}{text}" for name, text in texts.items()]
+    lines = [f"  {name:<13}{text}" for name, text in texts.items()]
     return "\n".join(
         [
             "usage: seme-bench COMMAND [ARGUMENTS]",

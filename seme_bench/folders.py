@@ -6,9 +6,12 @@ from typing import Any
 
 HOME = Path(__file__).resolve().parents[1]
 """The repository; the folder of installed packages outside one."""
-_INSTALLED = Path(__file__).resolve().parent / "conf"
-CONF = _INSTALLED if _INSTALLED.is_dir() else HOME / "conf"
+_PACKAGE = Path(__file__).resolve().parent
+_IS_INSTALLED = (_PACKAGE / "conf").is_dir()
+CONF = _PACKAGE / "conf" if _IS_INSTALLED else HOME / "conf"
 """The folder of configuration files."""
+REFERENCE = _PACKAGE / "reference" if _IS_INSTALLED else HOME / "results/reference"
+"""The folder of published numbers that reports compare with."""
 _EMBEDDED = "eval"
 """Where the repository has models and tasks: relative folders that begin with it are its own."""
 _LOCATIONS = ("location", "path_to_adapter")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 LINE = "interrupted; finished runs are kept; the same command goes on"
-_WAITS = "ending after this run, which is kept; Ctrl-C again ends at once"
+WAITS = "ending after this run, which is kept; Ctrl-C again ends at once"
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ def _exit(number: int, _: object) -> None:
 def _interrupt(number: int, _: object) -> None:
     if number == signal.SIGINT and _state.in_run and not _state.asked:
         _state.asked = True
-        os.write(2, f"\n{_WAITS}\n".encode())  # standard error may be in the midst of a write
+        os.write(2, f"\n{WAITS}\n".encode())  # standard error may be in the midst of a write
         return
     _state.number = signal.Signals(number)
     raise KeyboardInterrupt

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 FRONT_DOOR = "seme/__init__.py"
 """Its one name, ``merge``, is the top floor's, loaded when it is asked for."""
-DATA_ONLY = {"seme_bench.conf"}
+DATA_ONLY = {"seme_bench.conf", "seme_bench.reference"}
 """Packages of files alone, mapped to folders of the repository."""
 SOLE_IMPORTERS = {
     "numba": ("seme/kernels/jit.py",),
