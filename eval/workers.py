@@ -12,10 +12,12 @@ import pickle
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,27 @@ def run_in_workers(
     with tempfile.TemporaryDirectory() as name:
         arguments = (evaluate, dict(job), device, processes, _free_port(), Path(name))
         try:
-            workers = start_processes(  # type: ignore[no-untyped-call]
-                _work, args=arguments, nprocs=processes, start_method="spawn", join=False
-            )
+            with _ctrl_c_held():
+                workers = start_processes(  # type: ignore[no-untyped-call]
+                    _work, args=arguments, nprocs=processes, start_method="spawn", join=False
+                )
             _join(workers)
         except ProcessException as failure:
             for path in sorted(Path(name).glob("error-*")):
                 raise pickle.loads(path.read_bytes()) from None
             raise RuntimeError(f"a process of the evaluation ended early: {failure}") from None
         return pickle.loads((Path(name) / "result").read_bytes())
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back for the block; processes begun in it hold it until they are ready."""
+    ensure_running()  # else it ends the hold when the first process starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(workers: Any) -> None:  # noqa: ANN401 (torch's types are not followed)
@@ -85,6 +99,7 @@ def _work(
     """Evaluate in this process; leave the result, or the error, in the folder."""
     if (parent := multiprocessing.parent_process()) is not None:
         signal.signal(signal.SIGINT, partial(_leave_to, parent.pid))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if rank > 0:
         logging.disable(logging.WARNING)  # the first one says it
     shown = job["progress"] if rank == 0 else False
