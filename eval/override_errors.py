@@ -41,7 +41,11 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
         return unknown_entry(match[1], known_entries(overrides, folders))
     if match := _CHOICE.search(text):
         of_hydra = match[1].startswith("hydra/")
-        known = _LISTED.findall(text) if of_hydra else choices_of(match[1], folders)
+        known = (
+            _LISTED.findall(text.partition("Config search path")[0])
+            if of_hydra
+            else choices_of(match[1], folders)
+        )
         extra = _LAUNCHERS if match[1] == "hydra/launcher" else ""
         return unknown_choice(match[1], match[2], sorted(known)) + extra
     if match := _SEVERAL.search(text):

@@ -173,8 +173,12 @@ def _scoring_seconds(record: Record) -> float:
 
 def _of_sweep(record: Record, index: int | None, n_unscored: int) -> str:
     """Say how long the other cells of the sweep take, and models to score before them."""
-    rest = None if index is None else seconds_left(index, record.seconds_total)
-    return "" if rest is None else _left(rest + n_unscored * _scoring_seconds(record))
+    if index is None:
+        return ""
+    scoring = _scoring_seconds(record)
+    merging = 0.0 if record.merge_cost is None else record.merge_cost.seconds
+    rest = seconds_left(index, merging + scoring)  # without what is loaded once
+    return "" if rest is None else _left(rest + n_unscored * scoring)
 
 
 def _left(seconds: float) -> str:
