@@ -29,6 +29,7 @@ from eval.evaluator import HF  # noqa: E402
 from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
+from eval.scored import Scored, aggregated, postponed_errors, scored_from  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
 from eval.task_extras import local_extras  # noqa: E402
@@ -69,7 +70,13 @@ class Evaluation:
 def evaluate(
     model: Path, suite: Suite, *, device: str, seed: int, progress: bool | str
 ) -> Evaluation:
-    """Score a model folder on every task of a suite.
+    """Score a model folder on every task of a suite: :func:`score`, :func:`evaluation_of`."""
+    scored = score(model, suite, device=device, seed=seed, progress=progress)
+    return evaluation_of(suite, scored)
+
+
+def score(model: Path, suite: Suite, *, device: str, seed: int, progress: bool | str) -> Scored:
+    """Run a model folder on every task of a suite.
 
     Args:
         model: Folder with weights, configuration and tokenizer.
@@ -80,23 +87,23 @@ def evaluate(
         progress: Show a progress bar; a text is put before it.
 
     Raises:
-        ValueError: If the model folder is incomplete or not finite, a task or metric is
-            unknown, a score is not a fraction, or one row does not fit the memory.
+        ValueError: If the model folder is incomplete or not finite, a task is unknown, or one
+            row does not fit the memory.
         RuntimeError: If a process of the evaluator failed.
     """
     job: dict[str, Any] = {"suite": suite, "seed": seed, "progress": progress}
     job["model"] = model.resolve()
     if suite.evaluator.in_workers:
-        evaluation = run_in_workers(
-            evaluate_here, job, device=device, processes=suite.evaluator.processes
+        scored = run_in_workers(
+            score_here, job, device=device, processes=suite.evaluator.processes
         )
     else:
-        evaluation = evaluate_here(**job, device=device)
-    assert isinstance(evaluation, Evaluation)
-    return evaluation
+        scored = score_here(**job, device=device)
+    assert isinstance(scored, Scored)
+    return scored
 
 
-def evaluate_here(
+def score_here(
     model: Path,
     suite: Suite,
     *,
@@ -104,8 +111,8 @@ def evaluate_here(
     seed: int,
     progress: bool | str,
     accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
-) -> Evaluation | None:
-    """Score a model folder in this process, as ``evaluate`` does.
+) -> Scored | None:
+    """Run a model folder in this process, as ``score`` does.
 
     Args:
         model: Absolute folder.
@@ -116,7 +123,7 @@ def evaluate_here(
         accelerator: Of a process that scores its share of the documents; None scores all.
 
     Returns:
-        The evaluation; None in all processes but the first.
+        The scores; None in all processes but the first.
     """
     tasks = build_tasks(suite)
     for task in tasks.values():
@@ -131,7 +138,11 @@ def evaluate_here(
             from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
 
             lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=bool(progress))
-        with code_execution(suite), local_extras(suite.datasets_dir):
+        with (
+            code_execution(suite),
+            local_extras(suite.datasets_dir),
+            postponed_errors(tasks.values()),
+        ):
             results = evaluator.evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks},
@@ -143,17 +154,19 @@ def evaluate_here(
                 fewshot_as_multiturn=suite.multiturn,
                 confirm_run_unsafe_code=suite.allow_code_execution,
             )
-    return None if results is None else _evaluation(suite, tasks, results, lm)
+    if results is None:
+        return None
+    return scored_from(results, caps=lm.caps, max_length=lm.max_length)
 
 
-def _evaluation(
-    suite: Suite,
-    tasks: Mapping[str, Any],
-    results: Mapping[str, Any],
-    lm: Any,  # noqa: ANN401 (SuiteLM or SuiteVLLM)
-) -> Evaluation:
-    """Turn lm-eval's results into scores, samples and metrics."""
-    logged, reported = results["samples"], results["results"]
+def evaluation_of(suite: Suite, scored: Scored) -> Evaluation:
+    """Turn lm-eval's results into scores, samples and metrics.
+
+    Raises:
+        ValueError: If a metric is unknown, or a score is not a fraction.
+    """
+    tasks = build_tasks(suite)
+    logged, reported = scored.samples, aggregated(scored, tasks)
     resolved = tuple(
         resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks
     )
@@ -172,14 +185,14 @@ def _evaluation(
         )
         for task in resolved
     }
-    stated = {t.task: results["versions"].get(t.task) for t in suite.tasks}
+    stated = {t.task: scored.versions.get(t.task) for t in suite.tasks}
     versions = {task: None if v == "N/A" else v for task, v in stated.items()}
-    for name, cap in lm.caps.items():
+    for name, cap in scored.caps.items():
         _logger.warning(
             "%s: answers are cut at %d tokens: the model reads %d, prompt and answer together",
             name,
             cap,
-            lm.max_length,
+            scored.max_length,
         )
     metrics |= {
         name: _group_metric(_group(suite, name, tasks), of_group, metrics, reported)
@@ -191,7 +204,7 @@ def _evaluation(
         samples=samples,
         metrics={task: of_task for task, of_task in metrics.items() if of_task},
         versions=versions,
-        caps=lm.caps,
+        caps=scored.caps,
         groups={
             name: _shares(_group(suite, name, tasks), of_group, scores, reported)
             for name, of_group in _members(set(in_mean), resolved).items()

@@ -4,9 +4,8 @@ import json
 import logging
 import re
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.console import Console
 
 from eval.folders import run_lock
-from eval.leaderboard.board import Board, boards_of
 from eval.meter import metered
 from eval.records import (
+    RECORD_NAME,
     PoolRef,
     Record,
+    Sample,
     SuiteRef,
     find_done,
     fingerprint_of,
+    read_record,
     record_json,
     run_folder,
     write_record,
 )
-from eval.results_folder import Problem, load_results
 from eval.schema import build
+from eval.scored import SCORED_NAME, Scored, read_scored, write_scored
 from eval.statistics.scores import overall_mean
 from eval.suite import Suite
 from eval.tables import with_error
 from eval.tracking.mirror import mirror
-from eval.tracking.wandb_run import upload_hint
 
 _logger = logging.getLogger(__name__)
 ON_CONSOLE = "on_console"
@@ -162,7 +161,9 @@ class Cell:
     def record_failure(
         self, draft: Record, *, not_applicable: type[Exception] | None = None
     ) -> Iterator[None]:
-        """Record an exception raised in the block, unless a finished record would be lost by it.
+        """Record an exception raised in the block, unless a record would be lost by it.
+
+        A finished one would be, or one beside kept scores: it was written with them.
 
         Args:
             draft: The record of the run.
@@ -173,7 +174,7 @@ class Cell:
         except Exception as error:
             refused = not_applicable is not None and isinstance(error, not_applicable)
             status = "not applicable" if refused else "failed"
-            if self.find_done(draft) is None:
+            if self.find_done(draft) is None and not self._kept(draft).exists():
                 failure = replace(draft, status=status, error=describe_error(error))
                 write_record(self.output, failure, None)
             raise
@@ -203,43 +204,112 @@ class Cell:
             model: The folder.
             time_left: Said with the step, such as ``, about 3 min left``.
         """
-        samples = None
-        if self.suite is not None:
-            n_tasks = len(self.suite.tasks)
-            of_tasks = f"{n_tasks} task{'s' * (n_tasks > 1)}"
-            self.say(f"scoring on {self.suite.name}, {of_tasks}{time_left}")
-            from eval.harness import evaluate  # noqa: PLC0415 (a merge alone loads no lm-eval)
+        if self.suite is None:
+            return self._record(draft, None)
+        n_tasks = len(self.suite.tasks)
+        of_tasks = f"{n_tasks} task{'s' * (n_tasks > 1)}"
+        self.say(f"scoring on {self.suite.name}, {of_tasks}{time_left}")
+        from eval.harness import score  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
-            with metered(self.device) as stage:
-                evaluation = evaluate(
-                    model,
-                    self.suite,
-                    device=self.device,
-                    seed=self.seed,
-                    progress=self.bar,
-                )
-            samples = evaluation.samples
-            suite = {
-                **self.suite.described(),
-                "tasks": {task.task: task.described() for task in evaluation.tasks},
-                "task_versions": evaluation.versions,
-                **({"groups": evaluation.groups} if evaluation.groups else {}),
-                **({"caps": evaluation.caps} if evaluation.caps else {}),
-            }
-            draft = replace(
-                draft,
-                suite=build(SuiteRef, suite),
-                scores=evaluation.scores,
-                domains={task: draft.domains[task] for task in evaluation.scores},
-                metrics=evaluation.metrics,
-                evaluator=self.suite.evaluator.described(self.device),
-                evaluation_cost=stage.cost,
+        with metered(self.device) as stage:
+            scored = score(
+                model, self.suite, device=self.device, seed=self.seed, progress=self.bar
             )
-        seconds = time.monotonic() - self.started
-        record = replace(draft, status="done", error=None, seconds_total=seconds)
-        write_record(self.output, record, samples)
+        evaluator = self.suite.evaluator.described(self.device)
+        return self._record(
+            replace(draft, evaluator=evaluator, evaluation_cost=stage.cost), scored
+        )
+
+    def finish_scored(self, draft: Record) -> Record | None:
+        """Finish a run from the scores that an earlier process kept, without merge and scoring.
+
+        Returns:
+            The record; None if no scores were kept, or the run is to be repeated.
+        """
+        kept = self._kept(draft)
+        if self.force:
+            kept.unlink(missing_ok=True)
+        if self.suite is None or not kept.exists():
+            return None
+        try:
+            earlier, scored = read_record(kept.with_name(RECORD_NAME)), read_scored(kept)
+        except ValueError as error:
+            _logger.warning("%s; the run is repeated", error)
+            kept.unlink()
+            return None
+        _logger.info("%s  takes up the scores kept in %s", draft.name, kept)
+        more = {
+            key: getattr(earlier, key)
+            for key in ("merge", "merge_cost", "evaluation_cost", "evaluator")
+        }
+        return self._record(replace(draft, **more), scored)
+
+    def _record(self, draft: Record, scored: Scored | None) -> Record:
+        """Write the record of a run; the scores are kept if that fails."""
+        try:
+            evaluated, samples = draft, None
+            if scored is not None:
+                evaluated, samples = self._evaluated(draft, scored)
+            seconds = time.monotonic() - self.started
+            record = replace(evaluated, status="done", error=None, seconds_total=seconds)
+            write_record(self.output, record, samples)
+        except Exception as error:
+            if scored is not None:
+                self._keep(draft, scored, error)
+            raise
+        self._kept(draft).unlink(missing_ok=True)
         self.track(record)
         return record
+
+    def _evaluated(
+        self, draft: Record, scored: Scored
+    ) -> tuple[Record, Mapping[str, list[Sample]]]:
+        """Add scores and metrics to a record."""
+        from eval.harness import evaluation_of  # noqa: PLC0415 (a merge alone loads no lm-eval)
+
+        assert self.suite is not None, "scores are of a suite"
+        evaluation = evaluation_of(self.suite, scored)
+        suite = {
+            **self.suite.described(),
+            "tasks": {task.task: task.described() for task in evaluation.tasks},
+            "task_versions": evaluation.versions,
+            **({"groups": evaluation.groups} if evaluation.groups else {}),
+            **({"caps": evaluation.caps} if evaluation.caps else {}),
+        }
+        evaluated = replace(
+            draft,
+            suite=build(SuiteRef, suite),
+            scores=evaluation.scores,
+            domains={task: draft.domains[task] for task in evaluation.scores},
+            metrics=evaluation.metrics,
+        )
+        return evaluated, evaluation.samples
+
+    def _keep(self, draft: Record, scored: Scored, error: Exception) -> None:
+        """Write scores that could not be recorded, and the failure; the error says where."""
+        if self.find_done(draft) is not None:
+            return
+        kept = self._kept(draft)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_scored(kept, scored)
+            error.add_note(
+                "raised after the model was scored: merge and scores are kept in "
+                f"{kept.parent}, and the same command goes on from them (force=true repeats all)"
+            )
+            failure = replace(
+                draft,
+                status="failed",
+                error=describe_error(error),
+                seconds_total=time.monotonic() - self.started,
+            )
+            write_record(self.output, failure, None)
+        except (OSError, TypeError, ValueError) as second:
+            kept.unlink(missing_ok=True)
+            error.add_note(f"the scores could not be kept: {describe_error(second)}")
+
+    def _kept(self, draft: Record) -> Path:
+        return run_folder(self.output, draft.name, draft.fingerprint) / SCORED_NAME
 
     def track(self, record: Record) -> None:
         """Log a finished run to the tracker, from its record alone, unless that was done."""
@@ -277,77 +347,3 @@ def describe_error(error: Exception) -> str:
         if len(folder) > 1:
             text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", prefix, text)
     return text
-
-
-@contextmanager
-def _saying_what_is_lost(output: str) -> Iterator[None]:
-    """Exit where tables cannot be written, such as to a full disk; the records are there."""
-    try:
-        yield
-    except OSError as error:
-        sys.exit(
-            f"error: {describe_error(error)}; the records are complete: "
-            f"python -m scripts.leaderboard output={output} writes the tables again"
-        )
-
-
-def conclude(
-    root: Path, output: str, cells: Sequence[Mapping[str, Any]], *, merge_only: bool = False
-) -> None:
-    """Show the boards of these runs, and exit with 1 if one failed or a record is invalid.
-
-    A sweep also writes leaderboard.md and .csv, with tests over all samples; after a single run
-    the table is made from the records alone, and the files are left to ``scripts.leaderboard``.
-    In a sweep, a method that refused models of another shape has not failed: its row says so.
-
-    Args:
-        root: The repository's folder.
-        output: The results folder, from there.
-        cells: Of every run its overrides, the fingerprint of its record or None, its error or
-            None, and whether it was refused.
-        merge_only: Nothing was evaluated.
-    """
-    failed = [cell for cell in cells if cell["error"]]
-    single = len(cells) == 1
-    if single and failed:
-        sys.exit(f"error: {failed[0]['error']}")
-    if merge_only:  # nothing new to show, and merges start fast
-        sys.exit(0)
-    from eval.leaderboard.tables import (  # noqa: PLC0415 (pandas is slow to load)
-        print_summary,
-        problem_lines,
-        read_leaderboard,
-        write_tables,
-    )
-
-    if single:
-        results = load_results(root / output, samples=False)
-        boards: Sequence[Board] = boards_of(results.runs)
-        problems: Sequence[Problem] = results.problems
-    else:
-        leaderboard = read_leaderboard(root / output)
-        boards, problems = leaderboard.boards, leaderboard.problems
-        with _saying_what_is_lost(output):
-            write_tables(root / output, leaderboard)
-    sys.stderr.write(problem_lines(Path(output), problems))
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    fingerprints = {cell["fingerprint"] for cell in cells}
-    shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]
-    print_summary(shown, console)
-    refused = [cell for cell in failed if cell["refused"]]
-    failed = [cell for cell in failed if not cell["refused"]]
-    n_others = len(boards) - len(shown)
-    others = f" and {n_others} other board{'s' * (n_others > 1)}" if n_others else ""
-    if single:
-        written = f"significance tests{others}: python -m scripts.leaderboard output={output}"
-    else:
-        counts = f"{len(cells)} runs, {len(failed)} failed, {len(refused)} not applicable"
-        tables = f"rank bands{others}: {output}/leaderboard.md"
-        written = f"{counts}; records: {output}/runs; {tables}"
-    console.print(written, highlight=False, soft_wrap=True)
-    if hint := upload_hint(root / output):
-        console.print(hint, highlight=False, markup=False, soft_wrap=True)
-    for cell in failed:
-        sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")
-    if failed or problems or not cells:
-        sys.exit(1)

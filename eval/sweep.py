@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from eval.conclusion import conclude
 from eval.folders import check_writable, remove_leftovers
-from eval.runs import conclude, describe_error
+from eval.runs import describe_error
 from eval.tracking.mirror import set_aside_broken
 
 _log = logging.getLogger("run")

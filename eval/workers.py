@@ -35,13 +35,13 @@ def run_in_workers(
     """Evaluate in new processes and return the first one's result.
 
     Args:
-        evaluate: ``eval.harness.evaluate_here``.
+        evaluate: ``eval.harness.score_here``.
         job: Its arguments but ``device`` and ``accelerator``; they can be pickled.
         device: ``cpu`` or ``cuda``; a process has the GPU of its number.
         processes: Their number; of several, each has its share of the documents.
 
     Raises:
-        ValueError: If a process refused the model or a task, as ``evaluate_here`` does.
+        ValueError: If a process refused the model or a task, as ``score_here`` does.
         RuntimeError: If a process failed otherwise, or was killed.
     """
     with tempfile.TemporaryDirectory() as name:

@@ -4,10 +4,12 @@ python run.py -m experiment=select
 python -m scripts.choose experiment=select
 python -m scripts.choose records=results/published/paper
 python -m scripts.choose experiment=smol_select folder=chosen_smol
+python -m scripts.choose experiment=field_select folder=chosen_field shares=false
 
 Writes ``conf/variant/chosen/<method>.yaml`` (``folder=NAME``: another folder there), the best setting of every method that was run on
 the validation split, and for a method with a tau or density also ``<method>_<tau>.yaml``, the
-best at that value. The same records give the same bytes. Runs on the test split are not read.
+best at that value (``shares=false``: without these). The same records give the same bytes. Runs
+on the test split are not read.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ CONF = ROOT / "conf"
 VARIANTS = CONF / "variant"
 _USAGE = (
     "usage: python -m scripts.choose experiment=NAME | records=RESULTS_FOLDER "
-    "[folder=FOLDER_IN_CONF_VARIANT]"
+    "[folder=FOLDER_IN_CONF_VARIANT] [shares=false]"
 )
 _SHARE = "${tau}"
 """Value of the parameter that follows ``tau`` in a file of ``conf/method``."""
@@ -62,18 +64,19 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: ``experiment=NAME``, whose ``output`` holds the records, or
-            ``records=FOLDER``, a results folder; ``folder=NAME``, default ``chosen``.
+            ``records=FOLDER``, a results folder; ``folder=NAME``, default ``chosen``;
+            ``shares=false`` for one file per method.
 
     Returns:
         0; 1 if the records allow no selection; 2 if the arguments are invalid.
     """
-    folders = _folders(arguments)
-    if folders is None:
+    asked = _read_arguments(arguments)
+    if asked is None:
         print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         return 2
-    folder, chosen = folders
+    folder, chosen, each_share = asked
     try:
-        choices = choose(_read(folder))
+        choices = choose(_read(folder), each_share=each_share)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -88,12 +91,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _folders(arguments: Sequence[str]) -> tuple[Path, Path] | None:
-    """Results folder to read and folder of variants to write; None if not to be understood."""
+def _read_arguments(arguments: Sequence[str]) -> tuple[Path, Path, bool] | None:
+    """Results folder to read, folder of variants to write, whether each share gets a file.
+
+    None if they are not to be understood.
+    """
     options = {key: value for key, _, value in (a.partition("=") for a in arguments)}
     is_twice = len(options) < len(arguments)
-    name = options.pop("folder", "chosen")
-    if is_twice or not re.fullmatch(r"\w+", name):
+    name, shares = options.pop("folder", "chosen"), options.pop("shares", "true")
+    if is_twice or not re.fullmatch(r"\w+", name) or shares not in ("true", "false"):
         return None
     match options:
         case {"experiment": str(experiment), **others} if not others:
@@ -103,14 +109,15 @@ def _folders(arguments: Sequence[str]) -> tuple[Path, Path] | None:
             folder = Path(records)
         case _:
             return None
-    return None if folder is None else (folder, VARIANTS / name)
+    return None if folder is None else (folder, VARIANTS / name, shares == "true")
 
 
-def choose(records: Iterable[Record]) -> list[Choice]:
+def choose(records: Iterable[Record], *, each_share: bool = True) -> list[Choice]:
     """Select the best setting of every method, over all tau and at each tau.
 
     Args:
         records: All records of one results folder; merges on other splits are ignored.
+        each_share: Select at each tau or density too.
 
     Returns:
         Methods in alphabetical order, each over all tau first, then tau by tau.
@@ -126,6 +133,7 @@ def choose(records: Iterable[Record]) -> list[Choice]:
         )
         for method in sorted({run.name for run in runs})
         for name, tried in _questions(method, [run for run in runs if run.name == method])
+        if each_share or name == method
     ]
 
 

@@ -3,8 +3,9 @@
 python -m scripts.prune MODEL_FOLDER NEW_FOLDER [layers=N] [groups=N] [neurons=N] [width=N]
 
 Without training: layers are left out at even distances in the second half of the model, heads
-by groups of one key head, neurons and coordinates of the residual stream by their size. What is
-kept computes what it did, on less.
+by groups of one key head and coordinates of the residual stream by their size; of the neurons those
+of the commonest size go first, as both the smallest and the largest matter most. What is kept
+computes what it did, on less.
 """
 
 import math
@@ -80,8 +81,8 @@ def write_pruned(source: Path, folder: Path, wanted: Mapping[str, int]) -> Sizes
         The sizes of the copy.
 
     Raises:
-        ValueError: If the architecture is not among those supported, or a size is not below
-            the model's, or is 0.
+        ValueError: If the architecture is not among those supported, a size is above the model's
+            or 0, or the width is no multiple of the number of heads.
     """
     pivot = open_checkpoint(source, root=Path())
     kind = pivot.config.get("model_type")
@@ -176,7 +177,7 @@ def _kept_rows(model: CanonicalModel, layer: int, sizes: Sizes) -> dict[Part, Te
     gate, up = model.read(Place(Part.GATE, layer)), model.read(Place(Part.UP, layer))
     down = model.read(Place(Part.DOWN, layer))
     size = gate.square().sum(1) * up.square().sum(1) * down.square().sum(0)
-    neurons = _largest(size, sizes.neurons)
+    neurons = _unusual(size, sizes.neurons)
     return {
         Part.Q: _spread(groups, per_group * head_dim),
         Part.K: _spread(groups, head_dim),
@@ -216,6 +217,13 @@ def _largest(sizes: Tensor, count: int) -> Tensor:
     return sizes.topk(count).indices.sort().values
 
 
+def _unusual(sizes: Tensor, count: int) -> Tensor:
+    """Indices of the entries farthest from the median, by their ratio to it, rising."""
+    tiny = torch.finfo(sizes.dtype).tiny
+    logs = sizes.clamp_min(tiny).log()
+    return _largest((logs - logs.median()).abs(), count)
+
+
 def _sizes(model: CanonicalModel, wanted: Mapping[str, int]) -> Sizes:
     whole = Sizes(
         layers=model.family.n_layers,
@@ -228,6 +236,12 @@ def _sizes(model: CanonicalModel, wanted: Mapping[str, int]) -> Sizes:
             raise ValueError(
                 f"{name} must be from 1 to the model's {getattr(whole, name)}, got {number}"
             )
+    heads = model.dimensions.n_heads // whole.groups * wanted.get("groups", whole.groups)
+    if wanted.get("width", whole.width) % heads:
+        raise ValueError(
+            f"width must be a multiple of the {heads} heads, as transformers wants it, "
+            f"got {wanted.get('width', whole.width)}"
+        )
     return replace(whole, **wanted)
 
 

@@ -32,13 +32,12 @@ from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
-    demand_same_tensors,
     other_bases,
     reasons_to_copy,
     refuse_float64,
     warnings_before,
 )
-from seme.embedding_rows import MergeableSource, fit_rows, row_differences
+from seme.fitting import FittingSource, fit_sources
 from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
@@ -118,14 +117,12 @@ def merge_checkpoints(
     opened = tuple({id(model): model for model in (pivot, *sources)}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
-    patterns = {"include": settings.include, "exclude": settings.exclude}
-    copied = reasons_to_copy(pivot, **patterns)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged_names = tuple(n for n in pivot.names if n not in copied)
     renamed = tuple(in_names_of(pivot, source) for source in sources)
-    fitted: tuple[MergeableSource, ...] = renamed
-    if not traits.any_shape:
-        fitted = fit_rows(pivot, renamed, copied)
-        demand_same_tensors(pivot, fitted, **patterns)
+    fitted, rows = fit_sources(
+        pivot, renamed, copied, any_shape=traits.any_shape, settings=settings
+    )
     refuse_float64(pivot, merged_names, settings.dtype)
     warnings = warnings_before(pivot, renamed)
     for warning in warnings:
@@ -141,7 +138,7 @@ def merge_checkpoints(
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
-    notes = [*row_differences(fitted), *other_bases(sources)]
+    notes = [*rows, *other_bases(sources)]
     if not traits.any_shape:
         notes += _unrelated(pivot, fitted, merged_names)
     for note in notes:
@@ -219,7 +216,7 @@ def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
 
 
 def _unrelated(
-    pivot: Checkpoint, sources: Sequence[MergeableSource], merged_names: Sequence[str]
+    pivot: Checkpoint, sources: Sequence[FittingSource], merged_names: Sequence[str]
 ) -> list[str]:
     """Describe sources that do not look like fine-tunes; adapters of the pivot are."""
     on_pivot = [

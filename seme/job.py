@@ -125,6 +125,7 @@ class MergeJob:
             "dtype": str(self.settings.dtype),
             "include": self.settings.include,
             "exclude": self.settings.exclude,
+            **({} if self.settings.tokens == "same" else {"tokens": self.settings.tokens}),
         }
 
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class MergeJob:
         checkpoint = model.checkpoint
         if not isinstance(checkpoint, AdaptedCheckpoint):
             return checkpoint.path
-        settings = replace(self.settings, include=(), exclude=())
+        settings = replace(self.settings, include=(), exclude=(), tokens="by_id")
         merge_checkpoints(
             partial(_the_source),
             checkpoint.base,

@@ -22,14 +22,13 @@ from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import (
-    demand_same_tensors,
     other_bases,
     reasons_to_copy,
     refuse_float64,
     warnings_before,
 )
-from seme.embedding_rows import MergeableSource, fit_rows, row_differences
 from seme.engine import sizes_of
+from seme.fitting import FittingSource, fit_sources
 from seme.interface import traits_of
 from seme.outline import gigabytes, pickled_only
 from seme.settings import MergeSettings
@@ -97,13 +96,11 @@ def plan_merge(
     check_method(method, len(sources))
     refuse_existing(destination)
     traits = traits_of(method)
-    patterns = {"include": settings.include, "exclude": settings.exclude}
-    copied = reasons_to_copy(pivot, **patterns)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     renamed = tuple(in_names_of(pivot, source) for source in sources)
-    fitted: tuple[MergeableSource, ...] = renamed
-    if not traits.any_shape:
-        fitted = fit_rows(pivot, renamed, copied)
-        demand_same_tensors(pivot, fitted, **patterns)
+    fitted, rows = fit_sources(
+        pivot, renamed, copied, any_shape=traits.any_shape, settings=settings
+    )
     merged = tuple(name for name in pivot.names if name not in copied)
     refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
@@ -123,7 +120,7 @@ def plan_merge(
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
         warnings=(
             *warnings_before(pivot, renamed),
-            *row_differences(fitted),
+            *rows,
             *other_bases(sources),
             *pickled_only((pivot, *sources)),
         ),
@@ -159,7 +156,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[MergeableSource],
+    sources: Sequence[FittingSource],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:

@@ -9,8 +9,13 @@ al., 2025, https://arxiv.org/abs/2505.20144. Three steps per tensor, on the task
 
 Select and Compute pass over the whole tensor before it is merged; Erase is elementwise.
 Scope of the selection: the tensor. The sign is elected by the unweighted sum, before weighting;
-zeros elect nothing and a zero sum elects nobody. Divisor: none (the coefficients sum to one
-before the erasure) unless ``renormalize``. No rescaling for the elements left out.
+zeros elect nothing and a zero sum elects nobody: such an element stays the pivot's. Divisor: none
+(the coefficients sum to one before the erasure) unless ``renormalize``. No rescaling for the
+elements left out.
+
+Only elements that vary are selected, at ``tau`` = 1 too: equal sources return the pivot. FuseChat's
+code and mergekit mask nothing at 1, and so return the sources; ``tau: all`` is that reading. Below
+1 they select int(tau n) of the n elements that vary, here it is round(tau n) of all n.
 """
 
 import math
@@ -29,10 +34,13 @@ from seme.kernels import reductions, selection
 from seme.kernels.jit import use_numba
 from seme.ranking_scores import RankingScores
 from seme.streaming import Block, OpenTensor
-from seme.topk_mask import TopKMask, select_largest
+from seme.topk_mask import KeepRule, TopKMask, select_largest
 
 Select = Literal["coefficients", "deltas"]
 """Operand of the selection mask: deltas (paper), or coefficients only (FuseChat's code)."""
+
+Share = float | Literal["all"]
+"""Share of a tensor's elements selected, in (0, 1]; ``all`` selects those that do not vary too."""
 
 _SCALE = 2.0**64
 """Scales variances of weights away from float32's smallest number."""
@@ -53,12 +61,12 @@ class Fusion:
 class SelectCompute:
     """Select and Compute, tensor by tensor; implements :class:`seme.interface.Prepared`."""
 
-    def __init__(self, n_sources: int, *, tau: float) -> None:
+    def __init__(self, n_sources: int, *, tau: Share) -> None:
         """Read nothing yet; tensors are read in :meth:`at`.
 
         Args:
             n_sources: Number of sources.
-            tau: Share of the elements of a tensor that is selected, in (0, 1].
+            tau: Share of the elements of a tensor that is selected.
         """
         self._tau = tau
         self._tally = FusionTally(n_sources)
@@ -74,7 +82,7 @@ class SelectCompute:
         return {"fusion": self._tally.described()}
 
 
-def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
+def select_elements(tensor: OpenTensor, *, tau: Share) -> TopKMask:
     """Select the elements that vary most across the sources.
 
     Exactly ``round(tau * numel)`` elements, fewer only where fewer vary at all; ties go to the
@@ -82,12 +90,14 @@ def select_elements(tensor: OpenTensor, *, tau: float) -> TopKMask:
 
     Args:
         tensor: The tensor in the pivot and the sources.
-        tau: Share of the elements selected, in (0, 1].
+        tau: Share of the elements selected.
 
     Returns:
         Mask of the selected elements.
     """
     columns = RankingScores(tensor, variation, 1)
+    if tau == "all":
+        return TopKMask(columns, [KeepRule(threshold=0.0, cutoff=tensor.numel)])
     (largest,) = select_largest([columns], tau, "exact")
     return TopKMask(columns, [largest.rules[tensor.name]])
 
@@ -184,13 +194,14 @@ def variation(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
     return scaled.clamp_(min=0).float().unsqueeze(0)
 
 
-def check_fusion(*, tau: float, lam: float, renormalize: bool, select: Select) -> None:
+def check_fusion(*, tau: Share, lam: float, renormalize: bool, select: Select) -> None:
     """Check SCE's hyper-parameters; see :func:`erase_and_add` and :class:`SelectCompute`.
 
     Raises:
         ValueError: If one is out of range.
     """
-    check_share("tau", tau)
+    if tau != "all":
+        check_share("tau", tau)
     check_finite("lam", lam)
     check_switch("renormalize", renormalize)
     check_choice("select", select, get_args(Select))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -12,6 +12,9 @@ from seme.checks import check_choice, check_share, check_whole
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 _DEVICES = ("auto", "cpu", "cuda")
+Tokens = Literal["same", "by_id", "by_text"]
+"""``same``: refuse sources whose tokenizer gives ids to other tokens than the pivot's. ``by_id``:
+merge rows as they stand. ``by_text``: put a source's rows in the order of the pivot's tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class MergeSettings:
     """Glob patterns of tensors to merge; empty for all."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of tensors to copy from the pivot."""
+    tokens: Tokens = "same"
+    """What becomes of a source whose tokenizer is not the pivot's."""
     memory_budget: int
     """Bytes a merge may take, the Python process excluded; no result depends on it."""
     n_threads: int
@@ -36,8 +41,8 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
     """Check the top level of a run's configuration.
 
     Args:
-        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude`` and
-            ``memory_budget``.
+        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude``, ``tokens``
+            and ``memory_budget``.
 
     Returns:
         The settings, ``device=auto`` resolved, with as many threads as torch uses
@@ -48,6 +53,7 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
     """
     check_share("tau", config["tau"])
     check_whole("seed", config["seed"], least=0)
+    check_choice("tokens", config["tokens"], get_args(Tokens))
     dtype = config["dtype"]
     if dtype is not None:
         check_choice("dtype", dtype, _DTYPES)
@@ -57,6 +63,7 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
         dtype=None if dtype is None else _DTYPES[dtype],
         include=_patterns("include", config["include"]),
         exclude=_patterns("exclude", config["exclude"]),
+        tokens=config["tokens"],
         memory_budget=_bytes("memory_budget", config["memory_budget"]),
         n_threads=torch.get_num_threads(),
     )

@@ -140,6 +140,9 @@ def _merge_and_evaluate(
             cell.record_failure(draft, not_applicable=CheckpointMismatchError),
             cell.scratch(draft) as scratch,
         ):
+            if merged_dir is None and (taken_up := cell.finish_scored(draft)):
+                _log.info("%s%s", cell.label, outcome(taken_up))
+                return taken_up
             merged = scratch if merged_dir is None else root / merged_dir
             n_sources = len(job.sources)
             cell.say(f"merging {n_sources} source{'s' * (n_sources > 1)}")
@@ -220,5 +223,6 @@ def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel, *, time_lef
             cell.track(done)
             return
         with finishing_run(), cell.record_failure(draft), cell.scratch(draft) as scratch:
-            record = cell.finish(draft, job.folder_of(model, scratch), time_left)
+            record = cell.finish_scored(draft)
+            record = record or cell.finish(draft, job.folder_of(model, scratch), time_left)
             _log.info("%s (unmerged)%s", model.name, outcome(record))

@@ -11,7 +11,8 @@ from eval.tracking.wandb_run import check_tracker
 
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "memory_budget"}
-_VALUES = _LIMITS | {"tau", "seed", "device", "dtype", "output", "merged_dir", "datasets_dir"}
+_FOLDERS = {"output", "merged_dir", "datasets_dir"}
+_VALUES = _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype"}
 _SWITCHES = {"force", "plan", "quiet"}
 
 

@@ -40,6 +40,7 @@ def merge(
     device: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    tokens: str | None = None,
     memory_budget: str | None = None,
     results: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -71,6 +72,8 @@ def merge(
         device: cpu, cuda or auto.
         include: Glob patterns of tensors to merge.
         exclude: Glob patterns of tensors to copy from the pivot.
+        tokens: What becomes of sources of another tokenizer: same refuses them, by_id merges
+            rows as they stand, by_text token by token.
         memory_budget: What the merge may take over the process, such as ``"2GiB"``.
         results: A results folder that the record is put in as well, for ``seme-bench
             leaderboard``.
@@ -88,7 +91,8 @@ def merge(
     """
     started, root = time.monotonic(), Path.cwd()
     given: dict[str, Any] = {"tau": tau, "seed": seed, "dtype": dtype, "device": device}
-    given |= {"include": include, "exclude": exclude, "memory_budget": memory_budget}
+    given |= {"include": include, "exclude": exclude, "tokens": tokens}
+    given |= {"memory_budget": memory_budget}
     models = {"pivot": _plain(pivot), "sources": _plain(sources)}
     config = with_embedded(
         {**_composed(method, given, hyper_parameters), "models": models}, root

@@ -12,10 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from eval.conclusion import conclude
 from eval.configuration import plain_values
 from eval.override_errors import choices_of
 from eval.records import atomic_write
-from eval.runs import conclude, describe_error
+from eval.runs import describe_error
 from eval.sweep import cell_label, overrides_of
 from seme.interface import CheckpointMismatchError
 from seme_bench.cell import run_cell

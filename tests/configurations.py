@@ -1,6 +1,7 @@
 """Configurations as runs get them."""
 
 import json
+import shlex
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ def cells_of(experiment, conf=CONF):
     """Overrides to configuration, for every cell of an experiment's sweep.
 
     Composing is slow: each variant and each pool is composed once, and tau is but a number.
+    Cells of further commands in the header follow: their files are composed once, too.
     """
     compose_once = cache(partial(_composed, conf=conf))
     configs = {}
@@ -34,6 +36,14 @@ def cells_of(experiment, conf=CONF):
         for key, choice in chosen.items():
             alone = compose_once((f"experiment={experiment}", f"{key}={choice}"))
             config[key] = alone[key]
+        configs[overrides] = _plain(config)
+    for overrides in _commanded(experiment, conf):
+        chosen = [override.split("=", 1) for override in overrides]
+        files = tuple(f"{k}={v}" for k, v in chosen if k in ("method", "models", "variant"))
+        config = compose_once((f"experiment={experiment}", *files)).copy()
+        for key, value in chosen:
+            if f"{key}={value}" not in files:
+                OmegaConf.update(config, key, yaml.safe_load(value))
         configs[overrides] = _plain(config)
     return configs
 
@@ -58,16 +68,32 @@ def _plain(config):
 
 
 def _sweep(experiment, conf):
-    """Hydra's own reading of the parameters, every combination of their choices."""
-    experiment_yaml = yaml.safe_load((conf / "experiment" / f"{experiment}.yaml").read_text())
-    params = experiment_yaml["hydra"]["sweeper"]["params"].items()
-    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params])
-    assert all(override.is_sweep_override() for override in parsed)
+    """Cells of the sweep that the experiment's file holds; none without one."""
+    text = (conf / "experiment" / f"{experiment}.yaml").read_text()
+    sweeper = yaml.safe_load(text).get("hydra", {"sweeper": {"params": {}}})["sweeper"]
+    params = [f"{key}={value}" for key, value in sweeper["params"].items()]
+    return _combinations(params) if params else []
+
+
+def _commanded(experiment, conf):
+    """Cells of the commands in the header that say more than the experiment."""
+    text = (conf / "experiment" / f"{experiment}.yaml").read_text()
+    start = f"# python run.py -m experiment={experiment} "
+    lines = [line.removeprefix(start) for line in text.splitlines() if line.startswith(start)]
+    return [cell for line in lines for cell in _combinations(shlex.split(line))]
+
+
+def _combinations(arguments):
+    """Hydra's own reading of the arguments of a sweep, every combination of their choices."""
     choices = [
         [
             f"{override.get_key_element()}={choice}"
-            for choice in override.sweep_string_iterator()
+            for choice in (
+                override.sweep_string_iterator()
+                if override.is_sweep_override()
+                else [override.get_value_element_as_str()]
+            )
         ]
-        for override in parsed
+        for override in OverridesParser.create().parse_overrides(arguments)
     ]
     return list(product(*choices))

@@ -9,6 +9,7 @@ SETTINGS = MergeSettings(
 )
 TOP_LEVEL = {
     "tau": 0.1, "seed": 0, "device": "cpu", "dtype": None, "include": ["*"], "exclude": [],
+    "tokens": "same",
     "memory_budget": "2GiB",
 }  # fmt: skip
 """The entries at the top level of a configuration."""

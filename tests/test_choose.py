@@ -146,6 +146,13 @@ def test_folder_names_the_folder_of_variants(chosen, tmp_path):
     assert not chosen.exists()
 
 
+def test_shares_can_be_left_out(chosen, tmp_path):
+    for run in TIES:
+        write_record(tmp_path / "results" / "paper", run, None)
+    assert main([f"records={tmp_path}/results/paper", "shares=false"]) == 0
+    assert [path.name for path in chosen.iterdir()] == ["ties.yaml"]
+
+
 def test_damaged_record_stops_the_command_before_writing(chosen, tmp_path, capsys):
     for run in TIES:
         path = write_record(tmp_path, run, None)
@@ -168,6 +175,7 @@ def test_folder_without_validation_runs_is_refused(tmp_path, capsys):
         ["records=/absent"],
         ["a=b", "c=d"],
         ["records=.", "folder=../x"],
+        ["records=.", "shares=no"],
     ],
 )
 def test_invalid_arguments_print_the_usage(arguments, capsys):

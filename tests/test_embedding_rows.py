@@ -78,7 +78,7 @@ def test_missing_rows_are_no_change_for_ties(llama, merge):
 
 def test_rows_of_two_dtypes_come_together_in_float32(llama, merge):
     pivot, less = llama("pivot", 64), llama("less", 56, dtype=torch.bfloat16)
-    (fitted,) = fit_rows(pivot, [less])
+    fitted = fit_rows(pivot, less)
     assert fitted.dtype(EMBEDDING) == torch.float32
     assert torch.equal(fitted.read(EMBEDDING)[:56], less.read(EMBEDDING).float())
     assert torch.equal(fitted.opened(EMBEDDING).read(50 * 16, 60 * 16)[96:],
@@ -112,16 +112,16 @@ def test_adapter_on_a_base_of_other_rows(llama, tmp_path, merge):
 
 
 def test_equal_rows_are_returned_as_they_are(llama):
-    pivot, same = llama("pivot", 64), llama("same", 64, tokens="other-{}")
-    assert fit_rows(pivot, [same]) == (same,)
-    assert row_differences([same]) == []
+    pivot, same = llama("pivot", 64), llama("same", 64)
+    assert fit_rows(pivot, same) is same
+    assert row_differences(0, same) == []
 
 
 def test_other_tokens_are_refused_with_the_first_ids(llama, merge):
     pivot, other = llama("pivot", 64), llama("other", 72, tokens="other-{}")
     message = (
-        r"source 0 .* 63 of the common rows are of other tokens: id 0 is 'token-0' in the "
-        r"pivot and 'other-0' in the source, 1 is .*exclude="
+        r"source 0 .* another tokenizer than the pivot: 63 ids are of other tokens: id 0 is "
+        r"'token-0' in the pivot and 'other-0' in the source, 1 is .*exclude="
     )
     with pytest.raises(CheckpointMismatchError, match=message):
         merge(AVERAGE, pivot, other)
@@ -129,16 +129,20 @@ def test_other_tokens_are_refused_with_the_first_ids(llama, merge):
     assert torch.equal(merged[EMBEDDING], pivot.read(EMBEDDING))
 
 
-def test_absent_tokenizer_is_refused(llama):
+def test_absent_tokenizer_is_refused_where_rows_differ(llama, merge):
     pivot, more = llama("pivot", 64), llama("more", 72)
     (more.path / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointMismatchError, match=r"cannot be compared: no tokenizer in "):
-        fit_rows(pivot, [more])
+    message = r"tokenizers cannot be compared: no tokenizer in .* tokens=by_id merges"
+    with pytest.raises(CheckpointMismatchError, match=message):
+        merge(AVERAGE, pivot, more)
+    merged, report = merge(AVERAGE, pivot, more, tokens="by_id")
+    assert torch.equal(merged[EMBEDDING], more.read(EMBEDDING)[:64])
+    assert any("the tokenizers could not be compared" in line for line in report.warnings)
 
 
 def test_other_widths_are_left_to_the_comparison_of_shapes(llama, merge):
     pivot, wide = llama("pivot", 64), llama("wide", 72, hidden_size=32)
-    assert not isinstance(fit_rows(pivot, [wide])[0], FittedSource)
+    assert not isinstance(fit_rows(pivot, wide), FittedSource)
     with pytest.raises(CheckpointMismatchError, match="does not fit the pivot"):
         merge(AVERAGE, pivot, wide)
 

@@ -50,6 +50,22 @@ def texts(plot):
     return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
+def test_many_methods_are_named_beside_the_axes_by_the_rank_of_their_best_setting():
+    runs = [record(f"m{i:02}", 0.3 + i / 100, 0.5, seconds=0.1 + i) for i in range(13)]
+    worse = record("m12", 0.1, 0.1, settings={"lam": 2.0})
+    named = [
+        text for text in texts(score_against_cost(board(BASE, *runs, worse))) if "m" in text
+    ]
+    names = [text for text in named if re.fullmatch(r"\d+ m\d\d", text)]
+    assert names == [f"{rank} m{13 - rank:02}" for rank in range(1, 14)]
+
+
+def test_up_to_a_dozen_methods_are_named_in_a_legend():
+    runs = [record(f"m{i:02}", 0.3 + i / 100, 0.5) for i in range(12)]
+    written = texts(score_against_cost(board(BASE, *runs)))
+    assert {f"m{i:02}" for i in range(12)} <= set(written)
+
+
 def test_pareto_front_excludes_dominated_points():
     # cost, score: b is dearer and worse than a, d is dearer than c for the same score
     a, b, c, d = (1.0, 0.5), (2.0, 0.4), (3.0, 0.7), (4.0, 0.7)

@@ -17,7 +17,9 @@ from seme.alignment.head_comparison import (
 )
 from seme.alignment.tokens import SharedTokens
 from seme.architecture.parts import Part, Place
+from seme.checkpoint.lora import open_adapter
 from seme.checkpoint.reader import open_checkpoint
+from tests.adapters import pair, write_adapter
 from tests.alignments import comparison_of
 from tests.disguise import disguised, open_canonical
 from tests.seme_merges import change_tensors, tensors_of
@@ -69,6 +71,26 @@ def test_vocabulary_in_one_model_only_is_refused(tmp_path):
 def test_different_row_counts_need_vocabularies(tmp_path):
     with pytest.raises(ValueError, match=r"pivot has no vocabulary to match tokens by"):
         tokens_of(tmp_path, None, None, vocab_size=170)
+
+
+def test_an_adapter_without_a_tokenizer_has_that_of_its_base(tmp_path):
+    pivot = opened(tmp_path / "pivot", words=WORDS)
+    base = opened(tmp_path / "base", words=WORDS[::-1])
+    folder = write_adapter(base.path, pair(inputs=32, outputs=32))
+    adapter = open_adapter(folder, root=tmp_path)
+    assert adapter.tokenizer_folder == base.path
+    assert match_tokens(pivot, adapter).source_rows.tolist() == list(range(159, -1, -1))
+    assert match_tokens(base, adapter) is None
+
+
+def test_an_adapter_with_a_tokenizer_has_its_own(tmp_path):
+    pivot = opened(tmp_path / "pivot", words=WORDS)
+    folder = write_adapter(pivot.path, pair(inputs=32, outputs=32))
+    ids = {word: row for row, word in enumerate([*WORDS[1:], WORDS[0]])}
+    content = {"model": {"type": "WordLevel", "vocab": ids}}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    tokens = match_tokens(pivot, open_adapter(folder, root=tmp_path))
+    assert tokens.source_rows.tolist() == [159, *range(159)]
 
 
 def test_too_few_shared_tokens_are_refused(tmp_path):

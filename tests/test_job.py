@@ -217,6 +217,12 @@ def test_identity_changes_with_method_seed_dtype_and_models(folder):
     assert len({str(other) for other in others}) == len(others)
 
 
+def test_identity_has_tokens_only_where_they_are_not_the_same(folder):
+    """Records of before the setting keep their fingerprints."""
+    assert "tokens" not in make(folder).identity()
+    assert make(folder, top={"tokens": "by_text"}).identity()["tokens"] == "by_text"
+
+
 def test_identity_ignores_names_locations_references_and_unused_tau(folder, tmp_path):
     shutil.copytree(folder / "code", tmp_path / "moved")
     moved = {"name": "x", "location": str(tmp_path / "moved")}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from baselines.sce import merge as sce
 from seme.binding import check_method
@@ -19,6 +20,7 @@ from tests.in_memory import merge_one
 from tests.seme_merges import (
     ALIGNMENT,
     SETTINGS,
+    bits,
     change_tensors,
     merged,
     settings_with,
@@ -193,6 +195,38 @@ def test_untied_source_unties_a_tied_pivot(tmp_path):
 def test_folded_tensors_cannot_be_excluded(left_out, named, pivot, other, tmp_path):
     with pytest.raises(ValueError, match=rf"must be merged, but \['{named}'.*drop the include"):
         merged(tmp_path / "merged", pivot, other, exclude=[left_out])
+
+
+EXCLUDED = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("change", ["lacking", "another shape", "only in the source"])
+def test_an_excluded_tensor_need_not_be_in_a_source_merged_as_stored(change, pivot, tmp_path):
+    source = save_ends_of(pivot, tmp_path / "source", "llama")
+    whole = merged(tmp_path / "whole", pivot, source, exclude=["*up_proj*"])
+    path = source / "model.safetensors"
+    tensors = tensors_of(source)
+    if change == "lacking":
+        del tensors[EXCLUDED]
+    elif change == "another shape":
+        tensors[EXCLUDED] = tensors[EXCLUDED][:8].clone()
+    else:
+        tensors["model.layers.9.mlp.up_proj.weight"] = torch.ones(3)
+    save_file(tensors, path, metadata={"format": "pt"})
+    report = merged(tmp_path / "merged", pivot, source, exclude=["*up_proj*"])
+    assert report.copied == whole.copied
+    assert [s["identity_shortcut"] for s in report.diagnostics["sources"]] == [True]
+    assert bits(tmp_path / "merged") == bits(tmp_path / "whole")
+    assert torch.equal(tensors_of(tmp_path / "merged")[EXCLUDED], tensors_of(pivot)[EXCLUDED])
+
+
+def test_an_excluded_head_that_a_source_lacks_is_still_named(pivot, tmp_path):
+    source = save_ends_of(pivot, tmp_path / "source", "llama")
+    tensors = tensors_of(source)
+    del tensors["model.norm.weight"]
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="semantic bases need embedding and final norm"):
+        merged(tmp_path / "merged", pivot, source, exclude=["model.norm*"])
 
 
 def test_other_tensors_can_be_excluded(pivot, other, tmp_path):

@@ -26,6 +26,7 @@ from seme.plan import bytes_of_walk, plan_merge, plan_table
 from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
 from tests.settings import SETTINGS
+from tests.tiny_models import save_tiny
 
 AVERAGE = functools.partial(average, weights=None)
 TIES = functools.partial(ties, density=0.2, lam=1.0, scope="model", trim_ties="exact")
@@ -385,3 +386,13 @@ def test_gguf_model_is_planned_from_its_header(tmp_path, caplog, monkeypatch):
         TIES, converted, [converted], tmp_path / "merged", settings=SETTINGS
     ) == replace(plan, free_bytes=ANY)
     assert open_outline(path, root=tmp_path).stores("lm_head.weight") is False
+
+
+def test_seme_source_of_another_kind_is_refused(tmp_path):
+    pivot, source = (
+        open_checkpoint(save_tiny(tmp_path / kind, kind), root=tmp_path)
+        for kind in ("llama", "olmo2")
+    )
+    method = functools.partial(seme_merge, **SEME)
+    with pytest.raises(CheckpointMismatchError, match=r"^source 0 .*norms per block"):
+        plan_merge(method, pivot, [source], tmp_path / "merged", settings=SETTINGS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from scripts.prune import kept_axes, kept_layers, main
+from scripts.prune import _unusual, kept_axes, kept_layers, main
 from scripts.zoo.material import ZOO
 
 BASE = ZOO / "models" / "base"
@@ -33,6 +33,17 @@ def test_axes_are_the_largest_and_the_gain_keeps_the_norm():
     assert axes.tolist() == [0, 2]
     share = (9 + 4) / (9 + 4 + 0.02)
     assert gain == pytest.approx((share * 4 / 2) ** 0.5)
+
+
+def test_neurons_of_the_commonest_size_go_first():
+    sizes = torch.tensor([1.0, 100.0, 10.0, 11.0, 9.0, 1e4, 0.0])
+    assert _unusual(sizes, 4).tolist() == [0, 1, 5, 6]
+
+
+def test_a_width_that_transformers_refuses_is_refused(tmp_path, capsys):
+    assert main([str(BASE), str(tmp_path / "copy"), "width=151"]) == 1
+    assert "multiple of the" in capsys.readouterr().err
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_copy_of_the_same_size_is_the_same_model(tmp_path):

@@ -22,9 +22,11 @@ from transformers import PreTrainedTokenizerFast
 import seme.engine
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
+from eval.records import read_record
 from eval.results_folder import load_results, read_samples
 from eval.runs import ON_CONSOLE, OnConsole
 from seme.interface import traits_of
+from seme.job import MergeJob
 from seme_bench.cell import _left, run_cell
 from seme_bench.folders import HOME as ROOT
 from seme_bench.interruption import LINE, WAITS
@@ -218,14 +220,123 @@ def test_force_repeats_only_the_merge_reproducibly(cell, tmp_path):
     assert (paths["ties"].parent / "samples.jsonl.gz").read_bytes() == samples
 
 
+@pytest.fixture
+def work(monkeypatch):
+    """What is merged and scored, as it happens."""
+    done, merge, score = [], MergeJob.run, harness.score
+
+    def merging(job, destination, **options):
+        done.append("merge")
+        return merge(job, destination, **options)
+
+    def scoring(model, *arguments, **options):
+        done.append(f"score {Path(model).name.split('-')[0]}")
+        return score(model, *arguments, **options)
+
+    monkeypatch.setattr(MergeJob, "run", merging)
+    monkeypatch.setattr(harness, "score", scoring)
+    return done
+
+
+def broken_metric(*_):
+    raise ZeroDivisionError("a metric without documents")
+
+
+def test_scores_survive_an_error_after_scoring(cell, tmp_path, monkeypatch, work, caplog):
+    expected = cell(f"output={tmp_path}/undisturbed")
+    work.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "score_of", broken_metric)
+        with pytest.raises(ZeroDivisionError) as caught:
+            cell()
+        assert "merge and scores are kept in" in caught.value.__notes__[0]
+        assert work == ["merge", "score scratch"]
+        path = record_paths(tmp_path)["average"]
+        failed = read_record(path)
+        assert failed.status == "failed"
+        assert failed.error.startswith("ZeroDivisionError: a metric without documents\nraised")
+        assert failed.merge == expected.merge
+        assert failed.scores == {}
+        with pytest.raises(ZeroDivisionError):  # still broken: still kept, nothing repeated
+            cell()
+        assert work == ["merge", "score scratch"]
+        assert read_record(path).merge_cost == failed.merge_cost
+    with caplog.at_level("INFO", "eval"):
+        record = cell()
+    assert "takes up the scores kept in" in caplog.text
+    assert work == ["merge", "score scratch", *(f"score {name}" for name in NAMES)]
+    assert (record.scores, record.metrics) == (expected.scores, expected.metrics)
+    assert record.merge_cost == failed.merge_cost
+    assert record.evaluation_cost == failed.evaluation_cost
+    assert timeless(path) == timeless(record_paths(tmp_path, "undisturbed")["average"])
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "record.json",
+        "samples.jsonl.gz",
+    ]
+
+
+def test_scores_survive_an_error_of_a_tasks_own_aggregation(cell, tmp_path, work):
+    data = f"{DATA}\ndef worst(values):\n    return min(values) / 0\n"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/data.py").write_text(data)
+    other = "{metric: acc_norm, aggregation: !function data.worst, higher_is_better: true}"
+    acc = "{metric: acc, aggregation: mean, higher_is_better: true}"
+    text = PICK.replace(f"[{acc}]", f"[{acc}, {other}]")
+    (tmp_path / "tasks/pick.yaml").write_text(text)
+    options = {"include_path": str(tmp_path / "tasks")}
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError) as caught:
+            cell(options=options)
+        assert "while aggregating acc_norm of pick over its documents" in caught.value.__notes__
+    assert work == ["merge", "score scratch"]
+    (path,) = record_paths(tmp_path).values()
+    assert path.with_name("scored.json.gz").exists()
+
+
+def test_scores_of_an_unmerged_model_survive_too(cell, tmp_path, monkeypatch, work):
+    calls, real = [], harness.score_of
+
+    def second_fails(*arguments):
+        calls.append(arguments)
+        return real(*arguments) if len(calls) != 2 else broken_metric()
+
+    monkeypatch.setattr(harness, "score_of", second_fails)
+    with pytest.raises(ZeroDivisionError):
+        cell()
+    cell()
+    assert work == ["merge", "score scratch", *(f"score {name}" for name in NAMES)]
+    assert {r.status for r in load_results(tmp_path / "results").records} == {"done"}
+
+
+def test_kept_scores_that_are_damaged_are_made_again(cell, tmp_path, monkeypatch, work):
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "score_of", broken_metric)
+        with pytest.raises(ZeroDivisionError):
+            cell()
+    kept = record_paths(tmp_path)["average"].with_name("scored.json.gz")
+    kept.write_bytes(b"damaged")
+    assert cell().status == "done"
+    assert work[:4] == ["merge", "score scratch"] * 2
+    assert not kept.exists()
+
+
+def test_force_repeats_a_run_whose_scores_were_kept(cell, monkeypatch, work):
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "score_of", broken_metric)
+        with pytest.raises(ZeroDivisionError):
+            cell()
+    assert cell("force=true").status == "done"
+    assert work[:4] == ["merge", "score scratch"] * 2
+
+
 def test_model_in_two_pools_is_evaluated_once(cell, tmp_path, monkeypatch):
-    evaluated, real = [], harness.evaluate
+    evaluated, real = [], harness.score
 
     def counted(model, *arguments, **options):
         evaluated.append(Path(model).name.split("-")[0])
         return real(model, *arguments, **options)
 
-    monkeypatch.setattr(harness, "evaluate", counted)
+    monkeypatch.setattr(harness, "score", counted)
     cell(sources=["code"])
     cell(sources=["french"])
     assert sorted(evaluated) == ["base", "code", "french", "scratch", "scratch"]

@@ -246,6 +246,37 @@ def test_sce_drops_shared_deltas_at_tau_one_unlike_mergekit():
     assert mergekit_sce(pivot, sources, tau=1.0)[0] == pytest.approx(1.0)
 
 
+@pytest.mark.usefixtures("code_path")
+def test_tau_all_masks_nothing_as_mergekit_at_one():
+    # energies 1 + 4 and 1 + 16 of all elements: eta 5/22 and 17/22, where tau 1 has 1/5 and 4/5
+    pivot = torch.zeros(2)
+    sources = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])]
+    merged = merge_one(merge, pivot, sources, tau="all", **FUSECHAT)
+    assert merged.tolist() == pytest.approx([1.0, (5 * 2 + 17 * 4) / 22])
+    assert torch.allclose(merged, mergekit_sce(pivot, sources, tau=1.0), rtol=0, atol=1e-6)
+    pivot, sources = models_of_scale(scale=0.1)
+    for source in sources[1:]:
+        source[:10] = sources[0][:10]
+    merged = merge_one(merge, pivot, sources, tau="all", **FUSECHAT)
+    assert torch.allclose(merged, mergekit_sce(pivot, sources, tau=1.0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_tau_all_returns_equal_sources(renormalize):
+    sources = [[3.0, 4.0, 2.0], [3.0, 4.0, 2.0]]
+    assert fuse([1.0, 2.0, 2.0], sources, tau="all", renormalize=renormalize) == sources[0]
+
+
+def test_select_coefficients_selects_of_all_elements():
+    # 10 elements, 4 vary: tau 0.5 selects all 4 for the coefficients, FuseChat int(0.5 * 4) = 2
+    pivot = torch.zeros(10)
+    sources = [torch.tensor([4.0, 3.0, 2.0, 1.0] + [0.0] * 6), torch.zeros(10)]
+    sources[1][3] = 3.0
+    assert coefficients(pivot, sources, tau=0.5)[1] == pytest.approx((30 / 39, 9 / 39))
+    two_largest = coefficients(pivot, sources, tau=0.2)[1]
+    assert two_largest == pytest.approx((1.0, 0.0))
+
+
 def test_single_source_is_ranked_by_magnitude_unlike_mergekit():
     pivot, source = torch.zeros(4), torch.tensor([1.0, -3.0, 2.0, 0.5])
     merged = merge_one(merge, pivot, [source], tau=0.5, **FUSECHAT)

@@ -1,5 +1,6 @@
 """SeMe end to end on every architecture: logits that must not change."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.disguise import (
     save_turnable,
     written_tensors,
 )
-from tests.seme_merges import bits, merged, tensors_of
+from tests.seme_merges import bits, change_tensors, merged, tensors_of
 from tests.tiny_models import DENSE, MIXTURES, save_tiny
 
 
@@ -114,6 +115,37 @@ def test_fully_selected_source_keeps_its_logits(model_type, tmp_path):
     source = save_turnable(tmp_path / "source", model_type, seed=1)
     merged(tmp_path / "merged", pivot, source, anchors="head", refine=1)
     assert_same_logits(tmp_path / "merged", source)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_lam_zero_returns_the_function_of_the_pivot_and_as_stored_its_bytes(
+    model_type, tmp_path
+):
+    pivot = save_turnable(tmp_path / "pivot", model_type)
+    source = save_turnable(tmp_path / "source", model_type, seed=1)
+    merged(tmp_path / "mapped", pivot, source, lam=0.0)
+    assert_same_logits(tmp_path / "mapped", pivot)
+    assert bits(tmp_path / "mapped") != bits(pivot)
+    near = tmp_path / "near"
+    shutil.copytree(pivot, near)
+    changed = {n: t + 0.01 for n, t in tensors_of(near).items() if ".mlp." in n}
+    change_tensors(near, **changed)
+    merged(tmp_path / "stored", pivot, near, lam=0.0)
+    assert bits(tmp_path / "stored") == bits(pivot)
+
+
+def test_equal_sources_return_the_pivot_and_with_tau_all_themselves(tmp_path):
+    pivot = save_tiny(tmp_path / "pivot", "llama")
+    source = tmp_path / "source"
+    shutil.copytree(pivot, source)
+    changed = {n: t + 0.25 for n, t in tensors_of(source).items() if ".mlp." in n}
+    change_tensors(source, **changed)
+    merged(tmp_path / "one", pivot, source, source, tau=1.0)
+    assert bits(tmp_path / "one") == bits(pivot)
+    merged(tmp_path / "all", pivot, source, source, tau="all")
+    actual = tensors_of(tmp_path / "all")
+    for name, tensor in tensors_of(source).items():
+        torch.testing.assert_close(actual[name], tensor, atol=1e-6, rtol=0.0)
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "olmo2"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from eval.evaluator import Evaluator
-from eval.harness import evaluate_here
+from eval.harness import evaluation_of, score_here
 from tests.stub_vllm import VERSION, write_stub
 from tests.tiny_suite import (
     LOUD,
@@ -38,7 +38,8 @@ def vllm(tmp_path_factory):
 
 
 def run(folder, suite, *, seed=0):
-    return evaluate_here(folder, suite, device="cpu", seed=seed, progress=False)
+    scored = score_here(folder, suite, device="cpu", seed=seed, progress=False)
+    return evaluation_of(suite, scored)
 
 
 @pytest.mark.usefixtures("vllm")

@@ -118,6 +118,32 @@ def points(
     axes.errorbar(xs, ys, errors, color=colour, fmt=marker, ms=5, elinewidth=1)
 
 
+def names_beside(axes: Axes, named: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Name points in a column right of the axes, from above, each joined to its point.
+
+    Args:
+        axes: Holds the points.
+        named: Names and the points' coordinates.
+    """
+    for i, (name, place) in enumerate(named):
+        height = 1 - (i + 0.5) / len(named)
+        axes.annotate(
+            printable(name, 24),
+            place,
+            (1.06, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=SMALL,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": FAINT,
+                "lw": 0.5,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
 def bars(axes: Axes, values: Sequence[float], form: str) -> None:
     """Draw horizontal bars from above, each with its value in ``form``."""
     drawn = axes.barh(range(len(values)), values, height=0.66, color=COLOURS[0])

@@ -20,6 +20,7 @@ from eval.leaderboard.drawing import (
     bars,
     draw,
     heat_map,
+    names_beside,
     points,
     printable,
     series_styles,
@@ -32,6 +33,8 @@ from eval.tables import MIB
 _WIDTH = 4.8  # inches, as is the next
 _LINE = 0.21
 _LETTER = 0.08  # inches, no narrower than letters of a label are on average
+_MOST_IN_LEGEND = 12
+"""Methods up to which a legend names the points of a figure; more are named beside the axes."""
 _REACH = 15.0
 """Points from which on all changes have the strongest colour: one expert's gain of 40 would
 leave none for the rest, and a fixed scale compares boards."""
@@ -79,27 +82,44 @@ def score_against_cost(board: Board) -> Plot | None:
         return None
     styles = series_styles(row.name for row in board.merges)
     legend = {row.name: styles[row.name] for _, row in timed}
+    many = len(legend) > _MOST_IN_LEGEND
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="merge, seconds", ylabel="mean score, %")
-        _unmerged_lines(axes, board)
+        _unmerged_lines(axes, board, inside=many)
         places = [(cost, _mean(row)) for cost, row in timed]
         front = [places[i] for i in pareto_front(places)]
         axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.0)
         for cost, row in timed:
             _add(axes, [(cost, row)], styles[row.name])
-            place = (cost, _mean(row))
-            axes.annotate(
-                str(row.rank), place, (4, 4), textcoords="offset points", fontsize=SMALL
-            )
+            if not many:
+                place = (cost, _mean(row))
+                axes.annotate(
+                    str(row.rank), place, (4, 4), textcoords="offset points", fontsize=SMALL
+                )
         spread(axes, [cost for cost, _ in timed])
-        add_legend(figure, dict(sorted(legend.items())))
+        if many:
+            names_beside(axes, _best_of_each(timed))
+        else:
+            add_legend(figure, dict(sorted(legend.items())))
 
+    numbers = (
+        "Names have the rank of the method's best setting" if many else "Numbers are ranks"
+    )
     caption = (
-        "Mean score against merge time. Numbers are ranks, bars one standard error; the line "
+        f"Mean score against merge time. {numbers}, bars one standard error; the line "
         "joins the merges that no other beats in both (the Pareto front)."
     )
-    return _plot(board, "score-against-cost", caption, (_WIDTH, 3.6), paint)
+    size = (_WIDTH + 1.4, max(3.6, 0.17 * len(legend))) if many else (_WIDTH, 3.6)
+    return _plot(board, "score-against-cost", caption, size, paint)
+
+
+def _best_of_each(timed: Sequence[tuple[float, Row]]) -> list[tuple[str, tuple[float, float]]]:
+    """Label and place of the best run of every method, best first."""
+    best: dict[str, tuple[str, tuple[float, float]]] = {}
+    for cost, row in sorted(timed, key=lambda run: -_mean(run[1])):
+        best.setdefault(row.name, (f"{row.rank} {row.name}", (cost, _mean(row))))
+    return list(best.values())
 
 
 def task_heat_map(board: Board) -> Plot | None:
@@ -224,8 +244,9 @@ def _is_pivot(board: Board, row: Row) -> bool:
     return is_reference and row.record.models.pivot.content_hash == pivot
 
 
-def _unmerged_lines(axes: Axes, board: Board) -> None:
-    """Mark the scores of the pivot and of the best unmerged model."""
+def _unmerged_lines(axes: Axes, board: Board, *, inside: bool = False) -> None:
+    """Mark the scores of the pivot and of the best unmerged model, named beside the axes."""
+    x, side, height = (0.99, "right", "bottom") if inside else (1.01, "left", "center")
     scored = [row for row in board.references if row.mean is not None]
     best = max(scored, key=_mean, default=None)
     for row in scored:
@@ -233,7 +254,8 @@ def _unmerged_lines(axes: Axes, board: Board) -> None:
             axes.axhline(_mean(row), color=FAINT, lw=1.0, ls="--", zorder=0)
             place = axes.get_yaxis_transform()
             name = printable(row.name, 16)
-            axes.text(1.01, _mean(row), name, transform=place, va="center", fontsize=SMALL)
+            style: dict[str, Any] = {"ha": side, "va": height, "fontsize": SMALL}
+            axes.text(x, _mean(row), name, transform=place, **style)
 
 
 def _add(axes: Axes, runs: Sequence[tuple[float, Row]], style: Style) -> None:

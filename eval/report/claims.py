@@ -331,7 +331,8 @@ def _names_data(key: str) -> bool:
 
 
 def _tau(row: Row) -> float:
-    return float(row.record.settings["tau"])
+    tau = row.record.settings["tau"]
+    return 1.0 if tau == "all" else float(tau)
 
 
 def _inside(row: Row) -> bool:

@@ -44,6 +44,20 @@ _TITLES = {
     "swudi": "SWUDI",
     "ace": "ACE",
     "knots": "KnOTS",
+    "slerp": "SLERP",
+    "multislerp": "Multi-SLERP",
+    "karcher": "Karcher mean",
+    "model_stock": "Model Stock",
+    "breadcrumbs": "Breadcrumbs",
+    "della": "DELLA",
+    "consensus": "Consensus",
+    "metagpt": "MetaGPT",
+    "nan_weights": "NAN",
+    "ram": "RAM",
+    "mwa": "MWA",
+    "localize": "Localize-and-Stitch",
+    "layer_swap": "Layer swapping",
+    "cabs": "CABS",
 }
 
 

@@ -21,6 +21,7 @@ from eval.report.questions import (
     what_was_chosen,
     worth_merging,
 )
+from eval.report.ranking import bands, has_many_methods, on_both_pools, ranked_table
 from eval.report.render import (
     Block,
     Drawing,
@@ -182,7 +183,7 @@ def report_of(inputs: ReportInput) -> list[Block]:
         *_summary(judgements, answers, inputs),
         *_problems(inputs.problems),
         *_setting(inputs),
-        *_results(inputs.experiment.name, inputs.reported),
+        *_results(inputs),
         *drawings,
         *_claims(judgements),
         *_answers(answers),
@@ -199,6 +200,8 @@ def _own_questions(inputs: ReportInput) -> tuple[list[Answer], list[Drawing]]:
         settings_that_matter(inputs.reported),
         None if scaling is None else scaling[0],
         barriers(inputs.reported),
+        bands(inputs.reported),
+        on_both_pools(inputs.reported, inputs.boards_beside),
         what_was_chosen(inputs.boards),
     ]
     answers = [answer for answer in candidates if answer is not None]
@@ -250,7 +253,8 @@ def _setting(inputs: ReportInput) -> list[Block]:
     ]
 
 
-def _results(name: str, boards: Sequence[Board]) -> list[Block]:
+def _results(inputs: ReportInput) -> list[Block]:
+    boards = inputs.reported
     blocks: list[Block] = [
         heading("Results"),
         plain(
@@ -263,14 +267,14 @@ def _results(name: str, boards: Sequence[Board]) -> list[Block]:
         ),
     ]
     for board in boards:
-        blocks += _board(name, board)
+        blocks += _board(board, inputs)
     unscored = unscored_table(boards)
     if unscored is not None:
         blocks += [heading("Runs without a score", 3), unscored]
     return blocks
 
 
-def _board(name: str, board: Board) -> list[Block]:
+def _board(board: Board, inputs: ReportInput) -> list[Block]:
     suite = f"{board.suite}, split {board.split}" if board.split else board.suite
     precision = f", evaluated in {board.precision}" if board.precision != "float32" else ""
     shared = "; ".join(f"{title(m)}: {text}" for m, text in board.shared_settings.items())
@@ -278,9 +282,11 @@ def _board(name: str, board: Board) -> list[Block]:
     return [
         heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
         *([plain(f"Settings of all rows: {shared}.")] if shared else []),
-        paper_table(board),
+        ranked_table(board, inputs.boards) if has_many_methods(board) else paper_table(board),
         *(
-            Drawing(f"{name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption)
+            Drawing(
+                f"{inputs.experiment.name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption
+            )
             for plot in plots
         ),
     ]

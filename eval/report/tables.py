@@ -85,6 +85,12 @@ def _test_line(test: PairedTest) -> tuple[str, ...]:
 
 
 def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
+    mean, *scores = score_cells(row, board, domains)
+    return (row.name, "unmerged", mean, "", *scores, "", "")
+
+
+def score_cells(row: Row, board: Board, domains: Sequence[str]) -> tuple[str, ...]:
+    """Mean score of a row, then its score on each domain, in per cent; or why there is none."""
     mean = row.absent if row.mean is None else with_error(row.mean)
     domain_scores = (
         {} if row.mean is None else domain_means(row.record.scores, board.domains, board.groups)
@@ -93,7 +99,7 @@ def _unmerged_line(row: Row, board: Board, domains: Sequence[str]) -> tuple[str,
         percent(domain_scores[d].value, 1) if d in domain_scores else row.absent
         for d in domains
     )
-    return (row.name, "unmerged", mean, "", *scores, "", "")
+    return (mean, *scores)
 
 
 def _entry_line(entry: Entry, board: Board, domains: Sequence[str]) -> tuple[str, ...]:

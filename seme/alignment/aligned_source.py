@@ -57,6 +57,10 @@ class AlignedSource:
         return self._source.canonical.weights.path
 
     @property
+    def tokenizer_folder(self) -> Path:
+        return self._source.canonical.weights.tokenizer_folder
+
+    @property
     def config(self) -> Mapping[str, Any]:
         return self._pivot.config
 

@@ -31,9 +31,8 @@ from seme.alignment.tokens import (
 from seme.architecture.families import family_of, readout_of
 from seme.budget import compared_bytes
 from seme.checkpoint.protocol import Weights
-from seme.checkpoint.regular_file import find_file
+from seme.checkpoint.tokenizer_files import VOCABULARIES, vocabulary_files
 
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "*.tiktoken")
 _BLOCK_ROWS = 2048
 """Tokens upcast to float64 at a time: 67 MB at width 4096."""
 
@@ -50,16 +49,17 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     """
     n_pivot, width = head_shape(pivot)
     n_source, source_width = head_shape(source)
-    pivot_files, source_files = _vocabulary_files(pivot.path), _vocabulary_files(source.path)
+    folders = (pivot.tokenizer_folder, source.tokenizer_folder)
+    pivot_files, source_files = map(vocabulary_files, folders)
     if n_pivot == n_source and _are_alike(pivot_files, source_files):
         return None
     if not pivot_files or not source_files:
-        lacking = (source if pivot_files else pivot).path
+        lacking = folders[1] if pivot_files else folders[0]
         raise ValueError(
             f"{lacking} has no vocabulary to match tokens by: put its tokenizer files "
-            f"({', '.join(_VOCABULARIES)}) into that folder"
+            f"({', '.join(VOCABULARIES)}) into that folder"
         )
-    pivot_vocabulary, source_vocabulary = map(read_vocabulary, (pivot.path, source.path))
+    pivot_vocabulary, source_vocabulary = map(read_vocabulary, folders)
     if pivot_vocabulary == source_vocabulary and n_pivot == n_source:
         return None
     return shared_tokens(
@@ -121,11 +121,6 @@ def head_shape(model: Weights) -> tuple[int, int]:
     """Rows and width of a model's LM head."""
     rows, width = model.shape(readout_of(model.config, model.names).head)
     return rows, width
-
-
-def _vocabulary_files(folder: Path) -> list[Path]:
-    names = sorted(file.name for pattern in _VOCABULARIES for file in folder.glob(pattern))
-    return [file for name in names if (file := find_file(folder, name)) is not None]
 
 
 def _are_alike(files: list[Path], others: list[Path]) -> bool:

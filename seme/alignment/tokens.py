@@ -148,6 +148,47 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         raise
 
 
+def read_whole_vocabulary(folder: Path) -> Vocabulary:
+    """Read a vocabulary with the tokens that only other files of its folder add.
+
+    transformers adds those of added_tokens.json and tokenizer_config.json to tokenizer.json's;
+    where they disagree, tokenizer.json is right.
+
+    Raises:
+        ValueError: As :func:`read_vocabulary` does.
+    """
+    vocabulary = read_vocabulary(folder)
+    used = {*vocabulary.specials.values(), *itertools.chain(*vocabulary.ids.values())}
+    beside = {
+        content: token_id
+        for content, token_id in added_beside(folder).items()
+        if token_id not in used and content.encode() not in vocabulary.ids
+    }
+    return Vocabulary(ids=vocabulary.ids, specials={**beside, **vocabulary.specials})
+
+
+def added_beside(folder: Path) -> dict[str, int]:
+    """Read the tokens that added_tokens.json and tokenizer_config.json add, by content.
+
+    Raises:
+        ValueError: If one of the two files is damaged.
+    """
+    try:
+        added = _added_in(folder)
+    except (AttributeError, KeyError, TypeError, UnicodeError) as error:
+        raise ValueError(
+            f"added_tokens.json or tokenizer_config.json of {folder} is damaged: "
+            f"{type(error).__name__}: {brief(str(error))}"
+        ) from error
+    for content, token_id in added.items():
+        if not isinstance(token_id, int) or not 0 <= token_id < _MAX_ID:
+            raise ValueError(
+                f"the id of {shown(content)} must be a whole number, got {shown(token_id)}: "
+                f"added_tokens.json or tokenizer_config.json of {folder}"
+            )
+    return added
+
+
 def _tokenizer_file(folder: Path) -> tuple[Path, Callable[[Path], Vocabulary]]:
     if (path := find_file(folder, "tokenizer.json")) is not None:
         return path, _read_tokenizer_json
@@ -218,14 +259,22 @@ def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]
     They are in added_tokens.json (content to id), in tokenizer_config.json, and, named only, in
     special_tokens_map.json, where ``tokens`` knows their ids.
     """
-    config = _read_json_if_any(path.with_name("tokenizer_config.json"))
-    decoder = config.get("added_tokens_decoder", {})
     named = _read_json_if_any(path.with_name("special_tokens_map.json"))
     contents = [content for entry in named.values() for content in _contents(entry)]
     return {
         **{content: tokens[content] for content in contents if content in tokens},
-        **_read_json_if_any(path.with_name("added_tokens.json")),
-        **{token["content"]: int(token_id) for token_id, token in decoder.items()},
+        **_added_in(path.parent),
+    }
+
+
+def _added_in(folder: Path) -> dict[str, int]:
+    config = _read_json_if_any(folder / "tokenizer_config.json")
+    return {
+        **_read_json_if_any(folder / "added_tokens.json"),
+        **{
+            token["content"]: int(token_id)
+            for token_id, token in config.get("added_tokens_decoder", {}).items()
+        },
     }
 
 

@@ -144,6 +144,10 @@ class FoldedWeights:
     def path(self) -> Path:
         return self._stored.path
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self._stored.tokenizer_folder
+
     @functools.cached_property
     def config(self) -> Mapping[str, Any]:
         """Configuration, with ``tie_word_embeddings: false`` if the head was untied."""

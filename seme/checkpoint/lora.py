@@ -28,6 +28,7 @@ from seme.checkpoint.safetensors_file import (
     TensorSpec,
     read_header,
 )
+from seme.checkpoint.tokenizer_files import folder_with_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -69,6 +70,11 @@ class AdaptedCheckpoint:
         self._changes = changes
         self._adapter_bytes_read = 0
         self._lock = threading.Lock()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The adapter's folder where it holds a tokenizer, else the base's."""
+        return folder_with_tokenizer(self.path, self.base.path)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,12 @@ class Weights(Protocol):
 
     @property
     def path(self) -> Path:
-        """The model's folder, for its tokenizer."""
+        """The model's folder."""
+        ...
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Folder of the model's tokenizer, if it has one."""
         ...
 
     @property

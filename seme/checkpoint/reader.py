@@ -70,6 +70,11 @@ class Checkpoint:
         self._stored = {name: stored[name] for name in sorted(stored)}
 
     @property
+    def tokenizer_folder(self) -> Path:
+        """The model's folder."""
+        return self.path
+
+    @property
     def dropped(self) -> dict[str, str]:
         """LM heads that equal the embedding they are tied to, byte for byte, with the reason.
 

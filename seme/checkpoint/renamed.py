@@ -32,6 +32,10 @@ class RenamedSource:
         return self.source.path
 
     @property
+    def tokenizer_folder(self) -> Path:
+        return self.source.tokenizer_folder
+
+    @property
     def config(self) -> Mapping[str, Any]:
         return self.source.config
 
