@@ -16,7 +16,6 @@ go_offline()  # the libraries below read their switches when they are imported
 import torch  # noqa: E402
 from lm_eval import evaluator  # noqa: E402
 from lm_eval.api.group import Group  # noqa: E402
-from rich.markup import escape  # noqa: E402
 from rich.progress import (  # noqa: E402
     BarColumn,
     MofNCompleteColumn,
@@ -84,7 +83,7 @@ def score(model: Path, suite: Suite, *, device: str, seed: int, progress: bool |
         device: A torch device; on the CPU the model runs in float32 unless the suite says
             otherwise.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar; a text is put before it.
+        progress: Show a progress bar; a text, rich's markup, is put before it.
 
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task is unknown, or one
@@ -119,7 +118,7 @@ def score_here(
         suite: The tasks.
         device: A torch device.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar; a text is put before it.
+        progress: Show a progress bar; a text, rich's markup, is put before it.
         accelerator: Of a process that scores its share of the documents; None scores all.
 
     Returns:
@@ -296,7 +295,7 @@ def _group_metric(
 
 @contextmanager
 def _bar(wanted: bool | str) -> Iterator[Progress]:
-    before = f"{escape(wanted)} " if isinstance(wanted, str) else ""
+    before = f"{wanted} " if isinstance(wanted, str) else ""
     texts = TextColumn(f"{before}{{task.description}}")
     columns = (texts, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not wanted) as bar:

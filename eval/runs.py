@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from rich.markup import escape
 
 from eval.folders import run_lock
 from eval.meter import metered
@@ -78,8 +79,8 @@ class Cell:
 
     @property
     def bar(self) -> str:
-        """Description of the run's progress bars; empty for none."""
-        return self.label or "a run" if self.progress else ""
+        """Title of the run's progress bars, in rich's markup; empty for none."""
+        return escape(self.label or "a run") if self.progress else ""
 
     def say(self, step: str) -> None:
         """Say what is begun: in the log file, and on a terminal where no bar shows it."""

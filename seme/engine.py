@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
@@ -100,8 +99,7 @@ def merge_checkpoints(
             preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
         settings: Common to all methods.
-        progress: Show a progress bar where standard error is a terminal; a text is put before
-            it.
+        progress: Show a progress bar on a terminal; a text, rich's markup, is put before it.
 
     Returns:
         Counts, costs and diagnostics.
@@ -171,10 +169,8 @@ def merge_checkpoints(
             ) as writer,
             _progress_bar(bool(progress)) as bar,
         ):
-            task = bar.add_task(
-                f"{escape(progress)} merging" if isinstance(progress, str) else "merging",
-                total=_n_parameters(layout),
-            )
+            title = f"{progress} merging" if isinstance(progress, str) else "merging"
+            task = bar.add_task(title, total=_n_parameters(layout))
             walk = _Walk(
                 method=method,
                 prepared=prepared,
