@@ -95,17 +95,17 @@ def check_name(entry: str, name: object) -> None:
         )
 
 
-def config_folders(arguments: Sequence[str], root: Path) -> list[Path]:
+def config_folders(arguments: Sequence[str], conf: Path) -> list[Path]:
     """List the folders that Hydra reads YAML files from.
 
     Args:
         arguments: Those of the command line, without the program.
-        root: The repository's folder.
+        conf: The benchmark's folder of configuration files.
     """
     options = ("--config-dir", "-cd", "--config-path", "-cp")
     given = [a.partition("=")[2] for a in arguments if a.startswith(options) and "=" in a]
     given += [b for a, b in pairwise(arguments) if a in options]
-    return [root / "conf", *map(Path, given)]
+    return [conf, *map(Path, given)]
 
 
 def check_aliases(folders: Iterable[Path]) -> None:

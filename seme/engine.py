@@ -88,7 +88,7 @@ def merge_checkpoints(
     destination: Path,
     *,
     settings: MergeSettings,
-    progress: bool,
+    progress: bool | str,
 ) -> MergeReport:
     """Merge the sources into the pivot and write the result to a new folder.
 
@@ -99,7 +99,7 @@ def merge_checkpoints(
             preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
         settings: Common to all methods.
-        progress: Show a progress bar where standard error is a terminal.
+        progress: Show a progress bar on a terminal; a text, rich's markup, is put before it.
 
     Returns:
         Counts, costs and diagnostics.
@@ -168,9 +168,10 @@ def merge_checkpoints(
                 config=walked.pivot.config,
                 dtype=settings.dtype,
             ) as writer,
-            _progress_bar(progress) as bar,
+            _progress_bar(bool(progress)) as bar,
         ):
-            task = bar.add_task("merging", total=_n_parameters(layout))
+            title = f"{progress} merging" if isinstance(progress, str) else "merging"
+            task = bar.add_task(title, total=_n_parameters(layout))
             walk = _Walk(
                 methods=methods,
                 prepared=prepared,

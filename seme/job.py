@@ -1,5 +1,6 @@
 """Merge job: a bound method, the opened models of a pool, and their identity."""
 
+import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,7 +143,7 @@ class MergeJob:
             return {**content, "dtype": str(self.settings.dtype)}  # see folder_of
         return content
 
-    def run(self, destination: Path, *, progress: bool) -> MergeReport:
+    def run(self, destination: Path, *, progress: bool | str) -> MergeReport:
         """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`."""
         return merge_checkpoints(
             self.method,
@@ -261,9 +262,17 @@ def _saying_where(location: str, root: Path) -> Iterator[None]:
         relative = not Path(location).expanduser().is_absolute()
         if relative and not (root / location).exists():
             here = Path(os.environ.get("PWD", "")) / location
-            hint = f"; did you mean {here}?" if here.is_dir() else ""
+            hint = f"; did you mean {here}?" if here.is_dir() else _nearest(location, root)
             error.add_note(f"relative folders are looked for in {root}{hint}")
         raise
+
+
+def _nearest(location: str, root: Path) -> str:
+    """Say which folder beside an absent one was probably meant."""
+    place = Path(location)
+    beside = [path.name for path in (root / place.parent).glob("*") if path.is_dir()]
+    near = difflib.get_close_matches(place.name, sorted(beside), n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:

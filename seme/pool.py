@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seme.checks import did_you_mean
 from seme.labels import Place, labels_of, stacked_label
 from seme.licences import check_terms, describe_terms
 
@@ -21,6 +22,7 @@ def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"a pool of models has {sorted(_POOL_KEYS)} and may have "
             f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
+            f"{_nearest(models, _POOL_KEYS | _OPTIONAL_POOL_KEYS)}"
         )
     pool = {"name": None, "references": [], **models}
     if not isinstance(pool["name"], str | None) or pool["name"] == "":
@@ -49,6 +51,11 @@ def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
     return describe_terms(list(zip(labels, entries, strict=True)))
 
 
+def _nearest(entries: Mapping[str, Any], known: set[str]) -> str:
+    """Say which keys were probably meant by those that are unknown."""
+    return did_you_mean(map(str, entries.keys() - known), known)
+
+
 def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
@@ -61,6 +68,7 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
             f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)} and '
             f"layers; got {model!r}"
+            f"{_nearest(entry, _MODEL_KEYS | _TERMS | {_LAYERS}) if isinstance(entry, Mapping) else ''}"
         )
     check_terms(entry)
     _check_layers(entry)
@@ -108,7 +116,8 @@ def place_of(entry: Mapping[str, Any], root: Path) -> Place:
 
 def _portable(location: str, root: Path) -> str:
     """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
-    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
+    installed = Path(__file__).resolve().parents[1]  # models that come with the package
+    for folder, prefix in ((root, Path()), (installed, Path()), (Path.home(), Path("~"))):
         if Path(location).is_relative_to(folder):
             return (prefix / Path(location).relative_to(folder)).as_posix()
     return location
