@@ -29,6 +29,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,6 +73,7 @@ _VALUES = _LIMITS | {
     "seed",
     "device",
     "dtype",
+    "max_shard_size",
     "output",
     "merged_dir",
     "datasets_dir",
@@ -210,7 +212,7 @@ def run_cell(config: Mapping[str, Any], *, method_name: str, group: str, label: 
         force=config["force"],
         progress=not config["quiet"] and sys.stderr.isatty(),
     )
-    record = _merge_and_evaluate(cell, job, config["merged_dir"], label)
+    record = _merge_and_evaluate(cell, job, config, label)
     if suite is not None:
         for model in job.models:
             _evaluate_unmerged(replace(cell, started=time.monotonic()), job, model)
@@ -237,9 +239,10 @@ def _expanded(suite: Suite | None) -> Suite | None:
 
 
 def _merge_and_evaluate(
-    cell: Cell, job: MergeJob, merged_dir: str | None, label: str
+    cell: Cell, job: MergeJob, config: Mapping[str, Any], label: str
 ) -> Record:
     """Merge into a scratch folder, or into one that is kept, and evaluate what came out."""
+    merged_dir = config["merged_dir"]
     draft = cell.draft(
         job.method_name,
         job.identity(),
@@ -265,16 +268,38 @@ def _merge_and_evaluate(
                 return taken_up
             merged = scratch if merged_dir is None else ROOT / merged_dir
             load(len(job.sources))
-            with metered(cell.device) as merging:
-                report = job.run(merged, progress=cell.progress)
+            with _kept(merged, job, config) as destination, metered(cell.device) as merging:
+                report = job.run(destination, progress=cell.progress)
             _show_alignment(report, job)
             draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
             record = cell.finish(draft, merged)
+            if merged_dir is not None:
+                _add_scores(merged, record)
         kept = f"  written to {merged_dir}"
         if merged_dir is None:
             kept = "  not kept (merged_dir=FOLDER keeps it)" if cell.suite is None else ""
         _log.info("%s%s%s", label, outcome(record), kept)
         return record
+
+
+def _kept(
+    merged: Path, job: MergeJob, config: Mapping[str, Any]
+) -> AbstractContextManager[Path]:
+    """Return where to merge to: a kept merge has a manifest and a card."""
+    if config["merged_dir"] is None:
+        return nullcontext(merged)
+    from seme.publishing.kept_folder import kept_folder  # noqa: PLC0415 (loads pydantic)
+
+    return kept_folder(merged, job, config, root=ROOT)
+
+
+def _add_scores(merged: Path, record: Record) -> None:
+    """Add the scores of a kept merge to its card."""
+    if record.scores:
+        from eval.model_index import results_of  # noqa: PLC0415 (as above)
+        from seme.publishing.kept_folder import add_scores  # noqa: PLC0415
+
+        add_scores(merged, results_of(record))
 
 
 def _show_alignment(report: MergeReport, job: MergeJob) -> None:

@@ -68,10 +68,10 @@ def place_of(entry: Mapping[str, Any], root: Path) -> Place:
     """Return where a model is; an adapter's place is its own, not its base's."""
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
-    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
+    return Place(entry.get("name"), portable(location, root), entry.get(f"{own}revision"))
 
 
-def _portable(location: str, root: Path) -> str:
+def portable(location: str, root: Path) -> str:
     """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
     for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
         if Path(location).is_relative_to(folder):
