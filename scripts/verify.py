@@ -6,27 +6,28 @@ the bytes; inputs on the Hub are taken from its local cache, with ``SEME_ONLINE=
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eval.runs import describe_error
+from seme.publishing.manifest import Manifest
 from seme.publishing.rederivation import offline_unless_asked, rederive
 from seme.publishing.verification import verify_folder
+from seme_bench.folders import with_embedded
 
-_ROOT = Path(__file__).resolve().parents[1]
-_USAGE = (
-    "usage: python -m scripts.verify FOLDER [rederive=true] [device=cpu] [memory_budget=2GiB]"
-)
+_USAGE = "usage: verify FOLDER [rederive=true] [device=cpu] [memory_budget=2GiB]"
 _MACHINE = ("device", "memory_budget")
 _SWITCH = {"true": True, "false": False}
 
 
-def main(arguments: list[str], root: Path = _ROOT) -> int:
+def main(arguments: list[str], root: Path | None = None) -> int:
     """Check one folder.
 
     Args:
         arguments: The folder; ``rederive=true``, with ``device`` and ``memory_budget`` as in
             ``run.py``.
-        root: Folder that relative locations of inputs start from.
+        root: Folder that relative locations of inputs start from; None for the current one.
 
     Returns:
         0 if everything is as the manifest says; 1 if something differs, the manifest cannot be
@@ -55,8 +56,8 @@ def main(arguments: list[str], root: Path = _ROOT) -> int:
     if again:
         offline_unless_asked()
         try:
-            differences = rederive(manifest, folder, root=root, machine=options)
-        except Exception as error:  # noqa: BLE001 (whatever a manifest makes a method do)
+            differences = _rederive(manifest, folder, root or Path.cwd(), options)
+        except Exception as error:  # (whatever a manifest makes a method do)
             differences = [f"not made again: {describe_error(error)}"]
         if not differences:
             print("made again from the inputs: every byte is the manifest's")
@@ -66,6 +67,15 @@ def main(arguments: list[str], root: Path = _ROOT) -> int:
     for problem in problems:
         print(f"  {problem}")
     return 1 if problems else 0
+
+
+def _rederive(
+    manifest: Manifest, folder: Path, root: Path, machine: Mapping[str, str]
+) -> list[str]:
+    def placed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return with_embedded(config, root)
+
+    return rederive(manifest, folder, root=root, machine=machine, placed=placed)
 
 
 if __name__ == "__main__":

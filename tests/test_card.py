@@ -106,7 +106,9 @@ def test_card_says_how_to_make_the_model_again():
         "git": {"revision": "abc", "dirty": True},
     })  # fmt: skip
     assert "```bash\npython run.py a `b`\n```" in text
-    assert "SeMe bench 9.1, commit `abc` and changes that were not committed, torch 2.9, " in text
+    assert (
+        "SeMe bench 9.1, commit `abc` and changes that were not committed, torch 2.9, " in text
+    )
     assert "python convert_hf_to_gguf.py FOLDER --outfile mine.gguf" in text
     assert "merge_method: linear" in text
 
@@ -126,4 +128,7 @@ def test_fence_is_longer_than_backticks_in_the_code():
 
 
 def test_base_models_are_named_once():
-    assert base_models(inputs({}, {}, {"entry": {"location": "org/b"}})) == ["org/base", "org/b"]
+    assert base_models(inputs({}, {}, {"entry": {"location": "org/b"}})) == [
+        "org/base",
+        "org/b",
+    ]

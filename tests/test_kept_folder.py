@@ -49,20 +49,22 @@ def test_manifest_has_the_digest_of_every_file_of_inputs_and_output(pool, tmp_pa
     assert manifest.settings.keys() == {"seed", "dtype", "include", "exclude", "tokens"}
 
 
-def test_the_same_merge_has_the_same_manifest(pool, tmp_path):
-    first, second = (keep(tmp_path / "out", located(pool, tmp_path), n) for n in ("a", "b"))
+@pytest.mark.usefixtures("pool")
+def test_the_same_merge_has_the_same_manifest(tmp_path):
+    first, second = (keep(tmp_path / "out", located(tmp_path), n) for n in ("a", "b"))
     texts = [(f / "merge_manifest.json").read_text() for f in (first, second)]
     assert texts[0].replace("merged_dir=a", "merged_dir=b") == texts[1]
 
 
-def located(pool, folder):
+def located(folder):
     return {"name": "three", "pivot": f"{folder}/base", "sources": [f"{folder}/code"]}
 
 
-def test_home_is_not_named_in_manifest_and_card(pool, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("pool")
+def test_home_is_not_named_in_manifest_and_card(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
-    folder = keep(tmp_path / "elsewhere", located(pool, tmp_path))
+    folder = keep(tmp_path / "elsewhere", located(tmp_path))
     assert read_manifest(folder).pivot.entry == {"location": "~/base"}
     for name in ("merge_manifest.json", "README.md"):
         assert str(tmp_path) not in (folder / name).read_text()
@@ -80,13 +82,15 @@ def test_adapter_has_its_own_files_and_those_of_its_base(pool, tmp_path):
 def test_nothing_is_left_by_a_merge_that_fails(pool, tmp_path):
     job, config = job_of(tmp_path, pool)
     before = {path.name for path in tmp_path.iterdir()}
-    with (
-        pytest.raises(OSError, match="full"),
-        kept_folder(tmp_path / "kept", job, config, root=tmp_path) as folder,
-    ):
-        job.run(folder, progress=False)
-        assert not (tmp_path / "kept").exists()
-        raise OSError("disk is full")
+
+    def fail():
+        with kept_folder(tmp_path / "kept", job, config, root=tmp_path) as folder:
+            job.run(folder, progress=False)
+            assert not (tmp_path / "kept").exists()
+            raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
@@ -147,7 +151,10 @@ def test_weights_are_split_into_shards_of_a_size(pool, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [("0MB", "max_shard_size must be more than nothing"), ("5", "max_shard_size must be a size")],
+    [
+        ("0MB", "max_shard_size must be more than nothing"),
+        ("5", "max_shard_size must be a size"),
+    ],
 )
 def test_size_of_shards_is_checked(size, message, pool, tmp_path):
     with pytest.raises(ValueError, match=message):

@@ -62,8 +62,16 @@ def test_manifest_is_read_as_it_was_written(tmp_path):
         ("extra", 1, r"^m: extra: Extra inputs are not permitted, got 1"),
         ("schema_version", 2, r"^m: schema_version: Input should be 1, got 2"),
         ("n_parameters", "3", r"^m: n_parameters: Input should be a valid integer, got '3'"),
-        ("files/model.safetensors", {**FILE, "sha256": "0"}, "files.model.safetensors.sha256: "),
-        ("files/model.safetensors", {**FILE, "bytes": -1}, "greater than or equal to 0, got -1"),
+        (
+            "files/model.safetensors",
+            {**FILE, "sha256": "0"},
+            "files.model.safetensors.sha256: ",
+        ),
+        (
+            "files/model.safetensors",
+            {**FILE, "bytes": -1},
+            "greater than or equal to 0, got -1",
+        ),
         ("files/model.safetensors", {**FILE, "bytes": 2**70}, "less than 9223372036854775808"),
         ("files", {"config.json": FILE}, "files must have weights"),
         ("files/merge_manifest.json", FILE, "must not have merge_manifest.json itself"),

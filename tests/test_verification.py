@@ -90,7 +90,9 @@ def test_missing_shortened_and_added_files_are_named(kept):
 
 
 def _size(kept):
-    return json.loads((kept / MANIFEST_NAME).read_text())["files"]["generation_config.json"]["bytes"]
+    return json.loads((kept / MANIFEST_NAME).read_text())["files"]["generation_config.json"][
+        "bytes"
+    ]
 
 
 def test_card_record_and_the_files_of_git_may_be_changed(kept):
@@ -200,4 +202,4 @@ def test_command_says_what_differs(change, code, told, kept, root, capsys, monke
 @pytest.mark.parametrize("more", [[], ["rederive=yes"], ["scratch=1"], ["a", "b"], ["absent"]])
 def test_arguments_that_cannot_be_read(more, capsys):
     assert main(more) == 2
-    assert "usage: python -m scripts.verify FOLDER" in capsys.readouterr().err
+    assert "usage: verify FOLDER" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ _MOST_NAMED = 3
 
 
 def rederive(
-    manifest: Manifest, folder: Path, *, root: Path, machine: Mapping[str, Any]
+    manifest: Manifest,
+    folder: Path,
+    *,
+    root: Path,
+    machine: Mapping[str, Any],
+    placed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> list[str]:
     """Merge again from the inputs that the manifest names, and compare every file.
 
@@ -32,6 +37,7 @@ def rederive(
         folder: The kept merge.
         root: Folder that relative locations start from.
         machine: ``device`` and ``memory_budget``, over the usual ones.
+        placed: Points a configuration's models to where they are installed.
 
     Returns:
         What differs, and with which versions; empty if every byte is the same.
@@ -41,7 +47,7 @@ def rederive(
             or the merge fails; says which.
         OSError: If the merge cannot be written beside the folder.
     """
-    job = _job(manifest, root, machine)
+    job = _job(placed(_config(manifest, machine)), manifest, root)
     models = (job.pivot, *job.sources)
     problems = [
         line
@@ -60,17 +66,20 @@ def rederive(
     return [*lines, *_other_versions(manifest, job)] if lines else []
 
 
-def _job(manifest: Manifest, root: Path, machine: Mapping[str, Any]) -> MergeJob:
-    """Open the inputs, in the commits of the Hub that were merged."""
+def _job(config: Mapping[str, Any], manifest: Manifest, root: Path) -> MergeJob:
     method = manifest.method
+    return job_from_config(config, method.name, bind_method(method.config), root=root)
+
+
+def _config(manifest: Manifest, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the inputs, in the commits of the Hub that were merged."""
     pivot, *sources = (_entry(model) for model in manifest.models)
-    config = {
+    return {
         **_MACHINE,
         **manifest.settings,
         **machine,
         "models": {"name": manifest.pool, "pivot": pivot, "sources": sources},
     }
-    return job_from_config(config, method.name, bind_method(method.config), root=root)
 
 
 def _entry(model: InputModel) -> dict[str, Any]:
