@@ -61,6 +61,10 @@ def run_cell(
     config = with_embedded(config, root)
     if (kept := config["merged_dir"]) is not None:
         check_writable(root / kept, entry=f"merged_dir={str(kept)[:200]}")
+    if config["push"] is not None:
+        from seme.publishing.push import check_push  # noqa: PLC0415 (loads pydantic)
+
+        check_push(config["push"], kept)
     suite = suite_of(config, root)
     if suite is not None and (lacking := suite.evaluator.lacking()):
         raise ValueError(lacking)
@@ -162,6 +166,10 @@ def _merge_and_evaluate(
         if merged_dir is None:
             kept = "  not kept (merged_dir=FOLDER keeps it)" if cell.suite is None else ""
         _log.info("%s%s%s%s", cell.label, outcome(record), kept, time_left(record))
+        if config["push"] is not None:
+            from seme.publishing.push import push  # noqa: PLC0415 (as above)
+
+            _log.info("%s  uploaded: %s", cell.label, push(merged, config["push"]))
         return record
 
 

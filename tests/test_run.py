@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import seme.engine
+import seme.publishing.push
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
@@ -612,3 +613,21 @@ def test_merge_whose_evaluation_fails_is_kept_with_its_manifest(cell, tmp_path, 
         cell(f"merged_dir={tmp_path}/merged")
     assert verify_folder(tmp_path / "merged").problems == ()
     assert "## Scores" not in (tmp_path / "merged/README.md").read_text()
+
+
+def test_upload_without_a_kept_merge_is_refused_before_models_are_opened(cell):
+    with pytest.raises(ValueError, match="push needs merged_dir=FOLDER"):
+        cell("push=org/mine", "models.pivot=absent")
+
+
+def test_kept_merge_is_uploaded_after_its_record(cell, tmp_path, monkeypatch):
+    def upload(folder, repository):
+        assert len(record_paths(tmp_path)) == 1
+        return f"{repository} {sorted(path.name for path in folder.iterdir())[0]}"
+
+    monkeypatch.setattr(seme.publishing.push, "push", upload)
+    monkeypatch.setenv("SEME_ONLINE", "1")
+    said = []
+    monkeypatch.setattr("seme_bench.cell._log.info", lambda form, *a: said.append(form % a))
+    cell("push=org/mine", f"merged_dir={tmp_path}/merged", evaluated=False)
+    assert said[-1] == "average  uploaded: org/mine README.md"

@@ -21,7 +21,7 @@ MODELS = pool_ref("p", sources=("base",))
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "overrides", "tokens", "output", "merged_dir", "datasets_dir", "memory_budget",
-    "max_shard_size", "force", "plan", "quiet",
+    "max_shard_size", "push", "force", "plan", "quiet",
 ]  # fmt: skip
 GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
 

@@ -247,10 +247,11 @@ def _fenced(content: str, language: str) -> list[str]:
 
 
 def _place(model: InputModel) -> str:
-    """Name a model, with a link to the Hub where it came from there."""
+    """Name a model by its place, with a link to the Hub where it came from there."""
     place = str(model.entry.get("path_to_adapter") or model.entry.get("location"))
     if model.commit is None:
-        return plain(place)
+        is_named = model.name != PurePosixPath(place).name
+        return plain(f"{model.name} ({place})" if is_named else place)
     return f"[{plain(place)}](https://huggingface.co/{place}/tree/{model.commit})"
 
 

@@ -157,6 +157,6 @@ def _other_versions(manifest: Manifest, job: MergeJob) -> list[str]:
 
 
 def offline_unless_asked() -> None:
-    """Keep the Hub's client from downloading, unless ``SEME_ONLINE`` is set."""
-    if not os.environ.get("SEME_ONLINE"):
+    """Keep the Hub's client from downloading, unless ``SEME_ONLINE=1``."""
+    if os.environ.get("SEME_ONLINE") != "1":
         os.environ["HF_HUB_OFFLINE"] = "1"
