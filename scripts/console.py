@@ -20,6 +20,7 @@ RUNS = {
 SCRIPTS = {
     "leaderboard": "tables and page of a results folder",
     "report": "claims of an experiment and what the records say",
+    "verify": "a kept merge: its files hashed again, with rederive=true merged again",
     "methods": "merge methods with parameters, defaults and papers",
 }
 """Commands that are modules of this package: each has ``main(arguments) -> int``."""

@@ -167,6 +167,7 @@ def merge_checkpoints(
                 layout=layout,
                 config=walked.pivot.config,
                 dtype=settings.dtype,
+                max_shard_bytes=settings.max_shard_bytes,
             ) as writer,
             _progress_bar(bool(progress)) as bar,
         ):

@@ -107,14 +107,13 @@ def place_of(entry: Mapping[str, Any], root: Path) -> Place:
     """
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
-    portable = _portable(location, root)
-    name = entry.get("name")
+    shown, name = portable(location, root), entry.get("name")
     if name is None and entry.get(_LAYERS) is not None:
-        name = stacked_label(portable, entry[_LAYERS])
-    return Place(name, portable, entry.get(f"{own}revision"))
+        name = stacked_label(shown, entry[_LAYERS])
+    return Place(name, shown, entry.get(f"{own}revision"))
 
 
-def _portable(location: str, root: Path) -> str:
+def portable(location: str, root: Path) -> str:
     """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
     installed = Path(__file__).resolve().parents[1]  # models that come with the package
     for folder, prefix in ((root, Path()), (installed, Path()), (Path.home(), Path("~"))):

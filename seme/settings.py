@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from seme.checkpoint.writer import MAX_SHARD_BYTES
 from seme.checks import check_choice, check_share, check_whole
 from seme.overrides import Override, parse_overrides
 
@@ -38,6 +39,9 @@ class MergeSettings:
     """Bytes a merge may take, the Python process excluded; no result depends on it."""
     n_threads: int
     """Size of the thread pool; no result depends on it."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    """Bytes of tensors in one file of the merged checkpoint; a larger tensor has a file of its
+    own."""
 
 
 def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
@@ -45,7 +49,7 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
 
     Args:
         config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude``, ``tokens``,
-            ``memory_budget`` and, where there are any, ``overrides``.
+            ``memory_budget`` and, where there are any, ``overrides`` and ``max_shard_size``.
 
     Returns:
         The settings, ``device=auto`` resolved, with as many threads as torch uses
@@ -69,6 +73,7 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
         overrides=parse_overrides(config.get("overrides", ())),
         tokens=config["tokens"],
         memory_budget=_bytes("memory_budget", config["memory_budget"]),
+        max_shard_bytes=_shard_bytes(config.get("max_shard_size")),
         n_threads=torch.get_num_threads(),
     )
 
@@ -85,6 +90,16 @@ def _patterns(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(p, str) for p in value):
         raise ValueError(f"{name} must be a list of glob patterns, got {value!r}")
     return tuple(value)
+
+
+def _shard_bytes(value: object) -> int:
+    """Parse the size of a shard; None is the usual one."""
+    if value is None:
+        return MAX_SHARD_BYTES
+    size = _bytes("max_shard_size", value)
+    if size == 0:
+        raise ValueError(f"max_shard_size must be more than nothing, got {value!r}")
+    return size
 
 
 def _bytes(name: str, value: object) -> int:

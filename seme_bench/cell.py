@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ def run_cell(
     config = with_embedded(config, root)
     if (kept := config["merged_dir"]) is not None:
         check_writable(root / kept, entry=f"merged_dir={str(kept)[:200]}")
+    if config["push"] is not None:
+        from seme.publishing.push import check_push  # noqa: PLC0415 (loads pydantic)
+
+        check_push(config["push"], kept)
     suite = suite_of(config, root)
     if suite is not None and (lacking := suite.evaluator.lacking()):
         raise ValueError(lacking)
@@ -92,7 +96,7 @@ def run_cell(
     record = _merge_and_evaluate(
         cell,
         job,
-        merged_dir=kept,
+        config=config,
         root=root,
         time_left=lambda record: _of_sweep(record, index, n_unscored),
     )
@@ -118,11 +122,12 @@ def _merge_and_evaluate(
     cell: Cell,
     job: MergeJob,
     *,
-    merged_dir: str | None,
+    config: Mapping[str, Any],
     root: Path,
     time_left: Callable[[Record], str],
 ) -> Record:
     """Merge into a scratch folder, or into one that is kept, and evaluate what came out."""
+    merged_dir = config["merged_dir"]
     draft = cell.draft(
         job.method_name,
         job.identity(),
@@ -147,16 +152,45 @@ def _merge_and_evaluate(
             n_sources = len(job.sources)
             cell.say(f"merging {n_sources} source{'s' * (n_sources > 1)}")
             load(n_sources)
-            with metered(cell.device) as merging:
-                report = job.run(merged, progress=cell.bar)
+            with (
+                _kept(merged, job, config, root) as destination,
+                metered(cell.device) as merging,
+            ):
+                report = job.run(destination, progress=cell.bar)
             _show_alignment(report, job)
             draft = replace(draft, merge=asdict(report), merge_cost=merging.cost)
             record = cell.finish(draft, merged)
+            if merged_dir is not None:
+                _add_scores(merged, record)
         kept = f"  written to {merged_dir}"
         if merged_dir is None:
             kept = "  not kept (merged_dir=FOLDER keeps it)" if cell.suite is None else ""
         _log.info("%s%s%s%s", cell.label, outcome(record), kept, time_left(record))
+        if config["push"] is not None:
+            from seme.publishing.push import push  # noqa: PLC0415 (as above)
+
+            _log.info("%s  uploaded: %s", cell.label, push(merged, config["push"]))
         return record
+
+
+def _kept(
+    merged: Path, job: MergeJob, config: Mapping[str, Any], root: Path
+) -> AbstractContextManager[Path]:
+    """Return where to merge to: a merge that is kept has a manifest and a card."""
+    if config["merged_dir"] is None:
+        return nullcontext(merged)
+    from seme.publishing.kept_folder import kept_folder  # noqa: PLC0415 (loads pydantic)
+
+    return kept_folder(merged, job, config, root=root)
+
+
+def _add_scores(merged: Path, record: Record) -> None:
+    """Add the scores of a kept merge to its card."""
+    if record.scores:
+        from eval.model_index import results_of  # noqa: PLC0415 (as above)
+        from seme.publishing.kept_folder import add_scores  # noqa: PLC0415
+
+        add_scores(merged, results_of(record))
 
 
 @contextmanager

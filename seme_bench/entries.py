@@ -12,7 +12,9 @@ from eval.tracking.wandb_run import check_tracker
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}
 _FOLDERS = {"output", "merged_dir", "datasets_dir"}
-_VALUES = _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype"}
+_VALUES = (
+    _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype", "max_shard_size", "push"}
+)
 _SWITCHES = {"force", "plan", "quiet"}
 
 

@@ -20,6 +20,7 @@ from seme.checkpoint.writer import refuse_existing
 from seme.job import job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
+from seme.publishing.kept_folder import kept_folder
 from seme_bench.folders import CONF, with_embedded
 
 Model = str | os.PathLike[str] | Mapping[str, Any]
@@ -42,6 +43,7 @@ def merge(
     exclude: Sequence[str] | None = None,
     tokens: str | None = None,
     memory_budget: str | None = None,
+    max_shard_size: str | None = None,
     results: str | os.PathLike[str] | None = None,
     progress: bool = False,
     **hyper_parameters: Any,  # noqa: ANN401 (each method has its own)
@@ -63,7 +65,8 @@ def merge(
         pivot: The model merged into, which gives config, tokenizer and dtype.
         sources: The models merged from. Relative folders start from the current one.
         out: The new folder, never overwritten; its ``record.json`` has the inputs' hashes,
-            settings, costs, warnings and versions.
+            settings, costs, warnings and versions, its ``merge_manifest.json`` the SHA-256 of
+            every file, and its ``README.md`` is a model card.
         tau: Share kept, in (0, 1]: ``tau`` of SeMe and SCE, the density of other methods. This
             and the next ones are the command's, None stands for the value in
             ``conf/config.yaml``.
@@ -75,6 +78,7 @@ def merge(
         tokens: What becomes of sources of another tokenizer: same refuses them, by_id merges
             rows as they stand, by_text token by token.
         memory_budget: What the merge may take over the process, such as ``"2GiB"``.
+        max_shard_size: Size above which the weights are split into files, such as ``"5GB"``.
         results: A results folder that the record is put in as well, for ``seme-bench
             leaderboard``.
         progress: Show a progress bar on a terminal.
@@ -92,7 +96,7 @@ def merge(
     started, root = time.monotonic(), Path.cwd()
     given: dict[str, Any] = {"tau": tau, "seed": seed, "dtype": dtype, "device": device}
     given |= {"include": include, "exclude": exclude, "tokens": tokens}
-    given |= {"memory_budget": memory_budget}
+    given |= {"memory_budget": memory_budget, "max_shard_size": max_shard_size}
     models = {"pivot": _plain(pivot), "sources": _plain(sources)}
     config = with_embedded(
         {**_composed(method, given, hyper_parameters), "models": models}, root
@@ -117,8 +121,11 @@ def merge(
     pool = build(PoolRef, job.described_models())
     draft = cell.draft(method, job.identity(), pool, settings=job.hyper_parameters())
     load(len(job.sources))
-    with metered(device_name) as merging:
-        report = job.run(destination, progress=progress)
+    with (
+        kept_folder(destination, job, config, root=root) as folder,
+        metered(device_name) as merging,
+    ):
+        report = job.run(folder, progress=progress)
     record = replace(
         draft,
         status="done",

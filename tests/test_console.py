@@ -78,7 +78,7 @@ def test_a_merge_writes_its_record_into_the_current_folder(console, make_llama, 
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "ties  merging 1 source"
-    assert done.stdout.splitlines()[1].endswith("  written to merged")
+    assert done.stdout.splitlines()[-1].endswith("  written to merged")
     (path,) = tmp_path.glob("results/runs/ties-*/record.json")
     record = json.loads(path.read_text())
     assert record["models"]["pivot"]["location"] == "base"

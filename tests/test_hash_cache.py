@@ -36,6 +36,14 @@ def test_hash_is_recomputed_only_after_a_file_change(files):
     assert cached_hash(files, lambda: OTHER) == OTHER
 
 
+@pytest.mark.usefixtures("cache")
+def test_hashes_of_another_kind_are_cached_apart(files):
+    assert cached_hash(files, lambda: HASH) == HASH
+    assert cached_hash(files, lambda: OTHER, kind="sha256") == OTHER
+    assert cached_hash(files, lambda: OTHER) == HASH
+    assert cached_hash(files, lambda: HASH, kind="sha256") == OTHER
+
+
 def test_hash_of_a_recently_modified_file_is_not_cached(files, cache):
     # it may change again within the same tick of the clock, and in nothing but its content
     os.utime(files[0], ns=(now := time.time_ns() + 60 * 10**9, now))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seme.licences import check_terms, describe_terms
+from seme.licences import check_terms, describe_terms, licence_of_card
 
 
 def test_terms_are_grouped_by_licence_and_access():
@@ -48,3 +48,42 @@ def test_malformed_terms_are_refused(entry, message):
     with pytest.raises(ValueError, match=message):
         check_terms(entry)
     check_terms({"licence": "mit", "gated": True})
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A\n", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: qwen-research\n---\n", "qwen-research"),
+        ("---\r\ntags: [a]\r\nlicense: 'mit'\r\n---\r\ntext", "mit"),
+        ("---\nlicense: [mit, gpl]\n---\n", None),
+        ("---\nlicense: a b\n---\n", None),
+        ("---\nlicense: {\n---\n", None),
+        ("---\n- 1\n---\n", None),
+        ("license: mit\n", None),
+        ("---\na: &a [*a]\nlicense: mit\n---\n", None),
+        ("---\n" + "[" * 50_000 + "\n---\n", None),
+        ("---\n" + "x" * 200_000 + "\nlicense: mit\n---\n", None),
+        ("", None),
+    ],
+)
+def test_licence_is_read_from_a_card(card, licence, tmp_path):
+    (tmp_path / "README.md").write_text(card, newline="")
+    assert licence_of_card(tmp_path) == licence
+
+
+def test_merge_keys_of_a_card_do_not_multiply(tmp_path):
+    lines = ["a0: &a0 {x: 1}"]
+    for i in range(1, 40):
+        lines.append(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}")
+    text = "\n".join(["---", *lines, "license: mit", "---", ""])
+    (tmp_path / "README.md").write_text(text)
+    assert licence_of_card(tmp_path) == "mit"  # 9**39 entries otherwise
+
+
+def test_card_that_is_no_file_of_the_folder_states_nothing(tmp_path):
+    assert licence_of_card(tmp_path) is None
+    (tmp_path / "model").mkdir()
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "model/README.md").symlink_to(tmp_path / "README.md")
+    assert licence_of_card(tmp_path / "model") is None

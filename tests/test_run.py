@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import seme.engine
+import seme.publishing.push
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
@@ -27,6 +29,8 @@ from eval.results_folder import load_results, read_samples
 from eval.runs import ON_CONSOLE, OnConsole
 from seme.interface import traits_of
 from seme.job import MergeJob
+from seme.publishing.manifest import read_manifest
+from seme.publishing.verification import verify_folder
 from seme_bench.cell import _left, run_cell
 from seme_bench.folders import HOME as ROOT
 from seme_bench.interruption import LINE, WAITS
@@ -585,3 +589,45 @@ def test_steps_are_in_the_log_file_and_off_a_console_that_shows_bars_or_is_quiet
     assert not any(OnConsole().filter(record) for record in steps)
     others = [r for r in caplog.records if not hasattr(r, ON_CONSOLE)]
     assert all(OnConsole().filter(record) for record in others)
+
+
+def test_kept_merge_has_a_card_with_scores_and_is_verified(cell, tmp_path):
+    record = cell(f"merged_dir={tmp_path}/merged", method="ties")
+    assert verify_folder(tmp_path / "merged").problems == ()
+    data = ModelCard.load(tmp_path / "merged/README.md").data
+    score = record.scores["pick"]
+    read = [(r.dataset_type, r.metric_type, r.metric_value) for r in data.eval_results]
+    assert read == [("pick", "acc", score.value), ("pick", "acc_stderr", score.stderr)]
+    manifest = read_manifest(tmp_path / "merged")
+    assert [model.content_hash for model in manifest.models] == [
+        model.content_hash for model in record.models.merged
+    ]
+
+
+def test_merge_whose_evaluation_fails_is_kept_with_its_manifest(cell, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no scores today")
+
+    monkeypatch.setattr(harness, "score", fail)
+    with pytest.raises(ValueError, match="no scores today"):
+        cell(f"merged_dir={tmp_path}/merged")
+    assert verify_folder(tmp_path / "merged").problems == ()
+    assert "## Scores" not in (tmp_path / "merged/README.md").read_text()
+
+
+def test_upload_without_a_kept_merge_is_refused_before_models_are_opened(cell):
+    with pytest.raises(ValueError, match="push needs merged_dir=FOLDER"):
+        cell("push=org/mine", "models.pivot=absent")
+
+
+def test_kept_merge_is_uploaded_after_its_record(cell, tmp_path, monkeypatch):
+    def upload(folder, repository):
+        assert len(record_paths(tmp_path)) == 1
+        return f"{repository} {sorted(path.name for path in folder.iterdir())[0]}"
+
+    monkeypatch.setattr(seme.publishing.push, "push", upload)
+    monkeypatch.setenv("SEME_ONLINE", "1")
+    said = []
+    monkeypatch.setattr("seme_bench.cell._log.info", lambda form, *a: said.append(form % a))
+    cell("push=org/mine", f"merged_dir={tmp_path}/merged", evaluated=False)
+    assert said[-1] == "average  uploaded: org/mine README.md"

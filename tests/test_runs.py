@@ -20,7 +20,8 @@ from tests.made_up_runs import pool_ref
 MODELS = pool_ref("p", sources=("base",))
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
-    "exclude", "tokens", "output", "merged_dir", "datasets_dir", "memory_budget", "force", "plan", "quiet",
+    "exclude", "overrides", "tokens", "output", "merged_dir", "datasets_dir", "memory_budget",
+    "max_shard_size", "push", "force", "plan", "quiet",
 ]  # fmt: skip
 GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
 

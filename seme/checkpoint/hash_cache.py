@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "seme-bench"
 
 
-def cached_hash(files: Sequence[Path], compute: Callable[[], str]) -> str:
+def cached_hash(files: Sequence[Path], compute: Callable[[], str], *, kind: str = "") -> str:
     """Return the cached hash of unchanged files, else compute and cache it.
 
     Files count as unchanged if real path, size and modification time are the same. A file
@@ -37,12 +37,14 @@ def cached_hash(files: Sequence[Path], compute: Callable[[], str]) -> str:
     Args:
         files: The files the hash depends on.
         compute: Computes the hash.
+        kind: Name of the hash, where another one of the same files may be cached.
     """
     settled_before = time.time_ns() - _TICK_NS
     states = [_state(file) for file in files]
     if any(modified > settled_before for *_, modified in states):
         return compute()
-    key = xxhash.xxh3_128_hexdigest(os.fsencode("\0".join(path for path, *_ in states)))
+    named = [*([kind] if kind else []), *(path for path, *_ in states)]
+    key = xxhash.xxh3_128_hexdigest(os.fsencode("\0".join(named)))
     entry = cache_folder() / "content" / f"{key}.json"
     state: dict[str, object] = {"files": [list(state) for state in states]}
     cached = _read(entry)

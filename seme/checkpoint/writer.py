@@ -24,6 +24,8 @@ from seme.checkpoint.reader import SINGLE_FILE, Checkpoint, files_like
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec, lay_out
 
 _logger = logging.getLogger(__name__)
+MAX_SHARD_BYTES = 5_000_000_000
+"""Usual size of a shard, that of transformers 4."""
 _FLUSHED_BYTES = 1 << 24
 """Bytes written between two requests to write dirty pages back to disk."""
 _PREFIX = ".seme-writing-"
@@ -60,7 +62,7 @@ class CheckpointWriter:
         layout: Mapping[str, TensorSpec],
         config: Mapping[str, object],
         dtype: torch.dtype | None,
-        max_shard_bytes: int = 5_000_000_000,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         """Lay out the files; nothing is written before the block is entered.
 
@@ -79,9 +81,7 @@ class CheckpointWriter:
         self._pivot = pivot
         self._config = with_dtype(config, dtype)
         self._shards = split_into_shards(layout, max_shard_bytes)
-        self._temporary = (
-            destination.parent / f"{_temporary_prefix(destination)}{_process_suffix()}"
-        )
+        self._temporary = temporary_sibling(destination)
         self._files: dict[str, BinaryIO] = {}
         self._places: dict[str, tuple[str, StoredTensor]] = {}
         self._left: dict[str, int] = {}
@@ -186,11 +186,11 @@ class CheckpointWriter:
         for file in self._files.values():
             file.close()
         for path in (*sorted(self._temporary.iterdir()), self._temporary):
-            _flush(path)
+            flush(path)
         refuse_existing(self._destination)
         self._temporary.rename(self._destination)
         try:
-            _flush(self._destination.parent)
+            flush(self._destination.parent)
         except OSError as error:  # the checkpoint is complete and renamed
             _logger.warning(
                 "%s is written, but its rename is not flushed to disk: %s",
@@ -266,7 +266,7 @@ def remove_stale(destination: Path) -> None:
 def _seconds_untouched(folder: Path) -> float:
     """Return seconds since the last write to a folder or its files; 0 if it vanishes."""
     try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:
         return 0.0
 
@@ -280,9 +280,13 @@ def _temporary_prefix(destination: Path) -> str:
     return f"{_PREFIX}{destination.name}-{machine}-"
 
 
-def _process_suffix() -> str:
-    """Return this process' id and a random token."""
-    return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+def temporary_sibling(destination: Path) -> Path:
+    """Name a new temporary folder beside a destination; :func:`remove_stale` knows the name.
+
+    It ends in this process' id and a random token.
+    """
+    suffix = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return destination.parent / f"{_temporary_prefix(destination)}{suffix}"
 
 
 def _is_alive(pid: int) -> bool:
@@ -330,7 +334,7 @@ def _start_writeback(file: BinaryIO) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,0 +1,1 @@
+"""Kept merges: manifest, model card, verification."""

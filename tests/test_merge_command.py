@@ -1,0 +1,58 @@
+"""Command lines of merges: what Hydra reads back is what was written."""
+
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from seme.publishing.command import merge_command, written
+
+VALUES = [
+    "plain/path", "~/models/a b", "1", "0123", "null", "True", "a,b", "[x]", "{y: z}", 'say "no"',
+    "it's", "back\\slash", 'end\\', 'both\\"', "", " ", "x=y", "é", "org/name@v1", "1e-5", "nan",
+    None, True, False, 0, 3, 0.1, 1e-05, -2.5, [1, 0.5], [], {"a": [1, {"b": None}]},
+    {"path_to_adapter": "./lo ra", "location": "1"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_value_is_read_back(value):
+    override = OverridesParser.create().parse_override(f"key={written(value)}")
+    read = override.value()
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_command_composes_to_the_run_it_was_made_from(repository):
+    adapter = {"path_to_adapter": "org/lora", "adapter_revision": "1", "location": "org/base"}
+    method = {
+        "_target_": "seme.method.merge", "_partial_": True, "tau": 0.3, "lam": 1e-05,
+        "alignment": {"refine": 2},
+    }  # fmt: skip
+    settings = {
+        "seed": 3, "dtype": "float16", "include": ["*"], "exclude": ["*.mlp.*"], "tokens": "by_id",
+        "max_shard_size": "1MB",
+    }  # fmt: skip
+    command = merge_command(
+        method="seme",
+        config=method,
+        settings=settings,
+        pivot={"location": "org/base", "revision": "abc"},
+        sources=[{"location": "my models/a"}, adapter],
+        merged_dir="out dir",
+    )
+    program, script, *overrides = shlex.split(command)
+    assert (program, script) == ("python", "run.py")
+    with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    assert {key: config[key] for key in settings} == settings
+    assert config["method"]["tau"] == 0.3
+    assert config["method"]["lam"] == 1e-05
+    assert config["method"]["alignment"]["refine"] == 2
+    assert config["models"]["pivot"] == {"location": "org/base", "revision": "abc"}
+    assert config["models"]["sources"] == ["my models/a", adapter]
+    assert config["merged_dir"] == "out dir"
+    assert config["suite"]["name"] == "none"
+    assert "include" not in command
