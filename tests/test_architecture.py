@@ -33,7 +33,12 @@ SOLE_IMPORTERS = {
         "scripts/benchmark/packing.py",
     ),
     "wandb": ("eval/tracking/wandb_run.py",),
-    "hydra": ("eval/sweep.py", "seme_bench/run.py", "seme_bench/start.py"),
+    "hydra": (
+        "eval/sweep.py",
+        "scripts/mergekit/run_entries.py",
+        "seme_bench/run.py",
+        "seme_bench/start.py",
+    ),
     "jinja2": ("eval/leaderboard/page.py",),
     "markdown_it": ("eval/report/render.py",),
 }
