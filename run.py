@@ -52,7 +52,7 @@ from eval.runs import Cell, describe_error, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite, suite_from_config
 from eval.sweep import cell_label, overrides_of
-from eval.tracking.wandb_run import check_tracker
+from eval.tracking.trackers import check_tracker
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
