@@ -8,6 +8,7 @@ import posixpath
 import re
 import shlex
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,11 @@ def _client(root: Path, uri: str | None) -> Iterator[Any]:
     """Open a store, for one process at a time: a database has one writer, and is made once."""
     folder = _database(root).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with variables(_ENVIRONMENT), FileLock(folder / "mlflow.lock"):
+    with (
+        variables(_ENVIRONMENT),
+        FileLock(folder / "mlflow.lock"),
+        warnings.catch_warnings(action="ignore"),  # of its own calls of pandas and SQLAlchemy
+    ):
         from mlflow import MlflowClient  # noqa: PLC0415 (takes seconds to load, and is an extra)
 
         where = uri or _local_uri(root)

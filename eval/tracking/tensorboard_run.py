@@ -79,20 +79,21 @@ def _unfinished(root: Path, run_id: str) -> Path:
 
 
 def _write(content: RunContent, folder: Path, about: Mapping[str, Any]) -> None:
-    from tensorboard.plugins.hparams import api  # noqa: PLC0415 (an extra)
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (needs the extra)
+    from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415 (needs the extra)
 
-    config = content.flat_config()
+    config, numbers = content.flat_config(), content.numbers()
     columns = {k: v for k, v in config.items() if k in _COLUMNS or k.startswith("settings.")}
+    measured = {k: v for k, v in numbers.items() if not k.startswith("metric/")}
     with SummaryWriter(str(folder)) as writer:
-        for key, value in content.numbers().items():
+        for key, value in numbers.items():
             writer.add_scalar(key, value, 0)
         writer.add_text("about", _fenced(about), 0)
         writer.add_text("config", _fenced(content.config), 0)
         for key, table in content.tables.items():
             writer.add_text(key, _markdown(table), 0)
-        if columns:
-            writer.file_writer.add_summary(api.hparams_pb(columns, trial_id=content.name))
+        for part in hparams(columns, measured) if columns else ():
+            writer.file_writer.add_summary(part)
 
 
 def _fenced(entries: Mapping[str, Any]) -> str:
