@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 _ENTRY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
-_CHOICE = re.compile(r"Could not find '(\w+)/([^']*)'")
+_CHOICE = re.compile(r"Could not (?:find|load) '(\w+)/([^']*)'")
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 _NOISE = ("See ", "^", "Error parsing override")
 """Beginnings of lines of Hydra's message that say nothing more."""
@@ -96,7 +96,8 @@ def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]
     config.pop("hydra", None)
     entries = {*groups, *_dotted(config)}
     for group in groups - {"experiment", "variant"}:
-        entries |= set(_dotted(_read(f"{group}/{choices.get(group)}", folders), f"{group}."))
+        for name in str(choices.get(group)).strip("[]").split(","):  # one, or [A,B]
+            entries |= set(_dotted(_read(f"{group}/{name.strip()}", folders), f"{group}."))
     return {entry for entry in entries if not _last(entry).startswith("_")}
 
 

@@ -26,6 +26,7 @@ SOLE_IMPORTERS = {
         "scripts/benchmark/packing.py",
     ),
     "wandb": ("eval/tracking/wandb_run.py",),
+    "mlflow": ("eval/tracking/mlflow_run.py",),
     "hydra": ("eval/sweep.py", "run.py"),
     "jinja2": ("eval/leaderboard/page.py",),
     "markdown_it": ("eval/report/render.py",),
@@ -123,7 +124,7 @@ def test_compiled_loops_call_only_loops_of_their_own_file():
 
 
 def test_merging_imports_neither_transformers_nor_evaluation_libraries():
-    heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
+    heavy = {"transformers", "lm_eval", "datasets", "wandb", "mlflow", "pandas"}
     files = [
         p for p in project_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.metric_kinds import TaskMetric
 from eval.tracking.mlflow_run import RUN_TAG, check_entries, hint, set_aside
 from tests.tracked import log, make_record, reader_of_mlflow, runs_of_mlflow
 
@@ -54,7 +55,11 @@ def test_config_is_parameters_and_a_file(root, run):
 
 def test_tags_hold_group_kind_and_texts(run):
     tags = run.data.tags
-    assert (tags["seme.group"], tags["seme.kind"], tags["status"]) == ("sweep-7", "merge", "done")
+    assert (tags["seme.group"], tags["seme.kind"], tags["status"]) == (
+        "sweep-7",
+        "merge",
+        "done",
+    )
     assert tags["seme.tags"] == "x, ties, zoo, done"
     assert tags["merge/source"] == "VmHWM"
 
@@ -71,7 +76,7 @@ def test_table_and_record_are_artifacts(root, run):
 
 
 def test_names_that_mlflow_refuses_are_written_otherwise_and_whole_in_the_summary(root):
-    metric = {"value": 0.125, "stderr": None}
+    metric = TaskMetric(value=0.125, stderr=None, n=2, higher_is_better=True)
     log("mlflow", root, make_record("dare", metrics={"a//b": {"acc,none": metric}}), ENTRIES)
     run = next(r for r in runs_of_mlflow(root) if r.info.run_name.startswith("dare"))
     assert run.data.metrics["metric/a/b/acc_none"] == 0.125
@@ -125,13 +130,18 @@ def test_nothing_is_written_outside_the_results_folder(tmp_path, repository):
     )
     assert done.stdout + done.stderr == ""
     assert list((tmp_path / "home").iterdir()) == []
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["home", "results"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [
+        "home",
+        "results",
+    ]
     assert len(runs_of_mlflow(tmp_path / "results")) == 1
 
 
 def test_the_hint_names_the_database(root, tmp_path):
     assert hint(tmp_path) is None
-    assert hint(root).endswith(f"mlflow ui --backend-store-uri 'sqlite:///{root}/mlflow/mlflow.db'")
+    assert hint(root).endswith(
+        f"mlflow ui --backend-store-uri 'sqlite:///{root}/mlflow/mlflow.db'"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ def log(name, root, record, entries):
     """Write a record, log it to a tracker, and return the warning."""
     content = record_content(record, write(root, record))
     run_id = run_id_of(record)
-    return log_run(
-        name, content, root=root, entries=entries, group="sweep-7", run_id=run_id
-    )
+    return log_run(name, content, root=root, entries=entries, group="sweep-7", run_id=run_id)
 
 
 def runs_of_tensorboard(root):

@@ -49,9 +49,7 @@ def _mirror(
     try:
         _write(marker, complete | {"complete": False})
         content = record_content(record, folder / RECORD_NAME)
-        warning = log_run(
-            name, content, root=root, entries=entries, group=group, run_id=run_id
-        )
+        warning = log_run(name, content, root=root, entries=entries, group=group, run_id=run_id)
         if warning is None:
             _write(marker, complete)
     except OSError as error:
