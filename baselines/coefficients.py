@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from seme.checks import check_finite
 
+_ROUNDING = 2.0**-40
+"""Of the sum of the absolute weights: a sum below it is zero, but for rounding."""
+
 
 def check_weights(weights: object, n_sources: int) -> None:
     """Demand one finite number per source, in configuration order, or None.
@@ -29,10 +32,12 @@ def check_mean_weights(weights: object, n_sources: int) -> None:
     """Demand weights that a mean can divide by their sum.
 
     Raises:
-        ValueError: As :func:`check_weights`, and if the weights sum to zero.
+        ValueError: As :func:`check_weights`, and if the weights sum to zero, but for their
+            rounding: 0.1, 0.2 and -0.3 do.
     """
     check_weights(weights, n_sources)
-    if math.fsum(weights_or_ones(weights, n_sources)) == 0:  # type: ignore[arg-type]
+    numbers = weights_or_ones(weights, n_sources)  # type: ignore[arg-type]
+    if abs(math.fsum(numbers)) <= _ROUNDING * math.fsum(map(abs, numbers)):
         raise ValueError(f"weights of a mean must not sum to zero, got {weights}")
 
 

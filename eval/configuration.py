@@ -10,7 +10,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-_KEPT = {"method", "models", "suite", "tau", "seed", "dtype", "include", "exclude"}
+_KEPT = {
+    "method", "models", "suite", "tau", "seed", "dtype", "include", "exclude", "overrides",
+}  # fmt: skip
 """Entries that a record keeps, whole or as the locations and names in them."""
 _NOT_KEPT = {"include_path"}
 """Entries of a suite that no record keeps."""
@@ -93,17 +95,17 @@ def check_name(entry: str, name: object) -> None:
         )
 
 
-def config_folders(arguments: Sequence[str], root: Path) -> list[Path]:
+def config_folders(arguments: Sequence[str], conf: Path) -> list[Path]:
     """List the folders that Hydra reads YAML files from.
 
     Args:
         arguments: Those of the command line, without the program.
-        root: The repository's folder.
+        conf: The benchmark's folder of configuration files.
     """
     options = ("--config-dir", "-cd", "--config-path", "-cp")
     given = [a.partition("=")[2] for a in arguments if a.startswith(options) and "=" in a]
     given += [b for a, b in pairwise(arguments) if a in options]
-    return [root / "conf", *map(Path, given)]
+    return [conf, *map(Path, given)]
 
 
 def check_aliases(folders: Iterable[Path]) -> None:
@@ -116,10 +118,11 @@ def check_aliases(folders: Iterable[Path]) -> None:
         for path in sorted(folder.rglob("*.yaml")):
             text = path.read_text(encoding="utf-8", errors="replace")
             if "&" in text and _ALIAS.search(text):
-                _check_growth(path, text)
+                check_growth(path, text)
 
 
-def _check_growth(path: Path, text: str) -> None:
+def check_growth(path: Path, text: str) -> None:
+    """Refuse the text of a YAML file that grows without bound; see :func:`check_aliases`."""
     try:
         size = _written_out(yaml.compose(text), {}, set())
     except yaml.YAMLError:

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from eval.override_errors import did_you_mean
 from eval.suite_options import whole_number
 
 HF = "hf"
@@ -125,6 +126,6 @@ def evaluator_from_config(mapping: Any) -> Evaluator:  # noqa: ANN401 (any YAML)
     if unknown := sorted(mapping.keys() - known):
         raise ValueError(
             f"evaluator={evaluator.name}: unknown entries {unknown}, expected entries from "
-            f"{sorted(known)}"
+            f"{sorted(known)}{did_you_mean(map(str, unknown), known)}"
         )
     return Evaluator(**mapping)

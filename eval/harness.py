@@ -67,14 +67,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: Path, suite: Suite, *, device: str, seed: int, progress: bool
+    model: Path, suite: Suite, *, device: str, seed: int, progress: bool | str
 ) -> Evaluation:
     """Score a model folder on every task of a suite: :func:`score`, :func:`evaluation_of`."""
     scored = score(model, suite, device=device, seed=seed, progress=progress)
     return evaluation_of(suite, scored)
 
 
-def score(model: Path, suite: Suite, *, device: str, seed: int, progress: bool) -> Scored:
+def score(model: Path, suite: Suite, *, device: str, seed: int, progress: bool | str) -> Scored:
     """Run a model folder on every task of a suite.
 
     Args:
@@ -83,7 +83,7 @@ def score(model: Path, suite: Suite, *, device: str, seed: int, progress: bool) 
         device: A torch device; on the CPU the model runs in float32 unless the suite says
             otherwise.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar.
+        progress: Show a progress bar; a text, rich's markup, is put before it.
 
     Raises:
         ValueError: If the model folder is incomplete or not finite, a task is unknown, or one
@@ -108,7 +108,7 @@ def score_here(
     *,
     device: str,
     seed: int,
-    progress: bool,
+    progress: bool | str,
     accelerator: Any = None,  # noqa: ANN401 (accelerate's types are not followed)
 ) -> Scored | None:
     """Run a model folder in this process, as ``score`` does.
@@ -118,7 +118,7 @@ def score_here(
         suite: The tasks.
         device: A torch device.
         seed: Seed of few-shot draws and of sampled generation.
-        progress: Show a progress bar.
+        progress: Show a progress bar; a text, rich's markup, is put before it.
         accelerator: Of a process that scores its share of the documents; None scores all.
 
     Returns:
@@ -129,14 +129,14 @@ def score_here(
         task.set_fewshot_seed(seed)
     devices = [] if device == "cpu" else [torch.device(device)]
     random_state = torch.random.fork_rng(devices)
-    with _bar(enabled=progress) as bar, random_state, torch.inference_mode():
+    with _bar(progress) as bar, random_state, torch.inference_mode():
         torch.manual_seed(seed)
         if suite.evaluator.name == HF:
             lm = SuiteLM(model, suite, device=device, bar=bar, accelerator=accelerator)
         else:
             from eval.suite_vllm import SuiteVLLM  # noqa: PLC0415 (vllm is an extra)
 
-            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=progress)
+            lm = SuiteVLLM(model, suite, device=device, seed=seed, progress=bool(progress))
         with (
             code_execution(suite),
             local_extras(suite.datasets_dir),
@@ -294,7 +294,9 @@ def _group_metric(
 
 
 @contextmanager
-def _bar(*, enabled: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled) as bar:
+def _bar(wanted: bool | str) -> Iterator[Progress]:
+    before = f"{wanted} " if isinstance(wanted, str) else ""
+    texts = TextColumn(f"{before}{{task.description}}")
+    columns = (texts, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not wanted) as bar:
         yield bar

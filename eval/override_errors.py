@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 
 _ENTRY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
-_CHOICE = re.compile(r"Could not (?:find|load) '(\w+)/([^']*)'")
+_CHOICE = re.compile(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']*)'")
+_LISTED = re.compile(r"^\t(\S+)$", re.MULTILINE)
+"""A choice as Hydra's message lists it."""
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
+_LAUNCHERS = "; pip install 'seme-bench[launchers]' adds joblib, submitit_local, submitit_slurm"
 _NOISE = ("See ", "^", "Error parsing override")
 """Beginnings of lines of Hydra's message that say nothing more."""
 _QUOTES = (
@@ -37,7 +40,14 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
     if match := _ENTRY.search(text):
         return unknown_entry(match[1], known_entries(overrides, folders))
     if match := _CHOICE.search(text):
-        return _unknown_choice(match[1], match[2], _choices_of(match[1], folders))
+        of_hydra = match[1].startswith("hydra/")
+        known = (
+            _LISTED.findall(text.partition("Config search path")[0])
+            if of_hydra
+            else choices_of(match[1], folders)
+        )
+        extra = _LAUNCHERS if match[1] == "hydra/launcher" else ""
+        return unknown_choice(match[1], match[2], sorted(known)) + extra
     if match := _SEVERAL.search(text):
         key = match[1].partition("=")[0]
         return f"{match[1]} has several values: add -m for a sweep, or write {key}=[A,B] for a list"
@@ -70,6 +80,13 @@ def unknown_entry(key: str, known: Iterable[str]) -> str:
     return f"there is no entry {key}, only {', '.join(beside)}"
 
 
+def did_you_mean(names: Iterable[str], known: Iterable[str]) -> str:
+    """Return the end of an error, ``; did you mean limit?``; empty if no name is like another."""
+    choices = sorted(known)
+    near = [close for n in names for close in difflib.get_close_matches(n, choices, n=1)]
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
 def nearest(key: str, known: Iterable[str]) -> str | None:
     """Find the entry that was probably meant: its last part is the same, or spelt most alike."""
     group = key.rpartition(".")[0]
@@ -78,6 +95,23 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
         by_last.setdefault(_last(name), name)
     close = difflib.get_close_matches(_last(key), by_last, n=1)
     return by_last[close[0]] if close else None
+
+
+def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    """Say that a group has no such file, with those it has and the nearest one."""
+    near = difflib.get_close_matches(choice, known, n=1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"there is no {group}={choice}, only {', '.join(known)}{hint}"
+
+
+def choices_of(group: str, folders: Sequence[Path]) -> list[str]:
+    """List the files of a group, sorted, without their ending."""
+    files = {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return sorted(files)
 
 
 def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]:
@@ -99,21 +133,6 @@ def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]
         for name in str(choices.get(group)).strip("[]").split(","):  # one, or [A,B]
             entries |= set(_dotted(_read(f"{group}/{name.strip()}", folders), f"{group}."))
     return {entry for entry in entries if not _last(entry).startswith("_")}
-
-
-def _unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(choice, known, n=1)
-    hint = f"; did you mean {group}={near[0]}?" if near else ""
-    return f"there is no {group}={choice}, only {', '.join(known)}{hint}"
-
-
-def _choices_of(group: str, folders: Sequence[Path]) -> list[str]:
-    files = {
-        path.relative_to(folder / group).with_suffix("").as_posix()
-        for folder in folders
-        for path in (folder / group).rglob("*.yaml")
-    }
-    return sorted(files)
 
 
 def _groups(folders: Sequence[Path]) -> set[str]:

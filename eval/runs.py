@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from rich.markup import escape
 
 from eval.folders import run_lock
 from eval.meter import metered
@@ -37,8 +38,18 @@ from eval.tables import with_error
 from eval.tracking.mirror import mirror
 
 _logger = logging.getLogger(__name__)
+ON_CONSOLE = "on_console"
+"""Attribute of a line of the log, see :class:`OnConsole`."""
 _LONGEST_ERROR = 4000
 """Characters of an error that are kept."""
+
+
+class OnConsole(logging.Filter):
+    """Keep lines off the console that are for the log file alone, or that a bar shows."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for a line whose attribute ``on_console`` is false."""
+        return bool(getattr(record, ON_CONSOLE, True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +70,22 @@ class Cell:
     force: bool
     """Repeat a finished run."""
     progress: bool
+    """Show progress bars."""
     started: float = field(default_factory=time.monotonic)
+    label: str = ""
+    """What steps and progress bars call the run."""
+    quiet: bool = False
+    """Steps go to the log file alone."""
+
+    @property
+    def bar(self) -> str:
+        """Title of the run's progress bars, in rich's markup; empty for none."""
+        return escape(self.label or "a run") if self.progress else ""
+
+    def say(self, step: str) -> None:
+        """Say what is begun: in the log file, and on a terminal where no bar shows it."""
+        on_console = not (self.progress or self.quiet)
+        _logger.info("%s  %s", self.label, step, extra={ON_CONSOLE: on_console})
 
     def draft(
         self,
@@ -171,15 +197,24 @@ class Cell:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, draft: Record, model: Path) -> Record:
-        """Evaluate a model folder, write the record, then log it to the trackers."""
+    def finish(self, draft: Record, model: Path, time_left: str = "") -> Record:
+        """Evaluate a model folder, write the record, then log it to the trackers.
+
+        Args:
+            draft: The record so far.
+            model: The folder.
+            time_left: Said with the step, such as ``, about 3 min left``.
+        """
         if self.suite is None:
             return self._record(draft, None)
+        n_tasks = len(self.suite.tasks)
+        of_tasks = f"{n_tasks} task{'s' * (n_tasks > 1)}"
+        self.say(f"scoring on {self.suite.name}, {of_tasks}{time_left}")
         from eval.harness import score  # noqa: PLC0415 (a merge alone loads no lm-eval)
 
         with metered(self.device) as stage:
             scored = score(
-                model, self.suite, device=self.device, seed=self.seed, progress=self.progress
+                model, self.suite, device=self.device, seed=self.seed, progress=self.bar
             )
         evaluator = self.suite.evaluator.described(self.device)
         return self._record(

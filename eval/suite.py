@@ -16,6 +16,7 @@ from typing import Any
 from eval.configuration import check_name
 from eval.evaluator import HF, Evaluator
 from eval.metric_kinds import METRIC_KINDS, REPORTED
+from eval.override_errors import did_you_mean
 from eval.suite_options import check_options, frozen, thawed, whole_number
 
 TASK_KINDS = {
@@ -315,11 +316,17 @@ def _check_keys(
     known = {f.name for f in fields(cls)} - but
     required = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
     if unknown := sorted(set(mapping) - known):
-        raise ValueError(f"{where}: unknown keys {unknown}, expected keys from {sorted(known)}")
+        raise ValueError(
+            f"{where}: unknown keys {unknown}, expected keys from {sorted(known)}"
+            f"{did_you_mean(map(str, unknown), known)}"
+        )
     if missing := sorted(required - set(mapping)):
         raise ValueError(f"{where}: missing keys {missing}")
 
 
 def _one_of(key: str, value: str | None, choices: list[str], task: str) -> None:
     if value is not None and value not in choices:
-        raise ValueError(f"{key} must be one of {choices}, got {value!r} in task {task}")
+        raise ValueError(
+            f"{key} must be one of {choices}, got {value!r} in task {task}"
+            f"{did_you_mean([str(value)], choices)}"
+        )

@@ -19,10 +19,13 @@ from eval.folders import check_writable, remove_leftovers
 from eval.runs import describe_error
 from eval.tracking.mirror import set_aside_broken
 
-_ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger("run")
 _SWEEP = "SEME_SWEEP"
 """Environment variable with the number of cells of the running sweep, and what it varies."""
+_seconds: list[float] = []
+"""What the cells took that this process ran."""
+_here = [False]
+"""Does this process run all cells of the sweep?"""
 
 OmegaConf.register_new_resolver(
     "token", lambda: secrets.token_hex(3), use_cache=True, replace=True
@@ -49,6 +52,9 @@ class Sweep(Callback):
         n_cells = math.prod(len(list(override.sweep_iterator())) for override in swept)
         keys = [override.get_key_element() for override in swept]
         os.environ[_SWEEP] = json.dumps({"n_cells": n_cells, "keys": keys})
+        launcher = OmegaConf.select(config, "hydra.launcher._target_")
+        _here[:] = [str(launcher).endswith(".BasicLauncher")]
+        _seconds.clear()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Exit with 1 if a cell failed; called by Hydra once, in the launching process."""
@@ -61,7 +67,7 @@ class Sweep(Callback):
             errors = [f"error: {c['cell']}: {c['error']}" for c in cells if c["error"]]
             sys.exit("\n".join(errors) or 0)
         try:
-            conclude(_ROOT, config.output, cells)
+            conclude(Path.cwd(), config.output, cells)
         except Exception:  # Hydra would pass over it, and exit with 0
             _log.exception("the tables of the sweep could not be written")
             sys.exit(1)
@@ -72,7 +78,7 @@ def _prepare(config: DictConfig) -> None:
     output = OmegaConf.select(config, "output")
     if not isinstance(output, str) or not output.strip():  # one called None, or in /
         sys.exit(f"error: output must be a folder, got {output!r}")
-    root = _ROOT / output
+    root = Path.cwd() / output
     try:
         check_writable(root, entry=f"output={output}")
         remove_leftovers(root)
@@ -104,3 +110,20 @@ def cell_label(method: str, overrides: Sequence[str], index: int, *, uses_tau: b
     if not uses_tau:
         varied = ["(no tau)" if line.startswith("tau=") else line for line in varied]
     return " ".join([f"[{index + 1}/{sweep['n_cells']}]", method, *varied])
+
+
+def seconds_left(index: int, seconds: float) -> float | None:
+    """Estimate how long the cells after this one take: as long as those that this process ran.
+
+    Args:
+        index: Place of the cell in the sweep, from 0.
+        seconds: What it took.
+
+    Returns:
+        Seconds; None where a launcher spreads the cells over processes.
+    """
+    if not _here[0]:
+        return None
+    _seconds.append(seconds)
+    n_cells: int = json.loads(os.environ[_SWEEP])["n_cells"]
+    return sum(_seconds) / len(_seconds) * (n_cells - index - 1)

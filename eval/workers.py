@@ -6,13 +6,18 @@ but by rounding, as on the batch size, and by sampling, where answers are drawn.
 """
 
 import logging
+import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import chain, zip_longest
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +47,38 @@ def run_in_workers(
     with tempfile.TemporaryDirectory() as name:
         arguments = (evaluate, dict(job), device, processes, _free_port(), Path(name))
         try:
-            start_processes(  # type: ignore[no-untyped-call]
-                _work, args=arguments, nprocs=processes, start_method="spawn"
-            )
+            with _ctrl_c_held():
+                workers = start_processes(  # type: ignore[no-untyped-call]
+                    _work, args=arguments, nprocs=processes, start_method="spawn", join=False
+                )
+            _join(workers)
         except ProcessException as failure:
             for path in sorted(Path(name).glob("error-*")):
                 raise pickle.loads(path.read_bytes()) from None
             raise RuntimeError(f"a process of the evaluation ended early: {failure}") from None
         return pickle.loads((Path(name) / "result").read_bytes())
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back for the block; processes begun in it hold it until they are ready."""
+    ensure_running()  # else it ends the hold when the first process starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _join(workers: Any) -> None:  # noqa: ANN401 (torch's types are not followed)
+    """Wait for the processes; end them where this one is told to end."""
+    try:
+        while not workers.join():
+            pass
+    except KeyboardInterrupt:
+        for process in workers.processes:
+            process.kill()  # they hold nothing that the next run does not make again
+        raise
 
 
 def in_order(ranks: Sequence[Sequence[Any]]) -> list[Any]:
@@ -68,9 +97,12 @@ def _work(
     folder: Path,
 ) -> None:
     """Evaluate in this process; leave the result, or the error, in the folder."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        signal.signal(signal.SIGINT, partial(_leave_to, parent.pid))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if rank > 0:
         logging.disable(logging.WARNING)  # the first one says it
-    shown = job["progress"] and rank == 0
+    shown = job["progress"] if rank == 0 else False
     try:
         accelerator = _joined(rank, device, processes, port) if processes > 1 else None
         own = f"cuda:{rank}" if device == "cuda" and processes > 1 else device
@@ -85,6 +117,12 @@ def _work(
         passed_on = error if known else RuntimeError(f"{type(error).__name__}: {error}")
         (folder / f"error-{rank}").write_bytes(pickle.dumps(passed_on))
         raise
+
+
+def _leave_to(parent: int | None, _number: int, _frame: object) -> None:
+    """Leave Ctrl-C to the main process, which may finish the run; end where that has ended."""
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
 
 def _joined(rank: int, device: str, processes: int, port: int) -> Any:  # noqa: ANN401

@@ -13,6 +13,7 @@ on the test split are not read.
 """
 
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -149,9 +150,12 @@ def config_text(choice: Choice) -> str:
     n_settings = len({_setting(run, run.settings) for run in choice.tried})
     fingerprints = " ".join(sorted(run.fingerprint for run in choice.tried))
     content = hashlib.sha256(fingerprints.encode()).hexdigest()[:16]
+    settings = dict(choice.settings)
+    overrides = settings.pop("overrides", None)
     body = {
         "defaults": [{"override /method": choice.method}],
-        "method": _nested(choice.settings),
+        "method": _nested(settings),
+        **({} if overrides is None else {"overrides": json.loads(overrides)}),
     }
     return (
         "# @package _global_\n"
@@ -250,7 +254,7 @@ def _varied(choice: Choice) -> list[str]:
     names = [
         name
         for name in choice.settings
-        if len({str(run.settings[name]) for run in choice.tried}) > 1
+        if len({str(run.settings.get(name)) for run in choice.tried}) > 1
     ]
     return sorted(names, key=lambda name: (name != share, name))
 
@@ -260,11 +264,11 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 (any JSON)
 
 
 def _setting(run: Record, names: Iterable[str]) -> str:
-    return " ".join(f"{name}={run.settings[name]}" for name in names)
+    return " ".join(f"{name}={run.settings[name]}" for name in names if name in run.settings)
 
 
 def _sorted_by(run: Record, names: Sequence[str]) -> tuple[str, list[Any], int]:
-    return run.name, [run.settings[name] for name in names], run.seed
+    return run.name, [run.settings.get(name) for name in names], run.seed
 
 
 def _mean(run: Record) -> str:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seme_bench.interruption import LINE, WAITS
+
 _ROOT = Path(__file__).resolve().parent.parent
 _SWEEP = (
     "-m",
@@ -45,7 +47,6 @@ _EVENTS = (
 """Files that a sweep makes on its way; it is killed the moment one of them appears."""
 _LEFT_OVER = ("*scratch-*", ".seme-writing-*", "**/.*.????????", ".leaderboard*")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LINE = "interrupted; finished runs are kept; the same command goes on"
 _DEFAULTS = {"kills": 10, "signals": 3, "pairs": 2, "seed": 0}
 _USAGE = (
     "usage: python -m scripts.kill_runs folder=FOLDER [kills=N] [signals=N] [pairs=N] [seed=N]"
@@ -153,9 +154,15 @@ def _interrupted(
             continue  # it was faster
         if number is signal.SIGKILL:
             yield from () if child.returncode == -number else (f"exit {child.returncode}",)
-        elif child.returncode != 128 + number or error.strip() != _LINE:
+        elif child.returncode != 128 + number or not _is_said(number, error):
             yield f"exit {child.returncode}, {error.strip()[-300:]!r} at {event}"
     yield from _finish(root)
+
+
+def _is_said(number: signal.Signals, error: str) -> bool:
+    """Return True for one line, and before it that of a Ctrl-C that waited for its run."""
+    lines = [line for line in error.splitlines() if line]
+    return lines == [LINE] or (number is signal.SIGINT and lines == [WAITS, LINE])
 
 
 def _wait(child: subprocess.Popen[str], root: Path, event: str | None, seconds: float) -> None:

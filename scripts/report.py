@@ -16,8 +16,8 @@ from eval.report.report import (
     report_of,
 )
 from eval.results_folder import load_results
+from seme_bench.folders import CONF, REFERENCE
 
-_ROOT = Path(__file__).resolve().parent.parent
 _KEYS = {"experiment", "records", "output"}
 _USAGE = (
     "usage: python -m scripts.report experiment=NAME [records=RESULTS_FOLDER] "
@@ -41,12 +41,10 @@ def main(arguments: list[str]) -> int:
     if "experiment" not in options or not options.keys() <= _KEYS or not all(options.values()):
         print(f"{_USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         return 2
-    output = Path(options.get("output", _ROOT / "results" / "reports"))
+    output = Path(options.get("output", "results/reports"))
     try:
-        experiment = read_experiment(
-            _ROOT / "conf/experiment" / f"{options['experiment']}.yaml"
-        )
-        records = Path(options.get("records", records_folder(experiment, _ROOT)))
+        experiment = read_experiment(CONF / "experiment" / f"{options['experiment']}.yaml")
+        records = Path(options.get("records", records_folder(experiment, Path())))
         inputs = gather(experiment, records)
         write_report(output, experiment.name, report_of(inputs))
     except ValueError as error:
@@ -78,7 +76,7 @@ def gather(experiment: Experiment, records: Path) -> ReportInput:
     return ReportInput(
         experiment=experiment,
         boards=boards,
-        publications=read_publications(_ROOT / "results" / "reference"),
+        publications=read_publications(REFERENCE),
         problems=results.problems,
         boards_beside=() if experiment.beside is None else _boards_of(experiment.beside),
     )
@@ -90,8 +88,8 @@ def _boards_of(name: str) -> Sequence[Board]:
     Raises:
         ValueError: If there is no such experiment.
     """
-    other = read_experiment(_ROOT / "conf/experiment" / f"{name}.yaml")
-    return boards_of(load_results(records_folder(other, _ROOT)).runs)
+    other = read_experiment(CONF / "experiment" / f"{name}.yaml")
+    return boards_of(load_results(records_folder(other, Path())).runs)
 
 
 def write_report(folder: Path, name: str, blocks: list[Block]) -> None:

@@ -1,5 +1,6 @@
 """Range checks of hyper-parameters, in one wording for all methods."""
 
+import difflib
 import sys
 from collections.abc import Iterable
 from typing import TypeGuard
@@ -75,7 +76,17 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         ValueError: If ``value`` is none of them; the message lists them sorted.
     """
     if value not in (known := sorted(choices)):
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(known)}, got {value!r}"
+            f"{did_you_mean([str(value)], known)}"
+        )
+
+
+def did_you_mean(names: Iterable[str], known: Iterable[str]) -> str:
+    """Return the end of an error, ``; did you mean model?``; empty if no name is like another."""
+    choices = sorted(known)
+    near = [close for n in names for close in difflib.get_close_matches(n, choices, n=1)]
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from seme.ancestry import ancestry_warnings
 from seme.architecture.tensor_names import is_constant
-from seme.binding import check_method, merge_function, prepare
+from seme.binding import check_method, merge_function
 from seme.budget import Sizes, allocate, keep_freed_memory
 from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.protocol import Weights
@@ -41,13 +41,13 @@ from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
+from seme.tensor_methods import TensorMethods, bind_overrides
 from seme.whole_tensor import (
     SharedMemory,
     bytes_of_whole,
     call,
     memory_for_whole,
     merge_whole,
-    whole_names,
 )
 
 _logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def merge_checkpoints(
     destination: Path,
     *,
     settings: MergeSettings,
-    progress: bool,
+    progress: bool | str,
 ) -> MergeReport:
     """Merge the sources into the pivot and write the result to a new folder.
 
@@ -99,7 +99,7 @@ def merge_checkpoints(
             preparation takes any.
         destination: The new folder; whole when this returns, absent when it raises.
         settings: Common to all methods.
-        progress: Show a progress bar where standard error is a terminal.
+        progress: Show a progress bar on a terminal; a text, rich's markup, is put before it.
 
     Returns:
         Counts, costs and diagnostics.
@@ -122,6 +122,7 @@ def merge_checkpoints(
         pivot, renamed, copied, any_shape=traits.any_shape, settings=settings
     )
     refuse_float64(pivot, merged_names, settings.dtype)
+    methods = bind_overrides(method, settings.overrides, merged_names, len(sources))
     warnings = warnings_before(pivot, renamed)
     for warning in warnings:
         _logger.warning("%s", warning)
@@ -130,7 +131,7 @@ def merge_checkpoints(
         budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
     )
     memory = None
-    whole = whole_names(method, {name: pivot.shape(name) for name in merged_names})
+    whole = methods.whole_names({name: pivot.shape(name) for name in merged_names})
     if whole:
         sizes = {name: math.prod(pivot.shape(name)) for name in whole}
         memory = memory_for_whole(
@@ -153,7 +154,7 @@ def merge_checkpoints(
             cache_bytes=allocation.cache_bytes if memory is None else 0,
             memory_budget=budget,
         )
-        prepared = prepare(method, models)
+        prepared = methods.prepare(models)
         walked = prepared.models if isinstance(prepared, Realigned) else models
         layout = {
             name: _output_spec(walked.pivot, name, settings.dtype)
@@ -167,11 +168,12 @@ def merge_checkpoints(
                 config=walked.pivot.config,
                 dtype=settings.dtype,
             ) as writer,
-            _progress_bar(progress) as bar,
+            _progress_bar(bool(progress)) as bar,
         ):
-            task = bar.add_task("merging", total=_n_parameters(layout))
+            title = f"{progress} merging" if isinstance(progress, str) else "merging"
+            task = bar.add_task(title, total=_n_parameters(layout))
             walk = _Walk(
-                method=method,
+                methods=methods,
                 prepared=prepared,
                 seed=settings.seed,
                 layout=layout,
@@ -230,7 +232,7 @@ def _unrelated(
 class _Walk:
     """Visits every tensor of the merged model once: merge or copy it, round it, write it."""
 
-    method: functools.partial[Tensor]
+    methods: TensorMethods
     prepared: Prepared | None
     seed: int
     layout: Mapping[str, TensorSpec]
@@ -300,7 +302,7 @@ class _Walk:
         tensor = models.open(name)
         prepared = None if self.prepared is None else self.prepared.at(tensor)
         site = Site(name=name, seed=self.seed, prepared=prepared)
-        merge = merge_function(self.method)
+        merge = merge_function(self.methods.at(name))
         if self.memory is not None and name in self.whole:
             return self._merge_whole(merge, tensor, site, self.memory)
 
@@ -315,7 +317,7 @@ class _Walk:
         self, merge: Merge, tensor: OpenTensor, site: Site, memory: SharedMemory
     ) -> tuple[float, float]:
         n_bytes = bytes_of_whole(
-            tensor.numel, len(tensor.models.sources), traits_of(self.method)
+            tensor.numel, len(tensor.models.sources), traits_of(self.methods.method)
         )
         with memory.taken(n_bytes):
             return summed(

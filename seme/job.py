@@ -1,5 +1,6 @@
 """Merge job: a bound method, the opened models of a pool, and their identity."""
 
+import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,15 @@ from seme.checkpoint.lora import (
 )
 from seme.checkpoint.opening import check_gguf, open_model
 from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.stacked import StackedCheckpoint
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.labels import labels_of
+from seme.overrides import text_of
 from seme.pool import check_pool, place_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
+from seme.tensor_methods import check_parameters
 
 Opener = Callable[..., Checkpoint]
 """Opens a model; called as :func:`seme.checkpoint.opening.open_model` is."""
@@ -46,10 +50,12 @@ class NamedModel:
     def described(self) -> dict[str, Any]:
         """Name, location, revision, commit on the Hub and content hash, for the record.
 
-        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well.
+        A model converted from GGUF, or on such a base, has ``dequantised_from`` as well, one
+        of stacked layers ``layers``.
         """
         base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
         origin = origin_of((base or self.checkpoint).path)
+        layers = getattr(self.checkpoint, "layers", None)
         return {
             "name": self.name,
             "location": self.location,
@@ -58,6 +64,7 @@ class NamedModel:
             "base_commit": None if base is None else base.commit,
             "content_hash": self.checkpoint.content_hash(),
             **({} if origin is None else {"dequantised_from": origin}),
+            **({} if layers is None else {"layers": [list(part) for part in layers]}),
         }
 
 
@@ -95,8 +102,10 @@ class MergeJob:
         ]
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """The method's own, JSON-ready."""
-        return method_settings(self.method)
+        """The method's own, JSON-ready, and ``overrides`` as text where there are any."""
+        overrides = self.settings.overrides
+        by_tensor = {"overrides": text_of(overrides)} if overrides else {}
+        return {**method_settings(self.method), **by_tensor}
 
     def described_models(self) -> dict[str, Any]:
         """The pool, the pivot, the sources and the references, for the record."""
@@ -130,11 +139,11 @@ class MergeJob:
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
         """Everything that determines the weights of a model that is not merged, JSON-ready."""
         content = {"reference": model.checkpoint.content_hash()}
-        if isinstance(model.checkpoint, AdaptedCheckpoint):
+        if isinstance(model.checkpoint, AdaptedCheckpoint | StackedCheckpoint):
             return {**content, "dtype": str(self.settings.dtype)}  # see folder_of
         return content
 
-    def run(self, destination: Path, *, progress: bool) -> MergeReport:
+    def run(self, destination: Path, *, progress: bool | str) -> MergeReport:
         """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`."""
         return merge_checkpoints(
             self.method,
@@ -150,16 +159,17 @@ class MergeJob:
 
         Args:
             model: One of :attr:`models`.
-            scratch: A new folder, made for an adapter only: its base with the adapter merged
-                in, in the dtype of the merges.
+            scratch: A new folder, made for an adapter and for stacked layers only: its base
+                with the adapter merged in, or the model, in the dtype of the merges.
         """
         checkpoint = model.checkpoint
-        if not isinstance(checkpoint, AdaptedCheckpoint):
+        if not isinstance(checkpoint, AdaptedCheckpoint | StackedCheckpoint):
             return checkpoint.path
-        settings = replace(self.settings, include=(), exclude=(), tokens="by_id")
+        base = checkpoint if isinstance(checkpoint, StackedCheckpoint) else checkpoint.base
+        settings = replace(self.settings, include=(), exclude=(), overrides=(), tokens="by_id")
         merge_checkpoints(
             partial(_the_source),
-            checkpoint.base,
+            base,
             [checkpoint],
             scratch,
             settings=settings,
@@ -198,6 +208,7 @@ def job_from_config(
     settings = settings_from_config(config)
     models = check_pool(config["models"])
     check_method(method, len(models["sources"]))
+    check_parameters(method, settings.overrides)
     entries = [models["pivot"], *models["sources"], *models["references"]]
     labels = iter(labels_of([place_of(entry, root) for entry in entries]))
     for entry in entries:
@@ -251,9 +262,17 @@ def _saying_where(location: str, root: Path) -> Iterator[None]:
         relative = not Path(location).expanduser().is_absolute()
         if relative and not (root / location).exists():
             here = Path(os.environ.get("PWD", "")) / location
-            hint = f"; did you mean {here}?" if here.is_dir() else ""
+            hint = f"; did you mean {here}?" if here.is_dir() else _nearest(location, root)
             error.add_note(f"relative folders are looked for in {root}{hint}")
         raise
+
+
+def _nearest(location: str, root: Path) -> str:
+    """Say which folder beside an absent one was probably meant."""
+    place = Path(location)
+    beside = [path.name for path in (root / place.parent).glob("*") if path.is_dir()]
+    near = difflib.get_close_matches(place.name, sorted(beside), n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpoint:
@@ -262,7 +281,10 @@ def _open_whole(entry: Mapping[str, Any], root: Path, opener: Opener) -> Checkpo
             f"adapter_revision needs path_to_adapter, got {entry}; for a model that is no "
             "adapter use revision"
         )
-    return opener(entry["location"], revision=entry.get("revision"), root=root)
+    opened = opener(entry["location"], revision=entry.get("revision"), root=root)
+    if (layers := entry.get("layers")) is None:
+        return opened
+    return StackedCheckpoint(opened, [(first, end) for first, end in layers])
 
 
 def _open_adapted(entry: Mapping[str, Any], root: Path) -> AdaptedCheckpoint:

@@ -62,6 +62,14 @@ def labels_of(places: Sequence[Place]) -> list[str]:
     return [labels[place] for place in places]
 
 
+def stacked_label(location: str, layers: Sequence[Sequence[int]]) -> str:
+    """Label a model of stacked layers: name, number of layers, hash of place and ranges."""
+    n_layers = sum(end - first for first, end in layers)
+    stem = _UNSAFE.sub("-", Path(location).name)[:_LONGEST].lstrip("._-") or "model"
+    digest = _digest(f"{location} {[list(part) for part in layers]}")
+    return f"{stem}-{n_layers}-layers-{digest}"
+
+
 def check_label(place: Place) -> None:
     """Check a given name.
 

@@ -32,10 +32,13 @@ from seme.fitting import FittingSource, fit_sources
 from seme.interface import traits_of
 from seme.outline import gigabytes, pickled_only
 from seme.settings import MergeSettings
-from seme.whole_tensor import memory_for_whole, peak_of_whole, whole_names
+from seme.tensor_methods import TensorMethods, bind_overrides
+from seme.whole_tensor import memory_for_whole, peak_of_whole
 
 _N_NAMED = 5
 """Tensors named per reason in the table."""
+_N_SETS = 12
+"""Sets of overridden values in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class Plan:
     """Tensors copied from the pivot, with the reason."""
     dropped: Mapping[str, str]
     """Stored tensors of the pivot that are left out, with the reason."""
+    overridden: tuple[str, ...]
+    """Values that overrides give to tensors, one line for each set."""
     n_parameters: int
     """Parameters of the merged model."""
     read_bytes: int
@@ -104,11 +109,13 @@ def plan_merge(
     merged = tuple(name for name in pivot.names if name not in copied)
     refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
-    peak = _peak_bytes(method, pivot, len(sources), sizes, settings)
+    methods = bind_overrides(method, settings.overrides, merged, len(sources))
+    peak = _peak_bytes(methods, pivot, len(sources), sizes, settings)
     return Plan(
         merged=merged,
         copied=copied,
         dropped=pivot.dropped,
+        overridden=tuple(methods.described()),
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
         read_bytes=bytes_of_walk(pivot, fitted, merged, copied),
         is_prepared=traits.preparation is not None,
@@ -128,19 +135,19 @@ def plan_merge(
 
 
 def _peak_bytes(
-    method: partial[Tensor],
+    methods: TensorMethods,
     pivot: Checkpoint,
     n_sources: int,
     sizes: Mapping[str, int],
     settings: MergeSettings,
 ) -> int:
     """Estimate the peak memory of a merge of tensors with these numbers of elements."""
-    traits, budget = traits_of(method), settings.memory_budget
+    traits, budget = traits_of(methods.method), settings.memory_budget
     allocation = allocate(
         budget, n_sources, settings.n_threads, settings.device, sizes_of(pivot, traits)
     )
     peak = allocation.working_bytes
-    whole = {n: sizes[n] for n in whole_names(method, {n: pivot.shape(n) for n in sizes})}
+    whole = {n: sizes[n] for n in methods.whole_names({n: pivot.shape(n) for n in sizes})}
     if whole:
         memory = memory_for_whole(
             whole, n_sources, traits, allocation=allocation, budget=budget
@@ -188,6 +195,8 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
     )
     table.add_row("copied", _with_reasons(plan.copied))
     table.add_row("dropped", _with_reasons(plan.dropped))
+    if plan.overridden:
+        table.add_row("overrides", _first_lines(plan.overridden))
     more = " per pass; the method's preparation adds passes" if plan.is_prepared else ""
     table.add_row("to read", f"{gigabytes(plan.read_bytes)}{more}")
     table.add_row("to write", gigabytes(plan.written_bytes))
@@ -197,6 +206,11 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
     for warning in plan.warnings:
         table.add_row("warning", warning)
     return table
+
+
+def _first_lines(lines: Sequence[str]) -> str:
+    more = len(lines) - _N_SETS
+    return "\n".join([*lines[:_N_SETS], *([f"and {more} more sets"] if more > 0 else [])])
 
 
 def _memory(plan: Plan, memory_budget: str) -> str:

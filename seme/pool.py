@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seme.labels import Place, labels_of
+from seme.checks import did_you_mean
+from seme.labels import Place, labels_of, stacked_label
 from seme.licences import check_terms, describe_terms
 
 _POOL_KEYS = {"pivot", "sources"}
 _OPTIONAL_POOL_KEYS = {"name", "references"}
 _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revision"}
 _TERMS = {"licence", "gated"}
+_LAYERS = "layers"
+"""Entry of a model: ranges of its layers, stacked."""
 
 
 def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,6 +22,7 @@ def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"a pool of models has {sorted(_POOL_KEYS)} and may have "
             f"{sorted(_OPTIONAL_POOL_KEYS)}, got {sorted(models)}"
+            f"{_nearest(models, _POOL_KEYS | _OPTIONAL_POOL_KEYS)}"
         )
     pool = {"name": None, "references": [], **models}
     if not isinstance(pool["name"], str | None) or pool["name"] == "":
@@ -47,33 +51,73 @@ def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
     return describe_terms(list(zip(labels, entries, strict=True)))
 
 
+def _nearest(entries: Mapping[str, Any], known: set[str]) -> str:
+    """Say which keys were probably meant by those that are unknown."""
+    return did_you_mean(map(str, entries.keys() - known), known)
+
+
 def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Check a model given as a location, or as a mapping of its entries; return the mapping."""
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS | _TERMS
+        or not entry.keys() <= _MODEL_KEYS | _TERMS | {_LAYERS}
         or not _is_placed(entry)
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
-            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)}; got '
-            f"{model!r}"
+            f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)} and '
+            f"layers; got {model!r}"
+            f"{_nearest(entry, _MODEL_KEYS | _TERMS | {_LAYERS}) if isinstance(entry, Mapping) else ''}"
         )
     check_terms(entry)
+    _check_layers(entry)
     return entry
 
 
+def _check_layers(entry: Mapping[str, Any]) -> None:
+    ranges = entry.get(_LAYERS)
+    if ranges is None:
+        return
+    if not isinstance(ranges, list | tuple) or not ranges or not all(map(_is_range, ranges)):
+        raise ValueError(
+            "layers of a model must be ranges [first, last + 1] such as [[0, 24], [8, 32]], "
+            f"got {ranges!r:.100}"
+        )
+    if entry.get("path_to_adapter") is not None:
+        raise ValueError(
+            f"layers are of models that are no adapters, got {entry}: merge the adapter into "
+            "its base first"
+        )
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        and 0 <= value[0] < value[1]
+    )
+
+
 def place_of(entry: Mapping[str, Any], root: Path) -> Place:
-    """Return where a model is; an adapter's place is its own, not its base's."""
+    """Return where a model is; an adapter's place is its own, not its base's.
+
+    A model of stacked layers without a name gets one that tells it from the whole model.
+    """
     own = "adapter_" if entry.get("path_to_adapter") is not None else ""
     location = entry["path_to_adapter" if own else "location"]
-    return Place(entry.get("name"), _portable(location, root), entry.get(f"{own}revision"))
+    portable = _portable(location, root)
+    name = entry.get("name")
+    if name is None and entry.get(_LAYERS) is not None:
+        name = stacked_label(portable, entry[_LAYERS])
+    return Place(name, portable, entry.get(f"{own}revision"))
 
 
 def _portable(location: str, root: Path) -> str:
     """Shorten an absolute path to one from ``root`` or from ``~``: records name no account."""
-    for folder, prefix in ((root, Path()), (Path.home(), Path("~"))):
+    installed = Path(__file__).resolve().parents[1]  # models that come with the package
+    for folder, prefix in ((root, Path()), (installed, Path()), (Path.home(), Path("~"))):
         if Path(location).is_relative_to(folder):
             return (prefix / Path(location).relative_to(folder)).as_posix()
     return location
@@ -82,6 +126,6 @@ def _portable(location: str, root: Path) -> str:
 def _is_placed(entry: Mapping[str, Any]) -> bool:
     """Return True if an entry has a location, and all that it has are texts or null."""
     places = [entry.get(key) for key in ("location", "path_to_adapter")]
-    texts = (value for key, value in entry.items() if key not in _TERMS)
+    texts = (value for key, value in entry.items() if key not in _TERMS | {_LAYERS})
     are_texts = all(isinstance(value, str | None) for value in texts)
     return any(places) and are_texts

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from seme.checks import check_choice, check_share, check_whole
+from seme.overrides import Override, parse_overrides
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -29,6 +30,8 @@ class MergeSettings:
     """Glob patterns of tensors to merge; empty for all."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of tensors to copy from the pivot."""
+    overrides: tuple[Override, ...] = ()
+    """Hyper-parameters by tensor, later entries over earlier ones."""
     tokens: Tokens = "same"
     """What becomes of a source whose tokenizer is not the pivot's."""
     memory_budget: int
@@ -41,8 +44,8 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
     """Check the top level of a run's configuration.
 
     Args:
-        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude``, ``tokens``
-            and ``memory_budget``.
+        config: ``tau``, ``seed``, ``device``, ``dtype``, ``include``, ``exclude``, ``tokens``,
+            ``memory_budget`` and, where there are any, ``overrides``.
 
     Returns:
         The settings, ``device=auto`` resolved, with as many threads as torch uses
@@ -63,6 +66,7 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
         dtype=None if dtype is None else _DTYPES[dtype],
         include=_patterns("include", config["include"]),
         exclude=_patterns("exclude", config["exclude"]),
+        overrides=parse_overrides(config.get("overrides", ())),
         tokens=config["tokens"],
         memory_budget=_bytes("memory_budget", config["memory_budget"]),
         n_threads=torch.get_num_threads(),

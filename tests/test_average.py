@@ -50,6 +50,7 @@ def test_average_agrees_with_mergekit_linear():
         ([1.0], r"one number per source: expected 2, got 1: \[1.0\]"),
         ([1.0, float("nan")], r"weights\[1\] must be a finite number, got nan"),
         ([1.0, -1.0], r"weights of a mean must not sum to zero, got \[1.0, -1.0\]"),
+        ([1e-3, -1e-3 * (1 + 2e-16)], "weights of a mean must not sum to zero"),
         (2.0, "weights must be a list of numbers or null, got 2.0"),
         ("ab", "weights must be a list of numbers or null, got 'ab'"),
     ],

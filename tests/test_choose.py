@@ -181,3 +181,12 @@ def test_folder_without_validation_runs_is_refused(tmp_path, capsys):
 def test_invalid_arguments_print_the_usage(arguments, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("usage: python -m scripts.choose experiment=NAME")
+
+
+def test_chosen_overrides_stand_beside_the_method():
+    text = '[{"match":"*.mlp.*","lam":0.3}]'
+    by_tensor = made_up_run("task_arithmetic", {"lam": 0.5, "overrides": text}, 0.9)
+    (choice,) = choose([arithmetic(0.4, 0.5), by_tensor])
+    body = yaml.safe_load(config_text(choice))
+    assert body["method"] == {"lam": 0.5}
+    assert body["overrides"] == [{"match": "*.mlp.*", "lam": 0.3}]

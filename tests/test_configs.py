@@ -9,9 +9,10 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 
 import seme.job
 from eval.suite import suite_from_config
-from run import check_entries, run_cell
 from seme.binding import check_method, hyper_parameter_names
 from seme.interface import traits_of
+from seme_bench.cell import run_cell
+from seme_bench.entries import check_entries
 from tests.configurations import CONF, composed
 from tests.golden_merges import method_of
 
@@ -145,6 +146,7 @@ def test_invalid_config_stops_before_a_model_is_opened(override, message, monkey
             method_name="ties",
             group="g",
             label="ties",
+            root=CONF.parent,
         )
 
 

@@ -86,4 +86,4 @@ def test_other_files_pass(tmp_path, text):
 
 def test_folders_of_the_command_line_are_checked_too():
     arguments = ["-m", "--config-dir=a", "-cd", "b", "tau=1"]
-    assert config_folders(arguments, Path("/r")) == [Path("/r/conf"), Path("a"), Path("b")]
+    assert config_folders(arguments, Path("/r/conf")) == [Path("/r/conf"), Path("a"), Path("b")]

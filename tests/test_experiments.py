@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from eval.results_folder import load_results
-from run import check_entries
 from scripts.choose import choose, config_text, share_parameter
 from seme.binding import bind_method, check_method
+from seme_bench.entries import check_entries
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 

@@ -268,3 +268,21 @@ def test_adapter_on_a_gguf_base_names_the_type_of_its_base(folder, tmp_path):
     source = {"path_to_adapter": str(adapter)}
     (described,) = make(folder, pivot=str(path), sources=[source]).described_models()["sources"]
     assert described["dequantised_from"]["types"] == {"F32": 5, "Q8_0": 15}
+
+
+def test_overrides_are_part_of_the_identity_only_where_there_are_any(folder):
+    method = partial(task_arithmetic.merge, lam=0.4, weights=None)
+    entries = [{"match": "*.mlp.*", "lam": 0.3}]
+    plain, empty = make(folder, method), make(folder, method, top={"overrides": []})
+    assert empty.identity() == plain.identity()
+    assert plain.hyper_parameters() == {"lam": 0.4, "weights": None}
+    job = make(folder, method, top={"overrides": entries})
+    assert job.hyper_parameters()["overrides"] == '[{"match":"*.mlp.*","lam":0.3}]'
+    changed = {k for k, v in job.identity().items() if v != plain.identity()[k]}
+    assert changed == {"hyper_parameters"}
+
+
+def test_override_of_an_unknown_parameter_stops_before_a_model_is_opened(folder, monkeypatch):
+    monkeypatch.setattr(seme.job, "_open", refuse)
+    with pytest.raises(ValueError, match="the method has no parameter lam, only weights"):
+        make(folder, top={"overrides": [{"match": "*", "lam": 0.3}]})

@@ -32,6 +32,13 @@ def explained(*words):
         (["method=tiess"], "did you mean method=ties?"),
         (["suite=zo"], "did you mean suite=zoo?"),
         (["variant=chosen/tie"], "did you mean variant=chosen/ties?"),
+        (["models=zo"], "did you mean models=zoo?"),
+        (["tracker=wandbb"], "did you mean tracker=wandb?"),
+        (
+            ["evaluator=hff"],
+            "there is no evaluator=hff, only hf, vllm; did you mean evaluator=hf?",
+        ),
+        (["experiment=papr"], "did you mean experiment=paper?"),
         (["method=ties,dare"], "method=ties,dare has several values: add -m for a sweep"),
         (["models=null"], "models=null: a group must be a file's name"),
         (["tracker.mode=online"], "tracker.mode; did you mean tracker.wandb.mode?"),
@@ -45,6 +52,15 @@ def test_error_is_one_line_with_what_was_probably_meant(words, message):
     explanation = explained(*words)
     assert message in explanation
     assert "\n" not in explanation
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_what_adds_it():
+    text = "In 'hydra/config': Could not find 'hydra/launcher/jobli'\n\nAvailable options in 'hydra/launcher':\n\tjoblib\n\tbasic\nConfig search path:\n\tprovider=hydra"
+    message = explain(HydraException(text), ["hydra/launcher=jobli"], CONF)
+    assert message.startswith(
+        "there is no hydra/launcher=jobli, only basic, joblib; did you mean"
+    )
+    assert message.endswith("adds joblib, submitit_local, submitit_slurm")
 
 
 def test_entries_of_a_further_folder_are_known(tmp_path):

@@ -5,7 +5,7 @@ import re
 
 def packages(repository):
     """Folders of modules that have a page of their own."""
-    pages = [page for name in ("seme", "baselines", "eval", "scripts")
+    pages = [page for name in ("seme", "baselines", "eval", "seme_bench", "scripts")
              for page in (repository / name).rglob("README.md")]  # fmt: skip
     return [page.parent for page in pages if (page.parent / "__init__.py").exists()]
 

@@ -22,6 +22,7 @@ from seme.engine import merge_checkpoints
 from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
 from seme.outline import _specs_of_architecture, open_outline
+from seme.overrides import parse_overrides
 from seme.plan import bytes_of_walk, plan_merge, plan_table
 from tests.gguf_files import write_gguf
 from tests.seme_merges import SETTINGS as SEME
@@ -386,6 +387,16 @@ def test_gguf_model_is_planned_from_its_header(tmp_path, caplog, monkeypatch):
         TIES, converted, [converted], tmp_path / "merged", settings=SETTINGS
     ) == replace(plan, free_bytes=ANY)
     assert open_outline(path, root=tmp_path).stores("lm_head.weight") is False
+
+
+def test_plan_says_which_values_overrides_give_and_checks_them(models):
+    overrides = parse_overrides([{"match": "*.mlp.*", "density": 0.4}])
+    plan = planned(models, TIES, overrides=overrides)
+    assert plan.overridden == ("6 tensors: density=0.4",)
+    assert rows_of(plan)["overrides"] == "6 tensors: density=0.4"
+    assert planned(models, TIES).overridden == ()
+    with pytest.raises(ValueError, match="another value: density must be in"):
+        planned(models, TIES, overrides=parse_overrides([{"density": 4}]))
 
 
 def test_seme_source_of_another_kind_is_refused(tmp_path):

@@ -24,9 +24,12 @@ from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
 from eval.results_folder import load_results, read_samples
-from run import ROOT, run_cell
+from eval.runs import ON_CONSOLE, OnConsole
 from seme.interface import traits_of
 from seme.job import MergeJob
+from seme_bench.cell import _left, run_cell
+from seme_bench.folders import HOME as ROOT
+from seme_bench.interruption import LINE, WAITS
 from tests.adapters import pair, write_adapter
 from tests.gguf_files import write_gguf
 from tests.golden_merges import GIVEN, method_of
@@ -94,7 +97,9 @@ def cell(zoo, tmp_path):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
         suites = {"suite": suite | dict(options)} if evaluated else {}
-        return run_cell({**config, **suites}, method_name=method, group="sweep-7", label=method)
+        return run_cell(
+            {**config, **suites}, method_name=method, group="sweep-7", label=method, root=ROOT
+        )
 
     return run
 
@@ -498,7 +503,13 @@ def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path,
     child.send_signal(number)
     _, error = child.communicate()
     assert child.returncode == code
-    assert [line[:11] for line in error.splitlines() if line] == ["interrupted"]
+    lines = [line for line in error.splitlines() if line]
+    if (
+        number == signal.SIGINT and len(lines) == 2
+    ):  # during a merge; between two it ends at once
+        assert lines.pop(0) == WAITS
+        assert list(tmp_path.glob("out/runs/*/record.json"))
+    assert lines == [LINE]
     assert not list(tmp_path.glob("out/*scratch*"))
 
 
@@ -549,3 +560,28 @@ def test_sweep_over_the_embedded_benchmark_writes_its_leaderboard(tmp_path):
     ]  # fmt: skip
     assert sorted(row.name for row in board.merges) == ["average", "seme"]
     assert all(row.status == "done" and row.mean.value > 0.1 for row in board.rows)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, ""), (0.2, ", about 1 s left"), (59.4, ", about 59 s left"),
+     (60.0, ", about 1 min left"), (3599.0, ", about 1 h 00 min left"),
+     (7500.0, ", about 2 h 05 min left")],
+)  # fmt: skip
+def test_time_left_is_said_in_words(seconds, text):
+    assert _left(seconds) == text
+
+
+def test_steps_are_in_the_log_file_and_off_a_console_that_shows_bars_or_is_quiet(cell, caplog):
+    with caplog.at_level(logging.INFO):
+        cell("quiet=true", sources=["code"])
+    steps = [r for r in caplog.records if hasattr(r, ON_CONSOLE)]
+    assert [r.getMessage() for r in steps] == [
+        "average  merging 1 source",
+        "average  scoring on tiny, 1 task",
+        *(line for line in (r.getMessage() for r in steps) if "(unmerged), " in line),
+    ]
+    assert len(steps) == 4
+    assert not any(OnConsole().filter(record) for record in steps)
+    others = [r for r in caplog.records if not hasattr(r, ON_CONSOLE)]
+    assert all(OnConsole().filter(record) for record in others)

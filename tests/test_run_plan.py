@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from run import ROOT, _plan
+from seme_bench.folders import HOME as ROOT
+from seme_bench.planning import print_plan
 from tests.configurations import composed
 from tests.tiny_mirror import SUMS, write_sums, write_tasks
 
@@ -30,7 +31,8 @@ def plan(config, tmp_path, monkeypatch, capsys):
 
     def run(mirror, **suite):
         entries = {**config["suite"], **(own | suite)}
-        _plan(config | {"suite": entries, "datasets_dir": mirror}, "average", "average")
+        values = config | {"suite": entries, "datasets_dir": mirror}
+        print_plan(values, "average", "average", root=ROOT)
         return capsys.readouterr().out
 
     return run

@@ -14,7 +14,7 @@ from eval.results_folder import load_results
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from eval.sweep import Sweep
-from run import _name_after_files, check_entries
+from seme_bench.entries import check_entries, name_after_files
 from tests.made_up_runs import pool_ref
 
 MODELS = pool_ref("p", sources=("base",))
@@ -183,7 +183,7 @@ def test_output_that_is_no_folder_ends_the_run_before_it_makes_one(output):
 
 def test_several_files_of_a_group_are_refused():
     with pytest.raises(ValueError, match="method must be one file; -m method=A,B is a sweep"):
-        _name_after_files({"suite": {}, "models": {}}, {"suite": "zoo", "models": "zoo"})
+        name_after_files({"suite": {}, "models": {}}, {"suite": "zoo", "models": "zoo"})
 
 
 def test_missing_values_are_named_with_how_to_set_them():

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from eval import sweep as module
-from eval.sweep import Sweep, overrides_of
+from eval.sweep import Sweep, overrides_of, seconds_left
 
 CELL = {"cell": "tau=0.1", "fingerprint": "f", "error": None, "refused": False}
 
@@ -81,3 +81,14 @@ def test_an_output_that_cannot_be_written_stops_before_anything_is_made(config, 
     config.output = output
     with pytest.raises(SystemExit, match=r"^error: output"):
         Sweep().on_run_start(config)
+
+
+def test_the_other_cells_are_expected_to_take_as_long_as_those_that_ran(config):
+    config.hydra.launcher = {"_target_": "x.BasicLauncher"}
+    Sweep().on_multirun_start(config)
+    assert [seconds_left(0, 4.0), seconds_left(1, 8.0), seconds_left(2, 0.0)] == [8.0, 6.0, 0.0]
+    Sweep().on_multirun_start(config)  # another sweep in this process
+    assert seconds_left(0, 1.0) == 2.0
+    config.hydra.launcher = {"_target_": "x.JoblibLauncher"}
+    Sweep().on_multirun_start(config)
+    assert seconds_left(0, 4.0) is None

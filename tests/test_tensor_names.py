@@ -2,7 +2,13 @@
 
 import pytest
 
-from seme.architecture.tensor_names import advice_on_wrapper, is_constant, names_as_in
+from seme.architecture.tensor_names import (
+    advice_on_wrapper,
+    is_constant,
+    layer_places,
+    names_as_in,
+    stacked_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,22 @@ def test_advice_names_the_wrapper():
     assert advice_on_wrapper({"model.a"}, "F") == ""
     assert "torch.compile" in advice_on_wrapper({"_orig_mod.model.a"}, "F")
     assert "text and images" in advice_on_wrapper({"vision.a", "language_model.a"}, "F")
+
+
+def test_layer_is_the_first_number_of_a_name():
+    places = layer_places(["embed", "h.0.experts.7.w", "h.1.w", "tower.blocks.0.w", "fc1.w"])
+    assert {name: (p.stack, p.layer, p.n_layers) for name, p in places.items()} == {
+        "h.0.experts.7.w": ("h.", 0, 2),
+        "h.1.w": ("h.", 1, 2),
+        "tower.blocks.0.w": ("tower.blocks.", 0, 1),
+    }
+    assert places["h.0.experts.7.w"].name_in(12) == "h.12.experts.7.w"
+
+
+def test_stacked_names_give_the_own_ones():
+    names = ["embed", "h.0.w", "h.1.w"]
+    assert stacked_names(names, 2, [1, 0, 1]) == {
+        "embed": "embed", "h.0.w": "h.1.w", "h.1.w": "h.0.w", "h.2.w": "h.1.w",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="where one stack has the model's 3 layers"):
+        stacked_names(names, 3, [0])

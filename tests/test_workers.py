@@ -1,6 +1,9 @@
 """Worker processes: documents in order, errors passed on, scores as in one process."""
 
+import os
+import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,9 +53,9 @@ def test_the_first_process_says_warnings_and_bars(monkeypatch, tmp_path):
     assert len(silenced) == 1
 
 
-def in_this_process(function, *, args, nprocs, start_method):
+def in_this_process(function, *, args, nprocs, start_method, join):
     """Run the first of the processes here, as a launcher."""
-    assert (nprocs, start_method) == (1, "spawn")
+    assert (nprocs, start_method, join) == (1, "spawn", False)
     try:
         function(0, *args)
     except Exception as error:
@@ -82,6 +85,44 @@ def test_a_process_that_is_killed_is_an_error(monkeypatch):
     monkeypatch.setattr(workers, "start_processes", kill)
     with pytest.raises(RuntimeError, match=r"ended early: .*SIGKILL"):
         run_in_workers(print, {"progress": False}, device="cpu", processes=2)
+
+
+def test_a_worker_leaves_ctrl_c_to_a_main_process_that_lives():
+    workers._leave_to(os.getppid(), signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        workers._leave_to(os.getppid() + 1, signal.SIGINT, None)
+
+
+def test_workers_end_with_the_main_process_and_are_waited_for_before():
+    class Workers:
+        """Two processes that are done at the third look, or never."""
+
+        def __init__(self, answers):
+            self.answers, self.killed = iter(answers), []
+            self.processes = [
+                SimpleNamespace(kill=lambda n=n: self.killed.append(n)) for n in "ab"
+            ]
+
+        def join(self):
+            answer = next(self.answers)
+            if answer is None:
+                raise KeyboardInterrupt
+            return answer
+
+    waited_for = Workers([False, False, True])
+    workers._join(waited_for)
+    assert waited_for.killed == []
+    assert list(waited_for.answers) == []
+    ended = Workers([False, None])
+    with pytest.raises(KeyboardInterrupt):
+        workers._join(ended)
+    assert ended.killed == ["a", "b"]
+
+
+def test_ctrl_c_is_held_while_processes_start():
+    with workers._ctrl_c_held():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_more_processes_than_documents_are_refused_before_a_merge(suite):

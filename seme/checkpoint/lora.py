@@ -28,6 +28,7 @@ from seme.checkpoint.safetensors_file import (
     TensorSpec,
     read_header,
 )
+from seme.checkpoint.stacked import StackedCheckpoint
 from seme.checkpoint.tokenizer_files import folder_with_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -237,15 +238,16 @@ def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:
     Raises:
         ValueError: If a file has become shorter since its header was read.
     """
-    bases = [model if isinstance(model, Checkpoint) else model.base for model in checkpoints]
+    made = (AdaptedCheckpoint, StackedCheckpoint)
+    bases = [model.base if isinstance(model, made) else model for model in checkpoints]
     folders = {base.path.resolve(): base for base in bases}
     with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="seme-hash") as pool:
         hashes = pool.map(Checkpoint.content_hash, folders.values())
         by_folder = dict(zip(folders, hashes, strict=True))
     return [
-        by_folder[base.path.resolve()]
-        if isinstance(model, Checkpoint)
-        else model.content_hash_on(by_folder[base.path.resolve()])
+        model.content_hash_on(by_folder[base.path.resolve()])
+        if isinstance(model, made)
+        else by_folder[base.path.resolve()]
         for model, base in zip(checkpoints, bases, strict=True)
     ]
 

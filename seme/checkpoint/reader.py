@@ -105,6 +105,16 @@ class Checkpoint:
         """Return True if the headers have a tensor, those in :attr:`dropped` included."""
         return name in self._stored
 
+    @property
+    def stored(self) -> Mapping[str, StoredTensor]:
+        """All tensors that the headers have, by name."""
+        return self._stored
+
+    @property
+    def config_is_own(self) -> bool:
+        """Return True if :attr:`config` is not that of the folder."""
+        return False
+
     def spec(self, name: str) -> TensorSpec:
         """Return dtype and shape of a tensor, from the header."""
         return self._stored[name].spec

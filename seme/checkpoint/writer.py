@@ -158,7 +158,7 @@ class CheckpointWriter:
             copy = self._temporary / file.relative_to(self._pivot.path)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
-        if self._config != self._pivot.config:
+        if self._config != self._pivot.config or self._pivot.config_is_own:
             text = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
             (self._temporary / "config.json").write_text(text, encoding="utf-8")
 

@@ -1,0 +1,1 @@
+"""Configurations of mergekit, read and turned into runs."""

@@ -1,0 +1,64 @@
+"""Top level of a run's configuration: entries checked, names filled in, the suite built."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.evaluator import evaluator_from_config
+from eval.override_errors import unknown_entry
+from eval.suite import Suite, suite_from_config
+from eval.tracking.trackers import check_tracker
+
+_GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
+_LIMITS = {"include", "exclude", "overrides", "memory_budget"}
+_FOLDERS = {"output", "merged_dir", "datasets_dir"}
+_VALUES = _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype"}
+_SWITCHES = {"force", "plan", "quiet"}
+
+
+def check_entries(config: Mapping[str, Any]) -> None:
+    """Check the top level of a run's configuration.
+
+    Raises:
+        ValueError: If an entry is missing, nothing would read one, a switch is neither on nor
+            off, or the evaluator or the tracker cannot be used.
+    """
+    expected = _GROUPS | _VALUES | _SWITCHES
+    if unknown := sorted(config.keys() - expected):
+        entries = [*expected, *(f"method.{key}" for key in config.get("method") or ())]
+        raise ValueError(unknown_entry(unknown[0], entries))
+    if missing := sorted(expected - config.keys()):
+        raise ValueError(f"missing entries {missing}")
+    for key in sorted(_SWITCHES):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key} must be true or false, got {config[key]!r}")
+    for key in ("merged_dir", "datasets_dir"):
+        if not isinstance(config[key], str | None):
+            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    evaluator_from_config(config["evaluator"])
+    check_tracker(config["tracker"])
+
+
+def name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
+    """Name pool and suite after their files.
+
+    Raises:
+        ValueError: If several files of a group are chosen.
+    """
+    for group in ("method", "suite", "models"):
+        if group not in choices:  # group=[A,B]
+            raise ValueError(
+                f"{group} must be one file; -m {group}=A,B is a sweep over several"
+            )
+        if group != "method":
+            values[group].setdefault("name", choices[group])
+
+
+def suite_of(config: Mapping[str, Any], root: Path) -> Suite | None:
+    """Build the suite; None if nothing is evaluated."""
+    return suite_from_config(
+        config["suite"],
+        root=root,
+        datasets_dir=config["datasets_dir"],
+        evaluator=evaluator_from_config(config["evaluator"]),
+    )

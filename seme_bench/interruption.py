@@ -1,0 +1,90 @@
+"""Signals of a run: a first Ctrl-C waits for the run in hand, other signals end at once."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+LINE = "interrupted; finished runs are kept; the same command goes on"
+WAITS = "ending after this run, which is kept; Ctrl-C again ends at once"
+
+
+@dataclass(slots=True)
+class _State:
+    """What signals have asked of this process."""
+
+    in_run: bool = False
+    """A model is being merged or scored."""
+    asked: bool = False
+    """A first Ctrl-C came during a run."""
+    number: signal.Signals = signal.SIGINT
+    """The signal that ends the process."""
+
+
+_state = _State()
+
+
+def exit_code() -> int:
+    """Return the exit code after a signal, 128 and its number, as shells have it."""
+    return 128 + _state.number
+
+
+def say_interrupted() -> None:
+    """Say on standard error that the process ends; a new line leaves progress bars alone."""
+    sys.stderr.write(f"\n{LINE}\n")
+
+
+def end_at_once() -> None:
+    """Let signals end the process at once, while modules are imported.
+
+    An exception in the midst of an import is not always passed on.
+    """
+    _handle(_exit)
+
+
+def end_after_runs() -> None:
+    """Let signals end the process by ``KeyboardInterrupt``; a first Ctrl-C only after the run.
+
+    What is open is closed and removed on the way.
+    """
+    _handle(_interrupt)
+
+
+@contextmanager
+def finishing_run() -> Iterator[None]:
+    """Finish the block after a first Ctrl-C; the next such block is not begun.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C came during an earlier block.
+    """
+    if _state.asked:
+        raise KeyboardInterrupt
+    _state.in_run = True
+    try:
+        yield
+    finally:
+        _state.in_run = False
+
+
+def _handle(handler: "signal._HANDLER") -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, handler)
+
+
+def _exit(number: int, _: object) -> None:
+    os.write(2, f"\n{LINE}\n".encode())
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, _: object) -> None:
+    if number == signal.SIGINT and _state.in_run and not _state.asked:
+        _state.asked = True
+        os.write(2, f"\n{WAITS}\n".encode())  # standard error may be in the midst of a write
+        return
+    _state.number = signal.Signals(number)
+    raise KeyboardInterrupt

@@ -1,0 +1,66 @@
+"""Signals of a run, in a process of their own."""
+
+import subprocess
+import sys
+
+import pytest
+
+from seme_bench.interruption import LINE, WAITS
+
+SCRIPT = """
+import os, signal, sys
+from seme_bench.interruption import end_after_runs, exit_code, finishing_run, say_interrupted
+end_after_runs()
+def send(names):
+    for name in names.split():
+        os.kill(os.getpid(), getattr(signal, name))
+try:
+    send(sys.argv[1])
+    with finishing_run():
+        send(sys.argv[2])
+        print("first run")
+    send(sys.argv[3])
+    with finishing_run():
+        print("second run")
+except KeyboardInterrupt:
+    say_interrupted()
+    sys.exit(exit_code())
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "between", "runs", "lines", "code"),
+    [
+        ("", "", "", ["first run", "second run"], [], 0),
+        ("", "SIGINT", "", ["first run"], [WAITS, LINE], 130),
+        ("", "SIGINT SIGINT", "", [], [WAITS, LINE], 130),
+        ("", "SIGINT", "SIGINT", ["first run"], [WAITS, LINE], 130),
+        ("", "", "SIGINT", ["first run"], [LINE], 130),
+        ("SIGINT", "", "", [], [LINE], 130),
+        ("", "SIGTERM", "", [], [LINE], 143),
+        ("", "SIGINT SIGTERM", "", [], [WAITS, LINE], 143),
+        ("", "SIGHUP", "", [], [LINE], 129),
+    ],
+)
+def test_a_first_ctrl_c_waits_for_the_run_in_hand(
+    before, during, between, runs, lines, code, repository
+):
+    command = [sys.executable, "-c", SCRIPT, before, during, between]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
+    assert (done.stdout.splitlines(), done.returncode) == (runs, code)
+    assert [line for line in done.stderr.splitlines() if line] == lines
+
+
+def test_a_signal_during_imports_ends_at_once(repository):
+    code = (
+        "import os, signal\nfrom seme_bench.interruption import end_at_once\nend_at_once()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\nprint('not reached')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=repository,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", f"\n{LINE}\n")

@@ -1,0 +1,135 @@
+"""A merge from Python: the command's bytes, record and errors, in any folder."""
+
+import json
+import logging
+
+import pytest
+from safetensors.torch import load_file
+
+from eval.records import read_record
+from eval.results_folder import load_results
+from seme import merge
+from seme.binding import hyper_parameter_names
+from seme_bench.cell import run_cell
+from seme_bench.entries import _VALUES as TOP_LEVEL
+from tests.adapters import pair, write_adapter
+from tests.configurations import CONF, composed
+from tests.golden_merges import method_of
+
+TIMES = {"started_at", "seconds_total", "merge_cost"}
+
+
+@pytest.fixture
+def pool(make_llama, tmp_path, monkeypatch):
+    """Three tiny models in the current folder, which is none of the repository's."""
+    for seed, name in enumerate(("base", "code", "french")):
+        make_llama(tmp_path / name, seed)
+    monkeypatch.chdir(tmp_path)
+    return {"pivot": "base", "sources": ["code", tmp_path / "french"]}
+
+
+def test_bytes_and_record_are_those_of_the_command(pool, tmp_path):
+    record = merge("ties", **pool, out="merged", density=0.3, lam=2.0, seed=5, results="listed")
+    sources = f"models.sources=[code,{tmp_path}/french]"
+    config = composed(
+        "method=ties", "tau=0.3", "method.lam=2.0", "seed=5", "suite=none", "tracker=none",
+        "models=custom", "models.pivot=base", sources, f"output={tmp_path}/out",
+        f"merged_dir={tmp_path}/by_command",
+    )  # fmt: skip
+    config["suite"]["name"] = "none"
+    theirs = run_cell(config, method_name="ties", group="g", label="ties", root=tmp_path)
+    ours, command = (
+        load_file(tmp_path / f / "model.safetensors") for f in ("merged", "by_command")
+    )
+    assert ours.keys() == command.keys()
+    assert all((ours[name] == command[name]).all() for name in ours)
+    written = json.loads((tmp_path / "merged/record.json").read_text())
+    expected = json.loads(
+        (tmp_path / f"out/runs/ties-{theirs.fingerprint[:12]}/record.json").read_text()
+    )
+    assert {k for k in expected if written[k] != expected[k]} <= TIMES
+    assert read_record(tmp_path / "merged/record.json").fingerprint == record.fingerprint
+    (listed,) = load_results(tmp_path / "listed").runs
+    assert listed.record.fingerprint == record.fingerprint
+
+
+def test_only_the_new_folder_is_written_and_never_over_another(pool, tmp_path):
+    before = {path.name for path in tmp_path.iterdir()}
+    record = merge("average", **pool, out=tmp_path / "new" / "merged")
+    assert {path.name for path in tmp_path.iterdir()} - before == {"new"}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["merged"]
+    assert (record.status, record.suite, record.merge["n_merged"]) == ("done", None, 21)
+    assert record.models.pivot.location == "base"
+    with pytest.raises(ValueError, match="already exists: a merge writes a new folder"):
+        merge("average", **pool, out="new/merged")
+
+
+def test_tau_sets_what_the_method_s_file_takes_from_it(pool):
+    by_tau = merge("ties", **pool, out="a", tau=0.3)
+    by_density = merge("ties", **pool, out="b", density=0.3)
+    assert by_tau.fingerprint == by_density.fingerprint
+    assert by_tau.settings["density"] == 0.3
+
+
+def test_a_mapping_changes_the_entries_that_it_has(pool):
+    record = merge("seme", **pool, out="a", alignment={"anchors": "head"})
+    assert record.settings["alignment.anchors"] == "head"
+    assert record.settings["alignment.projection"] == "orthogonal"
+
+
+def test_an_adapter_is_a_source(pool, tmp_path):
+    adapter = write_adapter(tmp_path / "base", pair())
+    sources = [{"path_to_adapter": adapter, "name": "mine"}, *pool["sources"]]
+    record = merge("average", pivot="base", sources=sources, out="a")
+    assert [source.name for source in record.models.sources] == ["mine", "code", "french"]
+    with pytest.raises(ValueError, match="the pivot must be a checkpoint of its own"):
+        merge("average", pivot=sources[0], sources=["code"], out="b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "tiess"}, "there is no method=tiess, only .*did you mean method=ties?"),
+        ({"densty": 0.2}, "there is no entry method.densty; did you mean method.density?"),
+        ({"sede": 0}, "there is no entry method.sede; did you mean seed?"),
+        ({"density": 1.5}, r"density must be in \(0, 1\], got 1.5"),
+        ({"dtype": "bfloat"}, "dtype must be one of .*did you mean bfloat16?"),
+        ({"sources": []}, "merges at least 1 source into the pivot, got 0"),
+        ({"sources": "code"}, r"models.sources must be a list such as \[A,B\], got 'code'"),
+        ({"pivot": "./bse"}, r"(?s)no model folder at .*/bse.*; did you mean base\?"),
+        ({"pivot": {"loction": "base"}}, "did you mean location?"),
+        ({"out": "/proc/x"}, "out=/proc/x: nothing can be written in"),
+        ({"_target_": "os.system"}, "there is no entry method._target_"),
+        ({"include": ["x.*"]}, "the pattern 'x.*' matches no tensor"),
+    ],
+)  # fmt: skip
+def test_errors_are_the_command_s_and_nothing_is_written(changes, message, pool, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    values = {"method": "ties", **pool, "out": "merged", **changes}
+    with pytest.raises(ValueError, match=message):
+        merge(values.pop("method"), **values)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_hyper_parameter_has_the_name_of_an_entry_but_tau():
+    names = {
+        path.stem: hyper_parameter_names(method_of(path.stem))
+        for path in CONF.glob("method/*.yaml")
+    }
+    named = TOP_LEVEL | {"pivot", "sources", "out", "results", "progress"}
+    shared = {name for of_method in names.values() for name in of_method & named}
+    assert shared == {"tau"}
+
+
+def test_a_warning_is_logged_and_recorded(pool, tmp_path, caplog):
+    config = tmp_path / "code/config.json"
+    config.write_text(
+        config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')
+    )
+    with caplog.at_level(logging.WARNING):
+        record = merge("average", **pool, out="a")
+    assert record.merge["warnings"] == [r.getMessage() for r in caplog.records]
+    assert any(
+        "norm_eps: 1e-06 expected, 1e-05 found" in warning
+        for warning in record.merge["warnings"]
+    )
