@@ -22,7 +22,7 @@ from eval.tracking.entries import check_keys, check_one_line, check_tags
 from eval.tracking.environment import variables
 
 NAME, TITLE = "mlflow", "MLflow"
-PACKAGES = ("mlflow", "sqlalchemy", "alembic")
+PACKAGES: tuple[str, ...] = ("mlflow", "sqlalchemy", "alembic")
 RUN_TAG = "seme.run"
 """Tag with the id of a record's run: MLflow chooses its own ids."""
 _KEYS = {"uri", "experiment", "tags"}

@@ -18,7 +18,7 @@ from eval.tracking.content import RunContent, TableContent
 from eval.tracking.entries import check_keys, check_tags
 
 NAME, TITLE = "tensorboard", "TensorBoard"
-PACKAGES = ("tensorboard",)
+PACKAGES: tuple[str, ...] = ("tensorboard",)
 _KEYS = {"tags"}
 _COLUMNS = {"kind", "method", "models.pool", "suite.name", "suite.split", "seed", "dtype"}
 """Entries of the configuration that are columns of the HPARAMS page, beside ``settings.*``."""

@@ -15,7 +15,7 @@ from eval.tracking.entries import check_keys, check_tags
 from eval.tracking.environment import variables
 
 NAME, TITLE = "wandb", "W&B"
-PACKAGES = ("wandb",)
+PACKAGES: tuple[str, ...] = ("wandb",)
 BROKEN = "broken"
 """Folder beside the offline runs for those whose process died; the upload command leaves it out."""
 _MODES = ("offline", "online")
