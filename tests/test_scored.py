@@ -65,21 +65,21 @@ def test_a_value_of_another_type_is_refused_and_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no gzip",
-        gzip.compress(b"{}"),
-        gzip.compress(b"[]"),
-        gzip.compress(b"{")[:12],
-        gzip.compress(b"[" * 100_000),
-        gzip.compress(json.dumps({"results": {"object": [[1]]}}).encode()),
-        gzip.compress(json.dumps({"results": {"x": 1}}).encode()),
-        gzip.compress(json.dumps({"results": {"object": 5}, "samples": []}).encode()),
-    ],
-)
-def test_a_damaged_file_is_named(content, tmp_path):
-    (tmp_path / SCORED_NAME).write_bytes(content)
+DAMAGED = {
+    "no gzip": b"no gzip",
+    "no entries": gzip.compress(b"{}"),
+    "a list": gzip.compress(b"[]"),
+    "cut short": gzip.compress(b"{")[:12],
+    "nested deep": gzip.compress(b"[" * 100_000),
+    "pairs as an object": gzip.compress(json.dumps({"results": {"object": [[1]]}}).encode()),
+    "no samples": gzip.compress(json.dumps({"results": {"x": 1}}).encode()),
+    "a number": gzip.compress(json.dumps({"results": {"object": 5}, "samples": []}).encode()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_file_is_named(damage, tmp_path):
+    (tmp_path / SCORED_NAME).write_bytes(DAMAGED[damage])
     with pytest.raises(ValueError, match=r"scored\.json\.gz holds no scores \("):
         read_scored(tmp_path / SCORED_NAME)
 
