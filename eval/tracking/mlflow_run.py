@@ -109,7 +109,9 @@ def hint(root: Path) -> str | None:
     if not _database(root).exists():
         return None
     uri = shlex.quote(f"sqlite:///{root}/mlflow/mlflow.db")
-    return f"MLflow: look at the runs with: mlflow ui --backend-store-uri {uri}"
+    return (
+        f"MLflow: look at the runs with the package mlflow: mlflow ui --backend-store-uri {uri}"
+    )
 
 
 @contextmanager
