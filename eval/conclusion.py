@@ -11,7 +11,7 @@ from rich.console import Console
 from eval.leaderboard.board import Board, boards_of
 from eval.results_folder import Problem, load_results
 from eval.runs import describe_error
-from eval.tracking.wandb_run import upload_hint
+from eval.tracking.trackers import hints
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def conclude(
         tables = f"rank bands{others}: {output}/leaderboard.md"
         written = f"{counts}; records: {output}/runs; {tables}"
     console.print(written, highlight=False, soft_wrap=True)
-    if hint := upload_hint(root / output):
+    for hint in hints(root / output):
         console.print(hint, highlight=False, markup=False, soft_wrap=True)
     for cell in failed:
         sys.stderr.write(f"error: {cell['cell']}: {cell['error']}\n")

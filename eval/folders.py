@@ -17,7 +17,7 @@ _SCRATCH = re.compile(
 )
 """A run's scratch folder, and the temporary folder that it is written as."""
 _TEMPORARY = re.compile(
-    r"\.(?:record\.json|samples\.jsonl\.gz|cell\.json|scored\.json\.gz|wandb\.json|leaderboard\.\w+|.+\.svg)"
+    r"\.(?:record\.json|samples\.jsonl\.gz|cell\.json|scored\.json\.gz|(?:wandb|mlflow|tensorboard)\.json|leaderboard\.\w+|.+\.svg)"
     r"\.[a-z0-9_]{8}"
 )
 """Names under which ``eval.records.atomic_write`` writes the files of a results folder."""

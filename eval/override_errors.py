@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 _ENTRY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
-_CHOICE = re.compile(r"Could not find '(hydra/\w+|\w+)/([^']*)'")
+_CHOICE = re.compile(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']*)'")
 _LISTED = re.compile(r"^\t(\S+)$", re.MULTILINE)
 """A choice as Hydra's message lists it."""
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
@@ -130,7 +130,8 @@ def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]
     config.pop("hydra", None)
     entries = {*groups, *_dotted(config)}
     for group in groups - {"experiment", "variant"}:
-        entries |= set(_dotted(_read(f"{group}/{choices.get(group)}", folders), f"{group}."))
+        for name in str(choices.get(group)).strip("[]").split(","):  # one, or [A,B]
+            entries |= set(_dotted(_read(f"{group}/{name.strip()}", folders), f"{group}."))
     return {entry for entry in entries if not _last(entry).startswith("_")}
 
 

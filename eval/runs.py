@@ -63,7 +63,7 @@ class Cell:
     device: str
     suite: Suite | None
     tracker: Mapping[str, Any]
-    """The parsed file of ``conf/tracker``."""
+    """Tracker to its entries, as in ``conf/tracker``."""
     group: str
     """Name of the sweep."""
     provenance: Mapping[str, Any]
@@ -198,7 +198,7 @@ class Cell:
             shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, draft: Record, model: Path, time_left: str = "") -> Record:
-        """Evaluate a model folder, write the record, then log it to the tracker.
+        """Evaluate a model folder, write the record, then log it to the trackers.
 
         Args:
             draft: The record so far.
@@ -313,7 +313,7 @@ class Cell:
         return run_folder(self.output, draft.name, draft.fingerprint) / SCORED_NAME
 
     def track(self, record: Record) -> None:
-        """Log a finished run to the tracker, from its record alone, unless that was done."""
+        """Log a finished run to its trackers, from its record alone, unless that was done."""
         folder = run_folder(self.output, record.name, record.fingerprint)
         warning = mirror(record, folder, tracker=self.tracker, group=self.group)
         if warning is not None:

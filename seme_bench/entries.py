@@ -7,7 +7,7 @@ from typing import Any
 from eval.evaluator import evaluator_from_config
 from eval.override_errors import unknown_entry
 from eval.suite import Suite, suite_from_config
-from eval.tracking.wandb_run import check_tracker
+from eval.tracking.trackers import check_tracker
 
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}

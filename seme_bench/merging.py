@@ -112,7 +112,7 @@ def merge(
         dtype=dtype,
         device=device_name,
         suite=None,
-        tracker={"name": "none"},
+        tracker={"none": {}},
         group="",
         provenance=collect(),
         force=False,

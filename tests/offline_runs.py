@@ -12,7 +12,6 @@ from tests import made_up_runs
 from tests.made_up_runs import score
 
 WANDB = {
-    "name": "wandb",
     "mode": "offline",
     "project": "seme-bench",
     "entity": None,

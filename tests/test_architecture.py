@@ -33,6 +33,7 @@ SOLE_IMPORTERS = {
         "scripts/benchmark/packing.py",
     ),
     "wandb": ("eval/tracking/wandb_run.py",),
+    "mlflow": ("eval/tracking/mlflow_run.py",),
     "hydra": (
         "eval/sweep.py",
         "scripts/mergekit/run_entries.py",
@@ -143,7 +144,7 @@ def test_compiled_loops_call_only_loops_of_their_own_file():
 
 
 def test_merging_imports_neither_transformers_nor_evaluation_libraries():
-    heavy = {"transformers", "lm_eval", "datasets", "wandb", "pandas"}
+    heavy = {"transformers", "lm_eval", "datasets", "wandb", "mlflow", "pandas"}
     files = [
         p for p in project_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")
     ]

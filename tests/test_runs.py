@@ -23,14 +23,14 @@ ENTRIES = [
     "exclude", "overrides", "tokens", "output", "merged_dir", "datasets_dir", "memory_budget",
     "max_shard_size", "push", "force", "plan", "quiet",
 ]  # fmt: skip
-GROUPS = {"tracker": {"name": "none"}, "evaluator": {"name": "hf"}}
+GROUPS = {"tracker": {"none": {}}, "evaluator": {"name": "hf"}}
 
 
 @pytest.fixture
 def cell(tmp_path):
     return Cell(
         output=tmp_path / "results", seed=0, dtype=None, device="cpu", suite=None,
-        tracker={"name": "none"}, group="sweep", provenance={}, force=False, progress=False,
+        tracker={"none": {}}, group="sweep", provenance={}, force=False, progress=False,
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_record_is_written_before_tracking_and_survives_its_failure(
         raise wandb.errors.CommError("no route to host")
 
     monkeypatch.setattr(wandb, "init", init)
-    tracker = {"name": "wandb", "mode": "offline", "project": "p", "entity": None, "tags": []}
+    tracker = {"wandb": {"mode": "offline", "project": "p", "entity": None, "tags": []}}
     with caplog.at_level(logging.WARNING):
         record = replace(cell, tracker=tracker).finish(draft, tmp_path)
     assert seen == [record] == [read_record(next(cell.output.glob("runs/*/record.json")))]
@@ -194,8 +194,8 @@ def test_missing_values_are_named_with_how_to_set_them():
 
 
 def test_invalid_tracker_is_refused_up_front():
-    tracker = {"name": "wandb", "mode": "of", "project": "p", "entity": None, "tags": []}
-    with pytest.raises(ValueError, match=r"tracker\.mode must be one of"):
+    tracker = {"wandb": {"mode": "of", "project": "p", "entity": None, "tags": []}}
+    with pytest.raises(ValueError, match=r"tracker\.wandb\.mode must be one of"):
         check_entries(VALID | {"tracker": tracker})
 
 

@@ -12,6 +12,7 @@ from tests.offline_runs import (
     run_and_summary,
     write_three,
 )
+from tests.tracked import texts_of_tensorboard
 
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 
@@ -22,7 +23,9 @@ def root(tmp_path):
 
 
 def test_tracked_run_has_table_figures_and_files(root, capsys):
-    assert main([f"output={root}", "tracker.project=boards", "tracker.tags=[a]"]) == 0
+    assert (
+        main([f"output={root}", "tracker.wandb.project=boards", "tracker.wandb.tags=[a]"]) == 0
+    )
     (records,) = read_back(root)
     run, summary = run_and_summary(records)
     assert (run.project, list(run.tags), run.job_type) == ("boards", ["a"], "leaderboard")
@@ -33,6 +36,16 @@ def test_tracked_run_has_table_figures_and_files(root, capsys):
         assert files[name] == (root / name).read_bytes()
     assert len([key for key in summary if key.startswith("figures/")]) > 0
     assert f"wandb sync {root}/wandb/offline-run-*" in capsys.readouterr().out
+
+
+def test_several_trackers_get_the_leaderboard(root, capsys):
+    assert main([f"output={root}", "tracker=[wandb,tensorboard]"]) == 0
+    assert len(read_back(root)) == 1
+    texts = texts_of_tensorboard(root)["leaderboard-results"]
+    assert len(texts["leaderboard"].splitlines()) == 2 + 3
+    out = capsys.readouterr().out
+    assert "wandb sync" in out
+    assert "tensorboard --logdir" in out
 
 
 def test_wandb_failure_exits_with_one(root, capsys, monkeypatch):
@@ -56,9 +69,12 @@ def test_damaged_record_is_reported_and_the_rest_logged(root, capsys):
     ("arguments", "part"),
     [
         (["otput=x"], "otput=x"),
-        (["tracker.mode=of"], "'of'"),
-        (["tracker.nmae=x"], "nmae"),
-        (["tracker.tags=[x"], "expected ',' or ']'"),
+        (["tracker.wandb.mode=of"], "'of'"),
+        (["tracker.mode=online"], "did you mean tracker.wandb.mode?"),
+        (["tracker=[wandb,mlfow]"], "mlfow"),
+        (["tracker=none"], "none"),
+        (["tracker.tensorboard.tags=[x]"], "tracker.wandb.tags"),
+        (["tracker.wandb.tags=[x"], "expected ',' or ']'"),
     ],
 )
 def test_invalid_argument_is_named(arguments, part, capsys):

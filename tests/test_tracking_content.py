@@ -30,6 +30,24 @@ def test_summary_has_scores_mean_seconds_and_memory(tmp_path):
         assert summary[f"{stage}/peak_rss_bytes"] == 900
 
 
+def test_summary_is_parted_into_numbers_and_texts(tmp_path):
+    merge = content(tmp_path, make_record())
+    assert merge.texts() == {"status": "done", "merge/source": "VmHWM"}
+    assert merge.numbers().keys() | merge.texts().keys() == {
+        key for key, value in merge.summary.items() if value is not None
+    }
+    assert merge.numbers()["merge/peak_rss_bytes"] == 900.0
+
+
+def test_flat_config_has_dotted_names_and_lists_as_json(tmp_path):
+    flat = content(
+        tmp_path, make_record(settings={"weights": [1, 2], "lam": None})
+    ).flat_config()
+    assert flat["settings.weights"] == "[1, 2]"
+    assert flat["models.pivot.content_hash"] == "hash-of-base"
+    assert "settings.lam" not in flat
+
+
 def test_reference_has_no_merge_cost(tmp_path):
     reference = content(tmp_path, make_reference())
     assert reference.job_type == "reference"

@@ -5,12 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from uuid import uuid4
 
 import pytest
 import wandb
 
 from eval.tracking.content import record_content
-from eval.tracking.wandb_run import check_tracker, log_run, upload_hint
+from eval.tracking.trackers import log_run
+from eval.tracking.wandb_run import check_entries, hint
 from tests.offline_runs import (
     WANDB,
     artifact_files,
@@ -31,8 +33,18 @@ def root(tmp_path):
 
 def log(root, record, **changes):
     """Write a record, log it, and return the warning."""
-    content = record_content(record, write(root, record))
-    return log_run(content, root=root, tracker=WANDB | changes, group="sweep-7")
+    return log_content(root, record_content(record, write(root, record)), **changes)
+
+
+def log_content(root, content, **changes):
+    return log_run(
+        "wandb",
+        content,
+        root=root,
+        entries=WANDB | changes,
+        group="sweep-7",
+        run_id=uuid4().hex,
+    )
 
 
 def test_offline_file_has_config_scores_costs_and_group(root):
@@ -116,7 +128,7 @@ def test_run_failing_while_logging_is_finished_as_failed(root):
     path = write(root, make_record())
     path.unlink()
     content = record_content(make_record(), path)
-    assert "record.json" in log_run(content, root=root, tracker=WANDB, group="g")
+    assert "record.json" in log_content(root, content)
     assert wandb.run is None
     assert exit_code(read_back(root)[0]) == 1
 
@@ -148,19 +160,12 @@ def test_no_connection_is_opened(root, repository):
     assert len(read_back(root)) == 1
 
 
-def test_tracker_none_writes_nothing(root):
-    content = record_content(make_record(), write(root, make_record()))
-    before = sorted(root.rglob("*"))
-    assert log_run(content, root=root, tracker={"name": "none"}, group="g") is None
-    assert sorted(root.rglob("*")) == before
-
-
 def test_upload_hint_syncs_offline_runs(root):
-    assert upload_hint(root) is None
+    assert hint(root) is None
     for name in ("ties", "dare"):
         log(root, make_record(name))
     read_back(root)  # both are whole
-    command = upload_hint(root).partition("upload with: ")[2]
+    command = hint(root).partition("upload with: ")[2]
     wandb_sync = f"{sys.executable} -m {command} --dry-run"
     synced = subprocess.run(wandb_sync, shell=True, capture_output=True, text=True, check=True)
     assert "Would sync 2 run(s)" in synced.stderr + synced.stdout
@@ -173,20 +178,24 @@ def test_uploaded_runs_are_not_counted(root):
         folder = root / "wandb" / f"offline-run-{i}"
         folder.mkdir(parents=True)
         (folder / f"run-{i}.wandb").touch()
-    assert upload_hint(root).startswith("W&B: 3 offline runs;")
+    assert hint(root).startswith("W&B: 3 offline runs;")
     (root / "wandb" / "offline-run-0" / "run-0.wandb.synced").touch()
-    assert upload_hint(root).startswith("W&B: 2 offline runs;")
+    assert hint(root).startswith("W&B: 2 offline runs;")
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
-    [({"mode": "of"}, "'of'"), ({"nmae": "x"}, "nmae"), ({"name": "mlflow"}, "mlflow")],
+    [
+        ({"mode": "of"}, "'of'"),
+        ({"nmae": "x"}, "nmae"),
+        ({"tags": "x"}, r"tracker\.wandb\.tags"),
+    ],
 )
-def test_invalid_tracker_is_refused(change, part):
+def test_invalid_entries_are_refused(change, part):
     with pytest.raises(ValueError, match=part):
-        check_tracker(WANDB | change)
+        check_entries(WANDB | change)
 
 
-def test_tracker_none_and_wandb_are_valid():
-    check_tracker({"name": "none"})
-    check_tracker(WANDB | {"mode": "online"})
+def test_both_modes_are_valid():
+    check_entries(WANDB)
+    check_entries(WANDB | {"mode": "online"})

@@ -1,1 +1,1 @@
-"""Mirror of records and leaderboards in Weights & Biases."""
+"""Mirror of records and leaderboards in trackers: W&B, MLflow, TensorBoard."""

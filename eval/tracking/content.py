@@ -1,8 +1,9 @@
-"""Content of a W&B run: of one record, or of the leaderboard of a results folder."""
+"""Content of a tracker's run: of one record, or of the leaderboard of a results folder."""
 
 import csv
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class TableContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContent:
-    """Everything one W&B run holds."""
+    """Everything one run of a tracker holds, whichever the tracker."""
 
     name: str
     job_type: str
@@ -47,9 +48,40 @@ class RunContent:
     files: Sequence[Path]
     """Files of the run's one artifact, which has the name and type of the run."""
 
+    def numbers(self) -> dict[str, float]:
+        """Return the entries of the summary that are numbers, truth values left out."""
+        return {
+            key: float(value)
+            for key, value in self.summary.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
+    def texts(self) -> dict[str, str]:
+        """Return the entries of the summary that are neither numbers nor absent, as texts."""
+        numbers = self.numbers()
+        return {
+            key: str(value)
+            for key, value in self.summary.items()
+            if value is not None and key not in numbers
+        }
+
+    def flat_config(self) -> dict[str, Any]:
+        """Return the configuration by dotted names; lists as JSON, absent values left out."""
+        return dict(_leaves(self.config))
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+        elif value is not None:
+            yield f"{prefix}{key}", value
+
 
 def record_content(record: Record, path: Path) -> RunContent:
-    """Collect what a W&B run holds of a finished run.
+    """Collect what a tracker is told of a finished run.
 
     Args:
         record: The record of the run.

@@ -1,22 +1,25 @@
-"""Write W&B runs, offline by default; a failure of W&B is a warning and loses no result.
+"""Write W&B runs, offline by default.
 
 Offline runs are in ``<results>/wandb``; ``wandb sync`` uploads them. The wandb process writes
 the end of a run's file a moment after ``finish()``, at the latest when this process ends.
 """
 
-import os
 import re
 import shlex
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eval.tracking.content import RunContent
+from eval.tracking.entries import check_keys, check_tags
+from eval.tracking.environment import variables
 
+NAME, TITLE = "wandb", "W&B"
+PACKAGES: tuple[str, ...] = ("wandb",)
+BROKEN = "broken"
+"""Folder beside the offline runs for those whose process died; the upload command leaves it out."""
 _MODES = ("offline", "online")
-_KEYS = {"name", "mode", "project", "entity", "tags"}
+_KEYS = {"mode", "project", "entity", "tags"}
 _FOLDERS = {
     "WANDB_CACHE_DIR": "cache",
     "WANDB_CONFIG_DIR": "config",
@@ -33,65 +36,60 @@ _LONGEST_TAG = 64
 """Characters; wandb refuses a run with a longer tag."""
 
 
-def check_tracker(tracker: Mapping[str, Any]) -> None:
-    """Check the parsed file of ``conf/tracker``.
+def check_entries(entries: object) -> None:
+    """Check ``tracker.wandb``.
 
     Raises:
         ValueError: If a key is unknown or missing, or the mode is not one of the choices.
     """
-    if tracker == {"name": "none"}:
-        return
-    if tracker.get("name") != "wandb" or tracker.keys() != _KEYS:
-        raise ValueError(
-            f"a tracker is `name: none` or wandb with keys {sorted(_KEYS)}, got {dict(tracker)}"
-        )
+    wandb = check_keys(NAME, entries, _KEYS)
     for key in ("project", "entity"):
-        if not isinstance(tracker[key], str | None) or _REFUSED.search(tracker[key] or ""):
+        if not isinstance(wandb[key], str | None) or _REFUSED.search(wandb[key] or ""):
             raise ValueError(
-                f"tracker.{key} must be a text without / \\ # ? % :, or null, got {tracker[key]!r}"
+                f"tracker.wandb.{key} must be a text without / \\ # ? % :, or null, "
+                f"got {wandb[key]!r}"
             )
-    if not isinstance(tracker["tags"], list) or not all(
-        isinstance(tag, str) for tag in tracker["tags"]
-    ):
-        raise ValueError(f"tracker.tags must be a list of texts, got {tracker['tags']!r}")
-    if tracker["mode"] not in _MODES:
-        raise ValueError(f"tracker.mode must be one of {_MODES}, got {tracker['mode']!r}")
+    check_tags(NAME, wandb["tags"])
+    if wandb["mode"] not in _MODES:
+        raise ValueError(
+            f"tracker.wandb.mode must be one of {_MODES}, got {wandb['mode']!r:.100}"
+        )
 
 
-def log_run(
-    content: RunContent,
-    *,
-    root: Path,
-    tracker: Mapping[str, Any],
-    group: str,
-    run_id: str | None = None,
-) -> str | None:
-    """Write one W&B run.
+def write_run(
+    content: RunContent, *, root: Path, entries: Mapping[str, Any], group: str, run_id: str
+) -> None:
+    """Write one W&B run to ``wandb`` in the results folder, or upload it.
+
+    What there is of a run of this id is set aside first.
 
     Args:
         content: What the run holds; the files of its artifact are on disk.
-        root: The results folder; the run is written to ``wandb`` in it.
-        tracker: The parsed file of ``conf/tracker``, checked; ``name: none`` logs nothing.
+        root: The results folder.
+        entries: ``tracker.wandb``, checked.
         group: Name of the sweep.
-        run_id: Id of the run; None gives it one of its own.
-
-    Returns:
-        None, or a warning to print.
+        run_id: Id of the run.
     """
-    if tracker["name"] == "none":
-        return None
-    try:
-        with _wandb_environment((root / "wandb").absolute()):
-            _write(content, root, tracker, group, run_id or uuid.uuid4().hex)
-    except Exception as error:  # anything a foreign service raises; the results are on disk
-        return (
-            f"not logged to W&B: {type(error).__name__}: {error} "
-            f"(the results in {root} are complete)"
-        )
-    return None
+    set_aside(root, run_id)
+    folder = (root / "wandb").absolute()
+    own = {name: str(folder / subfolder) for name, subfolder in _FOLDERS.items()}
+    with variables(own | _NO_TELEMETRY):
+        _write(content, root, entries, group, run_id)
 
 
-def upload_hint(root: Path) -> str | None:
+def set_aside(root: Path, run_id: str) -> int:
+    """Move what there is of a run to ``wandb/broken``; return the number of folders."""
+    folders = [f for f in root.glob("wandb/*run-*") if f.name.endswith(f"-{run_id}")]
+    for folder in folders:
+        target = root / "wandb" / BROKEN / folder.name
+        target.parent.mkdir(exist_ok=True)
+        while target.exists():
+            target = target.with_name(f"{target.name}-again")
+        folder.rename(target)
+    return len(folders)
+
+
+def hint(root: Path) -> str | None:
     """One line with the number of offline runs and the command that uploads them.
 
     The artifacts are staged under ``wandb/data`` and known by absolute path: upload before the
@@ -110,15 +108,15 @@ def upload_hint(root: Path) -> str | None:
 
 
 def _write(
-    content: RunContent, root: Path, tracker: Mapping[str, Any], group: str, run_id: str
+    content: RunContent, root: Path, entries: Mapping[str, Any], group: str, run_id: str
 ) -> None:
     import wandb  # noqa: PLC0415 (takes a second to load)
 
-    tags = [str(tag)[:_LONGEST_TAG] for tag in (*tracker["tags"], *content.tags)]
+    tags = [str(tag)[:_LONGEST_TAG] for tag in (*entries["tags"], *content.tags)]
     run = wandb.init(
-        project=tracker["project"],
-        entity=tracker["entity"],
-        mode=tracker["mode"],
+        project=entries["project"],
+        entity=entries["entity"],
+        mode=entries["mode"],
         id=run_id,  # else WANDB_RUN_ID makes one run of all
         name=content.name,
         group=group,
@@ -164,20 +162,3 @@ def _settings(wandb: Any) -> Any:  # noqa: ANN401 (wandb is not typed)
         finish_timeout=_FINISH_SECONDS,
         finish_timeout_raises=True,
     )
-
-
-@contextmanager
-def _wandb_environment(folder: Path) -> Iterator[None]:
-    """Move wandb's own folders into this one and switch its telemetry off, for the block."""
-    values = {name: str(folder / subfolder) for name, subfolder in _FOLDERS.items()}
-    values |= _NO_TELEMETRY
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
