@@ -147,6 +147,7 @@ _ROWS = {
     "FuseAI/OpenChat-3.5-7B": 32002,
 }
 """Beginnings of Hub ids to embedding rows, where they differ from the architecture's."""
+_RMS_NORM_EPS = {"llama": 1e-5, "mistral": 1e-5, "qwen2": 1e-6, "qwen3": 1e-6}
 _ROPE_THETA = {"Qwen/Qwen2.5-Math": 10_000.0}
 _SINGLE_FILE_PARAMETERS = 2_000_000_000
 """Smaller models are one file on the Hub, and have no index."""
@@ -155,6 +156,8 @@ _SINGLE_FILE_PARAMETERS = 2_000_000_000
 def config_of(hub_id: str) -> dict[str, Any]:
     """Return the parsed config.json of a published model, its shapes at least."""
     config = dict(ARCHITECTURES[_architecture_of(hub_id)])
+    if config["model_type"] in _RMS_NORM_EPS:
+        config |= {"rms_norm_eps": _RMS_NORM_EPS[config["model_type"]], "hidden_act": "silu"}
     if (rows := _longest(_ROWS, hub_id)) is not None:
         config["vocab_size"] = rows
     if (theta := _longest(_ROPE_THETA, hub_id)) is not None:
