@@ -5,6 +5,7 @@ import pytest
 from eval.statistics.comparability import (
     best_setting,
     check_comparable,
+    chooses_for,
     contract,
     precision,
     tuned_on_test,
@@ -216,3 +217,18 @@ def test_different_contracts_are_refused_with_the_difference(changes, difference
 def test_unevaluated_run_has_no_contract():
     with pytest.raises(ValueError, match="ties ties-test-0- was not evaluated"):
         contract(replace(ONE, suite=None))
+
+
+@pytest.mark.parametrize(
+    ("validation", "chooses"),
+    [
+        ({"a": "code", "b": "french", "c": "polish"}, True),
+        ({"a": "code", "b": "french"}, True),
+        ({"a": "code", "c": "polish"}, False),
+        ({"a": "code", "b": "german"}, False),
+        ({"a": "code", "b": "french", "d": "english"}, False),
+    ],
+)
+def test_validation_may_leave_out_tasks_of_held_out_domains_only(validation, chooses):
+    test = {"a": "code", "b": "french", "c": "polish"}
+    assert chooses_for(validation, test, ("polish", "english")) == chooses

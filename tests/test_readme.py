@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-REPORT = "results/reports/paper.md"
+REPORT = "results/reports/smol_paper.md"
 BENCHMARK = "results/benchmarks/qwen2-0.5b-3-sources.md"
 COMMANDS = re.compile(r"^    python run\.py (.*?)\s*(?:#.*)?$", re.MULTILINE)
 SPEEDS = {

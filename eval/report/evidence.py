@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eval.leaderboard.board import Board, Row
-from eval.statistics.comparability import best_setting
+from eval.statistics.comparability import best_setting, chooses_for
 from eval.statistics.compare import (
     CLOSE_RESAMPLES,
     Comparison,
@@ -161,13 +161,15 @@ def chosen_settings(
 ) -> list[Mapping[str, Any]]:
     """Choose the best setting of a method on the validation runs of the same models and tasks.
 
+    Tasks of held-out domains need not be among those of the validation runs.
+
     Returns:
         One setting per validation board on which the method has a complete run: more than one
         only if the validation split was read in several ways, such as with another limit.
     """
     chosen: list[Mapping[str, Any]] = []
     for other in boards:
-        if is_validation(other) and _models_and_tasks(other) == _models_and_tasks(board):
+        if is_validation(other) and _chooses_for(other, board):
             tried = [row.record for row in other.merges if row.mean is not None]
             if any(record.name == method for record in tried):
                 chosen.append(best_setting(tried, method=method))
@@ -187,8 +189,9 @@ def mean_of(row: Row) -> float:
     return row.mean.value
 
 
-def _models_and_tasks(board: Board) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return board.models, tuple(sorted(board.domains.items()))
+def _chooses_for(validation: Board, board: Board) -> bool:
+    same_models = validation.models == board.models
+    return same_models and chooses_for(validation.domains, board.domains, board.held_out)
 
 
 def _without_seed(settings: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.evaluator import HF
@@ -133,7 +133,8 @@ def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
 
     A merge is marked if its method was scored outside the validation split with several
     settings, on the same models and tasks, and its setting is not the one that ``best_setting``
-    selects from the validation runs of these models and tasks. Its score must not be reported
+    selects from the validation runs of these models and tasks, or of the tasks without those
+    of held-out domains. Its score must not be reported
     as an estimate of the method's: it would be selected on the test split. A method with one
     setting is never marked, nor is an unmerged model; a default beside the selected setting is.
     Validation runs of several contracts, such as another limit, select one setting each, and
@@ -146,14 +147,17 @@ def tuned_on_test(records: Sequence[Record]) -> dict[str, bool]:
         Fingerprint of every record to True if it is marked.
     """
     validation = defaultdict[Hashable, list[Record]](list)
-    test = defaultdict[Hashable, list[Record]](list)
+    test = defaultdict[tuple[Hashable, Hashable], list[Record]](list)
     for record in filter(_is_result, records):
-        groups = validation if _split(record) == _VALIDATION else test
-        groups[_group_key(record)].append(record)
+        if _split(record) == _VALIDATION:
+            validation[_method_key(record)].append(record)
+        else:
+            test[_method_key(record), _frozen(record.domains)].append(record)
     marked = dict.fromkeys((record.fingerprint for record in records), False)
-    for key, group in test.items():
+    for (key, _), group in test.items():
         if len({_frozen(record.settings) for record in group}) > 1:
-            chosen = _chosen(validation.get(key, []), group[0].name)
+            tried = [run for run in validation.get(key, []) if _chooses_for_run(run, group[0])]
+            chosen = _chosen(tried, group[0].name)
             marked |= {record.fingerprint: record.settings not in chosen for record in group}
     return marked
 
@@ -181,9 +185,30 @@ def _split(record: Record) -> str | None:
     return None if record.suite is None else record.suite.split
 
 
-def _group_key(record: Record) -> Hashable:
-    """Method, models and tasks: equal for the validation and the test runs of one method."""
-    return record.name, record.models.content, _frozen(record.domains)
+def chooses_for(
+    validation: Mapping[str, str], test: Mapping[str, str], held_out: Collection[str]
+) -> bool:
+    """Return True if runs of the validation tasks choose settings for the test tasks.
+
+    Args:
+        validation: Task to domain, on the validation split.
+        test: Task to domain, where the chosen settings are read.
+        held_out: Domains that no source was tuned for: their tasks need not be in both.
+    """
+    lacking = test.keys() - validation.keys()
+    return validation.items() <= test.items() and {test[task] for task in lacking} <= {
+        *held_out
+    }
+
+
+def _chooses_for_run(run: Record, test: Record) -> bool:
+    held_out = () if test.suite is None else test.suite.held_out
+    return chooses_for(run.domains, test.domains, held_out)
+
+
+def _method_key(record: Record) -> Hashable:
+    """Method and models: equal for the validation and the test runs of one method."""
+    return record.name, record.models.content
 
 
 def _mean_over_seeds(records: Sequence[Record]) -> float:
