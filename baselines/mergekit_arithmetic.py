@@ -22,7 +22,7 @@ from seme.elementwise import add_change
 from seme.interface import Site, checked_by, whole_tensor
 
 Trim = Literal["none", "magnitude", "outliers", "random", "rank"]
-"""What is left out of a task vector: nothing, the smallest elements (TIES), the smallest and the
+"""Elements left out of a task vector: none, the smallest elements (TIES), the smallest and the
 ``gamma`` largest (Breadcrumbs), any by chance (DARE), the small ones more often (DELLA)."""
 
 _SMALL_NORM = 1e-7

@@ -73,7 +73,7 @@ class Cell:
     """Show progress bars."""
     started: float = field(default_factory=time.monotonic)
     label: str = ""
-    """What steps and progress bars call the run."""
+    """Title of the run in steps and progress bars."""
     quiet: bool = False
     """Steps go to the log file alone."""
 

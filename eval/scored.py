@@ -21,7 +21,7 @@ _FAILED = "failed: "
 """Begins what stands in place of a metric whose aggregation raised an error."""
 _FIELDS = ("doc_id", "doc_hash", "filter", "metrics")
 _MOST_BYTES = 2**31
-"""Of the unpacked file."""
+"""Largest size of the unpacked file."""
 _DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, MemoryError)
 
 

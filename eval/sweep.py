@@ -23,7 +23,7 @@ _log = logging.getLogger("run")
 _SWEEP = "SEME_SWEEP"
 """Environment variable with the number of cells of the running sweep, and what it varies."""
 _seconds: list[float] = []
-"""What the cells took that this process ran."""
+"""Seconds of every cell that this process ran."""
 _here = [False]
 """Does this process run all cells of the sweep?"""
 

@@ -19,7 +19,7 @@ class Tracker(Protocol):
     NAME: str
     TITLE: str
     PACKAGES: tuple[str, ...]
-    """What its client imports, of the extra that has the tracker's name."""
+    """Modules of its client, installed by the extra of the tracker's name."""
 
     def check_entries(self, entries: object, /) -> None: ...
 

@@ -25,7 +25,7 @@ class Layout:
     ranges: tuple[tuple[int, int] | None, ...]
     names: tuple[str, ...]
     places: Mapping[str, LayerPlace]
-    """Of the tensors in layers."""
+    """Places of the tensors in layers."""
 
     stacks: Mapping[ModelName, list[tuple[int, int]]]
     """Ranges of layers of the models whose layers are stacked anew."""

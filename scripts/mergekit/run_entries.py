@@ -29,7 +29,7 @@ class RunEntries:
 
     method: str
     values: Mapping[str, Any]
-    """Of the method, all tensors'."""
+    """Values of the method for all tensors."""
     overrides: tuple[Mapping[str, Any], ...]
     pivot: Mapping[str, Any]
     sources: tuple[Mapping[str, Any], ...]
