@@ -1,6 +1,8 @@
 """Load a model folder for scoring: all of it and nothing else, or an error."""
 
 import json
+import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,19 @@ from transformers import (  # noqa: E402
 
 from eval.suite import Suite  # noqa: E402
 
+_logger = logging.getLogger(__name__)
+
 _LOADING_ENTRIES = ("transformers_weights", "fusion_config")
 """Entries of config.json by which transformers would load other files or modules."""
 _ADAPTER = "adapter_config.json"
 _MOST_CHARACTERS = 300
 """Characters kept of another library's error."""
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16"),
+}
+"""Names in ``torch.cpu.get_capabilities()`` of what multiplies such numbers on an x86."""
 
 
 def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTrainedModel:
@@ -54,6 +63,8 @@ def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTra
         )
     config = _read_config(folder)
     outline = _outline(folder, config)
+    if device == "cpu" and dtype is not None:
+        _warn_of_slow(dtype)
     load: Any = AutoModelForCausalLM.from_pretrained  # its types forget the loading info
     model, loading = load(
         folder,
@@ -70,6 +81,21 @@ def load_model(folder: Path, *, device: str, dtype: str | None = None) -> PreTra
     _check_finite(folder, model)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+@cache  # once a process, not once a model
+def _warn_of_slow(dtype: str) -> None:
+    """Warn where the processor has no instructions for a precision."""
+    names = _INSTRUCTIONS.get(dtype, ())
+    has = torch.cpu.get_capabilities()
+    if names and all(has.get(name) is False for name in names):  # absent on other processors
+        _logger.warning(
+            "this processor has no instructions for %s (%s): scoring in float32 "
+            "(suite.dtype=float32) may be several times faster; its scores differ slightly and "
+            "are ranked apart",
+            dtype,
+            ", ".join(names),
+        )
 
 
 def _read_config(folder: Path) -> Any:  # noqa: ANN401 (a class for each architecture)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eval.load import load_model, load_tokenizer
+from eval.load import _warn_of_slow, load_model, load_tokenizer
 from tests.conftest import TINY
 
 HOSTILE = {
@@ -92,3 +92,28 @@ def test_a_damaged_tokenizer_is_an_error_with_its_folder(folder, content):
     ) as caught:
         load_tokenizer(folder)
     assert len(str(caught.value)) < 500 + len(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capabilities", "n_warnings"),
+    [
+        ("bfloat16", {"avx512_bf16": False, "amx_bf16": False}, 1),
+        ("float16", {"avx512_fp16": False, "amx_fp16": False}, 1),
+        ("bfloat16", {"avx512_bf16": False, "amx_bf16": True}, 0),
+        ("bfloat16", {"architecture": "aarch64"}, 0),
+        ("float32", {"avx512_bf16": False, "amx_bf16": False}, 0),
+    ],
+)
+def test_a_precision_that_the_processor_lacks_is_said_once(
+    folder, monkeypatch, caplog, dtype, capabilities, n_warnings
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    _warn_of_slow.cache_clear()
+    for _ in range(2):
+        load_model(folder, device="cpu", dtype=dtype)
+    said = [
+        record.getMessage() for record in caplog.records if "suite.dtype" in record.getMessage()
+    ]
+    assert len(said) == n_warnings
+    assert all(f"no instructions for {dtype}" in line for line in said)
+    _warn_of_slow.cache_clear()
