@@ -36,7 +36,6 @@ SOLE_IMPORTERS = {
     "mlflow": ("eval/tracking/mlflow_run.py",),
     "hydra": (
         "eval/sweep.py",
-        "scripts/mergekit/run_entries.py",
         "seme_bench/run.py",
         "seme_bench/start.py",
     ),

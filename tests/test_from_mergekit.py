@@ -128,7 +128,7 @@ def test_readings_of_this_project_say_how_they_differ(root):
 def test_tokenizer_of_the_base_orders_rows_by_token(root, given):
     found = converted(TIES + given, root)
     assert found.entries.tokens == "by_text"
-    assert 'tokens="by_text"' in found.entries.arguments()
+    assert "tokens=by_text" in found.entries.arguments()
     assert found.differences[-1].startswith("rows of embeddings follow the tokens")
     assert converted(TIES, root).entries.tokens is None
 

@@ -2,27 +2,10 @@
 
 import shlex
 
-import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from seme.publishing.command import merge_command, written
-
-VALUES = [
-    "plain/path", "~/models/a b", "1", "0123", "null", "True", "a,b", "[x]", "{y: z}", 'say "no"',
-    "it's", "back\\slash", 'end\\', 'both\\"', "", " ", "x=y", "é", "org/name@v1", "1e-5", "nan",
-    None, True, False, 0, 3, 0.1, 1e-05, -2.5, [1, 0.5], [], {"a": [1, {"b": None}]},
-    {"path_to_adapter": "./lo ra", "location": "1"},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_value_is_read_back(value):
-    override = OverridesParser.create().parse_override(f"key={written(value)}")
-    read = override.value()
-    assert read == value
-    assert type(read) is type(value)
+from seme.publishing.command import merge_command
 
 
 def test_command_composes_to_the_run_it_was_made_from(repository):

@@ -1,7 +1,6 @@
 """A translated recipe as the entries of a run: method values, overrides, the pool, the dtype."""
 
 import glob
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.types import Quote, QuotedString
 from torch import Tensor
 
 from scripts.mergekit.layout import Layout, Names
@@ -17,6 +15,7 @@ from scripts.mergekit.parameters import Setting
 from scripts.mergekit.recipe import Recipe
 from scripts.mergekit.work import Translation
 from seme.binding import bind_method, check_method
+from seme.override_text import model_value, override_text
 from seme.overrides import parse_overrides
 from seme.tensor_methods import bind_overrides
 
@@ -46,15 +45,15 @@ class RunEntries:
             f"method.{key}": value for key, value in self.values.items() if value != usual[key]
         }
         pool = {
-            "models.pivot": _short(self.pivot),
-            "models.sources": [*map(_short, self.sources)],
+            "models.pivot": model_value(self.pivot),
+            "models.sources": [*map(model_value, self.sources)],
         }
         entries = {**lines, **pool, "dtype": self.dtype, "tokens": self.tokens}
         entries["overrides"] = list(self.overrides)
         return [
             f"method={self.method}",
             "models=custom",
-            *(f"{key}={_written(value)}" for key, value in entries.items()
+            *(f"{key}={override_text(value)}" for key, value in entries.items()
               if value is not None and value != []),
         ]  # fmt: skip
 
@@ -166,19 +165,3 @@ def _corrections(
         elif any(abs(wanted - _own(found, key)) > 1e-9 for key, wanted in wrong.items()):
             raise AssertionError(f"overrides give {name} {found}, expected {wrong}")
     return corrections
-
-
-def _short(entry: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Return a model's entry as its location where it has nothing else."""
-    return entry["location"] if entry.keys() == {"location"} else entry
-
-
-def _written(value: Any) -> str:  # noqa: ANN401 (plain values)
-    """Write a value in Hydra's grammar of overrides."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, str):
-        return QuotedString(text=value, quote=Quote.double).with_quotes()
-    return json.dumps(value)

@@ -1,12 +1,11 @@
 """Command line that makes a merge again, in Hydra's grammar of overrides, for a shell."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_PLAIN = re.compile(r"[A-Za-z_~./][\w./~*-]*")
-_WORDS = {"null", "true", "false", "inf", "nan", "on", "off", "yes", "no"}
+from seme.override_text import model_value, override_text
+
 _USUAL: dict[str, Any] = {"include": ["*"], "tokens": "same", "max_shard_size": "5GB"}
 """What conf/config.yaml has; entries that are null or empty there are left out as well."""
 
@@ -34,29 +33,14 @@ def merge_command(
         "method": method,
         **dict(_leaves(config, "method")),
         "models": "custom",
-        "models.pivot": _short(pivot),
-        "models.sources": [*map(_short, sources)],
+        "models.pivot": model_value(pivot),
+        "models.sources": [*map(model_value, sources)],
         **{k: v for k, v in settings.items() if v not in (None, [], {}, _USUAL.get(k))},
         "suite": "none",
         "merged_dir": merged_dir,
     }
-    arguments = [f"{key}={written(value)}" for key, value in entries.items()]
+    arguments = [f"{key}={override_text(value)}" for key, value in entries.items()]
     return shlex.join(["python", "run.py", *arguments])
-
-
-def written(value: Any) -> str:  # noqa: ANN401 (plain values)
-    """Write a value as Hydra reads it back."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(written, value)) + "]"
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
-            return value
-        return '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", value)) + '"'
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
 
 
 def _leaves(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
@@ -66,8 +50,3 @@ def _leaves(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{path}.{key}")
         elif not key.startswith("_"):
             yield f"{path}.{key}", value
-
-
-def _short(entry: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Return a model's entry as its location where it has nothing else."""
-    return entry["location"] if entry.keys() == {"location"} else entry
