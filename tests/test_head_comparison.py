@@ -106,7 +106,8 @@ def test_tokens_added_beside_equal_vocabulary_files_are_matched_by_their_text(
             (model.path / "vocab.json").write_text(json.dumps(ids))
             (model.path / "merges.txt").write_text("")
     assert match_tokens(*models) is None
-    for model, added in zip(models, ({"<x>": 158, "<y>": 159}, {"<y>": 158, "<x>": 159})):
+    for model, first, second in ((models[0], "<x>", "<y>"), (models[1], "<y>", "<x>")):
+        added = {first: 158, second: 159}
         (model.path / "added_tokens.json").write_text(json.dumps(added))
     tokens = match_tokens(*models)
     assert tokens.source_rows.tolist() == [*range(158), 159, 158]

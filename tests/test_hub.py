@@ -23,7 +23,8 @@ def hub(monkeypatch):
         yield server
 
 
-def test_a_hub_that_never_answers_is_given_up_after_a_moment(hub, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_never_answers_is_given_up_after_a_moment(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "code").mkdir()
     start = time.monotonic()
@@ -33,7 +34,8 @@ def test_a_hub_that_never_answers_is_given_up_after_a_moment(hub, tmp_path, monk
     assert time.monotonic() - start < 3
 
 
-def test_a_silent_hub_is_not_asked_again_at_once(hub, monkeypatch):
+@pytest.mark.usefixtures("hub")
+def test_a_silent_hub_is_not_asked_again_at_once(monkeypatch):
     assert not hub_answers()
     start = time.monotonic()
     assert not hub_answers()

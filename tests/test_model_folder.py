@@ -191,8 +191,9 @@ def test_a_location_that_no_folder_can_have_is_refused_briefly(tmp_path, locatio
     str(caught.value).encode()
 
 
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("location", ["cod", "models/bse", Path("models/bse")])
-def test_an_absent_folder_is_named_with_those_of_like_names(cache, tmp_path, location):
+def test_an_absent_folder_is_named_with_those_of_like_names(tmp_path, location):
     for name in ("code", "models/base", "other"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "cod.txt").touch()
