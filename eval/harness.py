@@ -27,8 +27,9 @@ from rich.progress import (  # noqa: E402
 from eval.evaluator import HF  # noqa: E402
 from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
+from eval.postponed import completed, postponed_errors  # noqa: E402
 from eval.records import Sample, Score  # noqa: E402
-from eval.scored import Scored, aggregated, postponed_errors, scored_from  # noqa: E402
+from eval.scored import Scored, scored_from  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402
 from eval.task_extras import local_extras  # noqa: E402
@@ -165,7 +166,8 @@ def evaluation_of(suite: Suite, scored: Scored) -> Evaluation:
         ValueError: If a metric is unknown, or a score is not a fraction.
     """
     tasks = build_tasks(suite)
-    logged, reported = scored.samples, aggregated(scored, tasks)
+    scored = completed(scored, tasks)
+    logged, reported = scored.samples, scored.results
     resolved = tuple(
         resolve(task, tasks[task.task], metric_names(logged[task.task])) for task in suite.tasks
     )

@@ -31,7 +31,7 @@ from eval.records import (
     write_record,
 )
 from eval.schema import build
-from eval.scored import SCORED_NAME, Scored, read_scored, write_scored
+from eval.scored import SCORED_NAME, Scored, read_scored, where_kept, write_scored
 from eval.statistics.scores import overall_mean
 from eval.suite import Suite
 from eval.tables import with_error
@@ -294,10 +294,9 @@ class Cell:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_scored(kept, scored)
-            error.add_note(
-                "raised after the model was scored: merge and scores are kept in "
-                f"{kept.parent}, and the same command goes on from them (force=true repeats all)"
-            )
+            assert self.suite is not None, "scores are of a suite"
+            has_own_tasks = self.suite.include_path is not None
+            error.add_note(where_kept(kept.parent, has_own_tasks=has_own_tasks))
             failure = replace(
                 draft,
                 status="failed",

@@ -6,8 +6,7 @@ the run's record, and the same command goes on from them.
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import numpy as np
 from eval.records import atomic_write
 
 SCORED_NAME = "scored.json.gz"
-_FAILED = "failed: "
-"""Begins what stands in place of a metric whose aggregation raised an error."""
 _FIELDS = ("doc_id", "doc_hash", "filter", "metrics")
 _MOST_BYTES = 2**31
 """Largest size of the unpacked file."""
@@ -60,68 +57,6 @@ def scored_from(
     )
 
 
-@contextmanager
-def postponed_errors(tasks: Iterable[Any]) -> Iterator[None]:
-    """Let lm-eval finish where a task's aggregation over documents raises an error.
-
-    The metric is then what :func:`aggregated` computes again, so that the error comes after all
-    tasks are scored.
-
-    Args:
-        tasks: lm-eval's tasks.
-    """
-    changed = list(tasks)
-    for task in changed:
-        task.aggregation = _postponing(task.aggregation)
-    try:
-        yield
-    finally:
-        for task in changed:
-            del task.aggregation  # the class's own again
-
-
-def _postponing(
-    aggregation: Callable[[], Mapping[str, Callable[..., Any]]],
-) -> Callable[[], dict[str, Callable[..., Any]]]:
-    def postponed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def aggregate(values: Sequence[Any]) -> Any:  # noqa: ANN401
-            try:
-                return function(values)
-            except Exception as error:  # raised again by aggregated
-                return f"{_FAILED}{type(error).__name__}"
-
-        return aggregate
-
-    return lambda: {metric: postponed(function) for metric, function in aggregation().items()}
-
-
-def aggregated(scored: Scored, tasks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the results with metrics aggregated whose aggregation failed before.
-
-    Raises:
-        Exception: Whatever the task's function raises; a note names task and metric.
-    """
-    return {
-        task: {
-            key: _aggregated(scored.samples[task], key, tasks[task])
-            if isinstance(value, str) and value.startswith(_FAILED)
-            else value
-            for key, value in results.items()
-        }
-        for task, results in scored.results.items()
-    }
-
-
-def _aggregated(samples: Sequence[Mapping[str, Any]], key: str, task: Any) -> Any:  # noqa: ANN401
-    metric, _, filter_name = key.partition(",")
-    of_filter = [sample for sample in samples if sample["filter"] == filter_name]
-    try:
-        return task.aggregation()[metric]([s[metric] for s in of_filter if metric in s])
-    except Exception as error:
-        error.add_note(f"while aggregating {metric} of {task.config.task} over its documents")
-        raise
-
-
 def write_scored(path: Path, scored: Scored) -> None:
     """Write scores to a file, whole or not at all.
 
@@ -137,6 +72,20 @@ def write_scored(path: Path, scored: Scored) -> None:
         "max_length": scored.max_length,
     }
     atomic_write(path, gzip.compress(json.dumps(content).encode(), mtime=0))
+
+
+def where_kept(folder: Path, *, has_own_tasks: bool) -> str:
+    """Say where scores are kept, and what takes them up.
+
+    Args:
+        folder: Of the run.
+        has_own_tasks: The tasks are files of the user's, which are part of a run's identity.
+    """
+    edited = ", an edited task is another run" if has_own_tasks else ""
+    return (
+        f"raised after the model was scored: merge and scores are kept in {folder}, and the same "
+        f"command goes on from them (force=true repeats all{edited})"
+    )
 
 
 def read_scored(path: Path) -> Scored:

@@ -233,7 +233,8 @@ def cap_answers(requests: Iterable[Any], max_length: int, max_gen_toks: int) -> 
 def _joined(ranks: Sequence[Any]) -> Any:  # noqa: ANN401 (lm-eval's samples, or its metrics)
     """Put a task's samples, or the values of its metrics, in the order of the documents."""
     if isinstance(ranks[0], Mapping):
-        return {key: in_order([of_rank[key] for of_rank in ranks]) for key in ranks[0]}
+        keys = dict.fromkeys(key for of_rank in ranks for key in of_rank)
+        return {key: in_order([of_rank.get(key, []) for of_rank in ranks]) for key in keys}
     filters = dict.fromkeys(sample["filter"] for sample in ranks[0])
     return [
         sample

@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seme.alignment.tokens import Vocabulary, added_beside, read_whole_vocabulary
+from seme.alignment.tokens import Vocabulary, have_one_vocabulary, read_whole_vocabulary
 from seme.checkpoint.protocol import describe
 from seme.checkpoint.reader import Checkpoint
-from seme.checkpoint.regular_file import find_file
 from seme.checkpoint.renamed import NamedSource
 from seme.checkpoint.tokenizer_files import vocabulary_files
 from seme.embedding_rows import (
@@ -32,7 +31,6 @@ from seme.settings import Tokens
 
 _N_NAMED = 3
 _NO_TOKEN = "no token"
-_BESIDE = ("added_tokens.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +179,7 @@ class TokenizerComparison:
         ours, theirs = self._pivot.tokenizer_folder, source.tokenizer_folder
         has_both = bool(vocabulary_files(ours) and vocabulary_files(theirs))
         is_needed = isinstance(source, FittedSource) or self._tokens == "by_text"
-        if not (has_both or is_needed) or (has_both and _are_alike(ours, theirs)):
+        if not (has_both or is_needed) or (has_both and have_one_vocabulary(ours, theirs)):
             return None
         try:
             return match_vocabularies(self._read(ours), self._read(theirs))
@@ -277,27 +275,6 @@ def _pairs(pivot: Vocabulary, source: Vocabulary) -> Iterator[tuple[int, int]]:
 def _texts(vocabulary: Vocabulary) -> dict[int, bytes]:
     texts = {i: text for text, ids in vocabulary.ids.items() for i in ids}
     return texts | {i: content.encode() for content, i in vocabulary.specials.items()}
-
-
-def _are_alike(folder: Path, other: Path) -> bool:
-    """Return True if two folders hold one vocabulary, by their files' bytes."""
-    if folder.resolve() == other.resolve():
-        return True
-    files, others = vocabulary_files(folder), vocabulary_files(other)
-    are_equal = [f.name for f in files] == [f.name for f in others] and all(
-        filecmp.cmp(*pair, shallow=False) for pair in zip(files, others, strict=True)
-    )
-    return are_equal and (
-        all(_is_same_file(folder, other, name) for name in _BESIDE)
-        or added_beside(folder) == added_beside(other)
-    )
-
-
-def _is_same_file(folder: Path, other: Path, name: str) -> bool:
-    file, another = find_file(folder, name), find_file(other, name)
-    if file is None or another is None:
-        return file is another
-    return filecmp.cmp(file, another, shallow=False)
 
 
 def _share_a_file(folder: Path, other: Path) -> bool:

@@ -36,9 +36,9 @@ def start(root: Path) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
-    end_after_runs()
-    os.chdir(root)
     try:
+        end_after_runs()
+        os.chdir(root)
         check_aliases(config_folders(sys.argv[1:], CONF))
         main()
     except KeyboardInterrupt:

@@ -93,6 +93,34 @@ def test_an_adapter_with_a_tokenizer_has_its_own(tmp_path):
     assert tokens.source_rows.tolist() == [159, *range(159)]
 
 
+@pytest.mark.parametrize("has_merges", [False, True])
+def test_tokens_added_beside_equal_vocabulary_files_are_matched_by_their_text(
+    has_merges, tmp_path
+):
+    # rows 158 and 159 of the source are the pivot's 159 and 158
+    models = [opened(tmp_path / name, words=WORDS[:158]) for name in ("pivot", "source")]
+    if has_merges:  # the files of GPT-2
+        for model in models:
+            (model.path / "tokenizer.json").unlink()
+            ids = {word: row for row, word in enumerate(WORDS[:158])}
+            (model.path / "vocab.json").write_text(json.dumps(ids))
+            (model.path / "merges.txt").write_text("")
+    assert match_tokens(*models) is None
+    for model, first, second in ((models[0], "<x>", "<y>"), (models[1], "<y>", "<x>")):
+        added = {first: 158, second: 159}
+        (model.path / "added_tokens.json").write_text(json.dumps(added))
+    tokens = match_tokens(*models)
+    assert tokens.source_rows.tolist() == [*range(158), 159, 158]
+
+
+def test_tokens_added_beside_in_other_files_are_the_same_tokens(tmp_path):
+    models = [opened(tmp_path / name, words=WORDS[:158]) for name in ("pivot", "source")]
+    (models[0].path / "added_tokens.json").write_text('{"<x>": 158}')
+    decoder = {"added_tokens_decoder": {"158": {"content": "<x>"}}}
+    (models[1].path / "tokenizer_config.json").write_text(json.dumps(decoder))
+    assert match_tokens(*models) is None
+
+
 def test_too_few_shared_tokens_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"width 48 .* 192, .* 158"):
         tokens_of(tmp_path, WORDS, [*WORDS[2:], "a", "b"], hidden_size=48)

@@ -295,6 +295,7 @@ def record_hub_requests(monkeypatch, *snapshots):
         return str(next(left))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("seme.checkpoint.hub.hub_answers", lambda: True)
     return requests
 
 

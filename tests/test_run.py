@@ -297,6 +297,33 @@ def test_scores_survive_an_error_of_a_tasks_own_aggregation(cell, tmp_path, work
     assert path.with_name("scored.json.gz").exists()
 
 
+def test_answers_survive_an_error_of_a_tasks_own_function_of_a_document(
+    cell, tmp_path, work, monkeypatch
+):
+    process = """
+import os
+def process(doc, results):
+    if doc["text"] == "yz" and "WORDS" not in os.environ:
+        raise LookupError("the words are not installed")
+    return {"acc": float(results[doc["gold"]] == max(results))}
+"""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/data.py").write_text(DATA + process)
+    text = f"{PICK}process_results: !function data.process\n"
+    (tmp_path / "tasks/pick.yaml").write_text(text)
+    options = {"include_path": str(tmp_path / "tasks")}
+    for _ in range(2):
+        with pytest.raises(LookupError, match="not installed") as caught:
+            cell(options=options)
+        place = "while process_results computed the metrics of document 1 of pick"
+        assert place in caught.value.__notes__
+    assert work == ["merge", "score scratch"]
+    monkeypatch.setenv("WORDS", "here")
+    record = cell(options=options)
+    assert work == ["merge", "score scratch", *(f"score {name}" for name in NAMES)]
+    assert record.scores["pick"].n == 3
+
+
 def test_scores_of_an_unmerged_model_survive_too(cell, tmp_path, monkeypatch, work):
     calls, real = [], harness.score_of
 

@@ -9,8 +9,6 @@ import pytest
 
 from eval.scored import (
     SCORED_NAME,
-    aggregated,
-    postponed_errors,
     read_scored,
     scored_from,
     write_scored,
@@ -82,33 +80,3 @@ def test_a_damaged_file_is_named(damage, tmp_path):
     (tmp_path / SCORED_NAME).write_bytes(DAMAGED[damage])
     with pytest.raises(ValueError, match=r"scored\.json\.gz holds no scores \("):
         read_scored(tmp_path / SCORED_NAME)
-
-
-class Task:
-    """As lm-eval's: the function of a metric over documents."""
-
-    function = staticmethod(sum)
-
-    def aggregation(self):
-        return {"acc": self.function}
-
-
-def test_a_failed_aggregation_is_made_up_for_later():
-    task = Task()
-    task.function = lambda _values: 1 / 0
-    with postponed_errors([task]):
-        value = task.aggregation()["acc"]([1.0])
-        assert value == "failed: ZeroDivisionError"
-    samples = {"t": [logged(acc=1.0), logged(acc=2.0), logged(acc=9.0) | {"filter": "other"}]}
-    results = {"results": {"t": {"acc,none": value, "alias": "t"}}, "versions": {}}
-    given = scored_from(results | {"samples": samples}, caps={}, max_length=1)
-    task.function = sum
-    assert aggregated(given, {"t": task}) == {"t": {"acc,none": 3.0, "alias": "t"}}
-
-
-def test_aggregations_are_the_tasks_own_again():
-    task = Task()
-    with postponed_errors([task]):
-        assert task.aggregation()["acc"]([1, 2]) == 3
-        assert task.aggregation()["acc"] is not sum
-    assert task.aggregation()["acc"] is sum

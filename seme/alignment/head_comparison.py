@@ -6,9 +6,7 @@ already in the pivot's frame. A sample of the rows detects such a source; all sh
 read only of a source that must be mapped.
 """
 
-import filecmp
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +23,8 @@ from seme.alignment.semantic_bases import Bases, semantic_bases
 from seme.alignment.tokens import (
     MIN_TOKENS_PER_DIMENSION,
     SharedTokens,
-    read_vocabulary,
+    have_one_vocabulary,
+    read_whole_vocabulary,
     shared_tokens,
 )
 from seme.architecture.families import family_of, readout_of
@@ -50,16 +49,18 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     n_pivot, width = head_shape(pivot)
     n_source, source_width = head_shape(source)
     folders = (pivot.tokenizer_folder, source.tokenizer_folder)
-    pivot_files, source_files = map(vocabulary_files, folders)
-    if n_pivot == n_source and _are_alike(pivot_files, source_files):
+    has_pivot, has_source = (bool(vocabulary_files(folder)) for folder in folders)
+    if n_pivot == n_source and (
+        (not has_pivot and not has_source) or have_one_vocabulary(*folders)
+    ):
         return None
-    if not pivot_files or not source_files:
-        lacking = folders[1] if pivot_files else folders[0]
+    if not has_pivot or not has_source:
+        lacking = folders[1] if has_pivot else folders[0]
         raise ValueError(
             f"{lacking} has no vocabulary to match tokens by: put its tokenizer files "
             f"({', '.join(VOCABULARIES)}) into that folder"
         )
-    pivot_vocabulary, source_vocabulary = map(read_vocabulary, folders)
+    pivot_vocabulary, source_vocabulary = map(read_whole_vocabulary, folders)
     if pivot_vocabulary == source_vocabulary and n_pivot == n_source:
         return None
     return shared_tokens(
@@ -121,14 +122,6 @@ def head_shape(model: Weights) -> tuple[int, int]:
     """Rows and width of a model's LM head."""
     rows, width = model.shape(readout_of(model.config, model.names).head)
     return rows, width
-
-
-def _are_alike(files: list[Path], others: list[Path]) -> bool:
-    """Return True if two folders hold the same vocabulary files, or none."""
-    return [file.name for file in files] == [other.name for other in others] and all(
-        filecmp.cmp(file, other, shallow=False)
-        for file, other in zip(files, others, strict=True)
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ files, as data; no tokenizer library is loaded.
 """
 
 import base64
+import filecmp
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
 from seme.checkpoint.model_folder import read_object
 from seme.checkpoint.regular_file import brief, find_file, read_whole, shown
+from seme.checkpoint.tokenizer_files import vocabulary_files
 
 MIN_TOKENS_PER_DIMENSION = 4
 """Shared tokens that a map between residual streams needs for each dimension of the width."""
@@ -35,6 +37,8 @@ _MAX_TIKTOKEN_BYTES = 20_000_000
 _BUDGET = 480_000_000
 """Bytes of memory for a tokenizer.json: Gemma's, the largest known, has 33 MB."""
 _MAX_ID = 2**31
+_BESIDE = ("added_tokens.json", "tokenizer_config.json")
+"""Files that may add tokens to a vocabulary."""
 _TIKTOKEN_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,9})")
 
 
@@ -187,6 +191,31 @@ def added_beside(folder: Path) -> dict[str, int]:
                 f"added_tokens.json or tokenizer_config.json of {folder}"
             )
     return added
+
+
+def have_one_vocabulary(folder: Path, other: Path) -> bool:
+    """Return True if two folders hold equal vocabulary files, and add equal tokens beside them.
+
+    Raises:
+        ValueError: If a file that adds tokens is damaged, or one is no regular file.
+    """
+    if folder.resolve() == other.resolve():
+        return True
+    files, others = vocabulary_files(folder), vocabulary_files(other)
+    are_equal = [f.name for f in files] == [f.name for f in others] and all(
+        filecmp.cmp(*pair, shallow=False) for pair in zip(files, others, strict=True)
+    )
+    return are_equal and (
+        all(_is_same_file(folder, other, name) for name in _BESIDE)
+        or added_beside(folder) == added_beside(other)
+    )
+
+
+def _is_same_file(folder: Path, other: Path, name: str) -> bool:
+    file, another = find_file(folder, name), find_file(other, name)
+    if file is None or another is None:
+        return file is another
+    return filecmp.cmp(file, another, shallow=False)
 
 
 def _tokenizer_file(folder: Path) -> tuple[Path, Callable[[Path], Vocabulary]]:

@@ -1,15 +1,15 @@
 """Model folders: local ones and snapshots in the Hugging Face Hub's cache; their JSON files."""
 
+import difflib
+import itertools
 import os
 import re
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-
+from seme.checkpoint.hub import fetch_snapshot
 from seme.checkpoint.json_text import BUDGET, parse_object
 from seme.checkpoint.regular_file import find_file, is_file_name, read_whole, shown
 
@@ -38,7 +38,8 @@ _NEVER_FETCHED = [
     *("*/*.json", "*/*.safetensors", "*/*.model", "*/*.tiktoken", "*/*.txt", "*/*.codes"),
     *("LICENSE*/*", "tokenizer.model.v*/*", "[!a]*/*.jinja"),
 ]
-_TRUE = {"1", "true", "yes", "on"}
+_MOST_BESIDE = 10_000
+"""Entries of a folder among which like names are looked for."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -78,12 +79,19 @@ def locate(
         return ModelFolder(folder=folder, commit=None)
     if folder is None or isinstance(location, Path) or not _HUB_ID.fullmatch(location):
         raise ValueError(
-            f"no model folder at {_bare(folder or location)}: give an existing folder (relative "
-            f"to {root}) or a Hugging Face Hub id such as org/name"
+            f"no model folder at {_bare(folder or location)}{_near(folder)}: give an existing folder "
+            f"(relative to {root}) or a Hugging Face Hub id such as org/name"
         )
     if revision is not None and not isinstance(revision, str):
         raise ValueError(f"the revision of {location} must be text, got {shown(revision)}")
-    snapshot = _fetch(location, revision, folder, weights)
+    snapshot = fetch_snapshot(
+        location,
+        revision,
+        folder,
+        allow=[_WEIGHTS, *_FETCHED] if weights else _FETCHED,
+        ignore=_NEVER_FETCHED,
+        near=_near(folder),
+    )
     return ModelFolder(
         folder=snapshot, commit=snapshot.name
     )  # the cache names snapshots by commit
@@ -97,6 +105,22 @@ def expanded(location: str | Path, root: Path) -> Path | None:
     except (OSError, RuntimeError, ValueError):  # the second: ~ of an unknown user
         return None
     return folder
+
+
+def _near(folder: Path | None) -> str:
+    """Name the folders beside an absent one whose names are most like it."""
+    if folder is None:
+        return ""
+    try:
+        with os.scandir(folder.parent) as entries:
+            beside = [
+                e.name for e in itertools.islice(entries, _MOST_BESIDE)
+                if e.is_dir() and e.name.isprintable()
+            ]  # fmt: skip
+    except OSError:
+        return ""
+    like = difflib.get_close_matches(folder.name, beside, n=3)
+    return f"; beside it there is {', '.join(map(shown, like))}" if like else ""
 
 
 def _bare(location: str | Path) -> str:
@@ -163,41 +187,3 @@ def read_index(folder: Path) -> dict[str, str]:
                 "folder, and are names of files"
             )
     return placed
-
-
-def _fetch(hub_id: str, revision: str | None, folder: Path, weights: bool) -> Path:
-    """Fetch a snapshot from the Hub, or find it in the local cache when offline."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                hub_id,
-                revision=revision,
-                allow_patterns=[_WEIGHTS, *_FETCHED] if weights else _FETCHED,
-                ignore_patterns=_NEVER_FETCHED,
-                local_files_only=offline,
-            )
-        )
-    except Exception as error:  # lost connections raise errors of the HTTP library
-        raise ValueError(
-            f"{hub_id} is neither a folder ({folder} does not exist) nor a model the Hub "
-            f"delivered ({type(error).__name__}): {_advice(hub_id, revision, offline, error)}"
-        ) from error
-
-
-def _advice(hub_id: str, revision: str | None, offline: bool, error: Exception) -> str:
-    """Return what to do about a snapshot that was not fetched."""
-    from huggingface_hub.errors import (  # noqa: PLC0415 (loads a client for the web)
-        LocalEntryNotFoundError,
-    )
-
-    if not offline and not isinstance(error, LocalEntryNotFoundError):
-        return "check the id and the revision, and log in with `hf auth login` if it is gated"
-    command = ["hf", "download", hub_id, *(["--revision", revision] if revision else [])]
-    folder = f"models--{hub_id.replace('/', '--')}"
-    cause = "HF_HUB_OFFLINE is set: unset it" if offline else "the Hub cannot be reached: retry"
-    return (
-        f"the model is not, or not whole, in the local cache, and {cause}, or run "
-        f"`{shlex.join(command)}` on a machine with a network and bring {folder} from its "
-        f"cache to {huggingface_hub.constants.HF_HUB_CACHE}"
-    )

@@ -1,0 +1,1 @@
+"""Sweeps killed at random moments and run side by side: ``python -m scripts.kill_runs``."""
