@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from seme.checks import check_finite
 
 _ROUNDING = 2.0**-40
-"""Of the sum of the absolute weights: a sum below it is zero, but for rounding."""
+"""Largest sum of weights that counts as zero, as a share of the sum of their absolute values."""
 
 
 def check_weights(weights: object, n_sources: int) -> None:

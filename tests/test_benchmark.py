@@ -242,7 +242,7 @@ def test_benchmark_runs_end_to_end_with_mergekit(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--methods", "tie"], r"unknown \['tie'\]; expected names from \['average'"),
+        (["--methods", "tie"], r"unknown \['tie'\]; expected names from \['ace'"),
         (["--repeats", "0"], "must be at least 1, got 0"),
         (["--shape", "small"], "invalid choice: 'small'"),
     ],

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
                 scratch / "half", shape.halved(), options.sources, None, options.pause
             )
             rows += measure(half, shape.halved(), scaled, options.repeats)
-    name = f"{options.shape}-{options.sources}-sources"
+    name = options.name or f"{options.shape}-{options.sources}-sources"
     _write(options.output, name, rows, _environment(mergekit))
 
 
@@ -190,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         help="methods also measured with 2 to 8 sources and at half the size; '' for none",
     )
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
+    parser.add_argument("--name", help="stem of the files; default: shape and sources")
     parser.add_argument("--scratch", type=Path, help="folder for the models, on a local disk")
     parser.add_argument("--mergekit", type=Path, help="the program mergekit-yaml")
     return parser

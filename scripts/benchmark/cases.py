@@ -94,11 +94,51 @@ CASES = {
             peer=_peer("sce", parameters={"select_topk": _DENSITY}),
         ),
         Case(name="seme", overrides=("method=seme", f"method.tau={_DENSITY}"), peer=None),
+        Case(
+            name="breadcrumbs",
+            overrides=(
+                "method=breadcrumbs",
+                f"method.density={_DENSITY}",
+                f"method.lam={_LAM}",
+            ),
+            peer=_peer(
+                "breadcrumbs",
+                weight=_LAM,
+                per_source={"density": _DENSITY, "gamma": 0.01},
+                coincides=True,
+            ),
+        ),
+        Case(
+            name="della",
+            overrides=("method=della", f"method.density={_DENSITY}"),
+            peer=_peer(
+                "della", normalize=True, per_source={"density": _DENSITY, "epsilon": 0.07}
+            ),
+        ),
+        Case(
+            name="multislerp",
+            overrides=("method=multislerp",),
+            peer=_peer("multislerp", coincides=True),
+        ),
+        Case(
+            name="karcher", overrides=("method=karcher",), peer=_peer("karcher", coincides=True)
+        ),
+        Case(name="model_stock", overrides=("method=model_stock",), peer=_peer("model_stock")),
+        Case(
+            name="ram_tensor",
+            overrides=("method=ram", "method.scope=tensor"),
+            peer=_peer("ramplus_tl", parameters={"r": 0.1, "alpha": 0.2}),
+        ),
+        *(
+            Case(name=name, overrides=(f"method={name}",), peer=None)
+            for name in ("consensus", "iso_c", "iso_cts", "tsv_m", "wudi", "swudi", "ace")
+        ),
     )
 }
 """Cases by name. TIES over the whole model is paired with mergekit's, which trims per tensor:
 the work is the same, the numbers are not. DARE draws at random; in SCE mergekit gives all
-sources equal weight when their task vectors are small."""
+sources equal weight when their task vectors are small. DELLA draws at random, and mergekit restores
+the norm; its Model Stock takes the angle of task vectors that are small for 90 degrees."""
 
 
 def peer_config(
@@ -121,7 +161,7 @@ def peer_config(
         "dtype": dtype,
         "out_dtype": output_dtype,
     }
-    if peer.method != "linear":
+    if peer.method not in ("linear", "karcher"):
         config["base_model"] = base
     return config
 
