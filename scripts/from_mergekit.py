@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.mergekit.recipe import ModelName, Recipe, read_recipe
+from scripts.mergekit.recipe_file import refuse
 from scripts.mergekit.run_entries import RunEntries, run_entries
 from scripts.mergekit.translation import translate
 from scripts.mergekit.work import Translation
@@ -59,8 +60,9 @@ def convert(path: Path, *, as_mergekit: bool) -> Converted:
     if recipe is not None:
         translation, more, notes = translate(recipe, as_mergekit=as_mergekit)
         problems = [*problems, *more]
-    if recipe is None or translation is None or problems:
-        raise ValueError("\n".join(problems))
+    refuse(problems)
+    assert recipe is not None, "what is missing is a problem"
+    assert translation is not None, "what cannot be translated is a problem"
     if translation.pivot.adapter is not None:
         raise ValueError(
             f"base_model: must be no adapter, got {translation.pivot.label}: merge it into its "

@@ -91,6 +91,7 @@ def fit_sources(
 
     Raises:
         CheckpointMismatchError: If a source's tensors or tokens do not fit the pivot's.
+        ValueError: If a source of another shape is not whole.
     """
     patterns = {"include": settings.include, "exclude": settings.exclude}
     comparison = TokenizerComparison(pivot, copied, settings.tokens)
@@ -99,9 +100,10 @@ def fit_sources(
             comparison.refuse_by_id(i, source)
         whole = tuple(_completed(pivot, source, copied, **patterns) for source in sources)
         for i, model in enumerate(whole):
-            is_other = pivot.config.get("model_type") != model.config.get("model_type")
-            if is_other and differences(pivot, model):
-                _demand_one_kind(pivot, i, model)
+            if differences(pivot, model):
+                _demand_whole(i, model, leaves_out=bool(settings.exclude))
+                if pivot.config.get("model_type") != model.config.get("model_type"):
+                    _demand_one_kind(pivot, i, model)
         return whole, []
     fitted = tuple(fit_rows(pivot, source) for source in sources)
     demand_same_tensors(pivot, fitted, **patterns)
@@ -130,6 +132,18 @@ def _completed(
     if not _readout(pivot) <= own:
         return source  # compared by it: the method says that it is lacking
     return CompletedSource(pivot, source, own)
+
+
+def _demand_whole(index: int, source: FittingSource, *, leaves_out: bool) -> None:
+    """Refuse a source of another shape that lacks a tensor: it is rewritten as a whole."""
+    try:
+        CanonicalModel(source, device=torch.device("cpu"))
+    except ValueError as error:
+        also = ", tensors that are not merged among it" if leaves_out else ""
+        raise ValueError(
+            f"{describe(index, source)} is of another shape than the pivot, and must be rewritten "
+            f"as a whole{also}: {error}"
+        ) from error
 
 
 def _demand_one_kind(pivot: Checkpoint, index: int, source: FittingSource) -> None:

@@ -321,7 +321,7 @@ base_model: org/base
          "e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e, *e]",
          "when its aliases"),
         ("a: " + "[" * 5000, "cannot be read as YAML"),
-        ("#" * 1_000_001, "must have at most 1000000 bytes"),
+        ("#" * 100_001, "has 100001 bytes, expected at most 100000"),
         ("a: \udcff", "cannot be read as YAML"),
     ],
     ids=["list", "syntax", "object", "aliases", "depth", "size", "bytes"],

@@ -4,9 +4,11 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hypothesis import strategies as st
 
 from scripts.fuzz.folders import Files
@@ -66,6 +68,17 @@ _RAW = [
     ),
     *(Raw('{"a":' * 40 + "1" + "}" * 40), Raw("{" + '"x":{},' * 50_000 + '"y":1}'), Raw('"a')),
 ]
+_YAML = [
+    *("!!python/object/apply:os.system ['true']", "!!binary x", "!x y", "%TAG ! x", "---", "..."),
+    *("&a [*a]", "&a {<<: *a}", "*a", "<<: 5", "? [a]\n: b", "? {a: b}\n: c", "- x", "\t", "  x"),
+    *("2001-01-01", "1:30:00", "0x1f", "0b1", ".nan", "-.inf", "1e400", "1e-5", "~", "yes", "="),
+    *("[" * 3000, "{a: " * 3000, "- " * 3000, "'", '"', "|", ">", "#", "@", "`", "x: y: z", "\ud7ff"),
+    "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]"
+                                             for a, b in pairwise("abcdefghij")),
+    "\n".join(f"k{i}: {i}" for i in range(6000)),
+    "[" + "{model: x}, " * 5000 + "]",
+]  # fmt: skip
+"""Pieces of YAML: tags, anchors that grow, other scalars, deep and long ones."""
 _LEAVES = st.one_of(
     st.none(),
     st.booleans(),
@@ -153,6 +166,21 @@ def _truncate(draw: st.DrawFn, folder: Folder) -> str:
     return f"{name} has {length} bytes"
 
 
+def _insert_yaml(draw: st.DrawFn, folder: Folder) -> str:
+    """Insert a piece of YAML at the begin of a line, or behind its colon."""
+    names = [name for name in sorted(folder.files) if name.endswith(".yml")]
+    if not names:
+        return _mutate_bytes(draw, folder)
+    name = draw(st.sampled_from(names))
+    lines = folder.files[name].split(b"\n")
+    i, piece = draw(st.integers(0, len(lines) - 1)), draw(st.sampled_from(_YAML))
+    key, colon, _ = lines[i].partition(b": ")
+    behind = bool(colon) and draw(st.booleans())
+    lines[i : i + behind] = [(key + colon if behind else b"") + piece.encode()]
+    folder.files[name] = b"\n".join(lines)
+    return f"line {i} of {name} is {piece[:60]!r}"
+
+
 def _change_length(draw: st.DrawFn, folder: Folder) -> str:
     names = [name for name in sorted(folder.files) if name.endswith(".safetensors")]
     if not names:
@@ -178,7 +206,7 @@ def _change_kind(draw: st.DrawFn, folder: Folder) -> str:
 
 def _mutate_json(draw: st.DrawFn, folder: Folder) -> str:
     """Replace, rename, remove or add a value in a JSON file or a header."""
-    names = [n for n in sorted(folder.files) if n.endswith((".json", ".safetensors"))]
+    names = [n for n in sorted(folder.files) if n.endswith((".json", ".yml", ".safetensors"))]
     if not names:
         return _mutate_bytes(draw, folder)
     name = draw(st.sampled_from(names))
@@ -186,8 +214,11 @@ def _mutate_json(draw: st.DrawFn, folder: Folder) -> str:
     is_header = name.endswith(".safetensors")
     n_header = int.from_bytes(content[:8], "little") if is_header else 0
     try:
-        document = json.loads(content[8 : 8 + n_header] if is_header else content)
-    except (ValueError, RecursionError):
+        if name.endswith(".yml"):
+            document = yaml.safe_load(content)
+        else:
+            document = json.loads(content[8 : 8 + n_header] if is_header else content)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return _mutate_bytes(draw, folder)
     document, done = _edited(draw, document, whole=draw(st.integers(0, 30)) == 0)
     text = _written(document).encode("utf-8", "surrogatepass")
@@ -243,4 +274,5 @@ _MUTATIONS: list[Callable[[st.DrawFn, Folder], str]] = [
     _truncate,
     _change_length,
     _change_kind,
+    *[_insert_yaml] * 3,
 ]

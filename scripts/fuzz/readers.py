@@ -18,16 +18,22 @@ from types import FrameType
 
 import torch
 
-from scripts.fuzz import folders
+from scripts.fuzz import documents, folders
 from scripts.fuzz.folders import Files
 from scripts.fuzz.mutations import Folder
-from seme.alignment.tokens import read_vocabulary
+from scripts.mergekit.recipe import read_recipe
+from scripts.mergekit.recipe_file import refuse
+from scripts.mergekit.translation import translate
+from seme.alignment.tokens import have_one_vocabulary, read_whole_vocabulary
 from seme.architecture.families import readout_of
 from seme.architecture.model import CanonicalModel
+from seme.checkpoint.gguf_model import find_gguf, read_gguf
+from seme.checkpoint.gguf_tensors import check_architecture
 from seme.checkpoint.lora import AnyCheckpoint, open_adapter
 from seme.checkpoint.reader import open_checkpoint
 from seme.compatibility import differences, tolerated_differences
 from seme.interface import CheckpointMismatchError
+from seme.publishing.verification import verify_folder
 
 MAX_SECONDS = 2.0
 """Most processor seconds for one case."""
@@ -35,6 +41,9 @@ MAX_BYTES = 200_000_000
 """Most bytes of memory for one case, beyond the files' size."""
 _MAX_MESSAGE = 1500
 """Characters of an error without the paths in it."""
+_MAX_LIST = 6000
+"""The same of the lists that a kept merge and a recipe are told: thirty lines, or twenty."""
+_LISTING = ("kept", "recipe")
 _MAX_WAIT_SECONDS = 120
 """Until a case counts as hanging: the machine may be busy."""
 
@@ -98,6 +107,9 @@ class Bench:
             "sharded": folders.sharded_files(),
             "adapter": folders.adapter_files(self.base),
             **{f"tokenizer {kind}": folders.tokenizer_files(kind) for kind in kinds},
+            "kept": documents.kept_files(),
+            "recipe": documents.recipe_files(self.base),
+            "gguf": documents.gguf_files(),
         }
 
     def check(self, target: str, folder: Folder) -> None:
@@ -117,7 +129,7 @@ class Bench:
             with self._watched():
                 read(path)
         except (ValueError, CheckpointMismatchError) as error:
-            self._check_error(error, path)
+            self._check_error(error, path, _MAX_LIST if target in _LISTING else _MAX_MESSAGE)
             outcome = self.counts.refusals
         except Exception as error:
             raise ViolationError(f"{type(error).__name__}: {str(error)[:300]}") from error
@@ -129,15 +141,24 @@ class Bench:
             raise ViolationError(f"took {seconds:.1f} s of the processor")
         if taken > MAX_BYTES:
             raise ViolationError(f"took {taken / 1e6:.0f} MB beyond the files' size")
-        self._check_opened(path)
+        if target != "recipe":  # a file that the user names: it may be a link
+            self._check_opened(path)
 
     def _readers(self) -> Mapping[str, Callable[[Path], None]]:
         return {
             "model": self._read_model,
             "sharded": self._read_model,
             "adapter": self._read_adapter,
-            "tokenizer": lambda path: (read_vocabulary(path), None)[1],
+            "tokenizer": self._read_tokenizer,
+            "kept": _read_kept,
+            "recipe": _read_recipe,
+            "gguf": _read_gguf,
         }
+
+    def _read_tokenizer(self, path: Path) -> None:
+        read_whole_vocabulary(path)
+        for pair in ((path, self.base), (self.base, path)):
+            have_one_vocabulary(*pair)
 
     def _read_model(self, path: Path) -> None:
         model = open_checkpoint(path, root=self.root)
@@ -148,19 +169,19 @@ class Bench:
         with _noting(path):
             readout_of(model.config, model.names)
             CanonicalModel(model, device=torch.device("cpu"))
-        read_vocabulary(path)
+        read_whole_vocabulary(path)
 
     def _read_adapter(self, path: Path) -> None:
         _use(open_adapter(path, root=self.root))
 
-    def _check_error(self, error: ValueError, path: Path) -> None:
+    def _check_error(self, error: ValueError, path: Path, most: int) -> None:
         text = "\n".join([str(error), *getattr(error, "__notes__", [])])
         if type(error) not in (ValueError, CheckpointMismatchError):
             raise ViolationError(f"{type(error).__name__}: {text[:300]}") from error
         if str(path) not in text:
             raise ViolationError(f"the error does not name the folder: {text[:300]}") from error
         short = text.replace(str(path), "").replace(str(self.base), "")
-        if len(short) > _MAX_MESSAGE:
+        if len(short) > most:
             raise ViolationError(
                 f"the error has {len(text)} characters: {text[:300]}"
             ) from error
@@ -201,6 +222,27 @@ def _use(model: AnyCheckpoint) -> None:
     for name in model.names:
         model.read(name)
     model.model_files()
+
+
+def _read_kept(path: Path) -> None:
+    """Verify a kept merge; what it finds wrong is printed, and bounded as an error is."""
+    if problems := verify_folder(path).problems:
+        raise ValueError(f"{path}: " + "\n".join(problems))
+
+
+def _read_recipe(path: Path) -> None:
+    """Read and translate a configuration of mergekit, as far as no model is opened."""
+    with _noting(path):
+        recipe, problems = read_recipe(path / documents.RECIPE)
+        for as_mergekit in (False, True):
+            if recipe is not None:
+                problems = [*problems, *translate(recipe, as_mergekit=as_mergekit)[1]]
+        refuse(problems)
+
+
+def _read_gguf(path: Path) -> None:
+    if files := find_gguf(path):
+        check_architecture(read_gguf(files))
 
 
 @contextmanager

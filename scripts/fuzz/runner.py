@@ -25,7 +25,9 @@ _CHUNK = 250
 """Cases of one run of hypothesis, which keeps what it has seen in memory."""
 
 
-def fuzz(root: Path, *, first_seed: int, n_cases: int, seconds: float) -> tuple[Counts, str]:
+def fuzz(
+    root: Path, *, first_seed: int, n_cases: int, seconds: float, only: str = ""
+) -> tuple[Counts, str]:
     """Read mutated folders until a number of cases or of seconds is reached.
 
     Args:
@@ -34,6 +36,7 @@ def fuzz(root: Path, *, first_seed: int, n_cases: int, seconds: float) -> tuple[
         first_seed: Seed of the first chunk of cases; one more for each other.
         n_cases: The most cases.
         seconds: The most seconds, on the clock.
+        only: Beginning of the names of the readers; empty for all.
 
     Returns:
         Counts, and a violation with its case; empty if there is none.
@@ -41,17 +44,17 @@ def fuzz(root: Path, *, first_seed: int, n_cases: int, seconds: float) -> tuple[
     bench, started = Bench(root), time.monotonic()
     while bench.counts.n_cases < n_cases and time.monotonic() - started < seconds:
         n_chunk = min(_CHUNK, n_cases - bench.counts.n_cases)
-        violation = _fuzz_chunk(bench, first_seed, n_chunk, until=started + seconds)
+        violation = _fuzz_chunk(bench, first_seed, n_chunk, until=started + seconds, only=only)
         if violation:
             return bench.counts, violation
         first_seed += 1
     return bench.counts, ""
 
 
-def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float) -> str:
+def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float, only: str) -> str:
     """Read the mutated folders of one seed; return a violation with its case, or nothing."""
     done: list[str] = []
-    targets = bench.targets
+    targets = {name: files for name, files in bench.targets.items() if name.startswith(only)}
 
     @seed(chunk_seed)
     @settings(
@@ -78,12 +81,14 @@ def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float) ->
     return ""
 
 
-def _in_process(arguments: tuple[int, int, float]) -> tuple[Counts, str]:
-    first_seed, n_cases, seconds = arguments
+def _in_process(arguments: tuple[int, int, float, str]) -> tuple[Counts, str]:
+    first_seed, n_cases, seconds, only = arguments
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="seme-fuzz-") as folder:
         os.environ.update(SEME_CACHE_DIR=f"{folder}/cache", HF_HUB_OFFLINE="1")
-        return fuzz(Path(folder), first_seed=first_seed, n_cases=n_cases, seconds=seconds)
+        return fuzz(
+            Path(folder), first_seed=first_seed, n_cases=n_cases, seconds=seconds, only=only
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,10 +98,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="beginning of the names of the readers")
     options = parser.parse_args(arguments)
     n, started = options.processes, time.monotonic()
     jobs = [
-        (options.seed + 1_000_000 * i, options.cases // n, options.seconds) for i in range(n)
+        (options.seed + 1_000_000 * i, options.cases // n, options.seconds, options.only)
+        for i in range(n)
     ]
     with multiprocessing.get_context("spawn").Pool(n) as pool:
         outcomes = pool.map(_in_process, jobs)

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from eval.configuration import check_growth
+from scripts.mergekit.recipe_file import MOST_PROBLEMS, load_mapping
 from scripts.mergekit.setting import Condition, conditions_of
 
-_MOST_BYTES = 1_000_000
 _DTYPES = ("bfloat16", "float16", "float32")
 _TOP = {
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype",
@@ -92,7 +89,7 @@ def read_recipe(path: Path) -> tuple[Recipe | None, list[str]]:
     """Read a configuration of mergekit.
 
     Args:
-        path: The YAML file, of at most a million bytes, whose aliases do not grow without bound.
+        path: The YAML file, of at most a hundred thousand bytes, whose aliases do not grow without bound.
 
     Returns:
         The recipe, None where its method or its models are missing; and one line, with its path
@@ -102,25 +99,7 @@ def read_recipe(path: Path) -> tuple[Recipe | None, list[str]]:
         ValueError: If the file cannot be read as YAML, or is no mapping.
     """
     reader = _Reader(path.absolute().parent)
-    return reader.recipe(_load(path)), reader.problems
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            raise ValueError("must be a YAML file, there is none")
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"must have at most {_MOST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-        if "&" in text:
-            check_growth(path, text)
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot be read as YAML: {reason:.300}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"must be a mapping with merge_method and models, got {content!r:.60}")
-    return content
+    return reader.recipe(load_mapping(path)), reader.problems
 
 
 class _Reader:
@@ -163,7 +142,8 @@ class _Reader:
         names = sorted(known)
         for key in content:
             if key not in names:
-                close = difflib.get_close_matches(str(key), names, n=1)
+                is_named = len(self.problems) < MOST_PROBLEMS
+                close = difflib.get_close_matches(f"{key!s:.60}", names, n=1) * is_named
                 hint = f"did you mean {close[0]}?" if close else f"only {', '.join(names)}"
                 self._add(_joined(path, str(key)[:60]), f"mergekit has no such key; {hint}")
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seme.checkpoint.regular_file import brief, shown
+
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _NUMBERS = {
@@ -144,7 +146,7 @@ class _Cursor:
         start, left = self.at, len(self._content) - self.at
         if n_bytes > left:
             raise ValueError(
-                f"{self.path} is cut short or damaged: {what} at byte {start} takes {n_bytes} "
+                f"{self.path} is cut short or damaged: {brief(what)} at byte {start} takes {n_bytes} "
                 f"bytes, and {left} are left; {AGAIN}"
             )
         self.at += n_bytes
@@ -161,7 +163,7 @@ class _Cursor:
         left = len(self._content) - self.at
         if count * least_bytes > left:
             raise ValueError(
-                f"{self.path} is cut short or damaged: it claims {count} {what} of at least "
+                f"{self.path} is cut short or damaged: it claims {count} {brief(what)} of at least "
                 f"{least_bytes} bytes each, and {left} bytes are left; {AGAIN}"
             )
         return count
@@ -174,7 +176,7 @@ class _Cursor:
             return self._content[start : start + length].decode()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self.path} is damaged: {what} at byte {start} is not UTF-8; {AGAIN}"
+                f"{self.path} is damaged: {brief(what)} at byte {start} is not UTF-8; {AGAIN}"
             ) from error
 
     def value(self, kind: int, key: str) -> Any:  # noqa: ANN401 (as the type says)
@@ -184,7 +186,9 @@ class _Cursor:
         if kind == _STRING:
             return self.text(key)
         if kind != _ARRAY:
-            raise ValueError(f"{self.path} is damaged: {key} has the type {kind}; {AGAIN}")
+            raise ValueError(
+                f"{self.path} is damaged: {brief(key)} has the type {kind}; {AGAIN}"
+            )
         element = int(self.number("<I", key))
         if element in _NUMBERS:
             size = struct.calcsize(_NUMBERS[element])
@@ -193,7 +197,9 @@ class _Cursor:
             for _ in range(self.count(8, f"texts of {key}")):
                 self.skip(int(self.number("<Q", key)), key)
         else:
-            raise ValueError(f"{self.path}: {key} is an array of type {element}; {AGAIN}")
+            raise ValueError(
+                f"{self.path}: {brief(key)} is an array of type {element}; {AGAIN}"
+            )
         return None
 
 
@@ -213,7 +219,7 @@ def _read_metadata(cursor: _Cursor, n_entries: int) -> dict[str, Any]:
     for _ in range(n_entries):
         key = cursor.text("a key")
         if key in metadata:
-            raise ValueError(f"{cursor.path} is damaged: {key} is there twice; {AGAIN}")
+            raise ValueError(f"{cursor.path} is damaged: {brief(key)} is there twice; {AGAIN}")
         metadata[key] = cursor.value(int(cursor.number("<I", key)), key)
     return {key: value for key, value in metadata.items() if value is not None}
 
@@ -236,18 +242,20 @@ def _read_table(
     for _ in range(n_tensors):
         name = cursor.text("the name of a tensor")
         if name in entries:
-            raise ValueError(f"{path} is damaged: the tensor {name} is there twice; {AGAIN}")
+            raise ValueError(
+                f"{path} is damaged: the tensor {brief(name)} is there twice; {AGAIN}"
+            )
         entries[name] = _read_entry(cursor, name, types)
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0:
-        raise ValueError(f"{path} is damaged: general.alignment is {alignment!r}; {AGAIN}")
+        raise ValueError(f"{path} is damaged: general.alignment is {shown(alignment)}; {AGAIN}")
     reached = start = -(-cursor.at // alignment) * alignment
     tensors = {}
     for name, (kind, shape, offset) in sorted(entries.items(), key=lambda e: e[1][2]):
         nbytes = math.prod(shape) // kind.elements * kind.nbytes
         if start + offset < reached or start + offset + nbytes > size:
             raise ValueError(
-                f"{path} is cut short or damaged: {name} takes the bytes {start + offset} to "
+                f"{path} is cut short or damaged: {brief(name)} takes the bytes {start + offset} to "
                 f"{start + offset + nbytes}, the tensor before it ends at {reached}, the file "
                 f"at {size}; {AGAIN}"
             )
@@ -265,20 +273,20 @@ def _read_entry(
     n_dimensions = int(cursor.number("<I", name))
     if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
         raise ValueError(
-            f"{cursor.path} is damaged: {name} has {n_dimensions} dimensions, expected 1 to "
+            f"{cursor.path} is damaged: {brief(name)} has {n_dimensions} dimensions, expected 1 to "
             f"{_MAX_DIMENSIONS}; {AGAIN}"
         )
     shape = tuple(int(cursor.number("<Q", name)) for _ in range(n_dimensions))[::-1]
     number, offset = int(cursor.number("<I", name)), int(cursor.number("<Q", name))
     if number not in types:
         raise ValueError(
-            f"{name} in {cursor.path} has the type {_type_name(number)}, expected one of "
+            f"{brief(name)} in {cursor.path} has the type {_type_name(number)}, expected one of "
             f"{', '.join(sorted(kind.name for kind in types.values()))}: take another file"
         )
     kind = types[number]
     if not all(shape) or shape[-1] % kind.elements:
         raise ValueError(
-            f"{cursor.path} is damaged: {name} of shape {list(shape)} does not divide into "
+            f"{cursor.path} is damaged: {brief(name)} of shape {list(shape)} does not divide into "
             f"blocks of {kind.elements} ({kind.name}); {AGAIN}"
         )
     return kind, shape, offset

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seme.checkpoint.gguf_header import AGAIN, GgufTensor, read_header, readable_types
+from seme.checkpoint.regular_file import brief, find_file
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _OTHER_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
@@ -55,13 +56,15 @@ def find_gguf(location: Path) -> tuple[Path, ...]:
         GGUF file or weights in another format.
 
     Raises:
-        ValueError: If a part is absent, or the folder holds several models.
+        ValueError: If a part is absent, the folder holds several models, or what is called like a
+            file of one is no regular file, or a link out of the folder.
     """
     if location.is_file():
         return _parts(location)
     if not location.is_dir() or any(any(location.glob(p)) for p in _OTHER_WEIGHTS):
         return ()
-    files = sorted(location.glob("*.gguf"))
+    names = sorted(file.name for file in location.glob("*.gguf"))
+    files = [file for name in names if (file := find_file(location, name)) is not None]
     models = {_part_names(file.name) for file in files}
     if len(models) > 1:
         names = ", ".join(sorted(parts[0] for parts in models))
@@ -91,11 +94,14 @@ def read_gguf(files: Sequence[Path]) -> GgufModel:
     for file in files:
         entries, stored = read_header(file, types)
         if repeated := sorted(tensors.keys() & stored.keys()):
-            raise ValueError(f"{file} holds {repeated[0]}, which is in another part as well")
+            raise ValueError(
+                f"{file} holds {brief(repeated[0])}, which is in another part as well"
+            )
         metadata = metadata or entries
         tensors |= stored
     n_parts = metadata.get("split.count", 1) or 1
-    if n_parts != len(files):
+    if type(n_parts) is not int or n_parts != len(files):
+        n_parts = n_parts if type(n_parts) is int else 1
         raise ValueError(
             f"{files[0]} is one of {n_parts} parts, found {len(files)}: put all of them into "
             f"one folder, named NAME-00001-of-{n_parts:05d}.gguf and so on"

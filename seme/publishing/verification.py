@@ -1,7 +1,7 @@
 """A kept folder against its manifest: every file read again, none missing, none added."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ _UNLISTED = {MANIFEST_NAME, CARD_NAME, "record.json", ".gitattributes", ".gitign
 """Files that may be beside the listed ones: the card is for its owner to edit."""
 _UNLISTED_FOLDERS = {".git", ".cache"}
 """What git and the Hub's client keep in a folder."""
-_MOST_ADDED = 10
-"""Added files that are named."""
+_MOST_NAMED = 10
+"""Files that are named of those missing or damaged, of those that differ, of those added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +56,23 @@ def verify_folder(folder: Path) -> Verification:
         for name, digest in zip(names, digests, strict=True)
         if digest != manifest.files[name].sha256
     }
-    problems += [
-        f"{name} differs: its SHA-256 is {digest}, the manifest has "
+    differing = [
+        f"{brief(name)} differs: its SHA-256 is {digest}, the manifest has "
         f"{manifest.files[name].sha256}"
         for name, digest in zip(names, digests, strict=True)
         if name in wrong
     ]
+    added = [
+        f"{brief(name)} is not in the manifest"
+        for name in sorted(name for name in _names(folder) if name not in manifest.files)
+    ]
     return Verification(
         manifest=manifest,
-        problems=(*problems, *_added(folder, manifest)),
+        problems=(
+            *_first(problems, "are missing or damaged"),
+            *_first(differing, "differ"),
+            *_first(added, "are not in the manifest"),
+        ),
         sound=frozenset(set(names) - wrong),
     )
 
@@ -73,19 +81,17 @@ def _found(folder: Path, name: str, entry: FileEntry) -> dict[str, Path]:
     """Find a file of the size that the manifest has."""
     path = find_file(folder, name)
     if path is None:
-        raise ValueError(f"{name} is missing")
+        raise ValueError(f"{brief(name)} is missing")
     size = os.stat(path).st_size  # noqa: PTH116 (follows links, which find_file allows)
     if size != entry.bytes:
-        raise ValueError(f"{name} has {size} bytes, the manifest has {entry.bytes}")
+        raise ValueError(f"{brief(name)} has {size} bytes, the manifest has {entry.bytes}")
     return {name: path}
 
 
-def _added(folder: Path, manifest: Manifest) -> list[str]:
-    """Name files that the manifest has not."""
-    added = sorted(name for name in _names(folder) if name not in manifest.files)
-    lines = [f"{brief(name)} is not in the manifest" for name in added[:_MOST_ADDED]]
-    more = len(added) - _MOST_ADDED
-    return [*lines, f"{more} more files are not in the manifest"] if more > 0 else lines
+def _first(lines: Sequence[str], rest: str) -> list[str]:
+    """Return the first lines, and one that counts the others."""
+    more = len(lines) - _MOST_NAMED
+    return [*lines[:_MOST_NAMED], *([f"{more} more files {rest}"] if more > 0 else [])]
 
 
 def _names(folder: Path) -> Iterator[str]:
