@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from eval.schema import build, check_json
 
@@ -65,14 +65,20 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             is_zombie = process.status() == psutil.STATUS_ZOMBIE
-            return is_zombie or abs(process.create_time() - self.started) > _SAME_START
+            difference = abs(process.create_time() - self.started)
+            return is_zombie or bool(difference > _SAME_START)
         except psutil.AccessDenied:
             return False
         except psutil.NoSuchProcess:
-            return not psutil.pid_exists(self.pid)
+            return not is_process(self.pid)
 
     def __str__(self) -> str:
         return f"{self.user} on {self.host}, process {self.pid}"
+
+
+def is_process(pid: int) -> bool:
+    """Return True if this machine has a process of this id."""
+    return bool(psutil.pid_exists(pid))
 
 
 def machine_mark() -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from eval.metric_kinds import REPORTED, TaskMetric
-from eval.owner import machine_mark
+from eval.owner import is_process, machine_mark
 from eval.record_checks import (
     check_cost,
     check_metric,
@@ -355,7 +354,7 @@ def remove_if_abandoned(temporary: Path) -> None:
     machine, _, process = temporary.name.split(".")[-2].partition("-")
     try:
         if machine == machine_mark():
-            is_abandoned = not psutil.pid_exists(int(process))
+            is_abandoned = not is_process(int(process))
         else:
             age = time_in(temporary.parent) - temporary.stat().st_mtime
             is_abandoned = age > _LONGEST_WRITE

@@ -17,7 +17,7 @@ from eval.records import ModelRef, PoolRef, Record
 from eval.runs import Cell, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite
-from eval.sweep import seconds_left
+from eval.sweep import is_spread, seconds_left
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
@@ -87,7 +87,7 @@ def run_cell(
         group=group,
         provenance=collect(),
         force=config["force"],
-        progress=not config["quiet"] and sys.stderr.isatty(),
+        progress=not config["quiet"] and sys.stderr.isatty() and not is_spread(),
         index=index,
         label=label,
         quiet=config["quiet"],
