@@ -3,52 +3,53 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from eval.records import remove_if_abandoned
+from eval.run_lock import RunLock
 
-_LOCKS = ".locks"
+LOCKS = ".locks"
+"""Folder of a results folder with the locks of its runs."""
 _SCRATCH = re.compile(
     r"(?:\.[a-z-]+-)?scratch-(.+-[0-9a-f]{12})(?:-[0-9a-f]{8}-\d+-[0-9a-f]{8})?"
 )
 """A run's scratch folder, and the temporary folder that it is written as."""
 _TEMPORARY = re.compile(
     r"\.(?:record\.json|samples\.jsonl\.gz|cell\.json|scored\.json\.gz|(?:wandb|mlflow|tensorboard)\.json|leaderboard\.\w+|.+\.svg)"
-    r"\.[a-z0-9_]{8}"
+    r"(?:\.[0-9a-f]{8}-\d+)?\.[a-z0-9_]{8}"
 )
 """Names under which ``eval.records.atomic_write`` writes the files of a results folder."""
 _PLACES = ("", "figures/", "runs/*/", "sweeps/*/", "sweeps/*/*/")
 
 
-def run_lock(root: Path, run: str) -> FileLock:
-    """Return the lock of a run: the same cell of two sweeps runs once.
-
-    The empty file stays: whoever waits for it holds the same lock as the next one.
+def run_lock(
+    root: Path,
+    run: str,
+    *,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunLock:
+    """Return the lock of a run: the same cell of two sweeps, on any two hosts, runs once.
 
     Args:
         root: The results folder.
         run: Name of the run's folder.
+        about: What others are told of the work, JSON-ready.
+        say: Called with a sentence before the lock of another process is waited for.
     """
-    locks = root / _LOCKS
-    locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / f"{run}.lock")
+    return RunLock(root / LOCKS / run, about=about, say=say)
 
 
 @contextmanager
 def if_idle(root: Path, run: str) -> Iterator[bool]:
     """Hold a run's lock for the block, and yield True, unless a process runs it."""
     lock = run_lock(root, run)
+    is_idle = lock.acquire(wait=False)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield is_idle
     finally:
         lock.release()
 
@@ -79,7 +80,7 @@ def remove_leftovers(root: Path) -> None:
     """Remove scratch folders and temporary files that dead processes left.
 
     Those of live processes stay: a run's scratch folder is under the run's lock, a temporary
-    file is locked itself.
+    file's name has its process.
 
     Args:
         root: The results folder; may be absent.

@@ -14,7 +14,6 @@ _CHOICE = re.compile(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']*)'")
 _LISTED = re.compile(r"^\t(\S+)$", re.MULTILINE)
 """A choice as Hydra's message lists it."""
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
-_LAUNCHERS = "; pip install 'seme-bench[launchers]' adds joblib, submitit_local, submitit_slurm"
 _NOISE = ("See ", "^", "Error parsing override")
 """Beginnings of lines of Hydra's message that say nothing more."""
 _QUOTES = (
@@ -46,8 +45,7 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
             if of_hydra
             else choices_of(match[1], folders)
         )
-        extra = _LAUNCHERS if match[1] == "hydra/launcher" else ""
-        return unknown_choice(match[1], match[2], sorted(known)) + extra
+        return unknown_choice(match[1], match[2], sorted(known))
     if match := _SEVERAL.search(text):
         key = match[1].partition("=")[0]
         return f"{match[1]} has several values: add -m for a sweep, or write {key}=[A,B] for a list"
@@ -138,7 +136,7 @@ def known_entries(overrides: Sequence[str], folders: Sequence[Path]) -> set[str]
 def _groups(folders: Sequence[Path]) -> set[str]:
     return {
         path.name for folder in folders if folder.is_dir() for path in folder.iterdir()
-        if path.is_dir()
+        if path.is_dir() and path.name != "hydra"
     }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Record and samples of a run: their fields, reading records, atomic writing of both."""
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -17,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metric_kinds import REPORTED, TaskMetric
+from eval.owner import is_process, machine_mark
 from eval.record_checks import (
     check_cost,
     check_metric,
     check_provenance,
     check_suite_entries,
 )
+from eval.run_lock import time_in
 from eval.schema import IF_ANY, LISTED_BY, build, build_columns, check_json, to_json
 
 SCHEMA_VERSION = 1
@@ -32,6 +33,8 @@ SAMPLES_NAME = "samples.jsonl.gz"
 _KINDS = ("merge", "reference")
 _LARGEST_ERROR = 1e9
 """Standard errors of fractions are far below it; its square is still finite."""
+_LONGEST_WRITE = 3600.0
+"""Seconds after which a file that another machine began to write counts as abandoned."""
 _STATUSES = ("done", "failed", "not applicable")
 _REMEDY = "delete its folder to run it again, or restore the file"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -319,14 +322,15 @@ def write_record(
 def atomic_write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it: readers never see half of it.
 
-    The temporary file is locked while it is written: one that is not is of a dead process, see
+    The temporary name has that of this process: what a dead one left is removed, see
     ``eval.folders``.
 
     Raises:
         OSError: If it cannot be written, for instance to a full disk; a note names the file.
     """
     try:
-        handle, temporary = _locked_file(path)
+        prefix = f".{path.name}.{machine_mark()}-{os.getpid()}."
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -342,23 +346,21 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise
 
 
-def _locked_file(path: Path) -> tuple[int, str]:
-    """Create a temporary file beside ``path``, locked by this process; handle and name."""
-    while True:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, temporary
-        os.close(handle)  # swept between the two calls
-
-
 def remove_if_abandoned(temporary: Path) -> None:
-    """Remove a temporary file of ``atomic_write`` unless a process is writing it."""
+    """Remove a temporary file of ``atomic_write`` unless a process may be writing it.
+
+    On this machine that is looked up; what another one left stays for an hour.
+    """
+    machine, _, process = temporary.name.split(".")[-2].partition("-")
     try:
-        with temporary.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            temporary.unlink(missing_ok=True)
-    except (BlockingIOError, FileNotFoundError):  # it is being written, or was renamed
+        if machine == machine_mark():
+            is_abandoned = not is_process(int(process))
+        else:
+            age = time_in(temporary.parent) - temporary.stat().st_mtime
+            is_abandoned = age > _LONGEST_WRITE
+        if is_abandoned:
+            temporary.unlink()
+    except FileNotFoundError:  # it was renamed
         return
 
 

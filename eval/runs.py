@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from filelock import FileLock
 from rich.markup import escape
 
 from eval.folders import run_lock
@@ -30,6 +29,7 @@ from eval.records import (
     run_folder,
     write_record,
 )
+from eval.run_lock import RunLock
 from eval.schema import build
 from eval.scored import SCORED_NAME, Scored, read_scored, where_kept, write_scored
 from eval.statistics.scores import overall_mean
@@ -72,10 +72,14 @@ class Cell:
     progress: bool
     """Show progress bars."""
     started: float = field(default_factory=time.monotonic)
+    index: int | None = None
+    """Place of the cell in its sweep, from 0; None for a single run."""
     label: str = ""
     """Title of the run in steps and progress bars."""
     quiet: bool = False
     """Steps go to the log file alone."""
+    lock: RunLock | None = None
+    """The lock of the run in hand, which tells others its steps."""
 
     @property
     def bar(self) -> str:
@@ -86,6 +90,8 @@ class Cell:
         """Say what is begun: in the log file, and on a terminal where no bar shows it."""
         on_console = not (self.progress or self.quiet)
         _logger.info("%s  %s", self.label, step, extra={ON_CONSOLE: on_console})
+        if self.lock is not None:
+            self.lock.note(step)
 
     def draft(
         self,
@@ -146,10 +152,20 @@ class Cell:
             facts["evaluated_in"] = self.dtype or "the checkpoint's precision"
         return json.loads(json.dumps(facts))  # as a record gives it back
 
-    def lock(self, draft: Record) -> FileLock:
-        """Lock this run: the same cell of two sweeps runs once."""
-        folder = run_folder(self.output, draft.name, draft.fingerprint)
-        return run_lock(self.output, folder.name)
+    @contextmanager
+    def locked(self, draft: Record) -> Iterator[Self]:
+        """Lock this run for the block, and yield the cell whose steps others are told.
+
+        The same cell of two sweeps, on any two hosts, runs once: the second one waits.
+        """
+        run = run_folder(self.output, draft.name, draft.fingerprint).name
+        about = {"label": self.label, "sweep": self.group, "index": self.index}
+        with run_lock(self.output, run, about=about, say=self._say_waiting) as lock:
+            yield replace(self, lock=lock)
+
+    def _say_waiting(self, sentence: str) -> None:
+        """Say that nothing is done now: no bar shows that."""
+        _logger.info("%s  %s", self.label, sentence, extra={ON_CONSOLE: not self.quiet})
 
     def find_done(self, draft: Record) -> Record | None:
         """Find the finished record of this run, also under another name of its model."""

@@ -21,6 +21,7 @@ SCRIPTS = {
     "leaderboard": "tables and page of a results folder",
     "report": "claims of an experiment and what the records say",
     "verify": "a kept merge: its files hashed again, with rederive=true merged again",
+    "status": "cells of a sweep: running, done, failed, waiting, and who runs them",
     "methods": "merge methods with parameters, defaults and papers",
 }
 """Commands that are modules of this package: each has ``main(arguments) -> int``."""

@@ -17,7 +17,7 @@ from eval.records import ModelRef, PoolRef, Record
 from eval.runs import Cell, mean_of, outcome
 from eval.schema import build
 from eval.suite import Suite
-from eval.sweep import seconds_left
+from eval.sweep import is_spread, seconds_left
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
@@ -87,7 +87,8 @@ def run_cell(
         group=group,
         provenance=collect(),
         force=config["force"],
-        progress=not config["quiet"] and sys.stderr.isatty(),
+        progress=not config["quiet"] and sys.stderr.isatty() and not is_spread(),
+        index=index,
         label=label,
         quiet=config["quiet"],
     )
@@ -134,7 +135,7 @@ def _merge_and_evaluate(
         build(PoolRef, job.described_models()),
         settings=job.hyper_parameters(),
     )
-    with cell.lock(draft):
+    with cell.locked(draft) as cell:
         if merged_dir is None and not cell.force and (done := cell.find_done(draft)):
             _log.info("%s  done before%s", cell.label, mean_of(done))
             cell.track(done)
@@ -252,7 +253,7 @@ def _is_scored(cell: Cell, job: MergeJob, model: NamedModel) -> bool:
 def _evaluate_unmerged(cell: Cell, job: MergeJob, model: NamedModel, *, time_left: str) -> None:
     """Score a model once, whatever pools it is in: its record is known by its content."""
     draft = _draft_of(cell, job, model)
-    with cell.lock(draft):
+    with cell.locked(draft) as cell:
         if done := cell.find_done(draft):
             cell.track(done)
             return

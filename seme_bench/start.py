@@ -4,6 +4,8 @@ import atexit
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,34 +26,51 @@ def start(root: Path) -> NoReturn:
     gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     end_at_once()
     # only now: what follows takes seconds
-    from hydra.errors import HydraException  # noqa: PLC0415
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
     from eval.configuration import check_aliases, config_folders  # noqa: PLC0415
-    from eval.override_errors import explain  # noqa: PLC0415
+    from eval.sweep import is_spread  # noqa: PLC0415
     from seme_bench.folders import CONF  # noqa: PLC0415
     from seme_bench.run import main  # noqa: PLC0415
 
-    full_errors = "HYDRA_FULL_ERROR" in os.environ
+    in_full = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
     gc.freeze()  # what is imported stays to the end
     gc.enable()
     try:
         end_after_runs()
         os.chdir(root)
-        check_aliases(config_folders(sys.argv[1:], CONF))
-        main()
+        with _errors_explained(in_full=in_full):
+            check_aliases(config_folders(sys.argv[1:], CONF))
+            main()
     except KeyboardInterrupt:
         say_interrupted()
         sys.exit(exit_code())
-    except (HydraException, OmegaConfBaseException, ValueError) as refused:
-        if full_errors:
-            raise
-        sys.exit(f"error: {explain(refused, sys.argv[1:], CONF)}")
     except SystemExit as end:
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise
+    if is_spread():  # the launcher ends its processes when this one is taken apart
+        sys.exit(0)
     _leave()
+
+
+@contextmanager
+def _errors_explained(*, in_full: bool) -> Iterator[None]:
+    """Exit with one line for what the user can change, and for a launcher that failed."""
+    from hydra.errors import HydraException  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    from eval.override_errors import explain  # noqa: PLC0415
+    from eval.sweep import end_early  # noqa: PLC0415
+    from seme_bench.folders import CONF  # noqa: PLC0415
+
+    try:
+        yield
+    except Exception as error:
+        if in_full:
+            raise
+        if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+            sys.exit(f"error: {explain(error, sys.argv[1:], CONF)}")
+        end_early(error)
+        raise
 
 
 def _leave() -> NoReturn:

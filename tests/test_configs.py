@@ -35,12 +35,15 @@ TO_GIVE = {
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_every_config_file_composes(file):
     group, _, choice = file.as_posix().partition("/")
+    if group == "hydra":  # hydra/launcher=NAME
+        group, _, choice = file.as_posix().rpartition("/")
     check_entries(composed(f"{group}={choice}", *TO_GIVE.get(file.as_posix(), [])))
 
 
 def test_config_groups_are_known():
     groups = {path.parts[0] for path in FILES}
     assert groups - {"experiment", "variant"} == {
+        "hydra",
         "method",
         "models",
         "suite",

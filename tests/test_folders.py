@@ -1,26 +1,30 @@
 """Writable folders, and leftovers of dead and of live processes."""
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from eval.folders import check_writable, if_idle, remove_leftovers, run_lock
+from eval.owner import machine_mark
 from eval.records import atomic_write
 
 RUN = "Qwen2.5-0.5B-0123456789ab"
 
 
-def leftovers(root):
-    """Everything that a killed process may leave, by name."""
+def leftovers(root, writer):
+    """Everything that a process which is killed may leave, by name."""
     folders = [f"scratch-{RUN}", f".seme-writing-scratch-{RUN}-0a1b2c3d-17-0a1b2c3d"]
-    files = [
-        "runs/x-1/.record.json.abc_d123",
-        "runs/x-1/.samples.jsonl.gz.abcd1234",
-        ".leaderboard.md.abcd1234",
-        "sweeps/s/0/.cell.json.abcd1234",
-        "figures/.zoo.heat-map.svg.abcd1234",
+    names = [
+        "runs/x-1/.record.json",
+        "runs/x-1/.samples.jsonl.gz",
+        ".leaderboard.md",
+        "sweeps/s/0/.cell.json",
+        "figures/.zoo.heat-map.svg",
     ]
+    files = [f"{name}.{writer}.abc_d123" for name in names]
     for name in folders:
         (root / name).mkdir(parents=True)
         (root / name / "model.safetensors").touch()
@@ -30,8 +34,15 @@ def leftovers(root):
     return [*folders, *files]
 
 
+def writer_that_died():
+    """The part of a temporary file's name that a process of this machine had."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return f"{machine_mark()}-{child.pid}"
+
+
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
-    names = leftovers(tmp_path)
+    names = leftovers(tmp_path, writer_that_died())
     kept = ["runs/x-1/record.json", "scratch-mine/a", "runs/.notes.abcd1234", ".env"]
     for name in kept:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -43,13 +54,24 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_a_scratch_folder_of_a_running_process_stays(tmp_path):
-    leftovers(tmp_path)
+    leftovers(tmp_path, writer_that_died())
     with run_lock(tmp_path, RUN):
         command = f"from eval.folders import *; remove_leftovers(Path({str(tmp_path)!r}))"
         subprocess.run([sys.executable, "-c", command], check=True)
         assert (tmp_path / f"scratch-{RUN}/model.safetensors").exists()
     with if_idle(tmp_path, RUN) as idle:
         assert idle
+
+
+@pytest.mark.parametrize("name", [".record.json.0123abcd-17.abcd1234", ".record.json.abcd1234"])
+def test_a_file_of_another_machine_is_removed_an_hour_after_its_last_write(tmp_path, name):
+    (tmp_path / "runs/x-1").mkdir(parents=True)
+    path = tmp_path / "runs/x-1" / name
+    path.touch()
+    for age, stays in ((3590, True), (3610, False)):
+        os.utime(path, (time.time() - age,) * 2)
+        remove_leftovers(tmp_path)
+        assert path.exists() is stays
 
 
 def test_a_file_that_is_being_written_stays(tmp_path, monkeypatch):

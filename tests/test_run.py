@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import signal
@@ -424,7 +425,7 @@ def test_interrupted_merge_leaves_no_weights_or_record(cell, tmp_path, monkeypat
     monkeypatch.setattr(seme.engine, "round_merged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cell()
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".lock"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".free"}
 
 
 def test_offline_wandb_file_has_group_and_scores(cell, tmp_path):
@@ -528,7 +529,7 @@ def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path,
     before = signal.signal(number, signal.SIG_DFL)  # under nohup a child would ignore SIGHUP
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     signal.signal(number, before)
-    while not list(tmp_path.glob("out/.locks/*.lock")):  # in the midst of a run
+    while not list(tmp_path.glob("out/.locks/*/*.lock")):  # in the midst of a run
         assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(number)
@@ -550,6 +551,7 @@ def test_leftovers_of_a_killed_run_are_removed_by_any_next_one(zoo, tmp_path):
     (tmp_path / "out/runs/ties-0123456789ab").mkdir(parents=True)
     file = tmp_path / "out/runs/ties-0123456789ab/.samples.jsonl.gz.abcd1234"
     file.touch()
+    os.utime(file, (0, 0))
     pool = ["models=custom", f"models.pivot={zoo}/base", "models.sources=[/data/${x}]"]
     done = command_line(tmp_path / "out", *pool, "suite=none", "tracker=none", cwd=tmp_path)
     assert done.stderr == (

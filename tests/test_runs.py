@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import wandb
@@ -9,8 +10,9 @@ from omegaconf import OmegaConf
 
 from eval.configuration import plain_values
 from eval.leaderboard.tables import read_leaderboard
-from eval.records import read_record
+from eval.records import read_record, run_folder
 from eval.results_folder import load_results
+from eval.run_lock import latest_claim
 from eval.runs import Cell, describe_error
 from eval.suite import Suite, SuiteTask
 from eval.sweep import Sweep
@@ -121,8 +123,19 @@ def test_interrupt_is_not_recorded(cell, draft):
 
 def test_each_run_has_its_own_lock(cell, draft):
     one, other = (replace(draft, name=f"Qwen2.5-{size}B") for size in ("0.5", "1.5"))
-    locks = [cell.lock(record).lock_file for record in (one, other, one)]
-    assert locks[0] == locks[2] != locks[1]
+    with cell.locked(one), cell.locked(other):
+        folders = sorted(path.parent.name for path in cell.output.glob(".locks/*/*.lock"))
+    assert folders == [run_folder(Path(), r.name, r.fingerprint).name for r in (one, other)]
+
+
+def test_a_run_tells_others_whose_cell_it_is_and_what_it_does(cell, draft):
+    of_sweep = replace(cell, label="[2/3] ties", group="sweep-7", index=1, progress=True)
+    with of_sweep.locked(draft) as locked:
+        locked.say("merging 2 sources")
+        (folder,) = cell.output.glob(".locks/*")
+        claim = latest_claim(folder)
+    assert claim.about == {"label": "[2/3] ties", "sweep": "sweep-7", "index": 1}
+    assert claim.stage == "merging 2 sources"
 
 
 def test_record_is_written_before_tracking_and_survives_its_failure(

@@ -89,6 +89,6 @@ def test_the_other_cells_are_expected_to_take_as_long_as_those_that_ran(config):
     assert [seconds_left(0, 4.0), seconds_left(1, 8.0), seconds_left(2, 0.0)] == [8.0, 6.0, 0.0]
     Sweep().on_multirun_start(config)  # another sweep in this process
     assert seconds_left(0, 1.0) == 2.0
-    config.hydra.launcher = {"_target_": "x.JoblibLauncher"}
+    config.hydra.launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 1}
     Sweep().on_multirun_start(config)
     assert seconds_left(0, 4.0) is None
