@@ -45,6 +45,14 @@ def test_result_rows_equal_the_report(readme, repository):
     assert [row for row in rows if row not in committed] == []
 
 
+def test_figures_of_which_method_when_are_those_of_the_field(readme, repository):
+    section = re.search(r"## Which method when\n(.*?)\n## ", readme, re.DOTALL).group(1)
+    figures = set(re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", section)) - {"1.6", "2511.21437"}
+    report = (repository / "results/reports/field.md").read_text(encoding="utf-8")
+    assert len(figures) > 10
+    assert [figure for figure in figures if not re.search(rf"\| {figure} [|±]", report)] == []
+
+
 def test_stated_speeds_equal_the_benchmark(readme, repository):
     rows = tables((repository / BENCHMARK).read_text(encoding="utf-8"))
     committed = {row["method"]: row["times faster"] for row in rows if row.get("times faster")}
