@@ -56,8 +56,8 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
         return f"{match[1]} has several values: add -m for a sweep, or write {key}=[A,B] for a list"
     if "group override must be a string" in text:
         groups = _groups(folders)
-        empty = [o for o in overrides if o.partition("=")[0] in groups and o.endswith("=null")]
-        return f"{', '.join(empty)}: a group must be a file's name, or be left out"
+        wrong = [o for o in overrides if o.partition("=")[0] in groups and not _names_a_file(o)]
+        return f"{', '.join(wrong)}: a group must be a file's name, or be left out"
     if (override := getattr(error, "override", None)) is not None:
         if (quoted := _quoted(override)) is not None:
             return f"{override} cannot be read: quote its value, {shlex.quote(quoted)}"
@@ -68,6 +68,15 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
         return f"{override} cannot be read: {reason}; {_QUOTES}"
     cause = "" if error.__cause__ is None else f" ({str(error.__cause__).splitlines()[0]})"
     return " ".join(text.split()) + cause
+
+
+def _names_a_file(override: str) -> bool:
+    """Return True if the value of a group's override is a text, or a list."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+        return isinstance(parsed.value(), str | list)
+    except HydraException:
+        return True
 
 
 def _quoted(override: str) -> str | None:

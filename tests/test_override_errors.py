@@ -40,6 +40,7 @@ def explained(*words):
         ),
         (["experiment=papr"], "did you mean experiment=paper?"),
         (["method=ties,dare"], "method=ties,dare has several values: add -m for a sweep"),
+        (["tracker=5", "method=ties"], "tracker=5: a group must be a file's name"),
         (["models=null"], "models=null: a group must be a file's name"),
         (["tracker.mode=online"], "tracker.mode; did you mean tracker.wandb.mode?"),
         (["tracker=[wandb,mlflow]", "tracker.url=x"], "did you mean tracker.mlflow.uri?"),
