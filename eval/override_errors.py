@@ -2,12 +2,15 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 _ENTRY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 _CHOICE = re.compile(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']*)'")
@@ -51,14 +54,43 @@ def explain(error: Exception, words: Sequence[str], conf: Path) -> str:
         return f"{match[1]} has several values: add -m for a sweep, or write {key}=[A,B] for a list"
     if "group override must be a string" in text:
         groups = _groups(folders)
-        empty = [o for o in overrides if o.partition("=")[0] in groups and o.endswith("=null")]
-        return f"{', '.join(empty)}: a group must be a file's name, or be left out"
+        wrong = [o for o in overrides if o.partition("=")[0] in groups and not _names_a_file(o)]
+        return f"{', '.join(wrong)}: a group must be a file's name, or be left out"
     if (override := getattr(error, "override", None)) is not None:
+        if (quoted := _quoted(override)) is not None:
+            return f"{override} cannot be read: quote its value, {shlex.quote(quoted)}"
         lines = [line.strip() for line in text.splitlines()]
         reason = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+        if reason.startswith("LexerNoViableAlt"):  # followed by the override
+            reason = "a quote, or a letter that needs quotes"
         return f"{override} cannot be read: {reason}; {_QUOTES}"
     cause = "" if error.__cause__ is None else f" ({str(error.__cause__).splitlines()[0]})"
     return " ".join(text.split()) + cause
+
+
+def _names_a_file(override: str) -> bool:
+    """Return True if the value of a group's override is a text, or a list."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+        return isinstance(parsed.value(), str | list)
+    except HydraException:
+        return True
+
+
+def _quoted(override: str) -> str | None:
+    """Quote the value of an override, or each item of a list; None if that is no help."""
+    key, _, value = override.partition("=")
+    is_list = value.startswith("[") and value.endswith("]")
+    items = value[1:-1].split(",") if is_list else [value]
+    if not value or any(mark in value for mark in "\"'{}\\") or not all(map(str.strip, items)):
+        return None
+    inner = ",".join(f'"{item.strip()}"' for item in items)
+    quoted = f"{key}=[{inner}]" if is_list else f"{key}={inner}"
+    try:
+        OverridesParser.create().parse_overrides([quoted])
+    except HydraException:
+        return None
+    return quoted
 
 
 def _further_folders(words: Sequence[str]) -> list[Path]:

@@ -14,6 +14,8 @@ _MODEL_KEYS = {"name", "location", "revision", "path_to_adapter", "adapter_revis
 _TERMS = {"licence", "gated"}
 _LAYERS = "layers"
 """Entry of a model: ranges of its layers, stacked."""
+_MOST_LAYERS = 1000
+"""Of a stacked model: several times the deepest published; every layer takes memory of a plan."""
 
 
 def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +85,10 @@ def _check_layers(entry: Mapping[str, Any]) -> None:
         raise ValueError(
             "layers of a model must be ranges [first, last + 1] such as [[0, 24], [8, 32]], "
             f"got {ranges!r:.100}"
+        )
+    if (n_layers := sum(end - first for first, end in ranges)) > _MOST_LAYERS:
+        raise ValueError(
+            f"layers of a model must be at most {_MOST_LAYERS} in all, got {n_layers}"
         )
     if entry.get("path_to_adapter") is not None:
         raise ValueError(

@@ -30,13 +30,18 @@ def check_entries(config: Mapping[str, Any]) -> None:
         entries = [*expected, *(f"method.{key}" for key in config.get("method") or ())]
         raise ValueError(unknown_entry(unknown[0], entries))
     if missing := sorted(expected - config.keys()):
-        raise ValueError(f"missing entries {missing}")
+        none = "; tracker=none keeps records only" if "tracker" in missing else ""
+        raise ValueError(f"missing entries {missing}{none}")
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
     for key in ("merged_dir", "datasets_dir"):
         if not isinstance(config[key], str | None):
             raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    if (kept := config["merged_dir"]) is not None and not kept.isprintable():
+        raise ValueError(  # its name is in the manifest's command and the card's title
+            f"merged_dir must be a name of printable characters, got {kept!r:.200}"
+        )
     evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
 

@@ -41,6 +41,7 @@ def merge(
     device: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    overrides: Sequence[Mapping[str, Any]] | None = None,
     tokens: str | None = None,
     memory_budget: str | None = None,
     max_shard_size: str | None = None,
@@ -75,6 +76,7 @@ def merge(
         device: cpu, cuda or auto.
         include: Glob patterns of tensors to merge.
         exclude: Glob patterns of tensors to copy from the pivot.
+        overrides: The method's values by tensor, such as ``[{"match": "*.mlp.*", "lam": 0.3}]``.
         tokens: What becomes of sources of another tokenizer: same refuses them, by_id merges
             rows as they stand, by_text token by token.
         memory_budget: What the merge may take over the process, such as ``"2GiB"``.
@@ -95,14 +97,15 @@ def merge(
     """
     started, root = time.monotonic(), Path.cwd()
     given: dict[str, Any] = {"tau": tau, "seed": seed, "dtype": dtype, "device": device}
-    given |= {"include": include, "exclude": exclude, "tokens": tokens}
-    given |= {"memory_budget": memory_budget, "max_shard_size": max_shard_size}
+    given |= {"include": include, "exclude": exclude, "overrides": overrides}
+    given |= {"tokens": tokens, "memory_budget": memory_budget}
+    given |= {"max_shard_size": max_shard_size}
     models = {"pivot": _plain(pivot), "sources": _plain(sources)}
     config = with_embedded(
         {**_composed(method, given, hyper_parameters), "models": models}, root
     )
-    destination = root / out
-    check_writable(destination, entry=f"out={str(out)[:200]}")
+    destination = _folder("out", out)
+    listed = None if results is None else _folder("results", results)
     refuse_existing(destination)
     job = job_from_config(config, method, bind_method(config["method"]), root=root)
     device_name = str(job.settings.device)
@@ -135,9 +138,22 @@ def merge(
         seconds_total=time.monotonic() - started,
     )
     atomic_write(destination / RECORD_NAME, record_json(record).encode())
-    if results is not None:
-        write_record(root / results, record, None)
+    if listed is not None:
+        write_record(listed, record, None)
     return record
+
+
+def _folder(argument: str, value: object) -> Path:
+    """Return the absolute path of a folder to write to, seen from the current one.
+
+    Raises:
+        ValueError: If it is no path of printable characters, or nothing can be written there.
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value).isprintable():
+        raise ValueError(f"{argument} must be a folder, got {value!r:.200}")
+    folder = Path.cwd() / os.fsdecode(value)
+    check_writable(folder, entry=f"{argument}={str(value)[:200]}")
+    return folder
 
 
 def _composed(

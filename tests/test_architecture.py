@@ -35,6 +35,7 @@ SOLE_IMPORTERS = {
     "wandb": ("eval/tracking/wandb_run.py",),
     "mlflow": ("eval/tracking/mlflow_run.py",),
     "hydra": (
+        "eval/override_errors.py",
         "eval/sweep.py",
         "seme_bench/run.py",
         "seme_bench/start.py",

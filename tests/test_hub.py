@@ -26,10 +26,11 @@ def hub(monkeypatch):
 @pytest.mark.usefixtures("hub")
 def test_a_hub_that_never_answers_is_given_up_after_a_moment(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / "code").mkdir()
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"cod is neither a folder \(.*/cod does not exist; .*"
-                       r"'code'\) nor .*the Hub cannot be reached: retry, or run `hf download cod`"):  # fmt: skip
+    message = (
+        r"cod is neither a folder \(.*/cod does not exist\) nor .*the Hub cannot be reached"
+    )
+    with pytest.raises(ValueError, match=message):
         locate("cod", revision=None, root=tmp_path)
     assert time.monotonic() - start < 3
 

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from eval.records import read_record
@@ -99,6 +100,10 @@ def test_an_adapter_is_a_source(pool, tmp_path):
         ({"pivot": "./bse"}, r"(?s)no model folder at .*/bse.*; did you mean base\?"),
         ({"pivot": {"loction": "base"}}, "did you mean location?"),
         ({"out": "/proc/x"}, "out=/proc/x: nothing can be written in"),
+        ({"out": "a\nb"}, r"out must be a folder, got 'a\\nb'"),
+        ({"results": 5}, "results must be a folder, got 5"),
+        ({"results": "/proc/x"}, "results=/proc/x: nothing can be written in"),
+        ({"overrides": [{"lamb": 1}]}, "lamb"),
         ({"_target_": "os.system"}, "there is no entry method._target_"),
         ({"include": ["x.*"]}, "the pattern 'x.*' matches no tensor"),
     ],
@@ -109,6 +114,20 @@ def test_errors_are_the_command_s_and_nothing_is_written(changes, message, pool,
     with pytest.raises(ValueError, match=message):
         merge(values.pop("method"), **values)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overrides_are_the_command_s(pool):
+    record = merge(
+        "ties",
+        **pool,
+        out="merged",
+        overrides=[{"match": "*.mlp.*", "lam": 0.0, "density": 1.0}],
+    )
+    assert "*.mlp.*" in str(record.settings["overrides"])
+    base, merged = (load_file(f"{name}/model.safetensors") for name in ("base", "merged"))
+    alike = {name for name in base if torch.equal(base[name], merged[name])}
+    assert {name for name in base if ".mlp." in name} <= alike
+    assert "model.embed_tokens.weight" not in alike
 
 
 def test_no_hyper_parameter_has_the_name_of_an_entry_but_tau():

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -189,17 +188,6 @@ def test_a_location_that_no_folder_can_have_is_refused_briefly(tmp_path, locatio
         locate(location, revision=None, root=tmp_path)
     assert len(str(caught.value)) < 1500
     str(caught.value).encode()
-
-
-@pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("location", ["cod", "models/bse", Path("models/bse")])
-def test_an_absent_folder_is_named_with_those_of_like_names(tmp_path, location):
-    for name in ("code", "models/base", "other"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "cod.txt").touch()
-    near = Path(location).name.replace("cod", "code").replace("bse", "base")
-    with pytest.raises(ValueError, match=rf"/{location}.*; beside it there is '{near}'[^,]"):
-        locate(location, revision=None, root=tmp_path)
 
 
 def test_a_revision_of_another_type_is_refused(tmp_path):

@@ -40,11 +40,22 @@ def explained(*words):
         ),
         (["experiment=papr"], "did you mean experiment=paper?"),
         (["method=ties,dare"], "method=ties,dare has several values: add -m for a sweep"),
+        (["tracker=5", "method=ties"], "tracker=5: a group must be a file's name"),
         (["models=null"], "models=null: a group must be a file's name"),
         (["tracker.mode=online"], "tracker.mode; did you mean tracker.wandb.mode?"),
         (["tracker=[wandb,mlflow]", "tracker.url=x"], "did you mean tracker.mlflow.uri?"),
         (["tracker=[wandb,mlfow]"], "did you mean tracker=mlflow?"),
-        (["models.pivot=/a b/é"], "models.pivot=/a b/é cannot be read: "),
+        (
+            ["models.pivot=/a b/é"],
+            """models.pivot=/a b/é cannot be read: quote its value, 'models.pivot="/a b/é"'""",
+        ),
+        (
+            ["models.sources=[a,~nouser/x]"],
+            """cannot be read: quote its value, 'models.sources=["a","~nouser/x"]'""",
+        ),
+        (["models.pivot=a=b"], """quote its value, 'models.pivot="a=b"'"""),
+        (["models.pivot='x"], "cannot be read: a quote, or a letter that needs quotes; quote"),
+        (["models.sources=[{a}]"], "cannot be read: no viable alternative at input '[{a}'"),
         (["tau"], "tau cannot be read: missing EQUAL"),
     ],
 )

@@ -177,6 +177,10 @@ def test_unexpected_errors_have_their_type(error, text):
         ({"force": "maybe"}, "force must be true or false, got 'maybe'"),
         ({"quiet": 1}, "quiet must be true or false, got 1"),
         ({"merged_dir": 5}, "merged_dir must be a folder or null, got 5"),
+        (
+            {"merged_dir": "a\nb"},
+            r"merged_dir must be a name of printable characters, got 'a\\nb'",
+        ),
         ({"datasets_dir": 5}, "datasets_dir must be a folder or null, got 5"),
     ],
 )

@@ -119,6 +119,8 @@ def test_unmerged_stacked_model_is_written_to_be_evaluated(llama, tmp_path):
     [
         ({"layers": [0, 2]}, r"layers of a model must be ranges .*got \[0, 2\]"),
         ({"layers": []}, r"layers of a model must be ranges .*got \[\]"),
+        ({"layers": [[0, 2]] * 501}, "layers of a model must be at most 1000 in all, got 1002"),
+        ({"layers": [[0, 10**12]]}, "at most 1000 in all, got 1000000000000"),
         ({"layers": [[2, 1]]}, r"layers of a model must be ranges .*got \[\[2, 1\]\]"),
         ({"layers": [[0, 9]]}, r"llama: layers must be ranges .* within its 2, got \[0, 9\]"),
         ({"layers": [[0, 1]], "path_to_adapter": "x"}, "layers are of models that are no adapters"),

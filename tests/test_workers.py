@@ -31,6 +31,7 @@ def test_gathered_samples_and_metrics_are_in_the_order_of_the_documents(monkeypa
     for ranks, expected in (
         (samples, [{"filter": f, "id": i} for f in "ab" for i in (0, 1, 2)]),
         (metrics, {("acc", "a"): [0.0, 1.0, 2.0]}),
+        ([{"acc": [0.0]}, {"acc": [1.0], "failed": [5]}], {"acc": [0.0, 1.0], "failed": [5]}),
     ):
         gathered = [{"t": of_rank} for of_rank in ranks]
         monkeypatch.setattr(

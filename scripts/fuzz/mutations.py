@@ -221,7 +221,10 @@ def _mutate_json(draw: st.DrawFn, folder: Folder) -> str:
     except (ValueError, RecursionError, yaml.YAMLError):
         return _mutate_bytes(draw, folder)
     document, done = _edited(draw, document, whole=draw(st.integers(0, 30)) == 0)
-    text = _written(document).encode("utf-8", "surrogatepass")
+    try:
+        text = _written(document).encode("utf-8", "surrogatepass")
+    except RecursionError:  # YAML that refers to itself
+        return _mutate_bytes(draw, folder)
     if is_header:
         text = len(text).to_bytes(8, "little") + text + content[8 + n_header :]
     folder.files[name] = text
@@ -239,7 +242,8 @@ def _edited(
         near = type(document) is int and draw(st.booleans())
         value = draw(st.integers(0, 40) if near else VALUES)
         return value, f"= {value!r:.60}"
-    keys = sorted(document) if isinstance(document, dict) else range(len(document))
+    is_object = isinstance(document, dict)
+    keys = sorted(document, key=str) if is_object else range(len(document))
     key: Any = draw(st.sampled_from(list(keys)))
     action = draw(st.sampled_from([*["edit"] * 6, "remove", "rename", "add"]))
     if action == "remove":
@@ -259,13 +263,13 @@ def _written(document: Any) -> str:  # noqa: ANN401 (JSON)
     if isinstance(document, Raw):
         return document.text
     if isinstance(document, dict):
-        pairs = (f"{json.dumps(key)}:{_written(value)}" for key, value in document.items())
+        pairs = (f"{json.dumps(str(key))}:{_written(value)}" for key, value in document.items())
         return "{" + ",".join(pairs) + "}"
     if isinstance(document, list):
         return "[" + ",".join(map(_written, document)) + "]"
     if isinstance(document, str) and len(document) % 2:
         return json.dumps(document, ensure_ascii=False)
-    return json.dumps(document)
+    return json.dumps(document, default=str)  # YAML has dates
 
 
 _MUTATIONS: list[Callable[[st.DrawFn, Folder], str]] = [

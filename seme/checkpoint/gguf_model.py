@@ -63,8 +63,8 @@ def find_gguf(location: Path) -> tuple[Path, ...]:
         return _parts(location)
     if not location.is_dir() or any(any(location.glob(p)) for p in _OTHER_WEIGHTS):
         return ()
-    names = sorted(file.name for file in location.glob("*.gguf"))
-    files = [file for name in names if (file := find_file(location, name)) is not None]
+    present = sorted(file.name for file in location.glob("*.gguf"))
+    files = [file for name in present if (file := find_file(location, name)) is not None]
     models = {_part_names(file.name) for file in files}
     if len(models) > 1:
         names = ", ".join(sorted(parts[0] for parts in models))

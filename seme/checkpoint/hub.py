@@ -24,7 +24,6 @@ def fetch_snapshot(
     *,
     allow: Sequence[str],
     ignore: Sequence[str],
-    near: str = "",
 ) -> Path:
     """Fetch a snapshot from the Hub, or find it in the local cache when that does not answer.
 
@@ -34,7 +33,6 @@ def fetch_snapshot(
         folder: The local folder that was looked for first.
         allow: Glob patterns of files that are fetched.
         ignore: Glob patterns of files that are not.
-        near: Put behind the folder in an error: folders of like names.
 
     Raises:
         ValueError: If neither has the model; says where it was looked for and what to do.
@@ -53,7 +51,7 @@ def fetch_snapshot(
         )
     except Exception as error:  # lost connections raise errors of the HTTP library
         raise ValueError(
-            f"{hub_id} is neither a folder ({folder} does not exist{near}) nor a model the Hub "
+            f"{hub_id} is neither a folder ({folder} does not exist) nor a model the Hub "
             f"delivered ({type(error).__name__}): "
             f"{_advice(hub_id, revision, offline, silent, error)}"
         ) from error

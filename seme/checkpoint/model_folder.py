@@ -1,8 +1,5 @@
 """Model folders: local ones and snapshots in the Hugging Face Hub's cache; their JSON files."""
 
-import difflib
-import itertools
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,8 +35,6 @@ _NEVER_FETCHED = [
     *("*/*.json", "*/*.safetensors", "*/*.model", "*/*.tiktoken", "*/*.txt", "*/*.codes"),
     *("LICENSE*/*", "tokenizer.model.v*/*", "[!a]*/*.jinja"),
 ]
-_MOST_BESIDE = 10_000
-"""Entries of a folder among which like names are looked for."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -79,8 +74,8 @@ def locate(
         return ModelFolder(folder=folder, commit=None)
     if folder is None or isinstance(location, Path) or not _HUB_ID.fullmatch(location):
         raise ValueError(
-            f"no model folder at {_bare(folder or location)}{_near(folder)}: give an existing folder "
-            f"(relative to {root}) or a Hugging Face Hub id such as org/name"
+            f"no model folder at {_bare(folder or location)}: give an existing folder (relative "
+            f"to {root}) or a Hugging Face Hub id such as org/name"
         )
     if revision is not None and not isinstance(revision, str):
         raise ValueError(f"the revision of {location} must be text, got {shown(revision)}")
@@ -90,7 +85,6 @@ def locate(
         folder,
         allow=[_WEIGHTS, *_FETCHED] if weights else _FETCHED,
         ignore=_NEVER_FETCHED,
-        near=_near(folder),
     )
     return ModelFolder(
         folder=snapshot, commit=snapshot.name
@@ -105,22 +99,6 @@ def expanded(location: str | Path, root: Path) -> Path | None:
     except (OSError, RuntimeError, ValueError):  # the second: ~ of an unknown user
         return None
     return folder
-
-
-def _near(folder: Path | None) -> str:
-    """Name the folders beside an absent one whose names are most like it."""
-    if folder is None:
-        return ""
-    try:
-        with os.scandir(folder.parent) as entries:
-            beside = [
-                e.name for e in itertools.islice(entries, _MOST_BESIDE)
-                if e.is_dir() and e.name.isprintable()
-            ]  # fmt: skip
-    except OSError:
-        return ""
-    like = difflib.get_close_matches(folder.name, beside, n=3)
-    return f"; beside it there is {', '.join(map(shown, like))}" if like else ""
 
 
 def _bare(location: str | Path) -> str:
