@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from seme_bench.folders import HOME as ROOT
 from seme_bench.planning import print_plan
@@ -36,20 +37,38 @@ def models(tmp_path_factory):
     return folders
 
 
-def test_the_70_b_example_is_what_the_plan_says(models, tmp_path, capsys):
+@pytest.fixture
+def plan(models, tmp_path, monkeypatch, capsys):
+    """Rows of the plan of a merge of these models on one thread."""
     base, *sources = models
-    config = composed(
-        "method=ties", "models=custom", f"models.pivot={base}", "suite=none", "tracker=none",
-        f"models.sources=[{sources[0]},{sources[1]}]", f"output={tmp_path}", "plan=true",
-    )  # fmt: skip
-    print_plan(config, "ties", "ties", root=ROOT)
-    rows = re.findall(r"^│ (\S.*?) +│ (.*?) +│$", capsys.readouterr().out, re.MULTILINE)
-    plan = dict(rows)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def rows(method):
+        config = composed(
+            f"method={method}", "models=custom", f"models.pivot={base}", "suite=none",
+            f"models.sources=[{sources[0]},{sources[1]}]", "tracker=none", "plan=true",
+            f"output={tmp_path}",
+        )  # fmt: skip
+        print_plan(config, method, method, root=ROOT)
+        lines = capsys.readouterr().out
+        return dict(re.findall(r"^│ (\S.*?) +│ (.*?) +│$", lines, re.MULTILINE))
+
+    return rows
+
+
+def test_the_70_b_example_is_what_the_plan_says(plan):
+    rows = plan("ties")
     for entry in ("merged", "to read", "to write", "peak memory"):
-        assert re.search(rf"^    {entry} +{re.escape(plan[entry])}$", PAGE, re.MULTILINE), entry
-    n_bytes = float(plan["to write"].removesuffix(" GB"))
-    assert f"over four GPUs the weights are {n_bytes / 4:.1f} GB".lower() in PAGE.lower()
+        assert re.search(rf"^    {entry} +{re.escape(rows[entry])}$", PAGE, re.MULTILINE), entry
+    n_bytes = float(rows["to write"].removesuffix(" GB"))
+    assert f"Over four GPUs the weights are {n_bytes / 4:.1f} GB" in PAGE
     assert f"over two {n_bytes / 2:.1f} GB" in PAGE
+
+
+def test_the_memory_of_seme_is_what_the_plan_says(plan):
+    peak = plan("seme")["peak memory"].partition(" ")[0]
+    assert f"SeMe's alignment takes {peak} GB" in PAGE
 
 
 def test_every_launcher_of_the_page_has_a_file_and_the_other_way_round():
