@@ -163,20 +163,20 @@ def _state_of(
 def _plan_in(folder: Path) -> SweepPlan | None:
     """Read a sweep's plan; None if there is none, or it is damaged."""
     plan = _read(folder / PLAN_NAME)
-    cells, keys = plan.get("cells"), plan.get("keys")
-    if not _is_list_of(list, cells) or not _is_list_of(str, keys):
+    listed, keys = plan.get("cells"), _texts(plan.get("keys"))
+    cells = [_texts(cell) for cell in listed] if isinstance(listed, list) else [None]
+    whole = [cell for cell in cells if cell is not None]
+    if keys is None or len(whole) < len(cells):
         return None
-    if not all(_is_list_of(str, cell) for cell in cells):
-        return None
-    return SweepPlan(
-        cells=tuple(tuple(cell) for cell in cells),
-        keys=tuple(keys),
-        launcher=str(plan.get("launcher", "")),
-    )
+    launcher = str(plan.get("launcher", ""))
+    return SweepPlan(cells=tuple(whole), keys=keys, launcher=launcher)
 
 
-def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
+def _texts(value: object) -> tuple[str, ...] | None:
+    """Return a list of texts as a tuple; None if it is something else."""
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    return None
 
 
 def _indices(folder: Path) -> list[int]:
