@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class _State:
 
 
 _state = _State()
+_LONGEST_END = 30.0
+"""Seconds that libraries have to end what they run, after an interruption."""
 
 
 def exit_code() -> int:
@@ -34,6 +37,18 @@ def exit_code() -> int:
 def say_interrupted() -> None:
     """Say on standard error that the process ends; a new line leaves progress bars alone."""
     sys.stderr.write(f"\n{LINE}\n")
+
+
+def limit_end() -> None:
+    """End the process for good if its end takes long, after an interruption.
+
+    A signal between the taking of a lock and the block that gives it back leaves the lock taken;
+    threads that a library waits for at exit may wait for it. What they had to write is made good
+    from the records by the next run.
+    """
+    timer = threading.Timer(_LONGEST_END, os._exit, [exit_code()])
+    timer.daemon = True
+    timer.start()
 
 
 def end_at_once() -> None:

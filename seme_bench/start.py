@@ -13,6 +13,7 @@ from seme_bench.interruption import (
     end_after_runs,
     end_at_once,
     exit_code,
+    limit_end,
     say_interrupted,
 )
 
@@ -43,6 +44,7 @@ def start(root: Path) -> NoReturn:
             main()
     except KeyboardInterrupt:
         say_interrupted()
+        limit_end()
         sys.exit(exit_code())
     except SystemExit as end:
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end

@@ -64,3 +64,18 @@ def test_a_signal_during_imports_ends_at_once(repository):
         cwd=repository,
     )
     assert (done.returncode, done.stdout, done.stderr) == (143, "", f"\n{LINE}\n")
+
+
+def test_an_end_that_waits_for_ever_is_cut_short(repository):
+    code = (
+        "import atexit, os, signal, sys, threading\n"
+        "from seme_bench import interruption\n"
+        "interruption._LONGEST_END = 0.2\n"
+        "interruption.end_after_runs()\n"
+        "atexit.register(threading.Event().wait)\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n    interruption.limit_end()\n"
+        "    sys.exit(interruption.exit_code())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=repository, timeout=60)
+    assert done.returncode == 143

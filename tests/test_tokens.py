@@ -396,3 +396,17 @@ def test_a_pipe_is_no_tokenizer(tmp_path):
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match="it is a named pipe"):
         read_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize("token_id", ["", "²", "-1", "1.5", "1" * 11])
+def test_ids_of_added_tokens_must_be_whole_numbers(token_id, tmp_path):
+    write(
+        tmp_path,
+        vocab__json={"x": 0},
+        merges__txt="",
+        tokenizer_config__json={"added_tokens_decoder": {token_id: {"content": "<y>"}}},
+    )
+    with pytest.raises(
+        ValueError, match=r"must be whole numbers, got .*tokenizer_config\.json"
+    ):
+        read_vocabulary(tmp_path)

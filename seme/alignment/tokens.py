@@ -37,6 +37,7 @@ _MAX_TIKTOKEN_BYTES = 20_000_000
 _BUDGET = 480_000_000
 """Bytes of memory for a tokenizer.json: Gemma's, the largest known, has 33 MB."""
 _MAX_ID = 2**31
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,10}")
 _BESIDE = ("added_tokens.json", "tokenizer_config.json")
 """Files that may add tokens to a vocabulary."""
 _TIKTOKEN_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,9})")
@@ -297,13 +298,17 @@ def _specials_in_folder(path: Path, tokens: Mapping[str, int]) -> dict[str, int]
 
 
 def _added_in(folder: Path) -> dict[str, int]:
-    config = _read_json_if_any(folder / "tokenizer_config.json")
+    path = folder / "tokenizer_config.json"
+    decoder = _read_json_if_any(path).get("added_tokens_decoder", {})
+    for token_id in decoder:
+        if not _WHOLE_NUMBER.fullmatch(token_id):
+            raise ValueError(
+                f"the ids of added_tokens_decoder must be whole numbers, got {shown(token_id)}: "
+                f"{path}"
+            )
     return {
         **_read_json_if_any(folder / "added_tokens.json"),
-        **{
-            token["content"]: int(token_id)
-            for token_id, token in config.get("added_tokens_decoder", {}).items()
-        },
+        **{token["content"]: int(token_id) for token_id, token in decoder.items()},
     }
 
 
