@@ -52,7 +52,7 @@ def check_launcher(name: str, launcher: Mapping[str, Any], *, device: object) ->
         n_workers = n_jobs if n_jobs > 0 else (os.cpu_count() or 1) + 1 + n_jobs
         if 0 < n_gpus < n_workers:
             raise ValueError(
-                f"hydra.launcher.n_jobs={n_jobs} starts {n_workers} workers for {n_gpus} GPUs, "
+                f"hydra.launcher.n_jobs={n_jobs} starts {n_workers} workers for {n_gpus} GPU{'s' * (n_gpus > 1)}, "
                 f"and each has one of its own: hydra.launcher.n_jobs={n_gpus}, or device=cpu"
             )
 

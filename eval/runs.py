@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rich.markup import escape
 
-from eval.folders import run_lock
+from eval.folders import LOCKS, run_lock
 from eval.meter import metered
 from eval.records import (
     RECORD_NAME,
@@ -29,7 +29,7 @@ from eval.records import (
     run_folder,
     write_record,
 )
-from eval.run_lock import RunLock
+from eval.run_lock import RunLock, latest_claim
 from eval.schema import build
 from eval.scored import SCORED_NAME, Scored, read_scored, where_kept, write_scored
 from eval.statistics.scores import overall_mean
@@ -162,6 +162,12 @@ class Cell:
         about = {"label": self.label, "sweep": self.group, "index": self.index}
         with run_lock(self.output, run, about=about, say=self._say_waiting) as lock:
             yield replace(self, lock=lock)
+
+    def is_taken(self, draft: Record) -> bool:
+        """Return True if a worker has this run now; it may have ended it a moment later."""
+        run = run_folder(self.output, draft.name, draft.fingerprint).name
+        claim = latest_claim(self.output / LOCKS / run)
+        return claim is not None and not claim.is_free and not claim.is_dead(time.time())
 
     def _say_waiting(self, sentence: str) -> None:
         """Say that nothing is done now: no bar shows that."""

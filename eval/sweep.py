@@ -111,8 +111,13 @@ def _end(config: DictConfig) -> None:
     if config.hydra.sweeper._target_.endswith(".BasicSweeper") and not config.plan:
         numbers |= set(range(json.loads(os.environ[_SWEEP])["n_cells"]))
     claims = {} if config.plan else claims_of(Path.cwd() / config.output)
+    planned, _ = _cells_of(config)
     cells = [
-        _ended_cell(folder / f"{number}/cell.json", claims.get((folder.name, number)))
+        _ended_cell(
+            folder / f"{number}/cell.json",
+            " ".join(planned[number]) if number < len(planned) else f"cell {number}",
+            claims.get((folder.name, number)),
+        )
         for number in sorted(numbers)
     ]
     if config.plan:
@@ -160,7 +165,7 @@ def _prepare(config: DictConfig) -> None:
         sys.exit(f"error: {describe_error(error)}")
 
 
-def _ended_cell(path: Path, claim: Claim | None) -> dict[str, Any]:
+def _ended_cell(path: Path, name: str, claim: Claim | None) -> dict[str, Any]:
     """Read what a cell left; one that left nothing still runs, or was killed with its process."""
     if path.exists():
         ended: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +173,6 @@ def _ended_cell(path: Path, claim: Claim | None) -> dict[str, Any]:
     error = "its process died: run the same command again"
     if claim is not None and not claim.is_dead(time.time()):
         error = f"it still runs, by {claim.whose()}: run the same command when it has ended"
-    name = f"cell {path.parent.name}"
     return {"cell": name, "fingerprint": None, "error": error, "refused": False}
 
 

@@ -101,9 +101,13 @@ def run_cell(
         root=root,
         time_left=lambda record: _of_sweep(record, index, n_unscored),
     )
-    for place, model in enumerate(job.models if suite is not None else ()):
+    waiting = list(enumerate(job.models)) if suite is not None else []
+    while waiting:
+        free = (m for m in waiting if not cell.is_taken(_draft_of(cell, job, m[1])))
+        place, model = next(free, waiting[0])  # what other workers score comes last
+        rest = _scoring_seconds(record) * sum(not is_scored[p] for p, _ in waiting)
+        waiting.remove((place, model))
         nth = is_scored[: place + 1].count(False)
-        rest = _scoring_seconds(record) * (n_unscored - nth + 1)
         title = f"{model.name} (unmerged), {nth} of {n_unscored}"
         fresh = replace(cell, started=time.monotonic(), label=title)
         _evaluate_unmerged(fresh, job, model, time_left=_left(rest))

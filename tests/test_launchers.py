@@ -14,7 +14,9 @@ from seme_bench.folders import HOME as ROOT
 from tests.configurations import CONF
 from tests.slurm_cluster import is_installed, slurm_cluster
 
-FILES = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("hydra/launcher/*")}
+FILES = {
+    path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("hydra/launcher/*.yaml")
+}
 TWELVE = ["method=average,task_arithmetic,ties,dare,slerp,karcher", "seed=0,1"]
 TWO = ["method=average,ties"]
 

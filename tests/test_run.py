@@ -27,7 +27,7 @@ from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
 from eval.results_folder import load_results, read_samples
-from eval.runs import ON_CONSOLE, OnConsole
+from eval.runs import ON_CONSOLE, Cell, OnConsole
 from seme.interface import traits_of
 from seme.job import MergeJob
 from seme.publishing.manifest import read_manifest
@@ -377,6 +377,12 @@ def test_model_in_two_pools_is_evaluated_once(cell, tmp_path, monkeypatch):
         ["base", "code", "average"],
         ["base", "french", "average"],
     ]
+
+
+def test_unmerged_models_that_other_workers_score_come_last(cell, monkeypatch, work):
+    monkeypatch.setattr(Cell, "is_taken", lambda _, draft: draft.name in ("base", "code"))
+    cell()
+    assert work == ["merge", "score scratch", "score french", "score base", "score code"]
 
 
 def test_a_chat_template_is_asked_of_every_model_before_a_merge(cell, zoo, tmp_path):

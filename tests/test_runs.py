@@ -128,6 +128,13 @@ def test_each_run_has_its_own_lock(cell, draft):
     assert folders == [run_folder(Path(), r.name, r.fingerprint).name for r in (one, other)]
 
 
+def test_a_run_is_taken_while_it_is_locked(cell, draft):
+    assert not cell.is_taken(draft)
+    with cell.locked(draft):
+        assert cell.is_taken(draft)
+    assert not cell.is_taken(draft)
+
+
 def test_a_run_tells_others_whose_cell_it_is_and_what_it_does(cell, draft):
     of_sweep = replace(cell, label="[2/3] ties", group="sweep-7", index=1, progress=True)
     with of_sweep.locked(draft) as locked:
