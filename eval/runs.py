@@ -76,6 +76,8 @@ class Cell:
     """Title of the run in steps and progress bars."""
     quiet: bool = False
     """Steps go to the log file alone."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """``command`` that repeats the run, and ``merged_dir`` where the merge is kept."""
 
     @property
     def bar(self) -> str:
@@ -127,6 +129,7 @@ class Cell:
             provenance={**self.provenance, "identity": facts},
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_total=0.0,
+            origin={k: v for k, v in self.origin.items() if settings or k != "merged_dir"},
         )
         record_json(draft)
         return draft

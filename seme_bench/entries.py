@@ -8,6 +8,7 @@ from eval.evaluator import evaluator_from_config
 from eval.override_errors import unknown_entry
 from eval.suite import Suite, suite_from_config
 from eval.tracking.trackers import check_tracker
+from seme.pool import portable
 
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}
@@ -54,6 +55,18 @@ def name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None
             )
         if group != "method":
             values[group].setdefault("name", choices[group])
+
+
+def origin_of(command: str, merged_dir: str | None, root: Path) -> dict[str, str]:
+    """Say where a run came from, for its record; what is not known is left out.
+
+    Args:
+        command: The command line of the run alone.
+        merged_dir: Folder of a kept merge.
+        root: Folder that relative folders start from.
+    """
+    kept = {} if merged_dir is None else {"merged_dir": portable(str(merged_dir), root)}
+    return ({"command": command} if command else {}) | kept
 
 
 def suite_of(config: Mapping[str, Any], root: Path) -> Suite | None:

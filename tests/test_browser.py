@@ -1,12 +1,28 @@
-"""The leaderboard page in a real browser: it loads, sorts, filters, expands, and fits."""
+"""The leaderboard page in a real browser: it loads, sorts, filters, expands, compares, and fits."""
 
+import random
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
+from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from tests.made_up_runs import bare_boards, make_record, pool_ref, stage_cost, suite_ref
+from eval.records import Sample, read_record, write_record
+from eval.statistics.compare import compare
+from eval.statistics.resampling import SEED
+from eval.statistics.samples import match
+from eval.statistics.scores import raw_score
+from tests.made_up_runs import (
+    bare_boards,
+    make_record,
+    pool_ref,
+    run_with,
+    stage_cost,
+    suite_ref,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -61,6 +77,59 @@ def address(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     write_page(root, bare_boards(RECORDS))
     return (root / "leaderboard.html").as_uri()
+
+
+PUBLISHED = Path(__file__).parents[1] / "results/published/paper/runs"
+
+
+def scored(name, share, n=40, tasks=("reading", "maths"), template=None, **changes):
+    """A merge with right answers drawn with this chance on n documents of each task."""
+    rng = random.Random(f"{name} {share}")
+    samples = {
+        task: [
+            Sample(doc_id=i, doc_hash=f"{task}{i}", value=float(rng.random() < share))
+            for i in range(n)
+        ]
+        for task in tasks
+    }
+    scores = {task: raw_score(s, metric="acc") for task, s in samples.items()}
+    if template is None:
+        run = make_record(name, scores, **{"fingerprint": f"{name}-{share}-run"} | changes)
+    else:
+        run = replace(template, scores=scores, **changes)
+    return run_with(run, samples)
+
+
+COMPARED = [scored("ties", 0.9), scored("seme", 0.4), scored("sce", 0.5)]
+ALPS = [
+    scored(name, 0.5, models=pool_ref("alps", pivot="alps")) for name in ("dare", "average")
+]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A page of two boards whose runs have samples; records, a card and commands are there."""
+    root = tmp_path_factory.mktemp("compared")
+    kept = root / "kept it"
+    kept.mkdir()
+    (kept / "README.md").write_text("card")
+    ties = replace(COMPARED[0].record, origin={"merged_dir": str(kept)})
+    write_record(root, ties, None)
+    runs = [replace(COMPARED[0], record=ties), *COMPARED[1:], *ALPS]
+    write_page(root, boards_of(runs), commands={ties.fingerprint: "python run.py 'tau=<0.1>'"})
+    return (root / "leaderboard.html").as_uri()
+
+
+@pytest.fixture
+def tab(browser, compared):
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    opened, errors = context.new_page(), []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(message.text))
+    opened.goto(compared)
+    yield opened
+    context.close()
+    assert not errors
 
 
 @pytest.fixture
@@ -202,3 +271,133 @@ def test_figure_labels_do_not_overlap(page):
                 across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
                 down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
                 assert min(across, down) <= 4
+
+
+def tick(tab, *names):
+    for name in names:
+        tab.get_by_label(f"compare {name}", exact=True).check()
+
+
+def comparison(tab):
+    """Heading, and the texts of every line, of the comparison that is shown."""
+    panel = tab.locator(".comparison:visible")
+    rows = panel.locator("tbody tr").all()
+    lines = [[cell.inner_text() for cell in row.locator("th, .number").all()] for row in rows]
+    return panel.locator("h3").inner_text(), lines
+
+
+def test_two_ticked_rows_are_compared_with_the_intervals_of_the_statistics(tab):
+    assert not tab.locator(".comparison:visible").count()
+    tick(tab, "ties", "seme")
+    heading, lines = comparison(tab)
+    assert heading == "ties less seme"
+    assert [line[0] for line in lines] == ["mean", "reading", "maths"]
+    runs = {run.record.name: run for run in COMPARED}
+    for name, first, second, difference, _ in lines[1:]:
+        a, b = (runs[m].record.scores[name].value for m in ("ties", "seme"))
+        assert [first, second] == [f"{100 * a:.2f}", f"{100 * b:.2f}"]
+        assert difference == f"{100 * (a - b):+.2f}"
+    panel = match({m: runs[m] for m in ("ties", "seme")})
+    (oracle,) = compare(panel, [("ties", "seme")], n_resamples=2000, seed=SEED)
+    half = 1.959964 * oracle.difference.stderr
+    low, high = (float(number) / 100 for number in lines[0][4].split(" to "))
+    assert low == pytest.approx(oracle.difference.value - half, abs=6e-5)
+    assert high == pytest.approx(oracle.difference.value + half, abs=6e-5)
+    bold = tab.locator(".comparison:visible .apart th").all_inner_texts()
+    assert bold == [line[0] for line in lines if not line[4].startswith("-")]
+    assert bold
+
+
+def test_a_third_tick_replaces_the_first_and_swapping_turns_the_signs(tab):
+    tick(tab, "ties", "seme", "sce")
+    assert not tab.get_by_label("compare ties", exact=True).is_checked()
+    heading, lines = comparison(tab)
+    assert heading == "seme less sce"
+    tab.get_by_role("button", name="swap").click()
+    swapped, turned = comparison(tab)
+    assert swapped == "sce less seme"
+    assert [float(line[3]) for line in turned] == [-float(line[3]) for line in lines]
+    tab.get_by_role("button", name="close").click()
+    assert not tab.locator(".comparison:visible").count()
+    assert not tab.locator(".pick:checked").count()
+
+
+def test_a_tick_on_another_board_starts_anew(tab):
+    tick(tab, "ties", "seme", "dare", "average")
+    assert comparison(tab)[0] == "dare less average"
+    assert tab.locator(".pick:checked").count() == 2
+
+
+def test_address_keeps_filters_sorting_and_the_two_rows(tab, browser):
+    tick(tab, "seme", "sce")
+    tab.locator("#filter-pool").select_option("zoo")
+    tab.locator("#filter-unmerged").uncheck()
+    head = tab.locator('section[data-pool="=zoo"] thead').first
+    head.get_by_text("reading", exact=True).click()
+    head.get_by_text("reading", exact=True).click()
+    before = comparison(tab), methods(tab), tab.url
+    other = browser.new_page()
+    other.goto(tab.url)
+    assert (comparison(other), methods(other), other.url) == before
+    assert methods(other)[-1] == "ties"
+    assert other.locator("section:visible").count() == 1
+    assert not other.locator("#filter-unmerged").is_checked()
+    pressed = other.locator('section[data-pool="=zoo"] th[aria-sort="ascending"]')
+    assert pressed.all_inner_texts() == ["reading"]
+    other.close()
+
+
+def test_an_address_of_what_is_gone_shows_the_whole_page(tab, compared):
+    tab.goto(f"{compared}#pool=gone&rows=no+no+no&sort=no+up+x&sort=&method=%3Cb%3E")
+    assert tab.locator("section:visible").count() == 2
+    assert not tab.locator(".comparison:visible").count()
+
+
+def test_a_row_has_its_record_card_and_command(tab):
+    row = tab.locator("tbody", has=tab.get_by_role("button", name="ties"))
+    links = {link.inner_text(): link.get_attribute("href") for link in row.locator("a").all()}
+    assert links == {
+        "record": "runs/ties-ties-0.9-run/record.json", "card": "kept%20it/README.md"
+    }  # fmt: skip
+    row.get_by_role("button", name="ties").click()
+    assert row.locator("code").inner_text() == "python run.py 'tau=<0.1>'"
+    with tab.expect_navigation():
+        row.get_by_role("link", name="record").click()
+    assert '"fingerprint": "ties-0.9-run"' in tab.inner_text("body")
+
+
+@pytest.mark.parametrize("width", [360, 1300])
+def test_comparison_fits_the_window_and_stays_in_it(tab, width):
+    tab.set_viewport_size({"width": width, "height": 700})
+    tick(tab, "ties", "sce")
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    box = tab.locator(".comparison:visible").bounding_box()
+    assert box["y"] + box["height"] <= 701
+
+
+def test_page_of_500_rows_loads_within_a_second(browser, tmp_path):
+    """A second of the page's own processor time: the clock also counts what else is running."""
+    paths = PUBLISHED.glob("ties-*/record.json")
+    template = next(r for p in sorted(paths) if (r := read_record(p)).status == "done")
+    tasks, name = tuple(template.domains), template.name
+    runs = [
+        scored(
+            name, 0.3 + i / 1500, tasks=tasks, template=template,
+            fingerprint=f"{i:012x}", seed=i,
+        )
+        for i in range(500)
+    ]  # fmt: skip
+    write_page(tmp_path, boards_of(runs))
+    tab = browser.new_page(viewport={"width": 1300, "height": 900})
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable")
+    tab.goto((tmp_path / "leaderboard.html").as_uri())
+    metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+    entry = tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    print(f"{metrics['ThreadTime']:.2f} s of processor, {entry / 1000:.2f} s by the clock")  # noqa: T201
+    assert tab.locator("#count").inner_text() == "500 of 500 merges"
+    assert metrics["ThreadTime"] < 1
+    tab.locator(".pick").nth(0).check()
+    tab.locator(".pick").nth(499).check()
+    assert tab.locator(".comparison tbody tr").count() == 1 + len(tasks)
+    tab.close()
