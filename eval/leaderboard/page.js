@@ -39,41 +39,76 @@
     keepState();
   }));
 
-  // Details: built from the row's data when they are first asked for, as texts.
-  function build(cell) {
-    const details = embedded(cell.querySelector("script"));
+  // Details: built from the board's data when they are first asked for, as texts. In the data
+  // each text is there once, numbered.
+  function detailsOf(body) {
+    const { texts, rows } = embedded(body.closest(".board").querySelector(".details"));
+    const told = (value) => (Array.isArray(value) ? value.map(told) : texts[value] ?? null);
+    return told(rows[body.dataset.place]);
+  }
+
+  function commandLine(command) {
+    const line = element("div", "", "command");
+    line.append(element("code", command));
+    if (!navigator.clipboard) return line;
+    const copy = element("button", "copy");
+    copy.type = "button";
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(command);
+      copy.textContent = "copied";
+    });
+    line.append(copy);
+    return line;
+  }
+
+  function addDetails(body, button) {
+    const [error, command, sections] = detailsOf(body);
     const box = element("div", "", "sections");
     const section = (title, content, classes = "") => {
       const part = element("div", "", classes);
       part.append(element("h3", title), content);
       box.append(part);
     };
-    if (details.error !== null) section("Error", element("pre", details.error), "wide");
-    if (details.command !== null) {
-      const line = element("div", "", "command");
-      const copy = element("button", "copy");
-      copy.type = "button";
-      copy.addEventListener("click", async () => {
-        await navigator.clipboard.writeText(details.command);
-        copy.textContent = "copied";
-      });
-      line.append(element("code", details.command), ...(navigator.clipboard ? [copy] : []));
-      section("Command that repeats the run", line, "wide");
-    }
-    details.sections.forEach(([title, entries]) => {
+    if (error !== null) section("Error", element("pre", error), "wide");
+    if (command !== null) section("Command that repeats the run", commandLine(command), "wide");
+    sections.forEach(([title, entries]) => {
       const list = element("dl");
       entries.forEach(([name, value]) => list.append(element("dt", name), element("dd", value)));
       section(title, list);
     });
-    cell.replaceChildren(box);
+    const row = element("tr", "", "details"), cell = element("td");
+    row.id = [body.closest(".board").id, body.dataset.place].join("-");
+    row.hidden = true;
+    cell.colSpan = body.rows[0].cells.length;
+    cell.append(box);
+    row.append(cell);
+    body.append(row);
+    button.setAttribute("aria-controls", row.id);
   }
 
   all(".expand").forEach((button) => button.addEventListener("click", () => {
-    const details = byId(button.getAttribute("aria-controls"));
-    if (details.querySelector("script")) build(details.cells[0]);
+    const body = button.closest("tbody");
+    if (!body.rows[1]) addDetails(body, button);
+    const details = body.rows[1];
     details.hidden = !details.hidden;
     button.setAttribute("aria-expanded", String(!details.hidden));
   }));
+
+  // Figures: drawn when they come near the window, or are printed; their texts were escaped.
+  function draw(drawing) {
+    const data = drawing.querySelector("script");
+    if (data) drawing.innerHTML = embedded(data);
+  }
+
+  const drawings = all(".drawing");
+  const watch = new IntersectionObserver((entries) => {
+    entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      draw(entry.target);
+      watch.unobserve(entry.target);
+    });
+  }, { rootMargin: "800px" });
+  drawings.forEach((drawing) => watch.observe(drawing));
+  addEventListener("beforeprint", () => drawings.forEach(draw));
 
   // Subtasks: the columns of a group, hidden until its button is clicked.
   all(".unfold").forEach((button) => button.addEventListener("click", () => {

@@ -49,8 +49,8 @@ class RowView:
     cells: tuple[Cell, ...]
     files: Mapping[str, str]
     """``record`` and ``card`` to their addresses from the page; those that are there."""
-    details: Mapping[str, Any]
-    """Error, command to repeat the run, and sections; JSON-ready."""
+    details: list[Any]
+    """Error, command to repeat the run, and sections; the first two may be None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,8 @@ class BoardView:
     """Those that a merge has."""
     columns: tuple[Column, ...]
     rows: tuple[RowView, ...]
+    details: Mapping[str, Any]
+    """Details of the rows in their order, JSON-ready."""
     plots: tuple[Plot, ...]
     pairs: Mapping[str, Any] | None
     """Intervals of paired differences, JSON-ready; None where no two rows can be compared."""
@@ -105,6 +107,10 @@ def view_of(
     measures, commands = measures or {}, commands or {}
     tested = {r.record.fingerprint for r in board.merges} & standings.keys()
     columns = columns_of(board, {key: standings[key] for key in tested}, measures)
+    rows = tuple(
+        _row_view(row, columns, commands.get(row.record.fingerprint), root)
+        for row in board.rows
+    )
     return BoardView(
         key=board.key,
         pool=board.pool,
@@ -121,10 +127,8 @@ def view_of(
         marked=any(row.tuned_on_test for row in board.merges),
         measures=tuple(measures_on(board, measures)),
         columns=columns,
-        rows=tuple(
-            _row_view(row, columns, commands.get(row.record.fingerprint), root)
-            for row in board.rows
-        ),
+        rows=rows,
+        details=_shared([row.details for row in rows]),
         plots=tuple(plots),
         pairs=_pairs_view(pairs_of(board), columns),
     )
@@ -143,8 +147,21 @@ def _row_view(
         failed=record.status != "done",
         cells=tuple(column.cell(row) for column in columns),
         files={} if root is None else _files(record, root),
-        details={"error": record.error, "command": command, "sections": sections},
+        details=[record.error, command, sections],
     )
+
+
+def _shared(details: Sequence[list[Any]]) -> dict[str, Any]:
+    """Details of rows with each text once, and its number wherever it stands."""
+    numbers: dict[str, int] = {}
+
+    def numbered(value: Any) -> Any:  # noqa: ANN401 (nested lists of texts)
+        if isinstance(value, list):
+            return [*map(numbered, value)]
+        return None if value is None else numbers.setdefault(value, len(numbers))
+
+    rows = numbered(details)
+    return {"texts": [*numbers], "rows": rows}
 
 
 def _key(fingerprint: str) -> str:
@@ -240,5 +257,5 @@ def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str
         script=Markup(script),
         script_hash=digest,
         # in the page's own ink; the texts of a figure were escaped when it was drawn
-        themed=lambda svg: Markup(svg.replace(INK, "var(--ink)")),
+        themed=lambda svg: svg.replace(INK, "var(--ink)"),
     )
