@@ -14,7 +14,10 @@ _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}
 _FOLDERS = {"output", "merged_dir", "datasets_dir"}
 _VALUES = (
-    _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype", "max_shard_size", "push"}
+    _LIMITS
+    | _FOLDERS
+    | {"tokens", "tau", "seed", "device", "dtype", "max_shard_size", "push"}
+    | {"merged_as", "adapter_rank"}
 )
 _SWITCHES = {"force", "plan", "quiet"}
 
@@ -38,8 +41,21 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in ("merged_dir", "datasets_dir"):
         if not isinstance(config[key], str | None):
             raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    if config["merged_as"] == "adapter":
+        _check_adapter(config)
     evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
+
+
+def _check_adapter(config: Mapping[str, Any]) -> None:
+    """Demand what a merge to an adapter needs besides its sources."""
+    if config["merged_dir"] is None:
+        raise ValueError("merged_as=adapter needs merged_dir=FOLDER, where the adapter is kept")
+    if (config["suite"] or {}).get("tasks"):
+        raise ValueError(
+            "merged_as=adapter needs suite=none: an adapter is scored as a source of a merge of "
+            "its own, method=average 'models.sources=[{path_to_adapter: FOLDER}]'"
+        )
 
 
 def name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
