@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from seme.architecture.families import EMBEDDINGS, HEADS
 from seme.binding import check_method, merge_function
-from seme.checkpoint.json_text import parse_object
-from seme.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, AdaptedCheckpoint, AnyCheckpoint
+from seme.checkpoint.lora import ADAPTER_FILE, AdaptedCheckpoint, AnyCheckpoint
+from seme.checkpoint.lora_writer import write_adapter
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
-from seme.checkpoint.regular_file import read_whole
 from seme.checkpoint.writer import refuse_existing, remove_stale, temporary_sibling
 from seme.compatibility import reasons_to_copy
 from seme.engine import MergeReport, merge_checkpoints
@@ -36,8 +34,6 @@ ERRORS_FILE = "adapter_error.json"
 """What the adapter is of the merge: ``rank`` (the largest), ``error``, both by module."""
 LINEAR = ("baselines.average.merge", "baselines.task_arithmetic.merge")
 """Methods that add multiples of the sources' changes, the same for every element of a tensor."""
-_PREFIX = "base_model.model."
-_MOST_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,15 +288,9 @@ def _write(
 ) -> dict[str, Any]:
     """Write the adapter's tensors, configuration and errors; return the errors."""
     modules = {name: module for a in adapters for name, module in a.modules().items()}
-    tensors = {}
-    for name, change in changes.items():
-        key = f"{_PREFIX}{modules[name]}"
-        tensors[f"{key}.lora_A.weight"] = change.down.float().contiguous()
-        tensors[f"{key}.lora_B.weight"] = change.up.float().contiguous()
-    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
     ranks = {modules[name]: change.rank for name, change in changes.items()}
-    config = adapter_config(_config(adapters[0]), ranks)
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    factors = {modules[name]: (change.down, change.up) for name, change in changes.items()}
+    write_adapter(folder, factors, like=adapters[0].path)
     lost, size = (sum(getattr(c, k) for c in changes.values()) for k in ("lost", "size"))
     errors = {
         "rank": max(ranks.values()),
@@ -316,37 +306,3 @@ def _write(
 
 def _share(lost: float, size: float) -> float:
     return math.sqrt(lost / size) if size else 0.0
-
-
-def _config(adapter: AdaptedCheckpoint) -> dict[str, Any]:
-    file = adapter.path / ADAPTER_CONFIG
-    return parse_object(read_whole(file, most=_MOST_CONFIG_BYTES), what=str(file))
-
-
-def adapter_config(of_source: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Return PEFT's configuration of an adapter whose factors hold their scaling.
-
-    Args:
-        of_source: Configuration of one of the merged adapters: base, task and orientation.
-        ranks: Module to rank; alpha is the rank, so that the scaling is 1.
-    """
-    usual = max(ranks.values())
-    others = {module: rank for module, rank in ranks.items() if rank != usual}
-    kept = ("base_model_name_or_path", "revision", "task_type")
-    return {
-        "peft_type": "LORA",
-        **{key: of_source.get(key) for key in kept},
-        "r": usual,
-        "lora_alpha": usual,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "target_modules": sorted(ranks),
-        "modules_to_save": None,
-        "bias": "none",
-        "fan_in_fan_out": bool(of_source.get("fan_in_fan_out")),
-        "lora_dropout": 0.0,
-        "init_lora_weights": True,
-        "use_rslora": False,
-        "use_dora": False,
-        "inference_mode": True,
-    }
