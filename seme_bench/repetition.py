@@ -1,7 +1,8 @@
 """Command line that repeats a recorded run."""
 
+import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from eval.records import Record
@@ -25,9 +26,12 @@ def command_of(record: Record) -> str | None:
     if pool == "custom" or ":" in pool:
         return None
     is_merge = record.kind == "merge"
+    settings = dict(record.settings)
+    overrides = settings.pop("overrides", None)
     entries: dict[str, Any] = {
         "method": record.name if is_merge else "average",
-        **dict(_leaves(record.settings, "method")),
+        **{f"method.{key}": value for key, value in settings.items()},
+        **({} if overrides is None else {"overrides": json.loads(overrides)}),
         "models": pool,
         "suite": "none" if record.suite is None else record.suite.name,
         **({} if record.seed == 0 else {"seed": record.seed}),
@@ -43,12 +47,3 @@ def command_of(record: Record) -> str | None:
 
 def _unusual(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {k: identity[k] for k, usual in _IDENTITY.items() if identity.get(k, usual) != usual}
-
-
-def _leaves(settings: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield hyper-parameters by their dotted names."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}", value
