@@ -49,6 +49,16 @@ def check_provenance(provenance: Mapping[str, Any]) -> None:
     _object("provenance.identity", provenance.get("identity", {}))
 
 
+def check_origin(origin: Mapping[str, Any]) -> None:
+    """Check that the command and the folder of a run are texts, where they are stated.
+
+    Raises:
+        ValueError: If one is anything else.
+    """
+    for key in ("command", "merged_dir"):
+        _text_or_null(f"origin.{key}", origin.get(key))
+
+
 def check_cost(seconds: float, sizes: Mapping[str, int | None]) -> None:
     """Check the time of a stage in seconds and its sizes in bytes.
 

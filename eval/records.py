@@ -20,6 +20,7 @@ from eval.owner import is_process, machine_mark
 from eval.record_checks import (
     check_cost,
     check_metric,
+    check_origin,
     check_provenance,
     check_suite_entries,
 )
@@ -224,6 +225,9 @@ class Record:
     evaluator: Mapping[str, Any] = field(default_factory=dict, metadata={IF_ANY: True})
     """Backend of the evaluation, its version, device and options; empty in old records: lm-eval's
     Hugging Face model in one process."""
+    origin: Mapping[str, Any] = field(default_factory=dict, metadata={IF_ANY: True})
+    """``command`` that repeats the run, as it was typed, and ``merged_dir`` of a kept merge, texts;
+    empty in old records."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -266,6 +270,7 @@ class Record:
         if not _SAFE_NAME.fullmatch(self.name):
             raise ValueError(f"name must be usable as a folder's name, got {self.name!r:.120}")
         check_provenance(self.provenance)
+        check_origin(self.origin)
         if self.suite is not None:
             check_suite_entries(self.suite.more)
         for metric in (m for of_task in self.metrics.values() for m in of_task.values()):

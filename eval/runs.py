@@ -80,6 +80,8 @@ class Cell:
     """Steps go to the log file alone."""
     lock: RunLock | None = None
     """The lock of the run in hand, which tells others its steps."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """``command`` that repeats the run, and ``merged_dir`` where the merge is kept."""
 
     @property
     def bar(self) -> str:
@@ -133,6 +135,7 @@ class Cell:
             provenance={**self.provenance, "identity": facts},
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_total=0.0,
+            origin={k: v for k, v in self.origin.items() if settings or k != "merged_dir"},
         )
         record_json(draft)
         return draft

@@ -6,6 +6,7 @@ from pathlib import Path
 from eval.leaderboard.page import write_page
 from eval.leaderboard.tables import problem_lines, read_leaderboard, write_tables
 from eval.runs import describe_error
+from seme_bench.repetition import command_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
 
@@ -32,6 +33,9 @@ def main(arguments: list[str]) -> int:
         print(f"output must be a results folder, {root} is absent", file=sys.stderr)
         return 1
     leaderboard = read_leaderboard(root)
+    rows = [row for board in leaderboard.boards for row in board.rows]
+    told = {row.record.fingerprint: command_of(row.record) for row in rows}
+    commands = {key: command for key, command in told.items() if command is not None}
     try:
         write_tables(root, leaderboard)
         write_page(
@@ -40,13 +44,13 @@ def main(arguments: list[str]) -> int:
             leaderboard.standings,
             leaderboard.measures,
             leaderboard.problems,
+            commands,
         )
     except OSError as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         return 1
-    records = {row.record.fingerprint for board in leaderboard.boards for row in board.rows}
     print(
-        f"{len(records)} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
+        f"{len(told)} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
     sys.stderr.write(problem_lines(root, leaderboard.problems))
     return 1 if leaderboard.problems else 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.adapter_merge import check_adapter_merge, merge_to_adapter
 from seme.binding import check_method, method_settings
 from seme.checkpoint.gguf_conversion import origin_of
 from seme.checkpoint.lora import (
@@ -134,6 +135,9 @@ class MergeJob:
             "include": self.settings.include,
             "exclude": self.settings.exclude,
             **({} if self.settings.tokens == "same" else {"tokens": self.settings.tokens}),
+            **(
+                {"adapter_rank": self.settings.adapter_rank} if self.settings.as_adapter else {}
+            ),
         }
 
     def identity_of(self, model: NamedModel) -> dict[str, Any]:
@@ -144,8 +148,12 @@ class MergeJob:
         return content
 
     def run(self, destination: Path, *, progress: bool | str) -> MergeReport:
-        """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`."""
-        return merge_checkpoints(
+        """Merge into a new folder; see :func:`seme.engine.merge_checkpoints`.
+
+        With ``merged_as=adapter`` see :func:`seme.adapter_merge.merge_to_adapter`.
+        """
+        merge = merge_to_adapter if self.settings.as_adapter else merge_checkpoints
+        return merge(
             self.method,
             self.base,
             [source.checkpoint for source in self.sources],
@@ -222,6 +230,10 @@ def job_from_config(
             "method=average does it), or use it as a source"
         )
     sources = tuple(_open(model, next(labels), root, opener) for model in models["sources"])
+    if settings.as_adapter:
+        base = pivot.checkpoint
+        opened = [source.checkpoint for source in sources]
+        check_adapter_merge(method, base, opened, settings.adapter_rank)
     return MergeJob(
         method_name=method_name,
         method=method,

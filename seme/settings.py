@@ -42,6 +42,10 @@ class MergeSettings:
     max_shard_bytes: int = MAX_SHARD_BYTES
     """Bytes of tensors in one file of the merged checkpoint; a larger tensor has a file of its
     own."""
+    as_adapter: bool = False
+    """Write one LoRA in place of a model."""
+    adapter_rank: int | None = None
+    """Its rank, by a truncated SVD; None puts the sources' factors side by side."""
 
 
 def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
@@ -74,6 +78,8 @@ def settings_from_config(config: Mapping[str, Any]) -> MergeSettings:
         tokens=config["tokens"],
         memory_budget=_bytes("memory_budget", config["memory_budget"]),
         max_shard_bytes=_shard_bytes(config.get("max_shard_size")),
+        as_adapter=_as_adapter(config),
+        adapter_rank=config.get("adapter_rank"),
         n_threads=torch.get_num_threads(),
     )
 
@@ -108,3 +114,14 @@ def _bytes(name: str, value: object) -> int:
     if match is None:
         raise ValueError(f"{name} must be a size such as 512MiB, 2GiB or 4GB, got {value!r}")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _as_adapter(config: Mapping[str, Any]) -> bool:
+    """Check ``merged_as`` and ``adapter_rank``; both may be absent."""
+    form, rank = config.get("merged_as", "model"), config.get("adapter_rank")
+    check_choice("merged_as", form, ("model", "adapter"))
+    if rank is not None:
+        check_whole("adapter_rank", rank, least=1)
+        if form != "adapter":
+            raise ValueError(f"adapter_rank={rank} needs merged_as=adapter, got {form}")
+    return bool(form == "adapter")

@@ -25,7 +25,7 @@ from seme.interface import CheckpointMismatchError
 from seme.job import MergeJob, NamedModel, job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
-from seme_bench.entries import check_entries, suite_of
+from seme_bench.entries import check_entries, origin_of, suite_of
 from seme_bench.folders import with_embedded
 from seme_bench.interruption import finishing_run
 
@@ -40,6 +40,7 @@ def run_cell(
     label: str,
     root: Path,
     index: int | None = None,
+    command: str = "",
 ) -> Record:
     """Merge, evaluate, record, track; then score the unmerged models of the pool.
 
@@ -50,6 +51,7 @@ def run_cell(
         label: What the lines on the terminal call the cell.
         root: Folder that relative folders start from.
         index: Place of the cell in a sweep, from 0; None for a single run.
+        command: Command line of the cell alone, for its record.
 
     Returns:
         The record on disk; an earlier one if the run was done already.
@@ -91,6 +93,7 @@ def run_cell(
         index=index,
         label=label,
         quiet=config["quiet"],
+        origin=origin_of(command, kept, root),
     )
     is_scored = [] if suite is None else [_is_scored(cell, job, m) for m in job.models]
     n_unscored = is_scored.count(False)

@@ -8,12 +8,16 @@ from eval.evaluator import evaluator_from_config
 from eval.override_errors import unknown_entry
 from eval.suite import Suite, suite_from_config
 from eval.tracking.trackers import check_tracker
+from seme.pool import portable
 
 _GROUPS = {"method", "models", "suite", "evaluator", "tracker"}
 _LIMITS = {"include", "exclude", "overrides", "memory_budget"}
 _FOLDERS = {"output", "merged_dir", "datasets_dir"}
 _VALUES = (
-    _LIMITS | _FOLDERS | {"tokens", "tau", "seed", "device", "dtype", "max_shard_size", "push"}
+    _LIMITS
+    | _FOLDERS
+    | {"tokens", "tau", "seed", "device", "dtype", "max_shard_size", "push"}
+    | {"merged_as", "adapter_rank"}
 )
 _SWITCHES = {"force", "plan", "quiet"}
 
@@ -42,8 +46,21 @@ def check_entries(config: Mapping[str, Any]) -> None:
         raise ValueError(  # its name is in the manifest's command and the card's title
             f"merged_dir must be a name of printable characters, got {kept!r:.200}"
         )
+    if config["merged_as"] == "adapter":
+        _check_adapter(config)
     evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
+
+
+def _check_adapter(config: Mapping[str, Any]) -> None:
+    """Demand what a merge to an adapter needs besides its sources."""
+    if config["merged_dir"] is None:
+        raise ValueError("merged_as=adapter needs merged_dir=FOLDER, where the adapter is kept")
+    if (config["suite"] or {}).get("tasks"):
+        raise ValueError(
+            "merged_as=adapter needs suite=none: an adapter is scored as a source of a merge of "
+            "its own, method=average 'models.sources=[{path_to_adapter: FOLDER}]'"
+        )
 
 
 def name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None:
@@ -59,6 +76,18 @@ def name_after_files(values: dict[str, Any], choices: Mapping[str, str]) -> None
             )
         if group != "method":
             values[group].setdefault("name", choices[group])
+
+
+def origin_of(command: str, merged_dir: str | None, root: Path) -> dict[str, str]:
+    """Say where a run came from, for its record; what is not known is left out.
+
+    Args:
+        command: The command line of the run alone.
+        merged_dir: Folder of a kept merge.
+        root: Folder that relative folders start from.
+    """
+    kept = {} if merged_dir is None else {"merged_dir": portable(str(merged_dir), root)}
+    return ({"command": command} if command else {}) | kept
 
 
 def suite_of(config: Mapping[str, Any], root: Path) -> Suite | None:

@@ -21,6 +21,7 @@ from seme.job import job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
 from seme.publishing.kept_folder import kept_folder
+from seme_bench.entries import origin_of
 from seme_bench.folders import CONF, with_embedded
 
 Model = str | os.PathLike[str] | Mapping[str, Any]
@@ -120,6 +121,7 @@ def merge(
         provenance=collect(),
         force=False,
         progress=progress,
+        origin=origin_of("", str(out), root),
     )
     pool = build(PoolRef, job.described_models())
     draft = cell.draft(method, job.identity(), pool, settings=job.hyper_parameters())

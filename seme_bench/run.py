@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -74,6 +75,7 @@ def main(config: DictConfig) -> None:
             label=label,
             root=root,
             index=index,
+            command=shlex.join([*_program("merge").split(), *overrides_of(hydra_config)]),
         )
         cell["fingerprint"] = record.fingerprint
     except Exception as caught:

@@ -17,6 +17,25 @@ class RecipeText:
 
 
 EQUAL = {
+    "linear_of_a_model_and_an_adapter": RecipeText("""
+models:
+  - model: A
+    parameters: {weight: 0.6}
+  - model: {model: {path: BASE}, lora: {path: LORA}}
+    parameters: {weight: 0.4}
+merge_method: linear
+dtype: float32
+"""),
+    "task_arithmetic_of_adapters_on_two_models": RecipeText("""
+models:
+  - model: {model: {path: BASE}, lora: {path: LORA}}
+    parameters: {weight: 0.7}
+  - model: {model: {path: B}, lora: {path: LORA}}
+    parameters: {weight: 0.5}
+merge_method: task_arithmetic
+base_model: BASE
+dtype: float32
+"""),
     "linear_two": RecipeText("""
 models:
   - model: A

@@ -24,6 +24,7 @@ from tests.settings import TOP_LEVEL
 
 NUMBERS = Path(__file__).with_name("mergekit_numbers.json")
 MODELS = ("BASE", "A", "B", "C")
+ADAPTER = "LORA"
 N_SUMS = 4
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16,
@@ -54,7 +55,28 @@ def write_models(root):
         change = _tensors(seed, 0.02) if seed else dict.fromkeys(base, 0)
         tensors = {tensor: values + change[tensor] for tensor, values in base.items()}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    _write_adapter(root / ADAPTER, root / "BASE")
     return root
+
+
+def _write_adapter(folder, base):
+    """Write an adapter of the base: rank 3 of two weights of each layer, scaling 4 / 3."""
+    folder.mkdir()
+    rng = np.random.Generator(np.random.PCG64(9))
+    tensors = {}
+    for layer in range(4):
+        for part in ("self_attn.q_proj", "mlp.down_proj"):
+            n_out, n_in = LAYER[f"{part}.weight"]
+            key = f"base_model.model.model.layers.{layer}.{part}"
+            for name, shape in (("lora_A", (3, n_in)), ("lora_B", (n_out, 3))):
+                values = torch.from_numpy(0.1 * rng.standard_normal(shape)).float()
+                tensors[f"{key}.{name}.weight"] = values
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": str(base), "r": 3, "lora_alpha": 4,
+        "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
 def _tensors(seed, scale):
@@ -73,7 +95,7 @@ def config_of(text, root):
             return {key: placed(item) for key, item in value.items()}
         if isinstance(value, list):
             return [placed(item) for item in value]
-        return str(root / value) if value in MODELS else value
+        return str(root / value) if value in (*MODELS, ADAPTER) else value
 
     return placed(yaml.safe_load(text))
 
@@ -109,8 +131,9 @@ def merged_by_mergekit(recipe, root, destination):
         from mergekit.options import MergeOptions  # noqa: PLC0415
 
         options = MergeOptions(
-            copy_tokenizer=False, write_model_card=False, quiet=True, device="cpu"
-        )
+            copy_tokenizer=False, write_model_card=False, quiet=True, device="cpu",
+            lora_merge_cache=f"{destination}-adapters",
+        )  # fmt: skip
         config = MergeConfiguration.model_validate(config_of(recipe.text, root))
         run_merge(config, str(destination), options)
     return load_file(destination / "model.safetensors")

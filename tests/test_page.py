@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -270,7 +271,12 @@ def test_record_texts_are_escaped():
         [view_of(b, plots_of(b), standings) for b in bare_boards([hostile, failed, base])]
     )
     parsed = Tags(page)
-    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    scripts = [a for tag, a in parsed.tags if tag == "script"]
+    assert [a for a in scripts if a != {"type": "application/json"}] == [{}]
+    embedded = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert len(embedded) == len(scripts) - 1
+    assert not [text for text in embedded if "<" in text]
+    assert INJECTION in json.loads(embedded[0])["texts"]
     assert "img" not in {tag for tag, _ in parsed.tags}
     assert not [name for _, a in parsed.tags for name in a if name.startswith("on")]
     assert "{{ 7 * 7 }}" in page

@@ -35,6 +35,8 @@ _LINE = 0.21
 _LETTER = 0.08  # inches, no narrower than letters of a label are on average
 _MOST_IN_LEGEND = 12
 """Methods up to which a legend names the points of a figure; more are named beside the axes."""
+_MOST_LINES = 60
+"""Merges up to which a figure has a line for each; of more it has the first on the board."""
 _REACH = 15.0
 """Points from which on all changes have the strongest colour: one expert's gain of 40 would
 leave none for the rest, and a fixed scale compares boards."""
@@ -127,7 +129,9 @@ def task_heat_map(board: Board) -> Plot | None:
 
     Where the pivot has no scores, the distance is from the mean of the rows.
     """
-    rows = [row for row in board.rows if row.mean is not None]
+    merges = [row for row in board.merges if row.mean is not None]
+    shown = merges[:_MOST_LINES]
+    rows = [*(row for row in board.references if row.mean is not None), *shown]
     if not rows:
         return None
     columns = board.columns
@@ -153,7 +157,7 @@ def task_heat_map(board: Board) -> Plot | None:
     centre = "the mean of the rows" if pivot is None else f"{rows[pivot].name} (the pivot)"
     caption = (
         f"Scores in per cent. Blue is above {centre}, red below it; the strongest colour is "
-        f"{_REACH:g} points away, or more."
+        f"{_REACH:g} points away, or more.{_left_out(merges)}"
     )
     size = (
         0.4 + _LETTER * max(map(len, labels)) + 0.42 * len(tasks),
@@ -199,10 +203,11 @@ def share_kept(board: Board) -> Plot | None:
 
 def time_and_memory(board: Board) -> Plot | None:
     """Seconds and memory of every finished merge."""
-    rows = [row for row in board.merges if row.record.status == "done"]
-    rows = [row for row in rows if row.record.merge_cost is not None]
-    if not rows:
+    done = [row for row in board.merges if row.record.status == "done"]
+    timed = [row for row in done if row.record.merge_cost is not None]
+    if not timed:
         return None
+    rows = timed[:_MOST_LINES]
     labels = short_labels(rows)
 
     def paint(figure: Figure) -> None:
@@ -216,9 +221,16 @@ def time_and_memory(board: Board) -> Plot | None:
 
     caption = (
         "Time and peak resident memory of every merge, memory above where the merge started."
+        f"{_left_out(timed)}"
     )
     size = (4.0 + _LETTER * max(map(len, labels)), 0.7 + _LINE * len(rows))
     return _plot(board, "time-and-memory", caption, size, paint)
+
+
+def _left_out(merges: Sequence[Row]) -> str:
+    """Say that a figure has not all of these merges, where it has not."""
+    n = len(merges)
+    return f" The first {_MOST_LINES} of {n} merges." if n > _MOST_LINES else ""
 
 
 def _plot(

@@ -2,75 +2,55 @@
 
 import base64
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.leaderboard.board import Board, Row
-from eval.leaderboard.details import Section, details_of
+from eval.leaderboard.columns import Cell, Column, columns_of
+from eval.leaderboard.details import details_of
 from eval.leaderboard.drawing import INK
 from eval.leaderboard.figures import Plot, plots_of
 from eval.leaderboard.markdown import (
     MEASURED,
     NOT_TRUSTED,
     TUNED_ON_TEST,
-    column_value,
     evaluation,
-    mean,
     measures_on,
-    rank,
-    reported_cell,
 )
 from eval.leaderboard.measures import Measure, Measured, Standing
-from eval.records import atomic_write
+from eval.leaderboard.pairs import PAIR_RESAMPLES, Pairs, pairs_of
+from eval.records import RECORD_NAME, Record, atomic_write, run_folder
 from eval.results_folder import Problem
-from eval.tables import mib, percent, seconds, with_error
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Text of a cell, and the number or text that sorts it; None sorts last."""
-
-    text: str
-    key: float | str | None
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """Header of one column, and the function from a row to its cell."""
-
-    label: str
-    cell: Callable[[Row], Cell]
-    hint: str = ""
-    numeric: bool = True
-    falling: bool = False
-    """True if the first click sorts from high to low."""
-    group: str = ""
-    """Group of tasks that the column is a subtask of; hidden until the group is expanded."""
-    n_subtasks: int = 0
-    """Number of subtasks; 0 for all but groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowView:
     """One row as the page shows it; its first cell is the method."""
 
+    key: str
+    """First digits of the fingerprint, as in the name of the run's folder."""
     method: str
+    label: str
+    """Method and the settings in which its rows differ."""
     is_merge: bool
     failed: bool
     """True if the row shows an error in place of a result."""
     cells: tuple[Cell, ...]
-    error: str | None
-    sections: tuple[Section, ...]
+    files: Mapping[str, str]
+    """``record`` and ``card`` to their addresses from the page; those that are there."""
+    details: list[Any]
+    """Error, command to repeat the run, and sections; the first two may be None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +79,11 @@ class BoardView:
     """Those that a merge has."""
     columns: tuple[Column, ...]
     rows: tuple[RowView, ...]
+    details: Mapping[str, Any]
+    """Details of the rows in their order, JSON-ready."""
     plots: tuple[Plot, ...]
+    pairs: Mapping[str, Any] | None
+    """Intervals of paired differences, JSON-ready; None where no two rows can be compared."""
 
 
 def view_of(
@@ -107,6 +91,8 @@ def view_of(
     plots: Sequence[Plot],
     standings: Mapping[str, Standing],
     measures: Mapping[str, Measured] | None = None,
+    commands: Mapping[str, str] | None = None,
+    root: Path | None = None,
 ) -> BoardView:
     """Build the view of one board.
 
@@ -115,10 +101,16 @@ def view_of(
         plots: Its figures.
         standings: Fingerprint of a merge to its standing; of other boards too.
         measures: Fingerprint of a merge to its measures; of other boards too.
+        commands: Fingerprint of a run to the command that repeats it.
+        root: The results folder, whose files rows link to.
     """
-    measures = measures or {}
+    measures, commands = measures or {}, commands or {}
     tested = {r.record.fingerprint for r in board.merges} & standings.keys()
-    columns = _columns(board, {key: standings[key] for key in tested}, measures)
+    columns = columns_of(board, {key: standings[key] for key in tested}, measures)
+    rows = tuple(
+        _row_view(row, columns, commands.get(row.record.fingerprint), root)
+        for row in board.rows
+    )
     return BoardView(
         key=board.key,
         pool=board.pool,
@@ -135,135 +127,71 @@ def view_of(
         marked=any(row.tuned_on_test for row in board.merges),
         measures=tuple(measures_on(board, measures)),
         columns=columns,
-        rows=tuple(_row_view(row, columns) for row in board.rows),
+        rows=rows,
+        details=_shared([row.details for row in rows]),
         plots=tuple(plots),
+        pairs=_pairs_view(pairs_of(board), columns),
     )
 
 
-def _row_view(row: Row, columns: Sequence[Column]) -> RowView:
+def _row_view(
+    row: Row, columns: Sequence[Column], command: str | None, root: Path | None
+) -> RowView:
+    record = row.record
+    sections = [[s.title, [*map(list, s.entries)]] for s in details_of(record)]
     return RowView(
+        key=_key(record.fingerprint),
         method=row.name,
-        is_merge=row.record.kind == "merge",
-        failed=row.record.status != "done",
+        label=f"{row.name} {row.own_settings}".rstrip(),
+        is_merge=record.kind == "merge",
+        failed=record.status != "done",
         cells=tuple(column.cell(row) for column in columns),
-        error=row.record.error,
-        sections=details_of(row.record),
+        files={} if root is None else _files(record, root),
+        details=[record.error, command, sections],
     )
 
 
-def _columns(
-    board: Board, standings: Mapping[str, Standing], measures: Mapping[str, Measured]
-) -> tuple[Column, ...]:
-    """All columns of a board; what no row can have is left out."""
-    evaluated = board.evaluated
-    mean_column = Column("mean %", _mean, "± is one standard error", falling=True)
-    evaluation_seconds = Column(
-        "evaluation s",
-        lambda row: Cell(seconds(row.evaluation_seconds, 1), row.evaluation_seconds),
-    )
-    return (
-        Column("method", lambda row: Cell(row.name, row.name), numeric=False),
-        Column("rank", lambda row: Cell(rank(row), row.rank)),
-        *([mean_column] if evaluated else []),
-        *_test_columns(standings),
-        Column("settings", _settings, "in which rows of a method differ", numeric=False),
-        *(_measure_column(m, measures) for m in measures_on(board, measures)),
-        *_score_columns(board),
-        *_reported_columns(board),
-        Column("merge s", lambda row: Cell(seconds(row.merge_seconds), row.merge_seconds)),
-        Column("merge MiB", _memory, "peak resident memory above where the merge started"),
-        *([evaluation_seconds] if evaluated else []),
-        Column("status", lambda row: Cell(row.status, row.status), numeric=False),
-    )
+def _shared(details: Sequence[list[Any]]) -> dict[str, Any]:
+    """Details of rows with each text once, and its number wherever it stands."""
+    numbers: dict[str, int] = {}
+
+    def numbered(value: Any) -> Any:  # noqa: ANN401 (nested lists of texts)
+        if isinstance(value, list):
+            return [*map(numbered, value)]
+        return None if value is None else numbers.setdefault(value, len(numbers))
+
+    rows = numbered(details)
+    return {"texts": [*numbers], "rows": rows}
 
 
-def _test_columns(standings: Mapping[str, Standing]) -> Iterator[Column]:
-    """The band, and a probability for every opponent by name; none without standings."""
-
-    def band(row: Row) -> Cell:
-        standing = standings.get(row.record.fingerprint)
-        return Cell("", None) if standing is None else Cell(str(standing.band), standing.band)
-
-    def chance(opponent: str, row: Row) -> Cell:
-        standing = standings.get(row.record.fingerprint)
-        share = None if standing is None else standing.better_than.get(opponent)
-        return Cell("" if share is None else percent(share, 1), share)
-
-    if standings:
-        yield Column(
-            "band", band, "merges without a significant difference to their leader share a band"
-        )
-    rivals = {name for standing in standings.values() for name in standing.better_than}
-    for name in sorted(rivals):
-        hint = f"probability, in per cent, of being better than {name}"
-        yield Column(f"P(> {name})", partial(chance, name), hint, falling=True)
+def _key(fingerprint: str) -> str:
+    return fingerprint[:12]
 
 
-def _measure_column(measure: Measure, measures: Mapping[str, Measured]) -> Column:
-    def cell(row: Row) -> Cell:
-        value = measures.get(row.record.fingerprint, {}).get(measure.key)
-        return Cell(with_error(value, digits=1), None if value is None else value.value)
-
-    return Column(f"{measure.label} %", cell, measure.definition, falling=not measure.is_loss)
-
-
-def _score_columns(board: Board) -> Iterator[Column]:
-    """A column for every task; for a group one that expands into those of its subtasks."""
-    for name, shares in board.columns.items():
-        domain = board.domains[next(iter(shares))]
-        if name in shares:
-            yield Column(name, _score_cell(board, shares), f"{domain}, %", falling=True)
-            continue
-        cell, n = _score_cell(board, shares), len(shares)
-        hint = f"{domain}, {n} subtasks, %"
-        yield Column(name, cell, hint, falling=True, n_subtasks=n)
-        for task, share in shares.items():
-            cell = _score_cell(board, {task: 1.0})
-            hint = f"{name}, share {percent(share, 1)} %"
-            yield Column(task, cell, hint, falling=True, group=name)
+def _files(record: Record, root: Path) -> dict[str, str]:
+    """Addresses, from the page, of the record and of the card of a kept merge."""
+    files = {"record": run_folder(root, record.name, record.fingerprint) / RECORD_NAME}
+    kept = record.origin.get("merged_dir")
+    if kept is not None:
+        files["card"] = Path(os.path.expanduser(kept)) / "README.md"  # noqa: PTH111 (no error)
+    return {
+        name: quote(os.path.relpath(path, root))
+        for name, path in files.items()
+        if os.path.isfile(path)  # noqa: PTH113 (False, not an error, for a name too long)
+    }
 
 
-def _reported_columns(board: Board) -> Iterator[Column]:
-    """A column for every task that is in no mean, its metric in its own unit."""
-    for task, key in board.reported.items():
-        metrics = [
-            row.record.reported[task][1] for row in board.rows if task in row.record.reported
-        ]
-        falling = any(metric.higher_is_better for metric in metrics)
-        hint = f"{key}, in no mean; {'higher' if falling else 'lower'} is better"
-        yield Column(task, partial(_reported_cell, task), hint, falling=falling)
-
-
-def _reported_cell(task: str, row: Row) -> Cell:
-    _, metric = row.record.reported.get(task, (None, None))
-    return Cell(reported_cell(row, task), None if metric is None else metric.value)
-
-
-def _score_cell(board: Board, shares: Mapping[str, float]) -> Callable[[Row], Cell]:
-    """Return the function from a row to its score in a column, the best merge's marked."""
-    done = [row for row in board.merges if row.record.status == "done"]
-    values = [column_value(row, shares) for row in done]
-    best = max((value for value in values if value is not None), default=None)
-
-    def cell(row: Row) -> Cell:
-        value = column_value(row, shares)
-        if value is None:
-            return Cell(row.absent, None)
-        return Cell(percent(value, 1), value, value == best and row in done)
-
-    return cell
-
-
-def _mean(row: Row) -> Cell:
-    return Cell(mean(row), None if row.mean is None else row.mean.value)
-
-
-def _settings(row: Row) -> Cell:
-    return Cell(row.marked_settings, row.marked_settings or None)
-
-
-def _memory(row: Row) -> Cell:
-    return Cell(mib(row.merge_bytes), row.merge_bytes)
+def _pairs_view(pairs: Pairs | None, columns: Sequence[Column]) -> dict[str, Any] | None:
+    """Intervals of the paired differences with the places of their columns in the table."""
+    if pairs is None:
+        return None
+    places = {column.label: i for i, column in enumerate(columns) if column.is_compared}
+    return {
+        "rows": [*map(_key, pairs.rows)],
+        "columns": [min(places.values()), *(places[name] for name in pairs.columns)],
+        "unit": pairs.unit,
+        "halfWidths": pairs.half_widths,
+    }
 
 
 def write_page(
@@ -272,6 +200,7 @@ def write_page(
     standings: Mapping[str, Standing] | None = None,
     measures: Mapping[str, Measured] | None = None,
     problems: Sequence[Problem] = (),
+    commands: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``leaderboard.html`` and ``figures/*.svg`` under a results folder.
 
@@ -284,8 +213,12 @@ def write_page(
             the boards where a merge has one.
         measures: Fingerprint of a merge to its measures, shown in the same way.
         problems: Problems of the results folder, listed above the boards.
+        commands: Fingerprint of a run to the command that repeats it.
     """
-    views = [view_of(b, plots_of(b), standings or {}, measures or {}) for b in boards]
+    views = [
+        view_of(board, plots_of(board), standings or {}, measures, commands, root)
+        for board in boards
+    ]
     page = to_html(views, problems).encode(errors="replace")
     figures = {f"{v.key}.{plot.name}.svg": plot.svg for v in views for plot in v.plots}
     folder = root / "figures"
@@ -316,6 +249,7 @@ def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str
         not_trusted=NOT_TRUSTED,
         tuned_on_test=TUNED_ON_TEST,
         measured=MEASURED,
+        pair_resamples=PAIR_RESAMPLES,
         pools=sorted({view.pool for view in views}),
         suites=sorted({view.suite for view in views}),
         methods=sorted({row.method for view in views for row in view.rows if row.is_merge}),
@@ -323,5 +257,5 @@ def to_html(views: Sequence[BoardView], problems: Sequence[Problem] = ()) -> str
         script=Markup(script),
         script_hash=digest,
         # in the page's own ink; the texts of a figure were escaped when it was drawn
-        themed=lambda svg: Markup(svg.replace(INK, "var(--ink)")),
+        themed=lambda svg: svg.replace(INK, "var(--ink)"),
     )

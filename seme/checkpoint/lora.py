@@ -15,7 +15,7 @@ from torch import Tensor
 from seme.checkpoint.adapter_base import disagreement
 from seme.checkpoint.hash_cache import cached_hash
 from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
-from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors
+from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors, module_names
 from seme.checkpoint.model_folder import ModelFolder, locate, read_object
 from seme.checkpoint.opening import open_model
 from seme.checkpoint.protocol import Readable
@@ -71,6 +71,15 @@ class AdaptedCheckpoint:
         self._changes = changes
         self._adapter_bytes_read = 0
         self._lock = threading.Lock()
+
+    @property
+    def changes(self) -> Changes:
+        """What the adapter changes, by the base's tensor names."""
+        return self._changes
+
+    def modules(self) -> dict[str, str]:
+        """Return the base's name of every adapted weight, and PEFT's name of its module."""
+        return module_names(self.base, read_header(self.path / ADAPTER_FILE))
 
     @property
     def tokenizer_folder(self) -> Path:

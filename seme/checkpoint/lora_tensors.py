@@ -184,6 +184,18 @@ def match_tensors(
     return Changes(replaced=replaced, adapted=adapted)
 
 
+def module_names(base: Checkpoint, keys: Iterable[str]) -> dict[str, str]:
+    """Return the base's name of every weight with factors, and PEFT's name of its module.
+
+    Args:
+        base: The model the adapter was trained on.
+        keys: Names in the adapter's file.
+    """
+    places = ((key, *_place_of(key)) for key in keys)
+    modules = {module: key for key, module, part in places if part is not None}
+    return {_name_in(base, f"{m}.weight", key): m for m, key in modules.items()}
+
+
 def _demand_new(name: str, changed: Mapping[str, object], key: str) -> None:
     """Refuse a second change of one weight, of which only one could be kept."""
     if name in changed:

@@ -31,6 +31,7 @@ def card_text(
     *,
     config: Mapping[str, Any],
     results: Sequence[EvalResult] = (),
+    adapter: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the card of a merge; the same arguments give the same text.
 
@@ -39,6 +40,7 @@ def card_text(
         name: Of the merged model, its folder's.
         config: Its ``config.json``.
         results: Measured scores, each metric followed by its ``_stderr``.
+        adapter: ``rank`` and ``error`` of a merge to an adapter; None of a model.
     """
     sections = [
         _introduction(manifest, name),
@@ -47,10 +49,11 @@ def card_text(
         _settings(manifest),
         _scores(results),
         _again(manifest),
-        _mergekit(manifest, config),
-        _gguf(name),
+        *([_mergekit(manifest, config), _gguf(name)] if adapter is None else []),
     ]
-    metadata = _metadata(manifest, name, config, results).to_yaml()
+    if adapter is not None:
+        sections.insert(1, _adapter(manifest, adapter))
+    metadata = _metadata(manifest, name, config, results, adapter is not None).to_yaml()
     return f"---\n{metadata}\n---\n\n" + "\n".join(
         "\n".join(lines) + "\n" for lines in sections if lines
     )
@@ -94,18 +97,22 @@ def base_models(models: Sequence[InputModel]) -> list[str]:
 
 
 def _metadata(
-    manifest: Manifest, name: str, config: Mapping[str, Any], results: Sequence[EvalResult]
+    manifest: Manifest,
+    name: str,
+    config: Mapping[str, Any],
+    results: Sequence[EvalResult],
+    is_adapter: bool,
 ) -> ModelCardData:
-    ids = base_models(manifest.models)
+    ids = base_models([manifest.pivot] if is_adapter else manifest.models)
     classes = config.get("architectures")
     generates = isinstance(classes, list) and any("CausalLM" in str(c) for c in classes)
     more = _licence(common_licence(manifest.models))
-    more |= {"base_model_relation": "merge"} if ids else {}
+    more |= {"base_model_relation": "adapter" if is_adapter else "merge"} if ids else {}
     return ModelCardData(
         base_model=ids or None,
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation" if generates else None,
-        tags=[*_TAGS, manifest.method.name],
+        tags=[*_TAGS, manifest.method.name, *(["lora"] if is_adapter else [])],
         model_name=name if results else None,
         eval_results=list(results) or None,
         **more,
@@ -155,6 +162,22 @@ def _models(manifest: Manifest) -> Iterator[str]:
         f"\n`{MANIFEST_NAME}` has the SHA-256 of every file of these models and of this one, all "
         "settings, and the versions of what made it."
     )
+
+
+def _adapter(manifest: Manifest, adapter: Mapping[str, Any]) -> list[str]:
+    """Say what a merge to an adapter is of the merge."""
+    rank, error = adapter["rank"], adapter["error"]
+    if manifest.settings.get("adapter_rank") is None:
+        how = (
+            f"the sources' factors side by side, rank {rank}: exact up to rounding to float32."
+        )
+    else:
+        how = (
+            f"the truncated singular value decomposition of the merged change, rank {rank}: "
+            f"`||change - B A|| / ||change||` is {error:.4f} over all tensors "
+            "(`adapter_error.json` has it by module)."
+        )
+    return ["## Adapter\n", f"This is a LoRA of the pivot, as PEFT reads it; it holds {how}"]
 
 
 def _licences(models: Sequence[InputModel]) -> list[str]:

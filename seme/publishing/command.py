@@ -6,7 +6,12 @@ from typing import Any
 
 from seme.override_text import model_value, override_text
 
-_USUAL: dict[str, Any] = {"include": ["*"], "tokens": "same", "max_shard_size": "5GB"}
+_USUAL: dict[str, Any] = {
+    "include": ["*"],
+    "tokens": "same",
+    "max_shard_size": "5GB",
+    "merged_as": "model",
+}
 """What conf/config.yaml has; entries that are null or empty there are left out as well."""
 
 

@@ -32,6 +32,7 @@ _NOT_OF_A_MERGE = frozenset(
     }
 )
 """Entries of a run's configuration that no merged byte depends on, or that are in the method."""
+_OF_AN_ADAPTER = ("merged_as", "adapter_rank")
 
 
 def describe_inputs(
@@ -104,6 +105,8 @@ def describe_merge(
         for described, model in zip(inputs, (job.pivot, *job.sources), strict=True)
     )
     settings = {key: config[key] for key in config if key not in _NOT_OF_A_MERGE}
+    if not job.settings.as_adapter:
+        settings = {k: v for k, v in settings.items() if k not in _OF_AN_ADAPTER}
     files = hashed(folder)
     provenance = collect()
     manifest = Manifest(

@@ -11,7 +11,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from seme.adapter_merge import ERRORS_FILE
 from seme.checkpoint.json_text import parse_object
+from seme.checkpoint.lora import ADAPTER_CONFIG
 from seme.checkpoint.regular_file import read_whole
 from seme.checkpoint.safetensors_file import read_header
 from seme.checkpoint.writer import flush, refuse_existing, remove_stale, temporary_sibling
@@ -111,7 +113,9 @@ def _describe(
         merged_dir=merged.name,
     )
     (merged / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
-    text = card_text(manifest, merged.name, config=_config(merged))
+    text = card_text(
+        manifest, merged.name, config=_config(merged), adapter=_adapter_errors(merged)
+    )
     (merged / CARD_NAME).write_text(text, encoding="utf-8")
     n_bytes = manifest.n_bytes + sum(
         file.bytes for model in manifest.models for file in model.files.values()
@@ -126,8 +130,19 @@ def _describe(
     return manifest
 
 
+def _adapter_errors(folder: Path) -> dict[str, Any] | None:
+    """Rank and errors of a merge to an adapter; None of a model."""
+    file = folder / ERRORS_FILE
+    if not file.exists():
+        return None
+    return parse_object(read_whole(file, most=_MAX_CARD_BYTES), what=str(file))
+
+
 def _config(folder: Path) -> dict[str, Any]:
+    """Return ``config.json``, empty of an adapter."""
     file = folder / "config.json"
+    if (folder / ADAPTER_CONFIG).exists():
+        return {}
     return parse_object(read_whole(file, most=_MAX_CARD_BYTES), what=str(file))
 
 
