@@ -169,7 +169,9 @@ class PoolRef:
 
         Equal where the same weights are merged.
         """
-        hashes = [h for model in self.merged for h in (model.content_hash, model.base_hash) if h]
+        hashes = [
+            h for model in self.merged for h in (model.content_hash, model.base_hash) if h
+        ]
         return " ".join(hashes)
 
 

@@ -100,7 +100,9 @@ class MovedSource:
         rng = np.random.default_rng([self._shuffle_seed, int.from_bytes(digest)])
         order = torch.from_numpy(rng.permutation(n))
         change = moved.change(0, n)
-        return Held(self._pivot.opened(name).read(0, n).float() + change[order.to(change.device)])
+        return Held(
+            self._pivot.opened(name).read(0, n).float() + change[order.to(change.device)]
+        )
 
 
 class _MovedTensor:
@@ -154,7 +156,9 @@ class FittedSources:
                 "rewriting sources and their bases that are not in the pivot's frame",
             )
         experts = [
-            origin.alike(expert) if expert is not None and isinstance(origin, Rewritten) else expert
+            origin.alike(expert)
+            if expert is not None and isinstance(origin, Rewritten)
+            else expert
             for origin, expert in zip(models.sources, self.experts, strict=True)
         ]
         sources = self._moved(models.pivot, models.sources, experts)
@@ -308,4 +312,3 @@ def _differs(name: str, expert: Weights, base: Weights) -> bool:
         not torch.equal(own.read(*span).float(), other.read(*span).float())
         for span in ((i, min(i + CPU_BLOCK, n)) for i in range(0, n, CPU_BLOCK))
     )
-

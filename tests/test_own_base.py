@@ -65,9 +65,14 @@ def moved(destination, method, pivot, source, base, **changed):
     return load_file(destination / "model.safetensors"), report
 
 
-def test_element_by_element_the_source_is_the_pivot_plus_what_its_training_changed(model, tmp_path):
+def test_element_by_element_the_source_is_the_pivot_plus_what_its_training_changed(
+    model, tmp_path
+):
     pivot = model("pivot", {"w": [1.0, 2.0, 3.0]})
-    base, expert = model("base", {"w": [5.0, 5.0, 5.0]}), model("expert", {"w": [5.5, 5.0, 1.0]})
+    base, expert = (
+        model("base", {"w": [5.0, 5.0, 5.0]}),
+        model("expert", {"w": [5.5, 5.0, 1.0]}),
+    )
     merged, _ = moved(tmp_path / "merged", ADD, pivot.path, expert, base.path)
     assert merged["w"].tolist() == [1.5, 2.0, -1.0]
 
@@ -150,7 +155,9 @@ def shuffling():
 
 
 def test_shuffling_is_refused_without_a_base(zoo, tmp_path):
-    with pytest.raises(ValueError, match=r"shuffle_task_vectors is a control .* has none: give"):
+    with pytest.raises(
+        ValueError, match=r"shuffle_task_vectors is a control .* has none: give"
+    ):
         merge_checkpoints(
             functools.partial(seme_merge, **shuffling()),
             opened(zoo["pivot"]), [opened(zoo["expert"])], tmp_path / "merged",
@@ -173,7 +180,9 @@ def test_adapter_on_its_own_base_is_moved_as_its_product(zoo, tmp_path):
 
 def test_base_of_another_shape_than_its_expert_is_refused(zoo, make_llama, tmp_path):
     wide = make_llama(tmp_path / "wide", 1, intermediate_size=32)
-    message = r"source 0 .* is not of the shape of its base .*wide\):\n.*and \d+ more\ngive the model"
+    message = (
+        r"source 0 .* is not of the shape of its base .*wide\):\n.*and \d+ more\ngive the model"
+    )
     with pytest.raises(CheckpointMismatchError, match=message.replace(r"\n.*", r"(?s:.*)")):
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["expert"], wide)
 
@@ -185,12 +194,14 @@ def test_base_of_other_tokens_than_its_expert_is_refused(zoo, tmp_path):
         vocabulary = {word: i for i, word in enumerate(words)}
         content = {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
         (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointMismatchError, match="another tokenizer than its base .*2 ids"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"another tokenizer than its base .*2 ids"
+    ):
         moved(tmp_path / "merged", ADD, zoo["pivot"], expert, base)
 
 
 def test_source_that_equals_its_base_is_refused(zoo, tmp_path):
-    with pytest.raises(ValueError, match="equals its base .* its task vector is zero"):
+    with pytest.raises(ValueError, match=r"equals its base .* its task vector is zero"):
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["base"], zoo["base"])
     assert not (tmp_path / "merged").exists()
 
@@ -199,7 +210,9 @@ def test_base_that_is_no_ancestor_is_warned_of_with_the_figures(repository, tmp_
     models = [repository / "eval/zoo/models" / n for n in ("base", "german", "independent")]
     _, report = moved(tmp_path / "merged", ADD, *models)
     (line,) = [w for w in report.warnings if "fine-tune of its base" in w]
-    assert "its task vector is 1.41 times as long as the base, the cosine of their weights" in line
+    assert (
+        "its task vector is 1.41 times as long as the base, the cosine of their weights" in line
+    )
 
 
 def test_plan_counts_the_base_as_a_model_that_is_read(zoo, tmp_path):
