@@ -200,6 +200,15 @@ def test_base_of_other_tokens_than_its_expert_is_refused(zoo, tmp_path):
         moved(tmp_path / "merged", ADD, zoo["pivot"], expert, base)
 
 
+def test_base_without_a_tokenizer_is_refused_where_alignment_needs_one(zoo, tmp_path):
+    pivot = tuned(zoo["pivot"], tmp_path / "pivot")
+    content = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}
+    (pivot / "tokenizer.json").write_text(json.dumps(content))
+    method = functools.partial(seme_merge, **settings_with())
+    with pytest.raises(ValueError, match=r"zoo\d+/base has no vocabulary to match tokens by"):
+        moved(tmp_path / "merged", method, pivot, zoo["expert"], zoo["base"])
+
+
 def test_source_that_equals_its_base_is_refused(zoo, tmp_path):
     with pytest.raises(ValueError, match=r"equals its base .* its task vector is zero"):
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["base"], zoo["base"])

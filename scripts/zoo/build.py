@@ -5,6 +5,7 @@ python -m scripts.zoo.build --check    the claims about experts, gap and spread
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -277,11 +278,17 @@ def _train_one(name: str, folder: Path, news: "Queue[_News]") -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     recipe = read_recipe()
-    material, on_step = read_material(recipe), partial(_report, name, news)
+    material, on_step = _own_material(), partial(_report, name, news)
     if name in recipe["models"]:
         build_model(name, recipe, material, folder / "models", on_step)
     else:
         build_adapter(name, recipe, material, folder, on_step)
+
+
+@functools.cache
+def _own_material() -> Material:
+    """Read the texts once in a worker process."""
+    return read_material(read_recipe())
 
 
 def _report(name: str, news: "Queue[_News]", step: int, loss: float) -> None:
