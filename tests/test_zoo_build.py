@@ -15,6 +15,9 @@ from scripts.zoo.build import build, build_model
 from seme.checkpoint.lora import open_adapter
 from tests.zoo_models import MINIATURE, english_material, weights_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+"""PEFT asks transformers by an old name whether gradients are checkpointed."""
+
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):

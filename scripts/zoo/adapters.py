@@ -71,6 +71,7 @@ def build_adapter(
         steps=plan["steps"],
         learning_rate=plan["learning_rate"],
         on_step=on_step,
+        autocast=False,
     )
     adapters = folder / "adapters"
     adapters.mkdir(exist_ok=True)
