@@ -214,8 +214,8 @@ def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
         ({"sources": [{"location": "code", "base": 3}]}, "base of a source is .*, got 3"),
         ({"sources": [{"location": "code", "base": {"name": "x"}}]}, "base of a source is"),
         (
-            {"sources": [{"location": "code", "base": "no/base"}]},
-            "no model folder at .*no/base",
+            {"sources": [{"location": "code", "base": "no/such/base"}]},
+            "no model folder at .*no/such/base",
         ),
         ({"sources": [{"base": "code"}]}, "a model is a folder"),
         ({"pivot": {"location": "base", "base": "code"}}, "a base of its own is for sources"),
