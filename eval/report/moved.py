@@ -24,6 +24,7 @@ from eval.tables import points
 
 MOVED = "moved"
 """Kind of a merge of an aligned task vector, whole and at its own length."""
+_BITS = "bits_per_byte"
 _SHUFFLED = "alignment.shuffle_task_vectors"
 _REFINED = "alignment.refine"
 _UNITS = "alignment.match_units"
@@ -73,7 +74,8 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
         "the expert's domain.",
         rule="Sources with a base of their own that is not in the pivot's frame, merged by SeMe "
         "whole, at their own length (lam 1), not shuffled; each training seed counts. The "
-        "expert's domain is the one on which it gains most over its base. Supported if every "
+        "expert's domain is the one on which it gains most over its base, in bits a byte where that "
+        "is measured; one that gains nowhere is no expert and not judged. Supported if every "
         "such merge is significantly ahead of the pivot on the tasks of that domain (two-sided "
         "paired permutation tests over documents, Holm's correction over these and all "
         "controls, 5 %).",
@@ -154,7 +156,7 @@ def _own_source(record: Record) -> ModelRef | None:
 
 
 def _expert_on(board: Board, source: ModelRef) -> _Expert | None:
-    """Name an expert's base and domain; None where one of the two was not scored."""
+    """Name an expert's base and domain; None without a score or a gain."""
     expert = next(iter(source_rows(board)), None)
     base = next(
         (
@@ -166,11 +168,23 @@ def _expert_on(board: Board, source: ModelRef) -> _Expert | None:
     )
     if expert is None or base is None or base.mean is None:
         return None
-    own, before = (
-        domain_means(row.record.scores, board.domains, board.groups) for row in (expert, base)
-    )
-    domain = max(own, key=lambda d: own[d].value - before[d].value)
-    return _Expert(base=base.name, domain=domain)
+    gains = _gains(expert, base, board)
+    domain = max(gains, key=lambda d: gains[d])
+    return _Expert(base=base.name, domain=domain) if gains[domain] > 0 else None
+
+
+def _gains(expert: Row, base: Row, board: Board) -> dict[str, float]:
+    """Return what an expert gained over its base by domain: in bits, where there are any."""
+    own, before = expert.record.scores, base.record.scores
+    in_bits = {
+        domain: before[task].raw - own[task].raw
+        for task, domain in board.domains.items()
+        if own[task].raw_metric == _BITS
+    }
+    if in_bits:
+        return in_bits
+    means = [domain_means(scores, board.domains, board.groups) for scores in (own, before)]
+    return {domain: means[0][domain].value - means[1][domain].value for domain in means[0]}
 
 
 def _finding(judged: Sequence[PairedTest], pairs: Sequence[tuple[_Merge, PairedTest]]) -> str:
@@ -245,7 +259,7 @@ def _raw_scores(rows: Sequence[Row], board: Board, domain: str) -> tuple[str, st
             for task, of in tasks.items()
             if (of == domain) is inside
             and (inside or of in board.held_out)
-            and (row.record.scores[task].raw_metric == "bits_per_byte") is bits
+            and (row.record.scores[task].raw_metric == _BITS) is bits
         ]
         return f"{statistics.fmean(values):.{3 if bits else 1}f}" if values else ""
 
