@@ -139,6 +139,13 @@ class ModelRef:
     """Commits on the Hub; ``dequantised_from`` of a model converted from GGUF."""
 
     @property
+    def base_hash(self) -> str | None:
+        """Content hash of the base of its own that a source was moved with; None without."""
+        base = self.more.get("base")
+        content = base.get("content_hash") if isinstance(base, Mapping) else None
+        return content if isinstance(content, str) else None
+
+    @property
     def version(self) -> str:
         """Commit on the Hub where it is known, else the revision; empty for a folder."""
         return str(self.more.get("commit") or self.revision or "")
@@ -162,8 +169,14 @@ class PoolRef:
 
     @property
     def content(self) -> str:
-        """Content hashes of pivot and sources: equal where the same weights are merged."""
-        return " ".join(model.content_hash for model in self.merged)
+        """Content hashes of pivot, sources and bases of their own.
+
+        Equal where the same weights are merged.
+        """
+        hashes = [
+            h for model in self.merged for h in (model.content_hash, model.base_hash) if h
+        ]
+        return " ".join(hashes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

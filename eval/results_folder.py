@@ -214,6 +214,7 @@ def _check_identity(record: Record) -> None:
         "seed": record.seed,
         "pivot": pivot,
         "sources": [source.content_hash for source in record.models.sources],
+        "bases": [source.base_hash for source in record.models.sources],
         "reference": pivot,
         "suite": None if record.suite is None else record.suite.fingerprint,
     }

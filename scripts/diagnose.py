@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         job = _job(config)
         models = Models(
             pivot=job.pivot.checkpoint,
-            sources=tuple(source.checkpoint for source in job.sources),
+            sources=tuple(source.own_base or source.checkpoint for source in job.sources),
             merged_names=job.pivot.checkpoint.names,
             device=job.settings.device,
         )

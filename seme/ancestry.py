@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seme.architecture.families import EMBEDDINGS, HEADS
+from seme.checkpoint.lora import AdaptedCheckpoint
 from seme.checkpoint.protocol import Weights, describe
 
 MIN_COSINE = 0.5
@@ -39,6 +40,28 @@ class Resemblance:
     """||source - pivot|| / ||pivot||, at least 0."""
     n_elements: int
     n_tensors: int
+
+
+def unrelated(
+    pivot: Weights, sources: Sequence[Weights], merged_names: Sequence[str]
+) -> list[str]:
+    """Describe sources that do not look like fine-tunes; adapters of the pivot are.
+
+    Args:
+        pivot: The model merged into.
+        sources: Models with its names and shapes, in the order of the configuration.
+        merged_names: As for :func:`ancestry_warnings`.
+    """
+    on_pivot = [
+        isinstance(source, AdaptedCheckpoint)
+        and source.base.path.resolve() == pivot.path.resolve()
+        for source in sources
+    ]
+    return ancestry_warnings(
+        pivot,
+        {i: source for i, source in enumerate(sources) if not on_pivot[i]},
+        merged_names,
+    )
 
 
 def ancestry_warnings(

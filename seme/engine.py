@@ -20,14 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from seme.ancestry import ancestry_warnings
+from seme.ancestry import unrelated
 from seme.architecture.tensor_names import is_constant
 from seme.binding import check_method, merge_function
 from seme.budget import Sizes, allocate, keep_freed_memory
-from seme.checkpoint.lora import AdaptedCheckpoint, AnyCheckpoint
+from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
-from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import CheckpointWriter, refuse_existing
 from seme.compatibility import (
@@ -36,8 +35,8 @@ from seme.compatibility import (
     refuse_float64,
     warnings_before,
 )
-from seme.fitting import FittingSource, fit_sources
 from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
+from seme.own_base import demand_changes, fit_all
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool
@@ -89,6 +88,7 @@ def merge_checkpoints(
     *,
     settings: MergeSettings,
     progress: bool | str,
+    bases: Sequence[Checkpoint | None] = (),
 ) -> MergeReport:
     """Merge the sources into the pivot and write the result to a new folder.
 
@@ -100,6 +100,8 @@ def merge_checkpoints(
         destination: The new folder; whole when this returns, absent when it raises.
         settings: Common to all methods.
         progress: Show a progress bar on a terminal; a text, rich's markup, is put before it.
+        bases: What each source was fine-tuned from, where it is not the pivot; see
+            :mod:`seme.own_base`. Empty if no source has a base of its own.
 
     Returns:
         Counts, costs and diagnostics.
@@ -112,23 +114,24 @@ def merge_checkpoints(
     """
     check_method(method, len(sources))
     refuse_existing(destination)
-    opened = tuple({id(model): model for model in (pivot, *sources)}.values())
+    own_bases = tuple(bases) or (None,) * len(sources)
+    read = (pivot, *sources, *filter(None, own_bases))
+    opened = tuple({id(model): model for model in read}.values())
     read_before = sum(model.bytes_read for model in opened)  # names read a tied LM head
     traits = traits_of(method)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
     merged_names = tuple(n for n in pivot.names if n not in copied)
-    renamed = tuple(in_names_of(pivot, source) for source in sources)
-    fitted, rows = fit_sources(
-        pivot, renamed, copied, any_shape=traits.any_shape, settings=settings
+    fitted = fit_all(
+        method, pivot, sources, own_bases, copied, any_shape=traits.any_shape, settings=settings
     )
     refuse_float64(pivot, merged_names, settings.dtype)
     methods = bind_overrides(method, settings.overrides, merged_names, len(sources))
-    warnings = warnings_before(pivot, renamed)
+    warnings = warnings_before(pivot, fitted.origins)
     for warning in warnings:
         _logger.warning("%s", warning)
     budget, device = settings.memory_budget, settings.device
     allocation = allocate(
-        budget, len(sources), settings.n_threads, device, sizes_of(pivot, traits)
+        budget, len(fitted.read), settings.n_threads, device, sizes_of(pivot, traits)
     )
     memory = None
     whole = methods.whole_names({name: pivot.shape(name) for name in merged_names})
@@ -137,16 +140,16 @@ def merge_checkpoints(
         memory = memory_for_whole(
             sizes, len(sources), traits, allocation=allocation, budget=budget
         )
-    notes = [*rows, *other_bases(sources)]
+    notes = [*fitted.notes, *other_bases(sources), *demand_changes(sources, own_bases)]
     if not traits.any_shape:
-        notes += _unrelated(pivot, fitted, merged_names)
+        notes += unrelated(pivot, fitted.origins, merged_names)
     for note in notes:
         _logger.warning("%s", note)
     keep_freed_memory()
     with ThreadPool(allocation.n_threads) as threads:
         models = Models(
             pivot=pivot,
-            sources=fitted,
+            sources=fitted.origins if traits.any_shape else fitted.beside(pivot),
             merged_names=merged_names,
             device=device,
             threads=threads,
@@ -155,6 +158,8 @@ def merge_checkpoints(
             memory_budget=budget,
         )
         prepared = methods.prepare(models)
+        if traits.any_shape:
+            prepared = fitted.moved(prepared)
         walked = prepared.models if isinstance(prepared, Realigned) else models
         layout = {
             name: _output_spec(walked.pivot, name, settings.dtype)
@@ -211,22 +216,6 @@ def sizes_of(pivot: Weights, traits: Traits) -> Sizes:
     numbers = [math.prod(pivot.shape(name)) for name in pivot.names]
     n_ranked = 0 if traits.preparation is None else sum(numbers)
     return Sizes(n_ranked=n_ranked, largest=max(numbers, default=0))
-
-
-def _unrelated(
-    pivot: Checkpoint, sources: Sequence[FittingSource], merged_names: Sequence[str]
-) -> list[str]:
-    """Describe sources that do not look like fine-tunes; adapters of the pivot are."""
-    on_pivot = [
-        isinstance(source, AdaptedCheckpoint)
-        and source.base.path.resolve() == pivot.path.resolve()
-        for source in sources
-    ]
-    return ancestry_warnings(
-        pivot,
-        {i: source for i, source in enumerate(sources) if not on_pivot[i]},
-        merged_names,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

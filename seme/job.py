@@ -27,7 +27,7 @@ from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.labels import labels_of
 from seme.overrides import text_of
-from seme.pool import check_pool, place_of
+from seme.pool import BASE, check_pool, place_of
 from seme.provenance import NUMBERS_VERSION, code_version
 from seme.settings import MergeSettings, settings_from_config
 from seme.tensor_methods import check_parameters
@@ -47,12 +47,22 @@ class NamedModel:
     revision: str | None
     """Revision of that location, as configured."""
     checkpoint: AnyCheckpoint
+    base: "NamedModel | None" = None
+    """What a source was fine-tuned from, where it is not the pivot; a checkpoint of its own."""
+
+    @property
+    def own_base(self) -> Checkpoint | None:
+        """Checkpoint of the base of its own, if it has one."""
+        if self.base is None:
+            return None
+        assert isinstance(self.base.checkpoint, Checkpoint), "bases are opened whole"
+        return self.base.checkpoint
 
     def described(self) -> dict[str, Any]:
         """Name, location, revision, commit on the Hub and content hash, for the record.
 
         A model converted from GGUF, or on such a base, has ``dequantised_from`` as well, one
-        of stacked layers ``layers``.
+        of stacked layers ``layers``, a source with a base of its own ``base``.
         """
         base = self.checkpoint.base if isinstance(self.checkpoint, AdaptedCheckpoint) else None
         origin = origin_of((base or self.checkpoint).path)
@@ -66,6 +76,7 @@ class NamedModel:
             "content_hash": self.checkpoint.content_hash(),
             **({} if origin is None else {"dequantised_from": origin}),
             **({} if layers is None else {"layers": [list(part) for part in layers]}),
+            **({} if self.base is None else {"base": self.base.described()}),
         }
 
 
@@ -88,6 +99,11 @@ class MergeJob:
         """The pivot's checkpoint."""
         assert isinstance(self.pivot.checkpoint, Checkpoint), "job_from_config refuses others"
         return self.pivot.checkpoint
+
+    @property
+    def own_bases(self) -> tuple[Checkpoint | None, ...]:
+        """What each source was fine-tuned from; None for the pivot."""
+        return tuple(source.own_base for source in self.sources)
 
     @property
     def models(self) -> tuple[NamedModel, ...]:
@@ -122,7 +138,10 @@ class MergeJob:
 
         Locations and names of the models, the device and the memory do not.
         """
-        pivot, *others = content_hashes([model.checkpoint for model in self.models])
+        bases = [base for base in self.own_bases if base is not None]
+        pivot, *others = content_hashes([*(m.checkpoint for m in self.models), *bases])
+        hashes = iter(others[len(self.models) - 1 :])
+        own_bases = [None if base is None else next(hashes) for base in self.own_bases]
         return {
             "method": self.method_name,
             "code": code_version(self.method),
@@ -130,6 +149,7 @@ class MergeJob:
             "hyper_parameters": self.hyper_parameters(),
             "pivot": pivot,
             "sources": others[: len(self.sources)],
+            **({"bases": own_bases} if bases else {}),
             "seed": self.settings.seed,
             "dtype": str(self.settings.dtype),
             "include": self.settings.include,
@@ -160,6 +180,7 @@ class MergeJob:
             destination,
             settings=self.settings,
             progress=progress,
+            bases=self.own_bases,
         )
 
     def folder_of(self, model: NamedModel, scratch: Path) -> Path:
@@ -220,8 +241,9 @@ def job_from_config(
     entries = [models["pivot"], *models["sources"], *models["references"]]
     labels = iter(labels_of([place_of(entry, root) for entry in entries]))
     for entry in entries:
-        if entry.get("location") is not None:  # before another is converted
-            check_gguf(entry["location"], revision=entry.get("revision"), root=root)
+        for model in (entry, entry.get(BASE) or {}):
+            if model.get("location") is not None:  # before another is converted
+                check_gguf(model["location"], revision=model.get("revision"), root=root)
     pivot = _open(models["pivot"], next(labels), root, opener)
     if isinstance(pivot.checkpoint, AdaptedCheckpoint):
         raise ValueError(
@@ -260,9 +282,23 @@ def _open(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> N
         checkpoint = (
             _open_adapted(entry, root) if is_adapter else _open_whole(entry, root, opener)
         )
+    base = entry.get(BASE)
     return NamedModel(
-        name=label, location=place.location, revision=place.revision, checkpoint=checkpoint
+        name=label,
+        location=place.location,
+        revision=place.revision,
+        checkpoint=checkpoint,
+        base=None if base is None else _open_base(base, label, root, opener),
     )
+
+
+def _open_base(entry: Mapping[str, Any], label: str, root: Path, opener: Opener) -> NamedModel:
+    """Open what a source was fine-tuned from."""
+    try:
+        return _open(entry, f"base of {label}", root, opener)
+    except ValueError as error:
+        error.add_note(f"while opening the base of {label}")
+        raise
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Shards may be absent: config and index are enough; see :mod:`seme.outline`.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from seme.alignment.head_comparison import comparing_bytes
 from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.protocol import Weights
 from seme.checkpoint.reader import Checkpoint
-from seme.checkpoint.renamed import in_names_of
 from seme.checkpoint.safetensors_file import TensorSpec
 from seme.checkpoint.writer import refuse_existing
 from seme.compatibility import (
@@ -28,9 +29,9 @@ from seme.compatibility import (
     warnings_before,
 )
 from seme.engine import sizes_of
-from seme.fitting import FittingSource, fit_sources
 from seme.interface import traits_of
 from seme.outline import gigabytes, pickled_only
+from seme.own_base import fit_all
 from seme.settings import MergeSettings
 from seme.tensor_methods import TensorMethods, bind_overrides
 from seme.whole_tensor import memory_for_whole, peak_of_whole
@@ -84,6 +85,7 @@ def plan_merge(
     destination: Path,
     *,
     settings: MergeSettings,
+    bases: Sequence[Checkpoint | None] = (),
 ) -> Plan:
     """Plan a merge from the headers, or outlines, of its models; no weights are read.
 
@@ -93,6 +95,7 @@ def plan_merge(
         sources: Models merged from, at least one.
         destination: The folder that would be made.
         settings: Merge settings common to all methods.
+        bases: As for the merge.
 
     Raises:
         CheckpointMismatchError: If the merge would be refused for a source that does not fit.
@@ -102,34 +105,34 @@ def plan_merge(
     refuse_existing(destination)
     traits = traits_of(method)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    renamed = tuple(in_names_of(pivot, source) for source in sources)
-    fitted, rows = fit_sources(
-        pivot, renamed, copied, any_shape=traits.any_shape, settings=settings
+    own_bases = tuple(bases) or (None,) * len(sources)
+    fitted = fit_all(
+        method, pivot, sources, own_bases, copied, any_shape=traits.any_shape, settings=settings
     )
     merged = tuple(name for name in pivot.names if name not in copied)
     refuse_float64(pivot, merged, settings.dtype)
     sizes = {name: _numel(pivot.spec(name)) for name in merged}
     methods = bind_overrides(method, settings.overrides, merged, len(sources))
-    peak = _peak_bytes(methods, pivot, len(sources), sizes, settings)
+    peak = _peak_bytes(methods, pivot, len(sources), len(fitted.read), sizes, settings)
     return Plan(
         merged=merged,
         copied=copied,
         dropped=pivot.dropped,
         overridden=tuple(methods.described()),
         n_parameters=sum(_numel(pivot.spec(name)) for name in pivot.names),
-        read_bytes=bytes_of_walk(pivot, fitted, merged, copied),
+        read_bytes=bytes_of_walk(pivot, fitted.read, merged, copied),
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
-        rewritten_bytes=peak + rewritten_bytes(sizes, len(sources))
+        rewritten_bytes=peak + rewritten_bytes(sizes, len(fitted.read))
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
         warnings=(
-            *warnings_before(pivot, renamed),
-            *rows,
+            *warnings_before(pivot, fitted.origins),
+            *fitted.notes,
             *other_bases(sources),
-            *pickled_only((pivot, *sources)),
+            *pickled_only((pivot, *sources, *filter(None, own_bases))),
         ),
     )
 
@@ -138,13 +141,23 @@ def _peak_bytes(
     methods: TensorMethods,
     pivot: Checkpoint,
     n_sources: int,
+    n_read: int,
     sizes: Mapping[str, int],
     settings: MergeSettings,
 ) -> int:
-    """Estimate the peak memory of a merge of tensors with these numbers of elements."""
+    """Estimate the peak memory of a merge of tensors with these numbers of elements.
+
+    Args:
+        methods: The method.
+        pivot: The model merged into.
+        n_sources: What the method merges.
+        n_read: Models that are read for them: a source with a base of its own takes two.
+        sizes: Elements of the tensors to be merged, by name.
+        settings: Merge settings common to all methods.
+    """
     traits, budget = traits_of(methods.method), settings.memory_budget
     allocation = allocate(
-        budget, n_sources, settings.n_threads, settings.device, sizes_of(pivot, traits)
+        budget, n_read, settings.n_threads, settings.device, sizes_of(pivot, traits)
     )
     peak = allocation.working_bytes
     whole = {n: sizes[n] for n in methods.whole_names({n: pivot.shape(n) for n in sizes})}
@@ -163,7 +176,7 @@ def _peak_bytes(
 
 def bytes_of_walk(
     pivot: Checkpoint,
-    sources: Sequence[FittingSource],
+    sources: Sequence[Weights],
     merged: Sequence[str],
     copied: Mapping[str, str],
 ) -> int:
@@ -174,7 +187,7 @@ def bytes_of_walk(
     total = sum(pivot.spec(name).nbytes for name in (*merged, *copied))
     for source in sources:
         names = merged if set(merged) <= set(source.names) else source.names
-        total += sum(source.spec(name).nbytes for name in names)
+        total += sum(math.prod(source.shape(n)) * source.dtype(n).itemsize for n in names)
     return total
 
 

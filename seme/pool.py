@@ -16,6 +16,10 @@ _LAYERS = "layers"
 """Entry of a model: ranges of its layers, stacked."""
 _MOST_LAYERS = 1000
 """Of a stacked model: several times the deepest published; every layer takes memory of a plan."""
+BASE = "base"
+"""Entry of a source: what it was fine-tuned from, where that is not the pivot."""
+_PLACED = ("location", "revision")
+_NO_TEXTS = _TERMS | {_LAYERS, BASE}
 
 
 def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +39,14 @@ def check_pool(models: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(pool[key], list | tuple):
             raise ValueError(f"models.{key} must be a list such as [A,B], got {pool[key]!r}")
         pool[key] = [_entry(model) for model in pool[key]]
-    return {**pool, "pivot": _entry(pool["pivot"])}
+    pool["pivot"] = _entry(pool["pivot"])
+    for entry in (pool["pivot"], *pool["references"]):
+        if entry.get(BASE) is not None:
+            raise ValueError(
+                f"a base of its own is for sources, of which the difference to it is merged, got "
+                f"{entry}: remove base"
+            )
+    return pool
 
 
 def terms_of_pool(models: Mapping[str, Any]) -> list[str]:
@@ -63,18 +74,45 @@ def _entry(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
     entry = {"location": model} if isinstance(model, str) else model
     if (
         not isinstance(entry, Mapping)
-        or not entry.keys() <= _MODEL_KEYS | _TERMS | {_LAYERS}
+        or not entry.keys() <= _MODEL_KEYS | _NO_TEXTS
         or not _is_placed(entry)
     ):
         raise ValueError(
             f"a model is a folder, a GGUF file, a hub id or a mapping of "
             f'{sorted(_MODEL_KEYS)}, each a text (revision: "1"), and of {sorted(_TERMS)} and '
-            f"layers; got {model!r}"
-            f"{_nearest(entry, _MODEL_KEYS | _TERMS | {_LAYERS}) if isinstance(entry, Mapping) else ''}"
+            f"layers, and of a source base; got {model!r}"
+            f"{_nearest(entry, _MODEL_KEYS | _NO_TEXTS) if isinstance(entry, Mapping) else ''}"
         )
     check_terms(entry)
     _check_layers(entry)
-    return entry
+    return _with_base(entry)
+
+
+def _with_base(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write a source's base out as a mapping; an adapter without another one is applied to it."""
+    base = entry.get(BASE)
+    if base is None:
+        return entry
+    given = {"location": base} if isinstance(base, str) else base
+    if (
+        not isinstance(given, Mapping)
+        or not given.keys() <= set(_PLACED)
+        or not given.get("location")
+        or not all(isinstance(value, str | None) for value in given.values())
+    ):
+        raise ValueError(
+            "base of a source is a folder, a GGUF file, a hub id or a mapping of location and "
+            f'revision, each a text (revision: "1"), got {base!r:.200}'
+        )
+    if entry.get("path_to_adapter") is not None:
+        applied_to = {k: entry[k] for k in _PLACED if entry.get(k) is not None}
+        if applied_to and applied_to != {k: v for k, v in given.items() if v is not None}:
+            raise ValueError(
+                "base and location of an adapter are both what it is applied to, got "
+                f"{given} and {applied_to}: give one of them"
+            )
+        entry = {**entry, **given}
+    return {**entry, BASE: given}
 
 
 def _check_layers(entry: Mapping[str, Any]) -> None:
@@ -131,6 +169,6 @@ def portable(location: str, root: Path) -> str:
 def _is_placed(entry: Mapping[str, Any]) -> bool:
     """Return True if an entry has a location, and all that it has are texts or null."""
     places = [entry.get(key) for key in ("location", "path_to_adapter")]
-    texts = (value for key, value in entry.items() if key not in _TERMS | {_LAYERS})
+    texts = (value for key, value in entry.items() if key not in _NO_TEXTS)
     are_texts = all(isinstance(value, str | None) for value in texts)
     return any(places) and are_texts

@@ -93,6 +93,22 @@ def match_vocabularies(pivot: Vocabulary, source: Vocabulary) -> TokenMatch:
     )
 
 
+def match_tokenizers(folder: Path, other: Path) -> TokenMatch | None:
+    """Match the tokens of the tokenizers in two folders; None where they hold one vocabulary.
+
+    Raises:
+        ValueError: If one cannot be read, and their files differ.
+    """
+    if _are_alike(folder, other):
+        return None
+    try:
+        return match_vocabularies(read_whole_vocabulary(folder), read_whole_vocabulary(other))
+    except ValueError:
+        if _share_a_file(folder, other):
+            return None
+        raise
+
+
 class TokenizerComparison:
     """The pivot's tokenizer, compared with those of sources; each folder is read once."""
 

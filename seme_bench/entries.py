@@ -39,17 +39,20 @@ def check_entries(config: Mapping[str, Any]) -> None:
     for key in sorted(_SWITCHES):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key} must be true or false, got {config[key]!r}")
-    for key in ("merged_dir", "datasets_dir"):
-        if not isinstance(config[key], str | None):
-            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
-    if (kept := config["merged_dir"]) is not None and not kept.isprintable():
-        raise ValueError(  # its name is in the manifest's command and the card's title
-            f"merged_dir must be a name of printable characters, got {kept!r:.200}"
-        )
+    _check_folders(config)
     if config["merged_as"] == "adapter":
         _check_adapter(config)
     evaluator_from_config(config["evaluator"])
     check_tracker(config["tracker"])
+
+
+def _check_folders(config: Mapping[str, Any]) -> None:
+    """Demand folders or null, and a name that the manifest's command and the card can hold."""
+    for key in ("merged_dir", "datasets_dir"):
+        if not isinstance(config[key], str | None):
+            raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
+    if (kept := config["merged_dir"]) is not None and not kept.isprintable():
+        raise ValueError(f"merged_dir must be a name of printable characters, got {kept!r:.200}")
 
 
 def _check_adapter(config: Mapping[str, Any]) -> None:

@@ -41,7 +41,8 @@ def with_embedded(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
 def _in_models(entry: object, root: Path) -> object:
     """Replace the locations of a pool's entry: a model, or a list of models."""
     if isinstance(entry, Mapping):
-        return {k: _installed(v, root) if k in _LOCATIONS else v for k, v in entry.items()}
+        found = {k: _installed(v, root) if k in _LOCATIONS else v for k, v in entry.items()}
+        return found | {"base": _in_models(entry["base"], root)} if "base" in entry else found
     if isinstance(entry, Sequence) and not isinstance(entry, str):
         return [_in_models(model, root) for model in entry]
     return _installed(entry, root)

@@ -40,7 +40,14 @@ def print_plan(config: Mapping[str, Any], method_name: str, label: str, *, root:
     job = job_from_config(config, method_name, method, root=root, opener=open_outline)
     kept = config["merged_dir"] or f"{config['output']}/scratch-{method_name}-plan"
     sources = [source.checkpoint for source in job.sources]
-    plan = plan_merge(job.method, job.base, sources, root / kept, settings=job.settings)
+    plan = plan_merge(
+        job.method,
+        job.base,
+        sources,
+        root / kept,
+        settings=job.settings,
+        bases=job.own_bases,
+    )
     table = plan_table(plan, memory_budget=config["memory_budget"])
     console.print(table, markup=False, highlight=False)
     if suite is not None and (lacking := suite.evaluator.lacking()):

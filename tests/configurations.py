@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from seme.binding import bind_method, method_settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+_RUN = ("method", "models", "suite", "seed", "dtype", "overrides")
 
 
 def composed(*overrides, conf=CONF):
@@ -55,7 +56,7 @@ def settings_of(config):
 
 def identity_of(config):
     """What two cells must share to be one run."""
-    return json.dumps([config[key] for key in ("method", "models", "suite", "seed", "dtype")])
+    return json.dumps([config[key] for key in _RUN])
 
 
 def _composed(overrides, conf):

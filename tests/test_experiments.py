@@ -94,7 +94,7 @@ def counts_in_header(experiment):
 
 def counts_of(configs):
     unmerged = {
-        model.get("path_to_adapter", model["location"])
+        model.get("path_to_adapter") or model["location"]
         for config in configs
         for key in ("sources", "references")
         for model in (config["models"]["pivot"], *config["models"][key])

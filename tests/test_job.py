@@ -107,6 +107,46 @@ def test_adapter_source_is_written_as_a_full_model(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
 
 
+def test_source_with_a_base_of_its_own_names_it_in_the_record_and_the_identity(folder):
+    source = {"location": "code", "base": {"location": "other", "revision": None}}
+    job, plain = (
+        make(folder, sources=[source, "french"]),
+        make(folder, sources=["code", "french"]),
+    )
+    described = job.described_models()["sources"]
+    other = make(folder, pivot="other").described_models()["pivot"]["content_hash"]
+    assert (described[0]["base"]["location"], described[0]["base"]["content_hash"]) == (
+        "other",
+        other,
+    )
+    assert "base" not in described[1]
+    assert job.identity() == {**plain.identity(), "bases": [other, None]}
+    assert "bases" not in plain.identity()
+    assert make(
+        folder, sources=[{"location": "code", "base": "other"}, "french"]
+    ).identity() == (job.identity())
+
+
+def test_base_of_an_adapter_is_what_it_is_applied_to(folder):
+    lora = write_adapter(folder / "base", pair())
+    (source,) = make(folder, sources=[{"path_to_adapter": str(lora), "base": "code"}]).sources
+    assert source.checkpoint.base.path == source.own_base.path == folder / "code"
+    both = {"path_to_adapter": str(lora), "base": "code", "location": "other"}
+    with pytest.raises(ValueError, match="base and location of an adapter are both what it is"):
+        make(folder, sources=[both])
+
+
+def test_merge_of_a_job_adds_what_the_source_changed_over_its_base(folder, tmp_path):
+    scaled = partial(task_arithmetic.merge, lam=1.0, weights=None)
+    job = make(folder, scaled, sources=[{"location": "code", "base": "other"}])
+    job.run(tmp_path / "merged", progress=False)
+    merged, pivot, code, other = (
+        load_file(path / "model.safetensors")
+        for path in (tmp_path / "merged", *(folder / n for n in ("base", "code", "other")))
+    )
+    assert all(torch.equal(merged[n], pivot[n] + (code[n] - other[n])) for n in pivot)
+
+
 def test_null_entries_are_ignored(folder):
     (source,) = make(folder, sources=[{"location": "code", "path_to_adapter": None}]).sources
     assert source.checkpoint.path == folder / "code"
@@ -171,6 +211,15 @@ def test_a_relative_folder_that_is_absent_says_where_it_was_looked_for(
         ({"pivot": {"name": "a/b", "location": "base"}}, "a model's name .*got 'a/b'"),
         ({"pivot": {"name": 3, "location": "base"}}, "a model is .*, each a text .*'name': 3"),
         ({"pivot": "no/such/folder"}, "no model folder at .*no/such/folder"),
+        ({"sources": [{"location": "code", "base": 3}]}, "base of a source is .*, got 3"),
+        ({"sources": [{"location": "code", "base": {"name": "x"}}]}, "base of a source is"),
+        (
+            {"sources": [{"location": "code", "base": "no/such/base"}]},
+            "no model folder at .*no/such/base",
+        ),
+        ({"sources": [{"base": "code"}]}, "a model is a folder"),
+        ({"pivot": {"location": "base", "base": "code"}}, "a base of its own is for sources"),
+        ({"references": [{"location": "code", "base": "base"}]}, "a base of its own is for"),
         ({"sources": [{"location": "code", "adapter_revision": "v1"}]}, "use revision"),
         ({"sources": [{"path_to_adapter": "lora", "revision": "v1"}]}, "use adapter_revision"),
         ({"sources": [{"path_to_adapter": "code", "adapter_revision": "v1"}]}, "'v1' .*code"),

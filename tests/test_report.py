@@ -5,14 +5,9 @@ from dataclasses import replace
 import pytest
 
 from eval.leaderboard.board import boards_of
+from eval.report.experiment import Experiment, read_experiment, records_folder
 from eval.report.render import to_html, to_markdown
-from eval.report.report import (
-    Experiment,
-    ReportInput,
-    read_experiment,
-    records_folder,
-    report_of,
-)
+from eval.report.report import ReportInput, report_of
 from eval.results_folder import Problem, load_results
 from scripts.report import main
 from tests.report_records import Results

@@ -7,10 +7,16 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
+from scripts.zoo.adapters import adapter_card, adapter_plans, build_adapter
 from scripts.zoo.build import build, build_model
+from seme.checkpoint.lora import open_adapter
 from tests.zoo_models import MINIATURE, english_material, weights_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+"""PEFT asks transformers by an old name whether gradients are checkpointed."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +46,35 @@ def test_child_model_is_trained_from_its_parent(material, tmp_path):
     assert base.keys() == child.keys()
     moved = [(child[name].float() - base[name].float()).abs().max().item() for name in base]
     assert 0 < max(moved) < 0.01  # two steps of at most 1e-3, rounded to bfloat16
+
+
+def test_adapter_holds_the_factors_alone_and_fits_the_model_it_was_trained_from(
+    material, tmp_path
+):
+    (tmp_path / "models").mkdir()
+    built("base", material, tmp_path / "models")
+    steps = []
+    build_adapter("tuned_0", MINIATURE, material, tmp_path, lambda step, _: steps.append(step))
+    assert steps == [1, 2, 3]
+    folder = tmp_path / "adapters" / "tuned_0"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    base = tmp_path / "models" / "base"
+    adapter, plain = open_adapter(folder, base=base, root=tmp_path), weights_of(base)
+    changed = {n for n in plain if not torch.equal(adapter.read(n).float(), plain[n].float())}
+    assert changed == {
+        "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight", "lm_head.weight",
+    }  # fmt: skip
+
+
+def test_adapters_have_a_plan_for_each_training_seed():
+    experts = {"a": {"start": "base", "seeds": [7, 8]}}
+    assert adapter_plans({"adapters": {"experts": experts}}) == {
+        "a_0": {"start": "base", "seed": 7}, "a_1": {"start": "base", "seed": 8},
+    }  # fmt: skip
+    assert adapter_plans({}) == {}
+    assert "A LoRA adapter of `base`, rank 2" in adapter_card("tuned_0", MINIATURE)
 
 
 def test_build_is_reproducible_and_cleans_up(material, tmp_path):
@@ -116,5 +151,5 @@ def test_finished_model_is_retrained_only_with_force(build_here, tmp_path):
     second = times()
     assert second["base"] == first["base"]
     assert second["child"] > first["child"]
-    assert build_here(force=True).count("trained") == 2
+    assert build_here(force=True).count("trained") == 3  # two models, an adapter
     assert times()["base"] > first["base"]

@@ -7,8 +7,14 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from scripts.zoo.adapters import adapter_card, adapter_plans
 from scripts.zoo.material import ZOO, Material, data_card, model_card
+from seme.checkpoint.lora import open_adapter
 from tests.zoo_models import MODELS, RECIPE, weights_of
+
+REBUILT = {name for name in adapter_plans(RECIPE) if not name.endswith("_0")}
+"""Adapters of the other training seeds, which the repository does not hold."""
+COMMITTED = sorted(set(adapter_plans(RECIPE)) - REBUILT)
 
 
 def file_of(name, file="tokenizer.json"):
@@ -109,6 +115,22 @@ def test_data_card_matches_the_recipe():
 def test_embedded_benchmark_is_at_most_32_megabytes():
     files = [p for p in ZOO.rglob("*") if p.is_file()]
     visible = [
-        p for p in files if not {".cache", "__pycache__"} & set(p.relative_to(ZOO).parts)
+        p
+        for p in files
+        if not ({".cache", "__pycache__"} | REBUILT) & set(p.relative_to(ZOO).parts)
     ]
     assert sum(p.stat().st_size for p in visible) <= 32_000_000
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_adapters_are_as_in_the_recipe_on_their_own_base(name):
+    folder, lora = ZOO / "adapters" / name, RECIPE["adapters"]["lora"]
+    plan = adapter_plans(RECIPE)[name]
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    assert (config["r"], config["lora_alpha"]) == (lora["rank"], lora["alpha"])
+    assert config["base_model_name_or_path"] == f"eval/zoo/models/{plan['start']}"
+    assert (folder / "README.md").read_text("utf-8") == adapter_card(name, RECIPE)
+    adapter = open_adapter(folder, root=ZOO.parents[1])
+    base = weights_of(ZOO / "models" / plan["start"])
+    changed = {n for n in base if not torch.equal(adapter.read(n).float(), base[n].float())}
+    assert changed == {n for n, tensor in base.items() if tensor.dim() == 2}

@@ -40,6 +40,16 @@ MINIATURE = {
     "tokenizers": {"zoo": {"vocabulary": 270, "mix": "general", "characters": 4000}},
     "shapes": {"tiny": SHAPE},
     "training": {"rows": 2, "length": 8},
+    "adapters": {
+        "lora": {"rank": 2, "alpha": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        "training": {"rows": 2, "length": 8},
+        "experts": {
+            "tuned": {
+                "about": "Adapter for numbers.", "start": "base", "mix": "general",
+                "domains": ["numbers"], "steps": 3, "learning_rate": 1e-3, "seeds": [3],
+            },
+        },
+    },
     "models": {
         "child": {
             "about": "Expert for numbers.", "start": "base", "mix": "general",

@@ -253,7 +253,11 @@ class PairedTest:
     """Difference, first minus second."""
 
 
-def tests_of(asked: Sequence[Pair]) -> list[PairedTest]:
+def tests_of(
+    asked: Sequence[Pair],
+    *,
+    domains: Mapping[str, str] | None = None,  # noqa: PT028 (no test of pytest's)
+) -> list[PairedTest]:
     """Test all these pairs as one family.
 
     Each is a two-sided paired permutation test over the documents of its board; Holm's
@@ -261,6 +265,7 @@ def tests_of(asked: Sequence[Pair]) -> list[PairedTest]:
 
     Args:
         asked: Pairs of rows with samples.
+        domains: Domain by the key of a board: compare on its tasks alone.
 
     Returns:
         One test each, in the order given.
@@ -274,6 +279,7 @@ def tests_of(asked: Sequence[Pair]) -> list[PairedTest]:
     for board in {id(board): board for board, _, _ in asked}.values():
         on_board = {i: (a, b) for i, (of, a, b) in enumerate(asked) if of is board}
         panel = panel_of_rows([row for pair in on_board.values() for row in pair])
+        panel = panel if domains is None else panel.on(domains[board.key])
         pairs = {
             i: (a.record.fingerprint, b.record.fingerprint) for i, (a, b) in on_board.items()
         }

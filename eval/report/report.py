@@ -1,18 +1,15 @@
 """Reproduction report of an experiment, assembled from its configuration and records."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass, replace
 
 from eval.leaderboard.board import MARK, Board
 from eval.leaderboard.figures import score_against_cost, share_kept
 from eval.records import Record
 from eval.report.claims import claims_of
 from eval.report.evidence import is_validation, title
+from eval.report.experiment import Experiment
+from eval.report.moved import moved_claims
 from eval.report.published import Publication, verdict_on
 from eval.report.questions import (
     Answer,
@@ -45,96 +42,8 @@ from eval.report.tables import (
 from eval.report.verdicts import Judgement
 from eval.results_folder import Problem
 
-_BESIDE = "Beside:"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """Question, commands and folders of an experiment, from its configuration file."""
-
-    name: str
-    text: str
-    """The header of its file: the question, the cost, what to expect."""
-    commands: tuple[str, ...]
-    """Shell commands in the header."""
-    output: str
-    """The results folder its runs go to."""
-    suite: str | None
-    """Name of the suite it sets; None for the default one."""
-    beside: str | None = None
-    """Another experiment, whose verdicts stand beside these."""
-
-
-def read_experiment(path: Path) -> Experiment:
-    """Read the header and the results folder of an experiment.
-
-    The header is the comment the file begins with. Its lines that start with ``python`` or
-    ``make`` are commands, ``@package`` is Hydra's, ``Beside:`` names the experiment to compare
-    verdicts with, the rest is text.
-
-    Args:
-        path: ``conf/experiment/<name>.yaml``.
-
-    Raises:
-        ValueError: If there is no such file, or it states no command or no output; says what
-            was expected.
-    """
-    if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise ValueError(f"experiment must be one of {known}, got {path.stem}")
-    content = path.read_text(encoding="utf-8")
-    header = _header(content)
-    commands = tuple(line for line in header if line.startswith(("python ", "make ")))
-    text = [
-        line
-        for line in header
-        if line not in commands and "@package" not in line and not line.startswith(_BESIDE)
-    ]
-    beside = [line.removeprefix(_BESIDE).strip() for line in header if line.startswith(_BESIDE)]
-    config: Any = yaml.safe_load(content)
-    output = config.get("output") if isinstance(config, dict) else None
-    if not commands or not isinstance(output, str):
-        raise ValueError(
-            f"{path} must state its command in the header, as '# python run.py -m ...', and "
-            f"its results folder as 'output: FOLDER', got commands {list(commands)} "
-            f"and {output!r}"
-        )
-    return Experiment(
-        name=path.stem,
-        text=re.sub(r"\s*Findings: see \S+", "", " ".join(filter(None, text))),
-        commands=commands,
-        output=output,
-        suite=_suite(config),
-        beside=next(iter(beside), None),
-    )
-
-
-def records_folder(experiment: Experiment, root: Path) -> Path:
-    """Results folder of an experiment: the local one if it has runs, else the published one.
-
-    Args:
-        experiment: Its ``output`` is ``<results>/<name>``; the published records are then
-            ``<results>/published/<name>``.
-        root: The folder that ``output`` is relative to.
-    """
-    output = root / experiment.output
-    published = output.parent / "published" / output.name
-    return output if (output / "runs").is_dir() or not published.is_dir() else published
-
-
-def _suite(config: dict[str, Any]) -> str | None:
-    """Suite that the defaults list overrides."""
-    entries = [entry for entry in config.get("defaults", []) if isinstance(entry, dict)]
-    return next((e["override /suite"] for e in entries if "override /suite" in e), None)
-
-
-def _header(content: str) -> list[str]:
-    lines = []
-    for line in content.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return lines
+_MOST_DRAWN = 8
+"""Boards that are drawn and shown open; more of them are tables to open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,17 +84,19 @@ def report_of(inputs: ReportInput) -> list[Block]:
         ValueError: If runs that should be comparable are not; names them.
     """
     judgements = claims_of(inputs.boards)
+    own = moved_claims(inputs.reported)
     answers, drawings = _own_questions(inputs)
     return [
         heading(f"Experiment: {inputs.experiment.name}", 1),
         plain(inputs.experiment.text),
         commands(inputs.experiment.commands),
-        *_summary(judgements, answers, inputs),
+        *_summary(judgements, own, answers, inputs),
         *_problems(inputs.problems),
         *_setting(inputs),
         *_results(inputs),
         *drawings,
-        *_claims(judgements),
+        *_claims("Claims of our own", own),
+        *_claims("Claims of the paper", judgements),
         *_answers(answers),
         *_published(inputs),
         *_end(inputs),
@@ -209,14 +120,16 @@ def _own_questions(inputs: ReportInput) -> tuple[list[Answer], list[Drawing]]:
 
 
 def _summary(
-    judgements: Sequence[Judgement], answers: Sequence[Answer], inputs: ReportInput
+    judgements: Sequence[Judgement],
+    own: Sequence[Judgement],
+    answers: Sequence[Answer],
+    inputs: ReportInput,
 ) -> list[Block]:
-    claims = tuple((j.claim, j.verdict.value, j.finding) for j in judgements)
     asked = tuple((answer.question, answer.finding) for answer in answers)
-    blocks: list[Block] = [
-        heading("Summary"),
-        Table(("claim of the paper", "verdict", "finding"), claims, verdict=1),
-    ]
+    blocks: list[Block] = [heading("Summary")]
+    for whose, of in (("claim of ours", own), ("claim of the paper", judgements)):
+        claims = tuple((j.claim, j.verdict.value, j.finding) for j in of)
+        blocks += [Table((whose, "verdict", "finding"), claims, verdict=1)] if claims else []
     if asked:
         blocks.append(Table(("question of ours", "finding"), asked))
     if inputs.boards_beside:
@@ -278,11 +191,16 @@ def _board(board: Board, inputs: ReportInput) -> list[Block]:
     suite = f"{board.suite}, split {board.split}" if board.split else board.suite
     precision = f", evaluated in {board.precision}" if board.precision != "float32" else ""
     shared = "; ".join(f"{title(m)}: {text}" for m, text in board.shared_settings.items())
-    plots = [plot for kind in (score_against_cost, share_kept) if (plot := kind(board))]
+    is_drawn = len(inputs.reported) <= _MOST_DRAWN
+    kinds = (score_against_cost, share_kept) if is_drawn else ()
+    plots = [plot for kind in kinds if (plot := kind(board))]
+    table = (
+        ranked_table(board, inputs.boards) if has_many_methods(board) else paper_table(board)
+    )
     return [
         heading(f"{board.pool} on {suite}{precision if board.precision else ''}", 3),
         *([plain(f"Settings of all rows: {shared}.")] if shared else []),
-        ranked_table(board, inputs.boards) if has_many_methods(board) else paper_table(board),
+        table if is_drawn else replace(table, folded="scores and costs"),
         *(
             Drawing(
                 f"{inputs.experiment.name}.{board.key}.{plot.name}.svg", plot.svg, plot.caption
@@ -292,8 +210,8 @@ def _board(board: Board, inputs: ReportInput) -> list[Block]:
     ]
 
 
-def _claims(judgements: Sequence[Judgement]) -> list[Block]:
-    blocks: list[Block] = [heading("Claims of the paper")]
+def _claims(name: str, judgements: Sequence[Judgement]) -> list[Block]:
+    blocks: list[Block] = [heading(name)] if judgements else []
     rule = ""
     for judgement in judgements:
         blocks += [

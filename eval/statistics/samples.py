@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -149,6 +149,24 @@ class Panel:
     """Task to domain, in the suite's order."""
     tasks: Mapping[str, MatchedTask]
     groups: Groups = field(default_factory=dict)
+
+    def on(self, domain: str) -> "Panel":
+        """Return the panel of a domain's tasks alone.
+
+        Raises:
+            ValueError: If no task has this domain.
+        """
+        domains = {task: of for task, of in self.domains.items() if of == domain}
+        if not domains:
+            raise ValueError(
+                f"domains are {sorted(set(self.domains.values()))}, got {domain!r}"
+            )
+        return replace(
+            self,
+            domains=domains,
+            tasks={task: self.tasks[task] for task in domains},
+            groups={g: of for g, of in self.groups.items() if of.keys() <= domains.keys()},
+        )
 
     def observed(self) -> ScoreTable:
         """Scores of the records, shape (n_runs, n_tasks)."""

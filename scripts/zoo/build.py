@@ -5,6 +5,7 @@ python -m scripts.zoo.build --check    the claims about experts, gap and spread
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from rich.progress import (
 )
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from scripts.zoo.adapters import adapter_plans, build_adapter
 from scripts.zoo.items import (
     exercise_items,
     exercise_passages,
@@ -99,8 +101,20 @@ def build(folder: Path, console: Console, *, force: bool) -> None:
     counts = build_items(material, tasks)
     console.print(f"wrote {sum(counts.values())} items for {len(counts)} tasks")
     (folder / "DATA_CARD.md").write_text(data_card(recipe, material), encoding="utf-8")
-    missing = [n for n in recipe["models"] if not (models / n / "config.json").is_file()]
-    train_models(list(recipe["models"]) if force else missing, recipe, models, console)
+    plans = plans_of(recipe)
+    missing = [name for name in plans if not _is_built(name, recipe, folder)]
+    train_models(list(plans) if force else missing, plans, folder, console)
+
+
+def plans_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Plans of all that is trained, by name: models, then adapters."""
+    return {**recipe["models"], **adapter_plans(recipe)}
+
+
+def _is_built(name: str, recipe: Mapping[str, Any], folder: Path) -> bool:
+    if name in recipe["models"]:
+        return (folder / "models" / name / "config.json").is_file()
+    return (folder / "adapters" / name / "adapter_config.json").is_file()
 
 
 def build_items(material: Material, folder: Path) -> dict[str, int]:
@@ -209,18 +223,17 @@ def _write_rows(path: Path, rows: _Rows) -> int:
 
 
 def train_models(
-    names: Sequence[str], recipe: Mapping[str, Any], folder: Path, console: Console
+    names: Sequence[str], plans: Mapping[str, Any], folder: Path, console: Console
 ) -> None:
-    """Train models, one process per core, or one after another on a GPU.
+    """Train models and adapters, one process per core, or one after another on a GPU.
 
     Args:
-        names: Models of the recipe to train; the models that training starts from are among
-            them or on disk.
-        recipe: The recipe; the processes read it again from its file.
-        folder: Folder of the models.
+        names: What to train; the models that training starts from are among them or on disk.
+        plans: Of all that the recipe names; the processes read it again from its file.
+        folder: Folder of the benchmark.
         console: Shows progress bars; without a terminal, a line every 200 steps.
     """
-    plans, waiting = recipe["models"], list(names)
+    waiting = list(names)
     jobs = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")
     with (
@@ -261,11 +274,21 @@ def _ready(
 
 
 def _train_one(name: str, folder: Path, news: "Queue[_News]") -> None:
-    """Train one model in a worker process, on one core."""
+    """Train one model or adapter in a worker process, on one core."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     recipe = read_recipe()
-    build_model(name, recipe, read_material(recipe), folder, partial(_report, name, news))
+    material, on_step = _own_material(), partial(_report, name, news)
+    if name in recipe["models"]:
+        build_model(name, recipe, material, folder / "models", on_step)
+    else:
+        build_adapter(name, recipe, material, folder, on_step)
+
+
+@functools.cache
+def _own_material() -> Material:
+    """Read the texts once in a worker process."""
+    return read_material(read_recipe())
 
 
 def _report(name: str, news: "Queue[_News]", step: int, loss: float) -> None:

@@ -116,9 +116,7 @@ def model_card(name: str, recipe: Mapping[str, Any]) -> str:
     """Render the card of one model in Markdown: start, steps, mix and licences."""
     plan, general = recipe["models"][name], recipe["training"]
     mix = mix_of(recipe, plan)
-    rows = "\n".join(f"| {domain} | {share:.1%} |" for domain, share in sorted(mix.items()))
     start = f"fine-tuned from `{plan['start']}`" if "start" in plan else "trained from scratch"
-    licences = sorted({p["licence"] for domain in mix for p in recipe["texts"].get(domain, [])})
     return f"""# {name}
 
 {plan["about"]}
@@ -127,12 +125,22 @@ A small Llama of the embedded benchmark, {start}: {plan["steps"]} steps of {gene
 windows of {general["length"]} tokens, peak learning rate {plan["learning_rate"]:g}, seed
 {plan["seed"]}. Made for comparing merge methods; of no use for anything else.
 
-| domain | share of training windows |
-|---|---|
-{rows}
+{mix_table(mix)}
 
-Texts: ../../DATA_CARD.md. Their licences: {"; ".join(licences)}.
+Texts: ../../DATA_CARD.md. Their licences: {licences_of(mix, recipe)}.
 """
+
+
+def mix_table(mix: Mapping[str, float]) -> str:
+    """Render the share of each domain in the training windows in Markdown."""
+    rows = "\n".join(f"| {domain} | {share:.1%} |" for domain, share in sorted(mix.items()))
+    return f"| domain | share of training windows |\n|---|---|\n{rows}"
+
+
+def licences_of(mix: Mapping[str, float], recipe: Mapping[str, Any]) -> str:
+    """List the licences of the texts that a mix is of."""
+    licences = {p["licence"] for domain in mix for p in recipe["texts"].get(domain, [])}
+    return "; ".join(sorted(licences))
 
 
 def _size(documents: Any, split: str) -> str:  # noqa: ANN401

@@ -27,7 +27,7 @@ from seme.alignment.transform import (
 )
 from seme.architecture.folding import FoldedModel, FoldedWeights
 from seme.architecture.parts import Part, Place
-from seme.checkpoint.protocol import Held
+from seme.checkpoint.protocol import Held, Weights
 
 _ROWS_ARE_TOKENS = (Part.EMBEDDING, Part.HEAD)
 
@@ -85,6 +85,10 @@ class AlignedSource:
     def opened(self, name: str) -> Held:
         """Rewrite a tensor, to be read in pieces."""
         return Held(self.read(name))
+
+    def alike(self, other: Weights) -> "AlignedSource":
+        """Rewrite another model of the source's shape by the source's frame."""
+        return AlignedSource(self._pivot, self._source.alike(other), self._frame, self._seconds)
 
     def _part(self, place: Place) -> Tensor:
         if place.layer is None:

@@ -2,10 +2,10 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Literal, Self, get_args
 
-from seme.checks import check_choice, check_finite, check_whole
+from seme.checks import check_choice, check_finite, check_switch, check_whole
 
 Projection = Literal["cosine", "least_squares", "orthogonal"]
 Anchors = Literal["both", "head"]
@@ -37,12 +37,17 @@ class AlignmentOptions:
     (ours); at least 0, which maps every source. Not used by ``cosine``, the paper's operator
     taken literally."""
 
+    shuffle_task_vectors: bool = False
+    """A control (ours), for sources with a base of their own: the elements of their task vectors
+    are put in a random order, tensor by tensor, after the alignment. May be left out."""
+
     def __post_init__(self) -> None:
         check_choice("alignment.projection", self.projection, get_args(Projection))
         check_choice("alignment.anchors", self.anchors, get_args(Anchors))
         check_choice("alignment.match_units", self.match_units, get_args(MatchUnits))
         check_whole("alignment.refine", self.refine, least=0)
         check_finite("alignment.identity_tolerance", self.identity_tolerance, least=0)
+        check_switch("alignment.shuffle_task_vectors", self.shuffle_task_vectors)
 
     @classmethod
     def from_mapping(cls, mapping: object) -> Self:
@@ -52,6 +57,7 @@ class AlignmentOptions:
             ValueError: If an entry is unknown, missing or out of range, or it is no mapping.
         """
         names = sorted(field.name for field in fields(cls))
+        needed = sorted(field.name for field in fields(cls) if field.default is MISSING)
         expected = f"alignment must be a mapping of {', '.join(names)}"
         if not isinstance(mapping, Mapping):
             raise ValueError(f"{expected}, got {mapping!r}")
@@ -60,6 +66,6 @@ class AlignmentOptions:
                 close = difflib.get_close_matches(str(key), names, n=1)
                 hint = f"; did you mean alignment.{close[0]}?" if close else ""
                 raise ValueError(f"{expected}, got the unknown option {key}{hint}")
-        if missing := [name for name in names if name not in mapping]:
+        if missing := [name for name in needed if name not in mapping]:
             raise ValueError(f"{expected}, got none for {', '.join(missing)}")
         return cls(**mapping)

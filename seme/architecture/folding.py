@@ -22,7 +22,7 @@ from torch import Tensor
 
 from seme.architecture.model import CanonicalModel
 from seme.architecture.parts import Part, Place
-from seme.checkpoint.protocol import Held
+from seme.checkpoint.protocol import Held, Weights
 
 NORM_IN_FRONT: Mapping[Part, Part] = {
     Part.Q: Part.ATTENTION_NORM,
@@ -70,6 +70,11 @@ class FoldedModel:
         self._norms = frozenset(norms)
         if Part.ATTENTION_NORM in self._norms:
             _check_biases(model)
+
+    def alike(self, weights: Weights) -> "FoldedModel":
+        """Fold the same norms of another model of this architecture."""
+        model = CanonicalModel(weights, device=self.canonical.device)
+        return FoldedModel(model, norms=self._norms)
 
     def read(self, place: Place) -> Tensor:
         """Read a canonical part, folded, in float32; shapes are those of :class:`Part`."""

@@ -49,7 +49,7 @@ class CanonicalModel:
         """
         self.weights = weights
         self.family = family_of(weights.config)
-        self._device = device
+        self.device = device
         self._places = places_in(self.family, weights.names)
         self._names = {
             place: name
@@ -124,7 +124,7 @@ class CanonicalModel:
             head_dim=self.dimensions.head_dim,
         )
         piece = pieces[self._places[name].index(place)]
-        return piece.to(self._device, torch.float32).contiguous()
+        return piece.to(self.device, torch.float32).contiguous()
 
     def _as_stored(self, name: str, place: Place, parts: Mapping[Place, Tensor]) -> Tensor:
         """Check a part before it is stored, and undo scale and offset of :meth:`read`."""

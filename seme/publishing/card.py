@@ -91,6 +91,7 @@ def base_models(models: Sequence[InputModel]) -> list[str]:
     for model in models:
         adapter, place = model.entry.get("path_to_adapter"), model.entry.get("location")
         own, base = (place, None) if adapter is None else (adapter, place)
+        base = (model.entry.get("base") or {}).get("location", base)
         ids += [own] if model.commit is not None else []
         ids += [base] if model.base_commit is not None and base is not None else []
     return [str(hub_id) for hub_id in dict.fromkeys(ids)]

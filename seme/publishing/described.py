@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from seme.checkpoint.lora import AdaptedCheckpoint
+from seme.checkpoint.reader import Checkpoint
 from seme.job import MergeJob, NamedModel
 from seme.licences import licence_of_card
-from seme.pool import check_pool, portable
+from seme.pool import BASE, check_pool, portable
 from seme.provenance import NUMBERS_VERSION, code_version, collect
 from seme.publishing.command import merge_command
 from seme.publishing.manifest import (
@@ -57,17 +58,19 @@ def _input(
     model: NamedModel, entry: Mapping[str, Any], job: MergeJob, root: Path
 ) -> InputModel:
     checkpoint, described = model.checkpoint, model.described()
-    base = checkpoint.base if isinstance(checkpoint, AdaptedCheckpoint) else None
+    base = _base_of(model)
     if base is not None and base.path.resolve() == job.base.path.resolve():
         base_licence = None
     else:
         base_licence = None if base is None else licence_of_card(base.path)
-    places = {k: portable(entry[k], root) for k in _PLACES if entry.get(k) is not None}
+    places: dict[str, Any] = _portable_places(entry, root)
+    if entry.get(BASE) is not None:
+        places[BASE] = {**entry[BASE], **_portable_places(entry[BASE], root)}
     return InputModel(
         name=model.name,
         entry={k: v for k, v in {**entry, **places}.items() if v is not None},
         commit=described["commit"],
-        base_commit=described["base_commit"],
+        base_commit=None if base is None else base.commit,
         content_hash=described["content_hash"],
         licence=entry.get("licence") or licence_of_card(checkpoint.path),
         base_licence=base_licence,
@@ -75,6 +78,17 @@ def _input(
         base_files={},
         more={k: v for k, v in described.items() if k == "dequantised_from"},
     )
+
+
+def _base_of(model: NamedModel) -> Checkpoint | None:
+    """Return what an adapter is applied to, or the base of its own of another source."""
+    if isinstance(model.checkpoint, AdaptedCheckpoint):
+        return model.checkpoint.base
+    return model.own_base
+
+
+def _portable_places(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    return {k: portable(entry[k], root) for k in _PLACES if entry.get(k) is not None}
 
 
 def describe_merge(
@@ -148,8 +162,11 @@ def pinned(model: InputModel) -> dict[str, Any]:
     adapter = "path_to_adapter" in entry
     if model.commit is not None:
         entry["adapter_revision" if adapter else "revision"] = model.commit
-    if model.base_commit is not None and "location" in entry:
-        entry["revision"] = model.base_commit
+    if model.base_commit is not None:
+        if adapter and "location" in entry:
+            entry["revision"] = model.base_commit
+        if BASE in entry:
+            entry[BASE] = {**entry[BASE], "revision": model.base_commit}
     return entry
 
 
@@ -160,14 +177,14 @@ def hashed(folder: Path) -> Files:
 
 
 def input_hashes(model: NamedModel) -> tuple[Files, Files]:
-    """Hash the files of an input and, of an adapter, those of its base; cached."""
+    """Hash the files of an input and those of its base, if it has one; cached."""
     checkpoint = model.checkpoint
     files = input_files(checkpoint)
     own = _entries(checkpoint.path, files, hash_inputs(files))
-    if not isinstance(checkpoint, AdaptedCheckpoint):
+    if (base := _base_of(model)) is None:
         return own, {}
-    files = input_files(checkpoint.base)
-    return own, _entries(checkpoint.base.path, files, hash_inputs(files))
+    files = input_files(base)
+    return own, _entries(base.path, files, hash_inputs(files))
 
 
 def _with_files(described: InputModel, model: NamedModel) -> InputModel:

@@ -47,10 +47,10 @@ class InputModel(_Strict):
     licence: str | None
     """As the pool or the model's card states it."""
     base_licence: str | None
-    """Of an adapter's base that is not the pivot."""
+    """Of the base of an adapter, or of a source's own, that is not the pivot."""
     files: Files
     base_files: Files
-    """Of an adapter's base; empty for other models."""
+    """Of the base of an adapter, or of a source's own; empty for other models."""
     more: dict[str, Any]
     """``dequantised_from`` of a model converted from GGUF."""
 

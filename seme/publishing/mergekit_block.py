@@ -50,6 +50,8 @@ def _block(manifest: Manifest, out_dtype: str | None) -> tuple[str, list[str]]:
         raise _NoCounterpart("include has no counterpart in a mergekit configuration")
     if any("layers" in model.entry for model in manifest.models):
         raise _NoCounterpart("stacked layers are slices in a mergekit configuration")
+    if any("base" in model.entry for model in manifest.models):
+        raise _NoCounterpart("sources with a base of their own have no counterpart in mergekit")
     body, differences = build(own, manifest)
     content = {
         "merge_method": body.pop("merge_method"),

@@ -1,0 +1,314 @@
+"""Sources with a base of their own: what fine-tuning changed is moved, not the model.
+
+Such a source is seen as pivot + (A(expert) - A(base)). For methods that merge element by element
+A is the identity: a chat vector (Huang et al., 2023, https://arxiv.org/abs/2310.04799), computed
+in float32 and never rounded to the dtype on disk. Where the method aligns its sources (SeMe), A is
+the map found from the base alone, applied to both (ours): the difference between two models that
+share no ancestor is mostly misalignment, that between an expert and its base is not.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seme.ancestry import resemblance
+from seme.budget import demand, rewritten_bytes
+from seme.checkpoint.lora import AnyCheckpoint
+from seme.checkpoint.protocol import Held, Readable, Weights, describe
+from seme.checkpoint.reader import Checkpoint
+from seme.checkpoint.renamed import in_names_of
+from seme.checkpoint.tokenizer_files import vocabulary_files
+from seme.compatibility import differences
+from seme.embedding_rows import vocabulary_tensors
+from seme.fitting import fit_sources
+from seme.interface import CheckpointMismatchError, Prepared, Realigned
+from seme.settings import MergeSettings
+from seme.streaming import CPU_BLOCK, Models, OpenTensor
+from seme.token_rows import match_tokenizers
+
+_N_NAMED = 3
+
+
+@runtime_checkable
+class Rewritten(Protocol):
+    """A source that a preparation rewrote in the pivot's frame."""
+
+    def alike(self, other: Weights) -> Weights:
+        """Rewrite another model of the source's shape by the same map."""
+        ...
+
+
+class MovedSource:
+    """The pivot plus a task vector; implements :class:`seme.checkpoint.protocol.Weights`.
+
+    Every tensor is pivot + (expert - base), in float32.
+    """
+
+    def __init__(
+        self, pivot: Weights, expert: Weights, base: Weights, *, shuffle_seed: int | None
+    ) -> None:
+        """Remember the three, of one shape and frame; nothing is read.
+
+        Args:
+            pivot: The model merged into, as the method sees it.
+            expert: The source.
+            base: What it was fine-tuned from.
+            shuffle_seed: Put the elements of the task vector, tensor by tensor, in an order drawn
+                from this seed: a control. None: leave them in theirs.
+        """
+        self.path: Path = expert.path
+        self.config: Mapping[str, Any] = pivot.config
+        self._pivot, self._expert, self._base = pivot, expert, base
+        self._shuffle_seed = shuffle_seed
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self._pivot.tokenizer_folder
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._pivot.names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._pivot.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return float32; of tensors that hold no weights, the pivot's."""
+        own = self._pivot.dtype(name)
+        return torch.float32 if own.is_floating_point else own
+
+    def read(self, name: str) -> Tensor:
+        shape = self.shape(name)
+        return self.opened(name).read(0, math.prod(shape)).view(shape)
+
+    def opened(self, name: str) -> Readable:
+        """Open one tensor, to be read in pieces; shuffled ones are read here."""
+        opened = (model.opened(name) for model in (self._pivot, self._expert, self._base))
+        moved = _MovedTensor(*opened)
+        if self._shuffle_seed is None:
+            return moved
+        n = math.prod(self.shape(name))
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        rng = np.random.default_rng([self._shuffle_seed, int.from_bytes(digest)])
+        order = torch.from_numpy(rng.permutation(n))
+        change = moved.change(0, n)
+        return Held(
+            self._pivot.opened(name).read(0, n).float() + change[order.to(change.device)]
+        )
+
+
+class _MovedTensor:
+    """One tensor of the pivot plus a task vector; a :class:`Readable`."""
+
+    def __init__(self, pivot: Readable, expert: Readable, base: Readable) -> None:
+        self._pivot, self._expert, self._base = pivot, expert, base
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Compute the elements [start, stop) of the flat tensor, 1-D, float32."""
+        return self._pivot.read(start, stop).float() + self.change(start, stop)
+
+    def change(self, start: int, stop: int) -> Tensor:
+        """Compute elements of the task vector, likewise."""
+        return self._expert.read(start, stop).float() - self._base.read(start, stop).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedSources:
+    """Sources made to fit the pivot, those with a base of their own included."""
+
+    origins: tuple[Weights, ...]
+    """The sources; the bases of those that have one: these are compared with the pivot."""
+    experts: tuple[Weights | None, ...]
+    """The sources that have a base of their own; None in place of the others."""
+    notes: list[str]
+    """What was done with their rows, one line each."""
+    shuffle_seed: int | None
+    """See :class:`MovedSource`."""
+
+    @property
+    def read(self) -> tuple[Weights, ...]:
+        """All models that are read besides the pivot."""
+        return (*self.origins, *(expert for expert in self.experts if expert is not None))
+
+    def beside(self, pivot: Weights) -> tuple[Weights, ...]:
+        """Return what a method merges into the pivot that needs no preparation of its sources."""
+        return self._moved(pivot, self.origins, self.experts)
+
+    def moved(self, prepared: Prepared | None) -> Prepared | None:
+        """Rewrite the experts as a preparation rewrote their bases, and move what they changed."""
+        if prepared is None or not any(self.experts):
+            return prepared
+        assert isinstance(prepared, Realigned), "methods that take any shape return the models"
+        models = prepared.models
+        if any(isinstance(origin, Rewritten) for origin in models.sources):
+            sizes = {n: math.prod(models.pivot.shape(n)) for n in models.pivot.names}
+            demand(
+                rewritten_bytes(sizes, len(self.read)),
+                models.memory_budget,
+                "rewriting sources and their bases that are not in the pivot's frame",
+            )
+        experts = [
+            origin.alike(expert)
+            if expert is not None and isinstance(origin, Rewritten)
+            else expert
+            for origin, expert in zip(models.sources, self.experts, strict=True)
+        ]
+        sources = self._moved(models.pivot, models.sources, experts)
+        return _Moved(prepared, replace(models, sources=sources))
+
+    def _moved(
+        self, pivot: Weights, origins: Sequence[Weights], experts: Sequence[Weights | None]
+    ) -> tuple[Weights, ...]:
+        return tuple(
+            origin
+            if expert is None
+            else MovedSource(pivot, expert, origin, shuffle_seed=self.shuffle_seed)
+            for origin, expert in zip(origins, experts, strict=True)
+        )
+
+
+class _Moved:
+    """A preparation's result with other models; implements :class:`seme.interface.Realigned`."""
+
+    def __init__(self, prepared: Prepared, models: Models) -> None:
+        self._prepared = prepared
+        self.models = models
+
+    def at(self, tensor: OpenTensor) -> Any:  # noqa: ANN401 (the preparation's own)
+        return self._prepared.at(tensor)
+
+    def diagnostics(self) -> Mapping[str, Any]:
+        return self._prepared.diagnostics()
+
+
+def fit_all(
+    method: partial[Tensor],
+    pivot: Checkpoint,
+    sources: Sequence[AnyCheckpoint],
+    bases: Sequence[Checkpoint | None],
+    copied: Mapping[str, str],
+    *,
+    any_shape: bool,
+    settings: MergeSettings,
+) -> FittedSources:
+    """Check the bases and fit all models to the pivot; see :func:`seme.fitting.fit_sources`.
+
+    Args:
+        method: Bound; its ``alignment.shuffle_task_vectors`` is used, if it has one.
+        pivot: The model merged into.
+        sources: Models merged from.
+        bases: What each of them was fine-tuned from; None for the pivot.
+        copied: The pivot's tensors that are not merged.
+        any_shape: The method takes sources of any shape.
+        settings: Merge settings common to all methods.
+
+    Raises:
+        CheckpointMismatchError: If a source differs from its base in tensors or tokens, or does
+            not fit the pivot.
+        ValueError: If a control is for sources with a base and one has none.
+    """
+    shuffles = (method.keywords.get("alignment") or {}).get("shuffle_task_vectors", False)
+    for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
+        if base is not None:
+            _check_pair(i, source, base)
+        elif shuffles:
+            raise ValueError(
+                "alignment.shuffle_task_vectors is a control for sources with a base of their "
+                f"own, and {describe(i, source)} has none: give it one, {{location: ..., base: ...}}"
+            )
+
+    def fit(models: Sequence[AnyCheckpoint]) -> tuple[tuple[Weights, ...], list[str]]:
+        renamed = tuple(in_names_of(pivot, model) for model in models)
+        return fit_sources(pivot, renamed, copied, any_shape=any_shape, settings=settings)
+
+    origins, notes = fit([base or source for source, base in zip(sources, bases, strict=True)])
+    experts: Sequence[Weights | None] = [None] * len(sources)
+    if any(bases):
+        fitted, _ = fit(sources)
+        experts = [
+            None if base is None else expert for expert, base in zip(fitted, bases, strict=True)
+        ]
+    return FittedSources(
+        origins=origins,
+        experts=tuple(experts),
+        notes=notes,
+        shuffle_seed=settings.seed if shuffles else None,
+    )
+
+
+def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint) -> None:
+    """Refuse a base that is not of its expert's shape and tokens."""
+    named = in_names_of(base, expert)
+    lines = differences(base, named)
+    if lines:
+        more = f"\n  and {len(lines) - _N_NAMED} more" if len(lines) > _N_NAMED else ""
+        first = "".join(f"\n  {line}" for line in lines[:_N_NAMED])
+        raise CheckpointMismatchError(
+            f"{describe(index, expert)} is not of the shape of its base ({base.path}):{first}{more}\n"
+            "give the model that it was fine-tuned from"
+        )
+    ours, theirs = base.tokenizer_folder, expert.tokenizer_folder
+    if not (vocabulary_files(ours) and vocabulary_files(theirs)):
+        return
+    n_rows = max((base.shape(name)[0] for name in vocabulary_tensors(base)), default=0)
+    match = match_tokenizers(ours, theirs)
+    if match is not None and (ids := match.differing(n_rows, n_rows)):
+        raise CheckpointMismatchError(
+            f"{describe(index, expert)} has another tokenizer than its base ({base.path}): "
+            f"{len(ids)} ids are of other tokens, id {ids[0]} for one; give the model that it was "
+            "fine-tuned from"
+        )
+
+
+def demand_changes(
+    sources: Sequence[AnyCheckpoint], bases: Sequence[Checkpoint | None]
+) -> list[str]:
+    """Refuse sources that are equal to their base, and describe those that are too far from it.
+
+    Reads a sample of both, and as many tensors as it takes to find one that differs.
+
+    Returns:
+        One line for each source whose task vector is longer than its base.
+
+    Raises:
+        ValueError: If a task vector is zero.
+    """
+    warnings = []
+    for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
+        if base is None:
+            continue
+        expert = in_names_of(base, source)
+        names = [name for name in base.names if base.dtype(name).is_floating_point]
+        if not any(_differs(name, expert, base) for name in names):
+            raise ValueError(
+                f"{describe(i, source)} equals its base ({base.path}) in every weight: its task "
+                "vector is zero, and nothing would be merged; give the model that it was "
+                "fine-tuned from"
+            )
+        likeness = resemblance(base, expert, names)
+        if likeness is not None and likeness.distance > 1:
+            warnings.append(
+                f"{describe(i, source)} does not look like a fine-tune of its base ({base.path}): "
+                f"its task vector is {likeness.distance:.2f} times as long as the base, the cosine "
+                f"of their weights {likeness.cosine:.2f} ({likeness.n_elements} elements of "
+                f"{likeness.n_tensors} matrices; fine-tunes have a length well below 1 and a "
+                "cosine near 1): check the base"
+            )
+    return warnings
+
+
+def _differs(name: str, expert: Weights, base: Weights) -> bool:
+    own, other = expert.opened(name), base.opened(name)
+    n = math.prod(base.shape(name))
+    return any(
+        not torch.equal(own.read(*span).float(), other.read(*span).float())
+        for span in ((i, min(i + CPU_BLOCK, n)) for i in range(0, n, CPU_BLOCK))
+    )

@@ -1,0 +1,122 @@
+"""Claim on task vectors moved between models, judged from hand-written records."""
+
+import pytest
+
+from eval.records import ModelRef, PoolRef
+from eval.report.moved import kind_of, moved_claims
+from eval.report.verdicts import Verdict
+from tests.report_records import Results, model
+
+ALIGNED = {"tau": 1.0, "lam": 1.0, "alignment.refine": 2}
+# 12 answers more of 24 documents: 2 of the 2 ** 12 exchanges are as extreme, p = 0.0005
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+def source(name="expert", base="other"):
+    more = {} if base is None else {"base": {"name": base, "content_hash": base}}
+    return ModelRef(
+        name=name, location=f"zoo/{name}", revision=None, content_hash=name, more=more
+    )
+
+
+def pool_of(expert, name="zoo"):
+    others = (model("other"),)
+    return PoolRef(pool=name, pivot=model("base"), sources=(expert,), references=others)
+
+
+def merge(
+    results, right, *, expert=None, in_frame=False, name="seme", settings=ALIGNED, **changes
+):
+    """A merge of an expert with so many right answers in the domains numbers and d."""
+    diagnostics = {"sources": [{"identity_shortcut": in_frame}]} if name == "seme" else {}
+    return results.add(
+        name, right, settings=settings, models=pool_of(expert or source()),
+        merge={"diagnostics": diagnostics}, **changes,
+    )  # fmt: skip
+
+
+def unmerged(results):
+    """The pivot, the expert, which gained numbers over its base, and that base."""
+    return [
+        results.add_unmerged("base", {"numbers": 6, "d": 12}),
+        results.add_unmerged("expert", {"numbers": 20, "d": 12}),
+        results.add_unmerged("other", {"numbers": 4, "d": 10}),
+    ]
+
+
+def claim_of(results, *records):
+    (claim,) = moved_claims(results.boards([*records, *unmerged(results)]))
+    return claim
+
+
+def test_merge_ahead_of_the_pivot_on_its_experts_domain_supports_the_claim(results):
+    claim = claim_of(results, merge(results, {"numbers": 18, "d": 0}))  # 12 more, 12 fewer
+    assert claim.verdict is Verdict.SUPPORTED
+    assert "1 of 1 merges are significantly ahead" in claim.finding
+    assert "+50.00 to +50.00 points" in claim.finding
+
+
+def test_gain_on_another_domain_does_not_support_it(results):
+    claim = claim_of(results, merge(results, {"numbers": 7, "d": 24}))
+    assert claim.verdict is Verdict.NOT_SUPPORTED
+
+
+def test_every_training_seed_must_be_ahead(results):
+    seeds = [merge(results, {"numbers": n, "d": 12}, seed=i) for i, n in enumerate((18, 6))]
+    claim = claim_of(results, *seeds)
+    assert claim.verdict is Verdict.NOT_SUPPORTED
+    assert claim.evidence.rows[-1][2:4] == ("moved", "2")
+    assert claim.evidence.rows[-1][-1] == "1 of 2"
+
+
+def test_controls_are_in_the_table_and_not_in_the_verdict(results):
+    shuffled = {**ALIGNED, "alignment.shuffle_task_vectors": True}
+    claim = claim_of(
+        results,
+        merge(results, {"numbers": 18, "d": 12}),
+        merge(results, {"numbers": 0, "d": 12}, settings=shuffled),
+        merge(
+            results, {"numbers": 3, "d": 12}, expert=source(base=None), settings={"lam": 0.25}
+        ),
+    )
+    assert claim.verdict is Verdict.SUPPORTED
+    assert "Shuffled: 0 of 1." in claim.finding
+    kinds = [(row[1], row[2], row[5]) for row in claim.evidence.rows]
+    assert kinds == [
+        ("base", "the pivot", "25.0"),
+        ("other", "moved", "75.0"),
+        ("other", "elements shuffled", "0.0"),
+        ("other", "whole source, lam 0.25", "12.5"),
+    ]
+
+
+def test_source_in_the_pivots_frame_is_not_judged(results):
+    records = [merge(results, {"numbers": 18, "d": 12}, in_frame=True), *unmerged(results)]
+    assert moved_claims(results.boards(records)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "kind"),
+    [
+        (ALIGNED, "seme", "moved"),
+        ({**ALIGNED, "lam": 2.0}, "seme", "lam 2.0"),
+        ({**ALIGNED, "alignment.match_units": "never"}, "seme", "units not matched"),
+        (
+            {
+                **ALIGNED,
+                "overrides": '[{"match":"*.mlp.*","lam":0},{"match":"lm_head.*","lam":0}]',
+            },
+            "seme",
+            "without *.mlp.*, lm_head.*",
+        ),
+        ({**ALIGNED, "overrides": "[not JSON"}, "seme", "moved"),
+        ({"lam": 1.0}, "task_arithmetic", "not aligned, task arithmetic"),
+    ],
+)
+def test_kind_of_a_merge_is_said_in_words(results, settings, name, kind):
+    record = merge(results, {"numbers": 1, "d": 1}, name=name, settings=settings)
+    assert kind_of(record) == kind
