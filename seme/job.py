@@ -172,11 +172,20 @@ class MergeJob:
 
         With ``merged_as=adapter`` see :func:`seme.adapter_merge.merge_to_adapter`.
         """
-        merge = merge_to_adapter if self.settings.as_adapter else merge_checkpoints
-        return merge(
+        sources = [source.checkpoint for source in self.sources]
+        if self.settings.as_adapter:
+            return merge_to_adapter(
+                self.method,
+                self.base,
+                sources,
+                destination,
+                settings=self.settings,
+                progress=progress,
+            )
+        return merge_checkpoints(
             self.method,
             self.base,
-            [source.checkpoint for source in self.sources],
+            sources,
             destination,
             settings=self.settings,
             progress=progress,

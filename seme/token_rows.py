@@ -99,7 +99,7 @@ def match_tokenizers(folder: Path, other: Path) -> TokenMatch | None:
     Raises:
         ValueError: If one cannot be read, and their files differ.
     """
-    if _are_alike(folder, other):
+    if have_one_vocabulary(folder, other):
         return None
     try:
         return match_vocabularies(read_whole_vocabulary(folder), read_whole_vocabulary(other))

@@ -52,7 +52,9 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         if not isinstance(config[key], str | None):
             raise ValueError(f"{key} must be a folder or null, got {config[key]!r}")
     if (kept := config["merged_dir"]) is not None and not kept.isprintable():
-        raise ValueError(f"merged_dir must be a name of printable characters, got {kept!r:.200}")
+        raise ValueError(
+            f"merged_dir must be a name of printable characters, got {kept!r:.200}"
+        )
 
 
 def _check_adapter(config: Mapping[str, Any]) -> None:
