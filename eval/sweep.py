@@ -1,5 +1,6 @@
 """A sweep: its folder prepared and its cells counted at the start, its tables built at the end."""
 
+import atexit
 import json
 import logging
 import os
@@ -70,7 +71,9 @@ class Sweep(Callback):
         os.environ[_SWEEP] = json.dumps({"n_cells": len(cells) or "?", "keys": keys})
         if not config.plan:
             folder = Path.cwd() / config.hydra.sweep.dir
-            _launched[:] = [config, write_plan(folder, cells, keys=keys, launcher=name)]
+            lock = write_plan(folder, cells, keys=keys, launcher=name)
+            atexit.register(lock.release)  # of an interrupted sweep
+            _launched[:] = [config, lock]
             if not _alone[0]:
                 text = _FOLLOW.format(n=len(cells), launcher=name, output=config.output)
                 sys.stdout.write(text)

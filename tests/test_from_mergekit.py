@@ -322,6 +322,7 @@ base_model: org/base
          "when its aliases"),
         ("a: " + "[" * 5000, "cannot be read as YAML"),
         ("#" * 100_001, "has 100001 bytes, expected at most 100000"),
+        ("a: !!int _", "cannot be read as YAML"),
         ("a: \udcff", "cannot be read as YAML"),
     ],
     ids=["list", "syntax", "object", "aliases", "depth", "size", "bytes"],

@@ -17,6 +17,10 @@ _RUN = re.compile(r"wandb/offline-run-[^/]*")
 _SWEEP = re.compile(r"sweeps/[^/]*")
 _OF_WANDB = re.compile(r"wandb/(cache|config|data)/.*")
 _BROKEN = "wandb/broken"
+_CLAIM = re.compile(r"\d+\.free$")
+"""A released lock's number is how often it was taken; one that is not released is left over."""
+_LAUNCHER = re.compile(r"(sweeps/\*/\.launcher)/\d+\.(?:lock|free)$")
+"""A killed sweep cannot release what says that its launcher lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def _patterns(root: Path) -> Iterator[str]:
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
         name = _RUN.sub("wandb/offline-run-*", _SWEEP.sub("sweeps/*", name))
+        name = _LAUNCHER.sub(r"\1/N.free", _CLAIM.sub("N.free", name))
         name = _OF_WANDB.sub(r"wandb/\1/...", name)
         if name.startswith("wandb/offline-run-*/"):
             name = "wandb/offline-run-*/..."
