@@ -323,9 +323,10 @@ base_model: org/base
         ("a: " + "[" * 5000, "cannot be read as YAML"),
         ("#" * 100_001, "has 100001 bytes, expected at most 100000"),
         ("a: !!int _", "cannot be read as YAML"),
+        ("a: !!timestamp x", "cannot be read as YAML"),
         ("a: \udcff", "cannot be read as YAML"),
     ],
-    ids=["list", "syntax", "object", "aliases", "depth", "size", "bytes"],
+    ids=["list", "syntax", "object", "aliases", "depth", "size", "number", "date", "bytes"],
 )  # fmt: skip
 def test_file_is_read_within_bounds(content, message, tmp_path, capsys):
     path = tmp_path / "config.yml"

@@ -15,7 +15,8 @@ _MOST_BYTES = 100_000
 """Several times the largest published."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (
-    ValueError, OverflowError, TypeError, LookupError, yaml.YAMLError, RecursionError,
+    ValueError, OverflowError, TypeError, LookupError, AttributeError, yaml.YAMLError,
+    RecursionError,
 )  # fmt: skip
 """What decoding, or PyYAML building a date or a number, raises."""
 
