@@ -280,7 +280,7 @@ def _outside_against_inside(board: Board) -> list[Pair]:
 
 def _across(done: Sequence[Row], unlike: Sequence[Board], tests: Sequence[PairedTest]) -> str:
     if not unlike:
-        return "No pool here has sources of another shape than the pivot's."
+        return "No pool here has sources that a method refused for their shape."
     merged = f"{_counted(len(done), 'SeMe merge')} done on {_counted(len(unlike), 'such pool')}"
     if not tests:
         return f"{merged}; their scores cannot be tested against the pivot's."
