@@ -11,6 +11,8 @@ from typing import Any
 from eval.leaderboard.tables import read_leaderboard, to_csv, to_markdown
 
 _TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost", "provenance")
+_OF_FOLDER = ("origin",)
+"""Entries of a record that depend on its results folder."""
 _TEMPORARY = ("*scratch-*", ".seme-writing-*", "**/.*.????????", ".leaderboard*")
 """What a run has while it is written; a signal, other than SIGKILL, leaves none of it."""
 _RUN = re.compile(r"wandb/offline-run-[^/]*")
@@ -45,7 +47,11 @@ def results_of(root: Path) -> Results:
     for path in sorted(root.glob("runs/*/record.json")):
         entries = json.loads(path.read_text(encoding="utf-8"))
         records[path.parent.name] = {
-            **{key: value for key, value in entries.items() if key not in _TIMES},
+            **{
+                key: value
+                for key, value in entries.items()
+                if key not in (*_TIMES, *_OF_FOLDER)
+            },
             "identity": entries["provenance"]["identity"],
         }
     samples = sorted(root.glob("runs/*/samples.jsonl.gz"))
