@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import eval.leaderboard.pairs
+from eval.leaderboard import pairs as module
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.pairs import pairs_of
 from eval.records import Sample
@@ -80,7 +80,7 @@ def test_page_has_the_half_width_of_every_pair_within_half_a_step():
     assert sorted(pairs.rows) == ["dare", "sce", "ties"]
     runs = panel([RIGHT[name] for name in pairs.rows], runs=pairs.rows)
     runs = replace(runs, tasks={"a": runs.tasks["t0"]}, domains={"a": "a"})
-    errors = paired_errors(runs, n_resamples=eval.leaderboard.pairs.PAIR_RESAMPLES, seed=0)
+    errors = paired_errors(runs, n_resamples=module.PAIR_RESAMPLES, seed=0)
     below = [(1, 0), (2, 0), (2, 1)]
     for column, matrix in enumerate((errors.mean, errors.columns["a"])):
         expected = [1.959964 * matrix[i, j] for i, j in below]
@@ -89,7 +89,7 @@ def test_page_has_the_half_width_of_every_pair_within_half_a_step():
 
 def test_of_more_rows_than_a_page_holds_the_first_are_compared(monkeypatch):
     every = pairs_of(board())
-    monkeypatch.setattr(eval.leaderboard.pairs, "_MOST_NUMBERS", 2)
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 2)
     pairs = pairs_of(board())
     assert pairs.rows == every.rows[:2]
     assert unpacked(pairs)[0] == pytest.approx(unpacked(every)[0][:1], abs=every.unit)

@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import eval.sweep  # noqa: F401 (registers what conf/config.yaml needs)
 from eval.records import read_record, record_json
+from eval.sweep import Sweep
 from seme.binding import bind_method, method_settings
 from seme_bench.entries import origin_of
 from seme_bench.repetition import command_of
@@ -17,6 +17,9 @@ from tests.made_up_runs import make_record, pool_ref
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(ROOT.glob("results/published/paper/runs/*/record.json"))[::9]
+
+
+assert Sweep, "registers what conf/config.yaml needs"
 
 
 def test_command_is_the_one_that_was_typed():

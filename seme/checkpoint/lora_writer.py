@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from seme.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE
 from seme.checkpoint.model_folder import read_object
+from seme.checkpoint.safetensors_file import TensorSpec, lay_out
 
 _PREFIX = "base_model.model."
 
@@ -28,10 +29,20 @@ def write_adapter(
     for module, (down, up) in factors.items():
         tensors[f"{_PREFIX}{module}.lora_A.weight"] = down.float().contiguous()
         tensors[f"{_PREFIX}{module}.lora_B.weight"] = up.float().contiguous()
-    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    _write_tensors(folder / ADAPTER_FILE, tensors)
     ranks = {module: down.shape[0] for module, (down, _) in factors.items()}
     config = adapter_config(read_object(like / ADAPTER_CONFIG, of="a PEFT adapter"), ranks)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    specs = {n: TensorSpec(dtype=t.dtype, shape=tuple(t.shape)) for n, t in tensors.items()}
+    prefix, places = lay_out(path, specs)
+    with path.open("wb") as file:
+        file.write(prefix)
+        for name, tensor in tensors.items():
+            file.seek(places[name].offset)
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 def adapter_config(of_source: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
