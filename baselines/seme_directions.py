@@ -128,6 +128,8 @@ def bounded_solution(overlaps: Tensor, needed: Tensor) -> Tensor:
     Returns:
         float64, (..., k); zero where the overlap of a direction with itself is.
     """
+    if needed.numel() == 0:
+        return needed
     diagonal = overlaps.diagonal(dim1=-2, dim2=-1)
     scales = torch.where(diagonal > 0, diagonal, torch.inf).rsqrt()
     matrix = overlaps * scales.unsqueeze(-1) * scales.unsqueeze(-2)
