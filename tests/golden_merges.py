@@ -30,6 +30,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from torch import Tensor
 
+from baselines.seme_directions import is_two_dimensional
 from baselines.task_matrices import is_matrix
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
@@ -89,7 +90,7 @@ def pools_for(method: partial[Tensor]) -> list[str]:
 
 def is_spectral(method: partial[Tensor]) -> bool:
     """Return True if a method decomposes matrices."""
-    return traits_of(method).choice is is_matrix
+    return traits_of(method).choice in (is_matrix, is_two_dimensional)
 
 
 def entries(

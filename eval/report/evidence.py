@@ -31,6 +31,7 @@ RIVALS = ("average", "task_arithmetic", "ties", "dare")
 """The methods the paper compares with, in the order of its claims."""
 _TITLES = {
     SEME: "SeMe",
+    "seme_directions": "SeMe, directions",
     "average": "averaging",
     "task_arithmetic": "task arithmetic",
     "ties": "TIES",
