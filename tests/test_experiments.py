@@ -137,9 +137,9 @@ def test_header_has_command_question_and_report_path(experiment):
     assert header.endswith(f"see results/reports/{experiment}.md")
 
 
-def test_experiments_of_the_zoo_take_under_three_quarters_of_an_hour_in_total():
+def test_experiments_of_the_zoo_take_under_an_hour_in_total():
     runs = sum(sum(counts_in_header(experiment)[1:]) for experiment in ZOO_EXPERIMENTS)
-    assert runs * SECONDS_PER_CELL < 45 * 60
+    assert runs * SECONDS_PER_CELL < 60 * 60
     assert sum(counts_in_header("select")[1:]) * SECONDS_PER_CELL < 6 * 60
 
 

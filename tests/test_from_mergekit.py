@@ -314,6 +314,7 @@ base_model: org/base
     ("content", "message"),
     [
         ("- a", "must be a mapping with merge_method and models"),
+        ("merge_method: ties\nbase_model: B\nmodels: [{model: B}]", "the base_model alone"),
         ("a: [", "cannot be read as YAML"),
         ("a: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
         ("a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
@@ -326,7 +327,7 @@ base_model: org/base
         ("a: !!timestamp x", "cannot be read as YAML"),
         ("a: \udcff", "cannot be read as YAML"),
     ],
-    ids=["list", "syntax", "object", "aliases", "depth", "size", "number", "date", "bytes"],
+    ids=["list", "base", "syntax", "object", "aliases", "depth", "size", "number", "date", "bytes"],
 )  # fmt: skip
 def test_file_is_read_within_bounds(content, message, tmp_path, capsys):
     path = tmp_path / "config.yml"

@@ -36,6 +36,8 @@ def translate(
         models=tuple(dict.fromkeys(i.model for one in recipe.slices for i in one.inputs)),
         base=recipe.base,
     )
+    if recipe.method in _METHODS and not work.others:
+        return None, ["models: the base_model alone is named, expected a model to merge"], []
     if recipe.method in _METHODS:
         _check_slices(work)
     translation = known[recipe.method](work)
