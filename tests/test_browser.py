@@ -236,6 +236,8 @@ def test_details_expand_collapse_and_move_with_their_row(page):
     assert not row.get_by_text("condition").is_visible()
     row.get_by_role("button").click()
     assert row.get_by_text("condition").is_visible()
+    controlled = row.get_by_role("button").get_attribute("aria-controls")
+    assert row.locator(".details").get_attribute("id") == controlled
     sort_by(page, "mean %")
     assert row.get_by_text("31.5").is_visible()
     row.get_by_role("button").click()
