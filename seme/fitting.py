@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.architecture.families import readout_of
-from seme.architecture.model import CanonicalModel
+from seme.architecture.families import family_of, readout_of
+from seme.architecture.model import CanonicalModel, places_in
 from seme.checkpoint.protocol import Readable, Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.renamed import NamedSource
@@ -137,7 +137,7 @@ def _completed(
 def _demand_whole(index: int, source: FittingSource, *, leaves_out: bool) -> None:
     """Refuse a source of another shape that lacks a tensor: it is rewritten as a whole."""
     try:
-        CanonicalModel(source, device=torch.device("cpu"))
+        places_in(family_of(source.config), source.names)
     except ValueError as error:
         also = ", tensors that are not merged among it" if leaves_out else ""
         raise ValueError(

@@ -9,7 +9,7 @@ import yaml
 
 from eval import launchers as module
 from eval.launchers import check_launcher, gives_no_gpus, is_alone
-from scripts.kill_runs import results_of
+from scripts.kill_runs.results import results_of
 from seme_bench.folders import HOME as ROOT
 from tests.configurations import CONF
 from tests.slurm_cluster import is_installed, slurm_cluster

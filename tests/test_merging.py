@@ -17,7 +17,7 @@ from tests.adapters import pair, write_adapter
 from tests.configurations import CONF, composed
 from tests.golden_merges import method_of
 
-TIMES = {"started_at", "seconds_total", "merge_cost"}
+TIMES = {"started_at", "seconds_total", "merge_cost", "origin"}
 
 
 @pytest.fixture

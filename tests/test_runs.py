@@ -23,7 +23,7 @@ MODELS = pool_ref("p", sources=("base",))
 ENTRIES = [
     "method", "models", "suite", "tau", "seed", "device", "dtype", "include",
     "exclude", "overrides", "tokens", "output", "merged_dir", "datasets_dir", "memory_budget",
-    "max_shard_size", "push", "force", "plan", "quiet",
+    "max_shard_size", "push", "merged_as", "adapter_rank", "force", "plan", "quiet",
 ]  # fmt: skip
 GROUPS = {"tracker": {"none": {}}, "evaluator": {"name": "hf"}}
 

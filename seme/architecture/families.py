@@ -110,6 +110,7 @@ _NEOX = {
     "gpt_neox.final_layer_norm.weight": _one(Part.FINAL_NORM),
     "gpt_neox.final_layer_norm.bias": _one(Part.FINAL_NORM_BIAS),
     "embed_out.weight": _one(Part.HEAD),
+    "lm_head.weight": _one(Part.HEAD),  # its name in transformers 5, and in its outlines
 }
 _NEOX_LAYER = {
     "input_layernorm.weight": _one(Part.ATTENTION_NORM),
@@ -230,6 +231,7 @@ _READOUTS = (
     ("lm_head.weight", "transformer.wte.weight", "transformer.ln_f.weight"),
     ("lm_head.weight", "wte.weight", "ln_f.weight"),
     ("embed_out.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
+    ("lm_head.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
 )
 """Names of LM head, embedding and final norm, by architecture."""
 _OFFSET_GAINS = frozenset(
