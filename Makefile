@@ -11,7 +11,7 @@ smol: $(VENV)/.ready  ## fetch the real model of models=smol
 	$(RUN) -m scripts.smol.base
 
 test: $(VENV)/.ready  ## the tests that need neither a network nor a GPU
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 
 test-all: $(VENV)/.ready
 	$(RUN) -m pytest -q -m "not network and not gpu and not browser"

@@ -15,6 +15,9 @@ from seme_bench.entries import check_entries
 from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
+pytestmark = pytest.mark.xdist_group(
+    "experiments"
+)  # composes every cell once, not in each process
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 FIVE = ("average", "dare", "seme", "task_arithmetic", "ties")
 SECONDS_PER_CELL = 6.5
