@@ -139,8 +139,8 @@ def _is_failed(value: object) -> bool:
 
 def _given(sample: Mapping[str, Any]) -> Sequence[Any] | None:
     """Return what the function that failed on a document was given; None if none did."""
-    found: Sequence[Any] | None = sample.get(_UNPROCESSED, sample.get(_UNFILTERED))
-    return found
+    given: Sequence[Any] | None = sample.get(_UNPROCESSED, sample.get(_UNFILTERED))
+    return given
 
 
 def _keys(samples: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -211,7 +211,7 @@ def _aggregated(samples: Sequence[Mapping[str, Any]], key: str, task: Any) -> An
 
 
 def _mean(values: Sequence[float]) -> float:
-    """What lm-eval aggregates a metric by that a task names no function for."""
+    """Average values, as lm-eval does for a metric that a task names no function for."""
     return sum(values) / len(values)
 
 

@@ -46,9 +46,9 @@ class Claim:
     since: str
     """ISO 8601, UTC; empty where there is no owner."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What the owner said of its work."""
+    """Work of the owner, in its own words."""
     stage: str = ""
-    """What it does now."""
+    """Step that the owner is at; empty where it named none."""
     beat: float
     """Time of the last heartbeat, in seconds since the epoch, by the clock of the folder."""
 

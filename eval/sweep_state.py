@@ -1,4 +1,4 @@
-"""What has become of every cell of a sweep, read from its folder and the locks of runs."""
+"""State of every cell of a sweep, read from its folder and the locks of runs."""
 
 import json
 import time
@@ -22,7 +22,7 @@ STATES = (*ENDED, *UNDER_WAY, *LOST)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """What a sweep is going to do, as it wrote it at its start."""
+    """Plan of a sweep, as it wrote it at its start."""
 
     cells: tuple[tuple[str, ...], ...]
     """Overrides of every cell, in order."""

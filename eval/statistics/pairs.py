@@ -14,7 +14,7 @@ class PairedErrors:
     """Standard errors of the differences of every two runs of a panel, in fractions."""
 
     mean: Array
-    """Of the overall means; symmetric, shape (n_runs, n_runs)."""
+    """Errors of differences of overall means; symmetric, shape (n_runs, n_runs)."""
     columns: dict[str, Array]
     """Task, or group, to those of its scores; each of the same shape."""
 

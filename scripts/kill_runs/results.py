@@ -1,4 +1,4 @@
-"""What is in a results folder after a sweep, without times; in what two of them differ."""
+"""Content of a results folder after a sweep, without times, and differences between two."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ _TIMES = ("started_at", "seconds_total", "merge_cost", "evaluation_cost", "prove
 _OF_FOLDER = ("origin",)
 """Entries of a record that depend on its results folder."""
 _TEMPORARY = ("*scratch-*", ".seme-writing-*", "**/.*.????????", ".leaderboard*")
-"""What a run has while it is written; a signal, other than SIGKILL, leaves none of it."""
+"""Patterns of files that a run has while it is written; of signals SIGKILL alone leaves them."""
 _RUN = re.compile(r"wandb/offline-run-[^/]*")
 _SWEEP = re.compile(r"sweeps/[^/]*")
 _OF_WANDB = re.compile(r"wandb/(cache|config|data)/.*")
@@ -78,8 +78,8 @@ def differences(root: Path, expected: Results) -> Iterator[str]:
 
 def temporary_in(root: Path) -> list[str]:
     """List scratch folders and temporary files of a results folder."""
-    found = {path for pattern in _TEMPORARY for path in root.glob(pattern)}
-    return sorted(path.relative_to(root).as_posix() for path in found)
+    temporary = {path for pattern in _TEMPORARY for path in root.glob(pattern)}
+    return sorted(path.relative_to(root).as_posix() for path in temporary)
 
 
 def _patterns(root: Path) -> Iterator[str]:
