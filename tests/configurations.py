@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from functools import cache, partial
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -19,34 +19,18 @@ _RUN = ("method", "models", "suite", "seed", "dtype", "overrides")
 
 def composed(*overrides, conf=CONF):
     """The configuration of one run, in plain values."""
-    return _plain(_composed(overrides, conf))
+    return _plain(_composed(tuple(map(str, overrides)), conf))
 
 
 def cells_of(experiment, conf=CONF):
-    """Overrides to configuration, for every cell of an experiment's sweep.
+    """Overrides to configuration, for every cell of an experiment's sweep and commands.
 
-    Composing is slow: each variant and each pool is composed once, and tau is but a number.
-    Cells of further commands in the header follow: their files are composed once, too.
+    Hydra composes the experiment and each file of a group once; what a cell changes is put in
+    their place, as Hydra would (test_experiments.py compares).
     """
-    compose_once = cache(partial(_composed, conf=conf))
-    configs = {}
-    for overrides in _sweep(experiment, conf):
-        chosen = dict(override.split("=", 1) for override in overrides)
-        variant = f"variant={chosen.pop('variant')}"
-        config = compose_once((f"experiment={experiment}", variant)).copy()
-        for key, choice in chosen.items():
-            alone = compose_once((f"experiment={experiment}", f"{key}={choice}"))
-            config[key] = alone[key]
-        configs[overrides] = _plain(config)
-    for overrides in _commanded(experiment, conf):
-        chosen = [override.split("=", 1) for override in overrides]
-        files = tuple(f"{k}={v}" for k, v in chosen if k in ("method", "models", "variant"))
-        config = compose_once((f"experiment={experiment}", *files)).copy()
-        for key, value in chosen:
-            if f"{key}={value}" not in files:
-                OmegaConf.update(config, key, yaml.safe_load(value))
-        configs[overrides] = _plain(config)
-    return configs
+    base = _composed((f"experiment={experiment}",), conf)
+    cells = [*_sweep(experiment, conf), *_commanded(experiment, conf)]
+    return {overrides: _plain(_changed(base, overrides, conf)) for overrides in cells}
 
 
 def settings_of(config):
@@ -59,9 +43,45 @@ def identity_of(config):
     return json.dumps([config[key] for key in _RUN])
 
 
+@cache
 def _composed(overrides, conf):
     with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose("config", [str(override) for override in overrides])
+        return compose("config", list(overrides))
+
+
+def _changed(base, overrides, conf):
+    """A copy of a configuration with the groups, variants and values of a cell."""
+    chosen = [override.split("=", 1) for override in overrides]
+    names = [n for key, choice in chosen if key == "variant" for n in _names_in(choice)]
+    variants = [_variant(name, conf) for name in names]
+    groups = {group: choice for of_variant, _ in variants for group, choice in of_variant}
+    groups |= {key: choice for key, choice in chosen if key in ("method", "models")}
+    config = base.copy()
+    OmegaConf.set_struct(config, False)  # a variant may give what a method's file leaves out
+    for group, choice in groups.items():
+        config[group] = _of_group(group, choice, conf)
+    config.merge_with(*(values for _, values in variants))
+    for key, value in chosen:
+        if key not in ("variant", "method", "models"):
+            OmegaConf.update(config, key, yaml.safe_load(value))
+    return config
+
+
+def _names_in(choice):
+    return [name.strip() for name in choice.strip("[]").split(",")]
+
+
+@cache
+def _of_group(group, choice, conf):
+    return _composed((f"{group}={choice}",), conf)[group]
+
+
+@cache
+def _variant(name, conf):
+    """Groups and their choices that a variant's file sets, and its values."""
+    values = yaml.safe_load((conf / "variant" / f"{name}.yaml").read_text())
+    chosen = [entry for default in values.pop("defaults", []) for entry in default.items()]
+    return [(group.removeprefix("override /"), choice) for group, choice in chosen], values
 
 
 def _plain(config):

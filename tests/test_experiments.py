@@ -77,15 +77,21 @@ def choices(choices_of):
 
 
 @pytest.fixture(scope="module")
-def cells(choices_of, tmp_path_factory):
-    """Experiment to its cells, with made-up choices in place of the committed ones."""
+def made_up_conf(choices_of, tmp_path_factory):
+    """The configuration with made-up choices in place of the committed ones."""
     conf = tmp_path_factory.mktemp("made_up") / "conf"
     shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns(*choices_of))
     for folder, choices in choices_of.items():
         (conf / "variant" / folder).mkdir()
         for name, choice in choices.items():
             (conf / "variant" / folder / f"{name}.yaml").write_text(config_text(choice))
-    return functools.cache(lambda experiment: cells_of(experiment, conf))
+    return conf
+
+
+@pytest.fixture(scope="module")
+def cells(made_up_conf):
+    """Experiment to its cells, with made-up choices."""
+    return functools.cache(lambda experiment: cells_of(experiment, made_up_conf))
 
 
 def counts_in_header(experiment):
@@ -103,6 +109,12 @@ def counts_of(configs):
         for model in (config["models"]["pivot"], *config["models"][key])
     }
     return len(configs), len(set(map(identity_of, configs))), len(unmerged)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_last_cell_is_what_hydra_composes(experiment, cells, made_up_conf):
+    overrides, config = list(cells(experiment).items())[-1]
+    assert composed(f"experiment={experiment}", *overrides, conf=made_up_conf) == config
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -71,6 +71,7 @@ def test_merged_bytes_equal_the_golden_file(golden, pools):
     assert not faults, "\n".join([*faults, advice(golden)])
 
 
+@pytest.mark.slow  # threads: see test_method_contract.py
 def test_golden_file_is_reproduced_on_two_threads(golden, tmp_path, monkeypatch):
     monkeypatch.setattr(golden_merges, "GOLDEN", tmp_path / "golden.json")
     golden_merges.main()
