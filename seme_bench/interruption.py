@@ -20,6 +20,8 @@ class _State:
     """A model is being merged or scored."""
     asked: bool = False
     """A first Ctrl-C came during a run."""
+    ending: bool = False
+    """A signal has ended what ran by ``KeyboardInterrupt``."""
     number: signal.Signals = signal.SIGINT
     """The signal that ends the process."""
 
@@ -32,6 +34,24 @@ _LONGEST_END = 30.0
 def exit_code() -> int:
     """Return the exit code after a signal, 128 and its number, as shells have it."""
     return 128 + _state.number
+
+
+def is_ending() -> bool:
+    """Say whether a signal ends the process: one came, or a run after a first Ctrl-C is done."""
+    return _state.ending
+
+
+def raise_if_interrupted(error: Exception) -> None:
+    """Raise ``KeyboardInterrupt`` instead of an error that came of it.
+
+    A library that a signal stops between opening a file and the block that closes it fails in that
+    block by an error of its own, which takes the place of the interruption.
+
+    Raises:
+        KeyboardInterrupt: If a signal has ended what ran.
+    """
+    if is_ending():
+        raise KeyboardInterrupt from error
 
 
 def say_interrupted() -> None:
@@ -72,9 +92,10 @@ def finishing_run() -> Iterator[None]:
     """Finish the block after a first Ctrl-C; the next such block is not begun.
 
     Raises:
-        KeyboardInterrupt: If Ctrl-C came during an earlier block.
+        KeyboardInterrupt: If Ctrl-C came during an earlier block, or a signal has ended it.
     """
-    if _state.asked:
+    if _state.asked or is_ending():
+        _state.ending = True
         raise KeyboardInterrupt
     _state.in_run = True
     try:
@@ -102,4 +123,5 @@ def _interrupt(number: int, _: object) -> None:
         os.write(2, f"\n{WAITS}\n".encode())  # standard error may be in the midst of a write
         return
     _state.number = signal.Signals(number)
+    _state.ending = True
     raise KeyboardInterrupt

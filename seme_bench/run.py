@@ -23,6 +23,7 @@ from seme.interface import CheckpointMismatchError
 from seme_bench.cell import run_cell
 from seme_bench.entries import check_entries, name_after_files
 from seme_bench.folders import CONF
+from seme_bench.interruption import raise_if_interrupted
 from seme_bench.planning import print_plan
 
 _log = logging.getLogger("run")
@@ -79,6 +80,7 @@ def main(config: DictConfig) -> None:
         )
         cell["fingerprint"] = record.fingerprint
     except Exception as caught:
+        raise_if_interrupted(caught)
         if not isinstance(caught, ValueError | OSError):  # a fault of the program: show where
             _log.exception("%s", cell["cell"])
         cell["error"] = describe_error(caught)

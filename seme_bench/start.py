@@ -13,7 +13,9 @@ from seme_bench.interruption import (
     end_after_runs,
     end_at_once,
     exit_code,
+    is_ending,
     limit_end,
+    raise_if_interrupted,
     say_interrupted,
 )
 
@@ -42,12 +44,14 @@ def start(root: Path) -> NoReturn:
         with _errors_explained(in_full=in_full):
             check_aliases(config_folders(sys.argv[1:], CONF))
             main()
-    except KeyboardInterrupt:
-        say_interrupted()
-        limit_end()
-        sys.exit(exit_code())
-    except SystemExit as end:
-        if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
+    except (KeyboardInterrupt, SystemExit) as end:
+        if is_ending():
+            say_interrupted()
+            limit_end()
+            sys.exit(exit_code())
+        if (
+            isinstance(end, KeyboardInterrupt) or end.code or sys.getprofile() is not None
+        ):  # a profile is shown at the very end
             raise
     if is_spread():  # the launcher ends its processes when this one is taken apart
         sys.exit(0)
@@ -67,6 +71,7 @@ def _errors_explained(*, in_full: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        raise_if_interrupted(error)
         if in_full:
             raise
         if isinstance(error, HydraException | OmegaConfBaseException | ValueError):

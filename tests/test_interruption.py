@@ -79,3 +79,21 @@ def test_an_end_that_waits_for_ever_is_cut_short(repository):
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=repository, timeout=60)
     assert done.returncode == 143
+
+
+def test_an_error_that_takes_the_place_of_an_interruption_is_one(repository):
+    code = (
+        "import os, signal\n"
+        "from seme_bench.interruption import end_after_runs, raise_if_interrupted\n"
+        "end_after_runs()\n"
+        "try:\n    raise_if_interrupted(ValueError())\n    print('none yet')\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    finally:\n        file.close()\n"
+        "except NameError as error:\n"
+        "    try:\n        raise_if_interrupted(error)\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository
+    )
+    assert done.stdout.split("\n") == ["none yet", "interrupted", ""]

@@ -12,7 +12,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from seme.alignment.spelling import Spelling, is_byte_token, spelling_of
-from seme.alignment.tokens import MIN_OVERLAP, Vocabulary, read_vocabulary, shared_tokens
+from seme.alignment.tokens import (
+    MIN_OVERLAP,
+    Vocabulary,
+    read_vocabulary,
+    read_whole_vocabulary,
+    shared_tokens,
+)
 
 TEXT = ["the cat sat on the mat, and the dog — a naïve one — sat on the cat in the hut"] * 20
 SPECIAL = "<|end|>"
@@ -410,3 +416,17 @@ def test_ids_of_added_tokens_must_be_whole_numbers(token_id, tmp_path):
         ValueError, match=r"must be whole numbers, got .*tokenizer_config\.json"
     ):
         read_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+def test_the_content_of_an_added_token_must_be_text(place, tmp_path):
+    added = {"id": 1, "content": None, "special": True}
+    inside = [added] if place == "tokenizer.json" else []
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"model": model, "added_tokens": inside})
+    )
+    beside = {} if inside else {"added_tokens_decoder": {"1": added}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
+    with pytest.raises(ValueError, match="content must be text, got None"):
+        read_whole_vocabulary(tmp_path)

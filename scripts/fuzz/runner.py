@@ -1,7 +1,7 @@
 """Runs of the fuzzer: ``python -m scripts.fuzz [options]``.
 
 A bounded number of cases, or of seconds, in as many processes as there are cores; prints counts
-by reader, and for a violation of the property in :mod:`scripts.fuzz.readers` the shortest case
+by reader, and for each violation of the property in :mod:`scripts.fuzz.readers` the shortest case
 found. Exit code 1 if there is one.
 """
 
@@ -23,12 +23,14 @@ from scripts.fuzz.readers import Bench, Counts, ViolationError
 
 _CHUNK = 250
 """Cases of one run of hypothesis, which keeps what it has seen in memory."""
+_MAX_VIOLATIONS = 10
+"""Violations after which a process ends."""
 
 
 def fuzz(
     root: Path, *, first_seed: int, n_cases: int, seconds: float, only: str = ""
-) -> tuple[Counts, str]:
-    """Read mutated folders until a number of cases or of seconds is reached.
+) -> tuple[Counts, list[str]]:
+    """Read mutated folders until a number of cases, of seconds or of violations is reached.
 
     Args:
         root: An empty scratch folder; ``SEME_CACHE_DIR`` should be in it, and
@@ -39,16 +41,19 @@ def fuzz(
         only: Beginning of the names of the readers; empty for all.
 
     Returns:
-        Counts, and a violation with its case; empty if there is none.
+        Counts, and violations with their cases, at most ten.
     """
-    bench, started = Bench(root), time.monotonic()
-    while bench.counts.n_cases < n_cases and time.monotonic() - started < seconds:
+    bench, started, violations = Bench(root), time.monotonic(), list[str]()
+    while (
+        bench.counts.n_cases < n_cases
+        and time.monotonic() - started < seconds
+        and len(violations) < _MAX_VIOLATIONS
+    ):
         n_chunk = min(_CHUNK, n_cases - bench.counts.n_cases)
         violation = _fuzz_chunk(bench, first_seed, n_chunk, until=started + seconds, only=only)
-        if violation:
-            return bench.counts, violation
+        violations += [violation] if violation else []
         first_seed += 1
-    return bench.counts, ""
+    return bench.counts, violations
 
 
 def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float, only: str) -> str:
@@ -81,7 +86,7 @@ def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float, on
     return ""
 
 
-def _in_process(arguments: tuple[int, int, float, str]) -> tuple[Counts, str]:
+def _in_process(arguments: tuple[int, int, float, str]) -> tuple[Counts, list[str]]:
     first_seed, n_cases, seconds, only = arguments
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="seme-fuzz-") as folder:
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     for count, _ in outcomes:
         counts.add(count)
     print(report(counts, time.monotonic() - started))
-    violations = [violation for _, violation in outcomes if violation]
+    violations = [violation for _, of_process in outcomes for violation in of_process]
     print(*violations, sep="\n", file=sys.stderr, end="\n" if violations else "")
     return 1 if violations else 0
 

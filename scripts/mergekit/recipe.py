@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.mergekit.recipe_file import MOST_PROBLEMS, load_mapping
 from scripts.mergekit.setting import Condition, conditions_of
+from seme.checkpoint.model_folder import expanded
 
 _DTYPES = ("bfloat16", "float16", "float32")
 _TOP = {
@@ -247,8 +248,8 @@ class _Reader:
 
     def _place(self, location: str) -> str:
         """Return a folder's absolute path where it is one, seen from here; else the Hub id."""
-        folder = Path(location).expanduser()
-        return str(folder.absolute()) if folder.exists() else location
+        folder = expanded(location, Path.cwd())
+        return location if folder is None or not folder.exists() else str(folder)
 
     def _dtype(self, content: Mapping[str, Any], key: str) -> str | None:
         value = content.get(key)

@@ -186,6 +186,11 @@ def added_beside(folder: Path) -> dict[str, int]:
             f"{type(error).__name__}: {brief(str(error))}"
         ) from error
     for content, token_id in added.items():
+        if not isinstance(content, str):
+            raise ValueError(
+                f"a token's content must be text, got {shown(content)}: "
+                f"tokenizer_config.json of {folder}"
+            )
         if not isinstance(token_id, int) or not 0 <= token_id < _MAX_ID:
             raise ValueError(
                 f"the id of {shown(content)} must be a whole number, got {shown(token_id)}: "
@@ -330,6 +335,9 @@ def _vocabulary(
             ids.setdefault(text, []).append(token_id)
     for text, token_id in added:
         ids.setdefault(text, []).append(token_id)
+    for content in specials:
+        if not isinstance(content, str):
+            raise ValueError(f"a token's content must be text, got {shown(content)}")
     for token_id in (*specials.values(), *itertools.chain.from_iterable(ids.values())):
         if not isinstance(token_id, int) or not 0 <= token_id < _MAX_ID:
             raise ValueError(f"a token's id must be a whole number, got {shown(token_id)}")
