@@ -222,6 +222,7 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
 
 
 def first_lines(lines: Sequence[str]) -> str:
+    """Join the first lines and count the others."""
     more = len(lines) - _N_SETS
     return "\n".join([*lines[:_N_SETS], *([f"and {more} more sets"] if more > 0 else [])])
 
