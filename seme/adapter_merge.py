@@ -8,6 +8,7 @@ r largest singular values and vectors ("svd" of PEFT, of the merged change).
 
 import functools
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,17 @@ from seme.architecture.families import EMBEDDINGS, HEADS
 from seme.binding import check_method, merge_function
 from seme.checkpoint.lora import ADAPTER_FILE, AdaptedCheckpoint, AnyCheckpoint
 from seme.checkpoint.lora_writer import write_adapter
+from seme.checkpoint.protocol import Readable
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.writer import refuse_existing, remove_stale, temporary_sibling
-from seme.compatibility import reasons_to_copy
+from seme.compatibility import other_bases, reasons_to_copy
 from seme.engine import MergeReport, merge_checkpoints
 from seme.interface import Site
 from seme.settings import MergeSettings
+from seme.streaming import CPU_BLOCK
 from seme.tensor_methods import bind_overrides
 
+_logger = logging.getLogger(__name__)
 ERRORS_FILE = "adapter_error.json"
 """What the adapter is of the merge: ``rank`` (the largest), ``error``, both by module."""
 LINEAR = ("baselines.average.merge", "baselines.task_arithmetic.merge")
@@ -157,18 +161,21 @@ def merge_to_adapter(
     refuse_existing(destination)
     rank = settings.adapter_rank
     adapters = check_adapter_merge(method, pivot, sources, rank)
-    names = sorted({name for adapter in adapters for name in adapter.changes.adapted})
-    read_before = sum(adapter.bytes_read for adapter in adapters)
+    copied = reasons_to_copy(pivot, settings.include, settings.exclude)
+    names = written_names(adapters, copied, rank)
+    read: tuple[AnyCheckpoint, ...] = (pivot, *adapters)
+    read_before = sum(model.bytes_read for model in read)
     destination.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(destination)
     temporary = temporary_sibling(destination)
     temporary.mkdir()
     try:
+        read_again = 0
         if rank is None:
-            copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-            merged = [name for name in names if name not in copied]
-            changes = _side_by_side(method, adapters, merged, settings)
-            report, elsewhere = _report(pivot, copied, merged), 0.0
+            changes = _side_by_side(method, adapters, names, settings)
+            report, elsewhere = _report(pivot, copied, names, other_bases(adapters)), 0.0
+            for warning in report.warnings:
+                _logger.warning("%s", warning)
         else:
             model = temporary / "model"
             in_full = replace(settings, dtype=torch.float32)
@@ -178,6 +185,7 @@ def merge_to_adapter(
             whole = open_checkpoint(model, root=temporary)
             changes = _truncated(pivot, whole, names, rank, adapters)
             elsewhere = _changed_elsewhere(pivot, whole, names)
+            read_again = whole.bytes_read
             shutil.rmtree(model)
         written = temporary / "adapter"
         written.mkdir()
@@ -189,7 +197,7 @@ def merge_to_adapter(
     return replace(
         report,
         n_parameters=sum(c.down.numel() + c.up.numel() for c in changes.values()),
-        bytes_read=sum(adapter.bytes_read for adapter in adapters) - read_before,
+        bytes_read=sum(model.bytes_read for model in read) - read_before + read_again,
         bytes_written=(destination / ADAPTER_FILE).stat().st_size,
         rounding_loss=0.0,
         diagnostics={
@@ -199,7 +207,32 @@ def merge_to_adapter(
     )
 
 
-def _report(pivot: Checkpoint, copied: dict[str, str], merged: Sequence[str]) -> MergeReport:
+def written_names(
+    adapters: Sequence[AdaptedCheckpoint], copied: Mapping[str, str], rank: int | None
+) -> list[str]:
+    """List the weights that the written adapter has factors of, sorted.
+
+    Args:
+        adapters: The sources.
+        copied: Tensors that ``include`` and ``exclude`` leave out, with the reason.
+        rank: As in the settings; factors of a given rank are written for weights left out too.
+
+    Raises:
+        ValueError: If all that the sources change is left out.
+    """
+    adapted = sorted({name for adapter in adapters for name in adapter.changes.adapted})
+    merged = [name for name in adapted if name not in copied]
+    if not merged:
+        raise ValueError(
+            f"include and exclude leave out all {len(adapted)} weights that the adapters change, "
+            f"{adapted[0]} for one: nothing would be merged"
+        )
+    return merged if rank is None else adapted
+
+
+def _report(
+    pivot: Checkpoint, copied: dict[str, str], merged: Sequence[str], warnings: list[str]
+) -> MergeReport:
     """Report of a merge without a walk over the pivot's tensors."""
     return MergeReport(
         n_merged=len(merged),
@@ -208,7 +241,7 @@ def _report(pivot: Checkpoint, copied: dict[str, str], merged: Sequence[str]) ->
         bytes_read=0,
         bytes_written=0,
         rounding_loss=0.0,
-        warnings=[],
+        warnings=warnings,
         diagnostics={},
     )
 
@@ -226,9 +259,8 @@ def _side_by_side(
         coefficients = _coefficients(methods.at(name), name, len(adapters), settings.seed)
         down, up = [], []
         for adapter, coefficient in zip(adapters, coefficients, strict=True):
-            stored = adapter.changes.adapted.get(name)
-            if stored is not None:
-                factors = stored.read()
+            if name in adapter.changes.adapted:
+                factors = adapter.factors(name)
                 down.append(factors.down.double())
                 up.append(factors.up.double() * (coefficient * factors.scaling))
         left, right = torch.cat(up, dim=1), torch.cat(down)
@@ -264,7 +296,7 @@ def _truncated(
         left, values, right = torch.linalg.svd(change, full_matrices=False)
         changes[name] = _Change(
             up=left[:, :rank] * values[:rank],
-            down=right[:rank],
+            down=right[:rank].clone(),  # a view would keep all of them
             lost=float(values[rank:].square().sum()),
             size=float(values.square().sum()),
         )
@@ -273,11 +305,20 @@ def _truncated(
 
 def _changed_elsewhere(pivot: Checkpoint, merged: Checkpoint, names: Sequence[str]) -> float:
     """Squared norm of what the merge changed in tensors that no source adapts; usually 0."""
-    others = [name for name in pivot.names if name not in names]
-    squares = (
-        (merged.read(n).double() - pivot.read(n).double()).square().sum() for n in others
+    return math.fsum(
+        _distance(pivot.opened(name), merged.opened(name), math.prod(pivot.shape(name)))
+        for name in pivot.names
+        if name not in names
     )
-    return math.fsum(float(square) for square in squares)
+
+
+def _distance(before: Readable, after: Readable, numel: int) -> float:
+    """Squared norm of the difference of two tensors, read block by block."""
+    ranges = ((start, min(start + CPU_BLOCK, numel)) for start in range(0, numel, CPU_BLOCK))
+    return math.fsum(
+        float((after.read(*place).double() - before.read(*place).double()).square().sum())
+        for place in ranges
+    )
 
 
 def _write(

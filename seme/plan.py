@@ -127,7 +127,7 @@ def plan_merge(
         rewritten_bytes=peak + rewritten_bytes(sizes, len(fitted.read))
         if traits.any_shape
         else None,
-        free_bytes=shutil.disk_usage(_nearest_folder(destination)).free,
+        free_bytes=shutil.disk_usage(nearest_folder(destination)).free,
         warnings=(
             *warnings_before(pivot, fitted.origins),
             *fitted.notes,
@@ -206,10 +206,10 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
     table.add_row(
         "merged", f"{len(plan.merged)} tensors of a model of {plan.n_parameters:,} parameters"
     )
-    table.add_row("copied", _with_reasons(plan.copied))
-    table.add_row("dropped", _with_reasons(plan.dropped))
+    table.add_row("copied", with_reasons(plan.copied))
+    table.add_row("dropped", with_reasons(plan.dropped))
     if plan.overridden:
-        table.add_row("overrides", _first_lines(plan.overridden))
+        table.add_row("overrides", first_lines(plan.overridden))
     more = " per pass; the method's preparation adds passes" if plan.is_prepared else ""
     table.add_row("to read", f"{gigabytes(plan.read_bytes)}{more}")
     table.add_row("to write", gigabytes(plan.written_bytes))
@@ -221,7 +221,8 @@ def plan_table(plan: Plan, *, memory_budget: str) -> Table:
     return table
 
 
-def _first_lines(lines: Sequence[str]) -> str:
+def first_lines(lines: Sequence[str]) -> str:
+    """Join the first lines and count the others."""
     more = len(lines) - _N_SETS
     return "\n".join([*lines[:_N_SETS], *([f"and {more} more sets"] if more > 0 else [])])
 
@@ -243,12 +244,12 @@ def _numel(spec: TensorSpec) -> int:
     return spec.nbytes // spec.dtype.itemsize
 
 
-def _nearest_folder(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
     """Return the nearest parent of a path that exists."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
-def _with_reasons(reasons: Mapping[str, str]) -> str:
+def with_reasons(reasons: Mapping[str, str]) -> str:
     """Count tensors by reason and name the first few of each."""
     if not reasons:
         return "none"

@@ -21,6 +21,7 @@ from seme.job import job_from_config
 from seme.kernels.warmup import load
 from seme.provenance import collect
 from seme.publishing.kept_folder import kept_folder
+from seme.publishing.manifest import read_manifest
 from seme_bench.entries import origin_of
 from seme_bench.folders import CONF, with_embedded
 
@@ -46,6 +47,8 @@ def merge(
     tokens: str | None = None,
     memory_budget: str | None = None,
     max_shard_size: str | None = None,
+    merged_as: str | None = None,
+    adapter_rank: int | None = None,
     results: str | os.PathLike[str] | None = None,
     progress: bool = False,
     **hyper_parameters: Any,  # noqa: ANN401 (each method has its own)
@@ -68,7 +71,7 @@ def merge(
         sources: The models merged from. Relative folders start from the current one.
         out: The new folder, never overwritten; its ``record.json`` has the inputs' hashes,
             settings, costs, warnings and versions, its ``merge_manifest.json`` the SHA-256 of
-            every file, and its ``README.md`` is a model card.
+            every file and the call that makes it again, and its ``README.md`` is a model card.
         tau: Share kept, in (0, 1]: ``tau`` of SeMe and SCE, the density of other methods. This
             and the next ones are the command's, None stands for the value in
             ``conf/config.yaml``.
@@ -82,6 +85,10 @@ def merge(
             rows as they stand, by_text token by token.
         memory_budget: What the merge may take over the process, such as ``"2GiB"``.
         max_shard_size: Size above which the weights are split into files, such as ``"5GB"``.
+        merged_as: model, or adapter: one LoRA of the pivot, from sources that are LoRA adapters
+            of it.
+        adapter_rank: Rank of that LoRA, by a truncated SVD; None puts the factors of linear
+            methods side by side.
         results: A results folder that the record is put in as well, for ``seme-bench
             leaderboard``.
         progress: Show a progress bar on a terminal.
@@ -101,6 +108,7 @@ def merge(
     given |= {"include": include, "exclude": exclude, "overrides": overrides}
     given |= {"tokens": tokens, "memory_budget": memory_budget}
     given |= {"max_shard_size": max_shard_size}
+    given |= {"merged_as": merged_as, "adapter_rank": adapter_rank}
     models = {"pivot": _plain(pivot), "sources": _plain(sources)}
     config = with_embedded(
         {**_composed(method, given, hyper_parameters), "models": models}, root
@@ -127,12 +135,13 @@ def merge(
     draft = cell.draft(method, job.identity(), pool, settings=job.hyper_parameters())
     load(len(job.sources))
     with (
-        kept_folder(destination, job, config, root=root) as folder,
+        kept_folder(destination, job, config, root=root, from_python=True) as folder,
         metered(device_name) as merging,
     ):
         report = job.run(folder, progress=progress)
     record = replace(
         draft,
+        origin={"command": read_manifest(destination).command, **draft.origin},
         status="done",
         error=None,
         merge=asdict(report),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,29 +19,14 @@ from seme.checkpoint.lora import open_adapter
 from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.overrides import parse_overrides
+from tests.adapters import ADAPTERS, save_adapter
 from tests.settings import SETTINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
-ADAPTERS = {
-    "first": {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]},
-    "second": {"r": 3, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"]},
-}
-"""Two adapters of other ranks, scalings and modules."""
 ADD = functools.partial(task_arithmetic.merge, lam=0.5, weights=[1.0, -2.0])
 MEAN = functools.partial(average.merge, weights=None)
 TIES = functools.partial(ties.merge, density=0.5, lam=1.0, scope="tensor", trim_ties="exact")
-
-
-def save_adapter(base, name, seed, **options):
-    torch.manual_seed(seed)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**options))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) / 4)
-    model.save_pretrained(base.parent / name)
-    return base.parent / name
 
 
 @pytest.fixture
@@ -183,6 +168,29 @@ def test_overrides_and_exclusions_hold_by_tensor(base, folders):
     oracle = changes(base, *folders, weights=[0.5, -1.0], combination_type="cat")
     name = "model.layers.0.mlp.down_proj.weight"
     assert torch.allclose(ours[name], oracle[name], atol=2e-6)
+
+
+def test_patterns_that_leave_nothing_to_merge_are_refused(base, folders):
+    only_norms = {"include": ("*norm*",)}
+    for rank in (None, 2):
+        with pytest.raises(
+            ValueError, match=r"leave out all \d+ weights .* nothing would be merged"
+        ):
+            merged(base, folders, ADD, rank, **only_norms)
+        assert not (base.parent / "merged").exists()
+
+
+def test_an_adapter_that_names_another_base_is_warned_of(base, folders, caplog):
+    pivot = open_checkpoint(base, root=base.parent)
+    sources = [open_adapter(f, root=base.parent) for f in folders]
+    sources[0].other_base = "the adapter was trained on org/other"
+    settings = replace(SETTINGS, as_adapter=True)
+    report = merge_to_adapter(
+        ADD, pivot, sources, base.parent / "merged", settings=settings, progress=False
+    )
+    (warning,) = report.warnings
+    assert warning.endswith(": the adapter was trained on org/other")
+    assert warning in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""Command lines of merges: what Hydra reads back is what was written."""
+"""Command lines and calls of merges: what Hydra and Python read back is what was written."""
 
 import shlex
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from seme.publishing.command import merge_command
+import seme
+from seme.publishing.command import language_of, merge_call, merge_command
 
 
 def test_command_composes_to_the_run_it_was_made_from(repository):
@@ -39,3 +40,31 @@ def test_command_composes_to_the_run_it_was_made_from(repository):
     assert config["merged_dir"] == "out dir"
     assert config["suite"]["name"] == "none"
     assert "include" not in command
+    assert language_of(command) == "bash"
+
+
+def test_call_is_python_that_gives_the_arguments_back(monkeypatch):
+    adapter = {"path_to_adapter": "org/lora", "adapter_revision": "1"}
+    method = {
+        "_target_": "baselines.x.merge", "_partial_": True, "lam": 1e-05, "most": float("inf"),
+        "alignment": {"refine": 2, "least": [float("-inf"), None, True, "it's"]},
+    }  # fmt: skip
+    call = merge_call(
+        method="x",
+        config=method,
+        settings={"seed": 3, "dtype": None, "include": ["*"], "adapter_rank": 4},
+        pivot={"location": "org/base", "revision": "abc"},
+        sources=[{"location": "my models/a"}, adapter],
+        merged_dir="out dir",
+    )
+    given = {}
+    monkeypatch.setattr(seme, "merge", lambda *a, **k: given.update(k, method=a), raising=False)
+    exec(call, {})
+    assert given == {
+        "method": ("x",), "pivot": {"location": "org/base", "revision": "abc"},
+        "sources": ["my models/a", adapter], "out": "out dir", "lam": 1e-05, "most": float("inf"),
+        "alignment": {"refine": 2, "least": [float("-inf"), None, True, "it's"]}, "seed": 3,
+        "adapter_rank": 4,
+    }  # fmt: skip
+    assert "\n" not in call
+    assert language_of(call) == "python"

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ from seme import merge
 from seme.binding import hyper_parameter_names
 from seme_bench.cell import run_cell
 from seme_bench.entries import _VALUES as TOP_LEVEL
-from tests.adapters import pair, write_adapter
+from seme_bench.folders import HOME
+from seme_bench.repetition import command_of
+from tests.adapters import ADAPTERS, pair, save_adapter, write_adapter
 from tests.configurations import CONF, composed
 from tests.golden_merges import method_of
 
@@ -105,6 +110,10 @@ def test_an_adapter_is_a_source(pool, tmp_path):
         ({"results": "/proc/x"}, "results=/proc/x: nothing can be written in"),
         ({"overrides": [{"lamb": 1}]}, "lamb"),
         ({"_target_": "os.system"}, "there is no entry method._target_"),
+        ({"merged_as": "lora"}, "merged_as must be one of adapter, model, got 'lora'"),
+        ({"adapter_rank": 4}, "adapter_rank=4 needs merged_as=adapter, got model"),
+        ({"merged_as": "adapter", "adapter_rank": 0}, "adapter_rank must be .*got 0"),
+        ({"merged_as": "adapter"}, "merged_as=adapter merges LoRA adapters, source 0"),
         ({"include": ["x.*"]}, "the pattern 'x.*' matches no tensor"),
     ],
 )  # fmt: skip
@@ -128,6 +137,68 @@ def test_overrides_are_the_command_s(pool):
     alike = {name for name in base if torch.equal(base[name], merged[name])}
     assert {name for name in base if ".mlp." in name} <= alike
     assert "model.embed_tokens.weight" not in alike
+
+
+def repeated(folder, out="repeated"):
+    """Run the call in a folder's manifest, in a process of its own, to another folder."""
+    call = json.loads((folder / "merge_manifest.json").read_text())["command"]
+    assert f"out='{folder.name}'" in call
+    call = call.replace(f"out='{folder.name}'", f"out={out!r}")
+    environment = os.environ | {"PYTHONPATH": str(HOME)}
+    subprocess.run([sys.executable, "-c", call], check=True, env=environment)
+    return folder.with_name(out)
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("seme", {"tau": 0.3, "seed": 3, "dtype": "float16", "alignment": {"anchors": "head"}}),
+        ("dare", {"exclude": ["*.mlp.*"], "overrides": [{"match": "*norm*", "lam": 0.5}]}),
+    ],
+)
+def test_the_manifest_s_call_makes_the_merge_again(method, values, pool, tmp_path):
+    record = merge(method, **pool, **values, out="merged", max_shard_size="20MB")
+    again = repeated(tmp_path / "merged")
+    for name in ("model.safetensors", "config.json"):
+        assert (again / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
+    second = read_record(again / "record.json")
+    assert (second.fingerprint, second.settings) == (record.fingerprint, record.settings)
+    assert command_of(record) == record.origin["command"]
+    card = (tmp_path / "merged/README.md").read_text()
+    assert f"```python\n{record.origin['command']}\n```" in card
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_sources_of_an_adapter_merge_become_one_lora_of_the_command_s_bytes(tmp_path):
+    first, second = (
+        save_adapter(tmp_path / "base", name, i, **options)
+        for i, (name, options) in enumerate(ADAPTERS.items())
+    )
+    sources = [{"path_to_adapter": first}, {"path_to_adapter": second, "name": "b"}]
+    options = {"merged_as": "adapter", "overrides": [{"match": "*.q_proj.*", "lam": 0.5}]}
+    merge("task_arithmetic", pivot="base", sources=sources, out="exact", **options)
+    listed = f"[{{path_to_adapter: {first}}}, {{path_to_adapter: {second}, name: b}}]"
+    config = composed(
+        "method=task_arithmetic", "suite=none", "tracker=none", "models=custom",
+        "models.pivot=base", f"models.sources={listed}", f"output={tmp_path}/out",
+        "merged_as=adapter", "overrides=[{match: '*.q_proj.*', lam: 0.5}]",
+        f"merged_dir={tmp_path}/by_command",
+    )  # fmt: skip
+    run_cell(config, method_name="task_arithmetic", group="g", label="", root=tmp_path)
+    weights = [tmp_path / f / "adapter_model.safetensors" for f in ("exact", "by_command")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    record = merge(
+        "ties",
+        pivot="base",
+        sources=sources,
+        out="truncated",
+        merged_as="adapter",
+        adapter_rank=2,
+    )
+    assert record.merge["diagnostics"]["adapter"]["rank"] == 2
+    again = repeated(tmp_path / "truncated") / "adapter_model.safetensors"
+    assert again.read_bytes() == (tmp_path / "truncated" / again.name).read_bytes()
 
 
 def test_no_hyper_parameter_has_the_name_of_an_entry_but_tau():

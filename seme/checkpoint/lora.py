@@ -15,7 +15,13 @@ from torch import Tensor
 from seme.checkpoint.adapter_base import disagreement
 from seme.checkpoint.hash_cache import cached_hash
 from seme.checkpoint.lora_config import LoraSettings, parse_lora_config
-from seme.checkpoint.lora_tensors import AdaptedTensor, Changes, match_tensors, module_names
+from seme.checkpoint.lora_tensors import (
+    AdaptedTensor,
+    Changes,
+    Factors,
+    match_tensors,
+    module_names,
+)
 from seme.checkpoint.model_folder import ModelFolder, locate, read_object
 from seme.checkpoint.opening import open_model
 from seme.checkpoint.protocol import Readable
@@ -137,11 +143,15 @@ class AdaptedCheckpoint:
         weight = (
             self.base.opened(name) if replacement is None else self._open(name, replacement)
         )
-        stored = self._changes.adapted.get(name)
-        if stored is None:
+        if name not in self._changes.adapted:
             return weight
+        return AdaptedTensor(weight, self.factors(name))
+
+    def factors(self, name: str) -> Factors:
+        """Read the factors of an adapted tensor."""
+        stored = self._changes.adapted[name]
         self._count(stored.nbytes)
-        return AdaptedTensor(weight, stored.read())
+        return stored.read()
 
     def _open(self, name: str, stored: StoredTensor) -> OpenedTensor:
         """Open a tensor of the adapter's file."""

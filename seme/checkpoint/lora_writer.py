@@ -26,13 +26,33 @@ def write_adapter(
         like: Folder of an adapter of the same base.
     """
     tensors = {}
-    for module, (down, up) in factors.items():
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = down.float().contiguous()
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = up.float().contiguous()
+    for module, pair in factors.items():
+        for name, factor in zip(_names(module), pair, strict=True):
+            tensors[name] = factor.float().contiguous()
     _write_tensors(folder / ADAPTER_FILE, tensors)
     ranks = {module: down.shape[0] for module, (down, _) in factors.items()}
     config = adapter_config(read_object(like / ADAPTER_CONFIG, of="a PEFT adapter"), ranks)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def adapter_bytes(shapes: Mapping[str, tuple[int, int, int]]) -> int:
+    """Return the size of the file that :func:`write_adapter` writes factors to.
+
+    Args:
+        shapes: PEFT's name of a module to its rank, inputs and outputs.
+    """
+    specs = {
+        name: TensorSpec(dtype=torch.float32, shape=shape)
+        for module, (rank, inputs, outputs) in shapes.items()
+        for name, shape in zip(_names(module), [(rank, inputs), (outputs, rank)], strict=True)
+    }
+    prefix, _ = lay_out(Path(ADAPTER_FILE), specs)
+    return len(prefix) + sum(spec.nbytes for spec in specs.values())
+
+
+def _names(module: str) -> tuple[str, str]:
+    """Name A and B of a module as PEFT does."""
+    return f"{_PREFIX}{module}.lora_A.weight", f"{_PREFIX}{module}.lora_B.weight"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

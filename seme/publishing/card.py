@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from seme.binding import bind_method
 from seme.licences import HUB_LICENCES, describe_terms, forbidding_terms
+from seme.publishing.command import language_of
 from seme.publishing.manifest import MANIFEST_NAME, InputModel, Manifest
 from seme.publishing.mergekit_block import mergekit_block
 
@@ -236,7 +237,7 @@ def _again(manifest: Manifest) -> list[str]:
         "## Make it again\n",
         f"With SeMe bench {version}{state}, torch {libraries.get('torch')}, Python "
         f"{manifest.versions.get('python')}; paths are those of the machine that made it:\n",
-        *_fenced(manifest.command, "bash"),
+        *_fenced(manifest.command, language_of(manifest.command)),
         "\nCheck the files of this model; `rederive=true` also merges again and compares the "
         "bytes:\n",
         *_fenced("python -m scripts.verify FOLDER", "bash"),

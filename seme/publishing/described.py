@@ -13,7 +13,7 @@ from seme.job import MergeJob, NamedModel
 from seme.licences import licence_of_card
 from seme.pool import BASE, check_pool, portable
 from seme.provenance import NUMBERS_VERSION, code_version, collect
-from seme.publishing.command import merge_command
+from seme.publishing.command import merge_call, merge_command
 from seme.publishing.manifest import (
     FileEntry,
     Files,
@@ -99,6 +99,7 @@ def describe_merge(
     *,
     n_parameters: int,
     merged_dir: str,
+    from_python: bool = False,
 ) -> Manifest:
     """Hash inputs and outputs of a merge, and describe it.
 
@@ -109,6 +110,7 @@ def describe_merge(
         folder: What was written.
         n_parameters: Of the merged model.
         merged_dir: The folder that the command line writes.
+        from_python: Write the command as a call from Python.
 
     Raises:
         ValueError: If a file cannot be read, or something cannot be written as JSON and read
@@ -123,9 +125,10 @@ def describe_merge(
         settings = {k: v for k, v in settings.items() if k not in _OF_AN_ADAPTER}
     files = hashed(folder)
     provenance = collect()
+    repeating = merge_call if from_python else merge_command
     manifest = Manifest(
         schema_version=1,
-        command=merge_command(
+        command=repeating(
             method=job.method_name,
             config=config["method"],
             settings=settings,

@@ -34,7 +34,12 @@ _MAX_CARD_BYTES = 10_000_000
 
 @contextmanager
 def kept_folder(
-    destination: Path, job: MergeJob, config: Mapping[str, Any], *, root: Path
+    destination: Path,
+    job: MergeJob,
+    config: Mapping[str, Any],
+    *,
+    root: Path,
+    from_python: bool = False,
 ) -> Iterator[Path]:
     """Yield a path to merge to; at the end it becomes the destination, with manifest and card.
 
@@ -46,6 +51,7 @@ def kept_folder(
         job: The merge that the block runs.
         config: The run's configuration.
         root: Folder that relative locations start from.
+        from_python: Describe the merge as a call from Python.
 
     Raises:
         ValueError: If the destination exists, or a file of the merge cannot be hashed.
@@ -62,7 +68,7 @@ def kept_folder(
     try:
         merged = temporary / destination.name
         yield merged
-        _describe(merged, job, config, inputs)
+        _describe(merged, job, config, inputs, from_python=from_python)
         for path in (merged / MANIFEST_NAME, merged / CARD_NAME, merged):
             flush(path)
         refuse_existing(destination)
@@ -101,7 +107,12 @@ def add_scores(folder: Path, results: Sequence[EvalResult]) -> bool:
 
 
 def _describe(
-    merged: Path, job: MergeJob, config: Mapping[str, Any], inputs: Sequence[InputModel]
+    merged: Path,
+    job: MergeJob,
+    config: Mapping[str, Any],
+    inputs: Sequence[InputModel],
+    *,
+    from_python: bool,
 ) -> Manifest:
     started = time.monotonic()
     manifest = describe_merge(
@@ -111,6 +122,7 @@ def _describe(
         merged,
         n_parameters=_n_parameters(merged),
         merged_dir=merged.name,
+        from_python=from_python,
     )
     (merged / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
     text = card_text(

@@ -72,7 +72,7 @@ class Manifest(_Strict):
 
     schema_version: Literal[1]
     command: str
-    """Makes the merge again."""
+    """Makes the merge again: a command line, or of a merge from Python its call."""
     method: MergeMethod
     settings: dict[str, Any]
     """Entries of the run's configuration that apply to all methods."""
