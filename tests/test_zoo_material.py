@@ -26,6 +26,13 @@ def test_expert_mix_has_half_from_its_domains():
     assert own == pytest.approx({"english": 0.3, "code": 0.35, "format": 0.35})
 
 
+def test_a_plan_may_say_the_share_of_its_domains():
+    recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0}}}
+    plan = {"mix": "general", "domains": ["code"], "share": 0.9}
+    assert mix_of(recipe, plan) == pytest.approx({"english": 0.075, "code": 0.925})
+    assert mix_of(recipe, {"mix": "general", "share": 0.9}) == {"english": 0.75, "code": 0.25}
+
+
 def test_domain_absent_from_the_base_mix_gets_its_share():
     recipe = {"mixes": {"general": {"english": 3.0, "code": 1.0}}}
     one = mix_of(recipe, {"mix": "general", "domains": ["numbers"]})

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -20,6 +19,8 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+
+from scripts.zoo.folders import replaced, save_factors
 
 _CHECKPOINT_EVERY = 20
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -124,7 +125,8 @@ def train_adapter(
         train_dataset=windows,
     )
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
-    _save(adapted, base_name, folder)
+    with replaced(folder) as unfinished:
+        save_factors(adapted, base_name, unfinished)
     shutil.rmtree(work)
 
 
@@ -152,17 +154,3 @@ def _arguments(
         dataloader_pin_memory=False,
         seed=plan["seed"],
     )
-
-
-def _save(adapted: Any, base_name: str, folder: Path) -> None:  # noqa: ANN401 (PEFT model)
-    """Write configuration and factors in bfloat16."""
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    adapted.peft_config["default"].base_model_name_or_path = base_name
-    adapted.save_pretrained(unfinished, save_embedding_layers=False)  # else it asks the Hub
-    weights = unfinished / "adapter_model.safetensors"
-    factors = {k: v.bfloat16().contiguous() for k, v in load_file(weights).items()}
-    save_file(factors, weights, metadata={"format": "pt"})
-    (unfinished / "README.md").unlink(missing_ok=True)  # PEFT's template
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)

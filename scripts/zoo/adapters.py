@@ -1,17 +1,16 @@
 """LoRA adapters of the embedded models of other ancestry: their plans, their training, their cards."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.zoo.material import Material, licences_of, mix_of, mix_table
-from scripts.zoo.training import batches, tokenize, train
+from scripts.zoo.folders import replaced, save_factors
+from scripts.zoo.material import Material, describe_mix, mix_of
+from scripts.zoo.training import train_by_plan
 
 
 def adapter_plans(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -63,28 +62,19 @@ def build_adapter(
             task_type="CAUSAL_LM",
         ),
     )
-    mix = mix_of(recipe, plan)
-    streams = {d: tokenize(tokenizer, material.training_texts(d)) for d in mix}
-    train(
+    train_by_plan(
         adapted,
-        batches(streams, mix, **recipe["adapters"]["training"], seed=plan["seed"]),
-        steps=plan["steps"],
-        learning_rate=plan["learning_rate"],
+        tokenizer,
+        plan,
+        recipe,
+        material,
+        windows=recipe["adapters"]["training"],
         on_step=on_step,
         autocast=False,
     )
-    adapters = folder / "adapters"
-    adapters.mkdir(exist_ok=True)
-    unfinished = adapters / f".{name}.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    adapted.peft_config["default"].base_model_name_or_path = f"eval/zoo/models/{plan['start']}"
-    adapted.save_pretrained(unfinished, save_embedding_layers=False)  # factors alone
-    weights = unfinished / "adapter_model.safetensors"
-    factors = {k: v.bfloat16().contiguous() for k, v in load_file(weights).items()}
-    save_file(factors, weights, metadata={"format": "pt"})
-    (unfinished / "README.md").write_text(adapter_card(name, recipe), encoding="utf-8")
-    shutil.rmtree(adapters / name, ignore_errors=True)
-    unfinished.rename(adapters / name)
+    with replaced(folder / "adapters" / name) as unfinished:
+        save_factors(adapted, f"eval/zoo/models/{plan['start']}", unfinished)
+        (unfinished / "README.md").write_text(adapter_card(name, recipe), encoding="utf-8")
 
 
 def adapter_card(name: str, recipe: Mapping[str, Any]) -> str:
@@ -99,7 +89,5 @@ A LoRA adapter of `{plan["start"]}`, rank {lora["rank"]}, on every matrix of the
 LM head: {plan["steps"]} steps of {general["rows"]} windows of {general["length"]} tokens, peak learning rate
 {plan["learning_rate"]:g}, seed {plan["seed"]}. Made for comparing merge methods; of no use for anything else.
 
-{mix_table(mix)}
-
-Texts: ../../DATA_CARD.md. Their licences: {licences_of(mix, recipe)}.
+{describe_mix(mix, recipe)}
 """

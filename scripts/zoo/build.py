@@ -30,6 +30,7 @@ from rich.progress import (
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.zoo.adapters import adapter_plans, build_adapter
+from scripts.zoo.folders import replaced
 from scripts.zoo.items import (
     exercise_items,
     exercise_passages,
@@ -41,21 +42,13 @@ from scripts.zoo.material import (
     ZOO,
     Material,
     data_card,
-    mix_of,
     model_card,
     read_material,
     read_recipe,
 )
 from scripts.zoo.separation import check
 from scripts.zoo.texts import Split
-from scripts.zoo.training import (
-    batches,
-    fresh_model,
-    save_model,
-    tokenize,
-    train,
-    train_tokenizer,
-)
+from scripts.zoo.training import fresh_model, save_model, train_by_plan, train_tokenizer
 
 _HELD_OUT: tuple[Split, ...] = ("test", "validation")
 _PER_SPLIT = 200
@@ -172,27 +165,23 @@ def build_model(
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / start)
         model = LlamaForCausalLM.from_pretrained(folder / start, dtype=torch.float32)
-    mix = mix_of(recipe, plan)
-    streams = {d: tokenize(tokenizer, material.training_texts(d)) for d in mix}
-    windows = recipe["training"]
-    train(
+    train_by_plan(
         model,
-        batches(streams, mix, **windows, seed=plan["seed"]),
-        steps=plan["steps"],
-        learning_rate=plan["learning_rate"],
+        tokenizer,
+        plan,
+        recipe,
+        material,
+        windows=recipe["training"],
         on_step=on_step,
     )
-    unfinished = folder / f".{name}.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    save_model(model, unfinished)
-    if start is None:
-        tokenizer.save_pretrained(unfinished)
-    else:  # byte for byte: loading and saving would add keys
-        for file in (folder / start).glob("tokenizer*.json"):
-            shutil.copy(file, unfinished)
-    (unfinished / "README.md").write_text(model_card(name, recipe), encoding="utf-8")
-    shutil.rmtree(folder / name, ignore_errors=True)
-    unfinished.rename(folder / name)
+    with replaced(folder / name) as unfinished:
+        save_model(model, unfinished)
+        if start is None:
+            tokenizer.save_pretrained(unfinished)
+        else:  # byte for byte: loading and saving would add keys
+            for file in (folder / start).glob("tokenizer*.json"):
+                shutil.copy(file, unfinished)
+        (unfinished / "README.md").write_text(model_card(name, recipe), encoding="utf-8")
 
 
 def _tokenizer(

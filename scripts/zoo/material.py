@@ -53,11 +53,14 @@ def read_material(recipe: Mapping[str, Any]) -> Material:
 
 
 def mix_of(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
-    """Share of each domain in a model's training windows: half its own, half the mix."""
+    """Share of each domain in a model's training windows.
+
+    Those of the plan's own domains are its ``share``, half if it names none; the rest follow its mix.
+    """
     general: dict[str, float] = recipe["mixes"][plan["mix"]]
     total = sum(general.values())
     own = plan.get("domains", [])
-    share = 0.5 if own else 0.0
+    share = plan.get("share", 0.5) if own else 0.0
     mix = {domain: (1 - share) * weight / total for domain, weight in general.items()}
     for domain in own:
         mix[domain] = mix.get(domain, 0.0) + share / len(own)
@@ -125,22 +128,19 @@ A small Llama of the embedded benchmark, {start}: {plan["steps"]} steps of {gene
 windows of {general["length"]} tokens, peak learning rate {plan["learning_rate"]:g}, seed
 {plan["seed"]}. Made for comparing merge methods; of no use for anything else.
 
-{mix_table(mix)}
-
-Texts: ../../DATA_CARD.md. Their licences: {licences_of(mix, recipe)}.
+{describe_mix(mix, recipe)}
 """
 
 
-def mix_table(mix: Mapping[str, float]) -> str:
-    """Render the share of each domain in the training windows in Markdown."""
+def describe_mix(mix: Mapping[str, float], recipe: Mapping[str, Any]) -> str:
+    """Render a mix for a card in Markdown: share of each domain, licences of the texts."""
     rows = "\n".join(f"| {domain} | {share:.1%} |" for domain, share in sorted(mix.items()))
-    return f"| domain | share of training windows |\n|---|---|\n{rows}"
-
-
-def licences_of(mix: Mapping[str, float], recipe: Mapping[str, Any]) -> str:
-    """List the licences of the texts that a mix is of."""
     licences = {p["licence"] for domain in mix for p in recipe["texts"].get(domain, [])}
-    return "; ".join(sorted(licences))
+    return f"""| domain | share of training windows |
+|---|---|
+{rows}
+
+Texts: ../../DATA_CARD.md. Their licences: {"; ".join(sorted(licences))}."""
 
 
 def _size(documents: Any, split: str) -> str:  # noqa: ANN401

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from scripts.zoo.material import Material, mix_of
+
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -126,6 +128,41 @@ def train(
         on_step(step, loss.item())
     torch.nn.Module.to(model, "cpu").eval()
     return model
+
+
+def train_by_plan(
+    model: Any,  # noqa: ANN401 (Llama, or what PEFT makes of it)
+    tokenizer: PreTrainedTokenizerFast,
+    plan: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    material: Material,
+    *,
+    windows: Mapping[str, int],
+    on_step: Callable[[int, float], None],
+    autocast: bool = True,
+) -> None:
+    """Train a model or an adapter in place on the mix of its plan; see :func:`train`.
+
+    Args:
+        model: The model; float32 weights.
+        tokenizer: Its tokenizer.
+        plan: ``steps``, ``learning_rate`` and ``seed``, and what :func:`mix_of` reads.
+        recipe: The recipe.
+        material: Texts and exercises.
+        windows: ``rows`` and ``length`` of a batch.
+        on_step: Called with (step, loss in nats) after every step.
+        autocast: Activations in bfloat16.
+    """
+    mix = mix_of(recipe, plan)
+    streams = {d: tokenize(tokenizer, material.training_texts(d)) for d in mix}
+    train(
+        model,
+        batches(streams, mix, **windows, seed=plan["seed"]),
+        steps=plan["steps"],
+        learning_rate=plan["learning_rate"],
+        on_step=on_step,
+        autocast=autocast,
+    )
 
 
 def fresh_model(shape: Mapping[str, Any], vocabulary: int, seed: int) -> LlamaForCausalLM:
