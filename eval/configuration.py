@@ -18,6 +18,9 @@ _NOT_KEPT = {"include_path"}
 """Entries of a suite that no record keeps."""
 _LOOKUP = re.compile(r"\$\{\s*(?:oc\.env|hydra)\s*:")
 _REFERENCE = re.compile(r"\$\{[^{}]*\}")
+_LONGEST_OVERRIDE = 8_000
+"""Characters; a list of so many takes Hydra's parser up to three seconds, of twice as many eight, of
+four times as many over a minute (measured): the time grows with the square of its items."""
 _WORD = re.compile(r"\w+")
 _ALIAS = re.compile(r"(?:^|[\s,\[{:?-])\*[^\s,\[\]{}]")
 _MOST_NODES = 100_000
@@ -106,6 +109,26 @@ def config_folders(arguments: Sequence[str], conf: Path) -> list[Path]:
     given = [a.partition("=")[2] for a in arguments if a.startswith(options) and "=" in a]
     given += [b for a, b in pairwise(arguments) if a in options]
     return [conf, *map(Path, given)]
+
+
+def check_lengths(words: Iterable[str]) -> None:
+    """Refuse an override that Hydra would take long to parse.
+
+    Args:
+        words: The command line, without the program.
+
+    Raises:
+        ValueError: If one has more than 8,000 characters; names its key and what to do.
+    """
+    for word in words:
+        if len(word) > _LONGEST_OVERRIDE:
+            key = ascii(word.partition("=")[0])[1:-1]
+            raise ValueError(
+                f"{key:.100}: an override may have {_LONGEST_OVERRIDE:,} characters, got "
+                f"{len(word):,}, which take long to parse: write the value to a file "
+                "conf/variant/NAME.yaml, or FOLDER/variant/NAME.yaml with --config-dir=FOLDER, its "
+                "first line '# @package _global_', and run with variant=NAME"
+            )
 
 
 def check_aliases(folders: Iterable[Path]) -> None:

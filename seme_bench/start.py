@@ -29,7 +29,11 @@ def start(root: Path) -> NoReturn:
     gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     end_at_once()
     # only now: what follows takes seconds
-    from eval.configuration import check_aliases, config_folders  # noqa: PLC0415
+    from eval.configuration import (  # noqa: PLC0415
+        check_aliases,
+        check_lengths,
+        config_folders,
+    )
     from eval.sweep import is_spread  # noqa: PLC0415
     from seme_bench.folders import CONF  # noqa: PLC0415
     from seme_bench.run import main  # noqa: PLC0415
@@ -42,6 +46,7 @@ def start(root: Path) -> NoReturn:
         end_after_runs()
         os.chdir(root)
         with _errors_explained(in_full=in_full):
+            check_lengths(sys.argv[1:])
             check_aliases(config_folders(sys.argv[1:], CONF))
             main()
     except (KeyboardInterrupt, SystemExit) as end:

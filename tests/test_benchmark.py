@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eval.leaderboard.tables import read_leaderboard
 from scripts.benchmark import processes
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.alignment import measure as measure_alignment
 from scripts.benchmark.cases import CASES, Difference, difference, peer_config
+from scripts.benchmark.leaderboard import make_up_folder
 from scripts.benchmark.models import SHAPES, n_bytes, write_models
 from scripts.benchmark.processes import run_measured
 from scripts.benchmark.report import Cost, Measurement, cost_of, figure, markdown
@@ -277,3 +279,11 @@ def test_alignment_cost_is_measured(tmp_path, seed, in_frame):
         <= measured["peak_bytes_of_alignment"]
         <= measured["peak_bytes"]
     )
+
+
+def test_made_up_results_folder_is_ranked(tmp_path):
+    make_up_folder(tmp_path, range(3))
+    leaderboard = read_leaderboard(tmp_path)
+    (board,) = leaderboard.boards
+    assert (len(board.rows), len(board.merges), leaderboard.problems) == (7, 3, ())
+    assert set(leaderboard.standings) == {row.record.fingerprint for row in board.merges}

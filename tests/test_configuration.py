@@ -1,11 +1,19 @@
-"""Configurations as written: lookups, references that do not resolve, aliases, texts."""
+"""Configurations as written: lengths, lookups, references that do not resolve, aliases, texts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from eval.configuration import check_aliases, check_name, config_folders, plain_values
+from eval.configuration import (
+    check_aliases,
+    check_lengths,
+    check_name,
+    config_folders,
+    plain_values,
+)
 
 
 def config(**entries):
@@ -87,3 +95,35 @@ def test_other_files_pass(tmp_path, text):
 def test_folders_of_the_command_line_are_checked_too():
     arguments = ["-m", "--config-dir=a", "-cd", "b", "tau=1"]
     assert config_folders(arguments, Path("/r/conf")) == [Path("/r/conf"), Path("a"), Path("b")]
+
+
+def test_an_override_of_8000_characters_is_the_longest():
+    longest = "a.b=" + "1" * 7_996
+    check_lengths(["method=ties", longest, "-m"])
+    with pytest.raises(ValueError, match=r"^a\.b: an override may have 8,000 .* got 8,001"):
+        check_lengths(["method=ties", f"{longest}1"])
+    with pytest.raises(ValueError, match=r"^\\x1b1{96}: an override may have"):
+        check_lengths(["\x1b" + "1" * 9_000])
+
+
+def test_a_long_list_is_refused_at_once_and_read_from_a_file(repository, tmp_path):
+    """Parsed by Hydra, the list of 45 kB would take minutes."""
+    weights = [1, 2] * 11_000
+    command, shown = [sys.executable, "run.py", "method=average"], ["--cfg", "job"]
+    done = subprocess.run(
+        [*command, f"method.weights=[{','.join(map(str, weights))}]", *shown],
+        cwd=repository, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "error: method.weights: an override may have 8,000 characters"
+    )
+    assert done.stderr.count("\n") == 1
+    (tmp_path / "variant").mkdir()
+    file = tmp_path / "variant" / "mine.yaml"
+    file.write_text(f"# @package _global_\nmethod: {{weights: {weights}}}\n")
+    done = subprocess.run(
+        [*command, "variant=mine", f"--config-dir={tmp_path}", *shown],
+        cwd=repository, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert OmegaConf.create(done.stdout).method.weights == weights

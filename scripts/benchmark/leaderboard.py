@@ -7,6 +7,7 @@ then the same with one more merge. CPU seconds do not depend on other load of th
 """
 
 import hashlib
+import math
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -102,7 +103,7 @@ def _samples(
                         doc_id=i,
                         doc_hash=h,
                         value=2**-b,
-                        loglikelihood=-90 * b * np.log(2),
+                        loglikelihood=-90 * b * math.log(2),
                         n_bytes=90,
                     )
                     for i, (h, b) in enumerate(zip(hashes, bits.tolist(), strict=True))
