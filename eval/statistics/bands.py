@@ -6,8 +6,8 @@ step-down maxT procedure (Westfall and Young, Resampling-Based Multiple Testing,
 4.1; Romano and Wolf, Exact and approximate stepdown methods for multiple hypothesis testing,
 2005). Whichever runs are equal, the family-wise error is at most the level, up to the symmetry
 of their joint differences: ``python -m scripts.benchmark.rank_bands`` simulates it. One set of
-random signs serves all runs: the number of draws does not grow with the number of runs, and of a
-pair only the largest differences of sums already drawn are looked at, see ``step_down``.
+random signs serves all runs: the number of draws does not grow with the number of runs, and a
+pair costs one subtraction of sums already drawn.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.statistics.compare import (
-    CLOSE_RESAMPLES,
-    LEVEL,
-    NEGLIGIBLE,
-    highest_close,
-    is_close,
-)
+from eval.statistics.compare import CLOSE_RESAMPLES, LEVEL, NEGLIGIBLE, is_close
 from eval.statistics.resampling import flip_signs
 from eval.statistics.samples import Array, MatchedTask, Panel
 from eval.statistics.scores import task_weights
-from eval.statistics.step_down import step_down_p_values
 
 _LN2 = float(np.log(2))
+
+_ROUNDING = 1e-4
+"""Relative rounding of a float32 statistic: this close to the observed one, it counts."""
 
 
 def rank_bands(
@@ -48,11 +44,10 @@ def rank_bands(
     Raises:
         ValueError: If ``n_resamples`` is below 1 or a run is not on the panel.
     """
-    most = highest_close(n_resamples)
-    p_values = pair_p_values(panel, ranked, n_resamples=n_resamples, seed=seed, up_to=most)
+    p_values = pair_p_values(panel, ranked, n_resamples=n_resamples, seed=seed)
     if any(is_close(p, p, n_resamples) for p in p_values[np.triu_indices(len(ranked), 1)]):
         n_drawn = max(n_resamples, CLOSE_RESAMPLES)
-        p_values = pair_p_values(panel, ranked, n_resamples=n_drawn, seed=seed, up_to=LEVEL)
+        p_values = pair_p_values(panel, ranked, n_resamples=n_drawn, seed=seed)
     bands = group_by_leader(p_values < LEVEL)
     return dict(zip(ranked, bands, strict=True))
 
@@ -79,9 +74,7 @@ def group_by_leader(differs: NDArray[np.bool_]) -> list[int]:
     return [int(band) for band in bands]
 
 
-def pair_p_values(
-    panel: Panel, runs: Sequence[str], *, n_resamples: int, seed: int, up_to: float = 1.0
-) -> Array:
+def pair_p_values(panel: Panel, runs: Sequence[str], *, n_resamples: int, seed: int) -> Array:
     """Adjusted p-values of all pairs' differences of the overall mean, two-sided.
 
     The statistic of a pair is the absolute difference over its standard error, both by
@@ -95,10 +88,10 @@ def pair_p_values(
         runs: Labels of the runs to compare; they are the family.
         n_resamples: m, at least 1; no p-value is below 1 / (m + 1).
         seed: Same seed, same p-values.
-        up_to: Larger p-values are given as 1; see :func:`step_down_p_values`.
 
     Returns:
-        Symmetric, 1 on the diagonal, shape (n_runs, n_runs).
+        Symmetric, 1 on the diagonal, shape (n_runs, n_runs). Beyond the draws, a pair takes
+        about ten microseconds with 10,000 sign patterns.
 
     Raises:
         ValueError: If ``n_resamples`` is below 1 or a run is not on the panel.
@@ -109,7 +102,7 @@ def pair_p_values(
     differences, scales = pair_statistics(np.concatenate(list(values.values())))
     centred = {name: v - v.mean(axis=1, keepdims=True) for name, v in values.items()}
     sums = flip_signs(centred, n_resamples=n_resamples, seed=seed)
-    return step_down_p_values(sums, differences, scales, negligible=NEGLIGIBLE, up_to=up_to)
+    return _step_down(sums, differences, scales)
 
 
 def contributions(panel: Panel, runs: Sequence[str]) -> dict[str, Array]:
@@ -156,3 +149,49 @@ def pair_statistics(values: Array) -> tuple[Array, Array]:
     squares = np.maximum(0.0, norms[:, None] + norms - 2 * products)
     scales = np.divide(1.0, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0)
     return np.abs(totals[:, None] - totals), scales
+
+
+def _step_down(sums: NDArray[np.float32], differences: Array, scales: Array) -> Array:
+    """Step-down maxT p-values: each pair against the maximum over it and smaller statistics.
+
+    Args:
+        sums: Sums with flipped signs, shape (n_runs, n_resamples).
+        differences: Observed, absolute, shape (n_runs, n_runs).
+        scales: One over the standard errors, shape (n_runs, n_runs).
+
+    Returns:
+        Shape (n_runs, n_runs).
+    """
+    n_runs, n_resamples = sums.shape
+    pairs = np.triu_indices(n_runs, 1)
+    observed = np.where(differences < NEGLIGIBLE, 0.0, differences * scales)[pairs]
+    order = np.argsort(observed)
+    largest, swing = np.zeros((2, n_resamples), dtype=np.float32)
+    reached = np.zeros(len(order), dtype=np.int64)
+    for k in order:
+        i, j = pairs[0][k], pairs[1][k]
+        _flipped_statistic(sums[i], sums[j], float(scales[i, j]), out=swing)
+        np.maximum(largest, swing, out=largest)
+        needed = float(observed[k]) * (1 - _ROUNDING)
+        reached[k] = np.count_nonzero(largest >= needed)
+    largest_first = order[::-1]
+    p_values = np.ones((n_runs, n_runs))
+    p_values[pairs[0][largest_first], pairs[1][largest_first]] = np.maximum.accumulate(
+        reached[largest_first] + 1
+    ) / (n_resamples + 1)
+    return np.minimum(p_values, p_values.T)
+
+
+def _flipped_statistic(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    scale: float,
+    *,
+    out: NDArray[np.float32],
+) -> None:
+    """Absolute differences over their standard error; negligible ones count as 0."""
+    np.subtract(first, second, out=out)
+    np.abs(out, out=out)
+    if scale * NEGLIGIBLE > 1:  # elsewhere a negligible difference is within the noise anyway
+        out[out < NEGLIGIBLE] = 0
+    np.multiply(out, scale, out=out)

@@ -133,18 +133,6 @@ def is_close(p_value: float, corrected: float, n_resamples: int) -> bool:
     return abs(corrected - LEVEL) <= _CLOSE_ERRORS * error * corrected / p_value
 
 
-def highest_close(n_resamples: int) -> float:
-    """Bound from above the p-values, in [0, 1], that :func:`is_close` holds for.
-
-    They solve p - LEVEL <= 5 sqrt(p (1 - p) / n); this is the solution without 1 - p.
-
-    Args:
-        n_resamples: n, sign patterns drawn.
-    """
-    error = _CLOSE_ERRORS / math.sqrt(max(1, n_resamples))
-    return min(1.0, ((error + math.sqrt(error**2 + 4 * LEVEL)) / 2) ** 2)
-
-
 def overall(table: ScoreTable) -> dict[str, Array]:
     """Overall mean of every run (within a domain, then across), shape (...)."""
     weights = task_weights(table.domains, table.groups)
