@@ -180,7 +180,9 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     wide, narrow = (sizes.n_neurons, sizes.width), (sizes.width, sizes.n_neurons)
     parts |= {Part.EXPERT_GATE: wide, Part.EXPERT_UP: wide, Part.EXPERT_DOWN: narrow}
     shapes = {}
-    first_names = {stored.parts: pattern for pattern, stored in reversed(family.stored.items())}
+    first_names = {
+        stored.parts: pattern for pattern, stored in reversed([*family.stored.items()])
+    }
     for pattern, stored in family.stored.items():
         if stored.present == "always" and first_names[stored.parts] == pattern:
             held = [parts[part] for part in stored.parts]

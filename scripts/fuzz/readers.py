@@ -65,9 +65,9 @@ class Counts:
 
     def add(self, other: "Counts") -> None:
         """Add the counts of another process."""
-        for mine, theirs in ((self.results, other.results), (self.refusals, other.refusals)):
-            for target, count in theirs.items():
-                mine[target] = mine.get(target, 0) + count
+        for counts, added in ((self.results, other.results), (self.refusals, other.refusals)):
+            for target, count in added.items():
+                counts[target] = counts.get(target, 0) + count
         self.messages |= other.messages
         self.most_seconds = max(self.most_seconds, other.most_seconds)
         self.most_bytes = max(self.most_bytes, other.most_bytes)
