@@ -10,8 +10,8 @@ from rich.console import Console
 
 from eval.leaderboard.board import Board, boards_of
 from eval.results_folder import Problem, load_results
-from eval.runs import describe_error
 from eval.tracking.trackers import hints
+from eval.wording import describe_error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval.leaderboard.page import write_page
 from eval.leaderboard.tables import problem_lines, read_leaderboard, write_tables
-from eval.runs import describe_error
+from eval.wording import describe_error
 from seme_bench.repetition import command_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.runs import describe_error
+from eval.wording import describe_error
 from seme.publishing.manifest import Manifest
 from seme.publishing.rederivation import offline_unless_asked, rederive
 from seme.publishing.verification import verify_folder

@@ -25,8 +25,8 @@ from scripts.mergekit.recipe import read_recipe
 from scripts.mergekit.recipe_file import refuse
 from scripts.mergekit.translation import translate
 from seme.alignment.tokens import have_one_vocabulary, read_whole_vocabulary
-from seme.architecture.families import readout_of
 from seme.architecture.model import CanonicalModel
+from seme.architecture.readouts import readout_of
 from seme.checkpoint.gguf_model import find_gguf, read_gguf
 from seme.checkpoint.gguf_tensors import check_architecture
 from seme.checkpoint.lora import AnyCheckpoint, open_adapter
