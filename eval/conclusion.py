@@ -10,8 +10,8 @@ from rich.console import Console
 
 from eval.leaderboard.board import Board, boards_of
 from eval.results_folder import Problem, load_results
-from eval.runs import describe_error
 from eval.tracking.trackers import hints
+from eval.wording import describe_error
 
 
 @contextmanager
@@ -67,11 +67,13 @@ def conclude(
     sys.stderr.write(problem_lines(Path(output), problems))
     console = Console(width=None if sys.stdout.isatty() else 100)
     fingerprints = {cell["fingerprint"] for cell in cells}
-    shown = [b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)]
-    print_summary(shown, console)
+    own_boards = [
+        b for b in boards if any(r.record.fingerprint in fingerprints for r in b.merges)
+    ]
+    print_summary(own_boards, console)
     refused = [cell for cell in failed if cell["refused"]]
     failed = [cell for cell in failed if not cell["refused"]]
-    n_others = len(boards) - len(shown)
+    n_others = len(boards) - len(own_boards)
     others = f" and {n_others} other board{'s' * (n_others > 1)}" if n_others else ""
     if single:
         written = f"significance tests{others}: python -m scripts.leaderboard output={output}"

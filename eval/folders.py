@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.records import remove_if_abandoned
+from eval.run_files import remove_if_abandoned
 from eval.run_lock import RunLock
 
 LOCKS = ".locks"
@@ -21,7 +21,7 @@ _TEMPORARY = re.compile(
     r"\.(?:record\.json|samples\.jsonl\.gz|cell\.json|scored\.json\.gz|(?:wandb|mlflow|tensorboard)\.json|leaderboard\.\w+|.+\.svg)"
     r"(?:\.[0-9a-f]{8}-\d+)?\.[a-z0-9_]{8}"
 )
-"""Names under which ``eval.records.atomic_write`` writes the files of a results folder."""
+"""Names under which ``eval.run_files.atomic_write`` writes the files of a results folder."""
 _PLACES = ("", "figures/", "runs/*/", "sweeps/*/", "sweeps/*/*/")
 
 

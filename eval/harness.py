@@ -28,7 +28,8 @@ from eval.evaluator import HF  # noqa: E402
 from eval.headline_metric import resolve  # noqa: E402
 from eval.metric_kinds import REPORTED, TaskMetric  # noqa: E402
 from eval.postponed import completed, postponed_errors  # noqa: E402
-from eval.records import Sample, Score  # noqa: E402
+from eval.records import Score  # noqa: E402
+from eval.sample_file import Sample  # noqa: E402
 from eval.scored import Scored, scored_from  # noqa: E402
 from eval.suite import Suite, SuiteTask  # noqa: E402
 from eval.suite_lm import SuiteLM  # noqa: E402

@@ -1,22 +1,15 @@
-"""Record and samples of a run: their fields, reading records, atomic writing of both."""
+"""Record of a run: its fields, reading it, writing it with its samples."""
 
-import gzip
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from eval.metric_kinds import REPORTED, TaskMetric
-from eval.owner import is_process, machine_mark
 from eval.record_checks import (
     check_cost,
     check_metric,
@@ -24,20 +17,17 @@ from eval.record_checks import (
     check_provenance,
     check_suite_entries,
 )
-from eval.run_lock import time_in
-from eval.schema import IF_ANY, LISTED_BY, build, build_columns, check_json, to_json
+from eval.run_files import atomic_write, unreadable
+from eval.sample_file import SAMPLES_NAME, Sample, pack_samples
+from eval.schema import IF_ANY, LISTED_BY, build, check_json, to_json
 
 SCHEMA_VERSION = 1
 
 RECORD_NAME = "record.json"
-SAMPLES_NAME = "samples.jsonl.gz"
 _KINDS = ("merge", "reference")
 _LARGEST_ERROR = 1e9
 """Standard errors of fractions are far below it; its square is still finite."""
-_LONGEST_WRITE = 3600.0
-"""Seconds after which a file that another machine began to write counts as abandoned."""
 _STATUSES = ("done", "failed", "not applicable")
-_REMEDY = "delete its folder to run it again, or restore the file"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -64,44 +54,6 @@ class Score:
             raise ValueError(f"a score's stderr and raw value must be finite, got {self}")
         if self.n < 1:
             raise ValueError(f"a score must have samples behind it, got n = {self.n}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One document's share of a score."""
-
-    doc_id: int
-    doc_hash: str
-    """Hash of the document's content: what two runs' samples are matched by."""
-    value: float
-    """Score of this document alone, in [0, 1] like the task's."""
-    loglikelihood: float | None = None
-    """Natural logarithm, summed over the document; tasks scored by likelihood only."""
-    n_bytes: int | None = None
-    """UTF-8 bytes of the document; rolling tasks only."""
-    n_units: int | None = None
-    """Units of the document where the score is a mean over them: words, or parts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleLine(Sample):
-    """One line of a sample file."""
-
-    task: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SampleTable:
-    """Samples of one task as columns, in the order of their file."""
-
-    doc_hashes: tuple[str, ...]
-    values: NDArray[np.float64]
-    loglikelihoods: NDArray[np.float64]
-    """NaN where a sample has none."""
-    n_bytes: NDArray[np.float64]
-    """0 where a sample has none."""
-    n_units: NDArray[np.float64]
-    """0 where a sample has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +279,7 @@ def write_record(
     """
     folder = run_folder(root, record.name, record.fingerprint)
     text = record_json(record)
-    packed = None if samples is None else _pack(samples)
+    packed = None if samples is None else pack_samples(samples)
     folder.mkdir(parents=True, exist_ok=True)
     if packed is None:
         (folder / SAMPLES_NAME).unlink(missing_ok=True)
@@ -335,51 +287,6 @@ def write_record(
         atomic_write(folder / SAMPLES_NAME, packed)
     atomic_write(folder / RECORD_NAME, text.encode())
     return folder / RECORD_NAME
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers never see half of it.
-
-    The temporary name has that of this process: what a dead one left is removed, see
-    ``eval.folders``.
-
-    Raises:
-        OSError: If it cannot be written, for instance to a full disk; a note names the file.
-    """
-    try:
-        prefix = f".{path.name}.{machine_mark()}-{os.getpid()}."
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        error.add_note(f"while writing {path}")
-        raise
-
-
-def remove_if_abandoned(temporary: Path) -> None:
-    """Remove a temporary file of ``atomic_write`` unless a process may be writing it.
-
-    On this machine that is looked up; what another one left stays for an hour.
-    """
-    machine, _, process = temporary.name.split(".")[-2].partition("-")
-    try:
-        if machine == machine_mark():
-            is_abandoned = not is_process(int(process))
-        else:
-            age = time_in(temporary.parent) - temporary.stat().st_mtime
-            is_abandoned = age > _LONGEST_WRITE
-        if is_abandoned:
-            temporary.unlink()
-    except FileNotFoundError:  # it was renamed
-        return
 
 
 def find_done(root: Path, name: str, fingerprint: str) -> Record | None:
@@ -406,12 +313,6 @@ def read_record(path: Path) -> Record:
         return _record_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "is not a readable record", error) from error
-
-
-def unreadable(path: Path, problem: str, error: Exception) -> ValueError:
-    """Error that names a file of a run, its problem, the cause and the remedy."""
-    cause = (isinstance(error, OSError) and error.strerror) or error  # without the path
-    return ValueError(f"{path} {problem}: {cause}; {_REMEDY}")
 
 
 def record_json(record: Record) -> str:
@@ -441,19 +342,3 @@ def _record_from(value: Any) -> Record:  # noqa: ANN401 (any JSON)
     if unknown := sorted(record.scores.keys() - record.domains.keys()):
         raise ValueError(f"domains must name the tasks of all scores, they lack {unknown}")
     return record
-
-
-def _pack(samples: Mapping[str, Iterable[Sample]]) -> bytes:
-    """Compress samples, one JSON object a line; the same samples give the same bytes."""
-    rows = [
-        {"task": task, **_without_none(sample)}
-        for task, of_task in samples.items()
-        for sample in of_task
-    ]
-    build_columns(SampleLine, rows)
-    lines = [json.dumps(row, sort_keys=True, allow_nan=False) for row in rows]
-    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
-
-
-def _without_none(sample: Sample) -> dict[str, Any]:
-    return {key: value for key, value in asdict(sample).items() if value is not None}

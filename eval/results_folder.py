@@ -1,37 +1,18 @@
 """Load a results folder: valid runs with their samples, and a list of problems."""
 
-import gzip
 import json
 import math
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eval.records import (
-    RECORD_NAME,
-    SAMPLES_NAME,
-    Record,
-    SampleLine,
-    SampleTable,
-    fingerprint_of,
-    read_record,
-    run_folder,
-    unreadable,
-)
-from eval.schema import build_columns
+from eval.records import RECORD_NAME, Record, fingerprint_of, read_record, run_folder
+from eval.sample_file import SAMPLES_NAME, read_samples
 from eval.statistics.comparability import PRECISION, contract
 from eval.statistics.samples import Run, run_of
 
-_TOO_LARGE = (OverflowError, RecursionError, MemoryError)
-_MOST_SAMPLE_BYTES = 2**31
-"""Bytes of unpacked samples; a million documents take a tenth of it."""
 _AGAIN = "run it again with force=true, or delete its folder"
 
 
@@ -106,77 +87,6 @@ def load_results(root: Path, *, samples: bool = True) -> Results:
         runs=tuple(entry.run for entry in entries),
         problems=tuple(sorted(problems, key=lambda problem: (problem.path, problem.message))),
     )
-
-
-def read_samples(path: Path) -> dict[str, SampleTable]:
-    """Read the samples of a run, by task.
-
-    Args:
-        path: The ``samples.jsonl.gz`` of a run, or the run's folder.
-
-    Raises:
-        ValueError: If the file is damaged; names it.
-    """
-    from pydantic_core import from_json  # noqa: PLC0415 (a merge alone reads no samples)
-
-    path = path / SAMPLES_NAME if path.is_dir() else path
-    try:
-        lines = _unpacked(path).splitlines()
-        rows = from_json(b"[%b]" % b",\n".join(lines), cache_strings="all")
-        if len(rows) != len(lines):
-            raise ValueError(
-                f"expected one JSON object a line, got {len(rows)} in {len(lines)}"
-            )
-        return _sample_tables(rows)
-    except (OSError, EOFError, zlib.error, ValueError, *_TOO_LARGE) as error:
-        raise unreadable(path, "does not hold readable samples", error) from error
-
-
-def _unpacked(path: Path) -> bytes:
-    """Read a gzip file; one that unpacks to more than any run writes is refused in time."""
-    with gzip.open(path) as file:
-        content = file.read(_MOST_SAMPLE_BYTES + 1)
-    if len(content) > _MOST_SAMPLE_BYTES:
-        raise ValueError(f"expected at most {_MOST_SAMPLE_BYTES} bytes, got more")
-    return content
-
-
-def _check_numbers(
-    values: NDArray[np.float64],
-    loglikelihoods: NDArray[np.float64],
-    *sizes: NDArray[np.float64],
-) -> None:
-    """Refuse samples that no run writes: what is not finite, and negative sizes."""
-    if not np.isfinite(values).all() or np.isinf(loglikelihoods).any():
-        raise ValueError("value and loglikelihood must be finite numbers")
-    if any((of_kind < 0).any() for of_kind in sizes):
-        raise ValueError("n_bytes and n_units must not be negative")
-
-
-def _sample_tables(rows: Sequence[Any]) -> dict[str, SampleTable]:
-    """Turn the parsed lines of a sample file into one table a task."""
-    columns = build_columns(SampleLine, rows)
-    counts = Counter(columns["task"])
-    if columns["task"] != list(counts.elements()):  # as no file is written
-        return _sample_tables(sorted(rows, key=itemgetter("task")))
-    values, loglikelihoods, n_bytes, n_units = (
-        np.array(columns[key], dtype=np.float64)  # None becomes NaN
-        for key in ("value", "loglikelihood", "n_bytes", "n_units")
-    )
-    _check_numbers(values, loglikelihoods, n_bytes, n_units)
-    for sizes in (n_bytes, n_units):
-        np.nan_to_num(sizes, copy=False)
-    tables, stop = {}, 0
-    for task, n in counts.items():
-        start, stop = stop, stop + n
-        tables[task] = SampleTable(
-            doc_hashes=tuple(columns["doc_hash"][start:stop]),
-            values=values[start:stop],
-            loglikelihoods=loglikelihoods[start:stop],
-            n_bytes=n_bytes[start:stop],
-            n_units=n_units[start:stop],
-        )
-    return tables
 
 
 def _readable(root: Path, *, with_samples: bool) -> tuple[list[_LocatedRun], list[Problem]]:

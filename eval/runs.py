@@ -1,8 +1,7 @@
-"""One run: skip if done, lock, record the result or the failure; the end of a sweep."""
+"""One run: skip if done, lock, evaluate, record the result or the failure."""
 
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,6 @@ from eval.records import (
     RECORD_NAME,
     PoolRef,
     Record,
-    Sample,
     SuiteRef,
     find_done,
     fingerprint_of,
@@ -30,18 +28,16 @@ from eval.records import (
     write_record,
 )
 from eval.run_lock import RunLock, latest_claim
+from eval.sample_file import Sample
 from eval.schema import build
 from eval.scored import SCORED_NAME, Scored, read_scored, where_kept, write_scored
-from eval.statistics.scores import overall_mean
 from eval.suite import Suite
-from eval.tables import with_error
 from eval.tracking.mirror import mirror
+from eval.wording import describe_error
 
 _logger = logging.getLogger(__name__)
 ON_CONSOLE = "on_console"
 """Attribute of a line of the log, see :class:`OnConsole`."""
-_LONGEST_ERROR = 4000
-"""Characters of an error that are kept."""
 
 
 class OnConsole(logging.Filter):
@@ -342,33 +338,3 @@ class Cell:
         warning = mirror(record, folder, tracker=self.tracker, group=self.group)
         if warning is not None:
             _logger.warning(warning)
-
-
-def outcome(record: Record) -> str:
-    """Say what a run took and gave: ``  merged 0.3 s  scored 11 s  mean 39.33 ± 0.48``."""
-    stages = (("merged", record.merge_cost), ("scored", record.evaluation_cost))
-    seconds = [f"  {stage} {cost.seconds:.1f} s" for stage, cost in stages if cost is not None]
-    return "".join(seconds) + mean_of(record)
-
-
-def mean_of(record: Record) -> str:
-    """Say a finished run's mean over domains in per cent, if it has one."""
-    if record.suite is None or not record.domains:
-        return ""
-    mean = overall_mean(record.scores, record.domains, record.groups)
-    return f"  mean {with_error(mean)}"
-
-
-def describe_error(error: Exception) -> str:
-    """Format an error with its notes, shortened, as text that a record can hold.
-
-    Paths are relative to the working folder, or to ``~`` in the user's home.
-    """
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    text = "\n".join([f"{kind}{error}", *getattr(error, "__notes__", [])])
-    text = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
-    text = text.encode(errors="backslashreplace").decode()
-    for folder, prefix in ((str(Path.cwd()), ""), (str(Path("~").expanduser()), "~/")):
-        if len(folder) > 1:
-            text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", prefix, text)
-    return text

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 
 SCORED_NAME = "scored.json.gz"
 _FIELDS = ("doc_id", "doc_hash", "filter", "metrics")

@@ -23,9 +23,9 @@ from eval.folders import check_writable, remove_leftovers
 from eval.gpus import take_gpu
 from eval.launchers import check_launcher, gives_no_gpus, is_alone
 from eval.run_lock import Claim
-from eval.runs import describe_error
 from eval.sweep_state import claims_of, write_plan
 from eval.tracking.mirror import set_aside_broken
+from eval.wording import describe_error
 
 _log = logging.getLogger("run")
 _SWEEP = "SEME_SWEEP"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.folders import LOCKS
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 from eval.run_lock import Claim, RunLock, latest_claim
 
 PLAN_NAME = "sweep.json"

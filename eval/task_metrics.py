@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from eval.metric_kinds import REPORTED, TaskMetric
-from eval.records import Sample, Score
+from eval.records import Score
+from eval.sample_file import Sample
 from eval.statistics.scores import (
     byte_likelihood,
     byte_likelihood_score,

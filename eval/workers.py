@@ -102,11 +102,11 @@ def _work(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if rank > 0:
         logging.disable(logging.WARNING)  # the first one says it
-    shown = job["progress"] if rank == 0 else False
+    progress = job["progress"] if rank == 0 else False
     try:
         accelerator = _joined(rank, device, processes, port) if processes > 1 else None
         own = f"cuda:{rank}" if device == "cuda" and processes > 1 else device
-        job |= {"device": own, "accelerator": accelerator, "progress": shown}
+        job |= {"device": own, "accelerator": accelerator, "progress": progress}
         result = evaluate(**job)
         if rank == 0:
             (folder / "result").write_bytes(pickle.dumps(result))

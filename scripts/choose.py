@@ -25,8 +25,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import Record, atomic_write
+from eval.records import Record
 from eval.results_folder import load_results
+from eval.run_files import atomic_write
 from eval.statistics.comparability import best_setting
 from eval.statistics.scores import overall_mean
 from eval.tables import with_error

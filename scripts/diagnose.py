@@ -28,12 +28,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from eval.leaderboard.drawing import draw
 from eval.load import load_model, load_tokenizer
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 from seme.alignment.diagnosis import source_table, two_decimals
 from seme.alignment.head_comparison import head_bases
-from seme.architecture.families import readout_of
+from seme.architecture.readouts import readout_of
 from seme.binding import bind_method, prepare
-from seme.job import MergeJob, NamedModel, job_from_config
+from seme.job import MergeJob, job_from_config
+from seme.named_model import NamedModel
 from seme.streaming import Models
 
 ROOT = Path(__file__).resolve().parents[1]

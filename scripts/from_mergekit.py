@@ -82,17 +82,17 @@ def _names(model: ModelName) -> Sequence[str]:
 
 
 def _differences(recipe: Recipe, translation: Translation) -> list[str]:
-    found = list(translation.differences)
+    differences = list(translation.differences)
     if recipe.compute_dtype in _HALF:
-        found.append(
+        differences.append(
             f"computed in float32 and rounded once; mergekit computes in {recipe.compute_dtype}"
         )
     if recipe.tokenizer is not None:
-        found.append(
+        differences.append(
             "rows of embeddings follow the tokens of the model merged into (tokens=by_text); "
             "for tokens that a model lacks mergekit has rules of its own"
         )
-    return found
+    return differences
 
 
 def main(arguments: Sequence[str]) -> int:

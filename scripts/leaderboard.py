@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval.leaderboard.page import write_page
 from eval.leaderboard.tables import problem_lines, read_leaderboard, write_tables
-from eval.runs import describe_error
+from eval.wording import describe_error
 from seme_bench.repetition import command_of
 
 _USAGE = "usage: python -m scripts.leaderboard [output=RESULTS_FOLDER]"
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
         return 1
     leaderboard = read_leaderboard(root)
     rows = [row for board in leaderboard.boards for row in board.rows]
-    told = {row.record.fingerprint: command_of(row.record) for row in rows}
-    commands = {key: command for key, command in told.items() if command is not None}
+    command_by_run = {row.record.fingerprint: command_of(row.record) for row in rows}
+    commands = {key: command for key, command in command_by_run.items() if command is not None}
     try:
         write_tables(root, leaderboard)
         write_page(
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         return 1
     print(
-        f"{len(told)} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
+        f"{len(command_by_run)} records in {root / 'leaderboard'}.md, .csv and .html, and {root / 'figures'}"
     )
     sys.stderr.write(problem_lines(root, leaderboard.problems))
     return 1 if leaderboard.problems else 0

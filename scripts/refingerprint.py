@@ -18,12 +18,12 @@ import yaml
 from eval.records import (
     RECORD_NAME,
     Record,
-    atomic_write,
     fingerprint_of,
     read_record,
     record_json,
     run_folder,
 )
+from eval.run_files import atomic_write
 from seme.binding import bind_method
 from seme.provenance import NUMBERS_VERSION, code_version
 

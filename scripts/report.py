@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.leaderboard.board import Board, boards_of
-from eval.records import atomic_write
 from eval.report.experiment import Experiment, read_experiment, records_folder
 from eval.report.published import read_publications
 from eval.report.render import Block, drawing_files, to_html, to_markdown
 from eval.report.report import ReportInput, report_of
 from eval.results_folder import load_results
+from eval.run_files import atomic_write
 from seme_bench.folders import CONF, REFERENCE
 
 _KEYS = {"experiment", "records", "output"}

@@ -54,13 +54,13 @@ def main(arguments: list[str]) -> int:
         return 1
     claims = claims_of(root)
     states = [sweep_state(folder, claims) for folder in folders]
-    shown = [s for s in states[:-1] if wanted or s.count(*UNDER_WAY)] + states[-1:]
+    printed_states = [s for s in states[:-1] if wanted or s.count(*UNDER_WAY)] + states[-1:]
     console = Console(width=None if sys.stdout.isatty() else 1000)
-    for state in shown:
+    for state in printed_states:
         console.print(Text(_heading(state)))
         console.print(_table(state.cells))
-    if len(shown) < len(states):
-        n_more = len(states) - len(shown)
+    if len(printed_states) < len(states):
+        n_more = len(states) - len(printed_states)
         text = f"{n_more} earlier sweep{'s' * (n_more > 1)} or runs: sweep=all"
         console.print(text, markup=False, highlight=False)
     return 0

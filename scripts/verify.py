@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.runs import describe_error
+from eval.wording import describe_error
 from seme.publishing.manifest import Manifest
 from seme.publishing.rederivation import offline_unless_asked, rederive
 from seme.publishing.verification import verify_folder
@@ -44,13 +44,13 @@ def main(arguments: list[str], root: Path | None = None) -> int:
         print(f"{folder} is no folder; {_USAGE}", file=sys.stderr)
         return 2
     try:
-        found = verify_folder(folder)
+        check = verify_folder(folder)
     except (ValueError, OSError) as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         return 1
-    manifest, problems = found.manifest, list(found.problems)
+    manifest, problems = check.manifest, list(check.problems)
     print(
-        f"{len(found.sound)} of {len(manifest.files)} files as in the manifest "
+        f"{len(check.sound)} of {len(manifest.files)} files as in the manifest "
         f"({manifest.n_bytes / 1e6:.1f} MB)"
     )
     if again:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.architecture.families import family_of, readout_of
+from seme.architecture.families import family_of
 from seme.architecture.model import CanonicalModel, places_in
+from seme.architecture.readouts import readout_of
 from seme.checkpoint.protocol import Readable, Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.renamed import NamedSource

@@ -94,8 +94,8 @@ def forbidding_terms(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[s
     """
     stated = [(name, str(e["licence"])) for name, e in entries if e.get("licence")]
     return [
-        f"{name} ({licence}): {told}"
-        for forbids, told in (
+        f"{name} ({licence}): {consequence}"
+        for forbids, consequence in (
             (_forbids_derivatives, "FORBIDS MERGING: its licence allows no derivatives"),
             (
                 _forbids_commerce,
@@ -130,8 +130,10 @@ def licence_of_card(folder: Path) -> str | None:
     try:
         card = find_file(folder, _CARD)
         text = b"" if card is None else read_part(card, 0, _MAX_CARD_BYTES)[0]
-        found = _FRONT_MATTER.match(text.decode("utf-8", errors="replace"))
-        metadata = None if found is None else yaml.load(found[1], Loader=yaml.BaseLoader)
+        front_matter = _FRONT_MATTER.match(text.decode("utf-8", errors="replace"))
+        metadata = (
+            None if front_matter is None else yaml.load(front_matter[1], Loader=yaml.BaseLoader)
+        )
     except (ValueError, RecursionError, yaml.YAMLError):  # a card is no part of a model
         return None
     if not isinstance(metadata, dict):

@@ -255,11 +255,11 @@ def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint) -> None:
             f"{describe(index, expert)} is not of the shape of its base ({base.path}):{first}{more}\n"
             "give the model that it was fine-tuned from"
         )
-    ours, theirs = base.tokenizer_folder, expert.tokenizer_folder
-    if not (vocabulary_files(ours) and vocabulary_files(theirs)):
+    of_base, of_expert = base.tokenizer_folder, expert.tokenizer_folder
+    if not (vocabulary_files(of_base) and vocabulary_files(of_expert)):
         return
     n_rows = max((base.shape(name)[0] for name in vocabulary_tensors(base)), default=0)
-    match = match_tokenizers(ours, theirs)
+    match = match_tokenizers(of_base, of_expert)
     if match is not None and (ids := match.differing(n_rows, n_rows)):
         raise CheckpointMismatchError(
             f"{describe(index, expert)} has another tokenizer than its base ({base.path}): "

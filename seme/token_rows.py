@@ -192,15 +192,17 @@ class TokenizerComparison:
         Raises:
             ValueError: If the tokenizers must be compared and cannot.
         """
-        ours, theirs = self._pivot.tokenizer_folder, source.tokenizer_folder
-        has_both = bool(vocabulary_files(ours) and vocabulary_files(theirs))
+        of_pivot, of_source = self._pivot.tokenizer_folder, source.tokenizer_folder
+        has_both = bool(vocabulary_files(of_pivot) and vocabulary_files(of_source))
         is_needed = isinstance(source, FittedSource) or self._tokens == "by_text"
-        if not (has_both or is_needed) or (has_both and have_one_vocabulary(ours, theirs)):
+        if not (has_both or is_needed) or (
+            has_both and have_one_vocabulary(of_pivot, of_source)
+        ):
             return None
         try:
-            return match_vocabularies(self._read(ours), self._read(theirs))
+            return match_vocabularies(self._read(of_pivot), self._read(of_source))
         except ValueError:
-            if _share_a_file(ours, theirs) and not isinstance(source, FittedSource):
+            if _share_a_file(of_pivot, of_source) and not isinstance(source, FittedSource):
                 return None
             raise
 

@@ -14,16 +14,18 @@ from rich.console import Console
 from eval.folders import check_writable
 from eval.meter import metered
 from eval.records import ModelRef, PoolRef, Record
-from eval.runs import Cell, mean_of, outcome
+from eval.runs import Cell
 from eval.schema import build
 from eval.suite import Suite
 from eval.sweep import is_spread, seconds_left
+from eval.wording import mean_of, outcome
 from seme.alignment.diagnosis import source_table
 from seme.binding import bind_method
 from seme.engine import MergeReport
 from seme.interface import CheckpointMismatchError
-from seme.job import MergeJob, NamedModel, job_from_config
+from seme.job import MergeJob, job_from_config
 from seme.kernels.warmup import load
+from seme.named_model import NamedModel
 from seme.provenance import collect
 from seme_bench.entries import check_entries, origin_of, suite_of
 from seme_bench.folders import with_embedded

@@ -27,22 +27,24 @@ def with_embedded(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Raises:
         ValueError: If one is not part of the installation; names it and says what to do.
     """
-    found = dict(config)
+    installed = dict(config)
     models = config.get("models")
     if isinstance(models, Mapping):
-        found["models"] = {key: _in_models(entry, root) for key, entry in models.items()}
+        installed["models"] = {key: _in_models(entry, root) for key, entry in models.items()}
     suite = config.get("suite")
     if isinstance(suite, Mapping) and suite.get("tasks"):
         path = _installed(suite.get("include_path"), root)
-        found["suite"] = {**suite, "include_path": path}
-    return found
+        installed["suite"] = {**suite, "include_path": path}
+    return installed
 
 
 def _in_models(entry: object, root: Path) -> object:
     """Replace the locations of a pool's entry: a model, or a list of models."""
     if isinstance(entry, Mapping):
-        found = {k: _installed(v, root) if k in _LOCATIONS else v for k, v in entry.items()}
-        return found | {"base": _in_models(entry["base"], root)} if "base" in entry else found
+        entries = {k: _installed(v, root) if k in _LOCATIONS else v for k, v in entry.items()}
+        return (
+            entries | {"base": _in_models(entry["base"], root)} if "base" in entry else entries
+        )
     if isinstance(entry, Sequence) and not isinstance(entry, str):
         return [_in_models(model, root) for model in entry]
     return _installed(entry, root)

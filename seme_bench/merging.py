@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from eval.folders import check_writable
 from eval.meter import metered
 from eval.override_errors import choices_of, known_entries, unknown_choice, unknown_entry
-from eval.records import RECORD_NAME, PoolRef, Record, atomic_write, record_json, write_record
+from eval.records import RECORD_NAME, PoolRef, Record, record_json, write_record
+from eval.run_files import atomic_write
 from eval.runs import Cell
 from eval.schema import build
 from seme.binding import bind_method

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from eval.conclusion import conclude
 from eval.configuration import plain_values
 from eval.override_errors import choices_of
-from eval.records import atomic_write
-from eval.runs import describe_error
+from eval.run_files import atomic_write
 from eval.sweep import cell_label, overrides_of
+from eval.wording import describe_error
 from seme.interface import CheckpointMismatchError
 from seme_bench.cell import run_cell
 from seme_bench.entries import check_entries, name_after_files

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from eval.leaderboard.board import boards_of
-from eval.records import ModelRef, PoolRef, Record, SampleTable, Score, StageCost, SuiteRef
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef
+from eval.sample_file import SampleTable
 from eval.statistics.samples import MatchedTask, Panel, Run, run_of
 
 DOMAINS = {"a": "code", "b": "code", "c": "french"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
 
-from eval.records import ModelRef, PoolRef, Sample, StageCost, write_record
+from eval.records import ModelRef, PoolRef, StageCost, write_record
+from eval.sample_file import Sample
 from tests import made_up_runs
 from tests.made_up_runs import score
 

@@ -1,15 +1,8 @@
 """Records of right and wrong answers to the documents of one task."""
 
 from eval.leaderboard.board import boards_of
-from eval.records import (
-    SAMPLES_NAME,
-    ModelRef,
-    PoolRef,
-    Sample,
-    run_folder,
-    write_record,
-)
-from eval.results_folder import read_samples
+from eval.records import ModelRef, PoolRef, run_folder, write_record
+from eval.sample_file import SAMPLES_NAME, Sample, read_samples
 from eval.statistics.samples import Run, run_of
 from tests.made_up_runs import make_record, stage_cost, suite_ref
 from tests.made_up_runs import score as score_of

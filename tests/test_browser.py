@@ -10,7 +10,8 @@ from playwright.sync_api import sync_playwright
 
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.page import write_page
-from eval.records import Sample, read_record, write_record
+from eval.records import read_record, write_record
+from eval.sample_file import Sample
 from eval.statistics.compare import compare
 from eval.statistics.resampling import SEED
 from eval.statistics.samples import match

@@ -144,7 +144,7 @@ def test_invalid_config_stops_before_a_model_is_opened(override, message, monkey
     def refuse(*_arguments, **_options):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(seme.job, "_open", refuse)
+    monkeypatch.setattr(seme.job, "open_named", refuse)
     with pytest.raises(ValueError, match=message):
         run_cell(
             composed("method=ties", *CUSTOM, override),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from seme.architecture.families import count, family_of, readout_of, setting
+from seme.architecture.families import count, family_of, setting
 from tests.tiny_models import DENSE, MIXTURES
 
 LAYERS = {"num_hidden_layers": 2}
@@ -65,25 +65,6 @@ def test_families_differ_from_llama_as_published():
     heads = ["gemma3_text", "qwen3", "qwen3_moe"]
     assert [m for m in SUPPORTED if families[m].qk_norm == "head"] == heads
     assert [m for m in SUPPORTED if families[m].qk_norm == "all"] == ["olmo2"]
-
-
-def test_missing_or_tied_lm_head_is_the_embedding():
-    names = ["model.embed_tokens.weight", "model.norm.weight"]
-    assert readout_of({}, names).tied
-    assert readout_of({}, names).head == "model.embed_tokens.weight"
-    assert readout_of({"tie_word_embeddings": True}, [*names, "lm_head.weight"]).tied
-    assert readout_of({}, [*names, "lm_head.weight"]).head == "lm_head.weight"
-
-
-def test_gemma_gain_has_offset_one():
-    names = ["model.embed_tokens.weight", "model.norm.weight"]
-    assert readout_of({"model_type": "gemma2"}, names).gain_offset == 1.0
-    assert readout_of({"model_type": "llama"}, names).gain_offset == 0.0
-
-
-def test_missing_lm_head_names_the_expected_tensors():
-    with pytest.raises(ValueError, match=r"'model.norm.weight'.*model_type 'bert'.*'a.weight'"):
-        readout_of({"model_type": "bert"}, ["b.weight", "a.weight"])
 
 
 def test_setting_takes_the_first_key_that_is_not_null():

@@ -9,7 +9,7 @@ import pytest
 
 from eval.folders import check_writable, if_idle, remove_leftovers, run_lock
 from eval.owner import machine_mark
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 
 RUN = "Qwen2.5-0.5B-0123456789ab"
 
@@ -96,14 +96,3 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_entry(tmp_path, name)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"^merged_dir=m: nothing can be written in .*\("):
         check_writable(tmp_path / name, entry="merged_dir=m")
-
-
-def test_a_failed_write_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left") as error:
-        atomic_write(tmp_path / "leaderboard.md", b"x")
-    assert error.value.__notes__ == [f"while writing {tmp_path}/leaderboard.md"]
-    assert list(tmp_path.iterdir()) == []

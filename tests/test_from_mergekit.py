@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from scripts.from_mergekit import convert, main
 from scripts.mergekit.recipe import read_recipe
 from tests.configurations import composed
-from tests.mergekit_recipes import EQUAL, RecipeText
+from tests.mergekit_recipes import EQUAL
 from tests.mergekit_runs import (
     NUMBERS,
     job_of,
@@ -23,6 +23,7 @@ from tests.mergekit_runs import (
     write_models,
     write_recipe,
 )
+from tests.mergekit_weighted import RecipeText
 
 HAS_MERGEKIT = importlib.util.find_spec("mergekit") is not None
 TIES = """

@@ -42,7 +42,7 @@ def refuse(*_arguments, **_options):
 
 
 def test_wrong_source_count_stops_before_a_model_is_opened(folder, monkeypatch):
-    monkeypatch.setattr(seme.job, "_open", refuse)
+    monkeypatch.setattr(seme.job, "open_named", refuse)
     message = r"slerp\.merge merges exactly 1 source into the pivot, got 2"
     with pytest.raises(ValueError, match=message):
         make(folder, partial(slerp.merge, t=0.5), sources=["code", "french"])
@@ -332,6 +332,6 @@ def test_overrides_are_part_of_the_identity_only_where_there_are_any(folder):
 
 
 def test_override_of_an_unknown_parameter_stops_before_a_model_is_opened(folder, monkeypatch):
-    monkeypatch.setattr(seme.job, "_open", refuse)
+    monkeypatch.setattr(seme.job, "open_named", refuse)
     with pytest.raises(ValueError, match="the method has no parameter lam, only weights"):
         make(folder, top={"overrides": [{"match": "*", "lam": 0.3}]})

@@ -8,8 +8,8 @@ import pytest
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.measures import measures_of, roles_of, standings_of
 from eval.leaderboard.tables import to_csv, to_markdown
-from eval.records import Sample
 from eval.results_folder import load_results
+from eval.sample_file import Sample
 from eval.statistics.samples import Run
 from eval.statistics.scores import Estimate, raw_score
 from tests.made_up_runs import make_record, pool_ref, run_with, suite_ref

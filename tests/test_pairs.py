@@ -9,7 +9,7 @@ import pytest
 from eval.leaderboard import pairs as module
 from eval.leaderboard.board import boards_of
 from eval.leaderboard.pairs import pairs_of
-from eval.records import Sample
+from eval.sample_file import Sample
 from eval.statistics.compare import compare
 from eval.statistics.pairs import paired_errors
 from eval.statistics.resampling import bootstrap

@@ -10,7 +10,8 @@ import pytest
 
 from eval.leaderboard.page import to_html, view_of
 from eval.leaderboard.tables import problem_lines, read_leaderboard, to_csv, to_markdown
-from eval.records import Sample, record_json, write_record
+from eval.records import record_json, write_record
+from eval.sample_file import Sample
 from eval.statistics.scores import raw_score
 from tests.made_up_runs import COST, make_record
 

@@ -1,23 +1,13 @@
-import gzip
 import json
 import math
-import re
 from copy import deepcopy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from eval.metric_kinds import TaskMetric
-from eval.records import (
-    Sample,
-    Score,
-    find_done,
-    read_record,
-    record_json,
-    write_record,
-)
-from eval.results_folder import read_samples
+from eval.records import Score, find_done, read_record, record_json, write_record
+from eval.sample_file import Sample
 from tests.made_up_runs import COST, make_record
 
 SCORE = Score(value=0.5, stderr=0.1, n=4, raw=1.0, raw_metric="bpb", higher_is_better=False)
@@ -60,27 +50,6 @@ def test_record_round_trips_with_task_order(tmp_path):
     read = read_record(path)
     assert read == RECORD
     assert list(read.scores) == ["zebra", "ape"]
-
-
-def test_samples_round_trip(tmp_path):
-    path = write_record(tmp_path, RECORD, SAMPLES)
-    tables = read_samples(path.parent)
-    assert list(tables) == ["zebra", "ape"]
-    zebra, ape = tables["zebra"], tables["ape"]
-    assert (zebra.values.tolist(), ape.values.tolist()) == ([0.1], [1.0, 0.0])
-    assert ape.doc_hashes == ("g", "i")
-    assert (zebra.loglikelihoods.tolist(), zebra.n_bytes.tolist()) == ([-3.25], [7])
-    assert np.isnan(ape.loglikelihoods).all()
-    assert not ape.n_bytes.any()
-
-
-def test_samples_of_a_task_may_be_interleaved(tmp_path):
-    path = write_record(tmp_path, RECORD, SAMPLES).with_name("samples.jsonl.gz")
-    first, *others = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
-    path.write_bytes(gzip.compress(others[0] + first + others[1]))
-    tables = read_samples(path)
-    assert tables["ape"].doc_hashes == ("g", "i")
-    assert tables["zebra"].values.tolist() == [0.1]
 
 
 def test_written_files_are_reproducible(tmp_path):
@@ -151,36 +120,6 @@ def test_record_path_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "record.json").mkdir()
     with pytest.raises(ValueError, match=r"not a readable record: Is a directory; delete"):
         read_record(tmp_path / "record.json")
-
-
-def packed(text):
-    """Compressed alike at every time of day: test runners must collect the same names."""
-    return gzip.compress(text, mtime=0)
-
-
-PACKED = packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1}\n' * 99)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (packed(b'{"task": "a", "doc_id"'), "expected `:` at line 1"),
-        (packed(b'{"task": "a"}'), r"missing keys \['doc_id'\]"),
-        (packed(b"7"), "expected an object, got 7"),
-        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": "x"}'), "value .*'x'"),
-        (packed(b'{"task": "a", "doc_id": 0, "doc_hash": "h", "value": 1, "b": 1}'), "'b'"),
-        (PACKED[:40], "end-of-stream marker"),
-        (PACKED[:12] + b"\0\xff\0" + PACKED[15:], "while decompressing"),
-        (b"plain", "Not a gzipped file"),
-    ],
-)
-def test_invalid_sample_file_is_refused(tmp_path, content, message):
-    folder = write_record(tmp_path, RECORD, SAMPLES).parent
-    (folder / "samples.jsonl.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"gz does not hold readable samples") as caught:
-        read_samples(folder)
-    assert re.search(message, str(caught.value))
-    assert str(caught.value).endswith("delete its folder to run it again, or restore the file")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "org/model", ".hidden"])

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.records import Sample, fingerprint_of, write_record
+from eval.records import fingerprint_of, write_record
 from eval.results_folder import load_results
+from eval.sample_file import Sample
 from eval.statistics.scores import raw_score
 from tests.made_up_runs import COST, make_record
 

@@ -26,8 +26,9 @@ import seme.publishing.push
 from eval import harness
 from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record
-from eval.results_folder import load_results, read_samples
+from eval.results_folder import load_results
 from eval.runs import ON_CONSOLE, Cell, OnConsole
+from eval.sample_file import read_samples
 from seme.interface import traits_of
 from seme.job import MergeJob
 from seme.publishing.manifest import read_manifest

@@ -13,7 +13,7 @@ from eval.leaderboard.tables import read_leaderboard
 from eval.records import read_record, run_folder
 from eval.results_folder import load_results
 from eval.run_lock import latest_claim
-from eval.runs import Cell, describe_error
+from eval.runs import Cell
 from eval.suite import Suite, SuiteTask
 from eval.sweep import Sweep
 from seme_bench.entries import check_entries, name_after_files
@@ -163,18 +163,6 @@ def test_record_is_written_before_tracking_and_survives_its_failure(
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ValueError("tau must be"), "tau must be"),
-        (KeyError("a"), "KeyError: 'a'"),
-        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
-    ],
-)
-def test_unexpected_errors_have_their_type(error, text):
-    assert describe_error(error) == text
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
@@ -223,13 +211,6 @@ def test_invalid_tracker_is_refused_up_front():
         check_entries(VALID | {"tracker": tracker})
 
 
-def test_error_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    error = ValueError(f"{tmp_path}/models/a does not fit /elsewhere/b")
-    error.add_note(f"while reading {tmp_path}/models/a")
-    assert describe_error(error) == "models/a does not fit /elsewhere/b\nwhile reading models/a"
-
-
 def make_twice(folder):
     folder.mkdir()
     folder.mkdir()
@@ -261,12 +242,6 @@ def test_an_error_about_the_scratch_folder_says_what_it_was(cell, draft):
         f"{folder.name} was made for this run and is gone; its config.json is the pivot's, or an "
         "adapter's base's: change that (merged_dir=FOLDER keeps a merge)"
     ]
-
-
-def test_errors_are_text_without_the_home_folder_and_not_endless(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert describe_error(ValueError(f"{tmp_path}/m holds \udcff")) == "~/m holds \\udcff"
-    assert len(describe_error(ValueError("x" * 10**6))) < 5000
 
 
 def test_a_record_that_could_not_be_read_is_refused_before_the_run(cell):

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.records import Sample
+from eval.sample_file import Sample
 from eval.statistics.compare import overall
 from eval.statistics.samples import Run, ScoreTable, match
 from eval.statistics.scores import (

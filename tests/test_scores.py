@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from eval.records import Sample, Score
+from eval.records import Score
+from eval.sample_file import Sample
 from eval.statistics.scores import (
     byte_likelihood,
     byte_likelihood_score,

@@ -10,7 +10,8 @@ from statistics import mean, stdev
 
 import pytest
 
-from eval.records import Sample, write_record
+from eval.records import write_record
+from eval.sample_file import Sample
 from eval.statistics.scores import Estimate, byte_likelihood, byte_likelihood_score, raw_score
 from scripts.zoo.separation import Claim, best_lam, claims, read_runs, share_closed
 from tests.made_up_runs import make_record, run_with

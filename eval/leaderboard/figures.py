@@ -130,8 +130,8 @@ def task_heat_map(board: Board) -> Plot | None:
     Where the pivot has no scores, the distance is from the mean of the rows.
     """
     merges = [row for row in board.merges if row.mean is not None]
-    shown = merges[:_MOST_LINES]
-    rows = [*(row for row in board.references if row.mean is not None), *shown]
+    first_merges = merges[:_MOST_LINES]
+    rows = [*(row for row in board.references if row.mean is not None), *first_merges]
     if not rows:
         return None
     columns = board.columns

@@ -43,8 +43,8 @@
   // each text is there once, numbered.
   function detailsOf(body) {
     const { texts, rows } = embedded(body.closest(".board").querySelector(".details"));
-    const told = (value) => (Array.isArray(value) ? value.map(told) : texts[value] ?? null);
-    return told(rows[body.dataset.place]);
+    const textOf = (value) => (Array.isArray(value) ? value.map(textOf) : texts[value] ?? null);
+    return textOf(rows[body.dataset.place]);
   }
 
   function commandLine(command) {
@@ -126,7 +126,7 @@
 
   function filter() {
     const [pool, suite, method] = filters.map((select) => select.value);
-    let shown = 0, total = 0;
+    let listed = 0, total = 0;
     all(".board").forEach((board) => {
       const bodies = rowsOf(board);
       const merges = bodies.filter((body) => body.dataset.merge === "1");
@@ -139,9 +139,9 @@
         body.hidden = body.dataset.merge === "1" ? !kept.has(body) : !unmerged.checked;
       });
       total += merges.length;
-      shown += board.hidden ? 0 : wanted.length;
+      listed += board.hidden ? 0 : wanted.length;
     });
-    byId("count").value = shown + " of " + total + " merges";
+    byId("count").value = listed + " of " + total + " merges";
   }
 
   [...filters, unmerged].forEach((control) => control.addEventListener("change", () => {

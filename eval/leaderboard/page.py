@@ -27,8 +27,9 @@ from eval.leaderboard.markdown import (
 )
 from eval.leaderboard.measures import Measure, Measured, Standing
 from eval.leaderboard.pairs import PAIR_RESAMPLES, Pairs, pairs_of
-from eval.records import RECORD_NAME, Record, atomic_write, run_folder
+from eval.records import RECORD_NAME, Record, run_folder
 from eval.results_folder import Problem
+from eval.run_files import atomic_write
 
 _FOLDER = Path(__file__).parent
 _DRAWN = re.compile(r".*-[0-9a-f]{8}\.[a-z-]+\.svg")

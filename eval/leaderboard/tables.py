@@ -21,8 +21,8 @@ from eval.leaderboard.markdown import (
     rank,
 )
 from eval.leaderboard.measures import MEASURES, Measured, Standing, measures_of, standings_of
-from eval.records import atomic_write
 from eval.results_folder import Problem, load_results
+from eval.run_files import atomic_write
 from eval.statistics.scores import column_score
 from eval.tables import csv_cell, one_line
 

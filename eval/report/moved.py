@@ -94,7 +94,7 @@ def _merges(boards: Sequence[Board]) -> list[_Merge]:
             source = _own_source(row.record)
             if source is not None and (expert := _expert_on(board, source)) is not None:
                 experts[source.content_hash] = expert
-    found = []
+    merges = []
     for board in boards:
         pivot = pivot_row(board)
         for row in board.merges:
@@ -102,11 +102,11 @@ def _merges(boards: Sequence[Board]) -> list[_Merge]:
             expert = experts.get(sources[0].content_hash) if len(sources) == 1 else None
             if expert is not None and pivot is not None and has_samples(row, pivot):
                 kind = kind_of(row.record)
-                found.append(
+                merges.append(
                     _Merge(expert=expert, kind=kind, board=board, row=row, pivot=pivot)
                 )
     return sorted(
-        found, key=lambda m: (m.expert.domain, m.expert.base, m.kind != MOVED, m.kind)
+        merges, key=lambda m: (m.expert.domain, m.expert.base, m.kind != MOVED, m.kind)
     )
 
 

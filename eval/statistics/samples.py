@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.records import Record, SampleTable
+from eval.records import Record
+from eval.sample_file import SampleTable
 from eval.statistics.comparability import check_comparable
 from eval.statistics.scores import Groups, columns_of
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.records import Sample, Score
+from eval.records import Score
+from eval.sample_file import Sample
 
 Groups = Mapping[str, Mapping[str, float]]
 """Group to the shares of its subtasks, which add up to 1; a group counts like one task."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.folders import if_idle
-from eval.records import RECORD_NAME, Record, atomic_write
+from eval.records import RECORD_NAME, Record
+from eval.run_files import atomic_write
 from eval.tracking.content import record_content
 from eval.tracking.trackers import NONE, TRACKERS, log_run, set_aside
 

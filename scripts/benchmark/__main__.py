@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 from scripts.benchmark.cases import CASES, Case
 from scripts.benchmark.models import SHAPES, Shape, n_bytes, write_models
 from scripts.benchmark.processes import Measured

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from eval.records import atomic_write
+from eval.run_files import atomic_write
 from scripts.benchmark.models import SHAPES, write_models
 from seme.checkpoint.reader import open_checkpoint
 from seme.method import prepare

@@ -17,16 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import (
-    ModelRef,
-    PoolRef,
-    Record,
-    Sample,
-    Score,
-    StageCost,
-    SuiteRef,
-    write_record,
-)
+from eval.records import ModelRef, PoolRef, Record, Score, StageCost, SuiteRef, write_record
+from eval.sample_file import Sample
 from eval.statistics.scores import byte_likelihood_score, raw_score
 from scripts.benchmark.processes import Measured, run_measured
 from scripts.benchmark.runs import ROOT

@@ -180,11 +180,11 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     wide, narrow = (sizes.n_neurons, sizes.width), (sizes.width, sizes.n_neurons)
     parts |= {Part.EXPERT_GATE: wide, Part.EXPERT_UP: wide, Part.EXPERT_DOWN: narrow}
     shapes = {}
-    first_names: dict[tuple[Part, ...], str] = {}
+    first_names = {
+        stored.parts: pattern for pattern, stored in reversed([*family.stored.items()])
+    }
     for pattern, stored in family.stored.items():
-        first_names.setdefault(tuple(stored.parts), pattern)
-    for pattern, stored in family.stored.items():
-        if stored.present == "always" and first_names[tuple(stored.parts)] == pattern:
+        if stored.present == "always" and first_names[stored.parts] == pattern:
             held = [parts[part] for part in stored.parts]
             shape = (sum(part[0] for part in held), *held[0][1:])
             for layer in range(family.n_layers if "*" in pattern else 1):

@@ -25,8 +25,8 @@ from scripts.mergekit.recipe import read_recipe
 from scripts.mergekit.recipe_file import refuse
 from scripts.mergekit.translation import translate
 from seme.alignment.tokens import have_one_vocabulary, read_whole_vocabulary
-from seme.architecture.families import readout_of
 from seme.architecture.model import CanonicalModel
+from seme.architecture.readouts import readout_of
 from seme.checkpoint.gguf_model import find_gguf, read_gguf
 from seme.checkpoint.gguf_tensors import check_architecture
 from seme.checkpoint.lora import AnyCheckpoint, open_adapter
@@ -65,9 +65,9 @@ class Counts:
 
     def add(self, other: "Counts") -> None:
         """Add the counts of another process."""
-        for mine, theirs in ((self.results, other.results), (self.refusals, other.refusals)):
-            for target, count in theirs.items():
-                mine[target] = mine.get(target, 0) + count
+        for counts, added in ((self.results, other.results), (self.refusals, other.refusals)):
+            for target, count in added.items():
+                counts[target] = counts.get(target, 0) + count
         self.messages |= other.messages
         self.most_seconds = max(self.most_seconds, other.most_seconds)
         self.most_bytes = max(self.most_bytes, other.most_bytes)

@@ -87,13 +87,13 @@ class RecipeParameters:
         """Return a parameter that is on or off, for all tensors alike."""
         self._used.add((name, False))
         levels = [[*one.parameters.get(name, ())] for one in self._recipe.slices]
-        found = {
+        values = {
             c.value for level in (*levels, self._recipe.parameters.get(name, ())) for c in level
         }
-        if not found:
+        if not values:
             return default
-        value = found.pop()
-        if found or not isinstance(value, bool):
+        value = values.pop()
+        if values or not isinstance(value, bool):
             self.problems.append(
                 f"parameters.{name}: must be true or false for all tensors alike here"
             )

@@ -155,9 +155,9 @@ class _Reader:
             if content.get(key) not in (None, [], {})
         ]
         if len(given) != 1:
-            found = " and ".join(given) or "neither"
+            keys = " and ".join(given) or "neither"
             self._add(
-                "models", f"exactly one of models, slices and modules is needed, got {found}"
+                "models", f"exactly one of models, slices and modules is needed, got {keys}"
             )
         if "modules" in given:
             self._add("modules", "cannot be expressed: models of several modules")

@@ -154,14 +154,14 @@ def _corrections(
     bound = bind_overrides(method, parse_overrides(list(overrides)), layout.names, n_sources)
     corrections = []
     for name in layout.names:
-        found = bound.at(name).keywords
+        overridden = bound.at(name).keywords
         wrong = {
             key: wanted
             for key, setting in settings.items()
-            if (wanted := layout.expected(setting, name)) != _own(found, key)
+            if (wanted := layout.expected(setting, name)) != _own(overridden, key)
         }
         if name not in layout.places:
             corrections += [{"match": glob.escape(name), **wrong}] if wrong else []
-        elif any(abs(wanted - _own(found, key)) > 1e-9 for key, wanted in wrong.items()):
-            raise AssertionError(f"overrides give {name} {found}, expected {wrong}")
+        elif any(abs(wanted - _own(overridden, key)) > 1e-9 for key, wanted in wrong.items()):
+            raise AssertionError(f"overrides give {name} {overridden}, expected {wrong}")
     return corrections

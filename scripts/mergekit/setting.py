@@ -77,12 +77,12 @@ def in_order(levels: Sequence[Sequence[Condition]]) -> tuple[Condition, ...]:
     Returns:
         Without those that a later one for all tensors overrides.
     """
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     for level in reversed(levels):
         for condition in reversed(level):
-            found = [] if condition.filter is None else found
-            found.append(condition)
-    return tuple(found)
+            conditions = [] if condition.filter is None else conditions
+            conditions.append(condition)
+    return tuple(conditions)
 
 
 def as_number(value: Scalar) -> float:

@@ -19,8 +19,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.records import atomic_write
 from eval.results_folder import load_results
+from eval.run_files import atomic_write
 from eval.statistics.metrics import Metric, Roles, estimate, gap_closed, raw
 from eval.statistics.resampling import RESAMPLES, SEED, bootstrap
 from eval.statistics.samples import Array, Panel, Run, ScoreTable, match

@@ -27,7 +27,8 @@ from seme.alignment.tokens import (
     read_whole_vocabulary,
     shared_tokens,
 )
-from seme.architecture.families import family_of, readout_of
+from seme.architecture.families import family_of
+from seme.architecture.readouts import readout_of
 from seme.budget import compared_bytes
 from seme.checkpoint.protocol import Weights
 from seme.checkpoint.tokenizer_files import VOCABULARIES, vocabulary_files

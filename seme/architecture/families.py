@@ -1,17 +1,15 @@
-"""Architecture facts: a table per architecture; names of LM heads, embeddings, final norms.
+"""Architecture facts: a table per architecture; names of LM heads and embeddings.
 
 Architectures store the same canonical parts under different names, fused, transposed or with
 another convention. A table maps the names that transformers writes to parts. To support another
-architecture, add it to ``_FAMILIES``; fields that are not given are as in Llama. Semantic bases
-need the LM head only, so ``_READOUTS`` covers architectures without a table as well.
+architecture, add it to ``_FAMILIES``; fields that are not given are as in Llama.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from seme.architecture.parts import Family, Part, Stored
-from seme.architecture.tensor_names import advice_on_wrapper
 from seme.checkpoint.regular_file import shown
 
 
@@ -225,16 +223,7 @@ EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embe
 """Suffixes of the names of token embeddings."""
 UNTIED_BY_DEFAULT = frozenset({n for n, f in _FAMILIES.items() if not f.tied} | {"phi"})
 """Model types that transformers 5 does not tie if config.json has no tie_word_embeddings."""
-_READOUTS = (
-    ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"),
-    ("lm_head.weight", "model.embed_tokens.weight", "model.final_layernorm.weight"),
-    ("lm_head.weight", "transformer.wte.weight", "transformer.ln_f.weight"),
-    ("lm_head.weight", "wte.weight", "ln_f.weight"),
-    ("embed_out.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
-    ("lm_head.weight", "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"),
-)
-"""Names of LM head, embedding and final norm, by architecture."""
-_OFFSET_GAINS = frozenset(
+OFFSET_GAINS = frozenset(
     {n for n, f in _FAMILIES.items() if f.gain_offset} | {"gemma", "gemma3", "qwen3_next"}
 )
 """Model types that store the gains of their norms minus 1."""
@@ -311,41 +300,3 @@ def count(config: Mapping[str, Any], *names: str) -> int:
             f"least 1 for {' or '.join(names)}, got {shown(number)}"
         )
     return number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readout:
-    """LM head and final norm of a model: logits = norm(h) diag(gain) H^T."""
-
-    head: str
-    """Name of the LM head H; of the embedding if the two are tied."""
-    norm: str
-    """Name of the final norm's gain."""
-    gain_offset: float
-    """Added to the stored gain: 1 if the norm multiplies by 1 + g, else 0."""
-    tied: bool
-    """True if the LM head is the embedding."""
-
-
-def readout_of(config: Mapping[str, Any], names: Sequence[str]) -> Readout:
-    """Return LM head and final norm; works for architectures without a table as well.
-
-    Args:
-        config: The model's configuration; ``tie_word_embeddings`` and ``model_type`` are read.
-        names: Names of the tensors on disk; without an LM head among them it is tied.
-
-    Raises:
-        ValueError: If embedding or final norm is under none of the known names.
-    """
-    for head, embedding, norm in _READOUTS:
-        if {embedding, norm} <= set(names):
-            tied = bool(config.get("tie_word_embeddings")) or head not in names
-            offset = 1.0 if config.get("model_type") in _OFFSET_GAINS else 0.0
-            name = embedding if tied else head
-            return Readout(head=name, norm=norm, gain_offset=offset, tied=tied)
-    advice = advice_on_wrapper(names, "it") or "; add it to seme/architecture/families.py"
-    raise ValueError(
-        f"semantic bases need embedding and final norm: one of {[r[1:] for r in _READOUTS]} was "
-        f"expected in the checkpoint (model_type {config.get('model_type')!r}), whose tensors "
-        f"begin with {sorted(names)[:3]}{advice}"
-    )

@@ -51,9 +51,9 @@ class LayerPlace:
 
 def layer_places(names: Iterable[str]) -> dict[str, LayerPlace]:
     """Find the layer of every tensor that is in one; stacks are told apart by their prefix."""
-    found = {name: match for name in names if (match := _LAYER.search(name))}
+    matches = {name: match for name in names if (match := _LAYER.search(name))}
     counts: dict[str, int] = defaultdict(int)
-    for name, match in found.items():
+    for name, match in matches.items():
         stack = name[: match.start()]
         counts[stack] = max(counts[stack], int(match[1]) + 1)
     return {
@@ -63,7 +63,7 @@ def layer_places(names: Iterable[str]) -> dict[str, LayerPlace]:
             n_layers=counts[name[: match.start()]],
             rest=name[match.end() :],
         )
-        for name, match in found.items()
+        for name, match in matches.items()
     }
 
 

@@ -249,10 +249,10 @@ def _mergekit(manifest: Manifest, config: Mapping[str, Any]) -> list[str]:
     block, lines = mergekit_block(manifest, out_dtype=dtype if isinstance(dtype, str) else None)
     if block is None:
         return []
-    told = "mergekit defines the method alike:"
+    introduction = "mergekit defines the method alike:"
     if lines:
-        told = "Near to it in mergekit, which differs: " + "; ".join(lines) + "."
-    return ["## mergekit\n", f"{told}\n", *_fenced(block, "yaml")]
+        introduction = "Near to it in mergekit, which differs: " + "; ".join(lines) + "."
+    return ["## mergekit\n", f"{introduction}\n", *_fenced(block, "yaml")]
 
 
 def _gguf(name: str) -> list[str]:

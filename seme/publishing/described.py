@@ -9,8 +9,9 @@ from typing import Any
 
 from seme.checkpoint.lora import AdaptedCheckpoint
 from seme.checkpoint.reader import Checkpoint
-from seme.job import MergeJob, NamedModel
+from seme.job import MergeJob
 from seme.licences import licence_of_card
+from seme.named_model import NamedModel
 from seme.pool import BASE, check_pool, portable
 from seme.provenance import NUMBERS_VERSION, code_version, collect
 from seme.publishing.command import merge_call, merge_command

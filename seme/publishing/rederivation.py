@@ -9,7 +9,8 @@ from typing import Any
 from seme.binding import bind_method
 from seme.checkpoint.regular_file import find_file
 from seme.checkpoint.safetensors_file import read_header
-from seme.job import MergeJob, NamedModel, job_from_config
+from seme.job import MergeJob, job_from_config
+from seme.named_model import NamedModel
 from seme.provenance import NUMBERS_VERSION, code_version, collect
 from seme.publishing.described import hashed, input_hashes, pinned
 from seme.publishing.manifest import Files, InputModel, Manifest
