@@ -1,13 +1,14 @@
 """Fuzzing of the readers: valid folders are read, mutated ones read or refused as promised."""
 
+import argparse
 import os
 import sys
 
 import pytest
 
-from scripts.fuzz.mutations import Folder
+from scripts.fuzz.mutations import Folder, _is_small_tree
 from scripts.fuzz.readers import Bench, ViolationError
-from scripts.fuzz.runner import fuzz, report
+from scripts.fuzz.runner import _outcomes, fuzz, report
 
 
 @pytest.fixture
@@ -64,3 +65,26 @@ def test_mutated_folders_for_20_seconds(tmp_path, capsys):
     with capsys.disabled():
         sys.stdout.write(f"\n{report(counts, 20)}\n")
     assert violations == []
+
+
+def test_documents_that_cannot_be_written_out_are_not_edited():
+    part, deep, cycle = [1], [], {}
+    for _ in range(100):
+        deep = [deep]
+    cycle["a"] = [cycle]
+    assert [_is_small_tree(d) for d in ({"a": [1, [2]]}, 5, [part, part], deep, cycle)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def _die(*_):
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_reported_with_its_case(monkeypatch, tmp_path):
+    roots = [tmp_path / "0"]
+    roots[0].mkdir()
+    (roots[0] / "case.txt").write_text("seed 1, recipe:")
+    monkeypatch.setattr("scripts.fuzz.runner._in_process", _die)
+    with pytest.raises(SystemExit, match=r"a process died.*\nseed 1, recipe:"):
+        _outcomes(roots, argparse.Namespace(seed=0, cases=1, seconds=1.0, only=""))

@@ -220,15 +220,30 @@ def _mutate_json(draw: st.DrawFn, folder: Folder) -> str:
             document = json.loads(content[8 : 8 + n_header] if is_header else content)
     except (ValueError, RecursionError, yaml.YAMLError):
         return _mutate_bytes(draw, folder)
-    document, done = _edited(draw, document, whole=draw(st.integers(0, 30)) == 0)
-    try:
-        text = _written(document).encode("utf-8", "surrogatepass")
-    except RecursionError:  # YAML that refers to itself
+    if not _is_small_tree(document):
         return _mutate_bytes(draw, folder)
+    document, done = _edited(draw, document, whole=draw(st.integers(0, 30)) == 0)
+    text = _written(document).encode("utf-8", "surrogatepass")
     if is_header:
         text = len(text).to_bytes(8, "little") + text + content[8 + n_header :]
     folder.files[name] = text
     return f"{name}: {done}"
+
+
+def _is_small_tree(document: Any) -> bool:  # noqa: ANN401 (JSON)
+    """Say whether a document has few levels and no part twice, as aliases of YAML make it."""
+    seen, level = set[int](), [document]
+    for _ in range(_MAX_LEVELS):
+        inner = [part for part in level if isinstance(part, dict | list)]
+        if not inner:
+            return True
+        if len({*map(id, inner)}) < len(inner) or seen & {*map(id, inner)}:
+            return False
+        seen |= {*map(id, inner)}
+        level = [
+            v for part in inner for v in (part.values() if isinstance(part, dict) else part)
+        ]
+    return False
 
 
 def _edited(
@@ -272,6 +287,8 @@ def _written(document: Any) -> str:  # noqa: ANN401 (JSON)
     return json.dumps(document, default=str)  # YAML has dates
 
 
+_MAX_LEVELS = 60
+"""Most levels of a document that is edited part by part."""
 _MUTATIONS: list[Callable[[st.DrawFn, Folder], str]] = [
     *[_mutate_json] * 12,
     _mutate_bytes,

@@ -13,16 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 
 from scripts.fuzz.mutations import mutated
 from scripts.fuzz.readers import Bench, Counts, ViolationError
 
 _CHUNK = 250
 """Cases of one run of hypothesis, which keeps what it has seen in memory."""
+_CASE_FILE = "case.txt"
+"""What is being read."""
 _MAX_VIOLATIONS = 10
 """Violations after which a process ends."""
 
@@ -58,7 +64,7 @@ def fuzz(
 
 def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float, only: str) -> str:
     """Read the mutated folders of one seed; return a violation with its case, or nothing."""
-    done: list[str] = []
+    shortest: list[str] = []
     targets = {name: files for name, files in bench.targets.items() if name.startswith(only)}
 
     @seed(chunk_seed)
@@ -75,25 +81,26 @@ def _fuzz_chunk(bench: Bench, chunk_seed: int, n_cases: int, *, until: float, on
     def check(data: st.DataObject) -> None:
         target = data.draw(st.sampled_from(sorted(targets)))
         folder, mutations = data.draw(mutated(targets[target]))
-        done[:] = [f"seed {chunk_seed}, {target}:", *mutations]
         if time.monotonic() < until:
-            bench.check(target, folder)
+            case = "\n  ".join([f"seed {chunk_seed}, {target}:", *mutations])
+            (bench.root / _CASE_FILE).write_text(case, "utf-8", "backslashreplace")
+            try:
+                bench.check(target, folder)
+            except ViolationError as violation:
+                shortest[:] = [f"{case}\n  {violation}"]
+                raise
 
-    try:
+    with suppress(ViolationError, Flaky):  # the second: time was up while it was shortened
         check()
-    except ViolationError as violation:
-        return "\n  ".join([*done, str(violation)])
-    return ""
+    return "".join(shortest)
 
 
-def _in_process(arguments: tuple[int, int, float, str]) -> tuple[Counts, list[str]]:
-    first_seed, n_cases, seconds, only = arguments
+def _in_process(
+    folder: Path, first_seed: int, n_cases: int, seconds: float, only: str
+) -> tuple[Counts, list[str]]:
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="seme-fuzz-") as folder:
-        os.environ.update(SEME_CACHE_DIR=f"{folder}/cache", HF_HUB_OFFLINE="1")
-        return fuzz(
-            Path(folder), first_seed=first_seed, n_cases=n_cases, seconds=seconds, only=only
-        )
+    os.environ.update(SEME_CACHE_DIR=f"{folder}/cache", HF_HUB_OFFLINE="1")
+    return fuzz(folder, first_seed=first_seed, n_cases=n_cases, seconds=seconds, only=only)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,12 +113,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="beginning of the names of the readers")
     options = parser.parse_args(arguments)
     n, started = options.processes, time.monotonic()
-    jobs = [
-        (options.seed + 1_000_000 * i, options.cases // n, options.seconds, options.only)
-        for i in range(n)
-    ]
-    with multiprocessing.get_context("spawn").Pool(n) as pool:
-        outcomes = pool.map(_in_process, jobs)
+    with tempfile.TemporaryDirectory(prefix="seme-fuzz-") as folder:
+        roots = [Path(folder) / str(i) for i in range(n)]
+        for root in roots:
+            root.mkdir()
+        outcomes = _outcomes(roots, options)
     counts = Counts()
     for count, _ in outcomes:
         counts.add(count)
@@ -119,6 +125,34 @@ def main(arguments: Sequence[str]) -> int:
     violations = [violation for _, of_process in outcomes for violation in of_process]
     print(*violations, sep="\n", file=sys.stderr, end="\n" if violations else "")
     return 1 if violations else 0
+
+
+def _outcomes(
+    roots: Sequence[Path], options: argparse.Namespace
+) -> list[tuple[Counts, list[str]]]:
+    """Fuzz in one process for each folder.
+
+    Raises:
+        SystemExit: If a process dies; says what each was reading.
+    """
+    n = len(roots)
+    with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+        running = [
+            pool.submit(
+                _in_process,
+                root,
+                options.seed + 1_000_000 * i,
+                options.cases // n,
+                options.seconds,
+                options.only,
+            )
+            for i, root in enumerate(roots)
+        ]
+        try:
+            return [future.result() for future in running]
+        except BrokenProcessPool:
+            cases = [(root / _CASE_FILE).read_text("utf-8") for root in roots]
+            sys.exit("\n".join(["a process died; what each was reading:", *cases]))
 
 
 def report(counts: Counts, seconds: float) -> str:
