@@ -39,7 +39,7 @@ zoo: $(VENV)/.ready  ## does the embedded benchmark tell methods apart?
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $@
 
 clean:
