@@ -44,6 +44,8 @@ _MAX_MESSAGE = 1500
 _MAX_LIST = 6000
 """The same of the lists that a kept merge and a recipe are told: thirty lines, or twenty."""
 _LISTING = ("kept", "recipe")
+_RECURSION_LIMIT = 1000
+"""Python's own."""
 _MAX_WAIT_SECONDS = 120
 """Until a case counts as hanging: the machine may be busy."""
 
@@ -194,9 +196,12 @@ class Bench:
         self._opened = []
         signal.signal(signal.SIGALRM, _hang)
         signal.alarm(_MAX_WAIT_SECONDS)
+        limit = sys.getrecursionlimit()  # hypothesis raises it
+        sys.setrecursionlimit(_depth() + _RECURSION_LIMIT)
         try:
             yield
         finally:
+            sys.setrecursionlimit(limit)
             signal.alarm(0)
             self._recorded, self._opened = self._opened, None
 
@@ -214,6 +219,15 @@ class Bench:
                 continue
             if place.suffix not in (".py", ".pyc"):  # of this repository
                 raise ViolationError(f"opened {place}, outside the folder")
+
+
+def _depth() -> int:
+    """Count the frames of this thread."""
+    frame: FrameType | None = sys._getframe()
+    depth = 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def _use(model: AnyCheckpoint) -> None:
