@@ -162,8 +162,8 @@ def test_merging_imports_neither_transformers_nor_evaluation_libraries():
 def test_no_merge_imports_safetensors():
     # seme/checkpoint/safetensors_file.py: blocks by position, at a fixed RSS
     importers = {p for p in project_files() if "safetensors" in packages_of(p)}
-    after_training = {ROOT / "scripts" / folder / "adapters.py" for folder in ("smol", "zoo")}
-    assert importers == after_training
+    after_training = ROOT / "scripts/zoo/folders.py"
+    assert importers == {after_training}
 
 
 def test_statistics_import_neither_pathlib_nor_leaderboard():
