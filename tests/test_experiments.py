@@ -111,7 +111,9 @@ def counts_of(configs):
     return len(configs), len(set(map(identity_of, configs))), len(unmerged)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", ["field_select", "paper", "smol_heterogeneous", "transport"]
+)
 def test_last_cell_is_what_hydra_composes(experiment, cells, made_up_conf):
     overrides, config = list(cells(experiment).items())[-1]
     assert composed(f"experiment={experiment}", *overrides, conf=made_up_conf) == config
