@@ -77,3 +77,10 @@ def test_setting_takes_the_first_key_that_is_not_null():
 def test_count_must_be_a_positive_integer(number):
     with pytest.raises(ValueError, match=rf"integer of at least 1 for n_layer, got {number!r}"):
         count({"n_layer": number}, "n_layer")
+
+
+@pytest.mark.parametrize("entries", [{}, {"text_config": {"a": 1}}])
+def test_a_long_model_type_is_cut_in_the_message(entries):
+    with pytest.raises(ValueError, match="model") as caught:
+        family_of({"model_type": "x" * 5000, **entries})
+    assert len(str(caught.value)) < 600

@@ -135,6 +135,12 @@ def test_base_is_given_or_named_in_the_adapter_config(base, make_llama):
     refused(write_adapter(base, pair(), base_model_name_or_path=None), "does not name its base")
 
 
+def test_an_adapter_may_not_name_a_file_as_its_base(base, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    folder = write_adapter(base, pair(), base_model_name_or_path=str(tmp_path / "secret"))
+    refused(folder, "names the file .*secret' as its base in adapter_config.json")
+
+
 def test_missing_base_names_the_adapter(base):
     folder = write_adapter(base, pair(), base_model_name_or_path="./gone")
     error = refused(folder, r"no model folder at .*gone")

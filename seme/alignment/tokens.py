@@ -36,6 +36,8 @@ _MAX_TIKTOKEN_BYTES = 20_000_000
 """Several times the largest known."""
 _BUDGET = 480_000_000
 """Bytes of memory for a tokenizer.json: Gemma's, the largest known, has 33 MB."""
+_BESIDE_BUDGET = 40_000_000
+"""The same for files that add tokens to it: those of six thousand tokens have 1 MB."""
 _MAX_ID = 2**31
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,10}")
 _BESIDE = ("added_tokens.json", "tokenizer_config.json")
@@ -346,9 +348,11 @@ def _vocabulary(
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, of="a tokenizer", budget=_BUDGET)
+def _read_json(path: Path, budget: int = _BUDGET) -> dict[str, Any]:
+    return read_object(path, of="a tokenizer", budget=budget)
 
 
 def _read_json_if_any(path: Path) -> dict[str, Any]:
-    return _read_json(path) if find_file(path.parent, path.name) is not None else {}
+    if find_file(path.parent, path.name) is None:
+        return {}
+    return _read_json(path, _BESIDE_BUDGET)

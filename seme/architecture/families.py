@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from seme.architecture.parts import Family, Part, Stored
-from seme.checkpoint.regular_file import shown
+from seme.checkpoint.regular_file import brief, shown
 
 
 def _one(part: Part, **layout: Any) -> Stored:  # noqa: ANN401  (Stored's own fields)
@@ -242,14 +242,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
     model_type = str(config.get("model_type"))
     if config.get("text_config"):
         raise ValueError(
-            f"a {model_type} model nests its language model under text_config: save that part "
-            "alone (in transformers, the text model with its head and its own config.json), "
+            f"a {brief(model_type)} model nests its language model under text_config: save that "
+            "part alone (in transformers, the text model with its head and its own config.json), "
             "and merge the result"
         )
     if model_type not in _FAMILIES:
         raise ValueError(
             f"the roles of tensors are known for model_type {sorted(_FAMILIES)}, got "
-            f"{model_type!r}; to support another architecture, add its table to "
+            f"{shown(model_type)}; to support another architecture, add its table to "
             "seme/architecture/families.py"
         )
     if (

@@ -22,11 +22,11 @@ from seme.checkpoint.lora_tensors import (
     match_tensors,
     module_names,
 )
-from seme.checkpoint.model_folder import ModelFolder, locate, read_object
+from seme.checkpoint.model_folder import ModelFolder, expanded, locate, read_object
 from seme.checkpoint.opening import open_model
 from seme.checkpoint.protocol import Readable
 from seme.checkpoint.reader import Checkpoint
-from seme.checkpoint.regular_file import find_file
+from seme.checkpoint.regular_file import find_file, shown
 from seme.checkpoint.safetensors_file import (
     OpenedTensor,
     OpenFile,
@@ -233,6 +233,7 @@ def open_adapter(
         other_base = disagreement(config, base, base_revision, root=root)
     else:
         base, base_revision = config.get("base_model_name_or_path"), config.get("revision")
+        _refuse_file(base, folder, root)
     if not isinstance(base, str | Path) or not str(base):
         raise ValueError(f"{folder} does not name its base in {ADAPTER_CONFIG}: give the base")
     with _noting(f"while opening the base of the adapter {folder}"):
@@ -241,6 +242,16 @@ def open_adapter(
         settings = parse_lora_config(config)
         changes = match_tensors(opened, settings, read_header(file))
     return AdaptedCheckpoint(adapter, opened, settings, changes, other_base=other_base)
+
+
+def _refuse_file(base: object, folder: Path, root: Path) -> None:
+    """Refuse a file that an adapter names as its base: only the user may have one read."""
+    place = expanded(base, root) if isinstance(base, str) else None
+    if place is not None and place.is_file():
+        raise ValueError(
+            f"{folder} names the file {shown(base)} as its base in {ADAPTER_CONFIG}, expected a "
+            "folder or a Hub id: give the base"
+        )
 
 
 def content_hashes(checkpoints: Sequence[AnyCheckpoint]) -> list[str]:
