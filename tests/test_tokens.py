@@ -436,5 +436,5 @@ def test_a_file_of_added_tokens_has_a_budget_of_its_own(tmp_path):
     model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
     (tmp_path / "tokenizer_config.json").write_text('{"a": [' + "[]," * 300_000 + "1]}")
-    with pytest.raises(ValueError, match="tokenizer_config.json is too large.*at most 40 MB"):
+    with pytest.raises(ValueError, match=r"tokenizer_config.json is too large.*at most 40 MB"):
         read_whole_vocabulary(tmp_path)
