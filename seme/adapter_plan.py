@@ -24,10 +24,10 @@ from seme.settings import MergeSettings
 from seme.tensor_methods import bind_overrides
 
 _FACTOR_BYTES = 8 + 4
-"""Of an element of the written factors: in float64, all at once, and rounded to float32."""
+"""Memory of an element of the written factors: in float64, all at once, and in float32."""
 _DECOMPOSED_BYTES = 8 * 4
-"""Of an element of a decomposed weight, float64: the change, a copy that the solver overwrites,
-and both sides' vectors, which are together less than twice as large."""
+"""Memory of an element of a decomposed weight, float64: the change, a copy that the solver
+overwrites, and both sides' vectors, which are together less than twice as large."""
 _SQUARE_BYTES = 8 * 4
 """Workspace of LAPACK's gesdd in float64, per element of a square of the smaller side."""
 _MOST_RETAINED_BYTES = 400_000_000
@@ -63,7 +63,7 @@ class AdapterPlan:
     free_bytes: int
     """Free bytes on the destination's disk."""
     warnings: tuple[str, ...]
-    """What does not stop the merge."""
+    """Notes on models and settings; none stops the merge."""
 
     @property
     def disk_bytes(self) -> int:

@@ -30,7 +30,7 @@ class NamedModel:
     """Revision of that location, as configured."""
     checkpoint: AnyCheckpoint
     base: "NamedModel | None" = None
-    """What a source was fine-tuned from, where it is not the pivot; a checkpoint of its own."""
+    """Model that a source was fine-tuned from, where it is not the pivot; no adapter."""
 
     @property
     def own_base(self) -> Checkpoint | None:

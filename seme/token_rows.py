@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seme.alignment.tokens import Vocabulary, have_one_vocabulary, read_whole_vocabulary
+from seme.alignment.vocabulary import Vocabulary, have_one_vocabulary, read_whole_vocabulary
 from seme.checkpoint.protocol import describe
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.renamed import NamedSource

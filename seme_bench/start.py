@@ -50,13 +50,11 @@ def start(root: Path) -> NoReturn:
             check_aliases(config_folders(sys.argv[1:], CONF))
             main()
     except (KeyboardInterrupt, SystemExit) as end:
-        if is_ending():
+        if isinstance(end, KeyboardInterrupt) or is_ending():
             say_interrupted()
             limit_end()
             sys.exit(exit_code())
-        if (
-            isinstance(end, KeyboardInterrupt) or end.code or sys.getprofile() is not None
-        ):  # a profile is shown at the very end
+        if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise
     if is_spread():  # the launcher ends its processes when this one is taken apart
         sys.exit(0)

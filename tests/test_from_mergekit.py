@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from scripts.from_mergekit import convert, main
-from scripts.mergekit.recipe import read_recipe
 from tests.configurations import composed
 from tests.mergekit_recipes import EQUAL
 from tests.mergekit_runs import (
@@ -381,21 +380,3 @@ def test_recipe_of_one_model_many_times_has_no_leftovers(root, tmp_path):
     assert all(torch.equal(merged[name], own[name]) for name in own)
     job = job_of(converted(recipe.text, root).entries, root)
     assert job.settings.overrides == ()
-
-
-def test_a_base_model_of_any_length_is_a_name(tmp_path):
-    (tmp_path / "c.yml").write_text(
-        f"merge_method: linear\nbase_model: {'x' * 5000}\nmodels: [{{model: {'y' * 300}}}]\n"
-        "parameters: {weight: 1}\ndtype: float32\n"
-    )
-    recipe, problems = read_recipe(tmp_path / "c.yml")
-    assert (recipe.base.location, problems) == ("x" * 5000, [])
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 99_000, "a: " + "{a: " * 20_000, "- " * 49_000, "? " * 49_000]
-)
-def test_a_deep_recipe_is_refused(text, tmp_path):
-    (tmp_path / "c.yml").write_text(text)
-    with pytest.raises(ValueError, match="nested in more than 100 levels"):
-        read_recipe(tmp_path / "c.yml")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from baselines.average import merge as average
 from baselines.ties import merge as ties
-from seme.alignment.tokens import Vocabulary
+from seme.alignment.vocabulary import Vocabulary
 from seme.checkpoint.lora import open_adapter
 from seme.checkpoint.reader import open_checkpoint
 from seme.interface import CheckpointMismatchError

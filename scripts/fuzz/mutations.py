@@ -21,6 +21,8 @@ class Raw:
     text: str
 
 
+_MAX_LEVELS = 60
+"""Most levels of a document that is edited part by part."""
 _TEXTS = [
     *("", "a", "0", "x" * 300, "x" * 5000, "\ud800", "a\ud83d", "\x00", "a\nb", "\u0130", " "),
     *(
@@ -287,8 +289,6 @@ def _written(document: Any) -> str:  # noqa: ANN401 (JSON)
     return json.dumps(document, default=str)  # YAML has dates
 
 
-_MAX_LEVELS = 60
-"""Most levels of a document that is edited part by part."""
 _MUTATIONS: list[Callable[[st.DrawFn, Folder], str]] = [
     *[_mutate_json] * 12,
     _mutate_bytes,

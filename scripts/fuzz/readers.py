@@ -24,7 +24,7 @@ from scripts.fuzz.mutations import Folder
 from scripts.mergekit.recipe import read_recipe
 from scripts.mergekit.recipe_file import refuse
 from scripts.mergekit.translation import translate
-from seme.alignment.tokens import have_one_vocabulary, read_whole_vocabulary
+from seme.alignment.vocabulary import have_one_vocabulary, read_whole_vocabulary
 from seme.architecture.model import CanonicalModel
 from seme.architecture.readouts import readout_of
 from seme.checkpoint.gguf_model import find_gguf, read_gguf

@@ -28,7 +28,7 @@ from scripts.fuzz.readers import Bench, Counts, ViolationError
 _CHUNK = 250
 """Cases of one run of hypothesis, which keeps what it has seen in memory."""
 _CASE_FILE = "case.txt"
-"""What is being read."""
+"""Name of the file that holds the case being read."""
 _MAX_VIOLATIONS = 10
 """Violations after which a process ends."""
 

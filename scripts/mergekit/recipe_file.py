@@ -14,7 +14,7 @@ MOST_PROBLEMS = 20
 _MOST_BYTES = 100_000
 """Several times the largest published."""
 _MOST_LEVELS = 100
-"""Of values in values; libyaml composes them by recursion without bound."""
+"""Most levels of nested values: libyaml composes them by recursion without bound."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (
     ValueError, OverflowError, TypeError, LookupError, AttributeError, yaml.YAMLError,

@@ -20,13 +20,8 @@ from seme.alignment.residual_map import (
     residual_operator,
 )
 from seme.alignment.semantic_bases import Bases, semantic_bases
-from seme.alignment.tokens import (
-    MIN_TOKENS_PER_DIMENSION,
-    SharedTokens,
-    have_one_vocabulary,
-    read_whole_vocabulary,
-    shared_tokens,
-)
+from seme.alignment.tokens import MIN_TOKENS_PER_DIMENSION, SharedTokens, shared_tokens
+from seme.alignment.vocabulary import have_one_vocabulary, read_whole_vocabulary
 from seme.architecture.families import family_of
 from seme.architecture.readouts import readout_of
 from seme.budget import compared_bytes
