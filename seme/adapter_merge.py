@@ -162,7 +162,7 @@ def merge_to_adapter(
     rank = settings.adapter_rank
     adapters = check_adapter_merge(method, pivot, sources, rank)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    names = written_names(adapters, copied, rank)
+    names = written_names(adapters, copied)
     read: tuple[AnyCheckpoint, ...] = (pivot, *adapters)
     read_before = sum(model.bytes_read for model in read)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -208,14 +208,13 @@ def merge_to_adapter(
 
 
 def written_names(
-    adapters: Sequence[AdaptedCheckpoint], copied: Mapping[str, str], rank: int | None
+    adapters: Sequence[AdaptedCheckpoint], copied: Mapping[str, str]
 ) -> list[str]:
     """List the weights that the written adapter has factors of, sorted.
 
     Args:
         adapters: The sources.
         copied: Tensors that ``include`` and ``exclude`` leave out, with the reason.
-        rank: As in the settings; factors of a given rank are written for weights left out too.
 
     Raises:
         ValueError: If all that the sources change is left out.
@@ -227,7 +226,7 @@ def written_names(
             f"include and exclude leave out all {len(adapted)} weights that the adapters change, "
             f"{adapted[0]} for one: nothing would be merged"
         )
-    return merged if rank is None else adapted
+    return merged
 
 
 def _report(

@@ -96,7 +96,7 @@ def plan_adapter(
     rank = settings.adapter_rank
     adapters = check_adapter_merge(method, pivot, sources, rank)
     copied = reasons_to_copy(pivot, settings.include, settings.exclude)
-    names = written_names(adapters, copied, rank)
+    names = written_names(adapters, copied)
     shapes = _shapes(adapters, names, rank)
     modules = {name: module for a in adapters for name, module in a.modules().items()}
     whole = None

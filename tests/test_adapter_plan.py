@@ -105,6 +105,14 @@ def test_plan_of_a_given_rank_has_the_model_that_is_written_for_a_while(models, 
     assert plan.read_bytes <= report.bytes_read
 
 
+def test_excluded_weights_have_no_factors_of_a_given_rank(models):
+    plan = planned(models, TIES, rank=2, exclude=("*.v_proj.*",))
+    folder, _ = merged(models, TIES, rank=2, exclude=("*.v_proj.*",))
+    assert plan.written_bytes == (folder / ADAPTER_FILE).stat().st_size
+    assert len(plan.ranks) == 4
+    assert not any("v_proj" in name for name in load_file(folder / ADAPTER_FILE))
+
+
 def test_rows_of_a_linear_merge_are_of_factors_alone(models):
     rows = rows_of(planned(models, exclude=("*.v_proj.*",)))
     assert rows["merged"] == "4 weights, the sources' factors side by side, ranks 2 to 5: exact"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.zoo.folders import replaced
+from scripts.zoo.folders import replace_folder
 
 
 def files(folder):
@@ -14,7 +14,7 @@ def test_a_finished_folder_takes_the_place_of_another(tmp_path):
     old.mkdir()
     (old / "weights").write_text("old")
     (old / "left over").write_text("old")
-    with replaced(old) as unfinished:
+    with replace_folder(old) as unfinished:
         (unfinished / "weights").write_text("new")
         assert files(old)["weights"] == "old"
     assert files(old) == {"weights": "new"}
@@ -23,18 +23,18 @@ def test_a_finished_folder_takes_the_place_of_another(tmp_path):
 
 def test_an_interrupted_folder_leaves_the_other_and_is_emptied_by_the_next(tmp_path):
     folder = tmp_path / "models" / "model"
-    with replaced(folder) as unfinished:
+    with replace_folder(folder) as unfinished:
         (unfinished / "weights").write_text("first")
 
     def interrupt():
-        with replaced(folder) as unfinished:
+        with replace_folder(folder) as unfinished:
             (unfinished / "half").write_text("second")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert files(folder) == {"weights": "first"}
-    with replaced(folder) as unfinished:
+    with replace_folder(folder) as unfinished:
         assert files(unfinished) == {}
         (unfinished / "weights").write_text("third")
     assert files(folder) == {"weights": "third"}

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from scripts.zoo.folders import replaced, save_factors
+from scripts.zoo.folders import replace_folder, save_factors
 
 _CHECKPOINT_EVERY = 20
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -125,7 +125,7 @@ def train_adapter(
         train_dataset=windows,
     )
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
-    with replaced(folder) as unfinished:
+    with replace_folder(folder) as unfinished:
         save_factors(adapted, base_name, unfinished)
     shutil.rmtree(work)
 

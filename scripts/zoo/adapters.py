@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.zoo.folders import replaced, save_factors
+from scripts.zoo.folders import replace_folder, save_factors
 from scripts.zoo.material import Material, describe_mix, mix_of
 from scripts.zoo.training import train_by_plan
 
@@ -72,7 +72,7 @@ def build_adapter(
         on_step=on_step,
         autocast=False,
     )
-    with replaced(folder / "adapters" / name) as unfinished:
+    with replace_folder(folder / "adapters" / name) as unfinished:
         save_factors(adapted, f"eval/zoo/models/{plan['start']}", unfinished)
         (unfinished / "README.md").write_text(adapter_card(name, recipe), encoding="utf-8")
 

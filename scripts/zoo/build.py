@@ -30,7 +30,7 @@ from rich.progress import (
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.zoo.adapters import adapter_plans, build_adapter
-from scripts.zoo.folders import replaced
+from scripts.zoo.folders import replace_folder
 from scripts.zoo.items import (
     exercise_items,
     exercise_passages,
@@ -174,7 +174,7 @@ def build_model(
         windows=recipe["training"],
         on_step=on_step,
     )
-    with replaced(folder / name) as unfinished:
+    with replace_folder(folder / name) as unfinished:
         save_model(model, unfinished)
         if start is None:
             tokenizer.save_pretrained(unfinished)

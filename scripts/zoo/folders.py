@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of another when the block ends without an error.
 
     Args:
