@@ -245,12 +245,12 @@ def open_adapter(
 
 
 def _refuse_file(base: object, folder: Path, root: Path) -> None:
-    """Refuse a file that an adapter names as its base: only the user may have one read."""
+    """Refuse a file that an adapter names as its base and that is no GGUF: it is not opened."""
     place = expanded(base, root) if isinstance(base, str) else None
-    if place is not None and place.is_file():
+    if place is not None and place.suffix != ".gguf" and place.is_file():
         raise ValueError(
             f"{folder} names the file {shown(base)} as its base in {ADAPTER_CONFIG}, expected a "
-            "folder or a Hub id: give the base"
+            "folder, a .gguf file or a Hub id: give the base"
         )
 
 
