@@ -22,11 +22,19 @@ def composed(*overrides, conf=CONF):
     return _plain(_composed(tuple(map(str, overrides)), conf))
 
 
+def assembled(*overrides, conf=CONF):
+    """The same for choices of groups, variants and values of entries that are there.
+
+    Hydra composes each file of a group once; what the overrides change is put in its place, as
+    Hydra would (test_experiments.py compares).
+    """
+    return _plain(_changed(_composed((), conf), overrides, conf))
+
+
 def cells_of(experiment, conf=CONF):
     """Overrides to configuration, for every cell of an experiment's sweep and commands.
 
-    Hydra composes the experiment and each file of a group once; what a cell changes is put in
-    their place, as Hydra would (test_experiments.py compares).
+    Assembled like the others, from the experiment's own configuration.
     """
     base = _composed((f"experiment={experiment}",), conf)
     cells = [*_sweep(experiment, conf), *_commanded(experiment, conf)]
@@ -52,19 +60,30 @@ def _composed(overrides, conf):
 def _changed(base, overrides, conf):
     """A copy of a configuration with the groups, variants and values of a cell."""
     chosen = [override.split("=", 1) for override in overrides]
+    files = {key for key, _ in chosen if key in _groups(conf)}
     names = [n for key, choice in chosen if key == "variant" for n in _names_in(choice)]
     variants = [_variant(name, conf) for name in names]
     groups = {group: choice for of_variant, _ in variants for group, choice in of_variant}
-    groups |= {key: choice for key, choice in chosen if key in ("method", "models")}
+    groups |= {key: choice for key, choice in chosen if key in files}
     config = base.copy()
     OmegaConf.set_struct(config, False)  # a variant may give what a method's file leaves out
     for group, choice in groups.items():
         config[group] = _of_group(group, choice, conf)
     config.merge_with(*(values for _, values in variants))
     for key, value in chosen:
-        if key not in ("variant", "method", "models"):
-            OmegaConf.update(config, key, yaml.safe_load(value))
+        if key not in files | {"variant"}:
+            OmegaConf.update(config, key, _value(f"{key}={value}"))
     return config
+
+
+def _groups(conf):
+    return {path.name for path in conf.iterdir() if path.is_dir()} - {"variant", "experiment"}
+
+
+@cache
+def _value(override):
+    """The value that Hydra reads in an override, in plain values."""
+    return OverridesParser.create().parse_override(override).value()
 
 
 def _names_in(choice):

@@ -12,7 +12,7 @@ from eval.results_folder import load_results
 from scripts.choose import choose, config_text, share_parameter
 from seme.binding import bind_method, check_method
 from seme_bench.entries import check_entries
-from tests.configurations import CONF, cells_of, composed, identity_of, settings_of
+from tests.configurations import CONF, assembled, cells_of, composed, identity_of, settings_of
 from tests.made_up_runs import made_up_run
 
 pytestmark = pytest.mark.xdist_group(
@@ -117,6 +117,15 @@ def counts_of(configs):
 def test_last_cell_is_what_hydra_composes(experiment, cells, made_up_conf):
     overrides, config = list(cells(experiment).items())[-1]
     assert composed(f"experiment={experiment}", *overrides, conf=made_up_conf) == config
+
+
+def test_assembled_configurations_are_what_hydra_composes():
+    overrides = [
+        "method=ties", "tau=1e-1", "method.lam=2", "models=custom", "models.pivot=/a/b",
+        "models.sources=[{path_to_adapter: /c, name: x}, d]", "suite=none", "tracker=none",
+        "force=true", "merged_dir='a b'",
+    ]  # fmt: skip
+    assert assembled(*overrides) == composed(*overrides)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

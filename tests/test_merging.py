@@ -19,7 +19,7 @@ from seme_bench.entries import _VALUES as TOP_LEVEL
 from seme_bench.folders import HOME
 from seme_bench.repetition import command_of
 from tests.adapters import ADAPTERS, pair, save_adapter, write_adapter
-from tests.configurations import CONF, composed
+from tests.configurations import CONF, assembled
 from tests.golden_merges import method_of
 
 TIMES = {"started_at", "seconds_total", "merge_cost", "origin"}
@@ -37,7 +37,7 @@ def pool(make_llama, tmp_path, monkeypatch):
 def test_bytes_and_record_are_those_of_the_command(pool, tmp_path):
     record = merge("ties", **pool, out="merged", density=0.3, lam=2.0, seed=5, results="listed")
     sources = f"models.sources=[code,{tmp_path}/french]"
-    config = composed(
+    config = assembled(
         "method=ties", "tau=0.3", "method.lam=2.0", "seed=5", "suite=none", "tracker=none",
         "models=custom", "models.pivot=base", sources, f"output={tmp_path}/out",
         f"merged_dir={tmp_path}/by_command",
@@ -179,7 +179,7 @@ def test_sources_of_an_adapter_merge_become_one_lora_of_the_command_s_bytes(tmp_
     options = {"merged_as": "adapter", "overrides": [{"match": "*.q_proj.*", "lam": 0.5}]}
     merge("task_arithmetic", pivot="base", sources=sources, out="exact", **options)
     listed = f"[{{path_to_adapter: {first}}}, {{path_to_adapter: {second}, name: b}}]"
-    config = composed(
+    config = assembled(
         "method=task_arithmetic", "suite=none", "tracker=none", "models=custom",
         "models.pivot=base", f"models.sources={listed}", f"output={tmp_path}/out",
         "merged_as=adapter", "overrides=[{match: '*.q_proj.*', lam: 0.5}]",

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,6 +35,7 @@ from seme_bench.cell import _left, run_cell
 from seme_bench.folders import HOME as ROOT
 from seme_bench.interruption import LINE, WAITS
 from tests.adapters import pair, write_adapter
+from tests.configurations import assembled
 from tests.gguf_files import write_gguf
 from tests.golden_merges import GIVEN, method_of
 
@@ -100,8 +99,7 @@ def cell(zoo, tmp_path):
             f"models.sources=[{','.join(f'{zoo}/{s}' for s in sources)}]",
             f"output={tmp_path}/results", *overrides,
         ]  # fmt: skip
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = OmegaConf.to_container(compose("config", all_overrides), resolve=True)
+        config = assembled(*all_overrides)
         suites = {"suite": suite | dict(options)} if evaluated else {}
         return run_cell(
             {**config, **suites}, method_name=method, group="sweep-7", label=method, root=ROOT
