@@ -13,6 +13,9 @@ from seme.checkpoint.regular_file import brief, find_file, is_file_name, read_wh
 MANIFEST_NAME = "merge_manifest.json"
 _MAX_BYTES = 16_000_000
 """A manifest of a thousand shards from ten inputs has a tenth of it."""
+_BUDGET = 20_000_000
+"""Most bytes that parsing may take beyond the text, twice what that manifest takes: each wrong
+value is described, which takes longer than to parse it."""
 _NEEDED = {"seed", "dtype", "include", "exclude", "tokens"}
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -136,7 +139,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}: expected a folder that merged_dir=FOLDER wrote"
         )
     text = read_whole(file, most=_MAX_BYTES)
-    return parse_manifest(parse_object(text, what=str(file), unique=True), what=str(file))
+    content = parse_object(text, what=str(file), unique=True, budget=_BUDGET)
+    return parse_manifest(content, what=str(file))
 
 
 def parse_manifest(content: Mapping[str, Any], *, what: str) -> Manifest:
