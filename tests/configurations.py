@@ -25,8 +25,8 @@ def composed(*overrides, conf=CONF):
 def assembled(*overrides, conf=CONF):
     """The same for choices of groups, variants and values of entries that are there.
 
-    Hydra composes each file of a group once; what the overrides change is put in its place, as
-    Hydra would (test_experiments.py compares).
+    Hydra composes each file of a group once, and none of a method; what the overrides change is
+    put in its place, as Hydra would (test_experiments.py compares).
     """
     return _plain(_changed(_composed((), conf), overrides, conf))
 
@@ -92,6 +92,8 @@ def _names_in(choice):
 
 @cache
 def _of_group(group, choice, conf):
+    if group == "method":  # such a file is all that there is of the group
+        return OmegaConf.load(conf / group / f"{choice}.yaml")
     return _composed((f"{group}={choice}",), conf)[group]
 
 

@@ -36,7 +36,7 @@ from seme.checkpoint.reader import open_checkpoint
 from seme.engine import merge_checkpoints
 from seme.interface import traits_of
 from seme.provenance import NUMBERS_VERSION
-from tests.configurations import CONF, composed
+from tests.configurations import CONF, assembled
 from tests.golden_pools import POOLS, words, write_pool
 from tests.settings import SETTINGS
 
@@ -66,7 +66,7 @@ def method_names(conf: Path = CONF) -> list[str]:
 
 def method_of(name: str, conf: Path = CONF) -> partial[Tensor]:
     """Bind a method to the hyper-parameters of its file, and to those a run must give it."""
-    method: partial[Tensor] = instantiate(composed(f"method={name}", conf=conf)["method"])
+    method: partial[Tensor] = instantiate(assembled(f"method={name}", conf=conf)["method"])
     return partial(method.func, **method.keywords | GIVEN.get(name, {}))
 
 

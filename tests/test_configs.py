@@ -13,7 +13,7 @@ from seme.binding import check_method, hyper_parameter_names
 from seme.interface import traits_of
 from seme_bench.cell import run_cell
 from seme_bench.entries import check_entries
-from tests.configurations import CONF, composed
+from tests.configurations import CONF, assembled, composed
 from tests.golden_merges import method_of
 
 FILES = sorted(
@@ -56,7 +56,7 @@ def test_config_groups_are_known():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_config_matches_module_name_and_signature(name):
-    config = composed(f"method={name}")["method"]
+    config = assembled(f"method={name}")["method"]
     module, function = config["_target_"].rsplit(".", 1)
     assert module == ("seme.method" if name == "seme" else f"baselines.{name}")
     merge = getattr(importlib.import_module(module), function)
@@ -68,7 +68,7 @@ def test_method_config_matches_module_name_and_signature(name):
 
 
 def test_tau_sets_the_density_of_every_sparsifying_method():
-    configs = {name: composed(f"method={name}", "tau=0.37")["method"] for name in METHODS}
+    configs = {name: assembled(f"method={name}", "tau=0.37")["method"] for name in METHODS}
     fed = {
         (name, k) for name, config in configs.items() for k, v in config.items() if v == 0.37
     }

@@ -111,17 +111,16 @@ def counts_of(configs):
     return len(configs), len(set(map(identity_of, configs))), len(unmerged)
 
 
-@pytest.mark.parametrize(
-    "experiment", ["field_select", "paper", "smol_heterogeneous", "transport"]
-)
+@pytest.mark.parametrize("experiment", ["paper", "transport"])
 def test_last_cell_is_what_hydra_composes(experiment, cells, made_up_conf):
     overrides, config = list(cells(experiment).items())[-1]
     assert composed(f"experiment={experiment}", *overrides, conf=made_up_conf) == config
 
 
-def test_assembled_configurations_are_what_hydra_composes():
+@pytest.mark.parametrize("method", ["mergekit_sce", "seme", "ties"])
+def test_assembled_configurations_are_what_hydra_composes(method):
     overrides = [
-        "method=ties", "tau=1e-1", "method.lam=2", "models=custom", "models.pivot=/a/b",
+        f"method={method}", "tau=1e-1", "method.lam=2", "models=custom", "models.pivot=/a/b",
         "models.sources=[{path_to_adapter: /c, name: x}, d]", "suite=none", "tracker=none",
         "force=true", "merged_dir='a b'",
     ]  # fmt: skip

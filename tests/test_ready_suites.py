@@ -9,6 +9,7 @@ from eval.suite import suite_from_config
 from eval.task_manager import leaf_changes, task_manager, task_yaml
 from tests.configurations import CONF, composed
 
+pytestmark = pytest.mark.xdist_group("ready suites")  # for one index of tasks
 READY = ("blimp", "leaderboard_v2", "mergebench", "multilingual", "openllm", "smollm", "tiny")
 NAMES_REPORTED = {"pass_at_k": "pass@1"}
 """Function that scores a document to the metric that it reports."""

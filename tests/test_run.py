@@ -523,7 +523,12 @@ def test_invalid_input_is_one_line_on_stderr(zoo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path, number, code):
     models = [f"models.pivot={zoo}/base", f"models.sources=[{zoo}/code]"]
