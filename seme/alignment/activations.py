@@ -1,7 +1,7 @@
 """Activations as anchors: the residual streams of two models on texts that the pivot samples.
 
-Ours; the map is Procrustes' between the states of two models. No data is needed: the texts are
-the pivot's own. States are compared in front of every attention, every MLP and the final norm;
+Ours: Procrustes between the states of two models, besides their heads and embeddings. No data is
+needed: the texts are the pivot's own. States are compared in front of every attention, every MLP and the final norm;
 layers of different depth are paired by the interpolation of :mod:`seme.alignment.layers`.
 
 Shape suffixes: B texts of a batch, T tokens of a text, N paired tokens, P the pivot's residual
@@ -81,7 +81,7 @@ def activations_operator(
     sampled = sample_texts(model, pivot, seed=sampling.seed)
     batches = [
         same_tokens(ids_BT) if readers is None else paired_by_character(ids_BT, *readers)
-        for ids_BT in sampled.split(_BATCH)
+        for ids_BT in torch.split(sampled, _BATCH)
     ]
     n_paired = sum(len(batch.pivot_places) for batch in batches)
     if n_paired == 0:
@@ -121,7 +121,10 @@ def sample_texts(model: LanguageModel, pivot: CanonicalModel, *, seed: int) -> T
         first = torch.cat([torch.full((N_TEXTS, 1), start), first], dim=1)
     length = context_length(config, at_most=N_TOKENS)
     return torch.cat(
-        [model.sample(ids_BT, length, never=never, rng=rng) for ids_BT in first.split(_BATCH)]
+        [
+            model.sample(ids_BT, length, never=never, rng=rng)
+            for ids_BT in torch.split(first, _BATCH)
+        ]
     )
 
 

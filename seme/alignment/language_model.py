@@ -124,7 +124,7 @@ def control_tokens(config: Mapping[str, Any]) -> tuple[int, ...]:
 def context_length(config: Mapping[str, Any], *, at_most: int) -> int:
     """Return the number of tokens that a model may read, as far as the configuration limits it."""
     stated = [config[name] for name in _CONTEXT if isinstance(config.get(name), int)]
-    return min([at_most, *stated])
+    return int(min([at_most, *stated]))
 
 
 def _ids(config: Mapping[str, Any], name: str) -> list[int]:
@@ -184,7 +184,7 @@ def _outline(weights: Weights) -> tuple[Any, Any]:
 
 def _modules_at(built: Module, model: CanonicalModel) -> list[Module]:
     """Find the modules whose inputs are the residual stream, in its order."""
-    modules = dict(built.named_modules())
+    modules: dict[str, Module] = dict(built.named_modules())
     names = {place: name for name in model.weights.names for place in model.places_of(name)}
 
     def reader(parts: Sequence[Part], layer: int | None) -> Module:

@@ -39,8 +39,8 @@ class AlignmentOptions:
     (ours) its polar factor, ``least_squares`` (ours) U_P^+ U_k."""
     anchors: Anchors
     """Anchors of the map: shared tokens in the LM ``head`` (paper), in ``both`` the head and the
-    embedding (ours), or ``activations``: states of the residual stream on texts that the pivot
-    samples (ours; see :mod:`seme.alignment.activations`)."""
+    embedding (ours), or these and ``activations``, states of the residual stream on texts that
+    the pivot samples (ours; see :mod:`seme.alignment.activations`)."""
     match_units: MatchUnits
     """Match heads and neurons (ours): ``auto`` where a source is not in the pivot's frame,
     ``always`` or ``never``."""
@@ -68,8 +68,8 @@ class AlignmentOptions:
         if self.anchors == "activations" and self.projection != "orthogonal":
             raise ValueError(
                 "alignment.anchors=activations needs alignment.projection=orthogonal: "
-                f"{self.projection} is made of semantic bases, which activations are not; use "
-                "alignment.anchors=both or head with it"
+                f"{self.projection} is made of semantic bases alone; use alignment.anchors=both "
+                "or head with it"
             )
 
     @classmethod
