@@ -150,7 +150,7 @@ def test_merging_imports_neither_transformers_nor_evaluation_libraries():
     ]
     # within functions only: planning without shards, and conversion of GGUF models
     importers = {p.name for p in files if packages_of(p) & heavy}
-    assert importers == {"gguf_config.py", "outline.py"}
+    assert importers == {"gguf_config.py", "language_model.py", "outline.py"}
     extras = {p.name for p in files if "gguf" in packages_of(p)}
     assert extras == {"gguf_config.py", "gguf_header.py", "gguf_tensors.py"}
     for path in files:

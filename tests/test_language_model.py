@@ -108,6 +108,12 @@ def test_configuration_chooses_no_attention_and_no_code(llama):
     assert type(built).__name__ == "LlamaForCausalLM"
 
 
+def test_building_a_model_prints_nothing(llama, capfd):
+    LanguageModel(open_canonical(llama))
+    shown = capfd.readouterr()
+    assert "Loading weights" not in shown.err + shown.out
+
+
 def test_control_tokens_and_context_are_read_from_the_configuration():
     config = {"bos_token_id": None, "eos_token_id": [5, 3], "pad_token_id": 3}
     assert (start_token(config), control_tokens(config)) == (5, (3, 5))

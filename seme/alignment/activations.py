@@ -1,8 +1,9 @@
 """Activations as anchors: the residual streams of two models on texts that the pivot samples.
 
 Ours: Procrustes between the states of two models, besides their heads and embeddings. No data is
-needed: the texts are the pivot's own. States are compared in front of every attention, every MLP and the final norm;
-layers of different depth are paired by the interpolation of :mod:`seme.alignment.layers`.
+needed: the texts are the pivot's own. States are compared in front of every attention, every MLP
+and the final norm; layers of different depth are paired by the interpolation of
+:mod:`seme.alignment.layers`.
 
 Shape suffixes: B texts of a batch, T tokens of a text, N paired tokens, P the pivot's residual
 width, K the source's.

@@ -139,15 +139,16 @@ def _ids(config: Mapping[str, Any], name: str) -> list[int]:
 def _built(weights: Weights) -> Any:  # noqa: ANN401 (a class for each architecture)
     """Build a model of transformers with the weights of a checkpoint, float32, on the CPU."""
     config, kind = _outline(weights)
-    model, loading = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict={name: weights.read(name) for name in weights.names},
-        dtype=torch.float32,
-        attn_implementation=_ATTENTION_IMPLEMENTATION,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    with _without_progress_bar():
+        model, loading = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: weights.read(name) for name in weights.names},
+            dtype=torch.float32,
+            attn_implementation=_ATTENTION_IMPLEMENTATION,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     wrong = {reason: sorted(map(str, names)) for reason, names in loading.items() if names}
     if wrong:
         listed = "; ".join(f"{reason}: {names[:3]}" for reason, names in sorted(wrong.items()))
@@ -210,3 +211,16 @@ def _on_one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging  # noqa: PLC0415 (see the module)
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
