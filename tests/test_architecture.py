@@ -148,7 +148,7 @@ def test_merging_imports_neither_transformers_nor_evaluation_libraries():
     files = [
         p for p in project_files() if p.relative_to(ROOT).parts[0] in ("seme", "baselines")
     ]
-    # within functions only: planning without shards, and conversion of GGUF models
+    # within functions only: planning without shards, conversion of GGUF models, running models
     importers = {p.name for p in files if packages_of(p) & heavy}
     assert importers == {"gguf_config.py", "language_model.py", "outline.py"}
     extras = {p.name for p in files if "gguf" in packages_of(p)}
