@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from seme.alignment.options import Sampling, with_sampling
 from seme.ancestry import unrelated
 from seme.architecture.tensor_names import is_constant
 from seme.binding import check_method, merge_function
@@ -125,7 +126,10 @@ def merge_checkpoints(
         method, pivot, sources, own_bases, copied, any_shape=traits.any_shape, settings=settings
     )
     refuse_float64(pivot, merged_names, settings.dtype)
-    methods = bind_overrides(method, settings.overrides, merged_names, len(sources))
+    sampling = Sampling(seed=settings.seed, memory_budget=settings.memory_budget)
+    methods = bind_overrides(
+        with_sampling(method, sampling), settings.overrides, merged_names, len(sources)
+    )
     warnings = warnings_before(pivot, fitted.origins)
     for warning in warnings:
         _logger.warning("%s", warning)

@@ -1,7 +1,7 @@
 """Outlines of checkpoints without their weights, for plans: names, dtypes and shapes.
 
 transformers is imported for models without shards only; a merge never does, except to convert a
-GGUF model.
+GGUF model or to run models for ``alignment.anchors=activations``.
 """
 
 import logging

@@ -14,7 +14,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from seme.alignment.activations import activations_bytes
 from seme.alignment.head_comparison import comparing_bytes
+from seme.alignment.options import samples_texts
 from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
@@ -31,7 +33,7 @@ from seme.compatibility import (
 from seme.engine import sizes_of
 from seme.interface import traits_of
 from seme.outline import gigabytes, pickled_only
-from seme.own_base import fit_all
+from seme.own_base import FittedSources, fit_all
 from seme.settings import MergeSettings
 from seme.tensor_methods import TensorMethods, bind_overrides
 from seme.whole_tensor import memory_for_whole, peak_of_whole
@@ -124,7 +126,7 @@ def plan_merge(
         is_prepared=traits.preparation is not None,
         written_bytes=sum(_written(pivot.spec(n), settings.dtype) for n in pivot.names),
         peak_bytes=peak,
-        rewritten_bytes=peak + rewritten_bytes(sizes, len(fitted.read))
+        rewritten_bytes=peak + _rewriting(method, pivot, fitted, sizes)
         if traits.any_shape
         else None,
         free_bytes=shutil.disk_usage(nearest_folder(destination)).free,
@@ -135,6 +137,16 @@ def plan_merge(
             *pickled_only((pivot, *sources, *filter(None, own_bases))),
         ),
     )
+
+
+def _rewriting(
+    method: partial[Tensor], pivot: Checkpoint, fitted: FittedSources, sizes: Mapping[str, int]
+) -> int:
+    """Estimate what rewriting sources takes, and running them where activations are compared."""
+    need = rewritten_bytes(sizes, len(fitted.read))
+    if samples_texts(method):
+        need = max(need, *(activations_bytes(pivot, origin) for origin in fitted.origins))
+    return need
 
 
 def _peak_bytes(

@@ -1,6 +1,6 @@
 """Transformer computed from canonical parts alone, as an oracle."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,26 +40,36 @@ def logits(
 
     From the config come only the activation and Gemma 2's soft caps.
     """
-    stream = parts[Place(Part.EMBEDDING)][tokens]
-    if family.positions == "learned":
-        stream = stream + parts[Place(Part.POSITIONS)][: tokens.shape[1]]
-    for layer in range(sizes.n_layers):
-        own = {place.part: part for place, part in parts.items() if place.layer == layer}
-        stream = _block(own, family, sizes, config, layer, stream)
+    *_, stream = streams(parts, family, sizes, config, tokens)
     own = {place.part: part for place, part in parts.items() if place.layer is None}
     read = _norm(own, Part.FINAL_NORM, family, sizes.norm_eps, stream)
     return _soft_cap(read @ own[Part.HEAD].T, config.get("final_logit_softcapping"))
 
 
-def _block(own, family, sizes, config, layer, stream):
+def streams(
+    parts: Parts, family: Family, sizes: Dimensions, config: Mapping[str, Any], tokens: Tensor
+) -> Iterator[Tensor]:
+    """Compute the residual stream in front of every attention, every MLP and the final norm."""
+    stream = parts[Place(Part.EMBEDDING)][tokens]
+    if family.positions == "learned":
+        stream = stream + parts[Place(Part.POSITIONS)][: tokens.shape[1]]
     eps = sizes.norm_eps
-    attended = _attention(
-        own, family, sizes, config, layer, _norm(own, Part.ATTENTION_NORM, family, eps, stream)
-    )
-    after = stream + _norm(own, Part.ATTENTION_POST_NORM, family, eps, attended)
-    seen = stream if family.parallel else after
-    computed = _mlp(own, family, config, _norm(own, Part.MLP_NORM, family, eps, seen))
-    return after + _norm(own, Part.MLP_POST_NORM, family, eps, computed)
+    for layer in range(sizes.n_layers):
+        own = {place.part: part for place, part in parts.items() if place.layer == layer}
+        attended = _attention(
+            own,
+            family,
+            sizes,
+            config,
+            layer,
+            _norm(own, Part.ATTENTION_NORM, family, eps, stream),
+        )
+        after = stream + _norm(own, Part.ATTENTION_POST_NORM, family, eps, attended)
+        seen = stream if family.parallel else after
+        yield from (stream, seen)
+        computed = _mlp(own, family, config, _norm(own, Part.MLP_NORM, family, eps, seen))
+        stream = after + _norm(own, Part.MLP_POST_NORM, family, eps, computed)
+    yield stream
 
 
 def _norm(own, part, family, eps, stream):

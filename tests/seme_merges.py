@@ -42,6 +42,7 @@ def merged(
     *sources: Path,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    seed: int = 0,
     **settings: object,
 ) -> MergeReport:
     """Merge model folders; see :func:`settings_with`."""
@@ -51,7 +52,7 @@ def merged(
         models[0],
         models[1:],
         destination,
-        settings=replace(COMMON, include=tuple(include), exclude=tuple(exclude)),
+        settings=replace(COMMON, include=tuple(include), exclude=tuple(exclude), seed=seed),
         progress=False,
     )
 

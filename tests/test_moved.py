@@ -94,6 +94,32 @@ def test_controls_are_in_the_table_and_not_in_the_verdict(results):
     ]
 
 
+def test_activations_as_anchors_are_shown_beside_it_and_not_judged(results):
+    activations = {**ALIGNED, "alignment.anchors": "activations"}
+    alone = merge(results, {"numbers": 18, "d": 12})
+    claim = claim_of(
+        results, alone, merge(results, {"numbers": 6, "d": 12}, settings=activations)
+    )
+    assert claim.verdict is Verdict.SUPPORTED
+    assert claim.finding.startswith("1 of 1 merges are significantly ahead")
+    assert "With activations as further anchors: 0 of 1 merges" in claim.finding
+    kinds = [(row[2], row[3], row[5], row[-1]) for row in claim.evidence.rows[1:]]
+    assert kinds == [
+        ("moved", "1", "75.0", "1 of 1"),
+        ("moved, activations as anchors too", "1", "25.0", "0 of 1"),
+    ]
+
+
+def test_activations_do_not_change_the_correction_of_the_judged_merges(results):
+    # 9 answers more: p = 2 / 2 ** 9 = .004, which 19 tests together would not leave below 5 %
+    activations = {**ALIGNED, "alignment.anchors": "activations"}
+    records = [
+        merge(results, {"numbers": 6, "d": 12}, settings=activations, seed=i) for i in range(18)
+    ]
+    claim = claim_of(results, merge(results, {"numbers": 15, "d": 12}), *records)
+    assert claim.verdict is Verdict.SUPPORTED
+
+
 def test_source_in_the_pivots_frame_is_not_judged(results):
     records = [merge(results, {"numbers": 18, "d": 12}, in_frame=True), *unmerged(results)]
     assert moved_claims(results.boards(records)) == []
@@ -114,6 +140,11 @@ def test_source_in_the_pivots_frame_is_not_judged(results):
             "without *.mlp.*, lm_head.*",
         ),
         ({**ALIGNED, "overrides": "[not JSON"}, "seme", "moved"),
+        (
+            {**ALIGNED, "alignment.anchors": "activations", "lam": 2.0},
+            "seme",
+            "moved, activations as anchors too; lam 2.0",
+        ),
         ({"lam": 1.0}, "task_arithmetic", "not aligned, task arithmetic"),
     ],
 )

@@ -19,7 +19,7 @@ def test_mapping_becomes_options():
     ("key", "value", "message"),
     [
         ("projection", "polar", "one of cosine, least_squares, orthogonal, got 'polar'"),
-        ("anchors", "tail", "one of both, head, got 'tail'"),
+        ("anchors", "tail", "one of activations, both, head, got 'tail'"),
         ("match_units", "maybe", "one of always, auto, never, got 'maybe'"),
         ("refine", -1, "a whole number of at least 0, got -1"),
         ("refine", 1.5, "a whole number of at least 0, got 1.5"),

@@ -24,6 +24,9 @@ from eval.tables import points
 
 MOVED = "moved"
 """Kind of a merge of an aligned task vector, whole and at its own length."""
+ACTIVATIONS = "moved, activations as anchors too"
+"""Kind of the same, aligned by states on texts of the pivot besides."""
+_ANCHORS = "alignment.anchors"
 _BITS = "bits_per_byte"
 _SHUFFLED = "alignment.shuffle_task_vectors"
 _REFINED = "alignment.refine"
@@ -63,11 +66,9 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
     merges = _merges(boards)
     if not any(merge.kind == MOVED for merge in merges):
         return []
-    tests = tests_of(
-        [(merge.board, merge.row, merge.pivot) for merge in merges],
-        domains={merge.board.key: merge.expert.domain for merge in merges},
-    )
-    pairs = list(zip(merges, tests, strict=True))
+    beside = [merge for merge in merges if merge.kind == ACTIVATIONS]
+    tested = _tested([merge for merge in merges if merge.kind != ACTIVATIONS]) + _tested(beside)
+    pairs = sorted(tested, key=lambda pair: _order(pair[0]))
     judged = [test for merge, test in pairs if merge.kind == MOVED]
     claim = Judgement(
         claim="Moving a task vector between models without a common ancestor beats the pivot on "
@@ -78,7 +79,9 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
         "is measured; one that gains nowhere is no expert and not judged. Supported if every "
         "such merge is significantly ahead of the pivot on the tasks of that domain (two-sided "
         "paired permutation tests over documents, Holm's correction over these and all "
-        "controls, 5 %).",
+        "controls, 5 %). Beside it, not judged and corrected apart: the same merges with activations "
+        "of the pivot's own texts as further anchors. Both ways are ours; the paper moves no task "
+        "vectors.",
         verdict=ahead_in_all([test.result for test in judged]),
         finding=_finding(judged, pairs),
         evidence=_table(pairs),
@@ -105,9 +108,21 @@ def _merges(boards: Sequence[Board]) -> list[_Merge]:
                 merges.append(
                     _Merge(expert=expert, kind=kind, board=board, row=row, pivot=pivot)
                 )
-    return sorted(
-        merges, key=lambda m: (m.expert.domain, m.expert.base, m.kind != MOVED, m.kind)
+    return sorted(merges, key=_order)
+
+
+def _order(merge: _Merge) -> tuple[str, str, bool, bool, str]:
+    kind = merge.kind
+    return merge.expert.domain, merge.expert.base, kind != MOVED, kind != ACTIVATIONS, kind
+
+
+def _tested(merges: Sequence[_Merge]) -> list[tuple[_Merge, PairedTest]]:
+    """Compare merges with the pivot on the expert's domain, corrected over all of them."""
+    tests = tests_of(
+        [(merge.board, merge.row, merge.pivot) for merge in merges],
+        domains={merge.board.key: merge.expert.domain for merge in merges},
     )
+    return list(zip(merges, tests, strict=True))
 
 
 def kind_of(record: Record) -> str:
@@ -125,6 +140,8 @@ def kind_of(record: Record) -> str:
         parts.append(f"without {', '.join(left_out)}")
     if record.settings.get("lam") != 1:
         parts.append(_lam(record))
+    if record.settings.get(_ANCHORS) == "activations":
+        return "; ".join([ACTIVATIONS, *parts])
     return "; ".join(parts) or MOVED
 
 
@@ -188,14 +205,21 @@ def _gains(expert: Row, base: Row, board: Board) -> dict[str, float]:
 
 
 def _finding(judged: Sequence[PairedTest], pairs: Sequence[tuple[_Merge, PairedTest]]) -> str:
-    gains = [test.result.difference.value for test in judged]
-    ahead = sum(significantly_ahead(test.result) for test in judged)
     controls = [test for merge, test in pairs if merge.kind == "elements shuffled"]
     shuffled = sum(significantly_ahead(test.result) for test in controls)
     beside = f" Shuffled: {shuffled} of {len(controls)}." if controls else ""
+    activations = [test for merge, test in pairs if merge.kind == ACTIVATIONS]
+    if activations:
+        beside += f" With activations as further anchors: {_ahead(activations)}."
+    return f"{_ahead(judged)}.{beside}"
+
+
+def _ahead(tests: Sequence[PairedTest]) -> str:
+    gains = [test.result.difference.value for test in tests]
+    ahead = sum(significantly_ahead(test.result) for test in tests)
     return (
-        f"{ahead} of {len(judged)} merges are significantly ahead of the pivot on the expert's "
-        f"domain, by {points(min(gains))} to {points(max(gains))} points.{beside}"
+        f"{ahead} of {len(tests)} merges are significantly ahead of the pivot on the expert's "
+        f"domain, by {points(min(gains))} to {points(max(gains))} points"
     )
 
 

@@ -1,8 +1,8 @@
 """Find a source's frame: residual map, matched layers, matched units.
 
 SeMe, https://arxiv.org/abs/2505.20144. Paper: the map from the semantic bases of the LM head,
-the interpolation over layers. Ours: the embeddings as second anchors, units matched inside
-layers, and the refinement of the map by the weights of matched units.
+the interpolation over layers. Ours: the embeddings and activations as further anchors, units
+matched inside layers, and the refinement of the map by the weights of matched units.
 
 Shape suffixes: P the pivot's residual width, K the source's.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seme.alignment.activations import activations_operator
 from seme.alignment.diagnosis import stage
 from seme.alignment.head_comparison import HeadComparison, embeddings_operator
 from seme.alignment.layers import (
@@ -30,7 +31,8 @@ from seme.architecture.folding import FoldedModel
 from seme.architecture.parts import Part, Place
 
 _ANCHOR_WEIGHT = 4.0
-"""Weight of each end's anchors against one matrix of a layer in the refinement (SEME.md 3)."""
+"""Weight of the anchors of each end, and of each point of the stream where activations are
+compared, against one matrix of a layer in the refinement (SEME.md 3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,9 @@ def find_frame(
         with stage("units"):
             layers = match_layers(pivot, source, None, units=units)
         return Frame(turn=None, tokens=comparison.tokens, layers=layers)
-    with stage("map"):
+    with stage("activations" if options.anchors == "activations" else "map"):
         operator_PK, n_anchors = _anchors_operator(pivot, source, comparison, options)
+    with stage("map"):
         turn = _map(operator_PK, n_anchors, pivot, comparison, options)
     with stage("units"):
         layers = match_layers(pivot, source, turn, units=units)
@@ -124,16 +127,24 @@ def _anchors_operator(
     comparison: HeadComparison,
     options: AlignmentOptions,
 ) -> tuple[Tensor, int]:
-    """Sum the operators of the anchors, (P, K), and count the unit rows in the sum."""
+    """Sum the operators of the anchors, (P, K), and count the unit rows in the sum.
+
+    Each end and each point of the stream weighs as much as the head: as its number of rows.
+    """
     operator_PK = comparison.operator_PK
     assert operator_PK is not None, "kept where the source is not in the frame"
     if options.anchors == "head":
         return operator_PK, comparison.n_anchors
     place = Place(Part.EMBEDDING)
-    embeddings_PK = embeddings_operator(
+    ends_PK = operator_PK + embeddings_operator(
         pivot.read(place), source.read(place), comparison.tokens
     )
-    return operator_PK + embeddings_PK, 2 * comparison.n_anchors
+    if options.anchors == "both":
+        return ends_PK, 2 * comparison.n_anchors
+    states_PK, n_points = activations_operator(
+        pivot.canonical, source.canonical, comparison.tokens, options.sampling
+    )
+    return ends_PK + comparison.n_anchors * states_PK, (2 + n_points) * comparison.n_anchors
 
 
 def _map(

@@ -1,0 +1,211 @@
+"""Activations as anchors: the residual streams of two models on texts that the pivot samples.
+
+Ours: Procrustes between the states of two models, besides their heads and embeddings. No data is
+needed: the texts are the pivot's own. States are compared in front of every attention, every MLP
+and the final norm; layers of different depth are paired by the interpolation of
+:mod:`seme.alignment.layers`.
+
+Shape suffixes: B texts of a batch, T tokens of a text, N paired tokens, P the pivot's residual
+width, K the source's.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from seme.alignment.language_model import (
+    LanguageModel,
+    context_length,
+    control_tokens,
+    start_token,
+)
+from seme.alignment.layers import layer_shares
+from seme.alignment.options import Sampling
+from seme.alignment.paired_texts import (
+    PairedTexts,
+    paired_by_character,
+    readers_of,
+    same_tokens,
+)
+from seme.alignment.residual_map import embedding_operator
+from seme.alignment.tokens import SharedTokens
+from seme.architecture.model import CanonicalModel
+from seme.budget import demand
+from seme.checkpoint.protocol import Weights
+
+N_TEXTS = 96
+"""Texts that the pivot samples."""
+N_TOKENS = 96
+"""Tokens of each, with the first; fewer where the context is shorter."""
+_BATCH = 16
+"""Texts run together, whatever the memory: the rounding of a state must not depend on it."""
+_BLOCK_ROWS = 2048
+_FLOAT32_BYTES = 4
+_INNER_WIDTHS = 40
+"""Widths of all that a block computes for a token beside its stream: queries, keys and values,
+an MLP of four widths and its products (counted in Llama's code, rounded up)."""
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def activations_operator(
+    pivot: CanonicalModel,
+    source: CanonicalModel,
+    tokens: SharedTokens | None,
+    sampling: Sampling,
+) -> tuple[Tensor, int]:
+    """Sum h^P (h^k)^T over points of the stream, h the unit states, averaged over paired tokens.
+
+    Args:
+        pivot: The pivot; it samples the texts.
+        source: The source.
+        tokens: None where both have one vocabulary.
+        sampling: Seed of the texts, and the memory.
+
+    Returns:
+        M in float64, (P, K), and the number of points, of weight one each: two in each layer of
+        the pivot and one at the end.
+
+    Raises:
+        ValueError: If the memory is too small, transformers cannot run a model, a tokenizer tells
+            no characters, no token is paired, or a state is not finite.
+    """
+    demand(
+        activations_bytes(pivot.weights, source.weights),
+        sampling.memory_budget,
+        "running the pivot and a source for alignment.anchors=activations",
+    )
+    readers = None if tokens is None else readers_of(pivot.weights, source.weights)
+    model = LanguageModel(pivot)
+    sampled = sample_texts(model, pivot, seed=sampling.seed)
+    batches = [
+        same_tokens(ids_BT) if readers is None else paired_by_character(ids_BT, *readers)
+        for ids_BT in torch.split(sampled, _BATCH)
+    ]
+    n_paired = sum(len(batch.pivot_places) for batch in batches)
+    if n_paired == 0:
+        raise ValueError(
+            "on the texts that the pivot samples no two tokens of its tokenizer and the source's "
+            "end at the same character: use alignment.anchors=both"
+        )
+    states = [_states(model, batch.pivot_ids, batch.pivot_places) for batch in batches]
+    del model  # before the other is read
+    total_PK = _sum(states, LanguageModel(source), batches, _points(pivot, source))
+    return total_PK / n_paired, 2 * pivot.dimensions.n_layers + 1
+
+
+def sample_texts(model: LanguageModel, pivot: CanonicalModel, *, seed: int) -> Tensor:
+    """Sample texts from the pivot.
+
+    Each begins with the token that begins a text, where there is one, and a token drawn evenly
+    from the vocabulary; the others are drawn from the model's distribution. Control tokens are
+    never drawn.
+
+    Args:
+        model: The pivot, to be run.
+        pivot: The same model: its configuration and its sizes.
+        seed: Equal seeds sample equal texts on one machine.
+
+    Returns:
+        int64 on the CPU, ``N_TEXTS`` rows of ``N_TOKENS``, or of the context length.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    config, n_rows = pivot.weights.config, pivot.dimensions.n_tokens
+    never = [token_id for token_id in control_tokens(config) if token_id < n_rows]
+    drawn_evenly = torch.ones(n_rows)
+    drawn_evenly[never] = 0
+    first = torch.multinomial(drawn_evenly, N_TEXTS, replacement=True, generator=rng)[:, None]
+    start = start_token(config)
+    if start is not None and start < n_rows:
+        first = torch.cat([torch.full((N_TEXTS, 1), start), first], dim=1)
+    length = context_length(config, at_most=N_TOKENS)
+    return torch.cat(
+        [
+            model.sample(ids_BT, length, never=never, rng=rng)
+            for ids_BT in torch.split(first, _BATCH)
+        ]
+    )
+
+
+def activations_bytes(pivot: Weights, source: Weights) -> int:
+    """Estimate the memory of :func:`activations_operator`: one model in float32 at a time.
+
+    Beside it the pivot's states on all texts, and of one batch all states, the cached keys and
+    values and what a block computes.
+    """
+    return max(
+        _model_bytes(pivot) + _states_bytes(pivot, N_TEXTS) + _batch_bytes(pivot),
+        _model_bytes(source) + _states_bytes(pivot, N_TEXTS) + _batch_bytes(source),
+    )
+
+
+def _model_bytes(model: Weights) -> int:
+    """Weights as stored and in float32."""
+    return sum(
+        math.prod(model.shape(n)) * (model.dtype(n).itemsize + _FLOAT32_BYTES)
+        for n in model.names
+    )
+
+
+def _states_bytes(model: Weights, n_texts: int) -> int:
+    points = 2 * _n_layers(model) + 1
+    return points * n_texts * N_TOKENS * _width(model) * _FLOAT32_BYTES
+
+
+def _batch_bytes(model: Weights) -> int:
+    n_rows = max(model.shape(name)[0] for name in model.names if model.shape(name))
+    cached = 2 * _n_layers(model) * _width(model)
+    tokens = _BATCH * N_TOKENS * (cached + _INNER_WIDTHS * _width(model))
+    logits = 4 * _BATCH * n_rows
+    products = 4 * _width(model) ** 2
+    return _states_bytes(model, _BATCH) + (tokens + logits + products) * _FLOAT32_BYTES
+
+
+def _n_layers(model: Weights) -> int:
+    return 1 + max((int(n[1]) for name in model.names if (n := _LAYER.search(name))), default=0)
+
+
+def _width(model: Weights) -> int:
+    """Width of the largest tensor, embedding or head as a rule; at most a few times the model's."""
+    largest = max(model.names, key=lambda name: math.prod(model.shape(name)))
+    return min(model.shape(largest), default=1)
+
+
+def _states(model: LanguageModel, ids_BT: Tensor, places: Tensor) -> list[Tensor]:
+    """Compute the states of some tokens of a batch, (N, width) at each point of the stream."""
+    states = [state.flatten(0, 1)[places.to(state.device)] for state in model.states(ids_BT)]
+    if not all(bool(state.isfinite().all()) for state in states):
+        raise ValueError(
+            "the residual streams of pivot and source must be finite to be anchors, got NaN or "
+            "infinity on a text that the pivot sampled: use alignment.anchors=both"
+        )
+    return states
+
+
+def _points(pivot: CanonicalModel, source: CanonicalModel) -> Iterator[tuple[int, int, float]]:
+    """Pair the points of two streams: the pivot's, the source's, and the share of the pair."""
+    n_pivot, n_source = pivot.dimensions.n_layers, source.dimensions.n_layers
+    for layer in range(n_pivot):
+        for source_layer, share in layer_shares(layer, n_pivot=n_pivot, n_source=n_source):
+            yield 2 * layer, 2 * source_layer, share
+            yield 2 * layer + 1, 2 * source_layer + 1, share
+    yield 2 * n_pivot, 2 * n_source, 1.0
+
+
+def _sum(
+    pivot_states: Sequence[Sequence[Tensor]],
+    source: LanguageModel,
+    batches: Sequence[PairedTexts],
+    points: Iterator[tuple[int, int, float]],
+) -> Tensor:
+    pairs = list(points)
+    terms = (
+        share
+        * embedding_operator(of_pivot[i], of_source[j], None, None, block_rows=_BLOCK_ROWS)
+        for of_pivot, batch in zip(pivot_states, batches, strict=True)
+        for of_source in [_states(source, batch.source_ids, batch.source_places)]
+        for i, j, share in pairs
+    )
+    return sum(terms, start=torch.zeros((), dtype=torch.float64))

@@ -1,0 +1,278 @@
+"""Activations as anchors: laws of the map, texts and memory."""
+
+import functools
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scripts.disguise import random_turn
+from seme.alignment import activations
+from seme.alignment.activations import activations_bytes, activations_operator, sample_texts
+from seme.alignment.frames import units_operator
+from seme.alignment.head_comparison import embeddings_operator
+from seme.alignment.language_model import LanguageModel
+from seme.alignment.options import AlignmentOptions, Sampling
+from seme.alignment.residual_map import centred_polar_factor, polar_factor
+from seme.alignment.tokens import SharedTokens
+from seme.alignment.transform import turn_part
+from seme.architecture.parts import Part, Place
+from seme.checkpoint.reader import open_checkpoint
+from seme.method import merge
+from seme.plan import plan_merge
+from tests.alignments import comparison_of, frame_of
+from tests.disguise import (
+    as_map,
+    disguised,
+    folded,
+    open_canonical,
+    save_turnable,
+    written_tensors,
+)
+from tests.seme_merges import ALIGNMENT, change_tensors, merged, settings_with, tensors_of
+from tests.settings import SETTINGS
+from tests.tiny_models import save_tiny
+from tests.tiny_tokenizers import tokenizer_of
+
+ARCHITECTURES = ("llama", "qwen3", "gemma2", "olmo2", "gpt2", "gpt_neox")
+
+
+@pytest.fixture(autouse=True)
+def _fewer_texts(monkeypatch):
+    """Enough for a width of 32."""
+    monkeypatch.setattr(activations, "N_TEXTS", 8)
+    monkeypatch.setattr(activations, "N_TOKENS", 24)
+
+
+@pytest.fixture
+def pivot(tmp_path):
+    return save_tiny(tmp_path / "pivot", "llama")
+
+
+@pytest.fixture
+def other(tmp_path):
+    return save_tiny(tmp_path / "other", "llama", seed=1)
+
+
+def texts_of(folder, seed):
+    model = open_canonical(folder)
+    return sample_texts(LanguageModel(model), model, seed=seed)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_pivot_in_disguise_is_found_back(model_type, tmp_path):
+    pivot = save_turnable(tmp_path / "pivot", model_type)
+    source = disguised(pivot, tmp_path / "source", seed=3)
+    centred = open_canonical(pivot).family.norm == "layer"
+    turn = random_turn(32, torch.Generator().manual_seed(3), centred=centred)
+    operator, _ = activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    alone = centred_polar_factor(operator) if centred else polar_factor(operator)
+    torch.testing.assert_close(alone.float(), turn.T, atol=1e-3, rtol=0)
+    found = frame_of(pivot, source, anchors="activations", refine=1).turn.forward_PK
+    torch.testing.assert_close(found, turn.T, atol=1e-3, rtol=0)
+
+
+def test_a_narrower_model_is_found_in_a_wider_stream(tmp_path):
+    shape = {"head_dim": 8, "num_hidden_layers": 2, "attention_bias": False, "mlp_bias": False}
+    source = save_tiny(tmp_path / "source", "llama", hidden_size=24, **shape)
+    turn = random_turn(32, torch.Generator().manual_seed(0), centred=False, source_width=24)
+    wide, plain = save_tiny(tmp_path / "wide", "llama", **shape), folded(source)
+    parts = {
+        place: turn_part(place.part, plain.model.read(place), as_map(turn), normed=True)
+        for place in plain.model.canonical.places
+    }
+    norms = (Part.ATTENTION_NORM, Part.MLP_NORM, Part.FINAL_NORM)
+    parts = {p: torch.ones(32) if p.part in norms else v for p, v in parts.items()}
+    model = folded(wide)
+    tensors = {name: model.assemble(name, parts).contiguous() for name in model.names}
+    pivot = written_tensors(tensors, model.config, tmp_path / "pivot")
+    operator, _ = activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    torch.testing.assert_close(polar_factor(operator).float(), turn, atol=1e-3, rtol=0)
+
+
+def test_operator_is_the_mean_product_of_unit_states_at_every_point(pivot, other):
+    of_pivot, of_source = map(open_canonical, (pivot, other))
+    operator, n_points = activations_operator(of_pivot, of_source, None, Sampling(seed=5))
+    ids, expected = texts_of(pivot, 5), torch.zeros(32, 32, dtype=torch.float64)
+    states = [LanguageModel(model).states(ids) for model in (of_pivot, of_source)]
+    for a, b in zip(*states, strict=True):
+        for text in range(8):
+            for place in range(1, 24):
+                p, k = a[text, place].double(), b[text, place].double()
+                expected += torch.outer(p / p.norm(), k / k.norm()) / (8 * 23)
+    assert n_points == 5
+    torch.testing.assert_close(operator, expected, atol=1e-6, rtol=0)
+
+
+def test_points_of_layers_between_two_layers_of_the_source_are_interpolated(tmp_path):
+    deep = save_tiny(tmp_path / "deep", "llama", seed=1, num_hidden_layers=4)
+    middle = save_tiny(tmp_path / "middle", "llama", num_hidden_layers=3)
+    points = activations._points(open_canonical(middle), open_canonical(deep))
+    assert list(points) == [
+        (0, 0, 1.0), (1, 1, 1.0),
+        (2, 2, 0.5), (3, 3, 0.5), (2, 4, 0.5), (3, 5, 0.5),  # layer 1 of 3 is layer 1.5 of 4
+        (4, 6, 1.0), (5, 7, 1.0),
+        (6, 8, 1.0),
+    ]  # fmt: skip
+
+
+def test_head_embedding_and_points_of_the_stream_weigh_the_same(pivot, other):
+    states, _ = activations_operator(*map(open_canonical, (pivot, other)), None, Sampling())
+    models = [folded(folder).model for folder in (pivot, other)]
+    embeddings = embeddings_operator(*(m.read(Place(Part.EMBEDDING)) for m in models), None)
+    ends = (comparison_of(pivot, other).operator_PK + embeddings) / 160
+    turn = frame_of(pivot, other, anchors="activations").turn
+    expected = polar_factor(ends + states)
+    torch.testing.assert_close(turn.forward_PK, expected.float(), atol=1e-4, rtol=0)
+    similarity = float((expected * (ends + states)).sum()) / (2 + 5)
+    assert turn.similarity == pytest.approx(similarity, abs=1e-4)
+
+
+def test_anchors_weigh_four_in_the_refinement(pivot, other):
+    states, _ = activations_operator(*map(open_canonical, (pivot, other)), None, Sampling())
+    models = [folded(folder).model for folder in (pivot, other)]
+    embeddings = embeddings_operator(*(m.read(Place(Part.EMBEDDING)) for m in models), None)
+    ends = (comparison_of(pivot, other).operator_PK + embeddings) / 160
+    units = units_operator(*models, frame_of(pivot, other, anchors="activations").layers)
+    refined = frame_of(pivot, other, anchors="activations", refine=1).turn.forward_PK
+    expected = polar_factor(4 * (ends + states) + units)
+    torch.testing.assert_close(refined, expected.float(), atol=1e-4, rtol=0)
+
+
+def test_texts_are_the_same_for_a_seed_and_differ_for_another(pivot):
+    assert torch.equal(texts_of(pivot, 1), texts_of(pivot, 1))
+    assert not torch.equal(texts_of(pivot, 1), texts_of(pivot, 2))
+
+
+def test_texts_begin_with_the_first_token_and_have_no_other_control_token(pivot):
+    texts = texts_of(pivot, 0)
+    assert texts.shape == (8, 24)
+    assert set(texts[:, 0].tolist()) == {1}  # bos_token_id
+    assert int(texts[:, 1:].min()) > 2  # padding, begin and end are 0, 1 and 2
+    assert len(set(texts[:, 1].tolist())) > 5
+
+
+def test_texts_are_no_longer_than_the_context(tmp_path):
+    short = save_tiny(tmp_path / "short", "llama", max_position_embeddings=10)
+    assert texts_of(short, 0).shape == (8, 10)
+
+
+def test_a_pivot_in_disguise_is_found_back_through_another_tokenizer(tmp_path):
+    # the same letters under other ids: rows of embedding and head are in another order
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0)) + 1
+    order = torch.cat([torch.zeros(1, dtype=torch.int64), order])
+    sizes = {"vocab_size": 51, "bos_token_id": 0, "eos_token_id": 0}
+    pivot = with_letters(save_tiny(tmp_path / "pivot", "llama", **sizes), torch.arange(51))
+    source = with_letters(disguised(pivot, tmp_path / "source"), order)
+    ends = ("model.embed_tokens.weight", "lm_head.weight")
+    change_tensors(source, **{name: tensors_of(source)[name][order] for name in ends})
+    operator, _ = activations_operator(
+        open_canonical(pivot), open_canonical(source), tokens_of(order), Sampling()
+    )
+    turn = random_turn(32, torch.Generator().manual_seed(0), centred=False)
+    torch.testing.assert_close(polar_factor(operator).float(), turn.T, atol=1e-3, rtol=0)
+
+
+def with_letters(folder, order):
+    """Write a tokenizer of fifty letters; ``order`` has the letter of each id."""
+    letters = ["<s>", *map(chr, range(0x4E00, 0x4E32))]
+    tokenizer_of([letters[i] for i in order.tolist()], folder)
+    return folder
+
+
+def tokens_of(order):
+    rows = order.argsort()  # row of each letter
+    return SharedTokens(pivot_rows=torch.arange(51), source_rows=rows, overlap=1.0)
+
+
+def test_texts_of_which_the_source_reads_nothing_are_refused(tmp_path):
+    sizes = {"vocab_size": 51, "bos_token_id": 0, "eos_token_id": 0}
+    pivot = with_letters(save_tiny(tmp_path / "pivot", "llama", **sizes), torch.arange(51))
+    source = save_tiny(tmp_path / "source", "llama", max_position_embeddings=1, **sizes)
+    models = open_canonical(pivot), open_canonical(with_letters(source, torch.arange(51)))
+    with pytest.raises(ValueError, match=r"no two tokens .* end at the same character"):
+        activations_operator(*models, tokens_of(torch.arange(51)), Sampling())
+
+
+def test_memory_is_demanded_before_a_model_is_read(pivot, other, monkeypatch):
+    monkeypatch.setattr(activations, "LanguageModel", None)
+    need = activations_bytes(opened(pivot), opened(other))
+    with pytest.raises(
+        ValueError, match=r"running the pivot and a source .* takes about .*MiB"
+    ):
+        activations_operator(
+            open_canonical(pivot), open_canonical(other), None, Sampling(memory_budget=need - 1)
+        )
+
+
+def opened(folder):
+    return open_checkpoint(folder, root=folder)
+
+
+def test_memory_is_that_of_one_model_at_a_time_and_the_pivots_states(tmp_path):
+    sizes = {"num_hidden_layers": 5, "attention_bias": False, "mlp_bias": False}
+    pivot = opened(save_tiny(tmp_path / "pivot", "llama", **sizes))
+    n = sum(tensor.numel() for tensor in tensors_of(pivot.path).values())
+    states = 11 * 24 * 32 * 4  # of one text: points, tokens, width, bytes
+    working = 16 * 24 * (2 * 5 * 32 + 40 * 32) * 4 + 4 * 16 * 160 * 4 + 4 * 32 * 32 * 4
+    assert activations_bytes(pivot, pivot) == 8 * n + (8 + 16) * states + working
+
+
+def test_plan_counts_the_memory_of_running_the_models(pivot, other, tmp_path):
+    def planned(anchors):
+        method = functools.partial(merge, **settings_with(anchors=anchors))
+        models = opened(pivot), [opened(other)]
+        return plan_merge(method, *models, tmp_path / "merged", settings=SETTINGS)
+
+    plan, usual = planned("activations"), planned("both")
+    assert plan.peak_bytes == usual.peak_bytes
+    assert plan.rewritten_bytes - plan.peak_bytes == activations_bytes(
+        opened(pivot), opened(other)
+    )
+    assert plan.rewritten_bytes > usual.rewritten_bytes
+
+
+def test_state_that_is_not_finite_is_refused(pivot, other):
+    name = "model.layers.0.mlp.down_proj.weight"
+    change_tensors(other, **{name: tensors_of(other)[name] * 1e38})
+    with pytest.raises(ValueError, match=r"must be finite to be anchors.*anchors=both$"):
+        activations_operator(open_canonical(pivot), open_canonical(other), None, Sampling())
+
+
+@pytest.mark.parametrize("projection", ["cosine", "least_squares"])
+def test_projections_of_semantic_bases_are_refused(projection):
+    with pytest.raises(ValueError, match=rf"needs .*projection=orthogonal: {projection} is"):
+        AlignmentOptions.from_mapping(
+            {**ALIGNMENT, "anchors": "activations", "projection": projection}
+        )
+
+
+def test_merge_is_the_same_for_a_seed_and_another_for_another(pivot, other, tmp_path):
+    def merged_with(seed):
+        folder = tmp_path / f"merged{len(list(tmp_path.iterdir()))}"
+        merged(folder, pivot, other, anchors="activations", seed=seed)
+        return load_file(folder / "model.safetensors")
+
+    first, again, another = merged_with(0), merged_with(0), merged_with(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], another[name]) for name in first)
+
+
+def test_budget_of_the_merge_is_the_one_demanded(pivot, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "activations_bytes", lambda *_models: 2**29 + 1)
+    with pytest.raises(ValueError, match=r"takes about 513MiB .* memory_budget is 512MiB"):
+        merged(tmp_path / "merged", pivot, other, anchors="activations")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_source_in_the_pivots_frame_is_not_run(pivot, tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "LanguageModel", None)
+    near = save_tiny(tmp_path / "near", "llama")
+    report = merged(tmp_path / "merged", pivot, near, anchors="activations")
+    assert report.diagnostics["sources"][0]["identity_shortcut"]
+    assert "activations" not in report.diagnostics["sources"][0]["seconds"]
+
+
+def test_seconds_of_running_the_models_are_recorded(pivot, other, tmp_path):
+    report = merged(tmp_path / "merged", pivot, other, anchors="activations")
+    assert report.diagnostics["sources"][0]["seconds"]["activations"] > 0
