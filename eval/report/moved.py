@@ -71,8 +71,8 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
     pairs = sorted(tested, key=lambda pair: _order(pair[0]))
     judged = [test for merge, test in pairs if merge.kind == MOVED]
     claim = Judgement(
-        claim="Moving a task vector between models without a common ancestor beats the pivot on "
-        "the expert's domain.",
+        claim="Moving a task vector between models without a common ancestor, or of different "
+        "shapes, beats the pivot on the expert's domain.",
         rule="Sources with a base of their own that is not in the pivot's frame, merged by SeMe "
         "whole, at their own length (lam 1), not shuffled; each training seed counts. The "
         "expert's domain is the one on which it gains most over its base, in bits a byte where that "
