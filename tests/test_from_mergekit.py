@@ -198,6 +198,7 @@ dtype: float8
     [
         ("ties", "nuslerp", "merge_method: nuslerp is none of breadcrumbs, "),
         ("ties", "3", "merge_method: must be the name of a method, got 3"),
+        ("ties", "x" * 9999, f"merge_method: '{'x' * 37}...xxx"),
         ("base_model: BASE", "", "base_model: ties needs one"),
         ("{model: B}", "{model: A}", "models.1.model: is listed twice"),
         ("{model: B}", "B", "models.1: must be a mapping, got '"),

@@ -27,7 +27,7 @@ def read_pool(name):
 
 def is_on_the_hub(name):
     pivot = read_pool(name)["pivot"]
-    return pivot != "???" and not pivot["location"].startswith("eval/")
+    return pivot != "???" and not pivot["location"].startswith(("eval/", "results/"))
 
 
 POOLS = sorted(

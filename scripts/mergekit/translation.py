@@ -6,6 +6,7 @@ from scripts.mergekit.parameters import RecipeParameters, Setting, always
 from scripts.mergekit.recipe import ModelName, Recipe
 from scripts.mergekit.weighted import WEIGHTED, arithmetic_values
 from scripts.mergekit.work import Translation, Values, Work
+from seme.checkpoint.regular_file import brief
 
 
 def translate(
@@ -25,7 +26,7 @@ def translate(
     if recipe.method not in known:
         return (
             None,
-            [f"merge_method: {recipe.method} is none of {', '.join(sorted(known))}"],
+            [f"merge_method: {brief(recipe.method)} is none of {', '.join(sorted(known))}"],
             [],
         )
     parameters = RecipeParameters(recipe)
