@@ -218,7 +218,7 @@ def fit_all(
     shuffles = (method.keywords.get("alignment") or {}).get("shuffle_task_vectors", False)
     for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
         if base is not None:
-            _check_pair(i, source, base)
+            _check_pair(i, source, base, heads=any_shape and not _fits(pivot, base))
         elif shuffles:
             raise ValueError(
                 "alignment.shuffle_task_vectors is a control for sources with a base of their "
@@ -244,10 +244,23 @@ def fit_all(
     )
 
 
-def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint) -> None:
-    """Refuse a base that is not of its expert's shape and tokens."""
+def _fits(pivot: Checkpoint, base: Checkpoint) -> bool:
+    """Return True if a base has the pivot's names and shapes, so that it may be in its frame."""
+    named = in_names_of(pivot, base)
+    return set(named.names) == set(pivot.names) and all(
+        named.shape(name) == pivot.shape(name) for name in pivot.names
+    )
+
+
+def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint, *, heads: bool) -> None:
+    """Refuse a base that is not of its expert's shape and tokens.
+
+    ``heads`` allows an LM head of the expert alone, as a merge may have that SeMe made: the base's
+    is its embedding, and where models are rewritten both are read as heads.
+    """
     named = in_names_of(base, expert)
-    lines = differences(base, named)
+    own_heads = set(vocabulary_tensors(named)) - set(base.names) if heads else set()
+    lines = differences(base, named, exclude=sorted(own_heads))
     if lines:
         more = f"\n  and {len(lines) - _N_NAMED} more" if len(lines) > _N_NAMED else ""
         first = "".join(f"\n  {line}" for line in lines[:_N_NAMED])

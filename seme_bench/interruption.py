@@ -72,9 +72,9 @@ def limit_end() -> None:
 
 
 def end_at_once() -> None:
-    """Let signals end the process at once, while modules are imported.
+    """Let signals end the process at once, while modules are imported and at its end.
 
-    An exception in the midst of an import is not always passed on.
+    An exception in the midst of an import, or of what a library does at exit, is not passed on.
     """
     _handle(_exit)
 

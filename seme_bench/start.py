@@ -49,6 +49,7 @@ def start(root: Path) -> NoReturn:
             check_lengths(sys.argv[1:])
             check_aliases(config_folders(sys.argv[1:], CONF))
             main()
+        end_at_once()  # nothing is left to do but what libraries do at the end
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, KeyboardInterrupt) or is_ending():
             say_interrupted()

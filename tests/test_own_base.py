@@ -187,6 +187,36 @@ def test_base_of_another_shape_than_its_expert_is_refused(zoo, make_llama, tmp_p
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["expert"], wide)
 
 
+@pytest.fixture
+def tied(make_llama, tmp_path):
+    """A base of another shape whose head is its embedding, its expert, and that with a head."""
+    base = make_llama(tmp_path / "tied", 3, hidden_size=8, tie_word_embeddings=True)
+    expert = tuned(base, tmp_path / "tied_expert")
+    untied = tuned(base, tmp_path / "untied_expert")
+    tensors = tensors_of(untied)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, untied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((untied / "config.json").read_text())
+    (untied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    return {"base": base, "expert": expert, "untied": untied}
+
+
+def test_expert_may_have_a_head_that_its_rewritten_base_has_not(zoo, tied, tmp_path):
+    method = functools.partial(seme_merge, **settings_with())
+    merged = [
+        moved(tmp_path / f"of_{name}", method, zoo["pivot"], tied[name], tied["base"])[0]
+        for name in ("expert", "untied")
+    ]
+    assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
+    pivot = folded(zoo["pivot"]).read("lm_head.weight")
+    assert float((merged[0]["lm_head.weight"] - pivot).abs().max()) > 1e-3
+
+
+def test_expert_with_a_head_of_its_own_is_refused_element_by_element(tied, tmp_path):
+    with pytest.raises(CheckpointMismatchError, match=r"lm_head\.weight: shape .* missing"):
+        moved(tmp_path / "merged", ADD, tied["base"], tied["untied"], tied["base"])
+
+
 def test_base_of_other_tokens_than_its_expert_is_refused(zoo, tmp_path):
     base = tuned(zoo["base"], tmp_path / "base", seed=1)
     expert = tuned(zoo["base"], tmp_path / "expert", seed=2)
