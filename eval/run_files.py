@@ -1,7 +1,7 @@
 """Files of a run: written whole or not at all, abandoned ones removed, errors of reading them."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from eval.owner import is_process, machine_mark
@@ -22,17 +22,17 @@ def atomic_write(path: Path, content: bytes) -> None:
         OSError: If it cannot be written, for instance to a full disk; a note names the file.
     """
     try:
-        prefix = f".{path.name}.{machine_mark()}-{os.getpid()}."
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        owner = f"{machine_mark()}-{os.getpid()}"
+        temporary = path.parent / f".{path.name}.{owner}.{secrets.token_hex(4)}"
+        try:  # around the creation too: a signal may come right after it
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
+                temporary.chmod(0o644)
+                temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         error.add_note(f"while writing {path}")
