@@ -209,6 +209,7 @@ dtype: float8
         ("weight: 1", "weight: {filter: mlp, value: 1}", "parameters.weight: mergekit needs a "
          "value without a filter"),
         ("weight: 1", "weight: x", "parameters.weight: must be a number, got 'x'"),
+        ("weight: 1", f"weight: {'9' * 400}", f"parameters.weight: must be a number, got {'9' * 60}"),
         ("weight: 1", "weight: []", "parameters.weight: must be a value, a list"),
         ("weight: 1", "weight: [{value: 1, fliter: mlp}]", "parameters.weight: a condition has "
          "filter and value, not fliter"),

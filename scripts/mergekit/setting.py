@@ -95,7 +95,7 @@ def as_number(value: Scalar) -> float:
         raise ValueError(f"must be a number, got {value}")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a text, or an integer of hundreds of digits
         raise ValueError(f"must be a number, got {value!r:.60}") from None
     return int(number) if isinstance(value, int) else number
 
