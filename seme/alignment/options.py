@@ -18,7 +18,7 @@ _SAMPLING = "sampling"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """What the run gives to an alignment that samples texts."""
+    """Seed and memory of a run, for an alignment that samples texts."""
 
     seed: int = 0
     """Seed of the texts, the merge's."""

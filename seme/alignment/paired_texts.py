@@ -21,9 +21,9 @@ from seme.checkpoint.protocol import Weights
 from seme.checkpoint.regular_file import find_file, read_whole, shown
 
 _MOST_BYTES = 100_000_000
-"""Of a tokenizer.json: three times the largest known, Gemma's."""
+"""Largest tokenizer.json that is read: three times the largest known, Gemma's."""
 _MOST_TOKENS = 1024
-"""Of a text in the source's tokens."""
+"""Longest text, in the source's tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
