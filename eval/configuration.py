@@ -10,6 +10,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seme.yaml_events import written_out_size
+
 _KEPT = {
     "method", "models", "suite", "tau", "seed", "dtype", "include", "exclude", "overrides",
 }  # fmt: skip
@@ -135,7 +137,8 @@ def check_aliases(folders: Iterable[Path]) -> None:
     """Refuse YAML files that grow without bound when their aliases are written out.
 
     Raises:
-        ValueError: If one does, or refers to itself; names the file.
+        ValueError: If one does, refers to itself, or is nested in more than 100 levels; names
+            the file.
     """
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
@@ -145,32 +148,18 @@ def check_aliases(folders: Iterable[Path]) -> None:
 
 
 def check_growth(path: Path, text: str) -> None:
-    """Refuse the text of a YAML file that grows without bound; see :func:`check_aliases`."""
+    """Refuse the text of a YAML file that is too deep or grows without bound by its aliases."""
     try:
-        size = _written_out(yaml.compose(text), {}, set())
+        size = written_out_size(text)
     except yaml.YAMLError:
         return  # whoever reads the file says what is wrong
-    except RecursionError:
-        size = _MOST_NODES + 1
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if size > _MOST_NODES:
         raise ValueError(
             f"{path} has more than {_MOST_NODES} nodes when its aliases (*name) are written "
             "out: write the values it needs"
         )
-
-
-def _written_out(node: Any, sizes: dict[int, int], above: set[int]) -> int:  # noqa: ANN401
-    """Number of nodes under a node of YAML, aliases written out; large for a circle."""
-    if id(node) in above:
-        return _MOST_NODES + 1
-    if id(node) not in sizes:
-        above.add(id(node))
-        parts = getattr(node, "value", None)
-        parts = parts if isinstance(parts, list) else []
-        nodes = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
-        sizes[id(node)] = 1 + sum(_written_out(n, sizes, above) for n in nodes)
-        above.remove(id(node))
-    return sizes[id(node)]
 
 
 def _texts(value: Any, path: str = "") -> Iterable[tuple[str, str]]:  # noqa: ANN401

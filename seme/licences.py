@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from seme.checkpoint.regular_file import find_file, read_part
+from seme.yaml_events import texts_of_mapping
 
 _FORBID_COMMERCE = frozenset({"qwen-research"})
 _UNKNOWN = "not stated"
@@ -131,14 +132,10 @@ def licence_of_card(folder: Path) -> str | None:
         card = find_file(folder, _CARD)
         text = b"" if card is None else read_part(card, 0, _MAX_CARD_BYTES)[0]
         front_matter = _FRONT_MATTER.match(text.decode("utf-8", errors="replace"))
-        metadata = (
-            None if front_matter is None else yaml.load(front_matter[1], Loader=yaml.BaseLoader)
-        )
-    except (ValueError, RecursionError, yaml.YAMLError):  # a card is no part of a model
-        return None
-    if not isinstance(metadata, dict):
+        metadata = {} if front_matter is None else texts_of_mapping(front_matter[1])
+    except (ValueError, yaml.YAMLError):  # a card is no part of a model
         return None
     licence = metadata.get("license")
     if licence == "other":
         licence = metadata.get("license_name", licence)
-    return licence if isinstance(licence, str) and _ID.fullmatch(licence) else None
+    return licence if licence is not None and _ID.fullmatch(licence) else None

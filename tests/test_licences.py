@@ -61,7 +61,7 @@ def test_malformed_terms_are_refused(entry, message):
         ("---\nlicense: {\n---\n", None),
         ("---\n- 1\n---\n", None),
         ("license: mit\n", None),
-        ("---\na: &a [*a]\nlicense: mit\n---\n", None),
+        ("---\na: &a [*a]\nlicense: mit\n---\n", "mit"),
         ("---\n" + "[" * 50_000 + "\n---\n", None),
         ("---\n" + "x" * 200_000 + "\nlicense: mit\n---\n", None),
         ("", None),

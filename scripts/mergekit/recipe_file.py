@@ -13,8 +13,6 @@ MOST_PROBLEMS = 20
 """Mistakes that an error names."""
 _MOST_BYTES = 100_000
 """Several times the largest published."""
-_MOST_LEVELS = 100
-"""Most levels of nested values: libyaml composes them by recursion without bound."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (
     ValueError, OverflowError, TypeError, LookupError, AttributeError, yaml.YAMLError,
@@ -35,9 +33,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
     content = read_whole(path, most=_MOST_BYTES)
     try:
         text = content.decode()
-        _check_levels(text)
-        if "&" in text:
-            check_growth(path, text)
+        check_growth(path, text)
         mapping = yaml.load(text, _Loader)
     except _DAMAGED as error:
         reason = " ".join(str(error).split())
@@ -45,15 +41,6 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise ValueError(f"must be a mapping with merge_method and models, got {mapping!r:.60}")
     return mapping
-
-
-def _check_levels(text: str) -> None:
-    level = 0
-    for event in yaml.parse(text, _Loader):
-        level += isinstance(event, yaml.CollectionStartEvent)
-        level -= isinstance(event, yaml.CollectionEndEvent)
-        if level > _MOST_LEVELS:
-            raise ValueError(f"values are nested in more than {_MOST_LEVELS} levels")
 
 
 def refuse(problems: Sequence[str]) -> None:
