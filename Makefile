@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# Without files of bytecode each of the many processes that tests start compiles torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo smol test test-all test-browser check fuzz fuzz-short lint types zoo clean
 
 demo: $(VENV)/.ready  ## merge, evaluate and rank five methods on the embedded benchmark
