@@ -3,7 +3,10 @@
 import pytest
 
 from eval.records import ModelRef, PoolRef
+from eval.report.experiment import Experiment
 from eval.report.moved import kind_of, moved_claims
+from eval.report.render import to_markdown
+from eval.report.report import ReportInput, report_of
 from eval.report.verdicts import Verdict
 from tests.report_records import Results, model
 
@@ -151,3 +154,14 @@ def test_source_in_the_pivots_frame_is_not_judged(results):
 def test_kind_of_a_merge_is_said_in_words(results, settings, name, kind):
     record = merge(results, {"numbers": 1, "d": 1}, name=name, settings=settings)
     assert kind_of(record) == kind
+
+
+@pytest.mark.parametrize("in_frame", [False, True])
+def test_findings_of_others_stand_beside_the_claim_of_our_own(results, in_frame):
+    merged = merge(results, {"numbers": 18, "d": 0}, in_frame=in_frame)
+    boards = results.boards([merged, *unmerged(results)])
+    toy = Experiment(name="toy", text="?", commands=("c",), output="o", suite=None)
+    inputs = ReportInput(experiment=toy, boards=boards, publications=(), problems=())
+    text = to_markdown(report_of(inputs))
+    assert ("| claim of ours |" in text) is not in_frame
+    assert ("authors of SeMe (arXiv 2510.24208)" in text) is not in_frame

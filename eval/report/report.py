@@ -9,6 +9,7 @@ from eval.records import Record
 from eval.report.claims import claims_of
 from eval.report.evidence import is_validation, title
 from eval.report.experiment import Experiment
+from eval.report.literature import found_by_others
 from eval.report.moved import moved_claims
 from eval.report.published import Publication, verdict_on
 from eval.report.questions import (
@@ -96,6 +97,7 @@ def report_of(inputs: ReportInput) -> list[Block]:
         *_results(inputs),
         *drawings,
         *_claims("Claims of our own", own),
+        *([heading("The same elsewhere", 3), found_by_others()] if own else []),
         *_claims("Claims of the paper", judgements),
         *_answers(answers),
         *_published(inputs),
