@@ -4,7 +4,8 @@ Such a source is seen as pivot + (A(expert) - A(base)). For methods that merge e
 A is the identity: a chat vector (Huang et al., 2023, https://arxiv.org/abs/2310.04799), computed
 in float32 and never rounded to the dtype on disk. Where the method aligns its sources (SeMe), A is
 the map found from the base alone, applied to both (ours): the difference between two models that
-share no ancestor is mostly misalignment, that between an expert and its base is not.
+share no ancestor is mostly misalignment, that between an expert and its base is not. A is linear,
+so a LoRA source arrives as its mapped factors would, with its rank.
 """
 
 import hashlib

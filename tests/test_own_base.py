@@ -178,6 +178,28 @@ def test_adapter_on_its_own_base_is_moved_as_its_product(zoo, tmp_path):
     assert all(torch.equal(merged[n], pivot[n]) for n in pivot if n != name)
 
 
+def test_adapter_moved_by_seme_arrives_with_its_rank_and_length(zoo, tmp_path):
+    # as its factors would, T B and A T^-1: the map is linear and was found from the base alone
+    rng = torch.Generator().manual_seed(3)
+    key = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {
+        name: torch.randn(tensor.shape, generator=rng) for name, tensor in pair(key).items()
+    }
+    folder = write_adapter(zoo["base"], factors, r=2, lora_alpha=2)
+    adapter = open_adapter(folder, base=zoo["base"], root=folder)
+    method = functools.partial(seme_merge, **settings_with())
+    merged, report = moved(tmp_path / "merged", method, zoo["pivot"], adapter, zoo["base"])
+    assert not report.diagnostics["sources"][0]["identity_shortcut"]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    values = torch.linalg.svdvals(merged[name] - folded(zoo["pivot"]).read(name))
+    gain = tensors_of(zoo["base"])["model.layers.0.input_layernorm.weight"]
+    up, down = factors[f"{key}.lora_B.weight"], factors[f"{key}.lora_A.weight"]
+    assert float(values[2]) < 1e-4 * float(values[1])
+    torch.testing.assert_close(
+        values[:2], torch.linalg.svdvals(up @ (down * gain))[:2], rtol=0.01, atol=0
+    )
+
+
 def test_base_of_another_shape_than_its_expert_is_refused(zoo, make_llama, tmp_path):
     wide = make_llama(tmp_path / "wide", 1, intermediate_size=32)
     message = (
