@@ -39,7 +39,7 @@ def metrics_of(config):
 
 def test_suites_of_standard_tasks_are_all_tested():
     others = {"none", "tasks", "zoo", "zoo_validation"}
-    others |= {"smol", "smol_validation", "smol_standard"}
+    others |= {"smol", "smol_validation", "smol_bits_validation", "smol_standard"}
     assert {path.stem for path in CONF.glob("suite/*.yaml")} == others | set(READY)
 
 
