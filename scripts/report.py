@@ -66,7 +66,7 @@ def gather(experiment: Experiment, records: Path) -> ReportInput:
         )
         raise ValueError(
             f"{records} must hold merges, it has no valid one; run "
-            f"{experiment.commands[0]}{problems}"
+            f"{' && '.join(experiment.commands)}{problems}"
         )
     return ReportInput(
         experiment=experiment,

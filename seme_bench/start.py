@@ -49,7 +49,6 @@ def start(root: Path) -> NoReturn:
             check_lengths(sys.argv[1:])
             check_aliases(config_folders(sys.argv[1:], CONF))
             main()
-        end_at_once()  # nothing is left to do but what libraries do at the end
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, KeyboardInterrupt) or is_ending():
             say_interrupted()
@@ -57,6 +56,8 @@ def start(root: Path) -> NoReturn:
             sys.exit(exit_code())
         if end.code or sys.getprofile() is not None:  # a profile is shown at the very end
             raise
+    finally:
+        end_at_once()  # nothing is left to do but what libraries do at the end
     if is_spread():  # the launcher ends its processes when this one is taken apart
         sys.exit(0)
     _leave()

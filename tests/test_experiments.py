@@ -154,7 +154,7 @@ def test_header_has_command_question_and_report_path(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     commands = [line for line in lines if line.startswith("# python ")]
-    command = commands[-1 if experiment.endswith("paper") else 0]
+    command = next(line for line in commands if re.search(rf"experiment={experiment}\b", line))
     assert command.startswith(f"# python run.py -m experiment={experiment}")
     header = " ".join(line[2:] for line in lines if line.startswith("# "))
     assert "? " in header

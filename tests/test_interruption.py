@@ -99,16 +99,19 @@ def test_an_error_that_takes_the_place_of_an_interruption_is_one(repository):
     assert done.stdout.split("\n") == ["none yet", "interrupted", ""]
 
 
-def test_a_signal_at_exit_ends_at_once(repository):
+@pytest.mark.parametrize("last", ["quiet=true", "tau=7"])
+def test_a_signal_at_exit_ends_at_once_after_success_and_failure(last, repository):
     code = (
         "import atexit, os, signal, sys\nfrom pathlib import Path\n"
         "from seme_bench.start import start\n"
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGHUP))\n"
-        "sys.argv[1:] = ['models=zoo', 'suite=none', 'tracker=none', 'plan=true', 'quiet=true']\n"
+        f"sys.argv[1:] = ['models=zoo', 'suite=none', 'tracker=none', 'plan=true', {last!r}]\n"
         "start(Path.cwd())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, check=False, cwd=repository,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (129, f"\n{LINE}\n")
+    assert done.returncode == 129
+    assert done.stderr.endswith(f"\n{LINE}\n")
+    assert "Traceback" not in done.stderr
