@@ -1,5 +1,7 @@
 """Claim on task vectors moved between models, judged from hand-written records."""
 
+from dataclasses import replace
+
 import pytest
 
 from eval.records import ModelRef, PoolRef
@@ -26,9 +28,11 @@ def source(name="expert", base="other"):
     )
 
 
-def pool_of(expert, name="zoo"):
-    others = (model("other"),)
-    return PoolRef(pool=name, pivot=model("base"), sources=(expert,), references=others)
+def pool_of(expert, pivot="base", references=("other",)):
+    return PoolRef(
+        pool=f"into {pivot}", pivot=model(pivot), sources=(expert,),
+        references=tuple(map(model, references)),
+    )  # fmt: skip
 
 
 def merge(
@@ -37,8 +41,8 @@ def merge(
     """A merge of an expert with so many right answers in the domains numbers and d."""
     diagnostics = {"sources": [{"identity_shortcut": in_frame}]} if name == "seme" else {}
     return results.add(
-        name, right, settings=settings, models=pool_of(expert or source()),
-        merge={"diagnostics": diagnostics}, **changes,
+        name, right, settings=settings, merge={"diagnostics": diagnostics},
+        **{"models": pool_of(expert or source()), **changes},
     )  # fmt: skip
 
 
@@ -72,8 +76,43 @@ def test_every_training_seed_must_be_ahead(results):
     seeds = [merge(results, {"numbers": n, "d": 12}, seed=i) for i, n in enumerate((18, 6))]
     claim = claim_of(results, *seeds)
     assert claim.verdict is Verdict.NOT_SUPPORTED
-    assert claim.evidence.rows[-1][2:4] == ("moved", "2")
+    assert claim.evidence.rows[-1][3:5] == ("moved", "2")
     assert claim.evidence.rows[-1][-1] == "1 of 2"
+
+
+def test_merges_into_different_pivots_stand_each_below_its_own(results):
+    records = [
+        merge(results, {"numbers": right, "d": 12}, models=pool_of(source(), pivot, references))
+        for pivot, right, references in (
+            ("large", 20, ("other",)), ("pruned", 12, ("other", "own_expert")),
+        )
+    ]  # fmt: skip
+    for name, right in (("large", 12), ("pruned", 2), ("own_expert", 18)):
+        records.append(results.add_unmerged(name, {"numbers": right, "d": 12}))
+    evidence = claim_of(results, *records).evidence
+    assert evidence.header[1:5] == ("into", "from", "model", "merges")
+    # answers of 24 on the expert's domain; the differences are to the pivot above
+    assert [(*row[1:5], row[6], row[8]) for row in evidence.rows] == [
+        ("large", "", "the pivot", "", "50.0", ""),
+        ("large", "other", "moved", "1", "83.3", "+33.33"),
+        ("pruned", "", "the pivot", "", "8.3", ""),
+        ("pruned", "", "expert of the pivot: own_expert", "", "75.0", ""),
+        ("pruned", "other", "moved", "1", "50.0", "+41.67"),
+    ]
+
+
+def test_pivots_of_one_name_are_kept_apart(results):
+    records = []
+    for content, right in (("a", 12), ("b", 2)):
+        pivot = replace(model("pruned"), content_hash=content)
+        pool = replace(pool_of(source()), pivot=pivot)
+        records.append(merge(results, {"numbers": 20, "d": 12}, models=pool))
+        own = PoolRef(pool="zoo", pivot=pivot, sources=(), references=())
+        records.append(results.add_unmerged("pruned", {"numbers": right, "d": 12}, models=own))
+    rows = claim_of(results, *records).evidence.rows
+    assert [(row[3], row[8]) for row in rows] == [
+        ("the pivot", ""), ("moved", "+33.33"), ("the pivot", ""), ("moved", "+75.00"),
+    ]  # fmt: skip
 
 
 def test_controls_are_in_the_table_and_not_in_the_verdict(results):
@@ -88,9 +127,9 @@ def test_controls_are_in_the_table_and_not_in_the_verdict(results):
     )
     assert claim.verdict is Verdict.SUPPORTED
     assert "Shuffled: 0 of 1." in claim.finding
-    kinds = [(row[1], row[2], row[5]) for row in claim.evidence.rows]
+    kinds = [(row[2], row[3], row[6]) for row in claim.evidence.rows]
     assert kinds == [
-        ("base", "the pivot", "25.0"),
+        ("", "the pivot", "25.0"),
         ("other", "moved", "75.0"),
         ("other", "elements shuffled", "0.0"),
         ("other", "whole source, lam 0.25", "12.5"),
@@ -106,7 +145,7 @@ def test_activations_as_anchors_are_shown_beside_it_and_not_judged(results):
     assert claim.verdict is Verdict.SUPPORTED
     assert claim.finding.startswith("1 of 1 merges are significantly ahead")
     assert "With activations as further anchors: 0 of 1 merges" in claim.finding
-    kinds = [(row[2], row[3], row[5], row[-1]) for row in claim.evidence.rows[1:]]
+    kinds = [(row[3], row[4], row[6], row[-1]) for row in claim.evidence.rows[1:]]
     assert kinds == [
         ("moved", "1", "75.0", "1 of 1"),
         ("moved, activations as anchors too", "1", "25.0", "0 of 1"),

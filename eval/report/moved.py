@@ -111,9 +111,15 @@ def _merges(boards: Sequence[Board]) -> list[_Merge]:
     return sorted(merges, key=_order)
 
 
-def _order(merge: _Merge) -> tuple[str, str, bool, bool, str]:
-    kind = merge.kind
-    return merge.expert.domain, merge.expert.base, kind != MOVED, kind != ACTIVATIONS, kind
+def _order(merge: _Merge) -> tuple[tuple[str, str, str], str, bool, bool, str]:
+    base, kind = merge.expert.base, merge.kind
+    return _domain_and_pivot(merge), base, kind != MOVED, kind != ACTIVATIONS, kind
+
+
+def _domain_and_pivot(merge: _Merge) -> tuple[str, str, str]:
+    """Return what merges are shown together by; pivots of one name are kept apart."""
+    content = merge.pivot.record.models.pivot.content_hash
+    return merge.expert.domain, merge.pivot.name, content
 
 
 def _tested(merges: Sequence[_Merge]) -> list[tuple[_Merge, PairedTest]]:
@@ -224,21 +230,24 @@ def _ahead(tests: Sequence[PairedTest]) -> str:
 
 
 def _table(pairs: Sequence[tuple[_Merge, PairedTest]]) -> Table:
-    """Rows by domain, base and kind, seeds averaged, beside the unmerged models."""
-    groups: dict[tuple[str, str, str], list[tuple[_Merge, PairedTest]]] = defaultdict(list)
+    """Rows of merges by base and kind, below the unmerged models of their domain and pivot."""
+    groups: dict[tuple[tuple[str, str, str], str, str], list[tuple[_Merge, PairedTest]]]
+    groups = defaultdict(list)
     for merge, test in pairs:
-        groups[merge.expert.domain, merge.expert.base, merge.kind].append((merge, test))
+        groups[_domain_and_pivot(merge), merge.expert.base, merge.kind].append((merge, test))
     rows: list[tuple[str, ...]] = []
-    previous = ""
-    for (domain, base, kind), members in groups.items():
-        if domain != previous:
+    previous = None
+    for (place, base, kind), members in groups.items():
+        domain, into, _ = place
+        if place != previous:
             rows += _unmerged(domain, members[0][0])
-        previous = domain
+        previous = place
         differences = [test.result.difference.value for _, test in members]
         ahead = sum(significantly_ahead(test.result) for _, test in members)
         rows.append(
             (
                 domain,
+                into,
                 base,
                 kind,
                 str(len(members)),
@@ -248,8 +257,8 @@ def _table(pairs: Sequence[tuple[_Merge, PairedTest]]) -> Table:
             )
         )
     raw = ("bits a byte", "answers, %", "bits a byte elsewhere")
-    header = ("domain", "from", "merge", "seeds", *raw, "against the pivot, points", "ahead")
-    return Table(header, tuple(rows))
+    header = ("domain", "into", "from", "model", "merges", *raw)
+    return Table((*header, "against the pivot, points", "ahead"), tuple(rows))
 
 
 def _unmerged(domain: str, merge: _Merge) -> list[tuple[str, ...]]:
@@ -267,9 +276,11 @@ def _unmerged(domain: str, merge: _Merge) -> list[tuple[str, ...]]:
         if row.record.models.pivot.content_hash not in taken and row.mean is not None
     ]
     return [
-        (domain, row.name, kind, "", *_raw_scores([row], board, domain), "", "")
-        for kind, rows in (("the pivot", [merge.pivot]), ("expert of the pivot", ceilings))
-        for row in rows
+        (domain, merge.pivot.name, "", kind, "", *_raw_scores([row], board, domain), "", "")
+        for kind, row in (
+            ("the pivot", merge.pivot),
+            *((f"expert of the pivot: {row.name}", row) for row in ceilings),
+        )
     ]
 
 
