@@ -152,9 +152,12 @@ def test_activations_as_anchors_are_shown_beside_it_and_not_judged(results):
     ]
 
 
-def test_activations_do_not_change_the_correction_of_the_judged_merges(results):
+@pytest.mark.parametrize(
+    "control", [{}, {"alignment.shuffle_task_vectors": True}, {"lam": 2.0}]
+)
+def test_activations_do_not_change_the_correction_of_the_judged_merges(results, control):
     # 9 answers more: p = 2 / 2 ** 9 = .004, which 19 tests together would not leave below 5 %
-    activations = {**ALIGNED, "alignment.anchors": "activations"}
+    activations = {**ALIGNED, "alignment.anchors": "activations", **control}
     records = [
         merge(results, {"numbers": 6, "d": 12}, settings=activations, seed=i) for i in range(18)
     ]
@@ -193,6 +196,18 @@ def test_source_in_the_pivots_frame_is_not_judged(results):
 def test_kind_of_a_merge_is_said_in_words(results, settings, name, kind):
     record = merge(results, {"numbers": 1, "d": 1}, name=name, settings=settings)
     assert kind_of(record) == kind
+
+
+@pytest.mark.parametrize(
+    ("anchors", "kind"),
+    [
+        ("both", "whole source, lam 0.25"),
+        ("activations", "whole source, lam 0.25, activations as anchors too"),
+    ],
+)
+def test_kind_of_a_whole_source_says_its_anchors(results, anchors, kind):
+    settings = {"lam": 0.25, "alignment.anchors": anchors}
+    assert kind_of(merge(results, 1, expert=source(base=None), settings=settings)) == kind
 
 
 @pytest.mark.parametrize("in_frame", [False, True])

@@ -21,7 +21,7 @@ _FOUND = (
     (
         "Rinaldi et al., Theseus (arXiv 2602.12952)",
         "Orthogonal Procrustes maps of activations move a task vector to another width in closed "
-        "form, better than without alignment.",
+        "form, with consistent improvements over baselines.",
         "texts of the task",
         "nearest to ours with activations as anchors, whose texts the pivot itself samples.",
     ),

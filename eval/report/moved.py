@@ -24,7 +24,8 @@ from eval.tables import points
 
 MOVED = "moved"
 """Kind of a merge of an aligned task vector, whole and at its own length."""
-ACTIVATIONS = "moved, activations as anchors too"
+_TOO = "activations as anchors too"
+ACTIVATIONS = f"{MOVED}, {_TOO}"
 """Kind of the same, aligned by states on texts of the pivot besides."""
 _ANCHORS = "alignment.anchors"
 _BITS = "bits_per_byte"
@@ -61,13 +62,14 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
         boards: All boards of an experiment.
 
     Returns:
-        The claim; nothing where no source has a base of its own that shares no ancestor with the pivot.
+        The claim; nothing where no source has a base of its own that is not in the pivot's frame.
     """
     merges = _merges(boards)
     if not any(merge.kind == MOVED for merge in merges):
         return []
-    beside = [merge for merge in merges if merge.kind == ACTIVATIONS]
-    tested = _tested([merge for merge in merges if merge.kind != ACTIVATIONS]) + _tested(beside)
+    family = [merge for merge in merges if not _uses_activations(merge.row.record)]
+    beside = [merge for merge in merges if _uses_activations(merge.row.record)]
+    tested = _tested(family) + _tested(beside)
     pairs = sorted(tested, key=lambda pair: _order(pair[0]))
     judged = [test for merge, test in pairs if merge.kind == MOVED]
     claim = Judgement(
@@ -79,9 +81,9 @@ def moved_claims(boards: Sequence[Board]) -> list[Judgement]:
         "is measured; one that gains nowhere is no expert and not judged. Supported if every "
         "such merge is significantly ahead of the pivot on the tasks of that domain (two-sided "
         "paired permutation tests over documents, Holm's correction over these and all "
-        "controls, 5 %). Beside it, not judged and corrected apart: the same merges with activations "
-        "of the pivot's own texts as further anchors. Both ways are ours; the paper moves no task "
-        "vectors.",
+        "controls, 5 %). Beside it, not judged and corrected apart: the same merges and controls "
+        "with activations of the pivot's own texts as further anchors. Both ways are ours; the "
+        "paper moves no task vectors.",
         verdict=ahead_in_all([test.result for test in judged]),
         finding=_finding(judged, pairs),
         evidence=_table(pairs),
@@ -113,7 +115,8 @@ def _merges(boards: Sequence[Board]) -> list[_Merge]:
 
 def _order(merge: _Merge) -> tuple[tuple[str, str, str], str, bool, bool, str]:
     base, kind = merge.expert.base, merge.kind
-    return _domain_and_pivot(merge), base, kind != MOVED, kind != ACTIVATIONS, kind
+    beside = _uses_activations(merge.row.record)
+    return _domain_and_pivot(merge), base, kind != MOVED, not beside, kind
 
 
 def _domain_and_pivot(merge: _Merge) -> tuple[str, str, str]:
@@ -134,7 +137,8 @@ def _tested(merges: Sequence[_Merge]) -> list[tuple[_Merge, PairedTest]]:
 def kind_of(record: Record) -> str:
     """Say in words what of a source was merged, and how."""
     if record.models.sources[0].base_hash is None:
-        return f"whole source, {_lam(record)}"
+        whole = f"whole source, {_lam(record)}"
+        return f"{whole}, {_TOO}" if _uses_activations(record) else whole
     if record.name != SEME:
         return f"not aligned, {title(record.name)}"
     parts = []
@@ -146,9 +150,13 @@ def kind_of(record: Record) -> str:
         parts.append(f"without {', '.join(left_out)}")
     if record.settings.get("lam") != 1:
         parts.append(_lam(record))
-    if record.settings.get(_ANCHORS) == "activations":
+    if _uses_activations(record):
         return "; ".join([ACTIVATIONS, *parts])
     return "; ".join(parts) or MOVED
+
+
+def _uses_activations(record: Record) -> bool:
+    return record.settings.get(_ANCHORS) == "activations"
 
 
 def _lam(record: Record) -> str:
