@@ -144,11 +144,17 @@ class FittedSources:
         return self._moved(pivot, self.origins, self.experts)
 
     def moved(self, prepared: Prepared | None) -> Prepared | None:
-        """Rewrite the experts as a preparation rewrote their bases, and move what they changed."""
+        """Rewrite the experts as a preparation rewrote their bases, and move what they changed.
+
+        Raises:
+            CheckpointMismatchError: If an expert has an LM head that the merged model has not.
+            ValueError: If the memory budget is too small to rewrite them.
+        """
         if prepared is None or not any(self.experts):
             return prepared
         assert isinstance(prepared, Realigned), "methods that take any shape return the models"
         models = prepared.models
+        self._refuse_lost_heads(models.pivot)
         if any(isinstance(origin, Rewritten) for origin in models.sources):
             sizes = {n: math.prod(models.pivot.shape(n)) for n in models.pivot.names}
             demand(
@@ -164,6 +170,18 @@ class FittedSources:
         ]
         sources = self._moved(models.pivot, models.sources, experts)
         return _Moved(prepared, replace(models, sources=sources))
+
+    def _refuse_lost_heads(self, merged: Weights) -> None:
+        """Refuse an LM head of an expert alone where no source is turned, and none is written."""
+        for i, expert in enumerate(self.experts):
+            own = () if expert is None else vocabulary_tensors(expert)
+            if expert is not None and (lost := sorted(set(own) - set(merged.names))):
+                raise CheckpointMismatchError(
+                    f"{describe(i, expert)} has {lost[0]}, which neither its base nor the merged "
+                    "model has: what fine-tuning changed there would be lost; give a pivot that "
+                    "has it (tie_word_embeddings: false), or alignment.identity_tolerance=0, "
+                    "which rewrites all models and writes it"
+                )
 
     def _moved(
         self, pivot: Weights, origins: Sequence[Weights], experts: Sequence[Weights | None]
@@ -219,7 +237,7 @@ def fit_all(
     shuffles = (method.keywords.get("alignment") or {}).get("shuffle_task_vectors", False)
     for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
         if base is not None:
-            _check_pair(i, source, base, heads=any_shape and not _fits(pivot, base))
+            _check_pair(i, source, base, heads=any_shape)
         elif shuffles:
             raise ValueError(
                 "alignment.shuffle_task_vectors is a control for sources with a base of their "
@@ -245,19 +263,12 @@ def fit_all(
     )
 
 
-def _fits(pivot: Checkpoint, base: Checkpoint) -> bool:
-    """Return True if a base has the pivot's names and shapes, so that it may be in its frame."""
-    named = in_names_of(pivot, base)
-    return set(named.names) == set(pivot.names) and all(
-        named.shape(name) == pivot.shape(name) for name in pivot.names
-    )
-
-
 def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint, *, heads: bool) -> None:
     """Refuse a base that is not of its expert's shape and tokens.
 
     ``heads`` allows an LM head of the expert alone, as a merge may have that SeMe made: the base's
-    is its embedding, and where models are rewritten both are read as heads.
+    is its embedding, and where models are rewritten both are read as heads. Where they are not,
+    :meth:`FittedSources.moved` refuses it.
     """
     named = in_names_of(base, expert)
     own_heads = set(vocabulary_tensors(named)) - set(base.names) if heads else set()

@@ -16,8 +16,9 @@ from seme.interface import CheckpointMismatchError
 from seme.method import merge as seme_merge
 from seme.plan import plan_merge
 from tests.adapters import pair, write_adapter
+from tests.conftest import TINY
 from tests.disguise import disguised, folded
-from tests.seme_merges import settings_with, tensors_of
+from tests.seme_merges import change_tensors, settings_with, tensors_of
 from tests.settings import SETTINGS
 
 ADD = functools.partial(task_arithmetic.merge, lam=1.0, weights=None)
@@ -209,29 +210,77 @@ def test_base_of_another_shape_than_its_expert_is_refused(zoo, make_llama, tmp_p
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["expert"], wide)
 
 
+def with_head(folder, change=0.0):
+    """Write the embedding of a model plus a change as its head."""
+    tensors = tensors_of(folder)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + change
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    return folder
+
+
 @pytest.fixture
 def tied(make_llama, tmp_path):
     """A base of another shape whose head is its embedding, its expert, and that with a head."""
     base = make_llama(tmp_path / "tied", 3, hidden_size=8, tie_word_embeddings=True)
     expert = tuned(base, tmp_path / "tied_expert")
-    untied = tuned(base, tmp_path / "untied_expert")
-    tensors = tensors_of(untied)
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    save_file(tensors, untied / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((untied / "config.json").read_text())
-    (untied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    untied = with_head(tuned(base, tmp_path / "untied_expert"))
     return {"base": base, "expert": expert, "untied": untied}
 
 
-def test_expert_may_have_a_head_that_its_rewritten_base_has_not(zoo, tied, tmp_path):
+@pytest.mark.parametrize("pivot_is", [{}, {"hidden_size": 8, "tie_word_embeddings": True}])
+def test_expert_may_have_a_head_that_its_rewritten_base_has_not(
+    make_llama, tied, tmp_path, pivot_is
+):
+    pivot = make_llama(tmp_path / "pivot", 0, **pivot_is)  # of another shape, or of the base's
     method = functools.partial(seme_merge, **settings_with())
     merged = [
-        moved(tmp_path / f"of_{name}", method, zoo["pivot"], tied[name], tied["base"])[0]
+        moved(tmp_path / f"of_{name}", method, pivot, tied[name], tied["base"])[0]
         for name in ("expert", "untied")
     ]
+    assert merged[0].keys() == merged[1].keys()
     assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
-    pivot = folded(zoo["pivot"]).read("lm_head.weight")
-    assert float((merged[0]["lm_head.weight"] - pivot).abs().max()) > 1e-3
+    change = merged[0]["lm_head.weight"] - folded(pivot).read("lm_head.weight")
+    assert float(change.abs().max()) > 1e-3
+
+
+@pytest.fixture(params=[2, 3])
+def in_frame(make_llama, tmp_path, request):
+    """A base in the frame of a pivot, heads their embedding, and an expert with a head."""
+    pivot = make_llama(tmp_path / "pivot", 0, tie_word_embeddings=True)
+    base = make_llama(
+        tmp_path / "base", 1, tie_word_embeddings=True, num_hidden_layers=request.param
+    )
+    ends = ("model.embed_tokens.weight", "model.norm.weight")
+    change_tensors(base, **{name: tensors_of(pivot)[name] for name in ends})
+    change = torch.randn(TINY["vocab_size"], 1, generator=torch.Generator().manual_seed(3))
+    return {"pivot": pivot, "base": base, "expert": tuned(base, tmp_path / "expert"),
+            "change": 0.3 * change}  # fmt: skip
+
+
+def test_head_of_an_expert_is_not_lost_where_nothing_is_rewritten(in_frame, tmp_path):
+    expert = with_head(in_frame["expert"], in_frame["change"])
+    method = functools.partial(seme_merge, **settings_with())
+    message = r"source 0 .*expert\) has lm_head\.weight, which neither .*identity_tolerance=0, which"
+    with pytest.raises(CheckpointMismatchError, match=message):
+        moved(tmp_path / "merged", method, in_frame["pivot"], expert, in_frame["base"])
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("how", ["pivot with a head", "rewritten"])
+def test_head_of_an_expert_arrives_by_both_ways_that_the_refusal_names(in_frame, tmp_path, how):
+    expert = with_head(in_frame["expert"], in_frame["change"])
+    tolerance = 0.0 if how == "rewritten" else 0.1
+    pivot = in_frame["pivot"] if how == "rewritten" else with_head(in_frame["pivot"])
+    method = functools.partial(seme_merge, **settings_with(identity_tolerance=tolerance))
+    merged, report = moved(tmp_path / "merged", method, pivot, expert, in_frame["base"])
+    change = tensors_of(expert)["lm_head.weight"]
+    change = change - tensors_of(in_frame["base"])["model.embed_tokens.weight"]
+    own = tensors_of(pivot)["model.embed_tokens.weight"]  # gains are ones: nothing is folded
+    arrived = torch.linalg.norm(merged["lm_head.weight"] - own)
+    assert report.diagnostics["sources"][0]["identity_shortcut"] is (how != "rewritten")
+    assert float(arrived) == pytest.approx(float(torch.linalg.norm(change)), rel=1e-3)
 
 
 def test_expert_with_a_head_of_its_own_is_refused_element_by_element(tied, tmp_path):
