@@ -36,8 +36,9 @@ from seme.compatibility import (
     refuse_float64,
     warnings_before,
 )
+from seme.expert_and_base import demand_changes
 from seme.interface import Merge, Prepared, Realigned, Site, Traits, traits_of
-from seme.own_base import demand_changes, fit_all
+from seme.own_base import fit_all
 from seme.rounding import certain, is_finite, round_merged, round_to, share_lost, summed
 from seme.settings import MergeSettings
 from seme.streaming import CPU_BLOCK, Block, Models, OpenTensor, ThreadPool

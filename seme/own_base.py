@@ -20,22 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seme.ancestry import resemblance
 from seme.budget import demand, rewritten_bytes
 from seme.checkpoint.lora import AnyCheckpoint
 from seme.checkpoint.protocol import Held, Readable, Weights, describe
 from seme.checkpoint.reader import Checkpoint
 from seme.checkpoint.renamed import in_names_of
-from seme.checkpoint.tokenizer_files import vocabulary_files
-from seme.compatibility import differences
 from seme.embedding_rows import vocabulary_tensors
+from seme.expert_and_base import check_pair
 from seme.fitting import fit_sources
 from seme.interface import CheckpointMismatchError, Prepared, Realigned
 from seme.settings import MergeSettings
-from seme.streaming import CPU_BLOCK, Models, OpenTensor
-from seme.token_rows import match_tokenizers
-
-_N_NAMED = 3
+from seme.streaming import Models, OpenTensor
 
 
 @runtime_checkable
@@ -237,7 +232,7 @@ def fit_all(
     shuffles = (method.keywords.get("alignment") or {}).get("shuffle_task_vectors", False)
     for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
         if base is not None:
-            _check_pair(i, source, base, heads=any_shape)
+            check_pair(i, source, base, heads=any_shape)
         elif shuffles:
             raise ValueError(
                 "alignment.shuffle_task_vectors is a control for sources with a base of their "
@@ -260,80 +255,4 @@ def fit_all(
         experts=tuple(experts),
         notes=notes,
         shuffle_seed=settings.seed if shuffles else None,
-    )
-
-
-def _check_pair(index: int, expert: AnyCheckpoint, base: Checkpoint, *, heads: bool) -> None:
-    """Refuse a base that is not of its expert's shape and tokens.
-
-    ``heads`` allows an LM head of the expert alone, as a merge may have that SeMe made: the base's
-    is its embedding, and where models are rewritten both are read as heads. Where they are not,
-    :meth:`FittedSources.moved` refuses it.
-    """
-    named = in_names_of(base, expert)
-    own_heads = set(vocabulary_tensors(named)) - set(base.names) if heads else set()
-    lines = differences(base, named, exclude=sorted(own_heads))
-    if lines:
-        more = f"\n  and {len(lines) - _N_NAMED} more" if len(lines) > _N_NAMED else ""
-        first = "".join(f"\n  {line}" for line in lines[:_N_NAMED])
-        raise CheckpointMismatchError(
-            f"{describe(index, expert)} is not of the shape of its base ({base.path}):{first}{more}\n"
-            "give the model that it was fine-tuned from"
-        )
-    of_base, of_expert = base.tokenizer_folder, expert.tokenizer_folder
-    if not (vocabulary_files(of_base) and vocabulary_files(of_expert)):
-        return
-    n_rows = max((base.shape(name)[0] for name in vocabulary_tensors(base)), default=0)
-    match = match_tokenizers(of_base, of_expert)
-    if match is not None and (ids := match.differing(n_rows, n_rows)):
-        raise CheckpointMismatchError(
-            f"{describe(index, expert)} has another tokenizer than its base ({base.path}): "
-            f"{len(ids)} ids are of other tokens, id {ids[0]} for one; give the model that it was "
-            "fine-tuned from"
-        )
-
-
-def demand_changes(
-    sources: Sequence[AnyCheckpoint], bases: Sequence[Checkpoint | None]
-) -> list[str]:
-    """Refuse sources that are equal to their base, and describe those that are too far from it.
-
-    Reads a sample of both, and as many tensors as it takes to find one that differs.
-
-    Returns:
-        One line for each source whose task vector is longer than its base.
-
-    Raises:
-        ValueError: If a task vector is zero.
-    """
-    warnings = []
-    for i, (source, base) in enumerate(zip(sources, bases, strict=True)):
-        if base is None:
-            continue
-        expert = in_names_of(base, source)
-        names = [name for name in base.names if base.dtype(name).is_floating_point]
-        if not any(_differs(name, expert, base) for name in names):
-            raise ValueError(
-                f"{describe(i, source)} equals its base ({base.path}) in every weight: its task "
-                "vector is zero, and nothing would be merged; give the model that it was "
-                "fine-tuned from"
-            )
-        likeness = resemblance(base, expert, names)
-        if likeness is not None and likeness.distance > 1:
-            warnings.append(
-                f"{describe(i, source)} does not look like a fine-tune of its base ({base.path}): "
-                f"its task vector is {likeness.distance:.2f} times as long as the base, the cosine "
-                f"of their weights {likeness.cosine:.2f} ({likeness.n_elements} elements of "
-                f"{likeness.n_tensors} matrices; fine-tunes have a length well below 1 and a "
-                "cosine near 1): check the base"
-            )
-    return warnings
-
-
-def _differs(name: str, expert: Weights, base: Weights) -> bool:
-    own, other = expert.opened(name), base.opened(name)
-    n = math.prod(base.shape(name))
-    return any(
-        not torch.equal(own.read(*span).float(), other.read(*span).float())
-        for span in ((i, min(i + CPU_BLOCK, n)) for i in range(0, n, CPU_BLOCK))
     )

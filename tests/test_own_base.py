@@ -262,7 +262,9 @@ def in_frame(make_llama, tmp_path, request):
 def test_head_of_an_expert_is_not_lost_where_nothing_is_rewritten(in_frame, tmp_path):
     expert = with_head(in_frame["expert"], in_frame["change"])
     method = functools.partial(seme_merge, **settings_with())
-    message = r"source 0 .*expert\) has lm_head\.weight, which neither .*identity_tolerance=0, which"
+    message = (
+        r"source 0 .*expert\) has lm_head\.weight, which neither .*identity_tolerance=0, which"
+    )
     with pytest.raises(CheckpointMismatchError, match=message):
         moved(tmp_path / "merged", method, in_frame["pivot"], expert, in_frame["base"])
     assert not (tmp_path / "merged").exists()
@@ -314,6 +316,18 @@ def test_source_that_equals_its_base_is_refused(zoo, tmp_path):
     with pytest.raises(ValueError, match=r"equals its base .* its task vector is zero"):
         moved(tmp_path / "merged", ADD, zoo["pivot"], zoo["base"], zoo["base"])
     assert not (tmp_path / "merged").exists()
+
+
+def test_source_that_differs_from_its_base_in_its_head_alone_is_merged(tied, zoo, tmp_path):
+    method = functools.partial(seme_merge, **settings_with())
+    base, change = tied["base"], torch.eye(TINY["vocab_size"], 8)
+    same, other = (tuned(base, tmp_path / name, size=0.0) for name in ("same", "other"))
+    with pytest.raises(ValueError, match=r"equals its base .* in every weight"):
+        moved(tmp_path / "no", method, zoo["pivot"], with_head(same), base)
+    merged, _ = moved(tmp_path / "merged", method, zoo["pivot"], with_head(other, change), base)
+    pivot = folded(zoo["pivot"])
+    changed = [n for n in pivot.names if not torch.equal(merged[n], pivot.read(n))]
+    assert changed == ["lm_head.weight"]
 
 
 def test_base_that_is_no_ancestor_is_warned_of_with_the_figures(repository, tmp_path):
