@@ -1,16 +1,11 @@
-"""A run's configuration as the user wrote it: checked before it grows, resolved, its texts."""
+"""A run's configuration as the user wrote it: lengths checked, resolved, its texts."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-
-from seme.yaml_events import written_out_size
 
 _KEPT = {
     "method", "models", "suite", "tau", "seed", "dtype", "include", "exclude", "overrides",
@@ -24,9 +19,6 @@ _LONGEST_OVERRIDE = 8_000
 """Characters; a list of so many takes Hydra's parser up to three seconds, of twice as many eight, of
 four times as many over a minute (measured): the time grows with the square of its items."""
 _WORD = re.compile(r"\w+")
-_ALIAS = re.compile(r"(?:^|[\s,\[{:?-])\*[^\s,\[\]{}]")
-_MOST_NODES = 100_000
-"""Nodes of a YAML file with its aliases written out; ours have less than a hundred."""
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
@@ -100,19 +92,6 @@ def check_name(entry: str, name: object) -> None:
         )
 
 
-def config_folders(arguments: Sequence[str], conf: Path) -> list[Path]:
-    """List the folders that Hydra reads YAML files from.
-
-    Args:
-        arguments: Those of the command line, without the program.
-        conf: The benchmark's folder of configuration files.
-    """
-    options = ("--config-dir", "-cd", "--config-path", "-cp")
-    given = [a.partition("=")[2] for a in arguments if a.startswith(options) and "=" in a]
-    given += [b for a, b in pairwise(arguments) if a in options]
-    return [conf, *map(Path, given)]
-
-
 def check_lengths(words: Iterable[str]) -> None:
     """Refuse an override that Hydra would take long to parse.
 
@@ -131,35 +110,6 @@ def check_lengths(words: Iterable[str]) -> None:
                 "conf/variant/NAME.yaml, or FOLDER/variant/NAME.yaml with --config-dir=FOLDER, its "
                 "first line '# @package _global_', and run with variant=NAME"
             )
-
-
-def check_aliases(folders: Iterable[Path]) -> None:
-    """Refuse YAML files that grow without bound when their aliases are written out.
-
-    Raises:
-        ValueError: If one does, refers to itself, or is nested in more than 100 levels; names
-            the file.
-    """
-    for folder in folders:
-        for path in sorted(folder.rglob("*.yaml")):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if "&" in text and _ALIAS.search(text):
-                check_growth(path, text)
-
-
-def check_growth(path: Path, text: str) -> None:
-    """Refuse the text of a YAML file that is too deep or grows without bound by its aliases."""
-    try:
-        size = written_out_size(text)
-    except yaml.YAMLError:
-        return  # whoever reads the file says what is wrong
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if size > _MOST_NODES:
-        raise ValueError(
-            f"{path} has more than {_MOST_NODES} nodes when its aliases (*name) are written "
-            "out: write the values it needs"
-        )
 
 
 def _texts(value: Any, path: str = "") -> Iterable[tuple[str, str]]:  # noqa: ANN401

@@ -7,7 +7,29 @@ import yaml
 
 _MOST_LEVELS = 100
 """Most levels of nested values: libyaml composes them by recursion without bound."""
+_MOST_NODES = 100_000
+"""Nodes of a YAML file with its aliases written out; ours have less than a hundred."""
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+def check_growth(text: str) -> None:
+    """Refuse a YAML text that is too deep, or that grows without bound by its aliases.
+
+    A text that is no YAML passes: whoever reads it says what is wrong.
+
+    Raises:
+        ValueError: If values are nested in more than 100 levels, or there are more than 100,000
+            nodes when aliases are written out; does not name the file.
+    """
+    try:
+        size = written_out_size(text)
+    except yaml.YAMLError:
+        return
+    if size > _MOST_NODES:
+        raise ValueError(
+            f"more than {_MOST_NODES} nodes when aliases (*name) are written out: write the "
+            "values that are needed"
+        )
 
 
 def written_out_size(text: str) -> float:

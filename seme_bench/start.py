@@ -29,12 +29,9 @@ def start(root: Path) -> NoReturn:
     gc.disable()  # imports make no garbage; looking for it takes a quarter of a short merge
     end_at_once()
     # only now: what follows takes seconds
-    from eval.configuration import (  # noqa: PLC0415
-        check_aliases,
-        check_lengths,
-        config_folders,
-    )
+    from eval.configuration import check_lengths  # noqa: PLC0415
     from eval.sweep import is_spread  # noqa: PLC0415
+    from seme_bench.configuration_files import check_aliases, config_folders  # noqa: PLC0415
     from seme_bench.folders import CONF  # noqa: PLC0415
     from seme_bench.run import main  # noqa: PLC0415
 

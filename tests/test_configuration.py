@@ -1,19 +1,12 @@
-"""Configurations as written: lengths, lookups, references that do not resolve, aliases, texts."""
+"""Configurations as written: lengths, lookups, references that do not resolve, texts."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from eval.configuration import (
-    check_aliases,
-    check_lengths,
-    check_name,
-    config_folders,
-    plain_values,
-)
+from eval.configuration import check_lengths, check_name, plain_values
 
 
 def config(**entries):
@@ -68,33 +61,6 @@ def test_a_name_is_one_printable_line(name):
     with pytest.raises(ValueError, match=r"^suite.name must be "):
         check_name("suite.name", name)
     check_name("suite.name", "größe 2")
-
-
-def bomb(levels):
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize("text", [bomb(9), "a: &a [*a]", bomb(30)])
-def test_files_that_grow_without_bound_are_refused(tmp_path, text):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/mine.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"models/mine\.yaml has more than 100000 nodes"):
-        check_aliases([tmp_path])
-
-
-@pytest.mark.parametrize(
-    "text", [bomb(3), "a: &a 1\nb: *a", "include: ['*']\nx: a & b *", "a: ["]
-)
-def test_other_files_pass(tmp_path, text):
-    (tmp_path / "mine.yaml").write_text(text)
-    check_aliases([tmp_path])
-
-
-def test_folders_of_the_command_line_are_checked_too():
-    arguments = ["-m", "--config-dir=a", "-cd", "b", "tau=1"]
-    assert config_folders(arguments, Path("/r/conf")) == [Path("/r/conf"), Path("a"), Path("b")]
 
 
 def test_an_override_of_8000_characters_is_the_longest():

@@ -323,7 +323,7 @@ base_model: org/base
         ("a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
          "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\n"
          "e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e, *e]",
-         "when its aliases"),
+         "cannot be read as YAML: more than 100000 nodes when aliases"),
         ("a: " + "[" * 5000, "cannot be read as YAML"),
         ("#" * 100_001, "has 100001 bytes, expected at most 100000"),
         ("a: !!int _", "cannot be read as YAML"),
@@ -337,6 +337,15 @@ def test_file_is_read_within_bounds(content, message, tmp_path, capsys):
     path.write_bytes(content.encode(errors="surrogateescape"))
     assert main([str(path)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_file_that_cannot_be_read_is_named_once(tmp_path, capsys):
+    path = tmp_path / "config.yml"
+    path.write_text("a: " + "[" * 101)
+    assert main([str(path)]) == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count(str(path)) == 1
+    assert shown.endswith("cannot be read as YAML: values are nested in more than 100 levels")
 
 
 def test_missing_file_and_arguments(tmp_path, capsys):

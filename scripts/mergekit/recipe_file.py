@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from eval.configuration import check_growth
 from seme.checkpoint.regular_file import read_whole
+from seme.yaml_events import check_growth
 
 MOST_PROBLEMS = 20
 """Mistakes that an error names."""
@@ -33,7 +33,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
     content = read_whole(path, most=_MOST_BYTES)
     try:
         text = content.decode()
-        check_growth(path, text)
+        check_growth(text)
         mapping = yaml.load(text, _Loader)
     except _DAMAGED as error:
         reason = " ".join(str(error).split())
