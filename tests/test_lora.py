@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from seme.checkpoint.lora import content_hashes, open_adapter
+from seme.checkpoint.opening import open_model
 from seme.checkpoint.reader import Checkpoint, open_checkpoint
 from seme.checkpoint.safetensors_file import OpenFile
 from tests.adapters import opened, pair, refused, write_adapter
+from tests.gguf_files import write_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -139,6 +141,16 @@ def test_an_adapter_may_not_name_a_file_as_its_base(base, tmp_path):
     (tmp_path / "secret").write_text("x")
     folder = write_adapter(base, pair(), base_model_name_or_path=str(tmp_path / "secret"))
     refused(folder, "names the file .*secret' as its base in adapter_config.json")
+
+
+def test_an_adapter_may_name_a_gguf_file_as_its_base(base, tmp_path):
+    path = write_gguf(tmp_path / "base.gguf")
+    plain = open_model(str(path), root=tmp_path)
+    outputs, inputs = plain.shape(Q0)
+    factors = pair(inputs=inputs, outputs=outputs)  # ones of rank 2, three times
+    adapter = opened(write_adapter(base, factors, base_model_name_or_path=str(path)))
+    assert adapter.names == plain.names
+    torch.testing.assert_close(adapter.read(Q0), plain.read(Q0) + 6)
 
 
 def test_missing_base_names_the_adapter(base):
