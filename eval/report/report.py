@@ -87,6 +87,9 @@ def report_of(inputs: ReportInput) -> list[Block]:
     judgements = claims_of(inputs.boards)
     own = moved_claims(inputs.reported)
     answers, drawings = _own_questions(inputs)
+    elsewhere: list[Block] = (
+        [heading("The same elsewhere", 3), found_by_others()] if own else []
+    )
     return [
         heading(f"Experiment: {inputs.experiment.name}", 1),
         plain(inputs.experiment.text),
@@ -97,7 +100,7 @@ def report_of(inputs: ReportInput) -> list[Block]:
         *_results(inputs),
         *drawings,
         *_claims("Claims of our own", own),
-        *([heading("The same elsewhere", 3), found_by_others()] if own else []),
+        *elsewhere,
         *_claims("Claims of the paper", judgements),
         *_answers(answers),
         *_published(inputs),
