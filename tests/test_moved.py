@@ -198,6 +198,15 @@ def test_kind_of_a_merge_is_said_in_words(results, settings, name, kind):
     assert kind_of(record) == kind
 
 
+def test_the_same_expert_moved_into_a_pivot_of_its_bases_frame_is_not_judged(results):
+    ahead = merge(results, {"numbers": 18, "d": 0})
+    near = merge(
+        results, {"numbers": 6, "d": 0}, in_frame=True, settings={**ALIGNED, "tau": 0.5}
+    )
+    assert kind_of(near) == "in the pivot's frame"
+    assert claim_of(results, ahead, near).verdict is Verdict.SUPPORTED
+
+
 @pytest.mark.parametrize(
     ("anchors", "kind"),
     [

@@ -141,7 +141,7 @@ def kind_of(record: Record) -> str:
         return f"{whole}, {_TOO}" if _uses_activations(record) else whole
     if record.name != SEME:
         return f"not aligned, {title(record.name)}"
-    parts = []
+    parts = [] if _own_source(record) else ["in the pivot's frame"]
     if record.settings.get(_SHUFFLED):
         parts.append("elements shuffled")
     if record.settings.get(_UNITS) == "never":
