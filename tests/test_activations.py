@@ -56,7 +56,7 @@ def other(tmp_path):
 
 def texts_of(folder, seed):
     model = open_canonical(folder)
-    return sample_texts(LanguageModel(model), model, seed=seed)
+    return sample_texts(LanguageModel(model), model, 24, seed=seed)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -152,9 +152,39 @@ def test_texts_begin_with_the_first_token_and_have_no_other_control_token(pivot)
     assert len(set(texts[:, 1].tolist())) > 5
 
 
-def test_texts_are_no_longer_than_the_context(tmp_path):
-    short = save_tiny(tmp_path / "short", "llama", max_position_embeddings=10)
-    assert texts_of(short, 0).shape == (8, 10)
+@pytest.fixture
+def lengths(monkeypatch):
+    """Tokens of the texts that models are run on, in order."""
+    read, states = [], LanguageModel.states
+
+    def noted(self, ids):
+        read.append(ids.shape[1])
+        return states(self, ids)
+
+    monkeypatch.setattr(LanguageModel, "states", noted)
+    return read
+
+
+@pytest.mark.parametrize(("of_pivot", "of_source"), [(64, 10), (10, 64)])
+def test_texts_are_no_longer_than_either_context(of_pivot, of_source, tmp_path, lengths):
+    # learned positions: the model has no rows beyond
+    pivot = save_tiny(tmp_path / "pivot", "gpt2", n_positions=of_pivot)
+    source = save_tiny(tmp_path / "source", "gpt2", seed=1, n_positions=of_source)
+    activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    assert set(lengths) == {10}
+
+
+def test_models_that_read_one_token_at_most_are_refused(tmp_path):
+    pivot = open_canonical(save_tiny(tmp_path / "pivot", "gpt2", n_positions=1))
+    with pytest.raises(ValueError, match=r"no second token, as .* read 1 at most: use"):
+        activations_operator(pivot, pivot, None, Sampling())
+
+
+def test_pivot_without_a_token_to_draw_is_refused(pivot):
+    model = open_canonical(pivot)
+    model.weights.config["eos_token_id"] = list(range(160))
+    with pytest.raises(ValueError, match=r"config\.json must leave tokens .* got all 160"):
+        sample_texts(LanguageModel(model), model, 24, seed=0)
 
 
 def test_a_pivot_in_disguise_is_found_back_through_another_tokenizer(tmp_path):
@@ -192,6 +222,20 @@ def test_texts_of_which_the_source_reads_nothing_are_refused(tmp_path):
     models = open_canonical(pivot), open_canonical(with_letters(source, torch.arange(51)))
     with pytest.raises(ValueError, match=r"no two tokens .* end at the same character"):
         activations_operator(*models, tokens_of(torch.arange(51)), Sampling())
+
+
+def test_tokens_that_have_no_row_in_the_source_are_not_read(tmp_path):
+    # 51 tokens of the tokenizer, 40 rows: as if the texts ended in front of the others
+    sizes = {"bos_token_id": 0, "eos_token_id": 0}
+    pivot = save_tiny(tmp_path / "pivot", "llama", vocab_size=51, **sizes)
+    source = save_tiny(tmp_path / "source", "llama", vocab_size=40, **sizes)
+    for folder in (pivot, source):
+        with_letters(folder, torch.arange(51))
+    rows = torch.arange(40)
+    tokens = SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
+    models = open_canonical(pivot), open_canonical(source)
+    operator, _ = activations_operator(*models, tokens, Sampling())
+    assert bool(operator.isfinite().all())
 
 
 def test_memory_is_demanded_before_a_model_is_read(pivot, other, monkeypatch):

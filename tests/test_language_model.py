@@ -98,6 +98,52 @@ def test_model_that_transformers_cannot_build_is_named_with_the_way_out(llama):
         LanguageModel(model)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"vocab_size": 150}, {"intermediate_size": 47}],
+    ids=lambda entries: next(iter(entries)),
+)
+def test_configuration_of_other_shapes_is_refused_with_the_way_out(changed, llama):
+    model = open_canonical(llama)
+    model.weights.config.update(changed)
+    with pytest.raises(
+        ValueError, match=r"same tensors and shapes .*mismatched_keys.*use .*both or head$"
+    ):
+        LanguageModel(model)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"return_dict": False},
+        {"quantization_config": {}},
+        {"output_attentions": True, "output_hidden_states": True},
+    ],
+    ids=lambda entries: next(iter(entries)),
+)
+def test_configuration_does_not_choose_what_a_run_returns(entries, llama):
+    expected = LanguageModel(open_canonical(llama))
+    model = open_canonical(llama)
+    model.weights.config.update(entries)
+    built = LanguageModel(model)
+    assert not built._model.config.output_attentions
+    assert all(map(torch.equal, built.states(TOKENS), expected.states(TOKENS)))
+    tokens = [m.sample(TOKENS, 15, never=(), rng=seeded()) for m in (built, expected)]
+    assert torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.mlp.down_proj.weight"])
+def test_logits_that_are_not_finite_are_refused(name, llama):
+    change_tensors(llama, **{name: tensors_of(llama)[name] * 1e38})
+    model = LanguageModel(open_canonical(llama))
+    with pytest.raises(ValueError, match=r"logits of .*llama must be finite .*anchors=both$"):
+        model.sample(TOKENS, 15, never=(), rng=seeded())
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
 def test_configuration_chooses_no_attention_and_no_code(llama):
     model = open_canonical(llama)
     model.weights.config.update(
@@ -120,6 +166,7 @@ def test_control_tokens_and_context_are_read_from_the_configuration():
     assert (start_token({}), control_tokens({})) == (None, ())
     assert context_length({"n_positions": 64}, at_most=96) == 64
     assert context_length({"max_position_embeddings": 256}, at_most=96) == 96
+    assert context_length({"max_position_embeddings": 0}, at_most=96) == 96
 
 
 def test_transformers_is_not_imported_before_a_model_is_run():

@@ -70,33 +70,44 @@ def activations_operator(
 
     Raises:
         ValueError: If the memory is too small, transformers cannot run a model, a tokenizer tells
-            no characters, no token is paired, or a state is not finite.
+            no characters, every token is a control token, no token is paired, or a logit or a
+            state is not finite.
     """
     demand(
         activations_bytes(pivot.weights, source.weights),
         sampling.memory_budget,
         "running the pivot and a source for alignment.anchors=activations",
     )
-    readers = None if tokens is None else readers_of(pivot.weights, source.weights)
+    readers = None if tokens is None else readers_of(pivot, source)
+    length = context_length(pivot.weights.config, at_most=N_TOKENS)
+    if readers is None:  # the source reads the pivot's tokens
+        length = context_length(source.weights.config, at_most=length)
     model = LanguageModel(pivot)
-    sampled = sample_texts(model, pivot, seed=sampling.seed)
+    sampled = sample_texts(model, pivot, length, seed=sampling.seed)
     batches = [
         same_tokens(ids_BT) if readers is None else paired_by_character(ids_BT, *readers)
         for ids_BT in torch.split(sampled, _BATCH)
     ]
     n_paired = sum(len(batch.pivot_places) for batch in batches)
     if n_paired == 0:
-        raise ValueError(
-            "on the texts that the pivot samples no two tokens of its tokenizer and the source's "
-            "end at the same character: use alignment.anchors=both"
+        reason = (
+            f"the texts have no second token, as pivot and source read {length} at most"
+            if readers is None
+            else "no two tokens of its tokenizer and the source's end at the same character"
         )
+        raise ValueError(
+            f"on the texts that the pivot samples {reason}: use alignment.anchors=both"
+        )
+    batches = [batch for batch in batches if len(batch.pivot_places)]
     states = [_states(model, batch.pivot_ids, batch.pivot_places) for batch in batches]
     del model  # before the other is read
     total_PK = _sum(states, LanguageModel(source), batches, _points(pivot, source))
     return total_PK / n_paired, 2 * pivot.dimensions.n_layers + 1
 
 
-def sample_texts(model: LanguageModel, pivot: CanonicalModel, *, seed: int) -> Tensor:
+def sample_texts(
+    model: LanguageModel, pivot: CanonicalModel, length: int, *, seed: int
+) -> Tensor:
     """Sample texts from the pivot.
 
     Each begins with the token that begins a text, where there is one, and a token drawn evenly
@@ -106,21 +117,30 @@ def sample_texts(model: LanguageModel, pivot: CanonicalModel, *, seed: int) -> T
     Args:
         model: The pivot, to be run.
         pivot: The same model: its configuration and its sizes.
+        length: Tokens of a text, at least 1.
         seed: Equal seeds sample equal texts on one machine.
 
     Returns:
-        int64 on the CPU, ``N_TEXTS`` rows of ``N_TOKENS``, or of the context length.
+        int64 on the CPU, ``N_TEXTS`` rows of ``length``.
+
+    Raises:
+        ValueError: If every token is a control token, or a logit is not finite.
     """
     rng = torch.Generator().manual_seed(seed)
     config, n_rows = pivot.weights.config, pivot.dimensions.n_tokens
     never = [token_id for token_id in control_tokens(config) if token_id < n_rows]
+    if len(never) == n_rows:
+        raise ValueError(
+            f"{pivot.weights.path / 'config.json'} must leave tokens that neither begin, end nor "
+            f"fill up texts for texts to be sampled, got all {n_rows} as such: use "
+            "alignment.anchors=both"
+        )
     drawn_evenly = torch.ones(n_rows)
     drawn_evenly[never] = 0
     first = torch.multinomial(drawn_evenly, N_TEXTS, replacement=True, generator=rng)[:, None]
     start = start_token(config)
     if start is not None and start < n_rows:
         first = torch.cat([torch.full((N_TEXTS, 1), start), first], dim=1)
-    length = context_length(config, at_most=N_TOKENS)
     return torch.cat(
         [
             model.sample(ids_BT, length, never=never, rng=rng)

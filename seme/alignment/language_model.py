@@ -22,8 +22,12 @@ from seme.checkpoint.regular_file import shown
 
 _ATTENTION_IMPLEMENTATION = "eager"
 """Plain torch: every architecture has it, and a configuration could name one on the Hub."""
-_LOADING_ENTRIES = ("auto_map", "transformers_weights", "fusion_config")
-"""Entries of config.json by which transformers would load code, other files or modules."""
+_ENTRIES_LEFT_OUT = (
+    *("auto_map", "transformers_weights", "fusion_config", "quantization_config"),
+    *("return_dict", "output_attentions", "output_hidden_states"),
+)
+"""Entries of config.json by which transformers would load code, other files or modules, return
+something else, or keep what nobody reads."""
 _BEFORE_ATTENTION = (Part.ATTENTION_NORM, Part.Q)
 _BEFORE_MLP = (Part.MLP_NORM, Part.GATE, Part.UP)
 """Parts whose input is the residual stream, of which the first that a model has counts: OLMo 2
@@ -43,10 +47,11 @@ class LanguageModel:
             model: The model as stored, and the device it is run on.
 
         Raises:
-            ValueError: If transformers cannot build the model or it has other tensors.
+            ValueError: If transformers cannot build the model, or it has other tensors or shapes.
         """
         self._model: Any = _built(model.weights).to(model.device)
         self._device = model.device
+        self._path = model.weights.path
         self._modules = _modules_at(self._model, model)
 
     @torch.no_grad()
@@ -65,7 +70,11 @@ class LanguageModel:
 
         Returns:
             int64 on the CPU, (B, ``n_tokens``).
+
+        Raises:
+            ValueError: If a logit is not finite.
         """
+        ids_BT = ids_BT[:, :n_tokens]
         cache, unseen = None, ids_BT
         with _on_one_thread():
             while ids_BT.shape[1] < n_tokens:
@@ -73,6 +82,11 @@ class LanguageModel:
                     input_ids=unseen.to(self._device), past_key_values=cache, use_cache=True
                 )
                 cache, logits = out.past_key_values, out.logits[:, -1].float().cpu()
+                if not bool(logits.isfinite().all()):
+                    raise ValueError(
+                        f"the logits of {self._path} must be finite for texts to be sampled, got "
+                        "NaN or infinity: use alignment.anchors=both"
+                    )
                 logits[:, list(never)] = -torch.inf
                 unseen = torch.multinomial(logits.softmax(dim=-1), 1, generator=rng)
                 ids_BT = torch.cat([ids_BT, unseen], dim=1)
@@ -124,7 +138,7 @@ def control_tokens(config: Mapping[str, Any]) -> tuple[int, ...]:
 def context_length(config: Mapping[str, Any], *, at_most: int) -> int:
     """Return the number of tokens that a model may read, as far as the configuration limits it."""
     stated = [config[name] for name in _CONTEXT if isinstance(config.get(name), int)]
-    return int(min([at_most, *stated]))
+    return int(min([at_most, *(n for n in stated if n > 0)]))
 
 
 def _ids(config: Mapping[str, Any], name: str) -> list[int]:
@@ -148,13 +162,14 @@ def _built(weights: Weights) -> Any:  # noqa: ANN401 (a class for each architect
             attn_implementation=_ATTENTION_IMPLEMENTATION,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the information
         )
     wrong = {reason: sorted(map(str, names)) for reason, names in loading.items() if names}
     if wrong:
         listed = "; ".join(f"{reason}: {names[:3]}" for reason, names in sorted(wrong.items()))
         raise ValueError(
-            f"{weights.path}: weights and config.json must name the same tensors for the model to "
-            f"be run, got {listed}"
+            f"{weights.path}: weights and config.json must give the same tensors and shapes for the "
+            f"model to be run, got {listed}; use alignment.anchors=both or head"
         )
     return model.eval()
 
@@ -166,7 +181,7 @@ def _outline(weights: Weights) -> tuple[Any, Any]:
         AutoModelForCausalLM,
     )
 
-    entries = {key: v for key, v in weights.config.items() if key not in _LOADING_ENTRIES}
+    entries = {key: v for key, v in weights.config.items() if key not in _ENTRIES_LEFT_OUT}
     try:
         config = CONFIG_MAPPING[entries["model_type"]].from_dict(entries)
         config._attn_implementation = config._experts_implementation = None

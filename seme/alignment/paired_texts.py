@@ -9,6 +9,7 @@ Shape suffixes: B texts of a batch, T tokens of a text.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from seme.alignment.language_model import context_length, start_token
-from seme.checkpoint.protocol import Weights
+from seme.architecture.model import CanonicalModel
 from seme.checkpoint.regular_file import find_file, read_whole, shown
 
 _MOST_BYTES = 100_000_000
@@ -49,21 +50,23 @@ def same_tokens(ids_BT: Tensor) -> PairedTexts:
 
 
 class TextReader:
-    """Reads a text with the tokenizer of a model's folder."""
+    """Tokenizer of a model, with the character that each token ends at."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, n_rows: int) -> None:
         """Load tokenizer.json, which has the characters of every token.
 
         Args:
             folder: Folder of the tokenizer.
             config: Configuration of the model: the token that begins a text, the context length.
+            n_rows: Rows of its embedding. Texts end in front of a token that has none.
 
         Raises:
             ValueError: If there is no tokenizer.json, or it cannot be read.
         """
         self._tokenizer = _load(folder)
         start = start_token(config)
-        self._start = [] if start is None else [start]
+        self._start = [] if start is None or start >= n_rows else [start]
+        self._n_rows = n_rows
         self._most = context_length(config, at_most=_MOST_TOKENS)
 
     def text(self, ids: Sequence[int]) -> str:
@@ -77,7 +80,8 @@ class TextReader:
             The tokens, and the place in them of the last token that ends at each character.
         """
         encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids = [*self._start, *encoding.ids][: self._most]
+        known = takewhile(lambda token_id: token_id < self._n_rows, encoding.ids)
+        ids = [*self._start, *known][: self._most]
         ends = {
             end: place
             for place, (begin, end) in enumerate(encoding.offsets, start=len(self._start))
@@ -112,13 +116,20 @@ def paired_by_character(ids_BT: Tensor, pivot: TextReader, source: TextReader) -
     )
 
 
-def readers_of(pivot: Weights, source: Weights) -> tuple[TextReader, TextReader]:
+def readers_of(pivot: CanonicalModel, source: CanonicalModel) -> tuple[TextReader, TextReader]:
     """Load the tokenizers of two models.
 
     Raises:
         ValueError: If one has no tokenizer.json.
     """
-    readers = [TextReader(model.tokenizer_folder, model.config) for model in (pivot, source)]
+    readers = [
+        TextReader(
+            model.weights.tokenizer_folder,
+            model.weights.config,
+            n_rows=model.dimensions.n_tokens,
+        )
+        for model in (pivot, source)
+    ]
     return readers[0], readers[1]
 
 
@@ -145,4 +156,5 @@ def _load(folder: Path) -> Tokenizer:
 
 def _filled_up(rows: Sequence[Sequence[int]]) -> Tensor:
     length = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+    padded = [[*row, *[0] * (length - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64)
