@@ -132,6 +132,13 @@ def test_configuration_does_not_choose_what_a_run_returns(entries, llama):
     assert torch.equal(*tokens)
 
 
+def test_number_of_labels_is_not_read(llama):
+    # transformers makes two dictionaries of that length
+    model = open_canonical(llama)
+    model.weights.config.update(num_labels=10**6, id2label={"0": "a"}, label2id={"a": 0})
+    assert LanguageModel(model)._model.config.num_labels == 2
+
+
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.mlp.down_proj.weight"])
 def test_logits_that_are_not_finite_are_refused(name, llama):
     change_tensors(llama, **{name: tensors_of(llama)[name] * 1e38})

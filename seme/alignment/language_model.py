@@ -25,9 +25,10 @@ _ATTENTION_IMPLEMENTATION = "eager"
 _ENTRIES_LEFT_OUT = (
     *("auto_map", "transformers_weights", "fusion_config", "quantization_config"),
     *("return_dict", "output_attentions", "output_hidden_states"),
+    *("num_labels", "id2label", "label2id"),
 )
 """Entries of config.json by which transformers would load code, other files or modules, return
-something else, or keep what nobody reads."""
+something else, or keep what nobody reads: names of as many labels as a number says."""
 _BEFORE_ATTENTION = (Part.ATTENTION_NORM, Part.Q)
 _BEFORE_MLP = (Part.MLP_NORM, Part.GATE, Part.UP)
 """Parts whose input is the residual stream, of which the first that a model has counts: OLMo 2
