@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seme.alignment.activations import activations_bytes
-from seme.alignment.head_comparison import comparing_bytes
+from seme.alignment.head_comparison import comparing_bytes, match_row_for_row
 from seme.alignment.options import samples_texts
 from seme.binding import check_method
 from seme.budget import allocate, cached_bytes, rewritten_bytes
@@ -145,7 +145,11 @@ def _rewriting(
     """Estimate what rewriting sources takes, and running them where activations are compared."""
     need = rewritten_bytes(sizes, len(fitted.read))
     if samples_texts(method):
-        need = max(need, *(activations_bytes(pivot, origin) for origin in fitted.origins))
+        running = (
+            activations_bytes(pivot, origin, same_tokens=match_row_for_row(pivot, origin))
+            for origin in fitted.origins
+        )
+        need = max(need, *running)
     return need
 
 

@@ -1,6 +1,6 @@
 """Activations as anchors: laws of the map, texts and memory."""
 
-import functools
+from functools import partial
 
 import pytest
 import torch
@@ -240,7 +240,7 @@ def test_tokens_that_have_no_row_in_the_source_are_not_read(tmp_path):
 
 def test_memory_is_demanded_before_a_model_is_read(pivot, other, monkeypatch):
     monkeypatch.setattr(activations, "LanguageModel", None)
-    need = activations_bytes(opened(pivot), opened(other))
+    need = activations_bytes(opened(pivot), opened(other), same_tokens=True)
     with pytest.raises(
         ValueError, match=r"running the pivot and a source .* takes about .*MiB"
     ):
@@ -257,23 +257,45 @@ def test_memory_is_that_of_one_model_at_a_time_and_the_pivots_states(tmp_path):
     sizes = {"num_hidden_layers": 5, "attention_bias": False, "mlp_bias": False}
     pivot = opened(save_tiny(tmp_path / "pivot", "llama", **sizes))
     n = sum(tensor.numel() for tensor in tensors_of(pivot.path).values())
-    states = 11 * 24 * 32 * 4  # of one text: points, tokens, width, bytes
-    working = 16 * 24 * (2 * 5 * 32 + 40 * 32) * 4 + 4 * 16 * 160 * 4 + 4 * 32 * 32 * 4
-    assert activations_bytes(pivot, pivot) == 8 * n + (8 + 16) * states + working
+    for same_tokens, length in ((True, 24), (False, 48)):  # tokens of the longest text
+        states = 11 * length * 32 * 4  # of one text: points, tokens, width, bytes
+        attention = 3 * 16 * 4 * length**2 * 4  # copies, texts, heads, pairs of tokens, bytes
+        working = 16 * length * (2 * 5 * 32 + 40 * 32) * 4 + 4 * 16 * 160 * 4 + 4 * 32 * 32 * 4
+        need = activations_bytes(pivot, pivot, same_tokens=same_tokens)
+        assert need == 8 * n + (8 + 16) * states + attention + working
+
+
+def test_texts_that_another_tokenizer_cuts_finely_are_read_up_to_the_length_counted(
+    tmp_path, lengths
+):
+    # a text of 24 tokens has hundreds of letters, and both tokenizers read it letter by letter
+    words = [f"{letter}{'a' * 20}" for letter in map(chr, range(0x4E00, 0x4E30))]
+    sizes = {"vocab_size": 51, "bos_token_id": 0, "eos_token_id": 0}
+    pivot = save_tiny(tmp_path / "pivot", "llama", **sizes)
+    source = save_tiny(tmp_path / "source", "llama", seed=1, **sizes)
+    tokenizer_of(["<s>", "a", "b", *words], pivot)
+    tokenizer_of(["<s>", "b", "a"], source)
+    pair = torch.arange(2)
+    tokens = SharedTokens(pivot_rows=pair, source_rows=pair, overlap=1.0)
+    activations_operator(*map(open_canonical, (pivot, source)), tokens, Sampling())
+    assert max(lengths) == 2 * 24
 
 
 def test_plan_counts_the_memory_of_running_the_models(pivot, other, tmp_path):
     def planned(anchors):
-        method = functools.partial(merge, **settings_with(anchors=anchors))
+        method = partial(merge, **settings_with(anchors=anchors))
         models = opened(pivot), [opened(other)]
         return plan_merge(method, *models, tmp_path / "merged", settings=SETTINGS)
 
     plan, usual = planned("activations"), planned("both")
     assert plan.peak_bytes == usual.peak_bytes
-    assert plan.rewritten_bytes - plan.peak_bytes == activations_bytes(
-        opened(pivot), opened(other)
-    )
+    of_run = partial(activations_bytes, opened(pivot), opened(other))
+    assert plan.rewritten_bytes - plan.peak_bytes == of_run(same_tokens=True)
     assert plan.rewritten_bytes > usual.rewritten_bytes
+    tokenizer_of(["<s>", "a", "b"], pivot)
+    tokenizer_of(["<s>", "b", "a"], other)
+    plan = planned("activations")
+    assert plan.rewritten_bytes - plan.peak_bytes == of_run(same_tokens=False)
 
 
 def test_state_that_is_not_finite_is_refused(pivot, other):
@@ -303,7 +325,7 @@ def test_merge_is_the_same_for_a_seed_and_another_for_another(pivot, other, tmp_
 
 
 def test_budget_of_the_merge_is_the_one_demanded(pivot, other, tmp_path, monkeypatch):
-    monkeypatch.setattr(activations, "activations_bytes", lambda *_models: 2**29 + 1)
+    monkeypatch.setattr(activations, "activations_bytes", lambda *_models, **_: 2**29 + 1)
     with pytest.raises(ValueError, match=r"takes about 513MiB .* memory_budget is 512MiB"):
         merged(tmp_path / "merged", pivot, other, anchors="activations")
     assert not (tmp_path / "merged").exists()

@@ -32,6 +32,7 @@ from seme.alignment.paired_texts import (
 )
 from seme.alignment.residual_map import embedding_operator
 from seme.alignment.tokens import SharedTokens
+from seme.architecture.families import count
 from seme.architecture.model import CanonicalModel
 from seme.budget import demand
 from seme.checkpoint.protocol import Weights
@@ -40,6 +41,8 @@ N_TEXTS = 96
 """Texts that the pivot samples."""
 N_TOKENS = 96
 """Tokens of each, with the first; fewer where the context is shorter."""
+_MOST_TIMES = 2
+"""Longest text as another tokenizer cuts it, in ``N_TOKENS``: the rest of it is not read."""
 _BATCH = 16
 """Texts run together, whatever the memory: the rounding of a state must not depend on it."""
 _BLOCK_ROWS = 2048
@@ -47,6 +50,9 @@ _FLOAT32_BYTES = 4
 _INNER_WIDTHS = 40
 """Widths of all that a block computes for a token beside its stream: queries, keys and values,
 an MLP of four widths and its products (counted in Llama's code, rounded up)."""
+_ATTENTION_COPIES = 3
+"""Copies of the attention weights: products, with the mask added, and their softmax."""
+_HEADS = ("num_attention_heads", "n_head")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -74,11 +80,15 @@ def activations_operator(
             state is not finite.
     """
     demand(
-        activations_bytes(pivot.weights, source.weights),
+        activations_bytes(pivot.weights, source.weights, same_tokens=tokens is None),
         sampling.memory_budget,
         "running the pivot and a source for alignment.anchors=activations",
     )
-    readers = None if tokens is None else readers_of(pivot, source)
+    readers = (
+        None
+        if tokens is None
+        else readers_of(pivot, source, at_most=_longest(same_tokens=False))
+    )
     length = context_length(pivot.weights.config, at_most=N_TOKENS)
     if readers is None:  # the source reads the pivot's tokens
         length = context_length(source.weights.config, at_most=length)
@@ -149,16 +159,27 @@ def sample_texts(
     )
 
 
-def activations_bytes(pivot: Weights, source: Weights) -> int:
+def activations_bytes(pivot: Weights, source: Weights, *, same_tokens: bool) -> int:
     """Estimate the memory of :func:`activations_operator`: one model in float32 at a time.
 
     Beside it the pivot's states on all texts, and of one batch all states, the cached keys and
-    values and what a block computes.
+    values and what a block computes, attention weights included.
+
+    Args:
+        pivot: The pivot.
+        source: The source.
+        same_tokens: They have one vocabulary. Otherwise each may read more tokens.
     """
-    return max(
-        _model_bytes(pivot) + _states_bytes(pivot, N_TEXTS) + _batch_bytes(pivot),
-        _model_bytes(source) + _states_bytes(pivot, N_TEXTS) + _batch_bytes(source),
+    length = _longest(same_tokens=same_tokens)
+    kept = _states_bytes(pivot, N_TEXTS, length)
+    return kept + max(
+        _model_bytes(model) + _batch_bytes(model, length) for model in (pivot, source)
     )
+
+
+def _longest(*, same_tokens: bool) -> int:
+    """Return the most tokens of a text that a model is run on."""
+    return N_TOKENS if same_tokens else _MOST_TIMES * N_TOKENS
 
 
 def _model_bytes(model: Weights) -> int:
@@ -169,18 +190,20 @@ def _model_bytes(model: Weights) -> int:
     )
 
 
-def _states_bytes(model: Weights, n_texts: int) -> int:
+def _states_bytes(model: Weights, n_texts: int, length: int) -> int:
     points = 2 * _n_layers(model) + 1
-    return points * n_texts * N_TOKENS * _width(model) * _FLOAT32_BYTES
+    return points * n_texts * length * _width(model) * _FLOAT32_BYTES
 
 
-def _batch_bytes(model: Weights) -> int:
+def _batch_bytes(model: Weights, length: int) -> int:
     n_rows = max(model.shape(name)[0] for name in model.names if model.shape(name))
     cached = 2 * _n_layers(model) * _width(model)
-    tokens = _BATCH * N_TOKENS * (cached + _INNER_WIDTHS * _width(model))
+    tokens = _BATCH * length * (cached + _INNER_WIDTHS * _width(model))
+    attention = _ATTENTION_COPIES * _BATCH * count(model.config, *_HEADS) * length**2
     logits = 4 * _BATCH * n_rows
     products = 4 * _width(model) ** 2
-    return _states_bytes(model, _BATCH) + (tokens + logits + products) * _FLOAT32_BYTES
+    elements = tokens + attention + logits + products
+    return _states_bytes(model, _BATCH, length) + elements * _FLOAT32_BYTES
 
 
 def _n_layers(model: Weights) -> int:

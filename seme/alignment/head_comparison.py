@@ -42,14 +42,12 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
     Raises:
         ValueError: If too few tokens are shared, or only one model states its vocabulary.
     """
+    if match_row_for_row(pivot, source):
+        return None
     n_pivot, width = head_shape(pivot)
     n_source, source_width = head_shape(source)
     folders = (pivot.tokenizer_folder, source.tokenizer_folder)
     has_pivot, has_source = (bool(vocabulary_files(folder)) for folder in folders)
-    if n_pivot == n_source and (
-        (not has_pivot and not has_source) or have_one_vocabulary(*folders)
-    ):
-        return None
     if not has_pivot or not has_source:
         lacking = folders[1] if has_pivot else folders[0]
         raise ValueError(
@@ -65,6 +63,17 @@ def match_tokens(pivot: Weights, source: Weights) -> SharedTokens | None:
         n_pivot=n_pivot,
         n_source=n_source,
         width=max(width, source_width),
+    )
+
+
+def match_row_for_row(pivot: Weights, source: Weights) -> bool:
+    """Return True if two heads have equally many rows, and their folders one vocabulary or none.
+
+    Reads no vocabulary: of equal ones in different files it does not know.
+    """
+    folders = (pivot.tokenizer_folder, source.tokenizer_folder)
+    return head_shape(pivot)[0] == head_shape(source)[0] and (
+        not any(map(vocabulary_files, folders)) or have_one_vocabulary(*folders)
     )
 
 

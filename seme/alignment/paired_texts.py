@@ -23,8 +23,6 @@ from seme.checkpoint.regular_file import find_file, read_whole, shown
 
 _MOST_BYTES = 100_000_000
 """Largest tokenizer.json that is read: three times the largest known, Gemma's."""
-_MOST_TOKENS = 1024
-"""Longest text, in the source's tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +50,16 @@ def same_tokens(ids_BT: Tensor) -> PairedTexts:
 class TextReader:
     """Tokenizer of a model, with the character that each token ends at."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, n_rows: int) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, n_rows: int, at_most: int
+    ) -> None:
         """Load tokenizer.json, which has the characters of every token.
 
         Args:
             folder: Folder of the tokenizer.
             config: Configuration of the model: the token that begins a text, the context length.
             n_rows: Rows of its embedding. Texts end in front of a token that has none.
+            at_most: Most tokens of a text, with the one that begins it.
 
         Raises:
             ValueError: If there is no tokenizer.json, or it cannot be read.
@@ -67,7 +68,7 @@ class TextReader:
         start = start_token(config)
         self._start = [] if start is None or start >= n_rows else [start]
         self._n_rows = n_rows
-        self._most = context_length(config, at_most=_MOST_TOKENS)
+        self._most = context_length(config, at_most=at_most)
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode tokens, without control tokens."""
@@ -116,7 +117,9 @@ def paired_by_character(ids_BT: Tensor, pivot: TextReader, source: TextReader) -
     )
 
 
-def readers_of(pivot: CanonicalModel, source: CanonicalModel) -> tuple[TextReader, TextReader]:
+def readers_of(
+    pivot: CanonicalModel, source: CanonicalModel, *, at_most: int
+) -> tuple[TextReader, TextReader]:
     """Load the tokenizers of two models.
 
     Raises:
@@ -127,6 +130,7 @@ def readers_of(pivot: CanonicalModel, source: CanonicalModel) -> tuple[TextReade
             model.weights.tokenizer_folder,
             model.weights.config,
             n_rows=model.dimensions.n_tokens,
+            at_most=at_most,
         )
         for model in (pivot, source)
     ]
