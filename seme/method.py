@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seme.alignment.activations import PivotTexts
 from seme.alignment.aligned_source import AlignedSource
 from seme.alignment.diagnosis import collect_seconds
 from seme.alignment.frames import Frame, describe_source, find_frame
@@ -89,7 +90,8 @@ def prepare(
 ) -> Alignment:
     """Align every source with the pivot's latent space.
 
-    Reads LM heads and final norms; layers only where a source must be rewritten. Where a source
+    Reads LM heads and final norms; layers only where a source must be rewritten, and where
+    activations are anchors runs the pivot and the sources that must be. Where a source
     is mapped and the pivot's head is its embedding, the merged model gets a head of its own,
     which is exact (ours): one matrix could not hold the final norm's gain on one side alone.
 
@@ -198,13 +200,14 @@ def align(alignment: Alignment) -> Alignment:
     norms: frozenset[Part] = FOLDABLE if turns else frozenset()
     rewritten = FoldedWeights(FoldedModel(pivot, norms=norms), untied=untied)
     _check_all_merged(rewritten, models)
+    texts = PivotTexts(pivot, alignment.options.sampling)
     aligned, weights = [], []
     for i, (model, source) in enumerate(zip(sources, alignment.sources, strict=True)):
         try:
             folded = FoldedModel(model, norms=norms)
             with collect_seconds(source.seconds):
                 frame = find_frame(
-                    rewritten.model, folded, source.comparison, alignment.options
+                    rewritten.model, folded, source.comparison, alignment.options, texts
                 )
         except ValueError as error:
             error.add_note(f"while aligning source {i} ({model.weights.path})")

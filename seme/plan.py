@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from seme.alignment.activations import activations_bytes
+from seme.alignment.activations import activations_bytes, reasons_not_to_run
 from seme.alignment.head_comparison import comparing_bytes, match_row_for_row
 from seme.alignment.options import samples_texts
 from seme.binding import check_method
@@ -133,6 +133,7 @@ def plan_merge(
         warnings=(
             *warnings_before(pivot, fitted.origins),
             *fitted.notes,
+            *_not_runnable(method, pivot, fitted),
             *other_bases(sources),
             *pickled_only((pivot, *sources, *filter(None, own_bases))),
         ),
@@ -151,6 +152,21 @@ def _rewriting(
         )
         need = max(need, *running)
     return need
+
+
+def _not_runnable(
+    method: partial[Tensor], pivot: Checkpoint, fitted: FittedSources
+) -> list[str]:
+    """Name the sources whose activations cannot be compared; the merge refuses them."""
+    if not samples_texts(method):
+        return []
+    return [
+        f"{origin.path} will be refused unless it is in the pivot's frame: {reason}"
+        for origin in fitted.origins
+        for reason in reasons_not_to_run(
+            pivot, origin, same_tokens=match_row_for_row(pivot, origin)
+        )
+    ]
 
 
 def _peak_bytes(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from seme.alignment.activations import PivotTexts
 from seme.alignment.frames import Frame, find_frame
 from seme.alignment.head_comparison import HeadComparison, PivotHead, compare_heads
 from seme.alignment.options import AlignmentOptions
@@ -29,4 +30,6 @@ def comparison_of(pivot: Path, source: Path, **options: object) -> HeadCompariso
 def frame_of(pivot: Path, source: Path, **options: object) -> Frame:
     comparison = comparison_of(pivot, source, **options)
     chosen = replace(OPTIONS, **options)
-    return find_frame(folded(pivot).model, folded(source).model, comparison, chosen)
+    model = folded(pivot).model
+    texts = PivotTexts(model.canonical, chosen.sampling)
+    return find_frame(model, folded(source).model, comparison, chosen, texts)

@@ -1,5 +1,6 @@
 """Activations as anchors: laws of the map, texts and memory."""
 
+import json
 from functools import partial
 
 import pytest
@@ -8,7 +9,12 @@ from safetensors.torch import load_file
 
 from scripts.disguise import random_turn
 from seme.alignment import activations
-from seme.alignment.activations import activations_bytes, activations_operator, sample_texts
+from seme.alignment.activations import (
+    PivotTexts,
+    activations_bytes,
+    activations_operator,
+    sample_texts,
+)
 from seme.alignment.frames import units_operator
 from seme.alignment.head_comparison import embeddings_operator
 from seme.alignment.language_model import LanguageModel
@@ -54,6 +60,11 @@ def other(tmp_path):
     return save_tiny(tmp_path / "other", "llama", seed=1)
 
 
+def operator_of(pivot, source, tokens=None, **sampling):
+    texts = PivotTexts(open_canonical(pivot), Sampling(**sampling))
+    return activations_operator(texts, open_canonical(source), tokens)
+
+
 def texts_of(folder, seed):
     model = open_canonical(folder)
     return sample_texts(LanguageModel(model), model, 24, seed=seed)
@@ -65,7 +76,7 @@ def test_a_pivot_in_disguise_is_found_back(model_type, tmp_path):
     source = disguised(pivot, tmp_path / "source", seed=3)
     centred = open_canonical(pivot).family.norm == "layer"
     turn = random_turn(32, torch.Generator().manual_seed(3), centred=centred)
-    operator, _ = activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    operator, _ = operator_of(pivot, source)
     alone = centred_polar_factor(operator) if centred else polar_factor(operator)
     torch.testing.assert_close(alone.float(), turn.T, atol=1e-3, rtol=0)
     found = frame_of(pivot, source, anchors="activations", refine=1).turn.forward_PK
@@ -86,13 +97,13 @@ def test_a_narrower_model_is_found_in_a_wider_stream(tmp_path):
     model = folded(wide)
     tensors = {name: model.assemble(name, parts).contiguous() for name in model.names}
     pivot = written_tensors(tensors, model.config, tmp_path / "pivot")
-    operator, _ = activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    operator, _ = operator_of(pivot, source)
     torch.testing.assert_close(polar_factor(operator).float(), turn, atol=1e-3, rtol=0)
 
 
 def test_operator_is_the_mean_product_of_unit_states_at_every_point(pivot, other):
     of_pivot, of_source = map(open_canonical, (pivot, other))
-    operator, n_points = activations_operator(of_pivot, of_source, None, Sampling(seed=5))
+    operator, n_points = operator_of(pivot, other, seed=5)
     ids, expected = texts_of(pivot, 5), torch.zeros(32, 32, dtype=torch.float64)
     states = [LanguageModel(model).states(ids) for model in (of_pivot, of_source)]
     for a, b in zip(*states, strict=True):
@@ -117,7 +128,7 @@ def test_points_of_layers_between_two_layers_of_the_source_are_interpolated(tmp_
 
 
 def test_head_embedding_and_points_of_the_stream_weigh_the_same(pivot, other):
-    states, _ = activations_operator(*map(open_canonical, (pivot, other)), None, Sampling())
+    states, _ = operator_of(pivot, other)
     models = [folded(folder).model for folder in (pivot, other)]
     embeddings = embeddings_operator(*(m.read(Place(Part.EMBEDDING)) for m in models), None)
     ends = (comparison_of(pivot, other).operator_PK + embeddings) / 160
@@ -129,7 +140,7 @@ def test_head_embedding_and_points_of_the_stream_weigh_the_same(pivot, other):
 
 
 def test_anchors_weigh_four_in_the_refinement(pivot, other):
-    states, _ = activations_operator(*map(open_canonical, (pivot, other)), None, Sampling())
+    states, _ = operator_of(pivot, other)
     models = [folded(folder).model for folder in (pivot, other)]
     embeddings = embeddings_operator(*(m.read(Place(Part.EMBEDDING)) for m in models), None)
     ends = (comparison_of(pivot, other).operator_PK + embeddings) / 160
@@ -137,6 +148,38 @@ def test_anchors_weigh_four_in_the_refinement(pivot, other):
     refined = frame_of(pivot, other, anchors="activations", refine=1).turn.forward_PK
     expected = polar_factor(4 * (ends + states) + units)
     torch.testing.assert_close(refined, expected.float(), atol=1e-4, rtol=0)
+
+
+def test_pivot_is_sampled_once_for_all_sources_of_one_length(tmp_path, pivot, monkeypatch):
+    sampled, sample = [], LanguageModel.sample
+    monkeypatch.setattr(
+        LanguageModel,
+        "sample",
+        lambda self, ids, n, **options: (
+            sampled.append((len(ids), n)) or sample(self, ids, n, **options)
+        ),
+    )
+    sources = [
+        save_tiny(tmp_path / f"{seed}", "llama", seed=seed, max_position_embeddings=length)
+        for seed, length in ((1, 64), (2, 64), (3, 10))
+    ]
+    report = merged(tmp_path / "merged", pivot, *sources, anchors="activations")
+    assert sum(n for n, length in sampled if length == 24) == 8
+    assert sum(n for n, length in sampled if length == 10) == 8
+    alone = merged(tmp_path / "alone", pivot, sources[1], anchors="activations")
+    similarity = [
+        r.diagnostics["sources"][i]["distance_from_identity"]
+        for r, i in ((report, 1), (alone, 0))
+    ]
+    assert similarity[0] == similarity[1]
+
+
+def test_source_that_cannot_be_run_is_refused_before_the_pivot_is(pivot, other, monkeypatch):
+    model = open_canonical(other)
+    model.weights.config["hidden_act"] = "unheard_of"
+    monkeypatch.setattr(activations, "LanguageModel", None)
+    with pytest.raises(ValueError, match=r"transformers cannot run .*unheard_of"):
+        activations_operator(PivotTexts(open_canonical(pivot), Sampling()), model, None)
 
 
 def test_texts_are_the_same_for_a_seed_and_differ_for_another(pivot):
@@ -170,14 +213,14 @@ def test_texts_are_no_longer_than_either_context(of_pivot, of_source, tmp_path, 
     # learned positions: the model has no rows beyond
     pivot = save_tiny(tmp_path / "pivot", "gpt2", n_positions=of_pivot)
     source = save_tiny(tmp_path / "source", "gpt2", seed=1, n_positions=of_source)
-    activations_operator(*map(open_canonical, (pivot, source)), None, Sampling())
+    operator_of(pivot, source)
     assert set(lengths) == {10}
 
 
 def test_models_that_read_one_token_at_most_are_refused(tmp_path):
-    pivot = open_canonical(save_tiny(tmp_path / "pivot", "gpt2", n_positions=1))
+    pivot = save_tiny(tmp_path / "pivot", "gpt2", n_positions=1)
     with pytest.raises(ValueError, match=r"no second token, as .* read 1 at most: use"):
-        activations_operator(pivot, pivot, None, Sampling())
+        operator_of(pivot, pivot)
 
 
 def test_pivot_without_a_token_to_draw_is_refused(pivot):
@@ -196,9 +239,7 @@ def test_a_pivot_in_disguise_is_found_back_through_another_tokenizer(tmp_path):
     source = with_letters(disguised(pivot, tmp_path / "source"), order)
     ends = ("model.embed_tokens.weight", "lm_head.weight")
     change_tensors(source, **{name: tensors_of(source)[name][order] for name in ends})
-    operator, _ = activations_operator(
-        open_canonical(pivot), open_canonical(source), tokens_of(order), Sampling()
-    )
+    operator, _ = operator_of(pivot, source, tokens_of(order))
     turn = random_turn(32, torch.Generator().manual_seed(0), centred=False)
     torch.testing.assert_close(polar_factor(operator).float(), turn.T, atol=1e-3, rtol=0)
 
@@ -219,9 +260,9 @@ def test_texts_of_which_the_source_reads_nothing_are_refused(tmp_path):
     sizes = {"vocab_size": 51, "bos_token_id": 0, "eos_token_id": 0}
     pivot = with_letters(save_tiny(tmp_path / "pivot", "llama", **sizes), torch.arange(51))
     source = save_tiny(tmp_path / "source", "llama", max_position_embeddings=1, **sizes)
-    models = open_canonical(pivot), open_canonical(with_letters(source, torch.arange(51)))
+    with_letters(source, torch.arange(51))
     with pytest.raises(ValueError, match=r"no two tokens .* end at the same character"):
-        activations_operator(*models, tokens_of(torch.arange(51)), Sampling())
+        operator_of(pivot, source, tokens_of(torch.arange(51)))
 
 
 def test_tokens_that_have_no_row_in_the_source_are_not_read(tmp_path):
@@ -233,8 +274,7 @@ def test_tokens_that_have_no_row_in_the_source_are_not_read(tmp_path):
         with_letters(folder, torch.arange(51))
     rows = torch.arange(40)
     tokens = SharedTokens(pivot_rows=rows, source_rows=rows, overlap=1.0)
-    models = open_canonical(pivot), open_canonical(source)
-    operator, _ = activations_operator(*models, tokens, Sampling())
+    operator, _ = operator_of(pivot, source, tokens)
     assert bool(operator.isfinite().all())
 
 
@@ -244,9 +284,7 @@ def test_memory_is_demanded_before_a_model_is_read(pivot, other, monkeypatch):
     with pytest.raises(
         ValueError, match=r"running the pivot and a source .* takes about .*MiB"
     ):
-        activations_operator(
-            open_canonical(pivot), open_canonical(other), None, Sampling(memory_budget=need - 1)
-        )
+        operator_of(pivot, other, memory_budget=need - 1)
 
 
 def opened(folder):
@@ -277,7 +315,7 @@ def test_texts_that_another_tokenizer_cuts_finely_are_read_up_to_the_length_coun
     tokenizer_of(["<s>", "b", "a"], source)
     pair = torch.arange(2)
     tokens = SharedTokens(pivot_rows=pair, source_rows=pair, overlap=1.0)
-    activations_operator(*map(open_canonical, (pivot, source)), tokens, Sampling())
+    operator_of(pivot, source, tokens)
     assert max(lengths) == 2 * 24
 
 
@@ -298,11 +336,26 @@ def test_plan_counts_the_memory_of_running_the_models(pivot, other, tmp_path):
     assert plan.rewritten_bytes - plan.peak_bytes == of_run(same_tokens=False)
 
 
+def test_plan_warns_of_models_that_cannot_be_run(pivot, other, tmp_path):
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "pad_token_id": 5000}))
+    tokenizer_of(["<s>", "a", "b"], other)
+    (pivot / "vocab.json").write_text('{"<s>": 0}')
+    for anchors, n_warnings in (("both", 0), ("activations", 2)):
+        method = partial(merge, **settings_with(anchors=anchors))
+        models = opened(pivot), [opened(other)]
+        warnings = plan_merge(method, *models, tmp_path / "new", settings=SETTINGS).warnings
+        refused = [line for line in warnings if "will be refused unless" in line]
+        assert len(refused) == n_warnings
+    assert "only a tokenizer.json tells" in refused[0]
+    assert "transformers cannot run" in refused[1]
+
+
 def test_state_that_is_not_finite_is_refused(pivot, other):
     name = "model.layers.0.mlp.down_proj.weight"
     change_tensors(other, **{name: tensors_of(other)[name] * 1e38})
     with pytest.raises(ValueError, match=r"must be finite to be anchors.*anchors=both$"):
-        activations_operator(open_canonical(pivot), open_canonical(other), None, Sampling())
+        operator_of(pivot, other)
 
 
 @pytest.mark.parametrize("projection", ["cosine", "least_squares"])

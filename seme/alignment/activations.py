@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seme.alignment.language_model import (
     LanguageModel,
+    check_runnable,
     context_length,
     control_tokens,
     start_token,
@@ -29,6 +30,7 @@ from seme.alignment.paired_texts import (
     paired_by_character,
     readers_of,
     same_tokens,
+    tokenizer_file,
 )
 from seme.alignment.residual_map import embedding_operator
 from seme.alignment.tokens import SharedTokens
@@ -56,19 +58,38 @@ _HEADS = ("num_attention_heads", "n_head")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
+class PivotTexts:
+    """Texts that a pivot samples, once for all sources that read them at one length."""
+
+    def __init__(self, pivot: CanonicalModel, sampling: Sampling) -> None:
+        """Sample nothing yet.
+
+        Args:
+            pivot: The pivot.
+            sampling: Seed of the texts, and the memory.
+        """
+        self.pivot = pivot
+        self.sampling = sampling
+        self._sampled: dict[int, Tensor] = {}
+
+    def sample(self, model: LanguageModel, length: int) -> Tensor:
+        """Return the texts of a length; see :func:`sample_texts`, which ``model`` is for."""
+        if length not in self._sampled:
+            self._sampled[length] = sample_texts(
+                model, self.pivot, length, seed=self.sampling.seed
+            )
+        return self._sampled[length]
+
+
 def activations_operator(
-    pivot: CanonicalModel,
-    source: CanonicalModel,
-    tokens: SharedTokens | None,
-    sampling: Sampling,
+    texts: PivotTexts, source: CanonicalModel, tokens: SharedTokens | None
 ) -> tuple[Tensor, int]:
     """Sum h^P (h^k)^T over points of the stream, h the unit states, averaged over paired tokens.
 
     Args:
-        pivot: The pivot; it samples the texts.
+        texts: The pivot, and the texts that it samples.
         source: The source.
         tokens: None where both have one vocabulary.
-        sampling: Seed of the texts, and the memory.
 
     Returns:
         M in float64, (P, K), and the number of points, of weight one each: two in each layer of
@@ -79,9 +100,10 @@ def activations_operator(
             no characters, every token is a control token, no token is paired, or a logit or a
             state is not finite.
     """
+    pivot = texts.pivot
     demand(
         activations_bytes(pivot.weights, source.weights, same_tokens=tokens is None),
-        sampling.memory_budget,
+        texts.sampling.memory_budget,
         "running the pivot and a source for alignment.anchors=activations",
     )
     readers = (
@@ -92,8 +114,10 @@ def activations_operator(
     length = context_length(pivot.weights.config, at_most=N_TOKENS)
     if readers is None:  # the source reads the pivot's tokens
         length = context_length(source.weights.config, at_most=length)
+    for each in (pivot, source):  # before one is read
+        check_runnable(each.weights)
     model = LanguageModel(pivot)
-    sampled = sample_texts(model, pivot, length, seed=sampling.seed)
+    sampled = texts.sample(model, length)
     batches = [
         same_tokens(ids_BT) if readers is None else paired_by_character(ids_BT, *readers)
         for ids_BT in torch.split(sampled, _BATCH)
@@ -157,6 +181,25 @@ def sample_texts(
             for ids_BT in torch.split(first, _BATCH)
         ]
     )
+
+
+def reasons_not_to_run(pivot: Weights, source: Weights, *, same_tokens: bool) -> list[str]:
+    """List why :func:`activations_operator` would refuse two models, from their files alone.
+
+    Args:
+        pivot: The pivot; its weights are not read.
+        source: The source, likewise.
+        same_tokens: They have one vocabulary.
+    """
+    reasons = []
+    for model in (pivot, source):
+        try:
+            check_runnable(model)
+            if not same_tokens:
+                tokenizer_file(model.tokenizer_folder)
+        except ValueError as error:
+            reasons.append(str(error))
+    return reasons
 
 
 def activations_bytes(pivot: Weights, source: Weights, *, same_tokens: bool) -> int:

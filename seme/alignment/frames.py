@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seme.alignment.activations import activations_operator
+from seme.alignment.activations import PivotTexts, activations_operator
 from seme.alignment.diagnosis import stage
 from seme.alignment.head_comparison import HeadComparison, embeddings_operator
 from seme.alignment.layers import (
@@ -52,6 +52,7 @@ def find_frame(
     source: FoldedModel,
     comparison: HeadComparison,
     options: AlignmentOptions,
+    texts: PivotTexts,
 ) -> Frame:
     """Find the map from a source to the pivot.
 
@@ -60,6 +61,12 @@ def find_frame(
         source: The source.
         comparison: Of their LM heads.
         options: ``projection``, ``anchors``, ``match_units`` and ``refine`` are used.
+        texts: The pivot's; sampled if activations are anchors, with the seed and within the memory
+            that they carry.
+
+    Raises:
+        ValueError: If activations are anchors and a model cannot be run, or units cannot be
+            matched.
     """
     units = _matches_units(pivot, source, comparison, options)
     if comparison.in_frame:
@@ -67,7 +74,7 @@ def find_frame(
             layers = match_layers(pivot, source, None, units=units)
         return Frame(turn=None, tokens=comparison.tokens, layers=layers)
     with stage("activations" if options.anchors == "activations" else "map"):
-        operator_PK, n_anchors = _anchors_operator(pivot, source, comparison, options)
+        operator_PK, n_anchors = _anchors_operator(pivot, source, comparison, options, texts)
     with stage("map"):
         turn = _map(operator_PK, n_anchors, pivot, comparison, options)
     with stage("units"):
@@ -126,6 +133,7 @@ def _anchors_operator(
     source: FoldedModel,
     comparison: HeadComparison,
     options: AlignmentOptions,
+    texts: PivotTexts,
 ) -> tuple[Tensor, int]:
     """Sum the operators of the anchors, (P, K), and count the unit rows in the sum.
 
@@ -141,9 +149,7 @@ def _anchors_operator(
     )
     if options.anchors == "both":
         return ends_PK, 2 * comparison.n_anchors
-    states_PK, n_points = activations_operator(
-        pivot.canonical, source.canonical, comparison.tokens, options.sampling
-    )
+    states_PK, n_points = activations_operator(texts, source.canonical, comparison.tokens)
     return ends_PK + comparison.n_anchors * states_PK, (2 + n_points) * comparison.n_anchors
 
 

@@ -125,6 +125,17 @@ class LanguageModel:
         return tuple(stream[point] for point in range(len(self._modules)))
 
 
+def check_runnable(weights: Weights) -> None:
+    """Check that transformers has the architecture that a configuration describes.
+
+    No weights are read.
+
+    Raises:
+        ValueError: If it cannot build the model.
+    """
+    _outline(weights)
+
+
 def start_token(config: Mapping[str, Any]) -> int | None:
     """Return the token that begins a text, or else the one that ends one; None without either."""
     ids = [token_id for name in _START for token_id in _ids(config, name)]

@@ -137,7 +137,12 @@ def readers_of(
     return readers[0], readers[1]
 
 
-def _load(folder: Path) -> Tokenizer:
+def tokenizer_file(folder: Path) -> Path:
+    """Find the tokenizer.json of a model.
+
+    Raises:
+        ValueError: If there is none.
+    """
     path = find_file(folder, "tokenizer.json")
     if path is None:
         raise ValueError(
@@ -146,6 +151,11 @@ def _load(folder: Path) -> Tokenizer:
             "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder), or use "
             "alignment.anchors=both"
         )
+    return path
+
+
+def _load(folder: Path) -> Tokenizer:
+    path = tokenizer_file(folder)
     content = read_whole(path, most=_MOST_BYTES)
     try:
         tokenizer = Tokenizer.from_buffer(content)
