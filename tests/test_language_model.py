@@ -1,10 +1,13 @@
 """Language model: a checkpoint run by transformers."""
 
+import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
+import transformers
 
 from seme.alignment.language_model import (
     LanguageModel,
@@ -75,18 +78,20 @@ def test_a_certain_token_is_always_drawn(llama):
     assert ids.tolist() == [[3, 4, 5, 6, 7], [7, 8, 9, 10, 11]]
 
 
-def test_tokens_do_not_depend_on_the_number_of_threads(llama):
-    def sampled(n_threads):
-        torch.set_num_threads(n_threads)
-        model = LanguageModel(open_canonical(llama))
-        rng = torch.Generator().manual_seed(0)
-        return model.sample(TOKENS, 30, never=(), rng=rng).tolist()
-
-    before = torch.get_num_threads()
+def test_models_run_on_one_thread_whatever_torch_uses(llama):
+    # the sums of a large product depend on the number of threads
+    model, seen, before = LanguageModel(open_canonical(llama)), [], torch.get_num_threads()
+    model._model.base_model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.get_num_threads())
+    )
+    torch.set_num_threads(2)
     try:
-        assert sampled(1) == sampled(2)
+        model.sample(TOKENS, 14, never=(), rng=seeded())
+        model.states(TOKENS)
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+    assert seen == [1, 1, 1]  # two tokens and the states
 
 
 def test_model_that_transformers_cannot_build_is_named_with_the_way_out(llama):
@@ -161,10 +166,23 @@ def test_configuration_chooses_no_attention_and_no_code(llama):
     assert type(built).__name__ == "LlamaForCausalLM"
 
 
-def test_building_a_model_prints_nothing(llama, capfd):
-    LanguageModel(open_canonical(llama))
-    shown = capfd.readouterr()
-    assert "Loading weights" not in shown.err + shown.out
+@pytest.mark.parametrize(
+    ("entries", "refused"),
+    [({}, False), ({"tie_word_embeddings": True}, False), ({"vocab_size": 150}, True)],
+    ids=["plain", "tied_but_for_a_head", "other_shapes"],
+)
+def test_building_a_model_prints_nothing(entries, refused, llama, capfd, monkeypatch):
+    printed = []
+    monkeypatch.setattr(
+        logging.Logger, "callHandlers", lambda _, record: printed.append(record.getMessage())
+    )
+    model = open_canonical(llama)
+    model.weights.config.update(entries)
+    before = transformers.utils.logging.get_verbosity()
+    with pytest.raises(ValueError, match="shapes") if refused else nullcontext():
+        LanguageModel(model)
+    assert (tuple(capfd.readouterr()), printed) == (("", ""), [])
+    assert transformers.utils.logging.get_verbosity() == before
 
 
 def test_control_tokens_and_context_are_read_from_the_configuration():

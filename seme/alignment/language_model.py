@@ -95,7 +95,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def states(self, ids_BT: Tensor) -> tuple[Tensor, ...]:
-        """Compute the residual stream in front of every block.
+        """Compute the residual stream in front of every block, on one thread like the texts.
 
         Args:
             ids_BT: Tokens, int64. Texts of different lengths are filled up at their ends, which
@@ -118,7 +118,8 @@ class LanguageModel:
             for point, module in enumerate(self._modules)
         ]
         try:
-            self._model.base_model(input_ids=ids_BT.to(self._device), use_cache=False)
+            with _on_one_thread():
+                self._model.base_model(input_ids=ids_BT.to(self._device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -165,7 +166,7 @@ def _ids(config: Mapping[str, Any], name: str) -> list[int]:
 def _built(weights: Weights) -> Any:  # noqa: ANN401 (a class for each architecture)
     """Build a model of transformers with the weights of a checkpoint, float32, on the CPU."""
     config, kind = _outline(weights)
-    with _without_progress_bar():
+    with _in_silence():
         model, loading = kind.from_pretrained(
             None,
             config=config,
@@ -195,9 +196,9 @@ def _outline(weights: Weights) -> tuple[Any, Any]:
 
     entries = {key: v for key, v in weights.config.items() if key not in _ENTRIES_LEFT_OUT}
     try:
-        config = CONFIG_MAPPING[entries["model_type"]].from_dict(entries)
-        config._attn_implementation = config._experts_implementation = None
-        with torch.device("meta"):
+        with _in_silence(), torch.device("meta"):
+            config = CONFIG_MAPPING[entries["model_type"]].from_dict(entries)
+            config._attn_implementation = config._experts_implementation = None
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation=_ATTENTION_IMPLEMENTATION, trust_remote_code=False
             )
@@ -241,13 +242,16 @@ def _on_one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def _in_silence() -> Iterator[None]:
+    """Let transformers print no progress and no warning: what matters is checked."""
     from transformers.utils import logging  # noqa: PLC0415 (see the module)
 
-    was_shown = logging.is_progress_bar_enabled()
+    was_shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_shown:
             logging.enable_progress_bar()
