@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from seme.alignment.tokens import SharedTokens
 from seme.alignment.transform import turn_part
 from seme.architecture.parts import Part, Place
 from seme.checkpoint.reader import open_checkpoint
+from seme.engine import merge_checkpoints
 from seme.method import merge
 from seme.plan import plan_merge
 from tests.alignments import comparison_of, frame_of
@@ -35,17 +37,19 @@ from tests.disguise import (
     save_turnable,
     written_tensors,
 )
-from tests.seme_merges import ALIGNMENT, change_tensors, merged, settings_with, tensors_of
+from tests.seme_merges import ALIGNMENT, bits, change_tensors, merged, settings_with, tensors_of
 from tests.settings import SETTINGS
 from tests.tiny_models import save_tiny
 from tests.tiny_tokenizers import tokenizer_of
 
+ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("llama", "qwen3", "gemma2", "olmo2", "gpt2", "gpt_neox")
 
 
 @pytest.fixture(autouse=True)
 def _fewer_texts(monkeypatch):
-    """Enough for a width of 32."""
+    """Enough for a width of 32, in three batches."""
+    monkeypatch.setattr(activations, "_BATCH", 3)
     monkeypatch.setattr(activations, "N_TEXTS", 8)
     monkeypatch.setattr(activations, "N_TOKENS", 24)
 
@@ -297,10 +301,10 @@ def test_memory_is_that_of_one_model_at_a_time_and_the_pivots_states(tmp_path):
     n = sum(tensor.numel() for tensor in tensors_of(pivot.path).values())
     for same_tokens, length in ((True, 24), (False, 48)):  # tokens of the longest text
         states = 11 * length * 32 * 4  # of one text: points, tokens, width, bytes
-        attention = 3 * 16 * 4 * length**2 * 4  # copies, texts, heads, pairs of tokens, bytes
-        working = 16 * length * (2 * 5 * 32 + 40 * 32) * 4 + 4 * 16 * 160 * 4 + 4 * 32 * 32 * 4
+        attention = 3 * 3 * 4 * length**2 * 4  # copies, texts, heads, pairs of tokens, bytes
+        working = 3 * length * (2 * 5 * 32 + 40 * 32) * 4 + 4 * 3 * 160 * 4 + 4 * 32 * 32 * 4
         need = activations_bytes(pivot, pivot, same_tokens=same_tokens)
-        assert need == 8 * n + (8 + 16) * states + attention + working
+        assert need == 8 * n + (8 + 3) * states + attention + working
 
 
 def test_texts_that_another_tokenizer_cuts_finely_are_read_up_to_the_length_counted(
@@ -375,6 +379,57 @@ def test_merge_is_the_same_for_a_seed_and_another_for_another(pivot, other, tmp_
     first, again, another = merged_with(0), merged_with(0), merged_with(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], another[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_merge_does_not_depend_on_the_number_of_threads(tmp_path):
+    # models wide enough for torch to divide a product among threads
+    models, before = (
+        [ROOT / "eval/zoo/models" / n for n in ("base", "independent")],
+        torch.get_num_threads(),
+    )
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            merged(tmp_path / f"{n_threads}", *models, anchors="activations")
+    finally:
+        torch.set_num_threads(before)
+    assert bits(tmp_path / "1") == bits(tmp_path / "2")
+
+
+def test_source_with_a_base_is_moved_by_the_states_of_the_base(tmp_path, monkeypatch):
+    # pivot and bases are one model, which only looks different: moved, the experts are the experts
+    shape = {"attention_bias": False, "mlp_bias": False}
+    pivot = save_tiny(tmp_path / "pivot", "llama", **shape)
+    names = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight")
+    rng = torch.Generator().manual_seed(0)
+    changes = {n: 0.01 * torch.randn(tensors_of(pivot)[n].shape, generator=rng) for n in names}
+    experts, bases = [], []
+    for i, name in enumerate(names):
+        expert = save_tiny(tmp_path / f"expert_{i}_as_trained", "llama", **shape)
+        change_tensors(expert, **{name: tensors_of(pivot)[name] + changes[name]})
+        experts.append(disguised(expert, tmp_path / f"expert_{i}", seed=i))
+        bases.append(disguised(pivot, tmp_path / f"base_{i}", seed=i))
+    run, init = [], LanguageModel.__init__
+    monkeypatch.setattr(
+        LanguageModel,
+        "__init__",
+        lambda self, model: run.append(model.weights.path) or init(self, model),
+    )
+    method = partial(merge, **settings_with(anchors="activations"))
+    models = opened(pivot), list(map(opened, experts)), tmp_path / "merged"
+    given = {"settings": SETTINGS, "bases": list(map(opened, bases))}
+    plan = plan_merge(method, *models, **given)
+    merge_checkpoints(method, *models, **given, progress=False)
+    assert run == [pivot, bases[0], pivot, bases[1]]
+    need = activations_bytes(opened(pivot), opened(bases[0]), same_tokens=True)
+    assert plan.rewritten_bytes - plan.peak_bytes == need
+    arrived, plain = tensors_of(tmp_path / "merged"), folded(pivot)
+    for name in names:  # as folded: the norm's gain is in the reader
+        gain = f"{name.split('.mlp')[0].split('.self')[0]}."
+        gain += "post_attention_layernorm" if "mlp" in name else "input_layernorm"
+        expected = plain.read(name) + changes[name] * tensors_of(pivot)[f"{gain}.weight"]
+        torch.testing.assert_close(arrived[name], expected, atol=2e-5, rtol=0)
 
 
 def test_budget_of_the_merge_is_the_one_demanded(pivot, other, tmp_path, monkeypatch):
