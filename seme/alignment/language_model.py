@@ -95,7 +95,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def states(self, ids_BT: Tensor) -> tuple[Tensor, ...]:
-        """Compute the residual stream in front of every block, on one thread like the texts.
+        """Compute the residual stream in front of every block.
 
         Args:
             ids_BT: Tokens, int64. Texts of different lengths are filled up at their ends, which
@@ -118,8 +118,7 @@ class LanguageModel:
             for point, module in enumerate(self._modules)
         ]
         try:
-            with _on_one_thread():
-                self._model.base_model(input_ids=ids_BT.to(self._device), use_cache=False)
+            self._model.base_model(input_ids=ids_BT.to(self._device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
