@@ -6,6 +6,9 @@ python -m scripts.diagnose models=custom models.pivot=PATH 'models.sources=[A,B]
 Prints each source's frame, its matched units layer by layer, the seconds of each stage, and the
 paper's direction test with its control; draws the test to OUTPUT/diagnostics/<pool>.svg
 (output=results by default, text=FILE for other text).
+
+With method.alignment.anchors=activations texts are sampled with seed 0 and memory is not bounded,
+whatever a run has.
 """
 
 import sys

@@ -23,10 +23,11 @@ def composed(*overrides, conf=CONF):
 
 
 def assembled(*overrides, conf=CONF):
-    """The same for choices of groups, variants and values of entries that are there.
+    """Assemble a configuration from files composed once: choices of groups, variants, values.
 
-    Hydra composes each file of a group once, and none of a method; what the overrides change is
-    put in its place, as Hydra would (test_experiments.py compares).
+    Values are of entries that are there. Hydra composes each file of a group once, and none of a
+    method; what the overrides change is put in its place, as Hydra would (test_experiments.py
+    compares).
     """
     return _plain(_changed(_composed((), conf), overrides, conf))
 
