@@ -17,7 +17,7 @@ from seme.checkpoint.gguf_config import outline_gguf
 from seme.checkpoint.gguf_conversion import place_in_cache
 from seme.checkpoint.gguf_model import read_gguf
 from seme.checkpoint.lora import AnyCheckpoint
-from seme.checkpoint.model_folder import INDEX_FILE, locate, read_index, read_object
+from seme.checkpoint.model_folder import INDEX_FILE, locate, read_config, read_index
 from seme.checkpoint.opening import gguf_files
 from seme.checkpoint.quantised import refuse_quantised
 from seme.checkpoint.reader import SINGLE_FILE, Checkpoint, is_tied, open_checkpoint
@@ -59,7 +59,7 @@ def open_outline(
     held = (find_file(model.folder, shard) for shard in sorted(set(shards.values())))
     if not on_the_hub and all(held):
         return open_checkpoint(location, revision=revision, root=root)
-    config = read_object(model.folder / "config.json", of="a model folder")
+    config = read_config(model.folder)
     refuse_quantised(model.folder, config, {})
     if shards:
         check_config(config, dict.fromkeys(shards, ()), path=model.folder / "config.json")

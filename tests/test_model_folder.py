@@ -10,7 +10,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save
 
 from seme.checkpoint.lora import open_adapter
-from seme.checkpoint.model_folder import locate, read_object
+from seme.checkpoint.model_folder import locate, read_config, read_object
 from seme.checkpoint.reader import open_checkpoint
 
 COMMIT, OLDER = "c" * 40, "0" * 40
@@ -223,3 +223,19 @@ def test_file_without_a_json_object_is_refused(tmp_path, content, match):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.json {match}"):
         read_object(tmp_path / "x.json", of="a model folder")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"num_labels": 10**9}, {"text_config": {"num_labels": 1e300}}],
+    ids=["own", "inner"],
+)
+def test_configuration_of_more_labels_than_can_be_named_is_refused(entries, tmp_path):
+    # transformers makes two dictionaries of that length: 10**9 take minutes and all memory
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **entries}))
+    with pytest.raises(
+        ValueError, match=r"config\.json: num_labels must be at most 100,000, got 1"
+    ):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_labels": 1000}')
+    assert read_config(tmp_path) == {"num_labels": 1000}

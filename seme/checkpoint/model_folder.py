@@ -8,12 +8,14 @@ from typing import Any
 
 from seme.checkpoint.hub import fetch_snapshot
 from seme.checkpoint.json_text import BUDGET, parse_object
-from seme.checkpoint.regular_file import find_file, is_file_name, read_whole, shown
+from seme.checkpoint.regular_file import brief, find_file, is_file_name, read_whole, shown
 
 INDEX_FILE = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MAX_JSON_BYTES = 50_000_000
 """More than twice the index of the largest models."""
+_MOST_LABELS = 100_000
+"""Labels of a classifier in a configuration; more than any published."""
 _MAX_LOCATION = 1000
 """Characters of a location that an error repeats."""
 _WEIGHTS = "*.safetensors"
@@ -143,6 +145,27 @@ def read_object(path: Path, *, of: str, budget: int = BUDGET) -> dict[str, Any]:
         raise ValueError(f"{path.parent} has no {path.name}: it is not {of}")
     text = read_whole(file, most=_MAX_JSON_BYTES)
     return parse_object(text, what=str(path), budget=budget)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's ``config.json``.
+
+    Raises:
+        ValueError: If it is absent or no JSON object, see :func:`read_object`, or it counts more
+            than 100,000 labels: transformers makes a name for each.
+    """
+    config = read_object(folder / "config.json", of="a model folder")
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        n_labels = part.get("num_labels")
+        if isinstance(n_labels, int | float) and n_labels > _MOST_LABELS:
+            raise ValueError(
+                f"{folder / 'config.json'}: num_labels must be at most {_MOST_LABELS:,}, got "
+                f"{brief(str(n_labels))}; a language model needs none: remove the entry"
+            )
+        parts += [value for value in part.values() if isinstance(value, dict)]
+    return config
 
 
 def read_index(folder: Path) -> dict[str, str]:

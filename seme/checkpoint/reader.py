@@ -21,8 +21,8 @@ from seme.checkpoint.model_folder import (
     TEMPLATES,
     lfs_blobs,
     locate,
+    read_config,
     read_index,
-    read_object,
 )
 from seme.checkpoint.quantised import refuse_quantised
 from seme.checkpoint.regular_file import brief, find_file, open_regular
@@ -236,7 +236,7 @@ def open_checkpoint(
             quantised, damaged or in contradiction; the message says which and what to do.
     """
     model = locate(location, revision=revision, root=root)
-    config = read_object(model.folder / "config.json", of="a model folder")
+    config = read_config(model.folder)
     stored = _read_headers(model.folder)
     refuse_quantised(model.folder, config, stored)
     shapes = {name: tensor.spec.shape for name, tensor in stored.items()}
