@@ -1,4 +1,4 @@
-"""What others found of moving task vectors between models, beside our own claim of it."""
+"""Findings of others on moving task vectors between models, beside our own claim of it."""
 
 from eval.report.render import Table
 
