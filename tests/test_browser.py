@@ -395,7 +395,7 @@ def test_comparison_fits_the_window_and_stays_in_it(tab, width):
 
 
 def test_page_of_500_rows_loads_within_a_second(browser, tmp_path):
-    """Processor time of the page's thread, the least of three: a clock counts others' work."""
+    """Until its load event, the least of three times: a clock counts others' work too."""
     paths = PUBLISHED.glob("ties-*/record.json")
     template = next(r for p in sorted(paths) if (r := read_record(p)).status == "done")
     tasks, name = tuple(template.domains), template.name
@@ -408,17 +408,14 @@ def test_page_of_500_rows_loads_within_a_second(browser, tmp_path):
     ]  # fmt: skip
     write_page(tmp_path, boards_of(runs))
     tab = browser.new_page(viewport={"width": 1300, "height": 900})
-    session = tab.context.new_cdp_session(tab)
-    seconds = []
+    milliseconds = []
     for _ in range(3):
-        session.send("Performance.enable")
         tab.goto((tmp_path / "leaderboard.html").as_uri())
-        entries = session.send("Performance.getMetrics")["metrics"]
-        seconds += [m["value"] for m in entries if m["name"] == "ThreadTime"]
-        session.send("Performance.disable")
+        until_load = "performance.getEntriesByType('navigation')[0].duration"  # 0 before it
+        milliseconds.append(tab.wait_for_function(until_load).json_value())
         assert tab.locator("#count").inner_text() == "500 of 500 merges"
         tab.goto("about:blank")
-    assert min(seconds) < 1, seconds
+    assert min(milliseconds) < 1000, milliseconds
     tab.goto((tmp_path / "leaderboard.html").as_uri())
     tab.locator(".pick").nth(0).check()
     tab.locator(".pick").nth(499).check()

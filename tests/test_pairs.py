@@ -1,6 +1,7 @@
 """Errors of paired differences: the draws' own, those of compare, and packed for the page."""
 
 import base64
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -34,8 +35,9 @@ def board():
 
 def unpacked(pairs):
     """Half-widths by column, then by pair, in fractions."""
-    steps = np.frombuffer(base64.b64decode(pairs.half_widths), "<u2")
-    return steps.reshape(1 + len(pairs.columns), -1) * pairs.unit
+    levels = np.frombuffer(base64.b64decode(pairs.half_widths), np.uint8).astype(float)
+    half_widths = np.where(levels, pairs.smallest * pairs.ratio ** (levels - 1), 0)
+    return half_widths.reshape(1 + len(pairs.columns), -1)
 
 
 def test_error_of_a_difference_is_the_spread_of_the_differences_over_the_draws():
@@ -74,7 +76,7 @@ def test_a_group_is_one_column_weighted_by_its_shares():
     assert errors.mean[0, 1] == expected  # the only column
 
 
-def test_page_has_the_half_width_of_every_pair_within_half_a_step():
+def test_page_has_the_half_width_of_every_pair_within_half_a_level():
     pairs = pairs_of(board())
     assert pairs.columns == ("a",)
     assert sorted(pairs.rows) == ["dare", "sce", "ties"]
@@ -84,7 +86,21 @@ def test_page_has_the_half_width_of_every_pair_within_half_a_step():
     below = [(1, 0), (2, 0), (2, 1)]
     for column, matrix in enumerate((errors.mean, errors.columns["a"])):
         expected = [1.959964 * matrix[i, j] for i, j in below]
-        assert unpacked(pairs)[column] == pytest.approx(expected, abs=pairs.unit)
+        within = pairs.ratio**0.51 - 1
+        assert unpacked(pairs)[column] == pytest.approx(expected, rel=within)
+
+
+def test_levels_are_closer_than_the_noise_of_the_draws():
+    (made,) = boards_of([scored(f"r{i}", [i >> k & 1 for k in range(6)]) for i in range(64)])
+    pairs = pairs_of(made)
+    assert (pairs.ratio - 1) / 2 < 1 / math.sqrt(2 * module.PAIR_RESAMPLES)
+    levels = np.frombuffer(base64.b64decode(pairs.half_widths), np.uint8)
+    assert {0, 1, 255} < set(levels.tolist())  # all right and all wrong: always 1 apart
+
+
+def test_equal_rows_have_no_half_width():
+    (made,) = boards_of([scored(name, [1, 0, 1]) for name in ("ties", "sce")])
+    assert unpacked(pairs_of(made)).tolist() == [[0], [0]]
 
 
 def test_of_more_rows_than_a_page_holds_the_first_are_compared(monkeypatch):
@@ -92,7 +108,7 @@ def test_of_more_rows_than_a_page_holds_the_first_are_compared(monkeypatch):
     monkeypatch.setattr(module, "_MOST_NUMBERS", 2)
     pairs = pairs_of(board())
     assert pairs.rows == every.rows[:2]
-    assert unpacked(pairs)[0] == pytest.approx(unpacked(every)[0][:1], abs=every.unit)
+    assert unpacked(pairs)[0] == pytest.approx(unpacked(every)[0][:1], rel=every.ratio - 1)
 
 
 def test_runs_without_samples_are_not_compared():

@@ -155,8 +155,8 @@
   function pairsOf(board) {
     if (!unpacked.has(board)) {
       const pairs = embedded(board.querySelector(".comparison > script"));
-      const bytes = Uint8Array.from(atob(pairs.halfWidths), (letter) => letter.charCodeAt(0));
-      unpacked.set(board, { ...pairs, steps: new DataView(bytes.buffer) });
+      const levels = Uint8Array.from(atob(pairs.halfWidths), (letter) => letter.charCodeAt(0));
+      unpacked.set(board, { ...pairs, levels });
     }
     return unpacked.get(board);
   }
@@ -164,7 +164,8 @@
   function halfWidth(pairs, column, i, j) {
     const n = pairs.rows.length, [low, high] = i < j ? [i, j] : [j, i];
     const place = column * n * (n - 1) / 2 + high * (high - 1) / 2 + low;
-    return pairs.unit * pairs.steps.getUint16(2 * place, true);
+    const level = pairs.levels[place];
+    return level ? pairs.smallest * pairs.ratio ** (level - 1) : 0;
   }
 
   const signed = (fraction) => {

@@ -190,7 +190,8 @@ def _pairs_view(pairs: Pairs | None, columns: Sequence[Column]) -> dict[str, Any
     return {
         "rows": [*map(_key, pairs.rows)],
         "columns": [min(places.values()), *(places[name] for name in pairs.columns)],
-        "unit": pairs.unit,
+        "smallest": pairs.smallest,
+        "ratio": pairs.ratio,
         "halfWidths": pairs.half_widths,
     }
 
