@@ -16,6 +16,8 @@ from baselines.row_keys import ascending
 from seme.checks import check_between, check_finite, check_share
 from seme.elementwise import add_change, task_vectors
 from seme.interface import Site, checked_by, takes, whole_tensor
+from seme.kernels import ranked_draws
+from seme.kernels.jit import use_numba
 
 _RUN = 1 << 15
 """Elements, in whole rows, that are ranked at one time."""
@@ -73,17 +75,12 @@ def merge(
     merged = torch.empty_like(rows[0])
     n_rows = max(_RUN // n_columns, 1)
     streams = [_stream(site, source) for source in range(len(sources))]
-    by_rank = keep_probabilities(n_columns, density, epsilon)
+    probabilities = keep_probabilities(n_columns, density, epsilon)
     for start in range(0, len(merged), n_rows):
         piece = slice(start, start + n_rows)
         base, *others = (tensor[piece] for tensor in rows)
-        pruned = [
-            tv * prune_factors((other - base).abs(), by_rank, draws)
-            for tv, other, draws in zip(
-                task_vectors(base, others), others, streams, strict=True
-            )
-        ]
-        merged[piece] = add_change(base, lam * disjoint_mean(pruned))
+        draws = [stream.random_raw(base.numel()).reshape(base.shape) for stream in streams]
+        merged[piece] = add_pruned(base, others, draws, probabilities, lam)
     return merged.view(pivot.shape)
 
 
@@ -99,25 +96,60 @@ def keep_probabilities(n: int, density: float, epsilon: float) -> NDArray[np.flo
     return (density - epsilon) + 2 * epsilon * (np.arange(n) / (n - 1))
 
 
-def prune_factors(
-    magnitudes: Tensor, probabilities: NDArray[np.float64], draws: np.random.PCG64
+def add_pruned(
+    pivot: Tensor,
+    sources: Sequence[Tensor],
+    draws: Sequence[NDArray[np.uint64]],
+    probabilities: NDArray[np.float64],
+    scale: float,
 ) -> Tensor:
-    """Draw the factor of each element: zero, or the inverse of its keep probability.
+    """Add ``scale`` times the sign-consistent mean of pruned task vectors to rows of the pivot.
 
     Args:
-        magnitudes: Of a task vector, float32, (n_rows, n_columns); equal ones of a row are
-            ranked by index.
-        probabilities: By rank, (n_columns,).
-        draws: Of the source; one number is drawn per element, by row and rank.
+        pivot: float32, (n_rows, n_columns). Never written to.
+        sources: Of that shape.
+        draws: Per source one whole number below ``2 ** 64`` per row and rank, of that shape.
+        probabilities: Of surviving, by rank, (n_columns,); equal magnitudes of a row are ranked
+            by index.
+        scale: Of the mean.
+
+    Returns:
+        float32 of that shape.
+    """
+    if use_numba(pivot.device):
+        limits, inverses = _limits(probabilities), 1 / probabilities
+        return ranked_draws.add_pruned(pivot, sources, draws, limits, inverses, scale)
+    pruned = [
+        tv * prune_factors((source - pivot).abs(), probabilities, numbers)
+        for tv, source, numbers in zip(
+            task_vectors(pivot, sources), sources, draws, strict=True
+        )
+    ]
+    return add_change(pivot, scale * disjoint_mean(pruned))
+
+
+def prune_factors(
+    magnitudes: Tensor, probabilities: NDArray[np.float64], draws: NDArray[np.uint64]
+) -> Tensor:
+    """Compute the factor of each element: zero, or the inverse of its keep probability.
+
+    Args:
+        magnitudes: Of a task vector, float32, (n_rows, n_columns).
+        probabilities: As in :func:`add_pruned`.
+        draws: Of one source.
 
     Returns:
         float64, of that shape, on its device.
     """
-    numbers = draws.random_raw(magnitudes.numel()).reshape(magnitudes.shape) >> _UNUSED_BITS
-    limits = (probabilities * 2.0**_RANDOM_BITS).astype(np.uint64)
-    by_rank = torch.from_numpy(np.where(numbers < limits, 1 / probabilities, 0.0))
+    kept = draws >> _UNUSED_BITS < _limits(probabilities)
+    by_rank = torch.from_numpy(np.where(kept, 1 / probabilities, 0.0))
     order = torch.from_numpy(ascending(magnitudes))
     return torch.empty_like(by_rank).scatter_(1, order, by_rank).to(magnitudes.device)
+
+
+def _limits(probabilities: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Compute the numbers of 53 bits below which a draw keeps an element."""
+    return (probabilities * 2.0**_RANDOM_BITS).astype(np.uint64)
 
 
 def disjoint_mean(tv: Sequence[Tensor]) -> Tensor:

@@ -187,7 +187,8 @@ def _drawn_by_rank(
     probabilities = keep_probabilities(rows.shape[1], density, epsilon)
     key = f"{site.seed}\0{site.name}\0{source}\0rank".encode()
     digest = hashlib.blake2b(key, digest_size=16).digest()
-    draws = np.random.PCG64(int.from_bytes(digest, "little"))
+    stream = np.random.PCG64(int.from_bytes(digest, "little"))
+    draws = stream.random_raw(rows.numel()).reshape(rows.shape)
     return (prune_factors(rows, probabilities, draws) > 0).view(tv.shape)
 
 

@@ -60,8 +60,9 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Compute blocks in torch on the processor too, as on a GPU, once this is called."""
 
     def use() -> None:
-        for module in ("elementwise", "sce", "rounding", "topk_mask"):
-            monkeypatch.setattr(f"seme.{module}.use_numba", lambda _device: False)
+        in_seme = (f"seme.{name}" for name in ("elementwise", "sce", "rounding", "topk_mask"))
+        for module in (*in_seme, "baselines.della"):
+            monkeypatch.setattr(f"{module}.use_numba", lambda _device: False)
 
     return use
 

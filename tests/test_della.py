@@ -53,12 +53,22 @@ def test_mean_over_many_draws_is_the_source():
     assert torch.allclose(merged.mean(dim=0), row, atol=0.25, rtol=0)
 
 
+@pytest.mark.usefixtures("code_path")
 def test_everything_kept_agrees_with_mergekit():
     pivot, sources = random_models((30, 40))
     merged = della(pivot, *sources, density=1.0, epsilon=0.0, lam=1.1)
     parameters = {"density": 1.0, "weight": 1.0, "lambda": 1.1, "normalize": True}
     peer = merge_tensors([pivot, *sources], "della", parameters=parameters, base_index=0)
     assert torch.allclose(merged, peer, atol=1e-6, rtol=0)
+
+
+def test_compiled_loops_have_the_bits_of_torch(in_torch):
+    pivot, sources = random_models((70, 600))
+    pivot[:, ::5] = sources[1][:, ::5]  # equal magnitudes, elements without a change
+    compiled = della(pivot, *sources, density=0.3, epsilon=0.2, lam=1.1)
+    in_torch()
+    in_steps = della(pivot, *sources, density=0.3, epsilon=0.2, lam=1.1)
+    assert torch.equal(compiled.view(torch.int32), in_steps.view(torch.int32))
 
 
 def test_draws_depend_on_name_seed_and_source():
@@ -72,6 +82,7 @@ def test_draws_depend_on_name_seed_and_source():
     assert not torch.equal(della(pivot, source, -source), torch.zeros(4, 50))
 
 
+@pytest.mark.usefixtures("code_path")
 @pytest.mark.parametrize("shape", [(700, 300), (40_000,), (3, 7, 11)])
 def test_merge_agrees_with_a_loop_over_rows(shape):
     pivot, sources = random_models(shape)
