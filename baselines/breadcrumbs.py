@@ -44,7 +44,7 @@ class Bands:
     gamma: float
 
     def at(self, tensor: OpenTensor) -> BandMask:
-        scores = RankingScores(tensor, differences, self.n_sources, cache=False)
+        scores = RankingScores(tensor, differences, self.n_sources)
         outliers = self._mask(scores, self.gamma) if self.gamma else None
         upper = min(self.density + self.gamma, 1.0)
         return BandMask(largest=self._mask(scores, upper), outliers=outliers)

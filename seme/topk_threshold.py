@@ -3,10 +3,10 @@
 Scores equal to the threshold are cut by index in :mod:`seme.topk_mask`, which makes the masks.
 
 Non-negative float32 numbers order like their bit patterns, so thresholds are found on integers.
-Cached scores are partially sorted. Others are counted in linear time: a sample gives a range of
-patterns that should hold the threshold; one pass counts the scores above the range and, per
-pattern, those inside. If the threshold is outside, or there is too little to sample, a pass
-over the upper 16 bits replaces the sample.
+Scores are counted in linear time: a sample gives a range of patterns that should hold the
+threshold; one pass counts the scores above the range and, per pattern, those inside. If the
+threshold is outside, or there is too little to sample, cached scores are partially sorted, and
+for others a pass over the upper 16 bits replaces the sample.
 """
 
 import math
@@ -31,6 +31,8 @@ _INFINITE = 0x7F800000
 _LOWER_BITS = 16
 _MAX_RANGE = 1 << 20
 """Most patterns counted in full resolution in one pass: 8 MB of counts."""
+_MAX_RANGE_OF_CACHED = 1 << 24
+"""The same in one tensor, whose numbers wait and are sorted: in bfloat16 few patterns are many."""
 _RUN = 1 << 12
 """Consecutive elements in a sample."""
 _N_RUNS = (64, 512)
@@ -38,6 +40,15 @@ _N_RUNS = (64, 512)
 _MARGIN = 0.2
 """Uncertainty of a sampled rank, in standard deviations of one element's over the root of the
 number of runs, because elements of a run are alike; a miss costs a pass, never exactness."""
+_MIN_COUNTED = 1 << 17
+"""Cached scores of a row from which on counting is faster than partial sorting (measured)."""
+_STEP = 31
+"""One run of ``_LINE`` cached scores in so many is sampled: no power of two, as the lengths of rows
+often are."""
+_LINE = 16
+"""Scores in one line of a processor's cache."""
+_DEVIATIONS = 4
+"""Margin of a rank that is sampled from cached scores, in its standard deviations."""
 _PENDING = 1 << 18
 """Numbers gathered before they are counted; the number of counts if that is more."""
 
@@ -88,10 +99,11 @@ def find_thresholds(
     n_rows = tensors[0].n_rows
     if rank == 0:
         return [Threshold(_INFINITE, 0, 0) for _ in range(n_rows)]
-    if len(tensors) == 1 and tensors[0].cached:
-        return [_partition(tensors[0], row, rank) for row in range(n_rows)]
-    ranges = _sample_ranges(tensors, rank / n_total)
+    is_cached = len(tensors) == 1 and tensors[0].cached
+    ranges = (_ranges_of_cached if is_cached else _sample_ranges)(tensors, rank / n_total)
     thresholds = None if ranges is None else _count_in_ranges(tensors, ranges, rank)
+    if thresholds is None and is_cached:
+        return [_partition(tensors[0], row, rank) for row in range(n_rows)]
     if thresholds is None:
         thresholds = _count_in_ranges(tensors, _upper_ranges(tensors, rank), rank)
     assert thresholds is not None, "the tensors changed between two passes"
@@ -137,8 +149,31 @@ def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Rang
         for patterns in tensor.map(lambda rows, _: [magnitude_bits(row) for row in rows], runs)
     ]
     margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
+    return _ranges_around(samples, share, margin, _MAX_RANGE)
+
+
+def _ranges_of_cached(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
+    """Estimate each row's range in one tensor; None if it is small, or a range is wide."""
+    (tensor,) = tensors
+    if tensor.numel < _MIN_COUNTED:
+        return None
+    samples = tensor.map(lambda rows, _: [magnitude_bits(row) for row in _lines(rows)])
+    margin = _DEVIATIONS * math.sqrt(share * (1 - share) / (tensor.numel / _STEP))
+    return _ranges_around(samples, share, margin, _MAX_RANGE_OF_CACHED)
+
+
+def _lines(rows: Tensor) -> Tensor:
+    """Take one line in ``_STEP`` of each row; none of what is left at the end."""
+    whole = rows[:, : rows.shape[1] // (_STEP * _LINE) * _STEP * _LINE]
+    return whole.reshape(len(rows), -1, _STEP * _LINE)[..., :_LINE].flatten(1)
+
+
+def _ranges_around(
+    samples: Sequence[Sequence[_Bits]], share: float, margin: float, most: int
+) -> list[_Range] | None:
+    """Return each row's range from its parts of the samples; None if one is wide."""
     ranges = [_around(np.concatenate(row), share, margin) for row in zip(*samples, strict=True)]
-    return None if any(r.high - r.low >= _MAX_RANGE for r in ranges) else ranges
+    return None if any(r.high - r.low >= most for r in ranges) else ranges
 
 
 def _by_tensor(

@@ -6,7 +6,7 @@ import torch
 
 from seme.ranking_scores import RankingScores, map_all
 from seme.streaming import CPU_BLOCK, ThreadPool
-from seme.topk_threshold import find_thresholds
+from seme.topk_threshold import _LINE, _MIN_COUNTED, _STEP, find_thresholds
 from tests.in_memory import models_of
 
 
@@ -47,6 +47,43 @@ def test_thresholds_of_sampled_tensors_equal_sorting(share):
     rank = round(share * len(falling))
     for threshold, factor in zip(
         find_thresholds(scores_of(*tensors), rank, len(falling)), (1.0, 0.5), strict=True
+    ):
+        value = falling[rank - 1]
+        assert threshold.value == value * factor
+        assert threshold.n_above == np.count_nonzero(falling > value)
+        assert threshold.n_equal == np.count_nonzero(falling == value)
+
+
+def in_bfloat16(n):
+    """Changes of bfloat16 weights: few different values, many of each."""
+    rng = torch.Generator().manual_seed(1)
+    weights = torch.randn(n, generator=rng)
+    changed = weights + 0.01 * torch.randn(n, generator=rng)
+    return changed.bfloat16().float() - weights.bfloat16().float()
+
+
+def misleading(n):
+    """Zero wherever the sample looks."""
+    values = torch.randn(n, generator=torch.Generator().manual_seed(2))
+    return values * (torch.arange(n) % CPU_BLOCK % (_LINE * _STEP) >= _LINE)
+
+
+N_COUNTED = 2 * CPU_BLOCK + 11
+"""Elements of a tensor whose cached scores are counted."""
+
+
+@pytest.mark.parametrize("share", [1e-5, 0.01, 0.11, 0.5, 0.97, 1.0])
+@pytest.mark.parametrize("make", [in_bfloat16, misleading])
+def test_thresholds_of_cached_scores_equal_sorting(share, make, monkeypatch):
+    assert N_COUNTED >= _MIN_COUNTED
+    values = make(N_COUNTED)
+    if make is in_bfloat16 and 0.001 < share < 1:
+        monkeypatch.setattr("seme.topk_threshold._partition", None)  # the sample must do
+    falling = np.sort(values.abs().numpy())[::-1]
+    rank = round(share * len(falling))
+    scores = scores_of(values, cache_bytes=2**30)
+    for threshold, factor in zip(
+        find_thresholds(scores, rank, len(falling)), (1.0, 0.5), strict=True
     ):
         value = falling[rank - 1]
         assert threshold.value == value * factor
