@@ -47,8 +47,12 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep tests out of the user's cache, and the user's variables out of the tests."""
+    """Keep tests out of the user's cache, and the user's variables out of the tests.
+
+    Files are not flushed to the disk: a tenth of the time of tests that merge was waiting for it.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
         for name in [n for n in os.environ if n in _USER_VARIABLES or n.startswith("WANDB_")]:
             patch.delenv(name)
         patch.setenv("SEME_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def method_names(conf: Path = CONF) -> list[str]:
     return sorted(path.stem for path in (conf / "method").glob("*.yaml"))
 
 
+@cache
 def method_of(name: str, conf: Path = CONF) -> partial[Tensor]:
     """Bind a method to the hyper-parameters of its file, and to those a run must give it."""
     method: partial[Tensor] = instantiate(assembled(f"method={name}", conf=conf)["method"])
