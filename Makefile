@@ -34,8 +34,8 @@ types: $(VENV)/.ready
 fuzz: $(VENV)/.ready  ## readers of untrusted files: 100 000 mutated folders, at most half an hour
 	$(RUN) -m scripts.fuzz --cases 100000 --seconds 1800
 
-fuzz-short: $(VENV)/.ready  ## the same for 20 seconds
-	$(RUN) -m scripts.fuzz --seconds 20
+fuzz-short: $(VENV)/.ready  ## the same for 10 seconds
+	$(RUN) -m scripts.fuzz --seconds 10
 
 zoo: $(VENV)/.ready  ## does the embedded benchmark tell methods apart?
 	$(RUN) -m scripts.zoo.build --check
