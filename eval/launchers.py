@@ -45,7 +45,7 @@ def check_launcher(name: str, launcher: Mapping[str, Any], *, device: object) ->
         try:
             distribution(known.replace("_", "-"))
         except PackageNotFoundError as error:
-            missing = f"hydra/launcher={name} is not installed: {command}"
+            missing = f"hydra/launcher={name} is not installed; in the repository: {command}"
             raise ValueError(missing) from error
     if _class_of(launcher) == "JoblibLauncher" and device != "cpu":
         n_gpus, n_jobs = len(visible_gpus()), int(launcher["n_jobs"])

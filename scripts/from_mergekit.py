@@ -122,18 +122,25 @@ def main(arguments: Sequence[str]) -> int:
     if not any(a.startswith("suite=") for a in further):
         further.append("suite=none")
     command = ["run.py", *converted.entries.arguments(), *further]
-    for line in converted.differences:
-        print(f"differs from mergekit: {line}")
-    for line in converted.notes:
-        print(f"ignored: {line}")
-    if converted.entries.n_layers is not None:
-        print(f"stacked: the result has {converted.entries.n_layers} layers")
+    _print_lines(converted)
     print(f"python {shlex.join(command)}", flush=True)
     if "--show" in switches:
         return 0
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, check=False, env={**os.environ, "PWD": str(ROOT)}
     ).returncode
+
+
+def _print_lines(converted: Converted) -> None:
+    """Print what is other than in mergekit, ignored, or stacked."""
+    for line in converted.differences:
+        print(f"differs from mergekit: {line}")
+    for line in converted.notes:
+        print(f"ignored: {line}")
+    if converted.entries.n_layers is not None:
+        print(f"stacked: the result has {converted.entries.n_layers} layers")
+    for line in converted.entries.uneven:
+        print(f"stacked: {line}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ def is_ending() -> bool:
     return _state.ending
 
 
+def ends_after_run() -> bool:
+    """Say whether a first Ctrl-C came during a run, after which no other is begun."""
+    return _state.asked
+
+
 def raise_if_interrupted(error: Exception) -> None:
     """Raise ``KeyboardInterrupt`` instead of an error that came of it.
 

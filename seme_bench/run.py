@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -23,7 +24,7 @@ from seme.interface import CheckpointMismatchError
 from seme_bench.cell import run_cell
 from seme_bench.entries import check_entries, name_after_files
 from seme_bench.folders import CONF
-from seme_bench.interruption import raise_if_interrupted
+from seme_bench.interruption import ends_after_run, raise_if_interrupted
 from seme_bench.planning import print_plan
 
 _log = logging.getLogger("run")
@@ -53,6 +54,9 @@ def main(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
+    if sweeping and ends_after_run():  # before this cell, which has not started
+        shutil.rmtree(folder)
+        raise KeyboardInterrupt
     choices = hydra_config.runtime.choices
     overrides = " ".join(overrides_of(hydra_config))
     cell: dict[str, Any] = {"cell": overrides, "fingerprint": None, "error": None}

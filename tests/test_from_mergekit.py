@@ -371,6 +371,21 @@ def test_stacking_is_said(root, capsys):
     assert "stacked: the result has 6 layers" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("ranges", "line"),
+    [
+        (["[0, 1]", "[2, 4]"], "stacked: of {a}, layer 1 is left out"),
+        (["[0, 3]", "[1, 4]"], "stacked: of {a}, layers 1, 2 are repeated"),
+        (["[0, 2]", "[1, 3]"], "stacked: of {a}, layer 3 is left out and layer 1 is repeated"),
+    ],
+)
+def test_layers_left_out_and_repeated_are_named(ranges, line, root, capsys):
+    slices = [f"{{sources: [{{model: A, layer_range: {layers}}}]}}" for layers in ranges]
+    text = f"merge_method: passthrough\nslices: [{', '.join(slices)}]\n"
+    assert main([str(write_recipe(text, root)), "--show"]) == 0
+    assert line.format(a=root / "A") in capsys.readouterr().out.splitlines()
+
+
 def test_run_gets_further_arguments_and_gives_its_status(root, monkeypatch):
     commands = []
 

@@ -551,6 +551,8 @@ def test_interrupted_command_says_so_and_leaves_nothing_half_done(zoo, tmp_path,
     ):  # during a merge; between two it ends at once
         assert lines.pop(0) == WAITS
         assert list(tmp_path.glob("out/runs/*/record.json"))
+        cells = [f for f in tmp_path.glob("out/sweeps/*/*/") if f.name.isdecimal()]
+        assert all((cell / "cell.json").is_file() for cell in cells)  # no other was begun
     assert lines == [LINE]
     assert not list(tmp_path.glob("out/*scratch*"))
 

@@ -138,8 +138,8 @@ def _check_installed(tracker: Tracker) -> None:
     missing = [name for name in tracker.PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"tracker={tracker.NAME} needs {', '.join(missing)}, not installed here: "
-            f"pip install -e '.[{tracker.NAME}]' -c constraints.txt (tracker=none logs nothing)"
+            f"tracker={tracker.NAME} needs {', '.join(missing)}, not installed here; in "
+            f"the repository: pip install -e '.[{tracker.NAME}]' -c constraints.txt (tracker=none logs nothing)"
         )
 
 

@@ -1,6 +1,7 @@
 """Slices of a recipe laid out as layers of the result; overrides for what differs by tensor."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ class Layout:
 
     stacks: Mapping[ModelName, list[tuple[int, int]]]
     """Ranges of layers of the models whose layers are stacked anew."""
+
+    uneven: tuple[str, ...] = ()
+    """Line for each of them: the layers that the slices leave out, and those they repeat."""
 
     @classmethod
     def of(
@@ -65,6 +69,11 @@ class Layout:
             names=known,
             places=places,
             stacks=stacks,
+            uneven=tuple(
+                f"of {model.label}, {faults}"
+                for model in stacks
+                if (faults := _unevenness(recipe, model, depths[model]))
+            ),
         )
 
     @property
@@ -136,6 +145,27 @@ def _stack_of(recipe: Recipe, model: ModelName, depth: int) -> list[tuple[int, i
             first = stack.pop()[0]
         stack.append((first, end))
     return stack
+
+
+def _unevenness(recipe: Recipe, model: ModelName, depth: int) -> str:
+    """Say which layers of a model the slices leave out or repeat; empty if none."""
+    taken = Counter(
+        layer
+        for one in recipe.slices
+        for source in one.inputs
+        if source.model == model
+        for layer in range(*(source.layers or (0, depth)))
+    )
+    kinds = {
+        "left out": [layer for layer in range(depth) if not taken[layer]],
+        "repeated": [layer for layer in range(depth) if taken[layer] > 1],
+    }
+    return " and ".join(
+        f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))} "
+        f"{'is' if len(layers) == 1 else 'are'} {kind}"
+        for kind, layers in kinds.items()
+        if layers
+    )
 
 
 def _ranges_of(recipe: Recipe) -> tuple[tuple[int, int], ...]:

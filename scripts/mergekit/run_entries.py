@@ -37,6 +37,8 @@ class RunEntries:
     """What becomes of sources of another tokenizer; None leaves it to the run."""
     n_layers: int | None
     """Layers of the result, where they are stacked anew."""
+    uneven: tuple[str, ...]
+    """Line for each model of which layers are left out or repeated."""
 
     def arguments(self) -> list[str]:
         """Return the run as arguments of ``run.py``."""
@@ -94,6 +96,7 @@ def run_entries(recipe: Recipe, translation: Translation, names: Names) -> RunEn
         pivot=layout.entry(translation.pivot),
         sources=tuple(map(layout.entry, translation.sources)),
         n_layers=layout.n_layers,
+        uneven=layout.uneven,
         dtype=recipe.dtype,
         tokens=None if recipe.tokenizer is None else "by_text",
     )

@@ -241,6 +241,8 @@ def _again(manifest: Manifest) -> list[str]:
         "\nCheck the files of this model; `rederive=true` also merges again and compares the "
         "bytes:\n",
         *_fenced("python -m scripts.verify FOLDER", "bash"),
+        "\nOutside the repository `seme-bench merge` stands for `python run.py`, and "
+        "`seme-bench verify` for `python -m scripts.verify`.\n",
     ]
 
 
