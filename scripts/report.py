@@ -64,9 +64,9 @@ def gather(experiment: Experiment, records: Path) -> ReportInput:
         problems = "".join(
             f"\n{problem.path} {problem.message}" for problem in results.problems
         )
+        commands = "".join(f"\n    {command}" for command in experiment.commands)
         raise ValueError(
-            f"{records} must hold merges, it has no valid one; run "
-            f"{' && '.join(experiment.commands)}{problems}"
+            f"{records} must hold merges, it has no valid one; run{commands}{problems}"
         )
     return ReportInput(
         experiment=experiment,
