@@ -48,7 +48,7 @@ def test_result_rows_equal_the_report(readme, repository):
 def test_figures_of_which_method_when_are_those_of_the_field(readme, repository):
     section = re.search(r"## Which method when\n(.*?)\n## ", readme, re.DOTALL).group(1)
     figures = set(re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", section)) - {"1.6", "2511.21437"}
-    names = ("field", "seme_variants")
+    names = ("field", "field_smol", "seme_variants")
     reports = [repository / f"results/reports/{name}.md" for name in names]
     report = "".join(path.read_text(encoding="utf-8") for path in reports)
     assert len(figures) > 10
