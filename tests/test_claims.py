@@ -99,6 +99,21 @@ def test_validation_runs_of_other_models_are_ignored(results):
     assert claims_by_key(results, records)["averaging"].verdict is YES
 
 
+@pytest.mark.parametrize(
+    ("tried", "words"),
+    [
+        ({}, "chosen on the validation split, which is data"),
+        ({"models": pool("other", sources=("another",))}, "No run on a validation split"),
+    ],
+)
+def test_a_validation_run_on_other_tasks_of_the_models_is_data_too(results, tried, words):
+    records = [
+        seme(results, {"d": 18, "e": 18}, tau=0.1),
+        seme(results, {"d": 9}, split="validation", **tried),
+    ]
+    assert words in claims_by_key(results, records)["data"].finding
+
+
 def test_every_seed_of_a_baseline_is_compared(results):
     records = [
         seme(results, 18), results.add("dare", 6, seed=0), results.add("dare", 17, seed=1)

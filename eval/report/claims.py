@@ -10,7 +10,6 @@ from eval.report.evidence import (
     Pair,
     PairedTest,
     candidates,
-    chosen_settings,
     grouped_tests,
     has_samples,
     is_validation,
@@ -293,7 +292,8 @@ def _across(done: Sequence[Row], unlike: Sequence[Board], tests: Sequence[Paired
 
 
 def _chosen_with_data(boards: Sequence[Board]) -> str:
-    used = any(chosen_settings(b, boards, SEME) for b in boards if not is_validation(b))
+    reported = {board.models for board in boards if not is_validation(board)}
+    used = any(is_validation(b) and b.models in reported and _rows(b, SEME) for b in boards)
     return (
         "Their hyper-parameters were chosen on the validation split, which is data."
         if used
