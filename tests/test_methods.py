@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 import yaml
@@ -66,9 +67,8 @@ def test_ranges_are_those_that_the_check_enforces(listed):
     for name, method in listed.items():
         for parameter in method.parameters:
             if parameter.allowed in ("in (0, 1]", "in [0, 1]") and "." not in parameter.name:
-                bound = method_of(name)
+                bound = partial(method_of(name), **{parameter.name: 1.5})
                 n_sources = max(method.min_sources, 1)
-                bound.keywords[parameter.name] = 1.5
                 with pytest.raises(ValueError, match=re.escape(parameter.allowed)):
                     check_method(bound, n_sources)
                 tried += 1
