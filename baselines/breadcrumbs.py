@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seme.checks import check_between, check_finite, check_share
@@ -16,23 +15,7 @@ from seme.elementwise import add_weighted, differences
 from seme.interface import Prepared, Site, checked_by, prepared_by
 from seme.ranking_scores import RankingScores
 from seme.streaming import Models, OpenTensor
-from seme.topk_mask import TopKMask, select_largest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BandMask:
-    """Masks of one tensor: what is among the largest, but not among the outliers."""
-
-    largest: TopKMask
-    outliers: TopKMask | None
-    """None where no outlier is left out."""
-
-    def at(self, pivot: Tensor, sources: Sequence[Tensor], start: int) -> Tensor:
-        """Return the masks of a block, booleans, (n_sources, n)."""
-        kept = self.largest.at(pivot, sources, start)
-        if self.outliers is None:
-            return kept
-        return torch.logical_and(kept, ~self.outliers.at(pivot, sources, start))
+from seme.topk_mask import TopKMask, select_band
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +26,9 @@ class Bands:
     density: float
     gamma: float
 
-    def at(self, tensor: OpenTensor) -> BandMask:
+    def at(self, tensor: OpenTensor) -> TopKMask:
         scores = RankingScores(tensor, differences, self.n_sources)
-        outliers = self._mask(scores, self.gamma) if self.gamma else None
-        upper = min(self.density + self.gamma, 1.0)
-        return BandMask(largest=self._mask(scores, upper), outliers=outliers)
-
-    def _mask(self, scores: RankingScores, share: float) -> TopKMask:
-        selections = select_largest([scores], share, "exact")
-        return TopKMask(scores, [selection.rules[scores.name] for selection in selections])
+        return select_band(scores, min(self.density + self.gamma, 1.0), self.gamma)
 
     def diagnostics(self) -> Mapping[str, Any]:
         return {}
@@ -93,12 +70,12 @@ def merge(pivot: Tensor, sources: Sequence[Tensor], site: Site, /, *, lam: float
     Args:
         pivot: Pre-trained float32 weights, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``, in any order.
-        site: Carries the tensor's masks, see :class:`BandMask`.
+        site: Carries the tensor's masks, see :func:`seme.topk_mask.select_band`.
         lam: Scale of the sum (the paper's alpha).
 
     Returns:
         float32 weights of the pivot's shape.
     """
-    band: BandMask = site.prepared
+    band: TopKMask = site.prepared
     kept = band.at(pivot, sources, site.start)
     return add_weighted(pivot, sources, weights=[1.0] * len(sources), scale=lam, kept=kept)

@@ -31,39 +31,66 @@ class KeepRule:
     """Magnitudes equal to the threshold survive at flat indices below this."""
 
 
-def survivors(rules: Sequence[KeepRule], values: Tensor, start: int) -> Tensor:
-    """Compute the top-k mask of consecutive elements.
+def survivors(
+    rules: Sequence[KeepRule], values: Tensor, start: int, without: Sequence[KeepRule] = ()
+) -> Tensor:
+    """Compute the mask of consecutive elements.
 
     Args:
         rules: One per row.
         values: float32 ranking scores, (len(rules), n).
         start: Flat index of the first element.
+        without: What other rules keep does not survive: one per row, that keeps no more than
+            its rule in ``rules``; none if empty.
 
     Returns:
         Booleans, (len(rules), n).
     """
-    thresholds = [rule.threshold for rule in rules]
-    n_tied = [min(max(rule.cutoff - start, 0), values.shape[1]) for rule in rules]
+    thresholds, n_tied = _at(rules, start, values.shape[1])
+    limits, n_at_limit = _at(without, start, values.shape[1])
     if use_numba(values.device):
-        return kernels.survivors(values, thresholds, n_tied)
+        if not without:
+            return kernels.survivors(values, thresholds, n_tied)
+        return kernels.survivors(values, thresholds, n_tied, limits, n_at_limit)
     magnitudes = values.abs()
-    kept = magnitudes > torch.tensor(thresholds, device=values.device).unsqueeze(1)
-    for row, sizes, rule, n in zip(kept, magnitudes, rules, n_tied, strict=True):
-        row[:n] |= sizes[:n] == rule.threshold
+    kept = _kept(magnitudes, thresholds, n_tied)
+    return kept & ~_kept(magnitudes, limits, n_at_limit) if without else kept
+
+
+def _at(rules: Sequence[KeepRule], start: int, n: int) -> tuple[list[float], list[int]]:
+    """Return thresholds, and of ``n`` elements the first that survive at them."""
+    return (
+        [rule.threshold for rule in rules],
+        [min(max(rule.cutoff - start, 0), n) for rule in rules],
+    )
+
+
+def _kept(magnitudes: Tensor, thresholds: Sequence[float], n_tied: Sequence[int]) -> Tensor:
+    kept = magnitudes > torch.tensor(thresholds, device=magnitudes.device).unsqueeze(1)
+    for row, sizes, threshold, n in zip(kept, magnitudes, thresholds, n_tied, strict=True):
+        row[:n] |= sizes[:n] == threshold
     return kept
 
 
 class TopKMask:
-    """The top-k masks of one tensor, block by block."""
+    """The top-k masks of one tensor, block by block; without smaller ones where they are given."""
 
-    def __init__(self, scores: RankingScores, rules: Sequence[KeepRule]) -> None:
+    def __init__(
+        self,
+        scores: RankingScores,
+        rules: Sequence[KeepRule],
+        *,
+        without: Sequence[KeepRule] = (),
+    ) -> None:
         """Compute the masks of cached scores at once; those of others when asked for.
 
         Args:
             scores: Ranking scores of the tensor.
             rules: One per row of the scores.
+            without: As in :func:`survivors`.
         """
         self.rules = rules
+        self.without = without
         self._score = scores.score
         masks = scores.map(self._mask) if scores.cached else []
         self._masks = {index * scores.block: mask for index, mask in enumerate(masks)}
@@ -85,7 +112,7 @@ class TopKMask:
         return self._mask(self._score(pivot, sources), start)
 
     def _mask(self, values: Tensor, start: int) -> Tensor:
-        return survivors(self.rules, values, start)
+        return survivors(self.rules, values, start, self.without)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +146,50 @@ def select_largest(
         ValueError: If ``share`` is outside (0, 1].
     """
     check_share("share", share)
+    (selections,) = _select(tensors, [share], trim_ties)
+    return selections
+
+
+def select_band(scores: RankingScores, share: float, outliers: float) -> TopKMask:
+    """Select, per row of scores, the elements of largest magnitude but for the very largest.
+
+    Args:
+        scores: Of one tensor.
+        share: Share of its elements that survives, before the outliers are left out, in [0, 1].
+        outliers: Share left out, in [0, share].
+
+    Returns:
+        The masks: ``round(share * n) - round(outliers * n)`` elements, never a zero, ties going to
+        the first.
+    """
+    largest, left_out = (
+        [selection.rules[scores.name] for selection in selections]
+        for selections in _select([scores], [share, outliers], "exact")
+    )
+    return TopKMask(scores, largest, without=left_out)
+
+
+def _select(
+    tensors: Sequence[RankingScores], shares: Sequence[float], trim_ties: TrimTies
+) -> list[tuple[Selection, ...]]:
+    """Select for several shares by the same passes; per share one selection per row."""
     n_total = sum(tensor.numel for tensor in tensors)
-    rank = _rank(n_total, share, trim_ties)
-    thresholds = find_thresholds(tensors, rank, n_total)
+    ranks = [_rank(n_total, share, trim_ties) for share in shares]
+    return [
+        _selections(tensors, thresholds, rank, trim_ties)
+        for rank, thresholds in zip(
+            ranks, find_thresholds(tensors, ranks, n_total), strict=True
+        )
+    ]
+
+
+def _selections(
+    tensors: Sequence[RankingScores],
+    thresholds: Sequence[Threshold],
+    rank: int,
+    trim_ties: TrimTies,
+) -> tuple[Selection, ...]:
+    n_total = sum(tensor.numel for tensor in tensors)
     n_tied_kept = [
         t.n_equal if trim_ties == "keep_all" else t.n_equal_kept(rank) for t in thresholds
     ]

@@ -49,6 +49,7 @@ _LINE = 16
 """Scores in one line of a processor's cache."""
 _DEVIATIONS = 4
 """Margin of a rank that is sampled from cached scores, in its standard deviations."""
+_NOTHING = np.empty(0, dtype=np.int32)
 _PENDING = 1 << 18
 """Numbers gathered before they are counted; the number of counts if that is more."""
 
@@ -82,30 +83,50 @@ class _Range:
     guess: int
     """Most likely pattern: if it is right, ties need no pass of their own."""
 
+    @property
+    def size(self) -> int:
+        """The number of patterns."""
+        return self.high - self.low + 1
+
+
+_Ranges = Sequence[Sequence[_Range]]
+"""Per row of scores one range for each rank."""
+
 
 def find_thresholds(
-    tensors: Sequence[RankingScores], rank: int, n_total: int
-) -> list[Threshold]:
-    """Find the k-th largest magnitude of every row.
+    tensors: Sequence[RankingScores], ranks: Sequence[int], n_total: int
+) -> list[list[Threshold]]:
+    """Find the k-th largest magnitude of every row, for several k by the same passes.
 
     Args:
         tensors: Scores that are ranked together, at least one tensor, all with as many rows.
-        rank: k, from 1, the largest, to ``n_total``; 0 gives a threshold above all.
+        ranks: k, each from 1, the largest, to ``n_total``; 0 gives a threshold above all.
         n_total: Number of elements of all tensors.
 
     Returns:
-        One threshold per row; the same for any division of the elements into tensors.
+        Per rank one threshold per row; the same for any division of the elements into tensors.
     """
-    n_rows = tensors[0].n_rows
-    if rank == 0:
-        return [Threshold(_INFINITE, 0, 0) for _ in range(n_rows)]
+    distinct = sorted({rank for rank in ranks if rank})
+    found = {0: [Threshold(_INFINITE, 0, 0)] * tensors[0].n_rows}
+    if distinct:
+        by_row = _find_by_row(tensors, distinct, n_total)
+        found |= zip(distinct, map(list, zip(*by_row, strict=True)), strict=True)
+    return [found[rank] for rank in ranks]
+
+
+def _find_by_row(
+    tensors: Sequence[RankingScores], ranks: Sequence[int], n_total: int
+) -> list[list[Threshold]]:
+    """Find per row one threshold for each rank."""
     is_cached = len(tensors) == 1 and tensors[0].cached
-    ranges = (_ranges_of_cached if is_cached else _sample_ranges)(tensors, rank / n_total)
-    thresholds = None if ranges is None else _count_in_ranges(tensors, ranges, rank)
+    shares = [rank / n_total for rank in ranks]
+    ranges = (_ranges_of_cached if is_cached else _sample_ranges)(tensors, shares)
+    thresholds = None if ranges is None else _count_in_ranges(tensors, ranges, ranks)
     if thresholds is None and is_cached:
-        return [_partition(tensors[0], row, rank) for row in range(n_rows)]
+        rows = range(tensors[0].n_rows)
+        return [[_partition(tensors[0], row, rank) for rank in ranks] for row in rows]
     if thresholds is None:
-        thresholds = _count_in_ranges(tensors, _upper_ranges(tensors, rank), rank)
+        thresholds = _count_in_ranges(tensors, _upper_ranges(tensors, ranks), ranks)
     assert thresholds is not None, "the tensors changed between two passes"
     return thresholds
 
@@ -136,8 +157,8 @@ def _partition(tensor: RankingScores, row: int, rank: int) -> Threshold:
     )
 
 
-def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
-    """Estimate each row's range from a sample; None if it is small, or a range is wide."""
+def _sample_ranges(tensors: Sequence[RankingScores], shares: Sequence[float]) -> _Ranges | None:
+    """Estimate the ranges from a sample; None if it is small, or a range is wide."""
     n_total = sum(tensor.numel for tensor in tensors)
     n_runs = min(max(n_total // _RUN // 128, _N_RUNS[0]), _N_RUNS[1])
     if n_total < 8 * n_runs * _RUN:
@@ -146,20 +167,21 @@ def _sample_ranges(tensors: Sequence[RankingScores], share: float) -> list[_Rang
     samples = [
         patterns
         for tensor, runs in _by_tensor(tensors, starts)
-        for patterns in tensor.map(lambda rows, _: [magnitude_bits(row) for row in rows], runs)
+        for patterns in tensor.map(lambda rows, _: magnitude_bits(rows), runs)
     ]
-    margin = _MARGIN * math.sqrt(share * (1 - share) / n_runs)
-    return _ranges_around(samples, share, margin, _MAX_RANGE)
+    return _ranges_around(samples, shares, _MARGIN / math.sqrt(n_runs), _MAX_RANGE)
 
 
-def _ranges_of_cached(tensors: Sequence[RankingScores], share: float) -> list[_Range] | None:
-    """Estimate each row's range in one tensor; None if it is small, or a range is wide."""
+def _ranges_of_cached(
+    tensors: Sequence[RankingScores], shares: Sequence[float]
+) -> _Ranges | None:
+    """Estimate the ranges in one tensor; None if it is small, or a range is wide."""
     (tensor,) = tensors
     if tensor.numel < _MIN_COUNTED:
         return None
-    samples = tensor.map(lambda rows, _: [magnitude_bits(row) for row in _lines(rows)])
-    margin = _DEVIATIONS * math.sqrt(share * (1 - share) / (tensor.numel / _STEP))
-    return _ranges_around(samples, share, margin, _MAX_RANGE_OF_CACHED)
+    samples = tensor.map(lambda rows, _: magnitude_bits(_lines(rows)))
+    margin = _DEVIATIONS / math.sqrt(tensor.numel / _STEP)
+    return _ranges_around(samples, shares, margin, _MAX_RANGE_OF_CACHED)
 
 
 def _lines(rows: Tensor) -> Tensor:
@@ -169,11 +191,23 @@ def _lines(rows: Tensor) -> Tensor:
 
 
 def _ranges_around(
-    samples: Sequence[Sequence[_Bits]], share: float, margin: float, most: int
-) -> list[_Range] | None:
-    """Return each row's range from its parts of the samples; None if one is wide."""
-    ranges = [_around(np.concatenate(row), share, margin) for row in zip(*samples, strict=True)]
-    return None if any(r.high - r.low >= most for r in ranges) else ranges
+    samples: Sequence[_Bits], shares: Sequence[float], margin: float, most: int
+) -> _Ranges | None:
+    """Return the ranges around shares of a sample; None if one is wide.
+
+    Args:
+        samples: Parts of the sample, (n_rows, n) each; sorted here.
+        shares: Of the ranks.
+        margin: Uncertainty of a share, in standard deviations of one element's.
+        most: Patterns in a range, below which it is not wide.
+    """
+    sample = np.concatenate(samples, axis=1)
+    sample.sort(axis=1)
+    ranges = [
+        [_around(row, share, margin * math.sqrt(share * (1 - share))) for share in shares]
+        for row in sample
+    ]
+    return None if any(r.size > most for row in ranges for r in row) else ranges
 
 
 def _by_tensor(
@@ -189,8 +223,7 @@ def _by_tensor(
 
 
 def _around(sample: _Bits, share: float, margin: float) -> _Range:
-    """Return the range of patterns with shares ``share`` -+ ``margin`` above them."""
-    sample.sort()
+    """Return the range of patterns with shares ``share`` -+ ``margin`` above them, of a sorted row."""
     high = len(sample) - math.floor((share - margin) * len(sample))
     low = len(sample) - 1 - math.ceil((share + margin) * len(sample))
     middle = len(sample) - math.ceil(share * len(sample))
@@ -201,52 +234,97 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
     )
 
 
-def _upper_ranges(tensors: Sequence[RankingScores], rank: int) -> list[_Range]:
-    """Find, by one pass, the upper 16 bits of the threshold of each row."""
+def _upper_ranges(tensors: Sequence[RankingScores], ranks: Sequence[int]) -> _Ranges:
+    """Find, by one pass, the upper 16 bits of the thresholds of each row."""
     counters = [_Counter(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_rows)]
 
     def count(rows: Tensor, _: int) -> None:
-        for counter, row in zip(counters, rows, strict=True):
-            counter.add(magnitude_bits(row) >> _LOWER_BITS)
+        for counter, row in zip(counters, magnitude_bits(rows), strict=True):
+            counter.add(row >> _LOWER_BITS)
 
     map_all(tensors, count)
-    located = [counter.locate(rank) for counter in counters]
-    lows = [place[0] << _LOWER_BITS for place in located if place is not None]
-    return [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in lows]
+    located = [[counter.locate(rank) for rank in ranks] for counter in counters]
+    lows = [[place[0] << _LOWER_BITS for place in row if place is not None] for row in located]
+    return [
+        [_Range(low, low + (1 << _LOWER_BITS) - 1, guess=low) for low in row] for row in lows
+    ]
 
 
 def _count_in_ranges(
-    tensors: Sequence[RankingScores], ranges: Sequence[_Range], rank: int
-) -> list[Threshold] | None:
-    """Find the thresholds by one pass; None if one is not in its range."""
-    lows, sizes = [r.low for r in ranges], [r.high - r.low + 1 for r in ranges]
-    counters = [_Counter(size) for size in sizes]
-    guesses = [r.guess - r.low for r in ranges]
+    tensors: Sequence[RankingScores], ranges: _Ranges, ranks: Sequence[int]
+) -> list[list[Threshold]] | None:
+    """Find per row one threshold for each rank, by one pass; None if one is not in its range."""
+    bounds = np.array(
+        [[(r.low, r.size, r.guess - r.low) for r in row] for row in ranges], dtype=np.int32
+    )
+    is_cached = all(tensor.cached for tensor in tensors)
+    counters = [[_Counter(r.size) for r in row] for row in ranges]
 
-    def count(rows: Tensor, _: int) -> list[tuple[int, int]]:
-        counted = selection.count(rows.cpu(), lows, sizes, guesses)
-        for counter, (_, _, inside) in zip(counters, counted, strict=True):
-            counter.add(inside)
-        return [(n_above, n_guessed) for n_above, n_guessed, _ in counted]
+    def count(rows: Tensor, _: int) -> list[list[selection.Counted]]:
+        counted = selection.count(rows.cpu(), bounds)
+        for row, of_row in zip(counters, counted, strict=True):
+            for counter, one in zip(row, of_row, strict=True):
+                counter.add(one.inside)
+        if is_cached:
+            return counted
+        return [[one._replace(inside=_NOTHING) for one in of_row] for of_row in counted]
 
-    counts = map_all(tensors, count)
-    thresholds = []
-    for row, (counter, r) in enumerate(zip(counters, ranges, strict=True)):
-        n_above = sum(block[row][0] for blocks in counts for block in blocks)
-        n_guessed = [[block[row][1] for block in blocks] for blocks in counts]
-        located = counter.locate(rank - n_above, r.guess - r.low, sum(map(sum, n_guessed)))
-        if located is None:
-            return None
-        offset, n_inside, n_equal = located
-        thresholds.append(
-            Threshold(
-                bits=r.low + offset,
-                n_above=n_above + n_inside,
-                n_equal=n_equal,
-                n_equal_per_block=n_guessed if r.low + offset == r.guess else None,
+    blocks = map_all(tensors, count)
+    thresholds = [
+        [
+            _located(
+                [[block[row][place] for block in of_tensor] for of_tensor in blocks],
+                counters[row][place],
+                r,
+                rank,
+                is_cached=is_cached,
             )
-        )
-    return thresholds
+            for place, (r, rank) in enumerate(zip(of_row, ranks, strict=True))
+        ]
+        for row, of_row in enumerate(ranges)
+    ]
+    found = [[one for one in row if one is not None] for row in thresholds]
+    return found if all(len(row) == len(ranks) for row in found) else None
+
+
+def _located(
+    blocks: Sequence[Sequence[selection.Counted]],
+    counter: "_Counter",
+    r: _Range,
+    rank: int,
+    *,
+    is_cached: bool,
+) -> Threshold | None:
+    """Return the threshold of one row and rank; None if it is not in the range.
+
+    Args:
+        blocks: What was counted, per tensor and block.
+        counter: Counts of the patterns in the range that are not the guess.
+        r: The range.
+        rank: k.
+        is_cached: The blocks hold the patterns themselves.
+    """
+    n_above = sum(block.n_above for tensor in blocks for block in tensor)
+    n_guessed = [[block.n_guessed for block in tensor] for tensor in blocks]
+    guess = r.guess - r.low
+    located = counter.locate(rank - n_above, guess, sum(map(sum, n_guessed)))
+    if located is None:
+        return None
+    offset, n_inside, n_equal = located
+    n_tied: list[list[int]] | None = None
+    if offset == guess:
+        n_tied = n_guessed
+    elif is_cached:
+        n_tied = [
+            [int(np.count_nonzero(block.inside == offset)) for block in tensor]
+            for tensor in blocks
+        ]
+    return Threshold(
+        bits=r.low + offset,
+        n_above=n_above + n_inside,
+        n_equal=n_equal,
+        n_equal_per_block=n_tied,
+    )
 
 
 class _Counter:

@@ -163,6 +163,23 @@ def test_rule_breaks_ties_by_the_global_index():
 
 
 @pytest.mark.usefixtures("code_path")
+@pytest.mark.parametrize("start", [0, 1, 3, 9])
+def test_what_other_rules_keep_is_left_out(start):
+    rules = [KeepRule(threshold=1.0, cutoff=4), KeepRule(threshold=0.0, cutoff=0)]
+    without = [KeepRule(threshold=3.0, cutoff=5), KeepRule(threshold=math.inf, cutoff=0)]
+    values = torch.tensor([[1.0, -3.0, 3.0, 2.0, -4.0], [0.0, 1.0, -1.0, 0.0, 5.0]])
+    masks = survivors(rules, values, start, without)
+    assert torch.equal(
+        masks, survivors(rules, values, start) & ~survivors(without, values, start)
+    )
+    assert masks[1].tolist() == [False, True, True, False, True]
+    if (
+        start == 3
+    ):  # of each row the first element alone is a tie that survives, the first two fall
+        assert masks[0].tolist() == [True, False, True, True, False]
+
+
+@pytest.mark.usefixtures("code_path")
 def test_rules_apply_per_row():
     rules = [KeepRule(threshold=1.0, cutoff=2), KeepRule(threshold=0.0, cutoff=9)]
     values = torch.tensor([[1.0, -1.0, 1.0, -3.0], [0.0, -2.0, 1.0, 0.0]])

@@ -29,13 +29,13 @@ def test_threshold_is_the_kth_largest_magnitude_per_row(rank, cache):
     # magnitudes 5, 3, 3, 2, 1, 0 in the first row, half of each in the second
     scores = scores_of(torch.tensor([3.0, -5.0, 0.0, 1.0, -3.0, 2.0]), cache_bytes=cache)
     expected = {1: (5.0, 0, 1), 2: (3.0, 1, 2), 3: (3.0, 1, 2), 6: (0.0, 5, 1)}[rank]
-    first, second = find_thresholds(scores, rank, 6)
+    ((first, second),) = find_thresholds(scores, [rank], 6)
     assert (first.value, first.n_above, first.n_equal) == expected
     assert (second.value, second.n_above, second.n_equal) == (expected[0] / 2, *expected[1:])
 
 
 def test_threshold_of_rank_zero_is_infinite():
-    (threshold, _) = find_thresholds(scores_of(torch.ones(3)), 0, 3)
+    ((threshold, _),) = find_thresholds(scores_of(torch.ones(3)), [0], 3)
     assert (threshold.value, threshold.n_above, threshold.n_equal) == (float("inf"), 0, 0)
 
 
@@ -45,9 +45,8 @@ def test_thresholds_of_sampled_tensors_equal_sorting(share):
     tensors = [torch.randn(n, generator=rng) for n in (9 * CPU_BLOCK, 5, 8 * CPU_BLOCK + 7)]
     falling = np.sort(torch.cat(tensors).abs().numpy())[::-1]
     rank = round(share * len(falling))
-    for threshold, factor in zip(
-        find_thresholds(scores_of(*tensors), rank, len(falling)), (1.0, 0.5), strict=True
-    ):
+    (found,) = find_thresholds(scores_of(*tensors), [rank], len(falling))
+    for threshold, factor in zip(found, (1.0, 0.5), strict=True):
         value = falling[rank - 1]
         assert threshold.value == value * factor
         assert threshold.n_above == np.count_nonzero(falling > value)
@@ -82,13 +81,41 @@ def test_thresholds_of_cached_scores_equal_sorting(share, make, monkeypatch):
     falling = np.sort(values.abs().numpy())[::-1]
     rank = round(share * len(falling))
     scores = scores_of(values, cache_bytes=2**30)
-    for threshold, factor in zip(
-        find_thresholds(scores, rank, len(falling)), (1.0, 0.5), strict=True
-    ):
+    (found,) = find_thresholds(scores, [rank], len(falling))
+    for threshold, factor in zip(found, (1.0, 0.5), strict=True):
         value = falling[rank - 1]
         assert threshold.value == value * factor
         assert threshold.n_above == np.count_nonzero(falling > value)
         assert threshold.n_equal == np.count_nonzero(falling == value)
+
+
+@pytest.mark.parametrize("cache", [0, 2**30])
+@pytest.mark.parametrize("n", [50, N_COUNTED, 17 * CPU_BLOCK])
+def test_several_ranks_are_found_as_each_by_itself(n, cache):
+    scores = scores_of(in_bfloat16(n), cache_bytes=cache)
+    ranks = [n // 5, 0, n // 100, n, n // 5]
+    together = find_thresholds(scores, ranks, n)
+    for rank, thresholds in zip(ranks, together, strict=True):
+        (alone,) = find_thresholds(scores, [rank], n)
+        for one, other in zip(thresholds, alone, strict=True):
+            assert (one.bits, one.n_above, one.n_equal) == (
+                other.bits,
+                other.n_above,
+                other.n_equal,
+            )
+
+
+def test_ties_of_cached_scores_are_known_per_block():
+    scores = scores_of(in_bfloat16(N_COUNTED), cache_bytes=2**30)
+    for rank in (N_COUNTED // 5, N_COUNTED // 100):
+        (found,) = find_thresholds(scores, [rank], N_COUNTED)
+        for row, threshold in enumerate(found):
+            tied = scores[0].map(
+                lambda rows, _, row=row, value=threshold.value: int(
+                    (rows[row].abs() == value).sum()
+                )
+            )
+            assert threshold.n_equal_per_block == [tied]
 
 
 @pytest.mark.parametrize("cache", [0, 2**30])

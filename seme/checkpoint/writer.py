@@ -22,6 +22,7 @@ from torch import Tensor
 from seme.checkpoint.model_folder import INDEX_FILE
 from seme.checkpoint.reader import SINGLE_FILE, Checkpoint, files_like
 from seme.checkpoint.safetensors_file import StoredTensor, TensorSpec, lay_out
+from seme.checkpoint.writeback import Writeback
 
 _logger = logging.getLogger(__name__)
 MAX_SHARD_BYTES = 5_000_000_000
@@ -86,6 +87,7 @@ class CheckpointWriter:
         self._places: dict[str, tuple[str, StoredTensor]] = {}
         self._left: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._writeback = Writeback()
 
     def __enter__(self) -> Self:
         refuse_existing(self._destination)
@@ -128,7 +130,7 @@ class CheckpointWriter:
         with self._lock:
             left = self._left[name] = self._left[name] - len(flat)
             before = self.bytes_written
-            self.bytes_written += len(flat)
+            self.bytes_written = before + len(flat)
         if left < 0:
             raise ValueError(
                 f"{name} has {place.spec.nbytes} bytes, got {-left} more: it was written before"
@@ -136,8 +138,9 @@ class CheckpointWriter:
         offset = place.offset + start * values.dtype.itemsize
         with _noting(f"while writing {name} to {self._destination}"):
             _write_all(self._files[shard], flat, offset)
-        if before // _FLUSHED_BYTES < self.bytes_written // _FLUSHED_BYTES:
-            _start_writeback(self._files[shard])
+            if before // _FLUSHED_BYTES < (before + len(flat)) // _FLUSHED_BYTES:
+                with self._lock:
+                    self._writeback.request(self._files[shard].fileno())
 
     def __exit__(
         self,
@@ -183,6 +186,8 @@ class CheckpointWriter:
         missing = sorted(name for name, left in self._left.items() if left)
         if missing:
             raise ValueError(f"not written in full: {', '.join(missing[:3])}")
+        with _noting(f"while flushing {self._destination} to disk"):
+            self._writeback.wait()
         for file in self._files.values():
             file.close()
         for path in (*sorted(self._temporary.iterdir()), self._temporary):
@@ -202,6 +207,11 @@ class CheckpointWriter:
         """Close the files and remove the temporary folder, if it was not renamed."""
         for file in self._files.values():
             with contextlib.suppress(OSError):  # a full disk, already reported
+                if not file.closed:
+                    file.truncate(0)  # nothing is left to be written to disk
+        self._writeback.close()
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
                 file.close()
         if self._temporary.exists():
             shutil.rmtree(self._temporary)
@@ -322,16 +332,6 @@ def _write_all(file: BinaryIO, content: memoryview, offset: int) -> None:
     while content:
         n_written = os.pwrite(file.fileno(), content, offset)
         content, offset = content[n_written:], offset + n_written
-
-
-def _start_writeback(file: BinaryIO) -> None:
-    """Start writing dirty pages to disk, and drop clean ones from the page cache.
-
-    The disk then works during the merge, and neither the page cache nor the final flush grows
-    with the model.
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def flush(path: Path) -> None:

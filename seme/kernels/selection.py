@@ -1,6 +1,8 @@
 """Ranking scores, counts of magnitude patterns, and top-k masks of a block."""
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,46 +38,68 @@ def differences(pivot: Tensor, sources: Sequence[Tensor]) -> Tensor:
     return tv
 
 
-def survivors(values: Tensor, thresholds: Sequence[float], n_tied: Sequence[int]) -> Tensor:
-    """Compute top-k masks: magnitudes above a threshold, or at it in the first places.
+def survivors(
+    values: Tensor,
+    thresholds: Sequence[float],
+    n_tied: Sequence[int],
+    limits: Sequence[float] | None = None,
+    n_at_limit: Sequence[int] | None = None,
+) -> Tensor:
+    """Compute masks of magnitudes between a threshold and a limit.
 
     Args:
         values: float32, (k, n).
-        thresholds: One per row, non-negative float32 numbers.
+        thresholds: One per row, non-negative float32 numbers; larger magnitudes survive.
         n_tied: Per row, the number of first elements that survive at the threshold too.
+        limits: One per row, no smaller than its threshold; larger magnitudes do not survive.
+            None limits nothing.
+        n_at_limit: Per row, the number of first elements that do not survive at the limit either.
 
     Returns:
         Booleans, (k, n).
     """
     masks = torch.empty(values.shape, dtype=torch.bool)
-    limits = np.array(thresholds, dtype=np.float32)
-    _survivors(values.numpy(), limits, np.array(n_tied, dtype=np.int64), masks.numpy())
+    upper = [math.inf] * len(values) if limits is None else limits
+    n_upper = [0] * len(values) if n_at_limit is None else n_at_limit
+    patterns = np.array([thresholds, upper], dtype=np.float32).view(np.int32)
+    n_equal = np.array([n_tied, n_upper], dtype=np.int64)
+    _survivors(values.numpy().view(np.int32), patterns, n_equal, masks.numpy())
     return masks
 
 
-def count(
-    values: Tensor, lows: Sequence[int], sizes: Sequence[int], guesses: Sequence[int]
-) -> list[tuple[int, int, _Bits]]:
-    """Count magnitudes above a range of bit patterns, and gather those in it.
+class Counted(NamedTuple):
+    """Magnitudes of one row of a block beside a range of bit patterns."""
+
+    n_above: int
+    """Magnitudes above the range."""
+    n_guessed: int
+    """Magnitudes at the guess."""
+    inside: _Bits
+    """Offsets in the range of all others in it."""
+
+
+def count(values: Tensor, ranges: _Bits) -> list[list[Counted]]:
+    """Count magnitudes above ranges of bit patterns, and gather those in them.
 
     Args:
         values: float32, (k, n).
-        lows: The first pattern of each row's range.
-        sizes: The number of patterns in it.
-        guesses: An offset in the range, from 0, whose patterns are counted and not gathered.
+        ranges: int32, (k, n_ranges, 3): per row and range the first pattern, the number of
+            patterns, and an offset in the range whose patterns are counted and not gathered.
 
     Returns:
-        Per row: the number of magnitudes above the range; the number at the guess; the offsets
-        in the range of all others in it.
+        Per row, one entry for each range.
     """
     bits = values.numpy().view(np.int32)
-    ranges = np.array([lows, sizes, guesses], dtype=np.int32)
-    offsets = np.empty(bits.shape, dtype=np.int32)
-    counts = np.empty((len(bits), 3), dtype=np.int64)
+    n_ranges = ranges.shape[1]
+    offsets = np.empty((len(bits), n_ranges, bits.shape[1]), dtype=np.int32)
+    counts = np.zeros((len(bits), n_ranges, 3), dtype=np.int64)
     _count(bits, ranges, offsets, counts)
     return [
-        (n_above, n_guessed, row[:n_inside].copy())
-        for row, (n_above, n_guessed, n_inside) in zip(offsets, counts.tolist(), strict=True)
+        [
+            Counted(n_above, n_guessed, inside[:n_inside].copy())
+            for inside, (n_above, n_guessed, n_inside) in zip(*row, strict=True)
+        ]
+        for row in zip(offsets, counts.tolist(), strict=True)
     ]
 
 
@@ -130,42 +154,39 @@ def _subtract(values: _Floats, others: _Floats, out: _Floats) -> None:
 
 
 @compiled
-def _survivors(
-    values: _Floats, thresholds: _Floats, n_tied: NDArray[np.int64], out: _Flags
-) -> None:
-    for k in range(len(values)):
-        n = n_tied[k]
-        _at_least(values[k, :n], thresholds[k], out[k, :n])
-        _above(values[k, n:], thresholds[k], out[k, n:])
+def _survivors(bits: _Bits, patterns: _Bits, n_equal: NDArray[np.int64], out: _Flags) -> None:
+    n = bits.shape[1]
+    for k in range(len(bits)):
+        n_tied, n_upper = n_equal[0, k], n_equal[1, k]
+        first, second = min(n_tied, n_upper), max(n_tied, n_upper)
+        for start, stop in ((0, first), (first, second), (second, n)):
+            low = patterns[0, k] + np.int32(start >= n_tied)
+            high = patterns[1, k] + np.int32(start >= n_upper)
+            _between(bits[k, start:stop], low, high, out[k, start:stop])
 
 
 @compiled
-def _above(values: _Floats, threshold: np.float32, out: _Flags) -> None:
-    for i in range(len(values)):
-        out[i] = abs(values[i]) > threshold
-
-
-@compiled
-def _at_least(values: _Floats, threshold: np.float32, out: _Flags) -> None:
-    for i in range(len(values)):
-        out[i] = abs(values[i]) >= threshold
+def _between(bits: _Bits, low: np.int32, high: np.int32, out: _Flags) -> None:
+    """Mark patterns of magnitudes from ``low`` to below ``high``."""
+    for i in range(len(bits)):
+        magnitude = np.int32(bits[i] & _MAGNITUDE)
+        out[i] = (magnitude >= low) & (magnitude < high)
 
 
 @compiled
 def _count(bits: _Bits, ranges: _Bits, out: _Bits, counts: NDArray[np.int64]) -> None:
+    """Count in runs, for all ranges of a row before the next run is read."""
     flags = np.zeros(_RUN, np.uint8)
     for k in range(len(bits)):
-        low, size, guess = ranges[0, k], ranges[1, k], ranges[2, k]
-        n_above, n_guessed, n_inside = 0, 0, 0
         for start in range(0, bits.shape[1], _RUN):
             run = bits[k, start : start + _RUN]
-            above, guessed = _tally(run, low, size, guess, flags)
-            n_above += int(above)
-            n_guessed += int(guessed)
-            n_inside += _gather(run, low, flags, out[k, n_inside:])
-        counts[k, 0] = n_above
-        counts[k, 1] = n_guessed
-        counts[k, 2] = n_inside
+            for r in range(ranges.shape[1]):
+                low, size, guess = ranges[k, r, 0], ranges[k, r, 1], ranges[k, r, 2]
+                above, guessed = _tally(run, low, size, guess, flags)
+                counts[k, r, 0] += int(above)
+                counts[k, r, 1] += int(guessed)
+                n_inside = counts[k, r, 2]
+                counts[k, r, 2] += _gather(run, low, flags, out[k, r, n_inside:])
 
 
 @compiled

@@ -31,7 +31,7 @@ def load(n_sources: int) -> None:
     differences = selection.differences(pivot, sources)
     selection.variance(sources, 1.0)
     selection.survivors(differences, [0.0] * n_sources, [0] * n_sources)
-    selection.count(differences, [0] * n_sources, [1] * n_sources, [0] * n_sources)
+    selection.count(differences, np.array([[(0, 1, 0)]] * n_sources, dtype=np.int32))
     arithmetic.mean(sources, weights, 1.0)
     arithmetic.add_weighted(pivot, sources, weights, 1.0, kept)
     arithmetic.add_signed(pivot, sources, weights, 1.0, kept, divide=True)
