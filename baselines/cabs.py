@@ -14,7 +14,7 @@ from baselines.coefficients import check_weights, weights_or_ones
 from baselines.row_keys import among_largest
 from seme.checks import check_finite, check_share, check_whole
 from seme.elementwise import add_weighted, differences
-from seme.interface import Site, checked_by, takes, whole_tensor
+from seme.interface import Site, checked_by, takes, whole_rows
 
 _RUN = 1 << 17
 """Elements, in whole groups, that are ranked at one time."""
@@ -34,7 +34,12 @@ def check(
         )
 
 
-@whole_tensor(temporaries=0)
+def group_length(_shape: Sequence[int], /, *, group: int) -> int:
+    """Return the elements that are ranked together."""
+    return group
+
+
+@whole_rows(group_length, per_source=4)
 @takes(order_matters=True)
 @checked_by(check)
 def merge(
@@ -53,7 +58,7 @@ def merge(
     No rescaling, no sign election: no two sources meet.
 
     Args:
-        pivot: Pre-trained float32 weights of a whole tensor, any shape. Never written to.
+        pivot: Pre-trained float32 weights of whole groups, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``; the first chooses
             first.
         density: Share of each group that a source keeps, in (0, 1]; the paper's n is

@@ -5,6 +5,7 @@ a task vector more often than large ones; then TIES' election and mean, times la
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch import Tensor
 from baselines.row_keys import ascending
 from seme.checks import check_between, check_finite, check_share
 from seme.elementwise import add_change, task_vectors
-from seme.interface import Site, checked_by, takes, whole_tensor
+from seme.interface import Site, checked_by, takes, whole_rows
 from seme.kernels import ranked_draws
 from seme.kernels.jit import use_numba
 
-_RUN = 1 << 15
+_RUN = 1 << 17
 """Elements, in whole rows, that are ranked at one time."""
 _RANDOM_BITS = 53
 _UNUSED_BITS = np.uint64(64 - _RANDOM_BITS)
@@ -37,7 +38,12 @@ def check(*, density: float, epsilon: float, lam: float) -> None:
         )
 
 
-@whole_tensor(temporaries=0)
+def row_length(shape: Sequence[int], /) -> int:
+    """Return the number of input features of a weight; all elements of a vector."""
+    return max(math.prod(shape[1:] if len(shape) > 1 else shape), 1)
+
+
+@whole_rows(row_length, per_source=6)
 @takes(order_matters=True)
 @checked_by(check)
 def merge(
@@ -58,10 +64,10 @@ def merge(
     nor count.
 
     Args:
-        pivot: Pre-trained float32 weights of a whole tensor, any shape. Never written to.
+        pivot: Pre-trained float32 weights of whole rows, any shape. Never written to.
         sources: Fine-tuned float32 weights, each shaped like ``pivot``. Their order matters:
             the draws depend on it.
-        site: Seeds the draws by run seed, tensor name and source index.
+        site: Seeds the draws by run seed, tensor name and source index; carries the rows' length.
         density: Mean keep probability, in (0, 1]; the paper's p is ``1 - density``.
         epsilon: Half the width of the range of keep probabilities, in [0, density) and at most
             ``1 - density``; the authors' code has the width.
@@ -70,7 +76,7 @@ def merge(
     Returns:
         float32 weights of the pivot's shape.
     """
-    n_columns = pivot.shape[1:].numel() if pivot.dim() > 1 else pivot.numel()
+    n_columns = site.row_length
     rows = [tensor.reshape(-1, n_columns) for tensor in (pivot, *sources)]
     merged = torch.empty_like(rows[0])
     n_rows = max(_RUN // n_columns, 1)
@@ -79,8 +85,7 @@ def merge(
     for start in range(0, len(merged), n_rows):
         piece = slice(start, start + n_rows)
         base, *others = (tensor[piece] for tensor in rows)
-        draws = [stream.random_raw(base.numel()).reshape(base.shape) for stream in streams]
-        merged[piece] = add_pruned(base, others, draws, probabilities, lam)
+        merged[piece] = add_pruned(base, others, streams, probabilities, lam)
     return merged.view(pivot.shape)
 
 
@@ -99,7 +104,7 @@ def keep_probabilities(n: int, density: float, epsilon: float) -> NDArray[np.flo
 def add_pruned(
     pivot: Tensor,
     sources: Sequence[Tensor],
-    draws: Sequence[NDArray[np.uint64]],
+    streams: Sequence[np.random.PCG64],
     probabilities: NDArray[np.float64],
     scale: float,
 ) -> Tensor:
@@ -108,7 +113,7 @@ def add_pruned(
     Args:
         pivot: float32, (n_rows, n_columns). Never written to.
         sources: Of that shape.
-        draws: Per source one whole number below ``2 ** 64`` per row and rank, of that shape.
+        streams: Per source one whole number below ``2 ** 64`` is drawn for each row and rank.
         probabilities: Of surviving, by rank, (n_columns,); equal magnitudes of a row are ranked
             by index.
         scale: Of the mean.
@@ -118,11 +123,11 @@ def add_pruned(
     """
     if use_numba(pivot.device):
         limits, inverses = _limits(probabilities), 1 / probabilities
-        return ranked_draws.add_pruned(pivot, sources, draws, limits, inverses, scale)
+        return ranked_draws.add_pruned(pivot, sources, streams, limits, inverses, scale)
     pruned = [
-        tv * prune_factors((source - pivot).abs(), probabilities, numbers)
-        for tv, source, numbers in zip(
-            task_vectors(pivot, sources), sources, draws, strict=True
+        tv * prune_factors((source - pivot).abs(), probabilities, _drawn(stream, pivot))
+        for tv, source, stream in zip(
+            task_vectors(pivot, sources), sources, streams, strict=True
         )
     ]
     return add_change(pivot, scale * disjoint_mean(pruned))
@@ -136,7 +141,7 @@ def prune_factors(
     Args:
         magnitudes: Of a task vector, float32, (n_rows, n_columns).
         probabilities: As in :func:`add_pruned`.
-        draws: Of one source.
+        draws: One whole number below ``2 ** 64`` per row and rank, of that shape.
 
     Returns:
         float64, of that shape, on its device.
@@ -145,6 +150,12 @@ def prune_factors(
     by_rank = torch.from_numpy(np.where(kept, 1 / probabilities, 0.0))
     order = torch.from_numpy(ascending(magnitudes))
     return torch.empty_like(by_rank).scatter_(1, order, by_rank).to(magnitudes.device)
+
+
+def _drawn(stream: np.random.PCG64, like: Tensor) -> NDArray[np.uint64]:
+    """Draw a word for each element."""
+    words: NDArray[np.uint64] = stream.random_raw(like.numel()).reshape(like.shape)
+    return words
 
 
 def _limits(probabilities: NDArray[np.float64]) -> NDArray[np.uint64]:
@@ -164,6 +175,7 @@ def disjoint_mean(tv: Sequence[Tensor]) -> Tensor:
 
 
 def _stream(site: Site, source: int) -> np.random.PCG64:
-    """Begin the draws of a source in a tensor: PCG64, whose stream no version changes."""
+    """Begin the draws of a source at a place of a tensor: PCG64, whose stream no version changes."""
     key = f"{site.seed}\0{site.name}\0{source}".encode()
-    return np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
+    stream = np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
+    return stream.advance(site.start)

@@ -105,11 +105,12 @@ def check_method(method: functools.partial[Tensor], n_sources: int) -> None:
 def hyper_parameter_names(method: Callable[..., Tensor]) -> set[str]:
     """Return the parameters that a method names, its YAML's keys.
 
-    Those of the merge function, of its preparation and of its choice of whole tensors.
+    Those of the merge function, of its preparation, of its choice of whole tensors and of the length of
+    its rows.
     """
     function = method.func if isinstance(method, functools.partial) else method
     traits = traits_of(method)
-    named = (function, traits.preparation, traits.choice)
+    named = (function, traits.preparation, traits.choice, traits.row_length)
     return {key for part in named if part is not None for key in _keyword_only(part)}
 
 

@@ -4,7 +4,8 @@ A method sees float32 on one device, and what it returns is rounded once to the 
 Each thread reads, merges and writes its own blocks, so none waits for another. Memory is a few
 blocks and the cached ranking scores of one tensor per thread, for a model of any size. Whole
 tensors are held for sources that must be rewritten and for methods that declare
-:func:`seme.interface.whole_tensor`; they are taken from the memory budget.
+:func:`seme.interface.whole_tensor`; they are taken from the memory budget. So are tensors whose
+rows are longer than a block, for methods that declare :func:`seme.interface.whole_rows`.
 """
 
 import functools
@@ -49,6 +50,7 @@ from seme.whole_tensor import (
     call,
     memory_for_whole,
     merge_whole,
+    row_length,
 )
 
 _logger = logging.getLogger(__name__)
@@ -294,10 +296,12 @@ class _Walk:
 
     def _merge(self, models: Models, name: str) -> tuple[float, float]:
         """Merge a tensor, block by block or whole."""
-        tensor = models.open(name)
+        method = self.methods.at(name)
+        n_columns = row_length(method, models.pivot.shape(name))
+        tensor = models.open(name, row_length=n_columns)
         prepared = None if self.prepared is None else self.prepared.at(tensor)
-        site = Site(name=name, seed=self.seed, prepared=prepared)
-        merge = merge_function(self.methods.at(name))
+        site = Site(name=name, seed=self.seed, prepared=prepared, row_length=n_columns)
+        merge = merge_function(method)
         if self.memory is not None and name in self.whole:
             return self._merge_whole(merge, tensor, site, self.memory)
 

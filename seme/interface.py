@@ -6,6 +6,7 @@ tensor. What it returns for an element may then depend on that element of every 
 site only. A method that needs more declares it with a decorator:
 
 - :func:`whole_tensor`: it is called with whole tensors, all or some, in their shape;
+- :func:`whole_rows`: blocks are cut between rows only;
 - :func:`prepared_by`: a preparation passes over the models first, and its result reaches the
   method through ``site.prepared``;
 - :func:`takes`: how many sources it merges, and whether their order matters;
@@ -13,7 +14,7 @@ site only. A method that needs more declares it with a decorator:
 
 Hyper-parameters are keyword-only without defaults: the method's YAML holds the values, and its
 keys are exactly the parameters that merge function and preparation name. Each function is
-called with those that it names; so is the choice of whole tensors.
+called with those that it names; so are the choice of whole tensors and the length of rows.
 """
 
 import functools
@@ -45,6 +46,8 @@ class Site:
     """Result of the preparation's ``at`` for this tensor; None without a preparation."""
     start: int = 0
     """Index in the flat tensor of the block's first element; 0 for a whole tensor."""
+    row_length: int = 0
+    """Elements of a row, for a method that declares :func:`whole_rows`."""
 
     def bernoulli_mask(
         self, n_sources: int, shape: Sequence[int], probability: float
@@ -119,6 +122,8 @@ Names the hyper-parameters it checks and, where it needs it, ``n_sources``.
 """
 Choice = Callable[..., bool]
 """``choice(name, shape, /, *, ...)``: whether a tensor is needed whole."""
+RowLength = Callable[..., int]
+"""``length(shape, /, *, ...)``: elements of a tensor's rows, at least 1."""
 _MergeFunction = TypeVar("_MergeFunction", bound=Callable[..., Tensor])
 
 
@@ -135,6 +140,8 @@ class Traits:
     per_source: int = 0
     choice: Choice | None = None
     """Which tensors are needed whole; None: all of them."""
+    row_length: RowLength | None = None
+    """See :func:`whole_rows`; None where blocks are cut anywhere."""
     min_sources: int = 1
     max_sources: int | None = None
     """None for any number."""
@@ -195,6 +202,24 @@ def whole_tensor(
         whole_tensor=True, temporaries=temporaries, per_source=per_source, choice=choice
     )
     return declare if merge is None else declare(merge)
+
+
+def whole_rows(
+    length: RowLength, *, per_source: int = 0
+) -> Callable[[_MergeFunction], _MergeFunction]:
+    """Declare that blocks are cut between rows only: what is returned depends on whole rows.
+
+    Blocks stay flat; ``site.row_length`` says how they divide into rows, of which a tensor's last
+    may be shorter. A tensor whose rows are longer than a block is merged whole, in its shape, in
+    memory taken from the budget.
+
+    Args:
+        length: Called with the shape of a tensor and the hyper-parameters it names; returns the
+            elements of its rows, which are consecutive in the flat tensor.
+        per_source: Most float32 numbers for each element of a row and each source that the method
+            holds at one time besides inputs and result.
+    """
+    return _declaring(row_length=length, temporaries=0, per_source=per_source)
 
 
 def takes(

@@ -40,6 +40,11 @@ _T = TypeVar("_T")
 _streams = threading.local()
 
 
+def holds_row(row_length: int) -> bool:
+    """Check that a block, on any device, holds a row of so many elements."""
+    return row_length <= CPU_BLOCK
+
+
 class ThreadPool:
     """A thread pool with ordered results; a context manager that ends its threads."""
 
@@ -126,15 +131,16 @@ class Models:
     memory_budget: int | None = None
     """Bytes of the whole merge, for preparations that hold whole tensors; None: unlimited."""
 
-    def open(self, name: str, *, kept: bool = True) -> "OpenTensor":
+    def open(self, name: str, *, row_length: int = 0, kept: bool = True) -> "OpenTensor":
         """Open one tensor of all models.
 
         Args:
             name: Name of the tensor.
+            row_length: Elements of a row, if blocks are to be whole rows, unless one is longer.
             kept: Open it once for all passes; otherwise anew for each, with no file open
                 between.
         """
-        return OpenTensor(name, self, kept=kept)
+        return OpenTensor(name, self, row_length=row_length, kept=kept)
 
     def map(self, function: Callable[[int], _T], count: int) -> list[_T]:
         """Call a function with 0 to ``count - 1`` on all cores; see :meth:`ThreadPool.map`."""
@@ -168,7 +174,7 @@ class Models:
 class OpenTensor:
     """One tensor of the pivot and of every source, opened for passes over its blocks."""
 
-    def __init__(self, name: str, models: Models, *, kept: bool) -> None:
+    def __init__(self, name: str, models: Models, *, row_length: int, kept: bool) -> None:
         """Open it; see :meth:`Models.open`. Rewritten models compute the tensor here."""
         self.name = name
         self.shape = models.pivot.shape(name)
@@ -176,6 +182,8 @@ class OpenTensor:
         self.numel = math.prod(self.shape)
         self.block = CPU_BLOCK if models.device.type == "cpu" else GPU_BLOCK
         """Elements per block."""
+        if row_length and holds_row(row_length):
+            self.block -= self.block % row_length
         self.models = models
         self._opened = self._open() if kept else None
 

@@ -1,4 +1,4 @@
-"""Whole-tensor merging: choose tensors, reserve memory, gather blocks, merge, write in blocks.
+"""Whole tensors and whole rows: choose, reserve memory, gather blocks, merge, write in blocks.
 
 On a GPU the tensors are in its memory; they are counted against the budget all the same.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from seme.binding import named_by
 from seme.budget import Allocation, mebibytes
 from seme.interface import Merge, Site, Traits, traits_of
-from seme.streaming import Block, OpenTensor
+from seme.streaming import Block, OpenTensor, holds_row
 
 _T = TypeVar("_T")
 
@@ -48,17 +48,29 @@ def whole_names(
 ) -> tuple[str, ...]:
     """Select the tensors that a method is called with whole; the others come in blocks.
 
+    Of a method that takes whole rows they are those whose rows are longer than a block.
+
     Args:
         method: The merge function, its hyper-parameters bound.
         shapes: Of the tensors to be merged, by name.
     """
     traits = traits_of(method)
+    if traits.row_length is not None:
+        return tuple(
+            n for n, shape in shapes.items() if not holds_row(row_length(method, shape))
+        )
     if not traits.whole_tensor:
         return ()
     if traits.choice is None:
         return tuple(shapes)
     choice = functools.partial(traits.choice, **named_by(traits.choice, method))
     return tuple(name for name, shape in shapes.items() if choice(name, shape))
+
+
+def row_length(method: functools.partial[Tensor], shape: Sequence[int]) -> int:
+    """Return the elements of a tensor's rows; 0 if the method takes blocks cut anywhere."""
+    length = traits_of(method).row_length
+    return 0 if length is None else length(tuple(shape), **named_by(length, method))
 
 
 def bytes_of_whole(n_elements: int, n_sources: int, traits: Traits) -> int:

@@ -9,7 +9,7 @@ from seme.binding import check_method, merge_function, prepare
 from seme.checkpoint.protocol import Held
 from seme.interface import Site
 from seme.streaming import Models
-from seme.whole_tensor import merge_whole, whole_names
+from seme.whole_tensor import merge_whole, row_length, whole_names
 
 
 def random_models(shape=(20, 30), n_sources=3, seed=0):
@@ -66,9 +66,10 @@ def merge_models(method, pivot, *sources, seed=0, how=None, **parameters):
     prepared = prepare(bound, models)
     merged = {}
     for name in pivot:
-        tensor = models.open(name)
+        n_columns = row_length(bound, models.pivot.shape(name))
+        tensor = models.open(name, row_length=n_columns)
         outcome = None if prepared is None else prepared.at(tensor)
-        site = Site(name=name, seed=seed, prepared=outcome)
+        site = Site(name=name, seed=seed, prepared=outcome, row_length=n_columns)
         pieces = _pieces(bound, tensor, site)
         flat = torch.cat(pieces) if pieces else torch.empty(0)
         merged[name] = flat.view(pivot[name].shape)

@@ -8,6 +8,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from baselines.della import disjoint_mean, keep_probabilities, merge
+from seme.kernels import ranked_draws
 from tests.in_memory import merge_models, merge_one, random_models
 
 
@@ -69,6 +70,38 @@ def test_compiled_loops_have_the_bits_of_torch(in_torch):
     in_torch()
     in_steps = della(pivot, *sources, density=0.3, epsilon=0.2, lam=1.1)
     assert torch.equal(compiled.view(torch.int32), in_steps.view(torch.int32))
+
+
+def magnitudes(kind, shape):
+    rng = torch.Generator().manual_seed(3)
+    values = torch.randn(shape, generator=rng)
+    return {
+        "normal": values,
+        "of bfloat16": values.bfloat16().float(),
+        "of many sizes": values * 2.0 ** torch.randint(-60, 60, shape, generator=rng),
+        "close together": 1 + values.abs() * 2**-13,
+        "few": values.round(),
+        "none": values * 0,
+        "one": values * (torch.arange(shape[-1]) == 1),
+    }[kind]
+
+
+@pytest.mark.parametrize("n_columns", [1, 2, 3, 64, 65, 3000, 70_000])
+@pytest.mark.parametrize(
+    "kind", ["normal", "of bfloat16", "of many sizes", "close together", "few", "none", "one"]
+)
+def test_rows_are_ranked_as_by_a_stable_sort(kind, n_columns):
+    values = magnitudes(kind, (2, 3, n_columns)).numpy()
+    order = ranked_draws._ascending(np.zeros(values.shape[1:], dtype=np.float32), values)
+    assert np.array_equal(order, np.argsort(np.abs(values), axis=2, kind="stable"))
+
+
+def test_rows_that_keys_cannot_tell_apart_are_sorted_by_all_bits():
+    values = magnitudes("close together", (1, 1, 3000)).numpy()
+    keys = np.arange(3000, dtype=np.uint32).reshape(values.shape)
+    unordered = np.zeros((1, 1), dtype=np.bool_)
+    ranked_draws._finish_order(np.zeros_like(values[0]), values, 12, keys, unordered)
+    assert unordered.all()
 
 
 def test_draws_depend_on_name_seed_and_source():

@@ -110,7 +110,7 @@ CASES = {
         ),
         Case(
             name="della",
-            overrides=("method=della", f"method.density={_DENSITY}", "memory_budget=4GiB"),
+            overrides=("method=della", f"method.density={_DENSITY}"),
             peer=_peer(
                 "della", normalize=True, per_source={"density": _DENSITY, "epsilon": 0.07}
             ),

@@ -10,7 +10,7 @@ loop's own file: so no loop calls one of another file.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_WORD_BITS = 64
 
 
 @contextlib.contextmanager
@@ -41,6 +42,8 @@ def _without_scipy() -> Iterator[None]:
 with _without_scipy():
     import numba
     import numba.np.arraymath  # looks for BLAS; otherwise imported by the first loop
+    from llvmlite import ir
+    from numba.extending import intrinsic
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -60,6 +63,22 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
         )
         raise
     return loop
+
+
+def _generate_upper_product(_context: Any, _first: Any, _second: Any) -> Any:  # noqa: ANN401
+    def generate(_context: Any, builder: Any, _signature: Any, factors: Any) -> Any:  # noqa: ANN401
+        wide = ir.IntType(2 * _WORD_BITS)
+        first, second = (builder.zext(factor, wide) for factor in factors)
+        upper = builder.lshr(builder.mul(first, second), wide(_WORD_BITS))
+        return builder.trunc(upper, ir.IntType(_WORD_BITS))
+
+    return numba.uint64(numba.uint64, numba.uint64), generate
+
+
+upper_product = cast(
+    Callable[[np.uint64, np.uint64], np.uint64], intrinsic(_generate_upper_product)
+)
+"""The upper 64 bits of a product of 128, in a compiled loop only."""
 
 
 def use_numba(device: torch.device) -> bool:

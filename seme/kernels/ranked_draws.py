@@ -1,29 +1,48 @@
-"""Random dropping by rank within rows, and the mean of what agrees in sign, on the CPU."""
+"""Random dropping by rank within rows, and the mean of what agrees in sign, on the CPU.
+
+A row is ranked by sorting one word per element: the upper bits of its magnitude, then its index.
+Magnitudes that the upper bits do not tell apart are few, and moved to their places one by one.
+Draws are those of ``numpy.random.PCG64``, made here because numpy takes a lock for each.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seme.kernels.jit import compiled, flat
+from seme.kernels.jit import compiled, rows, upper_product
 
 _Floats = NDArray[np.float32]
 _Doubles = NDArray[np.float64]
-_Keys = NDArray[np.int64]
+_Bits = NDArray[np.int32]
+_Keys = NDArray[np.uint32]
 _Words = NDArray[np.uint64]
-_RUN = 1024
-"""Elements at a time: a few float64 rows of this length fit a core's L1 cache."""
-_HALF = np.int64(32)
-_LOWER = np.int64((1 << 32) - 1)
+_Places = NDArray[np.int64]
+_Flags = NDArray[np.bool_]
 _UNUSED_BITS = np.uint64(11)
+_WORD_BITS = 64
+_WORD = np.uint64(_WORD_BITS)
+_LAST_PLACE = np.uint64(_WORD_BITS - 1)
+_TURN_SHIFT = np.uint64(58)
+_UPPER_FACTOR = np.uint64(0x2360ED051FC65DA4)
+_LOWER_FACTOR = np.uint64(0x4385DF649FCCF645)
+"""Words of PCG64's multiplier."""
+_KEY_BITS = 32
+_RANGE_BITS = 27
+"""Patterns from the largest magnitude of a row downwards that its keys tell apart, as a power of
+two: a factor of 2 ** 16, as each has 2 ** 23 patterns. What is smaller shares one pattern."""
+_LARGEST_OFFSET = np.int32((1 << _RANGE_BITS) - 1)
+_MOST_MOVES = 8
+"""Moves for each element of a row, in the mean, above which it is sorted by all bits instead."""
 
 
 def add_pruned(
     pivot: Tensor,
     sources: Sequence[Tensor],
-    draws: Sequence[_Words],
+    streams: Sequence[np.random.PCG64],
     limits: _Words,
     inverses: _Doubles,
     scale: float,
@@ -31,72 +50,180 @@ def add_pruned(
     """See :func:`baselines.della.add_pruned`.
 
     Args:
-        pivot: float32 rows, (n_rows, n_columns), contiguous.
+        pivot: float32 rows, (n_rows, n_columns), contiguous, of fewer than 2 ** 31 columns.
         sources: Likewise.
-        draws: Per source one word per row and rank.
+        streams: Per source one word is drawn for each row and rank.
         limits: By rank; a draw whose upper 53 bits are smaller keeps the element.
         inverses: By rank, the factor of an element that is kept.
         scale: Of the mean.
     """
+    n_rows, n_columns = pivot.shape
     merged = torch.empty_like(pivot)
-    pruned = np.empty((len(sources), pivot.numel()))
-    keys = np.empty(pivot.shape, dtype=np.int64)
-    for values, source, words in zip(pruned, sources, draws, strict=True):
-        _keys(pivot.numpy(), source.numpy(), keys)
-        keys.sort(axis=1)
-        _prune(flat(pivot), flat(source), keys, words, limits, inverses, values)
-    _add_disjoint_mean(flat(pivot), pruned, scale, flat(merged))
+    base, others = pivot.numpy(), rows(sources).reshape(len(sources), n_rows, n_columns)
+    order = _ascending(base, others)
+    states = np.stack([_state(stream) for stream in streams])
+    _add_pruned(base, others, order, states, limits, inverses, scale, merged.numpy())
+    for stream in streams:
+        stream.advance(pivot.numel())
     return merged
 
 
+def _state(stream: np.random.PCG64) -> _Words:
+    """Return state and increment, two numbers of 128 bits, as upper and lower words."""
+    state: Any = stream.state["state"]
+    numbers = (state["state"], state["inc"])
+    words = [word for n in numbers for word in (n >> _WORD_BITS, n % (1 << _WORD_BITS))]
+    return np.array(words, dtype=np.uint64)
+
+
+def _ascending(pivot: _Floats, sources: _Floats) -> _Keys:
+    """Return the indices of each row of each task vector by magnitude, equal ones by index."""
+    order = np.empty(sources.shape, dtype=np.uint32)
+    n_index_bits = max(pivot.shape[1] - 1, 1).bit_length()
+    _keys(pivot, sources, n_index_bits, order)
+    order.sort(axis=2)
+    unordered = np.zeros(order.shape[:2], dtype=np.bool_)
+    _finish_order(pivot, sources, n_index_bits, order, unordered)
+    for k, row in np.argwhere(unordered):
+        order[k, row] = np.argsort(np.abs(sources[k, row] - pivot[row]), kind="stable")
+    return order
+
+
 @compiled
-def _keys(pivot: _Floats, source: _Floats, out: _Keys) -> None:
-    """Order the elements of each row by magnitude, equal ones by index."""
-    tv = np.empty(pivot.shape[1], dtype=np.float32)
-    bits = tv.view(np.int32)
-    for row in range(len(pivot)):
-        for i in range(len(tv)):
-            tv[i] = abs(source[row, i] - pivot[row, i])
-        for i in range(len(tv)):
-            out[row, i] = (np.int64(bits[i]) << _HALF) | np.int64(i)
+def _keys(pivot: _Floats, sources: _Floats, n_index_bits: int, out: _Keys) -> None:
+    bits = np.empty(pivot.shape[1], dtype=np.int32)
+    shift = np.uint32(max(_RANGE_BITS + n_index_bits - _KEY_BITS, 0))
+    for k in range(len(sources)):
+        for row in range(len(pivot)):
+            least = _magnitudes(pivot[row], sources[k, row], bits) - _LARGEST_OFFSET
+            _make_keys(
+                bits, max(least, np.int32(0)), shift, np.uint32(n_index_bits), out[k, row]
+            )
+
+
+@compiled
+def _magnitudes(pivot: _Floats, source: _Floats, out: _Bits) -> np.int32:
+    """Compute the bit patterns of a task vector's magnitudes; return the largest."""
+    tv = out.view(np.float32)
+    for i in range(len(tv)):
+        tv[i] = abs(source[i] - pivot[i])
+    largest = np.int32(0)
+    for i in range(len(out)):
+        largest = max(largest, out[i])
+    return largest
+
+
+@compiled
+def _make_keys(
+    bits: _Bits, least: np.int32, shift: np.uint32, n_index_bits: np.uint32, out: _Keys
+) -> None:
+    for i in range(len(bits)):
+        upper = np.uint32(max(bits[i] - least, np.int32(0))) >> shift
+        out[i] = (upper << n_index_bits) | np.uint32(i)
+
+
+@compiled
+def _finish_order(
+    pivot: _Floats, sources: _Floats, n_index_bits: int, keys: _Keys, unordered: _Flags
+) -> None:
+    """Turn sorted keys into indices, in order but where too many moves would be needed."""
+    bits = np.empty(pivot.shape[1], dtype=np.int32)
+    lower = np.uint32((1 << n_index_bits) - 1)
+    for k in range(len(sources)):
+        for row in range(len(pivot)):
+            _magnitudes(pivot[row], sources[k, row], bits)
+            for rank in range(len(bits)):
+                keys[k, row, rank] &= lower
+            unordered[k, row] = not _move_to_places(bits, keys[k, row])
+
+
+@compiled
+def _move_to_places(bits: _Bits, order: _Keys) -> bool:
+    """Sort by insertion what is nearly sorted; give up, returning False, after many moves."""
+    n_left = _MOST_MOVES * len(order)
+    largest = np.int32(0)
+    for rank in range(len(order)):
+        index = order[rank]
+        magnitude = bits[index]
+        if magnitude >= largest:
+            largest = magnitude
+            continue
+        place = rank
+        while place > 0 and bits[order[place - 1]] > magnitude:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = index
+        n_left -= rank - place
+        if n_left < 0:
+            return False
+    return True
+
+
+@compiled
+def _add_pruned(
+    pivot: _Floats,
+    sources: _Floats,
+    order: _Keys,
+    states: _Words,
+    limits: _Words,
+    inverses: _Doubles,
+    scale: float,
+    out: _Floats,
+) -> None:
+    n_sources, n_rows, n_columns = order.shape
+    pruned = np.empty((n_sources, n_columns))
+    sign, total, count = np.empty(n_columns), np.empty(n_columns), np.empty(n_columns)
+    kept = np.empty(n_columns, dtype=np.int64)
+    for row in range(n_rows):
+        for k in range(n_sources):
+            ranks = kept[: _draw(states[k], limits, kept)]
+            _prune(pivot[row], sources[k, row], order[k, row], ranks, inverses, pruned[k])
+        _elect(pruned, sign, total, count)
+        for k in range(n_sources):
+            _add_agreeing(pruned[k], sign, total, count)
+        _add_mean(pivot[row], sign, total, count, scale, out[row])
+
+
+@compiled
+def _draw(state: _Words, limits: _Words, out: _Places) -> int:
+    """Draw for each rank, and gather those that are kept without a branch; return their number.
+
+    One step of PCG64 (O'Neill, 2014, "PCG", XSL RR 128/64): the state is multiplied and incremented;
+    its two words give the number.
+    """
+    upper, lower, upper_step, lower_step = state[0], state[1], state[2], state[3]
+    n_kept = 0
+    for rank in range(len(limits)):
+        product = lower * _LOWER_FACTOR
+        upper = (
+            upper_product(lower, _LOWER_FACTOR) + upper * _LOWER_FACTOR + lower * _UPPER_FACTOR
+        )
+        lower = product + lower_step
+        upper += upper_step + np.uint64(lower < product)
+        mixed, turn = upper ^ lower, upper >> _TURN_SHIFT
+        number = (mixed >> turn) | (mixed << ((_WORD - turn) & _LAST_PLACE))
+        out[n_kept] = rank
+        n_kept += int((number >> _UNUSED_BITS) < limits[rank])
+    state[0], state[1] = upper, lower
+    return n_kept
 
 
 @compiled
 def _prune(
     pivot: _Floats,
     source: _Floats,
-    keys: _Keys,
-    draws: _Words,
-    limits: _Words,
+    order: _Keys,
+    ranks: _Places,
     inverses: _Doubles,
     out: _Doubles,
 ) -> None:
-    """Multiply each task vector's element by the factor that was drawn for its rank."""
-    n_rows, n_columns = keys.shape
-    for row in range(n_rows):
-        first = row * n_columns
-        for rank in range(n_columns):
-            place = first + (keys[row, rank] & _LOWER)
-            value = np.float64(source[place]) - np.float64(pivot[place])
-            kept = (draws[row, rank] >> _UNUSED_BITS) < limits[rank]
-            out[place] = value * (inverses[rank] if kept else 0.0)
-
-
-@compiled
-def _add_disjoint_mean(pivot: _Floats, pruned: _Doubles, scale: float, out: _Floats) -> None:
-    n_sources, n = pruned.shape
-    signs, totals, counts = np.empty(_RUN), np.empty(_RUN), np.empty(_RUN)
-    for start in range(0, n, _RUN):
-        stop = min(start + _RUN, n)
-        sign, total, count = (
-            signs[: stop - start],
-            totals[: stop - start],
-            counts[: stop - start],
-        )
-        _elect(pruned[:, start:stop], sign, total, count)
-        for k in range(n_sources):
-            _add_agreeing(pruned[k, start:stop], sign, total, count)
-        _add_mean(pivot[start:stop], sign, total, count, scale, out[start:stop])
+    """Multiply each task vector's element that is kept by the factor of its rank."""
+    for i in range(len(out)):
+        out[i] = 0.0
+    for i in range(len(ranks)):
+        index = order[ranks[i]]
+        value = np.float64(source[index]) - np.float64(pivot[index])
+        out[index] = value * inverses[ranks[i]]
 
 
 @compiled

@@ -7,7 +7,6 @@ from seme.kernels import (
     arithmetic,
     conversion,
     random_bits,
-    ranked_draws,
     reductions,
     selection,
 )
@@ -36,6 +35,3 @@ def load(n_sources: int) -> None:
     arithmetic.add_weighted(pivot, sources, weights, 1.0, kept)
     arithmetic.add_signed(pivot, sources, weights, 1.0, kept, divide=True)
     random_bits.bernoulli([0], 0, 1, 0.5)
-    words = np.zeros((1, 1), dtype=np.uint64)
-    base, *others = (values.unsqueeze(0) for values in (pivot, *sources))
-    ranked_draws.add_pruned(base, others, [words] * n_sources, words[0], np.ones(1), 1.0)
