@@ -16,6 +16,8 @@ from torch import Tensor
 from seme.checks import check_choice, check_finite
 from seme.elementwise import add_change, task_vectors
 from seme.interface import Prepared, Site, checked_by, prepared_by
+from seme.kernels import overlap
+from seme.kernels.jit import use_numba
 from seme.streaming import Block, Models, OpenTensor
 
 Scope = Literal["model", "tensor"]
@@ -103,6 +105,8 @@ def merge(pivot: Tensor, sources: Sequence[Tensor], site: Site, /, *, epsilon: f
     Returns:
         float32 weights of the pivot's shape.
     """
+    if use_numba(pivot.device):
+        return overlap.add(pivot, sources, epsilon, site.prepared)
     tv = torch.stack(task_vectors(pivot, sources))
     changed = tv.abs() > epsilon
     n_changed = changed.sum(dim=0)
@@ -132,6 +136,8 @@ def _count(tensor: OpenTensor, epsilon: float, *, one_thread: bool) -> list[tupl
     """Count the shared and the unique elements of every source in a tensor."""
 
     def count(block: Block) -> list[tuple[int, int]]:
+        if use_numba(block.pivot.device):
+            return overlap.count(block.pivot, block.sources, epsilon)
         tv = torch.stack(task_vectors(block.pivot, block.sources))
         changed = tv.abs() > epsilon
         alone = changed.sum(dim=0) == 1

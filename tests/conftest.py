@@ -65,7 +65,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def use() -> None:
         in_seme = (f"seme.{name}" for name in ("elementwise", "sce", "rounding", "topk_mask"))
-        for module in (*in_seme, "baselines.della"):
+        for module in (*in_seme, "baselines.della", "baselines.ram"):
             monkeypatch.setattr(f"{module}.use_numba", lambda _device: False)
 
     return use

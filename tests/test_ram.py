@@ -71,6 +71,16 @@ def test_elements_up_to_epsilon_add_nothing():
     assert merged.tolist() == [1.0, 0.5]
 
 
+@pytest.mark.parametrize("n_sources", [1, 2, 3, 7])
+@pytest.mark.parametrize(("epsilon", "r"), [(0.0, 0.1), (0.01, 0.1), (0.01, 0.0), (9.0, 0.5)])
+def test_compiled_loops_have_the_bits_of_torch(in_torch, n_sources, epsilon, r):
+    pivot, sources = sparse_models((70, 600), n_sources)
+    compiled = ram(pivot, *sources, epsilon=epsilon, r=r)
+    in_torch()
+    in_steps = ram(pivot, *sources, epsilon=epsilon, r=r)
+    assert torch.equal(compiled.view(torch.int32), in_steps.view(torch.int32))
+
+
 def test_one_source_is_returned():
     pivot, (source,) = random_models(n_sources=1)
     assert torch.equal(ram(pivot, source, epsilon=0.0, r=0.1), source)
