@@ -13,6 +13,8 @@ from torch import Tensor
 from seme.checks import check_finite, check_whole
 from seme.elementwise import add_weighted, task_vectors
 from seme.interface import Site, checked_by, takes
+from seme.kernels import votes
+from seme.kernels.jit import use_numba
 
 
 def check(*, threshold: float, min_votes: int, lam: float, n_sources: int) -> None:
@@ -55,7 +57,10 @@ def merge(
     Returns:
         float32 weights of the pivot's shape.
     """
-    kept = count_votes(task_vectors(pivot, sources), threshold) >= min_votes
+    if use_numba(pivot.device):
+        kept = votes.enough(pivot, sources, threshold, min_votes)
+    else:
+        kept = count_votes(task_vectors(pivot, sources), threshold) >= min_votes
     ones = [1.0] * len(sources)
     return add_weighted(pivot, sources, weights=ones, scale=lam, kept=kept.unsqueeze(0))
 
@@ -70,8 +75,10 @@ def count_votes(tv: Sequence[Tensor], threshold: float) -> Tensor:
     Returns:
         Whole numbers of that shape; a zero of a task vector is no vote.
     """
-    total = torch.stack(list(tv)).sum(dim=0)
-    votes = torch.zeros(total.shape, dtype=torch.int64, device=total.device)
+    total = torch.zeros_like(tv[0])
     for values in tv:
-        votes += values.abs() > threshold * (total - values).abs()
-    return votes
+        total += values
+    n_votes = torch.zeros(total.shape, dtype=torch.int64, device=total.device)
+    for values in tv:
+        n_votes += values.abs() > threshold * (total - values).abs()
+    return n_votes

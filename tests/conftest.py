@@ -65,7 +65,8 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def use() -> None:
         in_seme = (f"seme.{name}" for name in ("elementwise", "sce", "rounding", "topk_mask"))
-        for module in (*in_seme, "baselines.della", "baselines.ram"):
+        in_baselines = (f"baselines.{name}" for name in ("consensus", "della", "ram"))
+        for module in (*in_seme, *in_baselines):
             monkeypatch.setattr(f"{module}.use_numba", lambda _device: False)
 
     return use

@@ -44,6 +44,16 @@ def test_merge_agrees_with_the_formula(n_sources, min_votes):
     assert share == 1.0 if min_votes == 1 else 0.5 < share < 1.0
 
 
+@pytest.mark.parametrize("n_sources", [2, 3, 9])
+def test_compiled_loops_have_the_bits_of_torch(in_torch, n_sources):
+    pivot, sources = random_models((70, 600), n_sources)
+    pivot[:, ::5] = sources[1][:, ::5]
+    compiled = consensus(pivot, *sources, threshold=0.3, lam=0.7)
+    in_torch()
+    in_steps = consensus(pivot, *sources, threshold=0.3, lam=0.7)
+    assert torch.equal(compiled.view(torch.int32), in_steps.view(torch.int32))
+
+
 def test_threshold_zero_keeps_what_two_sources_change():
     merged = consensus([0.0, 0.0], [1.0, 2.0], [1.0, 0.0], threshold=0.0)
     assert merged.tolist() == [2.0, 0.0]

@@ -9,7 +9,6 @@ import torch
 from seme.interface import traits_of, whole_rows
 from seme.whole_tensor import bytes_of_whole, row_length, whole_names
 from tests.in_memory import merge_one
-from tests.settings import SETTINGS
 
 
 def columns(shape, /):
@@ -64,7 +63,7 @@ def test_the_last_row_may_be_shorter(monkeypatch):
     assert merged.tolist() == [6.0] * 12 + [4.0] * 4
 
 
-def test_tensors_whose_rows_are_longer_than_a_block_are_merged_whole(model, merge, monkeypatch):
+def test_tensors_whose_rows_are_longer_than_a_block_are_merged_whole(monkeypatch):
     monkeypatch.setattr("seme.streaming.CPU_BLOCK", 10)
     method = partial(centred)
     shapes = {"long": (2, 11), "short": (3, 10)}

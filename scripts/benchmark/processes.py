@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_SAMPLING_SECONDS = 0.02
+_SAMPLING_SECONDS = 0.1
 _FIELD = re.compile(r"^(VmHWM|VmRSS|RssAnon):\s*(\d+) kB$", re.MULTILINE)
 _TAIL = 2000
 
@@ -24,7 +24,7 @@ class Measured:
     """Wall time from start to exit."""
     peak_rss_bytes: int
     """Peak RSS: the kernel's peak (``VmHWM``), or the largest sum over process and children in
-    samples every 20 ms, whichever is larger. A child counts from its second sample on: between
+    samples every 100 ms, whichever is larger. A child counts from its second sample on: between
     fork and exec it reports its parent's memory as its own."""
     peak_anon_bytes: int
     """Largest sampled sum of anonymous resident memory."""

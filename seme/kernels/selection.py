@@ -16,7 +16,9 @@ _Doubles = NDArray[np.float64]
 _Bits = NDArray[np.int32]
 _Flags = NDArray[np.bool_]
 _RUN = 1024
-"""Elements at a time, a multiple of eight."""
+"""Elements at a time, a multiple of those in ``_WORDS``."""
+_WORDS = 8
+"""Words of 64 bits, of two flags each, that are tested at once."""
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
@@ -176,42 +178,49 @@ def _between(bits: _Bits, low: np.int32, high: np.int32, out: _Flags) -> None:
 @compiled
 def _count(bits: _Bits, ranges: _Bits, out: _Bits, counts: NDArray[np.int64]) -> None:
     """Count in runs, for all ranges of a row before the next run is read."""
-    flags = np.zeros(_RUN, np.uint8)
+    flags = np.zeros(_RUN, dtype=np.int32)
     for k in range(len(bits)):
         for start in range(0, bits.shape[1], _RUN):
             run = bits[k, start : start + _RUN]
             for r in range(ranges.shape[1]):
                 low, size, guess = ranges[k, r, 0], ranges[k, r, 1], ranges[k, r, 2]
                 above, guessed = _tally(run, low, size, guess, flags)
-                counts[k, r, 0] += int(above)
-                counts[k, r, 1] += int(guessed)
+                counts[k, r, 0] += above
+                counts[k, r, 1] += guessed
                 n_inside = counts[k, r, 2]
                 counts[k, r, 2] += _gather(run, low, flags, out[k, r, n_inside:])
 
 
 @compiled
 def _tally(
-    bits: _Bits, low: np.int32, size: np.int32, guess: np.int32, flags: NDArray[np.uint8]
+    bits: _Bits, low: np.int32, size: np.int32, guess: np.int32, flags: _Bits
 ) -> tuple[np.int32, np.int32]:
-    """Count patterns and flag those to gather; flags past the last pattern are cleared."""
+    """Count patterns and flag those to gather; flags past the last pattern are cleared.
+
+    Sums of 32-bit numbers are of 64 bits in numba, which halves what a vector holds: they are cast.
+    """
     above, guessed = np.int32(0), np.int32(0)
     for i in range(len(bits)):
-        place = np.int32(bits[i] & _MAGNITUDE) - low
-        above += np.int32(place >= size)
-        guessed += np.int32(place == guess)
-        flags[i] = (np.uint32(place) < np.uint32(size)) & (place != guess)
+        place = np.int32(np.int32(bits[i] & _MAGNITUDE) - low)
+        is_above, is_guess = np.int32(place >= size), np.int32(place == guess)
+        above = np.int32(above + is_above)
+        guessed = np.int32(guessed + is_guess)
+        flags[i] = np.int32(np.int32(place >= np.int32(0)) - is_above) - is_guess
     flags[len(bits) :] = 0
     return above, guessed
 
 
 @compiled
-def _gather(bits: _Bits, low: np.int32, flags: NDArray[np.uint8], out: _Bits) -> int:
-    """Gather the flagged patterns: few, so eight flags are tested at once, as one word."""
+def _gather(bits: _Bits, low: np.int32, flags: _Bits, out: _Bits) -> int:
+    """Gather the flagged patterns: few, so that many flags are tested at once, as words."""
     words = flags.view(np.uint64)
     n_gathered = 0
-    for word in range(len(words)):
-        if words[word]:
-            for i in range(8 * word, 8 * word + 8):
+    for first in range(0, _RUN // 2, _WORDS):
+        flagged = np.uint64(0)
+        for place in range(_WORDS):
+            flagged |= words[first + place]
+        if flagged:
+            for i in range(2 * first, 2 * first + 2 * _WORDS):
                 if flags[i]:
                     out[n_gathered] = np.int32(bits[i] & _MAGNITUDE) - low
                     n_gathered += 1

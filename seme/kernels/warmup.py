@@ -1,4 +1,4 @@
-"""Warm-up: compile or load all loops before a merge is timed."""
+"""Warm-up: compile or load what many methods use before a merge is timed."""
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from seme.kernels import (
 
 
 def load(n_sources: int) -> None:
-    """Call every loop on one element: it is compiled, or loaded from the cache.
+    """Call the loops on one element: they are compiled, or loaded from the cache.
+
+    Loops of one method alone are loaded by its first block.
 
     Args:
         n_sources: Number of sources of the merges to come; the upcast is compiled per number.
