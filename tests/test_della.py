@@ -92,16 +92,29 @@ def magnitudes(kind, shape):
 )
 def test_rows_are_ranked_as_by_a_stable_sort(kind, n_columns):
     values = magnitudes(kind, (2, 3, n_columns)).numpy()
-    order = ranked_draws._ascending(np.zeros(values.shape[1:], dtype=np.float32), values)
-    assert np.array_equal(order, np.argsort(np.abs(values), axis=2, kind="stable"))
+    pivot = np.zeros(values.shape[1:], dtype=np.float32)
+    expected = np.argsort(np.abs(values), axis=2, kind="stable")
+    assert np.array_equal(ranked_draws._ascending(pivot, values, 0, 3), expected)
+    assert np.array_equal(ranked_draws._ascending(pivot, values, 1, 3), expected[:, 1:])
 
 
 def test_rows_that_keys_cannot_tell_apart_are_sorted_by_all_bits():
     values = magnitudes("close together", (1, 1, 3000)).numpy()
     keys = np.arange(3000, dtype=np.uint32).reshape(values.shape)
-    unordered = np.zeros((1, 1), dtype=np.bool_)
-    ranked_draws._finish_order(np.zeros_like(values[0]), values, 12, keys, unordered)
+    unordered = np.ones((1, 1), dtype=np.bool_)
+    ranked_draws._finish_order(np.zeros_like(values[0]), values, 0, 12, keys, unordered)
     assert unordered.all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact"), [("of bfloat16", True), ("none", True), ("normal", False),
+                        ("of many sizes", False), ("close together", False)],
+)  # fmt: skip
+def test_keys_that_hold_all_of_a_magnitude_are_known(kind, exact):
+    values = magnitudes(kind, (1, 1, 3000)).numpy()
+    keys, unordered = np.empty(values.shape, dtype=np.uint32), np.empty((1, 1), dtype=np.bool_)
+    ranked_draws._keys(np.zeros_like(values[0]), values, 0, 12, keys, unordered)
+    assert unordered.item() is not exact
 
 
 def test_draws_depend_on_name_seed_and_source():

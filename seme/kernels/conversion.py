@@ -1,4 +1,7 @@
-"""Upcast bfloat16 to float32 and check finiteness, in one pass."""
+"""Upcast bfloat16 to float32 and check finiteness, in one pass.
+
+What numba computes of 32-bit numbers has 64 bits, which halves what a vector holds: it is cast.
+"""
 
 from collections.abc import Sequence
 
@@ -52,9 +55,9 @@ def _upcast(patterns: Patterns, start: int, out: _Words, largest: _Words) -> Non
 def _upcast_row(halves: _Halves, out: _Words) -> np.uint32:
     largest = np.uint32(0)
     for i in range(len(halves)):
-        word = np.uint32(halves[i]) << np.uint32(16)
+        word = np.uint32(np.uint32(halves[i]) << np.uint32(16))
         out[i] = word
-        largest = max(largest, word & np.uint32(0x7FFFFFFF))
+        largest = np.uint32(max(largest, np.uint32(word & np.uint32(0x7FFFFFFF))))
     return largest
 
 
@@ -62,5 +65,5 @@ def _upcast_row(halves: _Halves, out: _Words) -> np.uint32:
 def _largest(words: _Words) -> np.uint32:
     largest = np.uint32(0)
     for i in range(len(words)):
-        largest = max(largest, words[i] & np.uint32(0x7FFFFFFF))
+        largest = np.uint32(max(largest, np.uint32(words[i] & np.uint32(0x7FFFFFFF))))
     return largest

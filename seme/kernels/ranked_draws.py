@@ -22,6 +22,8 @@ _Keys = NDArray[np.uint32]
 _Words = NDArray[np.uint64]
 _Places = NDArray[np.int64]
 _Flags = NDArray[np.bool_]
+_RUN = 1 << 15
+"""Elements, in whole rows, that are ranked at one time: their keys fit a core's L2 cache."""
 _UNUSED_BITS = np.uint64(11)
 _WORD_BITS = 64
 _WORD = np.uint64(_WORD_BITS)
@@ -34,7 +36,6 @@ _KEY_BITS = 32
 _RANGE_BITS = 27
 """Patterns from the largest magnitude of a row downwards that its keys tell apart, as a power of
 two: a factor of 2 ** 16, as each has 2 ** 23 patterns. What is smaller shares one pattern."""
-_LARGEST_OFFSET = np.int32((1 << _RANGE_BITS) - 1)
 _MOST_MOVES = 8
 """Moves for each element of a row, in the mean, above which it is sorted by all bits instead."""
 
@@ -60,9 +61,11 @@ def add_pruned(
     n_rows, n_columns = pivot.shape
     merged = torch.empty_like(pivot)
     base, others = pivot.numpy(), rows(sources).reshape(len(sources), n_rows, n_columns)
-    order = _ascending(base, others)
     states = np.stack([_state(stream) for stream in streams])
-    _add_pruned(base, others, order, states, limits, inverses, scale, merged.numpy())
+    n_at_once = max(_RUN // n_columns, 1)
+    for first in range(0, n_rows, n_at_once):
+        order = _ascending(base, others, first, min(first + n_at_once, n_rows))
+        _add_pruned(base, others, first, order, states, limits, inverses, scale, merged.numpy())
     for stream in streams:
         stream.advance(pivot.numel())
     return merged
@@ -76,29 +79,42 @@ def _state(stream: np.random.PCG64) -> _Words:
     return np.array(words, dtype=np.uint64)
 
 
-def _ascending(pivot: _Floats, sources: _Floats) -> _Keys:
-    """Return the indices of each row of each task vector by magnitude, equal ones by index."""
-    order = np.empty(sources.shape, dtype=np.uint32)
-    n_index_bits = max(pivot.shape[1] - 1, 1).bit_length()
-    _keys(pivot, sources, n_index_bits, order)
+def _ascending(pivot: _Floats, sources: _Floats, start: int, stop: int) -> _Keys:
+    """Return the indices of rows of each task vector by magnitude, equal ones by index."""
+    n_columns = pivot.shape[1]
+    order = np.empty((len(sources), stop - start, n_columns), dtype=np.uint32)
+    unordered = np.empty(order.shape[:2], dtype=np.bool_)
+    n_index_bits = max(n_columns - 1, 1).bit_length()
+    _keys(pivot, sources, start, n_index_bits, order, unordered)
     order.sort(axis=2)
-    unordered = np.zeros(order.shape[:2], dtype=np.bool_)
-    _finish_order(pivot, sources, n_index_bits, order, unordered)
+    _finish_order(pivot, sources, start, n_index_bits, order, unordered)
     for k, row in np.argwhere(unordered):
-        order[k, row] = np.argsort(np.abs(sources[k, row] - pivot[row]), kind="stable")
+        tv = sources[k, start + row] - pivot[start + row]
+        order[k, row] = np.argsort(np.abs(tv), kind="stable")
     return order
 
 
 @compiled
-def _keys(pivot: _Floats, sources: _Floats, n_index_bits: int, out: _Keys) -> None:
+def _keys(
+    pivot: _Floats,
+    sources: _Floats,
+    start: int,
+    n_index_bits: int,
+    out: _Keys,
+    unordered: _Flags,
+) -> None:
+    """Make the keys of rows from ``start`` on, and flag rows that they do not order in full."""
     bits = np.empty(pivot.shape[1], dtype=np.int32)
-    shift = np.uint32(max(_RANGE_BITS + n_index_bits - _KEY_BITS, 0))
-    for k in range(len(sources)):
-        for row in range(len(pivot)):
-            least = _magnitudes(pivot[row], sources[k, row], bits) - _LARGEST_OFFSET
-            _make_keys(
-                bits, max(least, np.int32(0)), shift, np.uint32(n_index_bits), out[k, row]
-            )
+    shift = max(_RANGE_BITS + n_index_bits - _KEY_BITS, 0)
+    n_uppers = 1 << (_RANGE_BITS - shift)
+    for k in range(out.shape[0]):
+        for row in range(out.shape[1]):
+            place = start + row
+            largest = _magnitudes(pivot[place], sources[k, place], bits)
+            least = max(int(largest >> shift) - n_uppers + 1, 0)
+            keys = out[k, row]
+            _make_keys(bits, np.int32(least), np.int32(shift), np.uint32(n_index_bits), keys)
+            unordered[k, row] = _lose_bits(bits, np.int32(least), np.int32(shift))
 
 
 @compiled
@@ -115,26 +131,48 @@ def _magnitudes(pivot: _Floats, source: _Floats, out: _Bits) -> np.int32:
 
 @compiled
 def _make_keys(
-    bits: _Bits, least: np.int32, shift: np.uint32, n_index_bits: np.uint32, out: _Keys
+    bits: _Bits, least: np.int32, shift: np.int32, n_index_bits: np.uint32, out: _Keys
 ) -> None:
     for i in range(len(bits)):
-        upper = np.uint32(max(bits[i] - least, np.int32(0))) >> shift
-        out[i] = (upper << n_index_bits) | np.uint32(i)
+        upper = np.uint32(max(np.int32(np.int32(bits[i] >> shift) - least), np.int32(0)))
+        out[i] = np.uint32(upper << n_index_bits) | np.uint32(i)
+
+
+@compiled
+def _lose_bits(bits: _Bits, least: np.int32, shift: np.int32) -> bool:
+    """Check whether keys lack bits of a magnitude: lower ones, or all of a small one."""
+    lower, zero = np.int32((1 << shift) - 1), np.int32(0)
+    lost = zero
+    for i in range(len(bits)):
+        is_small = np.int32(np.int32(bits[i] >> shift) < least) & np.int32(bits[i] > zero)
+        lost = np.int32(lost | np.int32(bits[i] & lower) | np.int32(is_small))
+    return bool(lost)
 
 
 @compiled
 def _finish_order(
-    pivot: _Floats, sources: _Floats, n_index_bits: int, keys: _Keys, unordered: _Flags
+    pivot: _Floats,
+    sources: _Floats,
+    start: int,
+    n_index_bits: int,
+    keys: _Keys,
+    unordered: _Flags,
 ) -> None:
     """Turn sorted keys into indices, in order but where too many moves would be needed."""
     bits = np.empty(pivot.shape[1], dtype=np.int32)
     lower = np.uint32((1 << n_index_bits) - 1)
-    for k in range(len(sources)):
-        for row in range(len(pivot)):
-            _magnitudes(pivot[row], sources[k, row], bits)
-            for rank in range(len(bits)):
-                keys[k, row, rank] &= lower
-            unordered[k, row] = not _move_to_places(bits, keys[k, row])
+    for k in range(keys.shape[0]):
+        for row in range(keys.shape[1]):
+            _clear_upper(keys[k, row], lower)
+            if unordered[k, row]:
+                _magnitudes(pivot[start + row], sources[k, start + row], bits)
+                unordered[k, row] = not _move_to_places(bits, keys[k, row])
+
+
+@compiled
+def _clear_upper(keys: _Keys, lower: np.uint32) -> None:
+    for i in range(len(keys)):
+        keys[i] = np.uint32(keys[i] & lower)
 
 
 @compiled
@@ -163,6 +201,7 @@ def _move_to_places(bits: _Bits, order: _Keys) -> bool:
 def _add_pruned(
     pivot: _Floats,
     sources: _Floats,
+    start: int,
     order: _Keys,
     states: _Words,
     limits: _Words,
@@ -175,13 +214,14 @@ def _add_pruned(
     sign, total, count = np.empty(n_columns), np.empty(n_columns), np.empty(n_columns)
     kept = np.empty(n_columns, dtype=np.int64)
     for row in range(n_rows):
+        base = pivot[start + row]
         for k in range(n_sources):
             ranks = kept[: _draw(states[k], limits, kept)]
-            _prune(pivot[row], sources[k, row], order[k, row], ranks, inverses, pruned[k])
+            _prune(base, sources[k, start + row], order[k, row], ranks, inverses, pruned[k])
         _elect(pruned, sign, total, count)
         for k in range(n_sources):
             _add_agreeing(pruned[k], sign, total, count)
-        _add_mean(pivot[row], sign, total, count, scale, out[row])
+        _add_mean(base, sign, total, count, scale, out[start + row])
 
 
 @compiled
