@@ -10,31 +10,36 @@ def patterns_of(values):
 
 
 @pytest.mark.parametrize("n", [1, 8, 1023, 1024, 1030, 20_000])
-def test_count_equals_numpy_per_row(n):
+def test_count_equals_numpy_per_row_and_range(n):
     rng = torch.Generator().manual_seed(n)
     values = torch.randn(3, n, generator=rng)
     values[2] = values[2].bfloat16().float()  # many are equal
-    lows, sizes, guesses = [], [], []
+    ranges = []
     for row in patterns_of(values):
-        low, middle, high = np.sort(row)[[n // 4, n // 2, n // 4 * 3]]
-        lows.append(int(low))
-        sizes.append(int(high - low) + 1)
-        guesses.append(int(middle - low))
-    counts = count(values, lows, sizes, guesses)
-    for row, low, size, guess, (n_above, n_guessed, places) in zip(
-        patterns_of(values), lows, sizes, guesses, counts, strict=True
-    ):
-        inside = (row >= low) & (row < low + size)
-        assert n_above == np.count_nonzero(row >= low + size)
-        assert n_guessed == np.count_nonzero(row == low + guess)
-        others = row[inside & (row != low + guess)] - low
-        assert places.tolist() == others.tolist()
+        ordered = np.sort(row)
+        of_row = []
+        for first in (n // 4, n - 1):  # a wide range, and that of the largest alone
+            low, middle, high = ordered[[first, (first + n) // 2, max(first, n // 4 * 3)]]
+            high = max(middle, high)
+            of_row.append((low, high - low + 1, middle - low))
+        ranges.append(of_row)
+    counts = count(values, np.array(ranges, dtype=np.int32))
+    for row, of_row, counted in zip(patterns_of(values), ranges, counts, strict=True):
+        for (low, size, guess), (n_above, n_guessed, places) in zip(
+            of_row, counted, strict=True
+        ):
+            inside = (row >= low) & (row < low + size)
+            assert n_above == np.count_nonzero(row >= low + size)
+            assert n_guessed == np.count_nonzero(row == low + guess)
+            others = row[inside & (row != low + guess)] - low
+            assert places.tolist() == others.tolist()
 
 
 def test_count_ignores_signs():
     values = torch.tensor([[1.0, -2.0, -1.0, 3.0, -0.0]])
     one, two = patterns_of(torch.tensor([1.0, 2.0])).tolist()
-    ((n_above, n_guessed, places),) = count(values, [one], [two - one + 1], [0])
+    ranges = np.array([[(one, two - one + 1, 0)]], dtype=np.int32)
+    (((n_above, n_guessed, places),),) = count(values, ranges)
     assert (n_above, n_guessed, places.tolist()) == (1, 2, [two - one])
 
 
@@ -43,6 +48,15 @@ def test_survivors_are_above_the_threshold_or_before_the_cutoff():
     masks = survivors(values, [1.0, 0.0], [2, 2])
     assert masks.tolist() == [[True, True, False, False], [True, True, False, True]]
     assert not survivors(values, [float("inf")] * 2, [0, 0]).any()
+
+
+def test_survivors_are_below_the_limit_or_at_it_from_a_place_on():
+    values = torch.tensor([[2.0, -1.0, 3.0, 2.0, -3.0, 2.0]])
+    masks = survivors(values, [1.0], [0], [2.0], [1])
+    assert masks.tolist() == [[False, False, False, True, False, True]]
+    assert torch.equal(
+        survivors(values, [1.0], [2], [float("inf")], [6]), survivors(values, [1.0], [2])
+    )
 
 
 @pytest.mark.parametrize("n_sources", [2, 3, 6])
