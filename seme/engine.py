@@ -2,10 +2,8 @@
 
 A method sees float32 on one device, and what it returns is rounded once to the output dtype.
 Each thread reads, merges and writes its own blocks, so none waits for another. Memory is a few
-blocks and the cached ranking scores of one tensor per thread, for a model of any size. Whole
-tensors are held for sources that must be rewritten and for methods that declare
-:func:`seme.interface.whole_tensor`; they are taken from the memory budget. So are tensors whose
-rows are longer than a block, for methods that declare :func:`seme.interface.whole_rows`.
+blocks and the cached ranking scores of one tensor per thread, for a model of any size; whole
+tensors (:mod:`seme.whole_tensor`, sources that are rewritten) are taken from the memory budget.
 """
 
 import functools

@@ -10,7 +10,6 @@ for others a pass over the upper 16 bits replaces the sample.
 """
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seme.kernels import selection
+from seme.pattern_counts import PatternCounts
 from seme.ranking_scores import RankingScores, map_all
 from seme.streaming import Span
 
@@ -50,8 +50,6 @@ _LINE = 16
 _DEVIATIONS = 4
 """Margin of a rank that is sampled from cached scores, in its standard deviations."""
 _NOTHING = np.empty(0, dtype=np.int32)
-_PENDING = 1 << 18
-"""Numbers gathered before they are counted; the number of counts if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +234,7 @@ def _around(sample: _Bits, share: float, margin: float) -> _Range:
 
 def _upper_ranges(tensors: Sequence[RankingScores], ranks: Sequence[int]) -> _Ranges:
     """Find, by one pass, the upper 16 bits of the thresholds of each row."""
-    counters = [_Counter(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_rows)]
+    counters = [PatternCounts(1 << 31 - _LOWER_BITS) for _ in range(tensors[0].n_rows)]
 
     def count(rows: Tensor, _: int) -> None:
         for counter, row in zip(counters, magnitude_bits(rows), strict=True):
@@ -258,7 +256,7 @@ def _count_in_ranges(
         [[(r.low, r.size, r.guess - r.low) for r in row] for row in ranges], dtype=np.int32
     )
     is_cached = all(tensor.cached for tensor in tensors)
-    counters = [[_Counter(r.size) for r in row] for row in ranges]
+    counters = [[PatternCounts(r.size) for r in row] for row in ranges]
 
     def count(rows: Tensor, _: int) -> list[list[selection.Counted]]:
         counted = selection.count(rows.cpu(), bounds)
@@ -289,7 +287,7 @@ def _count_in_ranges(
 
 def _located(
     blocks: Sequence[Sequence[selection.Counted]],
-    counter: "_Counter",
+    counter: PatternCounts,
     r: _Range,
     rank: int,
     *,
@@ -325,51 +323,3 @@ def _located(
         n_equal=n_equal,
         n_equal_per_block=n_tied,
     )
-
-
-class _Counter:
-    """Counts of the numbers from 0 to ``size - 1``, added from any thread in any order."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._most_pending = max(size, _PENDING)
-        self._counts: NDArray[np.int64] | None = None
-        """Allocated for large tensors only: few numbers are counted once, at the end."""
-        self._pending: list[_Bits] = []
-        self._n_pending = 0
-        self._lock = threading.Lock()
-
-    def add(self, numbers: _Bits) -> None:
-        with self._lock:
-            self._pending.append(numbers)
-            self._n_pending += len(numbers)
-            if self._n_pending < self._most_pending:
-                return
-            counts = np.bincount(np.concatenate(self._pending), minlength=self._size)
-            if self._counts is None:
-                self._counts = counts
-            else:
-                self._counts += counts
-            self._pending, self._n_pending = [], 0
-
-    def locate(self, rank: int, number: int = 0, times: int = 0) -> tuple[int, int, int] | None:
-        """Return the number of a rank (1 is the largest), and the counts above it and of it.
-
-        Called when all threads are done; ``number`` counts ``times`` more. None if the rank is
-        not from 1 to the number of numbers.
-        """
-        numbers, counts = np.array([number]), np.array([times])
-        if self._pending:
-            pending, n_pending = np.unique(np.concatenate(self._pending), return_counts=True)
-            numbers, counts = np.append(numbers, pending), np.append(counts, n_pending)
-        if self._counts is not None:
-            counted = np.flatnonzero(self._counts)
-            numbers = np.append(numbers, counted)
-            counts = np.append(counts, self._counts[counted])
-        numbers, places = np.unique(numbers, return_inverse=True)
-        from_top = np.bincount(places, weights=counts)[::-1].cumsum().astype(np.int64)
-        if not 1 <= rank <= from_top[-1]:
-            return None
-        step = int(np.searchsorted(from_top, rank))
-        above = int(from_top[step - 1]) if step else 0
-        return int(numbers[-1 - step]), above, int(from_top[step]) - above
